@@ -1,0 +1,1 @@
+"""Distributions -> entropy -> segments -> ΔH -> reward -> advantage: numpy only, pure functions, frozen types."""

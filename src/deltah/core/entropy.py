@@ -1,0 +1,228 @@
+r"""Token entropy in nats: exact from logits, certified bounds and a point estimate from top-k log-probabilities.
+
+Exact: $H = -\sum_v p_v \log p_v$ with $p = \mathrm{softmax}(z / \tau)$.
+
+Bounds: let $p_1 \ge \dots \ge p_K$ be the known probabilities, $e = 1 - \sum p$ the mass of the $N = V - K$ unseen
+tokens, each of which is at most $p_K$. Entropy is concave, so over all tails that fit these facts it is
+
+* least when the mass is packed: $\lfloor e / p_K \rfloor$ tokens at $p_K$ and the rest on one;
+* greatest when the mass is spread: $e / N$ on each.
+
+A drawn token outside the top K is one more known probability; it shrinks $e$ and $N$ but not the cap $p_K$. The
+stated absolute error of the log-probabilities (`precision`) widens both ends, so the interval holds for the true
+distribution and not only for its rounded print-out.
+
+The point estimate extrapolates the tail as $p_r \propto r^{-s}$ for ranks r = K+1 ... V, continuous at rank K, with s
+chosen so that the tail has mass e; it is then clipped to the bounds.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from deltah.core.types import BoolArray, FloatArray
+from deltah.errors import InvalidValueError
+
+SERVER_PRECISION_NATS = 2e-6
+"""Absolute error of a log-probability that a server computed in float32 and printed in full."""
+
+_FLOAT64_PRECISION_NATS = 1e-14
+_E = float(np.e)
+_EXPONENTS = np.concatenate([np.linspace(0.0, 4.0, 401), np.linspace(4.0, 60.0, 225)[1:]])
+"""Zipf exponents s at which the tail is tabulated; beyond 60 the tail is one token for every K >= 1."""
+
+
+class EntropyBounds(NamedTuple):
+    """Certified interval of each entropy and the estimate within it; arrays of one shape, nats."""
+
+    lower: FloatArray
+    upper: FloatArray
+    point: FloatArray
+
+
+def entropy_from_logits(logits: ArrayLike, *, temperature: float = 1.0) -> FloatArray:
+    """Shannon entropy of softmax(logits / temperature) over the last axis.
+
+    Args:
+        logits: (..., V), any float type; computed in float64. -inf marks an impossible token and contributes 0.
+        temperature: Divides the logits, as the sampler does.
+
+    Returns:
+        (...,) nats. NaN where a row has no finite logit, or contains NaN or +inf.
+
+    Raises:
+        InvalidValueError: if there is no vocabulary axis or the temperature is not positive.
+    """
+    z = np.asarray(logits, dtype=np.float64)
+    if z.ndim == 0 or z.shape[-1] == 0:
+        raise InvalidValueError(f"logits have shape {z.shape}; expected (..., V) with V >= 1")
+    if not temperature > 0:
+        raise InvalidValueError(f"temperature is {temperature}; expected a positive number")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        z = z / temperature
+        z = z - z.max(axis=-1, keepdims=True)
+        weights = np.exp(z)
+        total = weights.sum(axis=-1)
+        # exp(-inf) * -inf is NaN, but an impossible token carries no entropy.
+        weighted = np.where(weights > 0, weights * np.where(weights > 0, z, 0.0), weights * 0.0)
+        entropy = np.log(total) - weighted.sum(axis=-1) / total
+    # log(total) - E[z] can round to -1e-17 on a point mass; an entropy is never negative.
+    return np.asarray(np.maximum(entropy, 0.0))
+
+
+def entropy_bounds(
+    logprobs: ArrayLike,
+    vocab_size: int | None,
+    *,
+    sampled: ArrayLike | None = None,
+    precision: float | None = None,
+) -> EntropyBounds:
+    """Bound the entropy of a distribution of which only the k best log-probabilities are known.
+
+    Args:
+        logprobs: (..., K) natural logarithms of the K greatest probabilities, in any order. -inf (or a server's
+            stand-in such as -9999) is a token of probability 0.
+        vocab_size: V, the number of tokens the distribution ranges over. None: unknown, so `upper` is +inf unless
+            the known mass is complete, and `point` extrapolates over an infinite tail cut at 2**17 tokens.
+        sampled: (...,) log-probability of the drawn token; NaN where unknown. It adds information only where it is
+            smaller than every entry of `logprobs`.
+        precision: Absolute error of the given log-probabilities in nats. Default: 1e-14 for float64 input, 2e-6
+            (float32 arithmetic of a server) for narrower types.
+
+    Returns:
+        `EntropyBounds` of arrays (...,) in nats with lower <= point <= upper; all three equal when K = V; NaN where a
+        row has a NaN.
+
+    Raises:
+        InvalidValueError: if shapes disagree, K is 0 or exceeds V, or a log-probability is positive beyond rounding.
+    """
+    given = np.asarray(logprobs)
+    tau = _precision(given.dtype, precision)
+    logp = np.sort(given.astype(np.float64), axis=-1) if given.ndim else given.astype(np.float64)
+    _check_logprobs(logp, vocab_size, tau)
+    known = logp.shape[-1]
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        p = np.exp(logp)
+        terms = np.where(p > 0, -p * np.where(p > 0, logp, 0.0), p * 0.0)
+        head, mass, cap = terms.sum(axis=-1), p.sum(axis=-1), p[..., 0]
+        if vocab_size == known:
+            head = np.maximum(head, 0.0)
+            return EntropyBounds(head, head.copy(), head.copy())
+        slack = (p * np.abs(1.0 + np.where(p > 0, logp, 0.0))).sum(axis=-1) * tau
+        unseen = np.full(head.shape, np.inf if vocab_size is None else vocab_size - known)
+        if sampled is not None:
+            q, is_new = _drawn_outside(np.asarray(sampled, dtype=np.float64), logp[..., 0], tau, head.shape)
+            head = head + np.where(is_new, -q * np.log(np.where(is_new & (q > 0), q, 1.0)), 0.0)
+            mass, unseen = mass + np.where(is_new, q, 0.0), unseen - is_new
+            slack = slack + np.where(is_new, q * np.abs(1 + np.log(np.where(q > 0, q, 1.0))), 0.0) * tau
+        error = mass * np.expm1(tau) + known * np.finfo(np.float64).eps
+        room = np.where(cap > 0, unseen * cap * np.exp(tau), 0.0)
+        most = np.minimum(np.clip(1.0 - mass + error, 0.0, 1.0), room)
+        least = np.minimum(np.clip(1.0 - mass - error, 0.0, 1.0), most)
+        best = np.clip(1.0 - mass, least, most)
+        lower = np.maximum(head - slack + _packed(least, most, cap * np.exp(tau)), 0.0)
+        upper = np.maximum(head + slack + _spread(least, most, unseen), lower)
+        point = np.clip(head + _extrapolated(best, cap, known, unseen, vocab_size), lower, upper)
+    return EntropyBounds(lower, upper, point)
+
+
+def _precision(dtype: np.dtype[np.generic], precision: float | None) -> float:
+    """Return the stated error, or the one that the input's type implies."""
+    if precision is not None:
+        if not 0 <= precision < 0.1:
+            raise InvalidValueError(f"precision is {precision} nats; expected a small number, 0 <= precision < 0.1")
+        return precision
+    return _FLOAT64_PRECISION_NATS if dtype == np.float64 else SERVER_PRECISION_NATS
+
+
+def _check_logprobs(logp: FloatArray, vocab_size: int | None, tau: float) -> None:
+    if logp.ndim == 0 or logp.shape[-1] == 0:
+        raise InvalidValueError(f"logprobs have shape {logp.shape}; expected (..., K) with K >= 1")
+    if vocab_size is not None and logp.shape[-1] > vocab_size:
+        raise InvalidValueError(f"{logp.shape[-1]} log-probabilities for a vocabulary of {vocab_size} tokens")
+    if logp.size and np.nanmax(logp, initial=-np.inf) > max(tau, 1e-3):
+        raise InvalidValueError(
+            f"a log-probability is {np.nanmax(logp):.6g}; expected natural logarithms of probabilities, at most 0"
+        )
+
+
+def _drawn_outside(
+    sampled: FloatArray, least: FloatArray, tau: float, shape: tuple[int, ...]
+) -> tuple[FloatArray, BoolArray]:
+    """Probability of the drawn token, and True where it certainly is not among the known ones."""
+    if sampled.shape != shape:
+        raise InvalidValueError(f"sampled has shape {sampled.shape}; expected one log-probability a row, {shape}")
+    # A tie with the K-th entry may be that entry itself: counting it twice would break the bounds, so it adds nothing.
+    is_new = sampled < least - 2 * tau - 1e-12
+    return np.where(is_new, np.exp(np.where(is_new, sampled, 0.0)), 0.0), is_new
+
+
+def _xlogx(x: FloatArray) -> FloatArray:
+    """Return -x log x with its limit 0 at 0."""
+    return np.where(x > 0, -x * np.log(np.where(x > 0, x, 1.0)), 0.0)
+
+
+def _packed(least: FloatArray, most: FloatArray, cap: FloatArray) -> FloatArray:
+    """Least entropy of a tail whose mass lies in [least, most] and whose tokens are at most `cap`.
+
+    The value rises from one multiple of the cap to the next but may dip just below a multiple, so the last multiple
+    inside the interval is tried beside both ends.
+    """
+    full = np.where(cap > 0, np.floor(np.where(cap > 0, most / np.where(cap > 0, cap, 1.0), 0.0)), 0.0)
+    multiple = full * cap
+    candidates = [_packed_at(least, cap), _packed_at(most, cap)]
+    candidates.append(np.where(multiple >= least, full * _xlogx(cap), np.inf))
+    return np.asarray(np.minimum.reduce(candidates))
+
+
+def _packed_at(mass: FloatArray, cap: FloatArray) -> FloatArray:
+    full = np.where(cap > 0, np.floor(mass / np.where(cap > 0, cap, 1.0)), 0.0)
+    rest = np.clip(mass - full * cap, 0.0, cap)
+    return full * _xlogx(cap) + _xlogx(rest)
+
+
+def _spread(least: FloatArray, most: FloatArray, unseen: FloatArray) -> FloatArray:
+    """Greatest entropy of a tail of `unseen` tokens whose mass lies in [least, most]: e log(N / e)."""
+    # e log(N/e) rises up to e = N/exp(1), which matters only for tails of one or two tokens.
+    mass = np.clip(unseen / _E, least, most)
+    finite = np.where(np.isfinite(unseen) & (unseen > 0), unseen, 1.0)
+    tail = np.where(unseen > 0, _xlogx(mass) + mass * np.log(finite), 0.0)
+    return np.where(np.isinf(unseen) & (mass > 0), np.inf, tail)
+
+
+_INFINITE_TAIL_TOKENS = 2**17
+"""Tail length assumed by the point estimate when the vocabulary size is unknown."""
+
+
+def _extrapolated(
+    mass: FloatArray, cap: FloatArray, known: int, unseen: FloatArray, vocab_size: int | None
+) -> FloatArray:
+    """Entropy of a power-law tail of the given mass that continues from probability `cap` at rank `known`."""
+    log_ratio, tail_entropy = _zipf_table(known, _INFINITE_TAIL_TOKENS if vocab_size is None else vocab_size - known)
+    ratio = np.log(np.where((mass > 0) & (cap > 0), mass / np.where(cap > 0, cap, 1.0), 1.0))
+    shape = np.interp(ratio, log_ratio, tail_entropy)
+    return np.where((mass > 0) & (unseen > 0), _xlogx(mass) + mass * shape, 0.0)
+
+
+@lru_cache(maxsize=256)
+def _zipf_table(known: int, tail: int) -> tuple[FloatArray, FloatArray]:
+    """Tabulate the tail p_r = (r / K)^-s, r = K+1 ... K+tail, over exponents s.
+
+    Returns:
+        (log of its mass in units of p_K, entropy of the tail normalised to 1), both ascending in the mass.
+    """
+    exact = np.arange(known + 1, known + min(tail, 64) + 1, dtype=np.float64)
+    # Beyond 64 ranks the sum is the integral between half ranks: its relative error is below 1e-5 there.
+    edges = np.geomspace(exact[-1] + 0.5, known + tail + 0.5, 129) if tail > 64 else np.empty(0)
+    mid, width = np.sqrt(edges[1:] * edges[:-1]), np.diff(edges)
+    ranks, counts = np.concatenate([exact, mid]), np.concatenate([np.ones(len(exact)), width])
+    weights = counts * (ranks / known) ** -_EXPONENTS[:, None]
+    mass = weights.sum(axis=1)
+    mean_log = (weights * np.log(ranks / known)).sum(axis=1) / mass
+    entropy = np.log(mass) + _EXPONENTS * mean_log
+    # Exponents below 0 (mass above `tail`) cannot occur: no unseen token exceeds p_K.
+    return np.log(mass)[::-1], np.maximum(entropy, 0.0)[::-1]

@@ -1,0 +1,131 @@
+"""What a batch of scored trajectories looks like in one row of numbers, and when such rows say that training collapses.
+
+Keys are the ones that reach TensorBoard, W&B, `metrics.jsonl` and the report; every engine computes them here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from deltah.core.scored import CallLabel, Signal
+from deltah.core.types import FloatArray
+
+PREFIX = "deltah/"
+OUTCOME = PREFIX + "outcome"
+"""Mean F1 of graded trajectories."""
+ACCURACY = PREFIX + "accuracy"
+"""Share of graded trajectories with outcome 1."""
+CALLS = PREFIX + "calls"
+"""Calls per trajectory, n."""
+NO_CALL_RATE = PREFIX + "no_call_rate"
+"""Share of trajectories without a call."""
+REDUCTION_RATE = PREFIX + "reduction_rate"
+"""Share of all calls that reduced entropy, m / n over the batch."""
+EFFICIENCY = PREFIX + "efficiency"
+"""Mean of m / n over trajectories with calls: the factor of the sparse reward."""
+DELTA_H_MEAN = PREFIX + "delta_h_mean"
+"""Mean signal over defined calls, nats."""
+DELTA_H_STD = PREFIX + "delta_h_std"
+"""Its standard deviation, nats."""
+UNDEFINED_RATE = PREFIX + "undefined_rate"
+"""Share of calls without a ΔH (unanswered, empty segment)."""
+UNDECIDED_RATE = PREFIX + "undecided_rate"
+"""Share of calls whose interval contains -margin."""
+PRODUCTIVITY = PREFIX + "productivity"
+"""Correct trajectories per call."""
+SEGMENT_TOKENS = PREFIX + "segment_tokens"
+"""Mean pooled tokens of a segment: low-entropy filler would raise it."""
+SEGMENT_ENTROPY = PREFIX + "segment_entropy"
+"""Mean H(r_k) over measured segments, nats."""
+
+SECONDS = PREFIX + "seconds"
+"""Wall time of all steps so far; written by the run, not by `batch_metrics`."""
+
+
+def batch_metrics(signals: Sequence[Signal], outcomes: FloatArray) -> dict[str, float]:
+    """One row for a batch; NaN where there is nothing to average.
+
+    Args:
+        signals: (B,)
+        outcomes: (B,) in [0, 1], NaN where not graded.
+    """
+    graded = outcomes[np.isfinite(outcomes)]
+    n = np.array([s.n_calls for s in signals], dtype=np.float64)
+    m = np.array([s.n_reduced for s in signals], dtype=np.float64)
+    delta = np.concatenate([s.call_delta_h for s in signals]) if signals else np.zeros(0)
+    delta = delta[np.isfinite(delta)]
+    tokens = np.concatenate([s.segment_tokens for s in signals]) if signals else np.zeros(0)
+    entropy = np.concatenate([s.segment_entropy for s in signals]) if signals else np.zeros(0)
+    calls, correct = float(n.sum()), float((graded >= 1.0).sum())
+    return {
+        OUTCOME: _mean(graded),
+        ACCURACY: _mean((graded >= 1.0).astype(np.float64)),
+        CALLS: _mean(n),
+        NO_CALL_RATE: _mean((n == 0).astype(np.float64)),
+        REDUCTION_RATE: _share(float(m.sum()), calls),
+        EFFICIENCY: _mean(m[n > 0] / n[n > 0]),
+        DELTA_H_MEAN: _mean(delta),
+        DELTA_H_STD: float(delta.std()) if len(delta) else float("nan"),
+        UNDEFINED_RATE: _share(sum(s.count(CallLabel.UNDEFINED) for s in signals), calls),
+        UNDECIDED_RATE: _share(sum(s.count(CallLabel.UNDECIDED) for s in signals), calls),
+        PRODUCTIVITY: _share(correct, calls),
+        SEGMENT_TOKENS: _mean(tokens[tokens > 0].astype(np.float64)),
+        SEGMENT_ENTROPY: _mean(entropy[np.isfinite(entropy)]),
+    }
+
+
+def _mean(values: FloatArray) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else float("nan")
+
+
+@dataclass(kw_only=True)
+class CollapseMonitor:
+    """Watches rows of `batch_metrics` for the known ways in which entropy-reward training dies.
+
+    Compares the mean of the last `window` rows with that of the first. Each alarm is given once.
+    """
+
+    window: int = 5
+    calls_left: float = 0.1
+    """Alarm when calls per trajectory fell below this share of the start while the outcome fell."""
+    outcome_drop: float = 0.05
+    spread_left: float = 0.1
+    """Alarm when the standard deviation of ΔH fell below this share of the start: the signal is dying."""
+    _rows: list[Mapping[str, float]] = field(default_factory=list, init=False)
+    _given: set[str] = field(default_factory=set, init=False)
+
+    def update(self, row: Mapping[str, float]) -> list[str]:
+        """Take one row, return the alarms it raises, as sentences."""
+        self._rows.append({key: row.get(key, float("nan")) for key in (CALLS, OUTCOME, DELTA_H_STD)})
+        if len(self._rows) < 2 * self.window:
+            return []
+        (calls0, calls), (f0, f), (std0, std) = (self._ends(key) for key in (CALLS, OUTCOME, DELTA_H_STD))
+        alarms = []
+        if calls < self.calls_left * calls0 and f < f0 - self.outcome_drop:
+            alarms.append(
+                f"calls per trajectory fell from {calls0:.2f} to {calls:.2f} while the outcome fell from {f0:.3f} to "
+                f"{f:.3f}: the policy is dropping its tools"
+            )
+        if std < self.spread_left * std0:
+            alarms.append(
+                f"the standard deviation of the signal fell from {std0:.3g} to {std:.3g} nats: entropy has collapsed "
+                "and its reduction no longer tells calls apart"
+            )
+        fresh = [alarm for alarm in alarms if alarm.split(" fell")[0] not in self._given]
+        self._given |= {alarm.split(" fell")[0] for alarm in alarms}
+        return fresh
+
+    def _ends(self, key: str) -> tuple[float, float]:
+        values = np.array([row[key] for row in self._rows])
+        return _finite_mean(values[: self.window]), _finite_mean(values[-self.window :])
+
+
+def _finite_mean(values: FloatArray) -> float:
+    return _mean(values[np.isfinite(values)])

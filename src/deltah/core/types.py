@@ -1,0 +1,315 @@
+"""Frozen records that every part of deltah shares: trajectories, their calls, their signals, their groups.
+
+Axes: T tokens, R tool rounds, C tool calls, G trajectories of a group. **Index t of every per-token array speaks
+of the distribution token t was drawn from** (see `deltah.core.align`). A quantity that was not measured is NaN
+or None, never 0. What can be derived (masks, rounds, counts) is a property, so that two copies cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from types import MappingProxyType
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deltah.errors import InvalidValueError
+
+FloatArray: TypeAlias = NDArray[np.float64]
+IntArray: TypeAlias = NDArray[np.int64]
+BoolArray: TypeAlias = NDArray[np.bool_]
+Scalar: TypeAlias = str | int | float | bool | None
+
+
+class SegmentKind(StrEnum):
+    """Who wrote a run of tokens, and as what."""
+
+    PROMPT = "prompt"
+    """System and user text with its template tokens; not sampled."""
+    REASONING = "reasoning"
+    """Sampled text outside tool calls, the final answer included: the tokens that H(r_k) pools."""
+    CALL = "call"
+    """Sampled tokens that spell a tool call, delimiters included."""
+    CONTROL = "control"
+    """Sampled tokens that only delimit (end of turn, think tags): trained on, never pooled."""
+    RESULT = "result"
+    """Tool results with the template tokens around them; not sampled."""
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the policy drew these tokens; exactly these belong to the response mask."""
+        return self in (SegmentKind.REASONING, SegmentKind.CALL, SegmentKind.CONTROL)
+
+
+class CallStatus(StrEnum):
+    """How a tool call ended."""
+
+    OK = "ok"
+    ERROR = "error"
+    """The tool answered with an error text."""
+    UNANSWERED = "unanswered"
+    """No result followed: a limit cut the trajectory, or the text did not parse as a call."""
+
+
+class Estimator(StrEnum):
+    """Where the per-token entropies come from."""
+
+    EXACT = "exact"
+    """Every probability of the vocabulary was seen."""
+    TOP_K = "top_k"
+    """Point estimate between certified bounds, from the k best log-probabilities."""
+    NONE = "none"
+    """Nothing was measured."""
+
+
+class SpanQuality(StrEnum):
+    """How sure the borders between reasoning, call and result tokens are."""
+
+    EXACT = "exact"
+    APPROXIMATE = "approximate"
+
+
+class StopReason(StrEnum):
+    """Why a trajectory ended."""
+
+    ANSWERED = "answered"
+    LENGTH = "length"
+    UNANSWERED_CALL = "unanswered_call"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """One call of one tool."""
+
+    id: str
+    """Unique in its trajectory."""
+    name: str
+    arguments: str
+    """Raw text as the model wrote it, JSON where the format is JSON."""
+    turn: int
+    """Index of the assistant message that issued it; calls of one turn form one round."""
+    result: str | None = None
+    """Text given back to the model; None when no result followed."""
+    status: CallStatus = CallStatus.OK
+    duration_s: float | None = None
+    """Measured wall time in seconds; None when not measured."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "status", CallStatus(self.status))
+        if (self.result is None) != (self.status is CallStatus.UNANSWERED):
+            raise InvalidValueError(
+                f"call {self.id!r}: status {self.status.value!r} does not fit a result of {self.result!r}; "
+                "a call without a result is 'unanswered', and only such a call is"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """Half-open token span [start, stop) with one author and one purpose."""
+
+    kind: SegmentKind
+    start: int
+    stop: int
+    turn: int
+    """Assistant messages that began before this span, less one for a span inside a message: the index of the
+    message that wrote it, that its results answer, or (for a prompt) that follows it."""
+    text: str | None = None
+    """Text of a span whose tokens are unknown (start == stop); None where `Trajectory.token_texts` has it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", SegmentKind(self.kind))
+
+    @property
+    def n_tokens(self) -> int:
+        """Length of the span in tokens."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """All calls of one turn with their results; k = 1 ... R in the notation of the method."""
+
+    k: int
+    turn: int
+    calls: tuple[int, ...]
+    """Indices into `Trajectory.calls`."""
+
+
+def _read_only(values: object, dtype: type[np.generic], name: str, length: int | None) -> NDArray[np.generic] | None:
+    """Copy to a read-only vector of a stated length, or pass None through."""
+    if values is None:
+        return None
+    array = np.array(values, dtype=dtype)
+    if array.ndim != 1 or (length is not None and len(array) != length):
+        raise InvalidValueError(f"{name} has shape {array.shape}; expected one number a token, ({length},)")
+    array.setflags(write=False)
+    return array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trajectory:
+    """One rollout: its tokens, what was measured on them, its calls, and how it was graded.
+
+    Raises:
+        InvalidValueError: if segments do not partition 0..T, an array has another length than T, a bound lies on the
+            wrong side of its estimate, or an entropy stands on a token that was not sampled.
+    """
+
+    id: str
+    segments: tuple[Segment, ...]
+    """In order; together they cover 0..T without gap or overlap."""
+    calls: tuple[ToolCall, ...] = ()
+    """In the order they were issued."""
+    entropy: FloatArray | None = None
+    """(T,) nats; exact, or the point estimate; NaN where not measured. None: nothing was measured."""
+    entropy_lower: FloatArray | None = None
+    """(T,) nats, certified; None when exact (the bounds are `entropy` itself)."""
+    entropy_upper: FloatArray | None = None
+    """(T,) nats, certified, +inf where no upper bound is known; None when exact."""
+    estimator: Estimator = Estimator.NONE
+    temperature: float | None = None
+    """Temperature of the distribution the entropies speak of; None when the source does not say."""
+    logprobs: FloatArray | None = None
+    """(T,) log-probability of each sampled token, NaN elsewhere."""
+    token_ids: IntArray | None = None
+    """(T,) vocabulary indices."""
+    token_texts: tuple[str, ...] | None = None
+    """(T,) text of each token, for display; their concatenation is the text."""
+    group_id: str | None = None
+    """Trajectories that answer the same prompt under the same policy share it."""
+    question: str | None = None
+    prediction: str | None = None
+    """Final answer that the grader read."""
+    golden_answers: tuple[str, ...] = ()
+    outcome: float | None = None
+    """F1 of the method: score of the task's grader in [0, 1]; None when not graded."""
+    stop_reason: StopReason = StopReason.UNKNOWN
+    spans: SpanQuality = SpanQuality.EXACT
+    model: str | None = None
+    metadata: Mapping[str, Scalar] = field(default_factory=dict)
+    """Flat facts of the source (task, split, arm, training step)."""
+
+    def __post_init__(self) -> None:
+        n = self.segments[-1].stop if self.segments else 0
+        for name, kind in (("estimator", Estimator), ("stop_reason", StopReason), ("spans", SpanQuality)):
+            object.__setattr__(self, name, kind(getattr(self, name)))
+        for name in ("entropy", "entropy_lower", "entropy_upper", "logprobs"):
+            object.__setattr__(self, name, _read_only(getattr(self, name), np.float64, name, n))
+        object.__setattr__(self, "token_ids", _read_only(self.token_ids, np.int64, "token_ids", n))
+        object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
+        self._check_segments()
+        self._check_entropy()
+        self._check_calls()
+        if self.token_texts is not None and len(self.token_texts) != n:
+            raise InvalidValueError(f"trajectory {self.id!r}: {len(self.token_texts)} token texts for {n} tokens")
+        if self.outcome is not None and not 0.0 <= self.outcome <= 1.0:
+            raise InvalidValueError(f"trajectory {self.id!r}: outcome {self.outcome} is not in [0, 1]")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        state = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return _rebuild, (state | {"metadata": dict(self.metadata)},)
+
+    def _check_segments(self) -> None:
+        end, turn = 0, 0
+        for segment in self.segments:
+            if segment.start != end or segment.stop < segment.start:
+                raise InvalidValueError(
+                    f"trajectory {self.id!r}: segment [{segment.start}, {segment.stop}) does not continue at token "
+                    f"{end}; segments must cover the tokens in order, without gap or overlap"
+                )
+            if segment.turn < turn:
+                raise InvalidValueError(f"trajectory {self.id!r}: turn {segment.turn} comes after turn {turn}")
+            end, turn = segment.stop, segment.turn
+
+    def _check_entropy(self) -> None:
+        if self.entropy is None:
+            if self.entropy_lower is not None or self.entropy_upper is not None:
+                raise InvalidValueError(f"trajectory {self.id!r}: entropy bounds without an entropy")
+            return
+        off = np.isfinite(self.entropy) & ~self.response_mask
+        if off.any():
+            raise InvalidValueError(
+                f"trajectory {self.id!r}: token {int(np.argmax(off))} was not sampled but carries an entropy; "
+                "set NaN on prompt and result tokens"
+            )
+        lower, upper = self.entropy_bounds
+        if (lower > self.entropy).any() or (upper < self.entropy).any():
+            raise InvalidValueError(f"trajectory {self.id!r}: an entropy lies outside its own bounds")
+
+    def _check_calls(self) -> None:
+        if len({call.id for call in self.calls}) != len(self.calls):
+            raise InvalidValueError(f"trajectory {self.id!r}: two calls share an id")
+        turns = [call.turn for call in self.calls]
+        if turns != sorted(turns):
+            raise InvalidValueError(f"trajectory {self.id!r}: calls are not in the order they were issued")
+
+    def __len__(self) -> int:
+        """Number of tokens T."""
+        return self.segments[-1].stop if self.segments else 0
+
+    @property
+    def entropy_bounds(self) -> tuple[FloatArray, FloatArray]:
+        """Certified (lower, upper), each (T,) nats; both are `entropy` when it is exact.
+
+        Raises:
+            InvalidValueError: if nothing was measured.
+        """
+        if self.entropy is None:
+            raise InvalidValueError(f"trajectory {self.id!r} carries no entropies")
+        lower = self.entropy if self.entropy_lower is None else self.entropy_lower
+        upper = self.entropy if self.entropy_upper is None else self.entropy_upper
+        return lower, upper
+
+    @cached_property
+    def response_mask(self) -> BoolArray:
+        """(T,) True on the tokens that the policy drew."""
+        return self.mask(kind for kind in SegmentKind if kind.sampled)
+
+    def mask(self, kinds: Iterable[SegmentKind]) -> BoolArray:
+        """(T,) True on the tokens of the given kinds."""
+        wanted, mask = frozenset(kinds), np.zeros(len(self), dtype=np.bool_)
+        for segment in self.segments:
+            if segment.kind in wanted:
+                mask[segment.start : segment.stop] = True
+        mask.setflags(write=False)
+        return mask
+
+    @cached_property
+    def rounds(self) -> tuple[Round, ...]:
+        """Rounds 1 ... R: the calls of one turn form one round."""
+        turns = sorted({call.turn for call in self.calls})
+        return tuple(
+            Round(k=k, turn=turn, calls=tuple(i for i, call in enumerate(self.calls) if call.turn == turn))
+            for k, turn in enumerate(turns, start=1)
+        )
+
+    @property
+    def n_calls(self) -> int:
+        """All calls, failed and unanswered ones included: n of the method."""
+        return len(self.calls)
+
+    @cached_property
+    def round_of_call(self) -> IntArray:
+        """(C,) index k - 1 of the round each call belongs to, for indexing (R,) arrays."""
+        turns = sorted({call.turn for call in self.calls})
+        return np.array([turns.index(call.turn) for call in self.calls], dtype=np.int64)
+
+    @cached_property
+    def segment_of_token(self) -> IntArray:
+        """(T,) index k of the method's segment r_k a token stands in: the rounds issued in earlier turns."""
+        turns = np.array([r.turn for r in self.rounds], dtype=np.int64)
+        index = np.zeros(len(self), dtype=np.int64)
+        for segment in self.segments:
+            index[segment.start : segment.stop] = np.searchsorted(turns, segment.turn, side="left")
+        index.setflags(write=False)
+        return index
+
+
+def _rebuild(state: dict[str, object]) -> Trajectory:
+    """Unpickle: `MappingProxyType` does not pickle, so the fields travel as a plain dict."""
+    return Trajectory(**state)  # type: ignore[arg-type]

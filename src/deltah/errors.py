@@ -1,0 +1,53 @@
+"""Errors a user can cause, as one small tree.
+
+Every message says what was got, where, what was expected and what to do next. The command line prints
+the message alone and exits with code 2; anything outside this tree is a bug and keeps its traceback.
+Each class also inherits the standard-library error a caller would expect to catch.
+"""
+
+from __future__ import annotations
+
+
+class DeltahError(Exception):
+    """Base of every error that a user can cause and repair."""
+
+
+class InvalidValueError(DeltahError, ValueError):
+    """An argument, option or array that breaks a stated rule."""
+
+
+class ConfigError(DeltahError, ValueError):
+    """A configuration that cannot work, or differs from the one a run was started with."""
+
+
+class DataError(DeltahError, ValueError):
+    """A file whose content breaks its format; the message names file, line and field."""
+
+
+class MissingDependencyError(DeltahError, ImportError):
+    """An optional package is not installed; the message names the extra that brings it."""
+
+
+class ModelError(DeltahError, RuntimeError):
+    """A model, tokenizer or chat template that cannot do what a command needs."""
+
+
+class UnsupportedVersionError(DeltahError, RuntimeError):
+    """An engine's version whose contract differs from the one deltah was built against."""
+
+
+class TrainingError(DeltahError, RuntimeError):
+    """A training run that cannot go on (a loss that is not a number, a full disk)."""
+
+
+def missing_dependency(package: str, *, extra: str, purpose: str) -> MissingDependencyError:
+    """Build the error for an absent optional package.
+
+    Args:
+        package: What could not be imported.
+        extra: The extra of deltah that installs it.
+        purpose: What needed it, as the start of a sentence.
+    """
+    return MissingDependencyError(
+        f"{purpose} needs the package {package!r}; install it with: pip install 'deltah[{extra}]'"
+    )

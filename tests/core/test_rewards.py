@@ -1,0 +1,114 @@
+"""Rewards: hand-computed values, edge cases the sources leave open, the shuffled control."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from builders import make_trajectory
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deltah import Group, RewardConfig, Signal, Trajectory, dense_reward, group_rewards, score, sparse_reward
+from deltah.core.rewards import otc_reward, outcome_reward, penalty_reward, shuffle_verdicts
+from deltah.errors import InvalidValueError
+
+
+def group_of(entropies: list[list[float]], outcomes: list[float]) -> Group:
+    trajectories = [make_trajectory([[h] for h in row], id=str(i)) for i, row in enumerate(entropies)]
+    return Group(trajectories=trajectories, signals=[score(t) for t in trajectories], outcomes=np.array(outcomes))
+
+
+def test_sparse_is_f1_times_m_over_n(trajectory: Trajectory) -> None:
+    assert sparse_reward(score(trajectory), 0.6) == pytest.approx(0.6 * 2 / 3)
+
+
+def test_sparse_without_calls_uses_the_stated_efficiency() -> None:
+    signal = score(make_trajectory([[1.0]]))
+    assert sparse_reward(signal, 0.6) == 0.6
+    assert sparse_reward(signal, 0.6, no_call_efficiency=0.25) == pytest.approx(0.15)
+
+
+def test_sparse_ignores_the_number_of_calls_at_equal_efficiency() -> None:
+    """A known weakness of the form: 1/1 pays as much as 4/4."""
+    one, four = make_trajectory([[2.0], [1.0]]), make_trajectory([[5.0], [4.0], [3.0], [2.0], [1.0]])
+    assert sparse_reward(score(one), 1.0) == sparse_reward(score(four), 1.0) == 1.0
+
+
+def test_dense_pays_each_reduced_call(trajectory: Trajectory) -> None:
+    np.testing.assert_allclose(dense_reward(score(trajectory), 0.8, alpha=0.5), [1.2, 0.8, 1.2])
+    np.testing.assert_allclose(dense_reward(score(trajectory), 0.8, 0.5, reduction_rate=0.5), [1.0, 0.6, 1.0])
+
+
+def test_baselines(trajectory: Trajectory) -> None:
+    signal = score(trajectory)
+    assert outcome_reward(signal, 0.7) == 0.7
+    assert penalty_reward(signal, 0.7, call_penalty=0.1) == pytest.approx(0.4)
+
+
+def test_otc_peaks_at_the_fewest_calls() -> None:
+    signals = [score(make_trajectory([[1.0]] * (n + 1))) for n in range(6)]
+    at_best_two = [otc_reward(s, 1.0, fewest_calls=2) for s in signals]
+    assert at_best_two[2] == 1.0
+    assert np.argmax(at_best_two) == 2
+    assert at_best_two[3] == pytest.approx(np.sin(np.pi * 3 / 5))
+    at_best_zero = [otc_reward(s, 1.0, fewest_calls=0, smoothing=4.0) for s in signals]
+    assert at_best_zero[0] == 1.0
+    assert at_best_zero[2] == pytest.approx(np.cos(np.pi * 2 / 8))
+    assert np.all(np.diff(at_best_zero) < 0)
+
+
+def test_a_wrong_answer_earns_nothing_from_efficiency(trajectory: Trajectory) -> None:
+    signal = score(trajectory)
+    assert sparse_reward(signal, 0.0) == otc_reward(signal, 0.0, fewest_calls=3) == 0.0
+    assert not dense_reward(signal, 0.0).any()
+
+
+def test_group_rewards_by_name() -> None:
+    group = group_of([[2, 1], [2, 1, 3]], [1.0, 0.5])
+    totals = {
+        name: [round(r.total, 6) for r in group_rewards(group, RewardConfig(name=name))]
+        for name in ("outcome", "sparse", "dense", "penalty", "otc")
+    }
+    assert totals == {
+        "outcome": [1.0, 0.5],
+        "sparse": [1.0, 0.25],
+        "dense": [1.0, 0.5],
+        "penalty": [0.9, 0.3],
+        "otc": [1.0, round(0.5 * np.sin(np.pi * 2 / 3), 6)],
+    }
+
+
+def test_centred_dense_subtracts_the_group_rate() -> None:
+    group = group_of([[2, 1], [2, 1, 3]], [1.0, 1.0])
+    processes = [r.process.tolist() for r in group_rewards(group, RewardConfig(name="dense", centred=True))]
+    np.testing.assert_allclose(np.concatenate(processes), 1 + 0.5 * (np.array([1, 1, 0]) - 2 / 3))
+
+
+@given(st.lists(st.lists(st.floats(0, 3), min_size=1, max_size=6), min_size=1, max_size=12), st.integers(0, 999))
+def test_shuffle_keeps_the_form_and_the_position_effect(rows: list[list[float]], seed: int) -> None:
+    signals = [score(make_trajectory([[h] for h in row])) for row in rows]
+    shuffled = shuffle_verdicts(signals, np.random.default_rng(seed))
+    assert [s.n_calls for s in shuffled] == [s.n_calls for s in signals]
+    for k in range(6):
+
+        def at(batch: list[Signal], k: int = k) -> list[tuple[float, str]]:
+            return sorted((float(s.delta_h[k]), s.labels[k].value) for s in batch if s.n_rounds > k)
+
+        assert at(shuffled) == at(signals)
+
+
+def test_shuffle_moves_something_and_is_seeded() -> None:
+    rng = np.random.default_rng(1)
+    signals = [score(make_trajectory([[h] for h in rng.random(4)])) for _ in range(20)]
+    a, b = (shuffle_verdicts(signals, np.random.default_rng(3)) for _ in range(2))
+    assert [s.labels for s in a] == [s.labels for s in b]
+    assert [s.labels for s in a] != [s.labels for s in signals]
+
+
+def test_bad_arguments(trajectory: Trajectory) -> None:
+    with pytest.raises(InvalidValueError, match="unknown reward 'sparce'; choose one of: outcome, sparse"):
+        RewardConfig(name="sparce")
+    with pytest.raises(InvalidValueError, match="alpha is -1"):
+        RewardConfig(alpha=-1)
+    with pytest.raises(InvalidValueError, match=r"outcome is 1\.5"):
+        sparse_reward(score(trajectory), 1.5)

@@ -1,0 +1,142 @@
+"""Segments and signals: hand-computed ΔH, three-valued verdicts, intervals that contain the truth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from builders import make_trajectory
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deltah import CallLabel, PositionBaseline, Trajectory, score
+from deltah.core.segments import Pool, pool_mask, segment_entropies
+from deltah.core.signals import SIGNALS
+from deltah.errors import InvalidValueError
+
+
+def test_hand_computed(trajectory: Trajectory) -> None:
+    signal = score(trajectory)
+    np.testing.assert_allclose(signal.segment_entropy, [2.0, 1.0, 1.5, 0.5])
+    np.testing.assert_allclose(signal.delta_h, [-1.0, 0.5, -1.0])
+    assert signal.reduced.tolist() == [True, False, True]
+    assert (signal.n_calls, signal.n_reduced) == (3, 2)
+    assert signal.segment_tokens.tolist() == [2, 1, 2, 1]
+
+
+def test_ratio_form(trajectory: Trajectory) -> None:
+    np.testing.assert_allclose(score(trajectory, name="ratio").delta_h, [-0.5, 0.5, -2 / 3], atol=1e-7)
+
+
+def test_entropy_before_and_cumulative(trajectory: Trajectory) -> None:
+    before = score(trajectory, name="entropy_before")
+    np.testing.assert_allclose(before.delta_h, [-2.0, -1.0, -1.5])
+    assert before.reduced.all()  # all above ln 2
+    np.testing.assert_allclose(score(trajectory, name="cumulative").delta_h, [-1.0, -0.5, -1.5])
+
+
+def test_margin_is_a_strict_dead_band(trajectory: Trajectory) -> None:
+    assert score(trajectory, margin=1.0).reduced.tolist() == [False, False, False]
+    assert score(trajectory, margin=0.999).reduced.tolist() == [True, False, True]
+
+
+def test_call_and_control_tokens_are_pooled_only_on_request(trajectory: Trajectory) -> None:
+    pooled = segment_entropies(trajectory, Pool.REASONING_AND_CALL)
+    np.testing.assert_allclose(pooled.point[0], (2 + 2 + 9 + 9) / 4)
+    assert pooled.n_tokens.tolist() == [4, 3, 4, 1]
+
+
+def test_tail_pool_keeps_the_last_tokens_of_each_segment() -> None:
+    t = make_trajectory([[3.0, 2.0, 1.0], [5.0]])
+    assert pool_mask(t, Pool.TAIL, tail_tokens=2).sum() == 3
+    np.testing.assert_allclose(score(t, name="tail", tail_tokens=2).segment_entropy, [1.5, 5.0])
+
+
+def test_parallel_calls_share_one_round() -> None:
+    signal = score(make_trajectory([[2.0], [1.0], [3.0]], calls_per_round=[3, 1]))
+    assert signal.delta_h.tolist() == [-1.0, 2.0]
+    assert signal.call_delta_h.tolist() == [-1.0, -1.0, -1.0, 2.0]
+    assert (signal.n_calls, signal.n_reduced, signal.n_rounds) == (4, 3, 2)
+
+
+def test_unanswered_call_is_undefined_and_counted() -> None:
+    signal = score(make_trajectory([[2.0], [1.0], []], unanswered_last=True))
+    assert signal.labels == (CallLabel.REDUCED, CallLabel.UNDEFINED)
+    assert np.isnan(signal.delta_h[1])
+    assert (signal.n_calls, signal.n_reduced, signal.count(CallLabel.UNDEFINED)) == (2, 1, 1)
+
+
+def test_empty_segment_is_undefined_on_both_sides() -> None:
+    signal = score(make_trajectory([[2.0], [], [1.0]]))
+    assert signal.labels == (CallLabel.UNDEFINED, CallLabel.UNDEFINED)
+    assert np.isnan(signal.segment_entropy[1])
+
+
+def test_no_calls() -> None:
+    signal = score(make_trajectory([[1.0, 3.0]]))
+    assert signal.n_rounds == signal.n_calls == signal.n_reduced == 0
+    assert signal.segment_entropy.tolist() == [2.0]
+
+
+def test_intervals_decide_three_ways() -> None:
+    t = make_trajectory([[2.0], [1.0], [0.95], [1.9]], half_width=0.1)
+    signal = score(t)
+    np.testing.assert_allclose(signal.lower, [-1.2, -0.25, 0.75])
+    np.testing.assert_allclose(signal.upper, [-0.8, 0.15, 1.15])
+    assert signal.labels == (CallLabel.REDUCED, CallLabel.UNDECIDED, CallLabel.NOT_REDUCED)
+
+
+def test_unbounded_entropy_is_never_certified() -> None:
+    h = make_trajectory([[2.0], [0.5]], half_width=0.1)
+    open_ended = make_trajectory(
+        [[2.0], [0.5]],
+        entropy_lower=h.entropy_lower,
+        entropy_upper=np.where(np.isnan(h.entropy), np.nan, np.inf),
+        half_width=0.1,
+    )
+    for name in ("delta_h", "ratio", "cumulative"):
+        signal = score(open_ended, name=name)
+        assert signal.labels == (CallLabel.UNDECIDED,), name
+
+
+@given(
+    st.lists(st.lists(st.floats(0, 5), min_size=1, max_size=6), min_size=1, max_size=5),
+    st.floats(0.0, 1.0),
+    st.sampled_from(sorted(set(SIGNALS) - {"position_corrected"})),
+)
+def test_every_signal_lies_in_its_interval(values: list[list[float]], half_width: float, name: str) -> None:
+    signal = score(make_trajectory(values, half_width=half_width), name=name)
+    assert (signal.lower <= signal.delta_h + 1e-9).all()
+    assert (signal.delta_h <= signal.upper + 1e-9).all()
+    exact = score(make_trajectory(values), name=name)
+    slack = 1e-9 * (1 + np.abs(exact.delta_h))
+    assert (signal.lower <= exact.delta_h + slack).all()
+    assert (exact.delta_h <= signal.upper + slack).all()
+    for certain, true in zip(signal.labels, exact.labels, strict=True):
+        assert certain in (true, CallLabel.UNDECIDED)
+
+
+def test_position_baseline_removes_a_pure_position_effect() -> None:
+    rng = np.random.default_rng(0)
+    step = np.array([-1.0, -0.4, -0.1])
+    trajectories = [
+        make_trajectory([[h] for h in np.concatenate(([3.0], 3.0 + np.cumsum(step + 0.01 * rng.normal(size=3))))])
+        for _ in range(50)
+    ]
+    baseline = PositionBaseline.fit(score(t) for t in trajectories)
+    np.testing.assert_allclose(baseline.index_means, step, atol=0.01)
+    corrected = [score(t, name="position_corrected", baseline=baseline).delta_h for t in trajectories]
+    assert np.abs(np.mean(corrected, axis=0)).max() < 1e-9
+    assert 0.3 < np.mean([c < 0 for c in corrected]) < 0.7
+
+
+def test_bad_options(trajectory: Trajectory) -> None:
+    with pytest.raises(InvalidValueError, match="unknown signal 'x'; choose one of: delta_h"):
+        score(trajectory, name="x")
+    with pytest.raises(InvalidValueError, match="unknown scoring option 'margn'"):
+        score(trajectory, margn=1)
+    with pytest.raises(InvalidValueError, match="margin is -1"):
+        score(trajectory, margin=-1)
+    with pytest.raises(InvalidValueError, match="needs a baseline"):
+        score(trajectory, name="position_corrected")
+    with pytest.raises(InvalidValueError, match="carries no entropies"):
+        score(make_trajectory([[1.0]], entropy=None))

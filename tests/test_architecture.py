@@ -1,0 +1,133 @@
+"""The house rules: imports point down, heavy packages stay behind their door, sizes stay readable, one shift."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "deltah"
+FLOORS = {
+    "errors": 0,
+    "core": 1,
+    "jsonlines": 1,
+    "traces": 2,
+    "tools": 2,
+    "tasks": 2,
+    "engines": 3,
+    "study": 3,
+    "lab": 4,
+    "cli": 5,
+    "__main__": 6,
+}
+"""An import goes to a strictly lower floor, or stays inside its package."""
+HEAVY = {"torch", "transformers", "trl", "accelerate", "datasets", "peft", "vllm", "ray", "verl"}
+MAX_FILE, MAX_FUNCTION = 400, 60
+
+
+def modules() -> Iterator[tuple[str, Path, ast.Module]]:
+    for path in sorted(SOURCE.rglob("*.py")):
+        relative = path.relative_to(SOURCE)
+        if relative.name == "__init__.py" and len(relative.parts) == 1:
+            continue  # the package itself re-exports the public surface
+        yield relative.parts[0].removesuffix(".py"), path, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+
+
+def test_every_import_points_down() -> None:
+    wrong = []
+    for package, path, tree in modules():
+        for name in imported(tree):
+            if not name.startswith("deltah."):
+                continue
+            target = name.split(".")[1]
+            if target != package and FLOORS[target] >= FLOORS[package]:
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert not wrong
+
+
+def test_heavy_packages_are_imported_by_engines_and_lab_only() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for package, path, tree in modules()
+        for name in imported(tree)
+        if name.split(".")[0] in HEAVY and package not in ("engines", "lab")
+    ]
+    assert not wrong
+
+
+def test_files_and_functions_stay_readable() -> None:
+    long = []
+    for _, path, tree in modules():
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        if lines > MAX_FILE:
+            long.append(f"{path.relative_to(ROOT)}: {lines} lines")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= MAX_FUNCTION:
+                long.append(f"{path.relative_to(ROOT)}: {node.name} is {node.end_lineno - node.lineno + 1} lines")
+    assert not long
+
+
+def test_the_shift_has_one_home() -> None:
+    pattern = re.compile(r"logits?\[[^]]*:-1|\[:, :-1, :\]|roll\([^)]*-1")
+    wrong = [
+        path.name
+        for _, path, _ in modules()
+        if path.name != "align.py" and pattern.search(path.read_text(encoding="utf-8"))
+    ]
+    assert not wrong
+
+
+def test_environment_is_read_by_the_command_line_only() -> None:
+    allowed = {"cli", "lab", "engines"}
+    wrong = [
+        str(path.relative_to(ROOT))
+        for package, path, _ in modules()
+        if package not in allowed and "os.environ" in path.read_text(encoding="utf-8")
+    ]
+    assert not wrong
+
+
+CODE_WITHOUT_TORCH = [
+    "import deltah",
+    "from deltah.cli.main import app; from typer.testing import CliRunner; "
+    "r = CliRunner().invoke(app, ['score', '--help']); assert r.exit_code == 0, r.output",
+    "from deltah.cli.main import app; from typer.testing import CliRunner; "
+    "r = CliRunner().invoke(app, ['train', '--help']); assert r.exit_code == 0, r.output",
+]
+
+
+def heavy_modules_after(code: str) -> str:
+    watched = HEAVY | {"scipy"} if code == "import deltah" else HEAVY
+    program = f"{code}\nimport sys\nprint(sorted(set(sys.modules) & {watched}))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": str(ROOT / "src"), "PATH": "/usr/bin:/bin", "HOME": "/tmp"},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("code", CODE_WITHOUT_TORCH)
+def test_no_heavy_package_is_loaded(code: str) -> None:
+    assert heavy_modules_after(code) == "[]"
+
+
+def test_the_probe_itself_sees_a_loaded_package() -> None:
+    assert heavy_modules_after("import sys, types; sys.modules['torch'] = types.ModuleType('torch')") == "['torch']"
