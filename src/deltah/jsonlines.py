@@ -1,0 +1,91 @@
+"""Lines of JSON objects on disk, for the readers of corpora and task files.
+
+Plain, gzip and Zstandard files are told apart by their first bytes, not by their names. Every failure is one
+`DataError` that names file and line; integers are exact at any size. Trace files have a codec of their own in
+`deltah.traces`, which goes on after a damaged line; this reader stops, because a corpus or a task file with a hole
+would change what is measured.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from deltah.errors import DataError
+
+_GZIP_MAGIC, _ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_BOM = b"\xef\xbb\xbf"
+
+
+def read_json_objects(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Objects of a JSONL file with their line numbers, counted from 1; blank lines are skipped but numbered.
+
+    Raises:
+        DataError: if the file cannot be opened or is damaged, or a line is not one JSON object in UTF-8.
+    """
+    name = os.fspath(path)
+    number = 0
+    try:
+        with _open_bytes(name) as stream:
+            for number, raw in enumerate(stream, start=1):
+                data = (raw.removeprefix(_BOM) if number == 1 else raw).strip()
+                if data:
+                    yield number, _decode(data, f"{name}:{number}")
+    except OSError as error:
+        raise DataError(f"{name}: cannot read it ({error.strerror or error}); check the path") from error
+    except (EOFError, zlib.error) as error:
+        raise DataError(f"{name}: the gzip stream breaks after line {number} ({error}); copy the file again") from error
+
+
+def _decode(data: bytes, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(data.decode("utf-8"))
+        # A lone surrogate is legal JSON, but no tokenizer and no file takes it.
+        if b"\\ud" in data.lower():
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeError as error:
+        raise DataError(f"{where}: the line is not valid UTF-8 text ({error}); save the file as UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        hint = "; a JSON array must be written as one object a line" if data[:1] == b"[" else ""
+        raise DataError(f"{where}: the line is not JSON ({error}); expected one JSON object a line{hint}") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: got a JSON {type(value).__name__}; expected one JSON object a line")
+    return value
+
+
+@contextmanager
+def _open_bytes(name: str) -> Iterator[Iterable[bytes]]:
+    """Lines of the decompressed file."""
+    with open(name, "rb") as raw:
+        magic = raw.read(4)
+        raw.seek(0)
+        if magic.startswith(_GZIP_MAGIC):
+            with gzip.GzipFile(fileobj=raw, mode="rb") as unpacked:
+                yield unpacked
+        elif magic == _ZSTD_MAGIC:
+            yield io.BytesIO(_unpack_zstandard(raw.read(), name))
+        else:
+            yield raw
+
+
+def _unpack_zstandard(data: bytes, name: str) -> bytes:
+    """All frames of a Zstandard file; unlike the library's stream reader this notices a file that ends too early."""
+    import zstandard
+
+    parts: list[bytes] = []
+    try:
+        while data:
+            unpacker = zstandard.ZstdDecompressor().decompressobj()
+            parts.append(unpacker.decompress(data))
+            if not unpacker.eof:
+                raise DataError(f"{name}: the Zstandard stream ends too early; copy the file again")
+            data = unpacker.unused_data
+    except zstandard.ZstdError as error:
+        raise DataError(f"{name}: the Zstandard stream is damaged ({error}); copy the file again") from error
+    return b"".join(parts)

@@ -1,0 +1,150 @@
+"""Byte streams under the codec: lines of plain, gzip and Zstandard files in constant memory, and compressing writers.
+
+Compression is recognised by the first bytes, not by the name. A stream that ends or breaks in the middle yields what
+could be read and then one last `Line` that says what is wrong, instead of an exception.
+"""
+
+from __future__ import annotations
+
+import gzip
+import sys
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO
+
+import zstandard
+
+MAX_LINE_BYTES = 512 * 2**20
+"""A longer line is skipped as a problem: a file without line breaks must not fill the memory."""
+
+_CHUNK_BYTES = 2**18
+_GZIP_MAGIC, _ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line that is not blank."""
+
+    number: int
+    """Counted from 1, blank lines included."""
+    data: bytes
+    complete: bool = True
+    """False for a last line without a line break."""
+    damage: str | None = None
+    """Why `data` cannot be trusted; None for a sound line."""
+
+
+def read_lines(path: str) -> Iterator[Line]:
+    """Lines of a file, or of standard input ("-"); blank lines are skipped but numbered."""
+    if path == "-":
+        yield from _split(_chunks(sys.stdin.buffer))
+        return
+    with open(path, "rb") as raw:
+        yield from _split(_chunks(raw))
+
+
+@contextmanager
+def open_compressed_writer(raw: IO[bytes], suffix: str) -> Iterator[IO[bytes]]:
+    """Stream that compresses into `raw` as a file suffix asks (`.gz`, `.zst`, anything else: not at all)."""
+    if suffix == ".gz":
+        # mtime 0 and no name: the same trajectories give the same bytes.
+        with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as packed:
+            yield packed  # type: ignore[misc]  # a GzipFile writes bytes, but is no IO by its type
+    elif suffix == ".zst":
+        with zstandard.ZstdCompressor().stream_writer(raw, closefd=False) as packed_zst:
+            yield packed_zst
+    else:
+        yield raw
+
+
+class _Damaged(Exception):
+    """A compressed stream that ends or breaks in the middle."""
+
+
+def _chunks(raw: IO[bytes]) -> Iterator[bytes]:
+    first = raw.read(_CHUNK_BYTES)
+    if first.startswith(_GZIP_MAGIC):
+        yield from _gunzip(first, raw)
+    elif first.startswith(_ZSTD_MAGIC):
+        yield from _unzstd(first, raw)
+    else:
+        chunk = first.removeprefix(_BOM)
+        while chunk:
+            yield chunk
+            chunk = raw.read(_CHUNK_BYTES)
+
+
+def _gunzip(first: bytes, raw: IO[bytes]) -> Iterator[bytes]:
+    """Decompress all members of a gzip stream, each step bounded in memory."""
+    chunk, unpacker, inside = first, zlib.decompressobj(wbits=31), False
+    while chunk:
+        try:
+            out = unpacker.decompress(chunk, _CHUNK_BYTES)
+        except zlib.error as error:
+            raise _Damaged(f"the gzip stream is damaged ({error})") from error
+        if out:
+            yield out
+        inside = not unpacker.eof
+        if unpacker.eof:
+            chunk = unpacker.unused_data.lstrip(b"\x00")  # padding between members is legal
+            unpacker = zlib.decompressobj(wbits=31)
+        else:
+            chunk = unpacker.unconsumed_tail
+        chunk = chunk or raw.read(_CHUNK_BYTES)
+    if inside:
+        raise _Damaged("the gzip stream ends in the middle (incomplete copy or interrupted writer?)")
+
+
+def _unzstd(first: bytes, raw: IO[bytes]) -> Iterator[bytes]:
+    """Decompress all frames of a Zstandard stream."""
+    chunk, unpacker, inside = first, zstandard.ZstdDecompressor().decompressobj(), False
+    while chunk:
+        try:
+            out = unpacker.decompress(chunk)
+        except zstandard.ZstdError as error:
+            raise _Damaged(f"the Zstandard stream is damaged ({error})") from error
+        if out:
+            yield out
+        inside = not unpacker.eof
+        if unpacker.eof:
+            chunk = unpacker.unused_data
+            unpacker = zstandard.ZstdDecompressor().decompressobj()
+        else:
+            chunk = b""
+        chunk = chunk or raw.read(_CHUNK_BYTES)
+    if inside:
+        raise _Damaged("the Zstandard stream ends in the middle (incomplete copy or interrupted writer?)")
+
+
+def _split(chunks: Iterator[bytes]) -> Iterator[Line]:
+    number, parts, size, damage = 1, list[bytes](), 0, None
+    try:
+        for chunk in chunks:
+            pieces = chunk.split(b"\n")
+            for piece in pieces[:-1]:
+                line = _join(number, parts, piece, size)
+                parts, size, number = [], 0, number + 1
+                if line is not None:
+                    yield line
+            size += len(pieces[-1])
+            parts = [*parts, pieces[-1]] if size <= MAX_LINE_BYTES else []
+    except (_Damaged, OSError) as error:
+        damage = str(error)
+    last = _join(number, parts, b"", size)
+    if damage is not None:
+        yield Line(number, b"", complete=False, damage=f"{damage}; lines from here on are lost")
+    elif last is not None:
+        yield Line(number, last.data, complete=False, damage=last.damage)
+
+
+def _join(number: int, parts: list[bytes], piece: bytes, size: int) -> Line | None:
+    """Assemble a line from its pieces; None if it is blank."""
+    if size + len(piece) > MAX_LINE_BYTES:
+        return Line(
+            number, b"", damage=f"the line is longer than {MAX_LINE_BYTES >> 20} MiB; expected one trace a line"
+        )
+    data = b"".join([*parts, piece]).strip() if parts else piece.strip()
+    return Line(number, data) if data else None

@@ -1,0 +1,172 @@
+"""Per-token entropies of a whole trajectory from ragged top-k lists: what each server's list means, then the core.
+
+`deltah.core.entropy.entropy_bounds` certifies an interval from *the k best* log-probabilities. Servers break that
+promise in known ways; each is undone here, always on the side of the wider interval:
+
+* A stand-in (null, -inf, -9999) in a list is dropped; in a list of the whole vocabulary it is probability 0.
+* vLLM puts the drawn token first and cuts the list at k, so a drawn token outside the top k displaces the k-th best.
+  Whenever the drawn token is the least of its list, it counts as a known tail token and not as one of the best.
+* With k = 1 the one entry may then be just the drawn token. Unless it holds half of the mass, or another token of
+  the trajectory shows that the list is honest, the interval assumes nothing about rank.
+* A drawn token's own -9999 (OpenAI: "outside the top 20") says nothing and is NaN.
+* Log-probabilities printed with few decimals are known only to half of the last one.
+
+A list as long as the vocabulary gives the exact entropy. A token without a list is not measured (NaN).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from deltah.core.entropy import SERVER_PRECISION_NATS, EntropyBounds, entropy_bounds
+from deltah.core.types import BoolArray, Estimator, FloatArray
+from deltah.errors import DataError, InvalidValueError
+
+STAND_IN = -9999.0
+"""At or below it a log-probability stands for "impossible" or "not among those reported"."""
+
+_MASS_TOLERANCE = 1e-3
+"""How far the probabilities of a whole vocabulary may sum from 1, and any list's beyond 1."""
+_MAX_DECIMALS = 5
+_ROWS_LOOKED_AT = 256
+"""Tokens from which the number of printed decimals is told."""
+
+
+class Measured(NamedTuple):
+    """Entropies of T tokens."""
+
+    entropy: FloatArray | None
+    """(T,) nats, NaN where not measured; None if no token was."""
+    lower: FloatArray | None
+    """(T,) nats; None if exact."""
+    upper: FloatArray | None
+    estimator: Estimator
+
+
+def measure(sampled: FloatArray, top: Sequence[Sequence[float | None]], vocab_size: int | None) -> Measured:
+    """Entropies of a trajectory.
+
+    Args:
+        sampled: (T,) log-probability of each drawn token; NaN where unknown.
+        top: T lists of log-probabilities in nats, each of any length, in any order; empty where not reported.
+        vocab_size: V; None if unknown.
+
+    Raises:
+        DataError: if a list is longer than the vocabulary, or its probabilities cannot be those of a distribution.
+    """
+    if len(top) != len(sampled):
+        raise InvalidValueError(f"{len(top)} lists of top_logprobs for {len(sampled)} tokens")
+    lengths = np.fromiter(map(len, top), dtype=np.int64, count=len(top))
+    if not lengths.any():
+        return Measured(None, None, None, Estimator.NONE)
+    bounds = EntropyBounds(*(np.full(len(top), np.nan) for _ in EntropyBounds._fields))
+    precision = _precision(sampled, top)
+    tolerance = max(_MASS_TOLERANCE, 2 * precision)
+    exact = np.zeros(len(top), dtype=np.bool_)
+    for k in np.unique(lengths[lengths > 0]):
+        rows = np.flatnonzero(lengths == k)
+        flat = [logprob for t in rows.tolist() for logprob in top[t]]
+        logp = np.array(flat, dtype=np.float64).reshape(len(rows), int(k))
+        _check_mass(logp, rows, vocab_size, tolerance)
+        if vocab_size is not None and k == vocab_size:
+            _fill(bounds, rows, _whole_vocabulary(logp, rows, vocab_size, tolerance))
+            exact[rows] = True
+        else:
+            _measure_top(bounds, rows, logp, sampled[rows], vocab_size, precision)
+    if not np.isfinite(bounds.point).any():
+        return Measured(None, None, None, Estimator.NONE)
+    if exact[np.isfinite(bounds.point)].all():
+        return Measured(bounds.point, None, None, Estimator.EXACT)
+    return Measured(bounds.point, bounds.lower, bounds.upper, Estimator.TOP_K)
+
+
+def _fill(into: EntropyBounds, rows: np.ndarray, values: EntropyBounds) -> None:
+    for target, source in zip(into, values, strict=True):
+        target[rows] = source
+
+
+def _check_mass(logp: FloatArray, rows: np.ndarray, vocab_size: int | None, tolerance: float) -> None:
+    """Refuse lists that no distribution can have."""
+    k = logp.shape[1]
+    if vocab_size is not None and k > vocab_size:
+        raise DataError(f"token {rows[0]} has {k} top_logprobs but the vocabulary has {vocab_size}; correct vocab_size")
+    with np.errstate(over="ignore"):
+        mass = np.nansum(np.exp(logp), axis=1)
+    broken = ~(mass <= 1 + tolerance)
+    if broken.any():
+        row = int(np.argmax(broken))
+        raise DataError(
+            f"token {rows[row]}: its top_logprobs sum to a probability of {mass[row]:.4g}; expected natural logarithms "
+            "of probabilities, at most 1 in sum"
+        )
+
+
+def _whole_vocabulary(logp: FloatArray, rows: np.ndarray, vocab_size: int, tolerance: float) -> EntropyBounds:
+    logp = np.where(np.isnan(logp) | (logp <= STAND_IN), -np.inf, logp)
+    mass = np.exp(logp).sum(axis=1)
+    short = mass < 1 - tolerance
+    if short.any():
+        row = int(np.argmax(short))
+        raise DataError(
+            f"token {rows[row]}: {vocab_size} top_logprobs should cover the whole vocabulary but hold only "
+            f"{mass[row]:.4g} of the probability; correct vocab_size"
+        )
+    return entropy_bounds(logp, vocab_size)
+
+
+def _measure_top(
+    bounds: EntropyBounds,
+    rows: np.ndarray,
+    logp: FloatArray,
+    sampled: FloatArray,
+    vocab_size: int | None,
+    precision: float,
+) -> None:
+    """Fill `bounds` at `rows` from (n, K) lists that hold less than the vocabulary."""
+    logp = -np.sort(-np.where(logp > STAND_IN, logp, np.nan), axis=1)  # descending, NaN last
+    n_known = (~np.isnan(logp)).sum(axis=1)
+    least = np.take_along_axis(logp, np.maximum(n_known - 1, 0)[:, None], axis=1)[:, 0]
+    drawn_is_least = np.abs(least - sampled) <= 2 * precision
+    unranked = (n_known == 1) & drawn_is_least & _single_may_be_unranked(logp[:, 0], sampled, n_known, precision)
+    kept = n_known - (drawn_is_least & (n_known > 1))
+    for k in np.unique(kept[kept > 0]):
+        at = (kept == k) & ~unranked
+        if at.any():
+            known = logp[at, : int(k)]
+            _fill(bounds, rows[at], entropy_bounds(known, vocab_size, sampled=sampled[at], precision=precision))
+    if unranked.any():
+        _fill(bounds, rows[unranked], _unranked(logp[unranked, 0], vocab_size, precision))
+
+
+def _single_may_be_unranked(best: FloatArray, sampled: FloatArray, n_known: np.ndarray, precision: float) -> BoolArray:
+    """True where the one entry of a list may be a drawn token that is not the most likely one."""
+    honest = ((n_known == 1) & (best - sampled > 2 * precision)).any()
+    return np.asarray((best <= np.log(0.5)) & ~honest)
+
+
+def _unranked(logp: FloatArray, vocab_size: int | None, precision: float) -> EntropyBounds:
+    """Bounds from the log-probability of one token of unknown rank: the rest on one token, or on all others."""
+    p, slack = np.exp(logp), 20.0 * precision
+    two_way = entropy_bounds(np.stack([logp, np.log1p(-p)], axis=-1), 2).point
+    others = np.inf if vocab_size is None else np.log(vocab_size - 1)
+    lower, upper = np.maximum(two_way - slack, 0.0), two_way + (1 - p) * others + slack * (1 + others)
+    point = np.clip(entropy_bounds(logp[:, None], vocab_size, precision=precision).point, lower, upper)
+    return EntropyBounds(lower, upper, point)
+
+
+def _precision(sampled: FloatArray, top: Sequence[Sequence[float | None]]) -> float:
+    """Absolute error in nats: that of float32 arithmetic, or half of the last printed decimal if that is greater."""
+    seen = [logprob for alternatives in top[:_ROWS_LOOKED_AT] for logprob in alternatives]
+    values = np.abs(np.concatenate([sampled[:_ROWS_LOOKED_AT], np.array(seen, dtype=np.float64)]))
+    values = values[np.isfinite(values) & (values > 0)]
+    # A tiny non-zero value is proof of a full print-out, and would pass for a rounded 0 below.
+    if len(values) < 4 or values.min() < 0.5 * 10.0**-_MAX_DECIMALS:
+        return SERVER_PRECISION_NATS
+    for decimals in range(1, _MAX_DECIMALS + 1):
+        scaled = values * 10.0**decimals
+        if (np.abs(scaled - np.rint(scaled)) < 1e-6).all():
+            return float(max(SERVER_PRECISION_NATS, 0.5 * 10.0**-decimals))
+    return SERVER_PRECISION_NATS

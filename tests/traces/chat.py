@@ -1,0 +1,46 @@
+"""Builders of OpenAI-style log lines for the tests."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+
+def token(
+    text: str, logprobs: Sequence[float] | None = (0.5, 0.25, 0.25), drawn: int = 0, **extra: Any
+) -> dict[str, Any]:
+    """One entry of a logprobs block from probabilities; None leaves `top_logprobs` out."""
+    if logprobs is None:
+        return {"token": text, "logprob": -0.5, "bytes": list(text.encode())} | extra
+    values = [math.log(p) if p else -9999.0 for p in logprobs]
+    top = [{"token": f"alt{i}", "logprob": value, "bytes": None} for i, value in enumerate(values)]
+    top[drawn]["token"] = text
+    return {"token": text, "logprob": values[drawn], "bytes": list(text.encode()), "top_logprobs": top} | extra
+
+
+def assistant(tokens: Sequence[dict[str, Any]] | None, **fields: Any) -> dict[str, Any]:
+    """One assistant message."""
+    block = {} if tokens is None else {"logprobs": {"content": list(tokens)}}
+    return {"role": "assistant", "content": None} | block | fields
+
+
+def call(name: str = "search", arguments: Any = '{"query": "x"}', id: str | None = "c1") -> dict[str, Any]:
+    """One entry of `tool_calls`."""
+    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def result(text: str, id: str | None = "c1") -> dict[str, Any]:
+    """One tool message."""
+    return {"role": "tool", "content": text} | ({} if id is None else {"tool_call_id": id})
+
+
+def user(text: str = "Where?") -> dict[str, Any]:
+    """One user message."""
+    return {"role": "user", "content": text}
+
+
+def line(messages: Sequence[dict[str, Any]], **fields: Any) -> bytes:
+    """One log line."""
+    return json.dumps({"messages": list(messages)} | fields).encode()

@@ -1,0 +1,190 @@
+"""Reading and writing files: formats, compression, damage, atomicity."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+
+import deltah.traces.streams
+from deltah.core.types import Segment, SegmentKind, Trajectory
+from deltah.errors import DataError, InvalidValueError
+from deltah.traces import ReadProblem, TraceReader, TraceWriter, read_traces, write_traces
+from deltah.traces.record import encode
+
+from .chat import assistant, line, token, user
+
+
+def make(name: str, n_tokens: int = 3) -> Trajectory:
+    return Trajectory(id=name, segments=(Segment(kind=SegmentKind.REASONING, start=0, stop=n_tokens, turn=0),))
+
+
+def ids(path: Any, **options: Any) -> list[str]:
+    return [t.id for t in read_traces(path, **options)]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst"])
+def test_written_traces_come_back(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / "new" / f"traces{suffix}"
+    assert write_traces(path, (make(str(i)) for i in range(500))) == 500
+    reader = read_traces(path)
+    assert [t.id for t in reader] == [str(i) for i in range(500)]
+    assert (reader.n_read, reader.problems) == (500, ())
+    assert [t.id for t in reader][:2] == ["0", "1"], "a reader can be iterated again"
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    write_traces(path, [make("old")])
+
+    def broken() -> Iterator[Trajectory]:
+        yield make("new")
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        write_traces(path, broken())
+    assert ids(path) == ["old"]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_unwritable_target_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot write"):
+        write_traces(tmp_path / "file" / "t.jsonl", [make("a")])
+    with pytest.raises(DataError, match="cannot append"):
+        TraceWriter(tmp_path / "file" / "t.jsonl")
+
+
+def test_problems_are_counted_and_valid_lines_survive(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    chat = line([user(), assistant([token("a")])])
+    path.write_bytes(
+        b"\xef\xbb\xbf"
+        + encode(make("a"))
+        + b"\r\n\n{oops\n"
+        + chat
+        + b'\n{"foo":1}\n[1]\n\xff\xfe\n'
+        + encode(make("b"))
+    )
+    met: list[ReadProblem] = []
+    reader = read_traces(path, on_error=met.append)
+    assert [t.id for t in reader] == ["a", "t.jsonl:4", "b"]
+    assert [p.line for p in reader.problems] == [3, 5, 6, 7]
+    assert met == list(reader.problems)
+    assert str(met[0]).startswith(f"{path}, line 3: not valid JSON")
+    assert "'messages'" in met[1].reason
+    with pytest.raises(DataError, match="line 3"):
+        list(read_traces(path, strict=True))
+
+
+def test_truncated_last_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(encode(make("a")) + b"\n" + encode(make("b"))[:-9])
+    reader = read_traces(path)
+    assert [t.id for t in reader] == ["a"]
+    assert [(p.line, "cut off" in p.reason) for p in reader.problems] == [(2, True)]
+
+
+def test_writer_after_a_killed_writer_starts_a_new_line(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "t.jsonl"
+    with TraceWriter(path) as writer:
+        writer.write(make("a"))
+        assert ids(path) == ["a"], "flushed before close"
+    with path.open("ab") as file:
+        file.write(encode(make("lost"))[:20])
+    with TraceWriter(path) as writer:
+        writer.write(make("b"))
+        assert writer.n_written == 1
+    reader = TraceReader(path)
+    assert [t.id for t in reader] == ["a", "b"]
+    assert [p.line for p in reader.problems] == [2]
+
+
+def test_writer_refuses_compression(tmp_path: Path) -> None:
+    with pytest.raises(InvalidValueError, match="write_traces"):
+        TraceWriter(tmp_path / "t.jsonl.zst")
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress])
+def test_compression_is_told_by_content_and_members_are_joined(tmp_path: Path, pack: Any) -> None:
+    path = tmp_path / "plain-name.jsonl"
+    path.write_bytes(pack(encode(make("a")) + b"\n" + encode(make("b"))[:5]) + pack(encode(make("b"))[5:] + b"\n"))
+    assert ids(path) == ["a", "b"]
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress])
+def test_damaged_streams_give_what_they_hold_and_a_problem(tmp_path: Path, pack: Any) -> None:
+    path = tmp_path / "t"
+    names = [make(str(i), i % 7) for i in range(20_000)]
+    whole = pack(b"".join(encode(t) + b"\n" for t in names))
+    path.write_bytes(whole[: len(whole) // 2])
+    reader = read_traces(path)
+    read = [t.id for t in reader]
+    assert 0 < len(read) < 20_000
+    assert read == [str(i) for i in range(len(read))]
+    assert reader.n_problems == 1
+    assert "ends in the middle" in reader.problems[0].reason
+    path.write_bytes(whole[: len(whole) // 2] + b"garbage" * 100_000)
+    reader = read_traces(path)
+    list(reader)
+    assert "lost" in reader.problems[-1].reason
+    with pytest.raises(DataError, match=str(path)):
+        list(read_traces(path, strict=True, format="deltah"))
+
+
+def test_standard_input_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(gzip.compress(encode(make("a")) + b"\n{\n"))))
+    reader = read_traces("-")
+    assert [t.id for t in reader] == ["a"]
+    assert [(p.file, p.line) for p in reader.problems] == [("-", 2)]
+    with pytest.raises(DataError, match="already read"):
+        list(reader)
+
+
+def test_what_cannot_be_opened_is_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="No such file"):
+        read_traces(tmp_path / "none.jsonl")
+    with pytest.raises(DataError, match="is a folder"):
+        read_traces(tmp_path)
+    with pytest.raises(InvalidValueError, match="deltah, openai"):
+        read_traces(tmp_path, format="csv")
+    path = tmp_path / "t.jsonl"
+    path.touch()
+    assert ids(path) == []
+    with pytest.raises(InvalidValueError, match="vocab_size"):
+        read_traces(path, vocab_size=0)
+
+
+def test_stated_format_is_not_second_guessed(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(line([user(), assistant([token("a")])], id="x"))
+    assert ids(path, format="openai") == ["x"]
+    assert ids(path, format="deltah") == []
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl.zst"
+    write_traces(path, (make(str(i)) for i in range(100)))
+    block = b"".join(encode(make(str(i))) + b"\n" for i in range(5_000))
+    path.write_bytes(zstandard.compress(block) * 4)
+    tracemalloc.start()
+    assert sum(1 for _ in read_traces(path)) == 20_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4e6
+
+
+def test_overlong_line_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deltah.traces.streams, "MAX_LINE_BYTES", 10_000)
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(b"x" * 10_000_000 + b"\n" + encode(make("a")) + b"\n")
+    reader = read_traces(path)
+    assert [t.id for t in reader] == ["a"]
+    assert [(p.line, "longer than" in p.reason) for p in reader.problems] == [(1, True)]
