@@ -1,0 +1,30 @@
+"""Tools an agent may call: `python` in a sandbox, `search` over a local corpus, and any typed function of the user.
+
+A tool is a plain typed function from text to text with a Google docstring, so that TRL's `tools=` and
+`transformers.utils.get_json_schema` take it as it is. It reports a failure as text (`is_error`) and does not raise.
+Nothing here loads bm25s or pydantic-monty before a tool is made.
+"""
+
+from deltah.core.results import ERROR_PREFIX, is_error
+from deltah.tools.python import make_python
+from deltah.tools.registry import TOOL_NAMES, ToolConfig, ToolResult, build_tools, call_tool
+from deltah.tools.results import error_text, success_text
+from deltah.tools.search import NO_RESULTS, Document, SearchIndex, make_search, read_corpus
+
+__all__ = [
+    "ERROR_PREFIX",
+    "NO_RESULTS",
+    "TOOL_NAMES",
+    "Document",
+    "SearchIndex",
+    "ToolConfig",
+    "ToolResult",
+    "build_tools",
+    "call_tool",
+    "error_text",
+    "is_error",
+    "make_python",
+    "make_search",
+    "read_corpus",
+    "success_text",
+]
