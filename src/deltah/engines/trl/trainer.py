@@ -1,0 +1,298 @@
+"""`DeltaHTrainer`: stock TRL `GRPOTrainer(tools=...)` whose reward or advantages know the entropy change of each call.
+
+Flow of one batch::
+
+    _generate                        remember ids and tool mask
+    _calculate_rewards               entropies -> trajectories -> signals -> credit; outcomes become rewards
+    _generate_and_score_completions  advantages (B, T) in the dense and correctness-first forms; metrics; traces
+
+The generation loop, masks, losses, vLLM, PEFT and distribution are TRL's. With `reward=outcome` rewards and advantages
+pass through untouched, so training is bit-identical to stock GRPO. The class holds no arithmetic of the method: it
+packs rows, calls `deltah.core`, and unpacks.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from trl import GRPOTrainer
+from trl.models.utils import disable_gradient_checkpointing
+
+from deltah.core.advantages import BatchCredit, batch_credit, normalise
+from deltah.core.align import pad
+from deltah.core.metrics import CollapseMonitor, batch_metrics
+from deltah.core.rewards import RewardConfig, RewardName, shuffle_verdicts
+from deltah.core.scored import Signal
+from deltah.core.signals import SignalConfig, score
+from deltah.core.types import FloatArray, Trajectory
+from deltah.engines.trl import contract
+from deltah.engines.trl.records import RolloutRow, decode_tokens, last_text, scalar_facts, trajectory_from_row
+from deltah.errors import InvalidValueError
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = ("task_id", "question", "golden_answers", "facts", "rollout_id")
+"""Columns of the dataset that a trajectory copies, where present; `facts` is a JSON object of further ones, as text."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rollout:
+    """First three items of TRL's `_generate`."""
+
+    prompt_ids: list[list[int]]
+    completion_ids: list[list[int]]
+    tool_mask: list[list[int]]
+
+
+class DeltaHTrainer(GRPOTrainer):
+    """GRPO with per-call entropy rewards.
+
+    Args:
+        *args: As for `GRPOTrainer`.
+        reward: Which reward, and how advantages are made of it. The first reward function is the outcome, in [0, 1]; it
+            is the one that is shaped. Others are added as they are.
+        signal: How calls are scored.
+        on_trajectories: Called on every process after each batch with (trajectories, signals, step, mode).
+        **kwargs: As for `GRPOTrainer`.
+
+    Raises:
+        UnsupportedVersionError: if the installed TRL does not fit.
+        InvalidValueError: during training, if an outcome lies outside [0, 1].
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        reward: RewardConfig | None = None,
+        signal: SignalConfig | None = None,
+        on_trajectories: Callable[[list[Trajectory], list[Signal], int, str], None] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        contract.check_trainer_class(GRPOTrainer)
+        super().__init__(*args, **kwargs)
+        self.reward = reward or RewardConfig()
+        self.signal = signal or SignalConfig()
+        self._on_trajectories = on_trajectories
+        self._monitor = CollapseMonitor()
+        self._rollout: _Rollout | None = None
+        self._captured: torch.Tensor | None = None
+        self._capture_next = False
+        self._local: tuple[list[Trajectory], list[Signal]] = ([], [])
+        self._advantages: list[FloatArray] = []
+
+    def act(self, rows: list[dict[str, Any]]) -> list[tuple[Trajectory, Signal]]:
+        """Roll out dataset rows in evaluation mode, without a gradient step; needs `num_generations_eval=1`."""
+        self.model.eval()
+        with torch.no_grad():
+            self._generate_and_score_completions(rows)
+        return list(zip(*self._local, strict=True))
+
+    # Override 1: remember what was generated.
+    def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
+        output = super()._generate(prompts)
+        contract.check_rollout(output, len(prompts))
+        prompt_ids, completion_ids, tool_mask = output[:3]
+        # Without tools there is no mask: the policy drew every completion token.
+        masks = [[1] * len(ids) for ids in completion_ids] if tool_mask is None else tool_mask
+        self._rollout = _Rollout(prompt_ids, completion_ids, masks)
+        return output
+
+    # Override 2: measure, and shape the outcome column.
+    def _calculate_rewards(
+        self, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], completion_ids_list: list[Any]
+    ) -> torch.Tensor:
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        outcomes = rewards[:, 0].double().cpu().numpy()
+        _check_outcomes(outcomes, self.reward_func_names[0])
+        first = self.accelerator.process_index * len(prompts)
+        local = self._trajectories(inputs, completions, outcomes[first : first + len(prompts)])
+        self._local = local, [score(trajectory, self.signal) for trajectory in local]
+        trajectories, signals = (self._gathered(items) for items in self._local)
+        self._record_metrics(signals, outcomes)
+        if self.reward.name is RewardName.OUTCOME:
+            return rewards
+        credit = self._assign_credit(trajectories, signals, outcomes)
+        others = self._other_advantages(rewards)
+        self._advantages = [
+            credit.tokens[i] * float(self.reward_weights[0]) + others[i] * trajectories[i].response_mask
+            for i in range(first, first + len(prompts))
+        ]
+        shaped = rewards.clone()
+        shaped[:, 0] = torch.from_numpy(credit.totals).to(rewards)
+        return shaped
+
+    # Override 3: per-token advantages where the form needs them.
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self._captured, self._capture_next = None, self._has_old_logprob_pass()
+        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        contract.check_scored_batch(output)
+        if self.reward.name is not RewardName.OUTCOME and self.reward.needs_token_advantages:
+            width = output["completion_ids"].size(1)
+            output["advantages"] = torch.from_numpy(pad(self._advantages, width)).to(output["advantages"])
+        if self._on_trajectories is not None:
+            self._on_trajectories(*self._local, self.state.global_step + 1, self._mode)
+        return output
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Keep the entropies of the old-logprob pass, which TRL computes and throws away.
+
+        Armed only when that pass is known to run: with beta > 0 and PEFT the reference pass uses the same method and
+        the same model object, and would otherwise be mistaken for it.
+        """
+        if not self._capture_next:
+            return super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        self._capture_next = False
+        output = super()._get_per_token_logps_and_entropies(*args, **{**kwargs, "compute_entropy": True})
+        self._captured = output[1]
+        return output
+
+    @property
+    def _mode(self) -> str:
+        return "train" if self.model.training else "eval"
+
+    def _has_old_logprob_pass(self) -> bool:
+        """TRL's own condition for scoring the batch with the current policy before rewards."""
+        generate_every = self.args.steps_per_generation * self.num_iterations
+        misaligned = self.args.gradient_accumulation_steps % generate_every != 0
+        corrected = self.use_vllm and getattr(self, "vllm_importance_sampling_correction", False)
+        return bool(misaligned or corrected)
+
+    def _gathered(self, items: list[Any]) -> list[Any]:
+        return gather_object(items) if self.accelerator.num_processes > 1 else items
+
+    def _assign_credit(
+        self, trajectories: list[Trajectory], signals: list[Signal], outcomes: FloatArray
+    ) -> BatchCredit:
+        if self.reward.name is RewardName.SHUFFLED:
+            rng = np.random.default_rng([self.args.seed, self.state.global_step])
+            signals = shuffle_verdicts(signals, rng)
+        groups = [row // self._group_size for row in range(len(trajectories))]
+        return batch_credit(trajectories, signals, outcomes, groups, self.reward)
+
+    @property
+    def _group_size(self) -> int:
+        return int(self.num_generations if self._mode == "train" else self.num_generations_eval)
+
+    def _other_advantages(self, rewards: torch.Tensor) -> FloatArray:
+        """(world B,) group advantage of the reward functions beside the outcome, weighted and summed; 0 if none."""
+        weights = self.reward_weights[1:].to(rewards)
+        rest = (rewards[:, 1:] * weights).nansum(dim=1).double().cpu().numpy()
+        per_group = rest.reshape(-1, self._group_size)
+        return np.concatenate([normalise(row, scale=self.reward.scale, eps=self.reward.eps) for row in per_group])
+
+    def _trajectories(
+        self, inputs: list[dict[str, Any]], completions: list[Any], outcomes: FloatArray
+    ) -> list[Trajectory]:
+        rollout = self._rollout
+        if rollout is None:
+            raise InvalidValueError("rewards were asked for before anything was generated")
+        entropies = self._entropies(rollout)
+        ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
+        return [
+            self._trajectory(i, row, completion, rollout, entropies[i], float(outcomes[i]), ends)
+            for i, (row, completion) in enumerate(zip(inputs, completions, strict=True))
+        ]
+
+    def _trajectory(
+        self,
+        index: int,
+        row: dict[str, Any],
+        completion: Any,
+        rollout: _Rollout,
+        entropy: FloatArray,
+        outcome: float,
+        ends: set[int],
+    ) -> Trajectory:
+        ids, step = rollout.completion_ids[index], self.state.global_step + 1
+        messages = completion if isinstance(completion, list) else [{"role": "assistant", "content": completion}]
+        prompt = row["prompt"] if isinstance(row["prompt"], list) else [{"role": "user", "content": row["prompt"]}]
+        facts = json.loads(row.get("facts") or "{}")
+        return trajectory_from_row(
+            RolloutRow(
+                prompt=prompt,
+                completion=messages,
+                completion_ids=ids,
+                tool_mask=rollout.tool_mask[index],
+                entropy=entropy,
+            ),
+            decode_tokens(self._tokenizer, ids),
+            id=str(row.get("rollout_id") or f"{step}-{self.accelerator.process_index}-{index}"),
+            group_id=None if row.get("task_id") is None else str(row["task_id"]),
+            temperature=float(self.temperature),
+            truncated=not ids or ids[-1] not in ends,
+            question=row.get("question"),
+            prediction=last_text(messages),
+            golden_answers=tuple(row.get("golden_answers") or ()),
+            outcome=None if np.isnan(outcome) else min(max(outcome, 0.0), 1.0),
+            model=getattr(self.model.config, "_name_or_path", None) or None,
+            metadata=scalar_facts({"task_id": row.get("task_id"), "step": step, **facts}),
+        )
+
+    def _entropies(self, rollout: _Rollout) -> list[FloatArray]:
+        """(T_i,) nats for each row, at the sampling temperature, from TRL's own scoring pass."""
+        lengths = [len(ids) for ids in rollout.completion_ids]
+        if self._captured is not None:
+            rows = self._captured.float().cpu().numpy()
+            return [row[:length].astype(np.float64) for row, length in zip(rows, lengths, strict=True)]
+        return self._score_rows(rollout, lengths)
+
+    @torch.no_grad()
+    def _score_rows(self, rollout: _Rollout, lengths: Sequence[int]) -> list[FloatArray]:
+        """One extra forward pass, rows of like length together so that little is spent on padding."""
+        size = max(1, min(self.args.per_device_train_batch_size, 32))
+        totals = [len(p) + n for p, n in zip(rollout.prompt_ids, lengths, strict=True)]
+        order = sorted(range(len(lengths)), key=totals.__getitem__)
+        result: list[FloatArray] = [np.zeros(0)] * len(lengths)
+        training = self.model.training
+        self.model.eval()  # dropout would make the entropies those of another policy, and consume random numbers
+        try:
+            with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+                for start in range(0, len(order), size):
+                    chunk = order[start : start + size]
+                    for i, values in zip(chunk, self._score_chunk(rollout, chunk), strict=True):
+                        result[i] = values
+        finally:
+            self.model.train(training)
+        return result
+
+    def _score_chunk(self, rollout: _Rollout, chunk: Sequence[int]) -> list[FloatArray]:
+        device, fill = self.accelerator.device, self._tokenizer.pad_token_id
+        prompts = [torch.tensor(rollout.prompt_ids[i]) for i in chunk]
+        completions = [torch.tensor(rollout.completion_ids[i], dtype=torch.long) for i in chunk]
+        left, right = max(map(len, prompts)), max(map(len, completions))
+        ids = torch.full((len(chunk), left + right), fill, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+            span = slice(left - len(prompt), left + len(completion))
+            ids[row, span] = torch.cat([prompt, completion])
+            mask[row, span] = 1
+        output = super()._get_per_token_logps_and_entropies(
+            self.model, ids.to(device), mask.to(device), right, compute_entropy=True
+        )
+        rows = output[1].float().cpu().numpy()
+        return [row[: len(c)].astype(np.float64) for row, c in zip(rows, completions, strict=True)]
+
+    def _record_metrics(self, signals: list[Signal], outcomes: FloatArray) -> None:
+        row = batch_metrics(signals, outcomes)
+        for key, value in row.items():
+            if not np.isnan(value):
+                self._metrics[self._mode][key].append(value)
+        if self._mode == "train" and self.accelerator.is_main_process:
+            for alarm in self._monitor.update(row):
+                logger.warning("deltah alarm at step %d: %s", self.state.global_step + 1, alarm)
+
+
+def _check_outcomes(outcomes: FloatArray, name: str) -> None:
+    graded = outcomes[np.isfinite(outcomes)]
+    if len(graded) and (graded.min() < -1e-6 or graded.max() > 1 + 1e-6):
+        raise InvalidValueError(
+            f"the first reward function, {name!r}, is the outcome and must return scores in [0, 1]; "
+            f"got values from {graded.min():g} to {graded.max():g}: rescale it, or put it second"
+        )
