@@ -1,0 +1,228 @@
+"""The demo: evaluate the embedded agent, train each arm from it with the same budget, evaluate again, report.
+
+Arms are processes of `deltah train`, as many at a time as there are cores, each in its own run directory: the demo does
+nothing that a user's own run could not, and an interrupted one continues arm by arm.
+
+Layout::
+
+    run.json, world/{train,eval}/   what was asked, and the data
+    start/                          `deltah eval` of the agent before training
+    outcome/, sparse/, ...          `deltah train` of each arm
+    logs/NAME.{json,log}            configuration and output of each process
+    report.html, report.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from deltah.core.rewards import RewardName
+from deltah.engines.trl.config import EvaluateConfig
+from deltah.errors import TrainingError, missing_dependency
+from deltah.lab.recipe import ARMS, EVAL_TASKS, SIGNAL, STEPS, eval_config, rollout_config, train_config, write_world
+from deltah.study import ReportData, load_run, write_report
+from deltah.traces.rundir import RunDirectory, open_run, package_versions, write_atomic
+
+_POLL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoConfig:
+    """What the demo runs."""
+
+    arms: tuple[RewardName, ...] = ARMS
+    steps: int = STEPS
+    eval_tasks: int = EVAL_TASKS
+    seed: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class JobState:
+    """Progress of one process, read from its run directory."""
+
+    name: str
+    total: int
+    done: int = 0
+    metrics: dict[str, float] | None = None
+    phase: str = "waiting"
+
+
+Watch = Callable[[Sequence[JobState]], None]
+
+
+def run_demo(config: DemoConfig, out: Path, *, watch: Watch | None = None) -> ReportData:
+    """Run or continue the demo.
+
+    Args:
+        config: Arms, steps, questions and seed.
+        out: Directory of the demo.
+        watch: Called about twice a second with the state of every process.
+
+    Returns:
+        What the report shows; `report.html` and `report.json` are written.
+
+    Raises:
+        ConfigError: if `out` holds a demo of another configuration.
+        TrainingError: if a process failed; its log is named.
+        MissingDependencyError: if the extra `train` is not installed.
+    """
+    for package in ("torch", "trl", "datasets", "pydantic_monty", "bm25s"):
+        if find_spec(package) is None:
+            raise missing_dependency(package, extra="train", purpose="The demo")
+    arms = [RewardName(arm) for arm in config.arms]
+    # Arms may be added later: each has a directory of its own and the same budget.
+    open_run(out, {"steps": config.steps, "eval_tasks": config.eval_tasks, "seed": config.seed}, command="demo")
+    if not (out / "world" / "eval" / "tasks.jsonl").exists():
+        write_world(out / "world", seed=config.seed)
+    jobs = [*(_arm_job(out, arm, config) for arm in arms), _start_job(out, config)]
+    with _stopped(jobs):
+        _run_all(jobs, watch or (lambda states: None))
+    data = report_data(out, arms, config)
+    write_report(data, out / "report.html")
+    return data
+
+
+def report_data(out: Path, arms: Sequence[RewardName], config: DemoConfig) -> ReportData:
+    """Read a finished demo."""
+    return ReportData(
+        title="deltah demo: the embedded agent, before and after",
+        arms=tuple(load_run(out / arm.value, name=arm.value) for arm in arms),
+        start=load_run(out / "start").evaluations,
+        facts={
+            "model": "embedded agent (about one million parameters), the same cold start for every arm",
+            "budget": f"{config.steps} steps of 6 prompts x 8 trajectories an arm",
+            "dead band": f"a call counts as reduced below {-SIGNAL.resolved_margin} nats",
+            "evaluation": f"{config.eval_tasks} held-out questions about entities never seen in training",
+            "training seed": str(config.seed),
+            "cores": str(os.cpu_count()),
+            "versions": ", ".join(f"{name} {version}" for name, version in package_versions().items()),
+        },
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Job:
+    """One process: its arguments, and where its progress can be read."""
+
+    state: JobState
+    arguments: list[str]
+    log: Path
+    run: RunDirectory
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether this or an earlier sitting completed it."""
+        return (self.run.path / "result.json").exists()
+
+    @property
+    def running(self) -> bool:
+        """Whether its process was started and has not ended."""
+        return self.process is not None and self.process.poll() is None
+
+    def start(self, threads: int) -> None:
+        """Start the process with its share of the cores: more threads than cores would wait for one another."""
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        self.state.phase = "starting"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "deltah", *self.arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+            )
+
+
+def _start_job(out: Path, config: DemoConfig) -> _Job:
+    """`deltah eval` of the agent before training."""
+    held_out = eval_config(out / "world", config.eval_tasks)
+    resolved = EvaluateConfig(rollout=rollout_config(config.seed), eval=held_out, signal=SIGNAL)
+    return _job("start", "eval", resolved.to_dict(), out, total=2 * config.eval_tasks)
+
+
+def _arm_job(out: Path, arm: RewardName, config: DemoConfig) -> _Job:
+    """`deltah train` of one arm."""
+    resolved = train_config(out / "world", arm, steps=config.steps, seed=config.seed, eval_tasks=config.eval_tasks)
+    return _job(arm.value, "train", resolved.to_dict(), out, total=config.steps)
+
+
+def _job(name: str, command: str, config: dict[str, Any], out: Path, *, total: int) -> _Job:
+    path = out / "logs" / f"{name}.json"
+    write_atomic(path, json.dumps(config, indent=1))
+    return _Job(
+        state=JobState(name=name, total=total),
+        arguments=[command, "--config", str(path), "--out", str(out / name)],
+        log=path.with_suffix(".log"),
+        run=RunDirectory(out / name),
+    )
+
+
+@contextmanager
+def _stopped(jobs: Sequence[_Job]) -> Iterator[None]:
+    """On leaving, an error or an interrupt included, no job is left running."""
+    try:
+        yield
+    finally:
+        for job in jobs:
+            if job.process is not None and job.process.poll() is None:
+                job.process.terminate()
+        for job in jobs:
+            if job.process is not None:
+                job.process.wait()
+
+
+def _run_all(jobs: Sequence[_Job], watch: Watch) -> None:
+    """Run jobs, as many at a time as there are cores; the last ones share the cores that fell free.
+
+    Raises:
+        TrainingError: when one failed.
+    """
+    cores = os.cpu_count() or 1
+    waiting = [job for job in jobs if not job.finished]
+    while True:
+        running = [job for job in jobs if job.running]
+        while waiting and len(running) < cores:
+            job = waiting.pop(0)
+            job.start(threads=max(1, cores // (len(running) + len(waiting) + 1)))
+            running.append(job)
+        for job in jobs:
+            _refresh(job)
+        watch([job.state for job in jobs])
+        if not waiting and not running:
+            return
+        time.sleep(_POLL_S)
+
+
+def _refresh(job: _Job) -> None:
+    """Read a job's progress from its run directory.
+
+    Raises:
+        TrainingError: if its process failed.
+    """
+    code = None if job.process is None else job.process.poll()
+    if code:
+        raise TrainingError(
+            f"{job.state.name} failed: {_last_line(job.log).removeprefix('error: ')} (whole output: {job.log})"
+        )
+    state, rows, status = job.state, list(job.run.read_metrics()), job.run.status
+    state.metrics = rows[-1] if rows else None
+    if status:
+        state.phase, state.done, state.total = status["phase"], status["done"], status["total"]
+    if job.finished:
+        state.done, state.phase = state.total, "done"
+
+
+def _last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[-1].strip().removeprefix("error: ") if lines else "no output"
