@@ -1,0 +1,37 @@
+"""Statistics on trajectories with clustered intervals, and the HTML report with its JSON twin."""
+
+from deltah.study.bootstrap import Estimate
+from deltah.study.calls import CallRow, CallSummary, call_rows, calls_by, summarise_calls
+from deltah.study.report import ArmData, ReportData, load_report, load_run, load_traces, run_signal, write_report
+from deltah.study.summary import STATISTICS, Comparison, Statistics, Summary, by, compare, summarise
+from deltah.study.tables import ALL_COLUMNS, DEMO_COLUMNS, Cell, Column, Row, Table, table
+
+__all__ = [
+    "ALL_COLUMNS",
+    "DEMO_COLUMNS",
+    "STATISTICS",
+    "ArmData",
+    "CallRow",
+    "CallSummary",
+    "Cell",
+    "Column",
+    "Comparison",
+    "Estimate",
+    "ReportData",
+    "Row",
+    "Statistics",
+    "Summary",
+    "Table",
+    "by",
+    "call_rows",
+    "calls_by",
+    "compare",
+    "load_report",
+    "load_run",
+    "load_traces",
+    "run_signal",
+    "summarise",
+    "summarise_calls",
+    "table",
+    "write_report",
+]

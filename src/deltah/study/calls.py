@@ -1,0 +1,124 @@
+"""Calls one by one: flat rows of what was called and what ΔH said, and their statistics by tool or by round index.
+
+One row is one call; parallel calls share their round's ΔH. Intervals are clustered by question, as in
+`deltah.study.summary`: the calls of one question are not independent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import numpy as np
+
+from deltah.core.scored import CallLabel, Signal
+from deltah.core.types import CallStatus, FloatArray, IntArray, Trajectory
+from deltah.study.bootstrap import Estimate, interval, ratio, ratio_replicates
+from deltah.study.summary import RESAMPLES, cluster_key
+
+HISTOGRAM_BINS: Final = 24
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallRow:
+    """One call."""
+
+    cluster: tuple[str, str]
+    """The question, see `deltah.study.summary.cluster_key`."""
+    tool: str
+    round: int
+    """k = 1 ... R."""
+    status: CallStatus
+    delta_h: float
+    """Signal of its round; NaN when undefined or not measured."""
+    label: CallLabel | None
+    """None when the trajectory carries no entropies."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallSummary:
+    """Statistics of a set of calls."""
+
+    n: int
+    errors: int
+    """Calls that the tool answered with an error."""
+    unanswered: int
+    reduction_rate: Estimate
+    delta_h: Estimate
+    undecided: int
+    undefined: int
+
+
+def call_rows(scored: Iterable[tuple[Trajectory, Signal | None]], cluster: str = "task_id") -> list[CallRow]:
+    """Flatten scored trajectories into one row a call, in order."""
+    rows = []
+    for trajectory, signal in scored:
+        key = cluster_key(trajectory, cluster)
+        for i, call in enumerate(trajectory.calls):
+            k = int(trajectory.round_of_call[i])
+            rows.append(
+                CallRow(
+                    cluster=key,
+                    tool=call.name,
+                    round=k + 1,
+                    status=call.status,
+                    delta_h=float("nan") if signal is None else float(signal.delta_h[k]),
+                    label=None if signal is None else signal.labels[k],
+                )
+            )
+    return rows
+
+
+def calls_by(rows: Iterable[CallRow], key: Callable[[CallRow], Key]) -> dict[Key, list[CallRow]]:
+    """Split rows; groups in order of first appearance."""
+    groups: dict[Key, list[CallRow]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
+
+
+def summarise_calls(rows: Sequence[CallRow], *, resamples: int = RESAMPLES, seed: int = 0) -> CallSummary:
+    """Summarise calls; statistics over nothing are NaN and count what was left out."""
+    names = {name: i for i, name in enumerate(dict.fromkeys(row.cluster for row in rows))}
+    sums = np.zeros((len(names), 2, 2))  # cluster, statistic, (numerator, denominator)
+    for row in rows:
+        i = names[row.cluster]
+        if row.label is not None:
+            sums[i, 0] += row.label is CallLabel.REDUCED, 1
+        if np.isfinite(row.delta_h):
+            sums[i, 1] += row.delta_h, 1
+    replicates = ratio_replicates(sums[..., 0], sums[..., 1], resamples=resamples, seed=seed)
+
+    def estimate(s: int) -> Estimate:
+        low, high = interval(replicates[:, s], int((sums[:, s, 1] > 0).sum()))
+        total, n = sums[:, s].sum(axis=0), int(sums[:, s, 1].sum())
+        return Estimate(value=float(ratio(total[0], total[1])), low=low, high=high, n=n, left_out=len(rows) - n)
+
+    return CallSummary(
+        n=len(rows),
+        errors=sum(row.status is CallStatus.ERROR for row in rows),
+        unanswered=sum(row.status is CallStatus.UNANSWERED for row in rows),
+        reduction_rate=estimate(0),
+        delta_h=estimate(1),
+        undecided=sum(row.label is CallLabel.UNDECIDED for row in rows),
+        undefined=sum(row.label is CallLabel.UNDEFINED for row in rows),
+    )
+
+
+def histogram_edges(rows: Iterable[CallRow], bins: int = HISTOGRAM_BINS) -> FloatArray:
+    """(bins + 1,) edges with one at 0, symmetric about it, wide enough for 99 % of the defined values."""
+    values = np.array([row.delta_h for row in rows if np.isfinite(row.delta_h)])
+    limit = float(np.quantile(np.abs(values), 0.99)) if len(values) else 1.0
+    return np.linspace(-1.0, 1.0, 2 * (bins // 2) + 1) * (limit if limit > 0 else 1.0)
+
+
+def histogram(rows: Iterable[CallRow], edges: FloatArray) -> IntArray:
+    """(bins,) counts of defined values; values beyond the edges are counted in the outer bins.
+
+    Bins are half open, [a, b), so that a ΔH of exactly 0 stands on the side of "not reduced".
+    """
+    values = np.array([row.delta_h for row in rows if np.isfinite(row.delta_h)])
+    index = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
+    return np.bincount(index, minlength=len(edges) - 1).astype(np.int64)

@@ -1,0 +1,268 @@
+r"""What a set of evaluation trajectories says: outcome, calls, entropy reduction, each with an interval.
+
+Every statistic of `Statistics` is a ratio of sums over questions, estimated and bootstrapped by
+`deltah.study.bootstrap`. Trajectories of one question form one cluster. Pooled ratios follow the method's counting:
+the reduction rate is $\sum m / \sum n$ over all calls, undefined and undecided ones included in n. What was not
+measured (an ungraded trajectory, a call without entropies) is left out and counted, never taken as 0.
+
+Nothing here tests a hypothesis; `compare` gives the paired difference of two arms with its interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Final, NamedTuple, TypeVar
+
+import numpy as np
+
+from deltah.core.scored import CallLabel, Signal
+from deltah.core.signals import SignalConfig, score
+from deltah.core.types import FloatArray, Scalar, Trajectory
+from deltah.errors import InvalidValueError
+from deltah.study.bootstrap import Estimate, interval, ratio, ratio_replicates
+
+RESAMPLES: Final = 2000
+CORRECT_OUTCOME: Final = 1.0
+"""A trajectory is correct from this outcome on."""
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """The statistics of the study, in the order tables show them."""
+
+    f1: Estimate
+    """Mean outcome of the task's grader, in [0, 1]."""
+    accuracy: Estimate
+    """Share of trajectories with an outcome of 1."""
+    calls_per_question: Estimate
+    """Mean calls of a trajectory, failed and unanswered ones included."""
+    correct_per_call: Estimate
+    """Tool productivity: correct trajectories over calls; ungraded trajectories are left out with their calls."""
+    reduction_rate: Estimate
+    """m / n: certified reduced calls over all calls."""
+    delta_h: Estimate
+    """Mean signal of a call (nats for ΔH): point values of the calls that have one."""
+    undecided: Estimate
+    """Share of calls whose interval contains the margin."""
+    undefined: Estimate
+    """Share of calls that have no ΔH: an empty segment, or no answer."""
+    no_call: Estimate
+    """Share of trajectories without a call."""
+    sampled_tokens: Estimate
+    """Mean tokens the policy drew in a trajectory."""
+
+    def items(self) -> Iterator[tuple[str, Estimate]]:
+        """Names and estimates in order."""
+        return ((name, getattr(self, name)) for name in STATISTICS)
+
+
+STATISTICS: Final = tuple(field.name for field in fields(Statistics))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary(Statistics):
+    """Statistics of one set of trajectories."""
+
+    questions: int
+    """Clusters."""
+    trajectories: int
+    calls: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison(Statistics):
+    """Differences b - a over the questions that both sets hold; n and left_out of each estimate count questions."""
+
+    questions: int
+    """Questions in both sets: the pairs."""
+    left_out: int
+    """Questions in only one of the sets."""
+
+
+class _Tally(NamedTuple):
+    """What one trajectory adds to one statistic."""
+
+    numerator: float
+    denominator: float
+    left_out: float = 0
+
+
+def summarise(
+    trajectories: Iterable[Trajectory],
+    signals: Sequence[Signal | None] | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    cluster: str = "task_id",
+) -> Summary:
+    """Summarise evaluation trajectories.
+
+    Args:
+        trajectories: Any number, also none: then every statistic is NaN.
+        signals: One a trajectory, None for one without entropies; scored with the defaults when not given.
+        resamples: Bootstrap resamples.
+        seed: Of the resampling.
+        cluster: Metadata key that names the question; without it the question's text, then the id, stands for it.
+
+    Raises:
+        InvalidValueError: if `signals` has another length than `trajectories`.
+    """
+    listed = list(trajectories)
+    tallies = _tally(listed, signals)
+    keys = [cluster_key(t, cluster) for t in listed]
+    names = list(dict.fromkeys(keys))
+    sums = _cluster_sums(tallies, keys, names)
+    replicates = ratio_replicates(sums[..., 0], sums[..., 1], resamples=resamples, seed=seed)
+    estimates = {
+        name: _estimate(sums[:, s], replicates[:, s], n=int(sums[:, s, 1].sum()), left_out=int(sums[:, s, 2].sum()))
+        for s, name in enumerate(STATISTICS)
+    }
+    calls = sum(t.n_calls for t in listed)
+    return Summary(questions=len(names), trajectories=len(listed), calls=calls, **estimates)
+
+
+def compare(
+    a: Iterable[Trajectory],
+    b: Iterable[Trajectory],
+    *,
+    signals_a: Sequence[Signal | None] | None = None,
+    signals_b: Sequence[Signal | None] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    cluster: str = "task_id",
+) -> Comparison:
+    """Difference b - a of every statistic, paired by question.
+
+    Both sets are cut to the questions they share, which are then resampled together: what makes a question hard for
+    both cancels, so that the interval is narrower than those of the two summaries suggest.
+
+    Args:
+        a: The reference.
+        b: What is compared with it.
+        signals_a: See `summarise`.
+        signals_b: See `summarise`.
+        resamples: Bootstrap resamples.
+        seed: Of the resampling.
+        cluster: Metadata key that names the question.
+    """
+    first, second = list(a), list(b)
+    keys_a, keys_b = [cluster_key(t, cluster) for t in first], [cluster_key(t, cluster) for t in second]
+    present_a, present_b = set(keys_a), set(keys_b)
+    shared = [key for key in dict.fromkeys(keys_a) if key in present_b]
+    sums_a = _cluster_sums(_tally(first, signals_a), keys_a, shared)
+    sums_b = _cluster_sums(_tally(second, signals_b), keys_b, shared)
+    replicates = ratio_replicates(sums_b[..., 0], sums_b[..., 1], resamples=resamples, seed=seed)
+    replicates -= ratio_replicates(sums_a[..., 0], sums_a[..., 1], resamples=resamples, seed=seed)
+    left_out = len(present_a ^ present_b)
+    estimates = {
+        name: _difference(sums_a[:, s], sums_b[:, s], replicates[:, s], left_out) for s, name in enumerate(STATISTICS)
+    }
+    return Comparison(questions=len(shared), left_out=left_out, **estimates)
+
+
+def by(
+    trajectories: Iterable[Trajectory], key: str | Callable[[Trajectory], Key]
+) -> dict[Key | Scalar, list[Trajectory]]:
+    """Split trajectories by a metadata key or a function; groups in order of first appearance.
+
+    Trajectories that lack the metadata key form the group None. To split *calls* (by tool, by round index) use
+    `deltah.study.calls`.
+    """
+    groups: dict[Key | Scalar, list[Trajectory]] = {}
+    for trajectory in trajectories:
+        name = trajectory.metadata.get(key) if isinstance(key, str) else key(trajectory)
+        groups.setdefault(name, []).append(trajectory)
+    return groups
+
+
+def cluster_key(trajectory: Trajectory, cluster: str = "task_id") -> tuple[str, str]:
+    """What question a trajectory answers: its task id, else the question's text, else its own id."""
+    named = trajectory.metadata.get(cluster)
+    if named is not None:
+        return (cluster, str(named))
+    return ("question", trajectory.question) if trajectory.question is not None else ("id", trajectory.id)
+
+
+def score_measured(trajectory: Trajectory, config: SignalConfig | None = None) -> Signal | None:
+    """Score, with the defaults when no configuration is given; None for a trajectory without entropies."""
+    return None if trajectory.entropy is None else score(trajectory, config)
+
+
+def is_correct(trajectory: Trajectory) -> bool | None:
+    """Whether the outcome is full; None when not graded."""
+    return None if trajectory.outcome is None else trajectory.outcome >= CORRECT_OUTCOME
+
+
+def _tally(trajectories: Sequence[Trajectory], signals: Sequence[Signal | None] | None) -> FloatArray:
+    """(N, S, 3) what each trajectory adds to each statistic."""
+    scored = [score_measured(t) for t in trajectories] if signals is None else list(signals)
+    if len(scored) != len(trajectories):
+        raise InvalidValueError(f"got {len(scored)} signals for {len(trajectories)} trajectories; give one for each")
+    for trajectory, signal in zip(trajectories, scored, strict=True):
+        if signal is not None and signal.n_calls != trajectory.n_calls:
+            raise InvalidValueError(
+                f"trajectory {trajectory.id!r} has {trajectory.n_calls} calls, its signal {signal.n_calls}; "
+                "give the signals in the order of the trajectories"
+            )
+    rows = [
+        [*_outcome_tallies(t), *_call_tallies(t, s), *_token_tallies(t)]
+        for t, s in zip(trajectories, scored, strict=True)
+    ]
+    return np.array(rows, dtype=np.float64).reshape(len(rows), len(STATISTICS), 3)
+
+
+def _outcome_tallies(t: Trajectory) -> tuple[_Tally, _Tally, _Tally, _Tally]:
+    """F1, accuracy, calls per question, correct per call."""
+    calls = _Tally(t.n_calls, 1)
+    if t.outcome is None:
+        return _Tally(0, 0, 1), _Tally(0, 0, 1), calls, _Tally(0, 0, t.n_calls)
+    correct = float(t.outcome >= CORRECT_OUTCOME)
+    return _Tally(t.outcome, 1), _Tally(correct, 1), calls, _Tally(correct, t.n_calls)
+
+
+def _call_tallies(t: Trajectory, signal: Signal | None) -> tuple[_Tally, _Tally, _Tally, _Tally]:
+    """Reduction rate, mean ΔH, undecided, undefined."""
+    n = t.n_calls
+    if signal is None:
+        absent = _Tally(0, 0, n)
+        return absent, absent, absent, absent
+    values = signal.call_delta_h[np.isfinite(signal.call_delta_h)]
+    return (
+        _Tally(signal.n_reduced, n),
+        _Tally(float(values.sum()), len(values), n - len(values)),
+        _Tally(signal.count(CallLabel.UNDECIDED), n),
+        _Tally(signal.count(CallLabel.UNDEFINED), n),
+    )
+
+
+def _token_tallies(t: Trajectory) -> tuple[_Tally, _Tally]:
+    """No call, sampled tokens; a record without tokens has an unknown number of them."""
+    sampled = _Tally(float(t.response_mask.sum()), 1) if len(t) else _Tally(0, 0, 1)
+    return _Tally(float(t.n_calls == 0), 1), sampled
+
+
+def _cluster_sums(tallies: FloatArray, keys: Sequence[Hashable], wanted: Sequence[Hashable]) -> FloatArray:
+    """(Q, S, 3) sums over the trajectories of each wanted cluster; the others are dropped."""
+    row_of = {key: row for row, key in enumerate(wanted)}
+    kept = [i for i, key in enumerate(keys) if key in row_of]
+    sums = np.zeros((len(wanted), *tallies.shape[1:]))
+    np.add.at(sums, [row_of[keys[i]] for i in kept], tallies[kept])
+    return sums
+
+
+def _estimate(sums: FloatArray, replicates: FloatArray, *, n: int, left_out: int) -> Estimate:
+    """One statistic from its (Q, 3) sums and (B,) replicates."""
+    total = sums.sum(axis=0)
+    low, high = interval(replicates, int((sums[:, 1] > 0).sum()))
+    return Estimate(value=float(ratio(total[0], total[1])), low=low, high=high, n=n, left_out=left_out)
+
+
+def _difference(a: FloatArray, b: FloatArray, replicates: FloatArray, left_out: int) -> Estimate:
+    """One paired difference from the (Q, 3) sums of both sides."""
+    sides = a.sum(axis=0), b.sum(axis=0)
+    contributing = int(((a[:, 1] > 0) | (b[:, 1] > 0)).sum())
+    low, high = interval(replicates, contributing)
+    value = float(ratio(sides[1][0], sides[1][1]) - ratio(sides[0][0], sides[0][1]))
+    return Estimate(value=value, low=low, high=high, n=contributing, left_out=left_out)

@@ -1,0 +1,136 @@
+"""Named summaries as rows: one source for the terminal's table and for the page's.
+
+A cell holds its text ("1.36"), its interval ("[1.21, 1.52]") and the estimate, so that a terminal, a page and a JSON
+file show the same digits. Signs and rounding are decided here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from deltah.errors import InvalidValueError
+from deltah.study.bootstrap import Estimate
+from deltah.study.summary import STATISTICS, Statistics
+
+MISSING: Final = "–"
+"""Shown for what was not measured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One statistic of a table."""
+
+    key: str
+    """Field of `Statistics`, or "seconds"."""
+    title: str
+    digits: int = 2
+    unit: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One number as it is shown."""
+
+    text: str
+    interval: str = ""
+    estimate: Estimate | None = None
+
+    def __str__(self) -> str:
+        return f"{self.text} {self.interval}".strip()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One arm."""
+
+    name: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Columns and rows; every row has one cell a column."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+
+ALL_COLUMNS: Final = (
+    Column(key="f1", title="F1", digits=3),
+    Column(key="accuracy", title="accuracy", digits=3),
+    Column(key="calls_per_question", title="calls / question"),
+    Column(key="correct_per_call", title="correct / call"),
+    Column(key="reduction_rate", title="reduction rate"),
+    Column(key="delta_h", title="mean ΔH", digits=3, unit="nats"),
+    Column(key="undecided", title="undecided"),
+    Column(key="undefined", title="undefined"),
+    Column(key="no_call", title="without a call"),
+    Column(key="sampled_tokens", title="sampled tokens", digits=0),
+    Column(key="seconds", title="seconds", digits=0),
+)
+_BY_KEY: Final = {column.key: column for column in ALL_COLUMNS}
+DEMO_COLUMNS: Final = ("f1", "calls_per_question", "correct_per_call", "reduction_rate", "seconds")
+PAGE_COLUMNS: Final = (
+    "f1",
+    "accuracy",
+    "calls_per_question",
+    "correct_per_call",
+    "reduction_rate",
+    "delta_h",
+    "seconds",
+)
+SPLIT_COLUMNS: Final = ("f1", "calls_per_question", "correct_per_call")
+DIFFERENCE_COLUMNS: Final = ("f1", "accuracy", "calls_per_question", "correct_per_call", "reduction_rate", "delta_h")
+
+
+def table(
+    summaries: Mapping[str, Statistics],
+    *,
+    seconds: Mapping[str, float | None] | None = None,
+    columns: tuple[str, ...] = DEMO_COLUMNS,
+    signed: bool = False,
+) -> Table:
+    """Rows for named summaries (or comparisons), in their order.
+
+    Args:
+        summaries: One a row.
+        seconds: Wall time of each row, where known.
+        columns: Keys of `ALL_COLUMNS`.
+        signed: Write a plus sign before positive values, for differences.
+
+    Raises:
+        InvalidValueError: for an unknown column.
+    """
+    unknown = [key for key in columns if key not in _BY_KEY]
+    if unknown:
+        raise InvalidValueError(f"unknown column {unknown[0]!r}; choose from: {', '.join(_BY_KEY)}")
+    chosen = tuple(_BY_KEY[key] for key in columns)
+    times = seconds or {}
+
+    def cell(name: str, summary: Statistics, column: Column) -> Cell:
+        if column.key not in STATISTICS:
+            return Cell(text=number(times.get(name), column.digits))
+        return estimate_cell(getattr(summary, column.key), column.digits, signed=signed)
+
+    rows = (Row(name=name, cells=tuple(cell(name, s, c) for c in chosen)) for name, s in summaries.items())
+    return Table(columns=chosen, rows=tuple(rows))
+
+
+def estimate_cell(estimate: Estimate, digits: int, *, signed: bool = False) -> Cell:
+    """One estimate as text."""
+    low, high = number(estimate.low, digits, signed=signed), number(estimate.high, digits, signed=signed)
+    interval = "" if MISSING in (low, high) else f"[{low}, {high}]"
+    return Cell(text=number(estimate.value, digits, signed=signed), interval=interval, estimate=estimate)
+
+
+def number(value: float | None, digits: int, *, signed: bool = False) -> str:
+    """Fixed digits, a typographic minus, no negative zero; "–" for None and NaN."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    text = f"{value:{'+' if signed else ''},.{digits}f}"
+    if not text.strip("+-0.,"):
+        text = text.lstrip("+-")
+    return text.replace("-", "\N{MINUS SIGN}")

@@ -1,0 +1,386 @@
+"""The report: structure, JSON twin, determinism, size, and logs that try to break out of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from study_builders import agent, demo, scored
+
+from deltah import Segment, SegmentKind, ToolCall, Trajectory, score
+from deltah.errors import DataError, InvalidValueError
+from deltah.study import ArmData, ReportData, load_report, load_run, load_traces, write_report
+from deltah.study.report.build import build, moving_mean
+from deltah.study.report.safe import compact_json, inert, script_json
+from deltah.study.report.svg import spread, tick_labels, ticks
+from deltah.study.report.viewer import choose
+from deltah.traces import write_traces
+from deltah.traces.rundir import open_run
+
+VOID = {"meta", "link", "br", "input", "img", "hr"}
+HOSTILE = (
+    "</script><script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "<!--<script>",
+    "\x1b[31mred\x1b[0m\x07",
+    "abc\u202edcba\u2066x\u2069",
+    "lone \ud800 surrogate",
+    "{{ 7 * 7 }} {% raw %}",
+    "' onmouseover='alert(1)\" x=\"",
+    "line\u2028separator\x00",
+    "tag\U000e0041hidden",
+)
+
+
+class Page(HTMLParser):
+    """Checks nesting while collecting tags, attributes, text and scripts."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.scripts: dict[str, str] = {}
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] == ["script"]:
+            self.scripts[self.tags[-1][1].get("id") or "code"] = data
+        else:
+            self.texts.append(data)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("report") / "report.html"
+    write_report(demo(24), out)
+    return out
+
+
+def test_structure(written: Path) -> None:
+    page = Page(written.read_text())
+    assert page.open == []
+    ids = [attributes["id"] for _, attributes in page.tags if attributes.get("id")]
+    assert len(set(ids)) == len(ids)
+    assert {"overview", "plane", "curves", "calls", "viewer", "notes", "deltah-data"} <= set(ids)
+    assert sum(tag == "svg" and a.get("class") == "chart" for tag, a in page.tags) == 2 + 4 + 8
+    text = "".join(page.texts)
+    for name in ("start", "outcome", "sparse", "dense", "sampled", "greedy", "tools needed", "minus", "synthetic"):
+        assert name in text
+
+
+def test_self_contained(written: Path) -> None:
+    page = Page(written.read_text())
+    for tag, attributes in page.tags:
+        assert tag not in ("iframe", "object", "embed", "img")
+        for name in ("src", "href", "action"):
+            value = attributes.get(name) or ""
+            assert value == "" or value[0] == "#" or value == "data:,"
+    html = written.read_text()
+    assert "url(" not in html
+    assert "@import" not in html
+    assert "innerHTML" not in html
+    assert "default-src 'none'" in html
+
+
+def test_twin_holds_the_same_data(written: Path) -> None:
+    twin = json.loads(written.with_suffix(".json").read_text())
+    assert json.loads(Page(written.read_text()).scripts["deltah-data"]) == twin
+    assert twin["schema_version"] == 1
+    rows = next(o for o in twin["overview"] if (o["evaluation"], o["subset"]) == ("sampled", "all"))["rows"]
+    data = demo(24)
+    outcomes = [t.outcome for t, _ in data.arms[0].evaluations["sampled"]]
+    assert rows[1]["all"]["f1"]["value"] == pytest.approx(np.mean(outcomes))
+
+
+def test_same_input_same_bytes(written: Path, tmp_path: Path) -> None:
+    again = tmp_path / "other.html"
+    write_report(demo(24), again)
+    assert again.read_bytes() == written.read_bytes()
+    assert again.with_suffix(".json").read_bytes() == written.with_suffix(".json").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.html", "other.json"]
+
+
+def hostile_trajectory(text: str) -> Trajectory:
+    call = ToolCall(id="c", name=text, arguments=text, turn=0, result=text)
+    return Trajectory(
+        id=text,
+        segments=(
+            Segment(kind=SegmentKind.REASONING, start=0, stop=1, turn=0),
+            Segment(kind=SegmentKind.RESULT, start=1, stop=2, turn=0),
+            Segment(kind=SegmentKind.REASONING, start=2, stop=3, turn=1),
+        ),
+        calls=(call,),
+        entropy=np.array([1.0, np.nan, 0.5]),
+        token_texts=(text, text, text),
+        question=text,
+        prediction=text,
+        golden_answers=(text,),
+        outcome=1.0,
+        metadata={"task_id": text},
+    )
+
+
+def test_hostile_logs_are_inert(tmp_path: Path) -> None:
+    trajectories = scored([hostile_trajectory(text) for text in HOSTILE])
+    arm = ArmData(
+        name=HOSTILE[0],
+        evaluations={HOSTILE[1]: trajectories},
+        config={HOSTILE[0]: HOSTILE[7]},
+        metrics=[{"step": 1, "deltah/outcome": 0.5}, {"step": 2, "deltah/outcome": 0.7}],
+        problems=HOSTILE,
+        n_problems=len(HOSTILE),
+    )
+    data = ReportData(title="".join(HOSTILE), arms=(arm,), facts={HOSTILE[0]: HOSTILE[1]})
+    out = tmp_path / "report.html"
+    write_report(data, out)
+    html = out.read_text(encoding="utf-8")
+    page = Page(html)
+    assert page.open == []
+    assert sum(tag == "script" for tag, _ in page.tags) == 3
+    assert not any(tag == "img" or any(name.startswith("on") for name in a) for tag, a in page.tags)
+    for character in "\x1b\x07\x00\u202e\u2066\u2028\U000e0041":
+        assert character not in html
+    assert "␛[31mred" in html
+    assert "⟨U+202E⟩" in html
+    assert "⟨U+D800⟩" in html
+    assert "49" not in page.texts[0]
+    assert json.loads(page.scripts["deltah-data"]) == json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
+
+
+def test_inert_leaves_ordinary_text_alone() -> None:
+    assert inert("Grüße, 你好, שלום, 👩‍🔬\n\tok") == "Grüße, 你好, שלום, 👩‍🔬\n\tok"
+    assert inert("\x7f\x85") == "␡⟨U+0085⟩"
+
+
+def test_script_json_cannot_close_its_element() -> None:
+    value = {"a": "</script><!-- & ]]>"}
+    assert not set("<>&") & set(script_json(value))
+    assert json.loads(script_json(value)) == value
+    with pytest.raises(ValueError, match="JSON compliant"):
+        compact_json(float("nan"))
+
+
+def test_long_arguments_and_results_are_cut_with_a_note() -> None:
+    t = hostile_trajectory("plain")
+    call = replace(t.calls[0], arguments="x" * 1_000_000, result="y" * 1_000_000)
+    long = Trajectory(**{name: getattr(t, name) for name in t.__dataclass_fields__} | {"calls": (call,)})
+    payload = build(ReportData(title="t", arms=(ArmData(name="a", evaluations={"logs": scored([long])}),)))
+    card = next(b for b in payload["viewer"]["trajectories"][0]["blocks"] if b["kind"] == "round")["calls"][0]
+    assert len(card["arguments"]) + card["arguments_cut"] == 1_000_000
+    assert len(card["result"]) + card["result_cut"] == 1_000_000
+    assert len(compact_json(payload)) < 40_000
+
+
+def test_size_of_200_long_trajectories(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    words = [f"<w{i}>" for i in range(30_000)]
+    trajectories = []
+    for i in range(200):
+        texts = tuple(words[j] for j in rng.integers(0, len(words), 2000))
+        segment = Segment(kind=SegmentKind.REASONING, start=0, stop=2000, turn=0)
+        h = rng.gamma(0.5, 1.0, 2000)
+        trajectories.append(Trajectory(id=f"t{i}", segments=(segment,), entropy=h, token_texts=texts, outcome=1.0))
+    out = tmp_path / "report.html"
+    write_report(ReportData(title="long", arms=(ArmData(name="a", evaluations={"logs": scored(trajectories)}),)), out)
+    assert out.stat().st_size < 8_000_000
+    assert len(json.loads(out.with_suffix(".json").read_text())["viewer"]["trajectories"]) == 200
+
+
+def test_many_trajectories_are_sampled_and_the_page_says_so() -> None:
+    rng = np.random.default_rng(0)
+    trajectories = scored([agent(rng, q, calls=2, skill=0.5) for q in range(500)])
+    data = ReportData(title="t", arms=(ArmData(name="a", evaluations={"logs": trajectories}),), seed=4)
+    picks, note = choose(data)
+    assert len(picks) == 200
+    assert "200 of 500" in note
+    assert [p.scored[0].id for p in picks] == [p.scored[0].id for p in choose(data)[0]]
+    payload = build(data)
+    assert payload["overview"][0]["rows"][0]["all"]["f1"]["n"] == 500
+    assert payload["curves"] == payload["differences"] == []
+
+
+def test_viewer_pairs_questions_across_arms() -> None:
+    payload = build(demo(40))
+    records = payload["viewer"]["trajectories"]
+    assert len(records) == 200  # 25 questions, four arms, two evaluations
+    for question in {r["question"] for r in records}:
+        family = [(r["arm"], r["evaluation"]) for r in records if r["question"] == question]
+        assert len(family) == len(set(family)) == 8
+    assert len({r["key"] for r in records}) == 200
+
+
+def test_viewer_tokens_decode_to_the_trajectory() -> None:
+    data = demo(4)
+    viewer = build(data)["viewer"]
+    record = next(r for r in viewer["trajectories"] if r["arm"] == 1 and r["calls"] and r["evaluation"] == "sampled")
+    t = next(t for t, _ in data.arms[0].evaluations["sampled"] if t.id == record["id"])
+    kept = t.mask(kind for kind in SegmentKind if kind is not SegmentKind.RESULT)
+    tokens = [viewer["vocabulary"][i] for b in record["blocks"] if "tokens" in b for i in b["tokens"]]
+    assert t.token_texts is not None
+    assert tokens == [text for text, keep in zip(t.token_texts, kept, strict=True) if keep]
+    h = np.array([v for b in record["blocks"] if "h" in b for v in b["h"]]) / 100
+    assert t.entropy is not None
+    np.testing.assert_allclose(h, t.entropy[t.response_mask], atol=0.0051)
+    kinds = [b["kind"] for b in record["blocks"]]
+    assert kinds[:4] == ["prompt", "reasoning", "call", "round"]
+    assert [s["h"] for s in record["segments"]] == pytest.approx(score(t).segment_entropy.tolist(), abs=1e-4)
+
+
+def test_tokenless_and_unmeasured_records_are_shown() -> None:
+    call = ToolCall(id="c", name="f", arguments="{}", turn=0, result="r")
+    segments = (
+        Segment(kind=SegmentKind.PROMPT, start=0, stop=0, turn=0, text="hello"),
+        Segment(kind=SegmentKind.REASONING, start=0, stop=0, turn=0, text="thinking"),
+        Segment(kind=SegmentKind.REASONING, start=0, stop=0, turn=1, text="done"),
+    )
+    t = Trajectory(id="x", segments=segments, calls=(call,))
+    payload = build(ReportData(title="t", arms=(ArmData(name="a", evaluations={"logs": [(t, None)]}),)))
+    blocks = payload["viewer"]["trajectories"][0]["blocks"]
+    assert [b["kind"] for b in blocks] == ["prompt", "reasoning", "round", "reasoning"]
+    assert [b.get("text") for b in blocks] == ["hello", "thinking", None, "done"]
+    assert payload["plane"] == []
+
+
+def test_wrong_input_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidValueError, match="at least one arm"):
+        ReportData(title="t", arms=())
+    with pytest.raises(InvalidValueError, match="two arms are named 'a'"):
+        ReportData(title="t", arms=(ArmData(name="a"), ArmData(name="a")))
+    with pytest.raises(InvalidValueError, match=r"ends in \.html"):
+        write_report(demo(2), tmp_path / "report.txt")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot write"):
+        write_report(demo(2), tmp_path / "file" / "report.html")
+
+
+def test_an_arm_without_evaluations_still_shows_its_curves(tmp_path: Path) -> None:
+    metrics = [{"step": i, "deltah/outcome": None if i == 1 else 0.1 * i, "deltah/calls": "?"} for i in range(5)]
+    write_report(ReportData(title="t", arms=(ArmData(name="a", metrics=metrics),)), tmp_path / "r.html")
+    assert len(json.loads((tmp_path / "r.json").read_text())["curves"]) == 1
+
+
+def test_load_runs_and_traces(tmp_path: Path) -> None:
+    data = demo(6)
+    for arm in data.arms:
+        run = open_run(tmp_path / arm.name, {"reward": arm.name, "seed": 3}, command="train")
+        for row in [*arm.metrics, {"step": 60, "train_runtime": 12.5}]:
+            run.append_metrics(row)
+        for name, listed in arm.evaluations.items():
+            write_traces(run.evaluation(name), (t for t, _ in listed))
+        write_traces(run.evaluation("start-sampled"), (t for t, _ in data.start["sampled"]))
+    arm = load_run(tmp_path / "sparse")
+    assert (arm.name, arm.seconds, sorted(arm.evaluations)) == ("sparse", 12.5, ["greedy", "sampled", "start-sampled"])
+    report = load_report([tmp_path / a.name for a in data.arms], title="T")
+    assert [a.name for a in report.columns] == ["start", "outcome", "sparse", "dense"]
+    assert report.facts["training seed"] == "3"
+    assert list(report.start) == ["sampled"]
+    write_report(report, tmp_path / "report.html")
+
+    logs = tmp_path / "logs.jsonl"
+    write_traces(logs, (t for t, _ in data.arms[0].evaluations["sampled"]))
+    with logs.open("a") as file:
+        file.write("not json\n")
+    loaded = load_traces(logs)
+    assert (loaded.name, len(loaded.evaluations["logs"]), loaded.n_problems) == ("logs", 6, 1)
+    both = load_report([logs, logs])
+    assert [a.name for a in both.arms] == ["logs", "logs (logs)"]
+    write_report(both, tmp_path / "logs.html")
+    assert "could not be read" in (tmp_path / "logs.html").read_text()
+
+
+def test_loading_what_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not a run directory"):
+        load_run(tmp_path)
+    with pytest.raises(DataError, match="nothing to report on"):
+        load_report([])
+    (tmp_path / "empty.jsonl").write_text("{\n")
+    with pytest.raises(DataError, match="no trajectory that can be read; the first problem"):
+        load_traces(tmp_path / "empty.jsonl")
+
+
+def test_moving_mean_skips_gaps() -> None:
+    values = np.array([1.0, 2.0, np.nan, 4.0, np.nan])
+    np.testing.assert_allclose(moving_mean(values, 3), [1.5, 1.5, 3.0, 4.0, 4.0])
+    np.testing.assert_allclose(moving_mean(values, 1), values)
+
+
+def test_ticks_are_round_and_cover() -> None:
+    assert ticks(0.0, 1.0) == [0, 0.25, 0.5, 0.75, 1.0]
+    assert tick_labels([-0.5, 0.0, 0.5]) == ["−0.5", "0.0", "0.5"]
+    for low, high in [(0.31, 0.87), (-3, 12), (5, 5), (1e-6, 2e-6)]:
+        found = ticks(low, high)
+        assert found[0] <= low + 1e-12
+        assert found[-1] >= high - 1e-12
+        assert len(set(tick_labels(found))) == len(found)
+
+
+def test_labels_spread() -> None:
+    placed = spread([10, 11, 50], 15, 0, 100)
+    assert placed[1] - placed[0] >= 15
+    assert placed[2] == 50
+    assert spread([99, 100], 15, 0, 100) == [85, 100]
+
+
+def test_a_folder_stands_for_its_runs(tmp_path: Path) -> None:
+    data = demo(5)
+    start = open_run(tmp_path / "start", {"seed": 0}, command="eval")
+    write_traces(start.evaluation("sampled"), (t for t, _ in data.start["sampled"]))
+    for arm in data.arms:
+        run = open_run(tmp_path / arm.name, {"reward": arm.name}, command="train")
+        write_traces(run.evaluation("sampled"), (t for t, _ in arm.evaluations["sampled"]))
+    report = load_report([tmp_path])
+    assert [arm.name for arm in report.columns] == ["start", "dense", "outcome", "sparse"]
+    assert build(report)["arms"][0]["start"]
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(DataError, match=r"no \.jsonl traces"):
+        load_report([tmp_path / "nothing"])
+
+
+def test_a_collapse_is_announced(tmp_path: Path) -> None:
+    rows = [
+        {"step": i, "deltah/calls": 3.0 if i < 10 else 0.1, "deltah/outcome": 0.8 if i < 10 else 0.4} for i in range(20)
+    ]
+    arm = ArmData(name="sparse", metrics=[*rows, {"step": 20, "deltah/calls": None, "train_runtime": 1.0}])
+    write_report(ReportData(title="t", arms=(arm,)), tmp_path / "r.html")
+    text = "".join(Page((tmp_path / "r.html").read_text()).texts)
+    assert "Training alarm" in text
+    assert "dropping its tools" in text
+    assert build(demo(3))["arms"][1]["alarms"] == []
+
+
+def test_arms_that_share_little_still_fill_the_viewer() -> None:
+    rng = np.random.default_rng(0)
+    first = scored([agent(rng, q, calls=2, skill=0.5) for q in range(200)])
+    second = scored([agent(rng, q, calls=2, skill=0.5) for q in range(199, 400)])
+    arms = (ArmData(name="a", evaluations={"logs": first}), ArmData(name="b", evaluations={"logs": second}))
+    picks, note = choose(ReportData(title="t", arms=arms))
+    assert len(picks) == len({id(p.scored[0]) for p in picks}) == 200
+    assert note.startswith("Questions that every arm answered: 1,")
+    assert "Statistics cover all 401" in note
+
+
+def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:
+    t = hostile_trajectory("plain")
+    fields = {name: getattr(t, name) for name in t.__dataclass_fields__}
+    call = replace(t.calls[0], duration_s=float("nan"))
+    odd = Trajectory(**fields | {"calls": (call,), "temperature": float("inf")})
+    payload = build(
+        ReportData(title="t", arms=(ArmData(name="a", evaluations={"logs": scored([odd])}, seconds=float("nan")),))
+    )
+    assert payload["viewer"]["trajectories"][0]["temperature"] is None
+    assert payload["arms"][0]["seconds"] is None
+    compact_json(payload)
