@@ -1,0 +1,53 @@
+"""`deltah eval`: a model on held-out tasks, sampled and greedy, with intervals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deltah.cli.config import resolve
+from deltah.cli.progress import reporting
+from deltah.cli.tables import print_summaries
+from deltah.cli.train import Settings, split_names
+
+
+def command(  # noqa: PLR0913 - the options of a command line
+    tasks: Annotated[str | None, typer.Option(help="Task file, JSONL or Parquet.")] = None,
+    model: Annotated[str | None, typer.Option(help="Directory, hub id, 'lab' or 'smollm2'.")] = None,
+    tools: Annotated[str | None, typer.Option(help="Comma-separated: search, python, package.module:function.")] = None,
+    corpus: Annotated[str | None, typer.Option(help="JSONL of documents for the search tool.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first so many tasks.", min=1)] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the sampling.")] = None,
+    out: Annotated[Path, typer.Option(help="Run directory for the traces.")] = Path("runs/eval"),
+    config: Annotated[Path | None, typer.Option(help="TOML file with the same keys.")] = None,
+    settings: Settings = None,
+) -> None:
+    """Evaluate a tool-using model on held-out tasks, sampled and greedy."""
+    from deltah.engines.trl.config import EvaluateConfig
+
+    resolved = resolve(
+        EvaluateConfig,
+        config,
+        options={
+            "eval.tasks": tasks,
+            "eval.limit": limit,
+            "rollout.model": model,
+            "rollout.tools": None if tools is None else split_names(tools),
+            "rollout.tool.corpus": corpus,
+            "rollout.seed": seed,
+        },
+        settings=settings or (),
+        defaults={"eval": {}},
+    )
+    from deltah.engines.trl.acting import evaluate
+    from deltah.study import load_run, summarise
+
+    with reporting("evaluate") as report:
+        run = evaluate(resolved, out, progress=report)
+    evaluations = load_run(run.path).evaluations
+    print_summaries(
+        {name: summarise([t for t, _ in scored], [s for _, s in scored]) for name, scored in evaluations.items()}
+    )
+    typer.echo(f"traces  {run.path / 'eval'}\nreport  deltah report {run.path}")

@@ -1,0 +1,40 @@
+"""Summaries as a terminal table; the numbers and their text come from `deltah.study.tables`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from deltah.study import Statistics, table
+from deltah.study.tables import DEMO_COLUMNS, Cell
+
+
+def print_summaries(
+    summaries: Mapping[str, Statistics],
+    *,
+    title: str | None = None,
+    seconds: Mapping[str, float | None] | None = None,
+    columns: tuple[str, ...] = DEMO_COLUMNS,
+) -> None:
+    """Print one row a summary, value over its 95 % interval."""
+    content = table(summaries, seconds=seconds, columns=columns)
+    shown = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    shown.add_column("")
+    for column in content.columns:
+        shown.add_column(column.title, justify="right")
+    for row in content.rows:
+        shown.add_row(f"[bold]{escaped(row.name)}[/]", *map(two_lines, row.cells))
+    Console().print(shown)
+
+
+def two_lines(cell: Cell) -> str:
+    """A value over its interval."""
+    return f"{cell.text}\n[dim]{escaped(cell.interval)}[/]" if cell.interval else cell.text
+
+
+def escaped(text: str) -> str:
+    """Text whose brackets are not read as markup."""
+    return text.replace("[", r"\[")

@@ -1,0 +1,132 @@
+"""The commands as a user runs them: output, files, exit codes, one-sentence errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from builders import make_trajectory
+from typer.testing import CliRunner
+
+from deltah.cli.config import resolve
+from deltah.cli.main import app
+from deltah.core.metrics import batch_metrics
+from deltah.core.rewards import RewardConfig
+from deltah.core.signals import SignalConfig, score
+from deltah.engines.trl.config import TrainConfig
+from deltah.errors import ConfigError
+from deltah.traces import write_traces
+
+
+@pytest.fixture
+def traces(tmp_path: Path) -> Path:
+    path = tmp_path / "traces.jsonl"
+    rows = [[[2.0], [1.0], [1.01]], [[1.0], [0.99]], [[1.0]]]
+    write_traces(path, [make_trajectory(r, id=str(i), outcome=1.0, question=str(i)) for i, r in enumerate(rows)])
+    return path
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """As a process, so that the error handling of `main` is in it."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    command = [sys.executable, "-m", "deltah", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def test_score_prints_tables_and_writes_rows(traces: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["score", str(traces), "--out", str(tmp_path / "calls.csv")])
+    assert result.exit_code == 0
+    assert "3 trajectories, 3 calls" in result.output
+    rows = (tmp_path / "calls.csv").read_text().splitlines()
+    assert len(rows) == 4
+    assert rows[0].startswith("trajectory,call,tool,arguments,status,round,signal,delta_h,lower,upper,label")
+
+
+def test_score_as_json_equals_the_library(traces: Path) -> None:
+    from deltah import read_traces
+
+    result = CliRunner().invoke(app, ["score", str(traces), "--json", "--margin", "0.02"])
+    said = json.loads(result.output)
+    trajectories = list(read_traces(traces))
+    import numpy as np
+
+    expected = batch_metrics([score(t, margin=0.02) for t in trajectories], np.ones(3))
+    assert said["deltah/reduction_rate"] == pytest.approx(1 / 3)
+    assert {k: said[k] for k in expected} == pytest.approx(expected)
+
+
+def test_score_uses_the_signal_of_the_run_the_traces_lie_in(traces: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"command": "train", "config": {"signal": {"margin": 0.02}}}))
+    result = CliRunner().invoke(app, ["score", str(traces)])
+    assert "margin 0.02" in result.output
+
+
+def test_unreadable_records_are_listed_and_change_the_exit_code(traces: Path) -> None:
+    with traces.open("a") as file:
+        file.write("{broken\n")
+    result = CliRunner().invoke(app, ["score", str(traces)])
+    assert result.exit_code == 1
+    assert "3 trajectories" in result.output
+    assert "traces.jsonl" in result.output
+    assert "1 records could not be read" in result.output
+
+
+def test_report_is_written_beside_the_traces(traces: Path) -> None:
+    result = CliRunner().invoke(app, ["report", str(traces)])
+    assert result.exit_code == 0, result.output
+    assert (traces.parent / "report.html").stat().st_size > 10_000
+    assert json.loads((traces.parent / "report.json").read_text())["arms"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["score", "nowhere.jsonl"], "nowhere.jsonl"),
+        (
+            ["train", "--tasks", "t.jsonl", "--reward", "sparce"],
+            "unknown reward.name 'sparce'; choose one of: outcome, sparse",
+        ),
+        (["train"], "tasks is missing; give it as an option"),
+        (["eval"], "eval.tasks is missing"),
+        (["train", "--tasks", "t.jsonl", "--set", "reward.alpha"], "expected key=value"),
+        (["train", "--tasks", "t.jsonl", "--set", "rewad.alpha=1"], "unknown configuration key 'rewad'"),
+        (["train", "--tasks", "t.jsonl", "--set", "reward.alpha=high"], "reward.alpha: expected `float`, got `str`"),
+        (["train", "--tasks", "t.jsonl", "--config", "none.toml"], "cannot read the configuration none.toml"),
+        (["demo", "--arms", "sparse,best"], "unknown arm 'best'"),
+        (["report", "nowhere"], "nowhere"),
+    ],
+)
+def test_a_users_error_is_one_sentence_and_exit_code_2(arguments: list[str], message: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr.replace("\n", " ")
+    assert "Traceback" not in done.stderr
+
+
+def test_option_beats_file_beats_default(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('tasks = "a.jsonl"\nsteps = 7\n[reward]\nname = "dense"\nalpha = 0.2\n')
+    config = resolve(TrainConfig, path, options={"steps": 9, "reward.name": None}, settings=["signal.margin=0.1"])
+    assert (config.steps, config.reward, config.signal) == (
+        9,
+        RewardConfig(name="dense", alpha=0.2),
+        SignalConfig(margin=0.1),
+    )
+
+
+def test_a_saved_configuration_reads_back(tmp_path: Path) -> None:
+    config = TrainConfig(tasks="a.jsonl", reward=RewardConfig(name="otc"))
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(config.to_dict()))
+    assert resolve(TrainConfig, path) == config
+
+
+def test_broken_files_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text("steps = = 3")
+    with pytest.raises(ConfigError, match=r"run\.toml is not valid TOML"):
+        resolve(TrainConfig, path)
