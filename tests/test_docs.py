@@ -1,0 +1,37 @@
+"""Every Python example of the documentation runs, and every command it prints exists."""
+
+from __future__ import annotations
+
+import doctest
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if ">>>" in p.read_text(encoding="utf-8")], ids=lambda p: p.name)
+def test_examples_run(page: Path) -> None:
+    result = doctest.testfile(str(page), module_relative=False, encoding="utf-8")
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def printed_commands() -> set[str]:
+    """Words after `deltah` at the start of a line of a shell block."""
+    blocks = (
+        block
+        for page in PAGES
+        for block in re.findall(r"```(?:sh|console|bash)\n(.*?)```", page.read_text("utf-8"), re.S)
+    )
+    return {match for block in blocks for match in re.findall(r"^\s*(?:\$ )?deltah ([a-z]+)", block, re.M)}
+
+
+@pytest.mark.parametrize("name", sorted(printed_commands()))
+def test_commands_exist(name: str) -> None:
+    from deltah.cli.main import app
+
+    assert CliRunner().invoke(app, [name, "--help"]).exit_code == 0
