@@ -253,7 +253,10 @@ def test_python_and_javascript_writers_are_read() -> None:
         ({"messages": [assistant([token("a")])], "vocab_size": 2}, "vocabulary has 2"),
         ({"request": {"messages": []}, "response": {"error": {"message": "overloaded"}}}, "holds an error"),
         ({"request": {"messages": []}, "response": {"choices": []}}, "no choices"),
-        ({"request": {"messages": []}, "response": {"choices": [{"delta": {}}]}}, "streamed"),
+        ({"request": {"messages": []}, "response": {"choices": [{}]}}, "whole response or its chunks"),
+        ({"request": {"messages": []}}, "field response: missing"),
+        ({"request": {"messages": []}, "response": 'data: {"error": 1}'}, "ends in an error"),
+        ({"request": {"messages": []}, "response": []}, "no chunk carries a choice"),
     ],
 )
 def test_bad_lines_name_field_and_reason(log: dict[str, Any], message: str) -> None:
