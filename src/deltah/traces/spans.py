@@ -208,12 +208,13 @@ def _paint(kinds: list[SegmentKind], tokens: Sequence[str], ends: Sequence[int],
 
 def _absorb_white_space(kinds: list[SegmentKind], tokens: Sequence[str]) -> None:
     """Turn white space that touches a call or delimiter into control: the template's, not the policy's reasoning."""
-    for order in (range(len(kinds)), range(len(kinds) - 1, -1, -1)):
-        beside = False
-        for t in order:
-            if kinds[t] is SegmentKind.REASONING and beside and not tokens[t].strip():
-                kinds[t] = SegmentKind.CONTROL
-            beside = kinds[t] is not SegmentKind.REASONING
+    beside = [t for t, kind in enumerate(kinds) if kind is not SegmentKind.REASONING]
+    for t in beside:
+        for step in (1, -1):
+            at = t + step
+            while 0 <= at < len(kinds) and kinds[at] is SegmentKind.REASONING and not tokens[at].strip():
+                kinds[at] = SegmentKind.CONTROL
+                at += step
 
 
 def _call_starts(extents: Sequence[_Extent], ends: Sequence[int]) -> frozenset[int]:

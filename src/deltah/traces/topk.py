@@ -21,14 +21,14 @@ from typing import NamedTuple
 import numpy as np
 
 from deltah.core.entropy import SERVER_PRECISION_NATS, EntropyBounds, entropy_bounds
-from deltah.core.types import BoolArray, Estimator, FloatArray
+from deltah.core.types import BoolArray, Estimator, FloatArray, IntArray
 from deltah.errors import DataError
 from deltah.traces.tokens import STAND_IN, PackedTokens
 
 _MASS_TOLERANCE = 1e-3
 """How far the probabilities of a whole vocabulary may sum from 1, and any list's beyond 1."""
 _MAX_DECIMALS = 5
-_ROWS_LOOKED_AT = 256
+_ROWS_LOOKED_AT = 64
 """Tokens from which the number of printed decimals is told."""
 
 
@@ -62,7 +62,8 @@ def measure(tokens: PackedTokens, vocab_size: int | None) -> Measured:
     starts = np.cumsum(tokens.n_top) - tokens.n_top
     for k in np.unique(tokens.n_top[tokens.n_top > 0]).tolist():
         rows = np.flatnonzero(tokens.n_top == k)
-        logp = tokens.top[starts[rows, None] + np.arange(k)]
+        same = len(rows) == len(tokens)
+        logp = tokens.top.reshape(-1, k) if same else tokens.top[starts[rows, None] + np.arange(k)]
         _check_mass(logp, rows, vocab_size, tolerance)
         if vocab_size is not None and k == vocab_size:
             _fill(bounds, rows, _whole_vocabulary(logp, rows, vocab_size, tolerance))
@@ -87,7 +88,8 @@ def _check_mass(logp: FloatArray, rows: np.ndarray, vocab_size: int | None, tole
     if vocab_size is not None and k > vocab_size:
         raise DataError(f"token {rows[0]} has {k} top_logprobs but the vocabulary has {vocab_size}; correct vocab_size")
     with np.errstate(over="ignore"):
-        mass = np.nansum(np.exp(logp), axis=1)
+        p = np.exp(logp)
+    mass = np.where(np.isnan(p), 0.0, p).sum(axis=1)
     broken = ~(mass <= 1 + tolerance)
     if broken.any():
         row = int(np.argmax(broken))
@@ -119,8 +121,7 @@ def _measure_top(
     precision: float,
 ) -> None:
     """Fill `bounds` at `rows` from (n, K) lists that hold less than the vocabulary."""
-    logp = -np.sort(-np.where(logp > STAND_IN, logp, np.nan), axis=1)  # descending, NaN last
-    n_known = (~np.isnan(logp)).sum(axis=1)
+    logp, n_known = _ranked(logp)
     least = np.take_along_axis(logp, np.maximum(n_known - 1, 0)[:, None], axis=1)[:, 0]
     drawn_is_least = np.abs(least - sampled) <= 2 * precision
     unranked = (n_known == 1) & drawn_is_least & _single_may_be_unranked(logp[:, 0], sampled, n_known, precision)
@@ -128,10 +129,20 @@ def _measure_top(
     for k in np.unique(kept[kept > 0]):
         at = (kept == k) & ~unranked
         if at.any():
-            known = logp[at, : int(k)]
+            known = logp[at, : int(k)][:, ::-1]  # ascending, as the core sorts them: then nothing is left to sort
             _fill(bounds, rows[at], entropy_bounds(known, vocab_size, sampled=sampled[at], precision=precision))
     if unranked.any():
         _fill(bounds, rows[unranked], _unranked(logp[unranked, 0], vocab_size, precision))
+
+
+def _ranked(logp: FloatArray) -> tuple[FloatArray, IntArray]:
+    """Rows in descending order, stand-ins last as NaN, and how many entries of each are known."""
+    known = logp > STAND_IN
+    if not known.all():
+        logp = np.where(known, logp, np.nan)
+    if not known.all() or (logp[:, 1:] > logp[:, :-1]).any():
+        logp = -np.sort(-logp, axis=1)
+    return logp, known.sum(axis=1)
 
 
 def _single_may_be_unranked(best: FloatArray, sampled: FloatArray, n_known: np.ndarray, precision: float) -> BoolArray:
