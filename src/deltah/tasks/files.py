@@ -51,8 +51,8 @@ def read_tasks(path: str | os.PathLike[str]) -> list[Task]:
     name = os.fspath(path)
     tasks: list[Task] = []
     taken: set[str] = set()
-    for number, row in _rows(name):
-        task = _task(row, f"{name}:{number}", _identifier(row, number, taken, f"{name}:{number}"))
+    for number, row in task_rows(name):
+        task = task_from_row(row, f"{name}:{number}", _identifier(row, number, taken, f"{name}:{number}"))
         taken.add(task.id)
         tasks.append(task)
     if not tasks:
@@ -63,8 +63,13 @@ def read_tasks(path: str | os.PathLike[str]) -> list[Task]:
     return tasks
 
 
-def _rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows of a file with their numbers, counted from 1."""
+def task_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of a JSONL or Parquet file with their numbers, counted from 1.
+
+    Raises:
+        DataError: if the file cannot be read or a row is not an object.
+        MissingDependencyError: if the file is Parquet and pyarrow is not installed.
+    """
     try:
         with open(name, "rb") as stream:
             parquet = stream.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC
@@ -102,7 +107,12 @@ def _identifier(row: Mapping[str, Any], number: int, taken: set[str], where: str
     return identifier
 
 
-def _task(row: Mapping[str, Any], where: str, identifier: str) -> Task:
+def task_from_row(row: Mapping[str, Any], where: str, identifier: str) -> Task:
+    """Task of one row; the module docstring says which fields are read how.
+
+    Raises:
+        DataError: if the row breaks the format; the message starts with `where`.
+    """
     extra = _mapping(row, "extra_info", where)
     answers, marked = _answers(row, where)
     return Task(
