@@ -41,10 +41,10 @@ os.dup2(ends[1], 4)
 os.execvp(sys.argv[3], sys.argv[3:])"""
 _TIMEOUT_S = 60.0
 _VIEW = {"width": 1400, "height": 900}
-_CLICK = """(() => { const node = document.querySelectorAll(%s)[%d]; node.scrollIntoView({block: "center"}); node.focus();
-  node.click(); })()"""
+_CLICK = """(() => { const node = document.querySelectorAll(%s)[%d];
+  node.scrollIntoView({block: "center"}); node.focus(); node.click(); })()"""
 _CHOOSE = """(() => { const node = document.querySelector(%s); node.value = %s;
-  node.dispatchEvent(new Event("input", {bubbles: true})); node.dispatchEvent(new Event("change", {bubbles: true})); })()"""
+  for (const kind of ["input", "change"]) node.dispatchEvent(new Event(kind, {bubbles: true})); })()"""
 
 
 class Browser:
