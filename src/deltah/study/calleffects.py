@@ -13,7 +13,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Final
 
-from deltah.study.callforms import ToolKind, name_words, strings, tool_kind
+from deltah.study.callforms import ToolKind, name_words, strings, tool_kind, word_set
 
 
 class Effect(StrEnum):
@@ -26,21 +26,24 @@ class Effect(StrEnum):
     """The name does not say; such a call is taken to leave other results as they are."""
 
 
-_READS_TEXT = """
-ask bing browse calculate calculator cat check compare compute convert count describe diff extract fetch find get
-google grep head info inspect list load look lookup ls open parse preview query read resolve retrieve scan search
-show stat status summarize tail test translate validate verify view weather web whois wiki wikipedia
-"""
-_READS: Final = frozenset(_READS_TEXT.split())
-_CHANGES_TEXT = """
-act add append apply approve assign back book build buy cancel change clear click close comment commit copy create
-delete deploy disable do drag draw drop edit enable escalate exchange fill flip forward generate go goto hover
-insert install key kill login logout make mark merge modify move navigate next order patch pause pay post press
-previous publish push put random redo register reject remove rename reopen replace reply reserve reset restart
-return roll save schedule scroll select send set shuffle sign sleep start step stop store submit swipe tap toggle
-transfer type undo uninstall update upload wait write
-"""
-_CHANGES: Final = frozenset(_CHANGES_TEXT.split())
+_READS: Final = word_set(
+    """
+    ask bing browse calculate calculator cat check compare compute convert count describe diff extract fetch
+    find get google grep head info inspect list load look lookup ls open parse preview query read resolve
+    retrieve scan search show stat status summarize tail test translate validate verify view weather web whois
+    wiki wikipedia
+    """
+)
+_CHANGES: Final = word_set(
+    """
+    act add append apply approve assign back book build buy cancel change clear click close comment commit copy
+    create delete deploy disable do drag draw drop edit enable escalate exchange fill flip forward generate go
+    goto hover insert install key kill login logout make mark merge modify move navigate next order patch pause
+    pay post press previous publish push put random redo register reject remove rename reopen replace reply
+    reserve reset restart return roll save schedule scroll select send set shuffle sign sleep start step stop
+    store submit swipe tap toggle transfer type undo uninstall update upload wait write
+    """
+)
 _ACTION_KEYS: Final = ("action", "command", "operation", "op", "method", "mode")
 
 _PYTHON_CHANGE = re.compile(

@@ -30,50 +30,27 @@ MAX_QUERY_CHARS: Final = 2000
 MAX_CODE_CHARS: Final = 50_000
 """Longer code is compared exactly only."""
 
-_FILLER: Final = frozenset({"a", "an", "the", "of", "is", "are", "was", "were", "be", "been", "s", "please"})
-_QUERY_KEYS: Final = frozenset(
-    {
-        "query",
-        "q",
-        "queries",
-        "question",
-        "keyword",
-        "keywords",
-        "term",
-        "terms",
-        "search",
-        "search_query",
-        "search_term",
-        "searchquery",
-    }
+
+def word_set(text: str) -> frozenset[str]:
+    """Words of a text, for closed lists of them."""
+    return frozenset(text.split())
+
+
+_FILLER: Final = word_set("a an are be been is of please s the was were")
+_QUERY_KEYS: Final = word_set(
+    """
+    keyword keywords q queries query question search search_query search_term searchquery term terms
+    """
 )
-_CODE_KEYS: Final = frozenset({"code", "script", "python", "source", "program", "cmd", "command", "sql", "cell"})
-_CODE_WORDS: Final = frozenset(
-    {
-        "bash",
-        "code",
-        "cmd",
-        "command",
-        "exec",
-        "execute",
-        "interpreter",
-        "ipython",
-        "jupyter",
-        "notebook",
-        "python",
-        "repl",
-        "run",
-        "script",
-        "sh",
-        "shell",
-        "sql",
-        "terminal",
-    }
+_CODE_KEYS: Final = word_set("cell cmd code command program python script source sql")
+_CODE_WORDS: Final = word_set(
+    """
+    bash cmd code command exec execute interpreter ipython jupyter notebook python repl run script sh shell sql
+    terminal
+    """
 )
-_LOOKING: Final = frozenset({"get", "list", "find", "show", "view", "read", "fetch"})
-_SEARCH_WORDS: Final = frozenset(
-    {"search", "find", "query", "retrieve", "retrieval", "lookup", "wiki", "wikipedia", "google", "bing", "rag", "ask"}
-)
+_LOOKING: Final = word_set("fetch find get list read show view")
+_SEARCH_WORDS: Final = word_set("ask bing find google lookup query rag retrieval retrieve search wiki wikipedia")
 _QUERY_WORD = re.compile(r"[^\W_]+|!=|[-+*/^=<>%#&|~$€£@()\\]")
 """Words, and the symbols that change what is asked: `C#`, `-term`, `2 + 2`."""
 _NAME_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")

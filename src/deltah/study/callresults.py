@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Final
 
 from deltah.core.types import CallStatus, ToolCall
+from deltah.study.callforms import word_set
 
 SHORT_CHARS: Final = 400
 """Only answers up to this length are read as a message (pending, nothing found) instead of as content."""
@@ -64,17 +65,19 @@ _PENDING = re.compile(
 )
 _PENDING_WORD = re.compile(r"\b(?:running|waiting|building|loading|starting|scheduled)\b", re.IGNORECASE)
 _PENDING_WORDS_AT_MOST: Final = 6
-_DONE_TEXT = """
-accepted added applied clicked complete completed created deleted done executed finished inserted noted null none ok
-okay pressed removed replaced saved scrolled sent set submitted success successful successfully typed updated
-written
-"""
-_DONE: Final = frozenset(_DONE_TEXT.split())
-_AROUND_DONE_TEXT = """
-0 1 200 a action all and been code command exit file has have in is it item message no operation output record
-request result return returned returncode status stderr stdout task the to true was with without your
-"""
-_AROUND_DONE: Final = frozenset(_AROUND_DONE_TEXT.split())
+_DONE: Final = word_set(
+    """
+    accepted added applied clicked complete completed created deleted done executed finished inserted noted null
+    none ok okay pressed removed replaced saved scrolled sent set submitted success successful successfully
+    typed updated written
+    """
+)
+_AROUND_DONE: Final = word_set(
+    """
+    0 1 200 a action all and been code command exit file has have in is it item message no operation output
+    record request result return returned returncode status stderr stdout task the to true was with without your
+    """
+)
 _WORD = re.compile(r"[^\W_]+")
 
 

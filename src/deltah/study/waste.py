@@ -4,8 +4,8 @@ No label, no model and no entropy is used; `verdict` sets the classes beside ΔH
 silence: a call is named waste only if nothing in the record speaks for it.
 
 * **Evidence is local.** A call that may change the world (`deltah.study.calleffects`) and a new user message begin a
-  new *epoch*, and only the same epoch counts as evidence. So a file read again after an edit, a test run again after a fix
-  and a look-up that the user asked to repeat are no waste, whatever they return.
+  new *epoch*, and only the same epoch counts as evidence. So a file read again after an edit, a test run again after a
+  fix and a look-up that the user asked to repeat are no waste, whatever they return.
 * **Only equal answers make duplicates.** If the same call ever gets two different answers within an epoch, its source
   is changing (polling, a feed, a clock): none of these calls is a duplicate or already in context. An answer that says
   "pending", shows nothing (an image) or only acknowledges ("ok") is no evidence either.
