@@ -22,8 +22,9 @@ from scipy import stats
 from deltah.core.rewards import RewardName
 from deltah.lab.demo import DemoConfig, report_data, run_demo
 from deltah.lab.recipe import ARMS, CONTROLS, EVAL_TASKS, STEPS
-from deltah.study import ArmData, ReportData, compare, summarise
+from deltah.study import ArmData, ReportData
 from deltah.study.report.figure import write_plane
+from deltah.study.summary import compare_tallies
 from deltah.traces.rundir import nan_to_none, package_versions
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -63,8 +64,8 @@ def numbers(data: ReportData, seed: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     columns = {arm.name: arm for arm in data.columns}
     for name, arm in columns.items():
-        for decoding, scored in arm.evaluations.items():
-            summary = summarise([t for t, _ in scored], [s for _, s in scored])
+        for decoding, evaluation in arm.evaluations.items():
+            summary = evaluation.summarise()
             row = {key: getattr(summary, key).as_dict() for key in SHOWN}
             row["against"] = {
                 reference: paired_difference(columns[reference], arm, decoding)
@@ -77,13 +78,7 @@ def numbers(data: ReportData, seed: int) -> list[dict[str, Any]]:
 
 def paired_difference(reference: ArmData, arm: ArmData, decoding: str) -> dict[str, dict[str, float | int]]:
     """Arm less reference on the same questions."""
-    base, scored = reference.evaluations[decoding], arm.evaluations[decoding]
-    paired = compare(
-        [t for t, _ in base],
-        [t for t, _ in scored],
-        signals_a=[s for _, s in base],
-        signals_b=[s for _, s in scored],
-    )
+    paired = compare_tallies(reference.evaluations[decoding].tallies, arm.evaluations[decoding].tallies)
     return {key: getattr(paired, key).as_dict() for key in ("f1", "calls_per_question")}
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
-from deltah import Segment, SegmentKind, Signal, ToolCall, Trajectory, score
+from deltah import Segment, SegmentKind, ToolCall, Trajectory, score
 from deltah.core.types import CallStatus, Estimator, StopReason
-from deltah.study import ArmData, ReportData
+from deltah.study import ArmData, Evaluation, ReportData
 
 NAMES = ("Mira Kovel", "Tomas Brenn", "Ilse Varga", "Orin Tade", "Pella Sunde", "Rafe Dorn")
 PLACES = ("Larkholm", "Velmora", "Tarsa", "Quillport", "Ostbridge", "Nimsby")
@@ -80,17 +81,19 @@ def agent(
     )
 
 
-def scored(trajectories: Sequence[Trajectory]) -> list[tuple[Trajectory, Signal | None]]:
-    return [(t, score(t)) for t in trajectories]
+def evaluated(trajectories: Iterable[Trajectory], seed: int = 0) -> Evaluation:
+    return Evaluation.of(((t, None if t.entropy is None else score(t)) for t in trajectories), seed=seed)
 
 
-def evaluations(
-    seed: int, calls: float, skill: float, n: int, **options: float
-) -> dict[str, list[tuple[Trajectory, Signal | None]]]:
+def rollouts(seed: int, calls: float, skill: float, n: int, **options: Any) -> list[Trajectory]:
     rng = np.random.default_rng(seed)
+    return [agent(rng, q, calls=calls, skill=skill, **options) for q in range(n)]
+
+
+def evaluations(seed: int, calls: float, skill: float, n: int, **options: Any) -> dict[str, Evaluation]:
     return {
-        "sampled": scored([agent(rng, q, calls=calls, skill=skill, **options) for q in range(n)]),  # type: ignore[arg-type]
-        "greedy": scored([agent(rng, q, calls=calls * 0.8, skill=min(skill + 0.1, 1), **options) for q in range(n)]),  # type: ignore[arg-type]
+        "sampled": evaluated(rollouts(seed, calls, skill, n, **options)),
+        "greedy": evaluated(rollouts(seed + 1000, calls * 0.8, min(skill + 0.1, 1), n, **options)),
     }
 
 
@@ -112,9 +115,12 @@ def curves(
     ]
 
 
-def demo(n: int = 60, **options: float) -> ReportData:
+PLANS = {"outcome": (2.5, 0.81), "sparse": (1.3, 0.77), "dense": (1.8, 0.76)}
+"""Calls and skill of the arms of `demo`; the sampled rollouts of the arm at index i are `rollouts(i, *plan, n)`."""
+
+
+def demo(n: int = 60, **options: Any) -> ReportData:
     """Three arms and a start, as the demo has them."""
-    plans = {"outcome": (2.5, 0.81), "sparse": (1.3, 0.77), "dense": (1.8, 0.76)}
     arms = tuple(
         ArmData(
             name=name,
@@ -123,7 +129,7 @@ def demo(n: int = 60, **options: float) -> ReportData:
             seconds=200.0 + 13 * i,
             evaluations=evaluations(i, calls, skill, n, **options),
         )
-        for i, (name, (calls, skill)) in enumerate(plans.items())
+        for i, (name, (calls, skill)) in enumerate(PLANS.items())
     )
     return ReportData(
         title="Three rewards from one cold start",

@@ -9,10 +9,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from study_builders import demo
+from study_builders import demo, evaluated
 from test_report import HOSTILE, hostile_trajectory
 
-from deltah import score
 from deltah.study import ArmData, ReportData, write_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -60,7 +59,7 @@ def test_deep_link_opens_a_trajectory_beside_another(tmp_path: Path) -> None:
 
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
     trajectories = [hostile_trajectory(text.replace("alert(1)", "document.title='broken'")) for text in HOSTILE]
-    arm = ArmData(name="<b>arm", evaluations={"logs": [(t, score(t)) for t in trajectories]})
+    arm = ArmData(name="<b>arm", evaluations={"logs": evaluated(trajectories)})
     out = tmp_path / "report.html"
     write_report(ReportData(title="safe", arms=(arm,)), out)
     key = json.loads(out.with_suffix(".json").read_text())["viewer"]["trajectories"][1]["key"]

@@ -9,15 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from study_builders import agent, demo, scored
+from study_builders import PLANS, demo, evaluated, rollouts
 
-from deltah import Segment, SegmentKind, ToolCall, Trajectory, score
+from deltah import Segment, SegmentKind, ToolCall, Trajectory
 from deltah.errors import DataError, InvalidValueError
 from deltah.study import ArmData, ReportData, load_report, load_run, load_traces, write_report
 from deltah.study.report.build import build, moving_mean
 from deltah.study.report.safe import compact_json, inert, script_json
 from deltah.study.report.svg import spread, tick_labels, ticks
-from deltah.study.report.viewer import choose
 from deltah.traces import write_traces
 from deltah.traces.rundir import open_run
 
@@ -101,8 +100,7 @@ def test_twin_holds_the_same_data(written: Path) -> None:
     assert json.loads(Page(written.read_text()).scripts["deltah-data"]) == twin
     assert twin["schema_version"] == 1
     rows = next(o for o in twin["overview"] if (o["evaluation"], o["subset"]) == ("sampled", "all"))["rows"]
-    data = demo(24)
-    outcomes = [t.outcome for t, _ in data.arms[0].evaluations["sampled"]]
+    outcomes = [t.outcome for t in rollouts(0, *PLANS["outcome"], 24)]
     assert rows[1]["all"]["f1"]["value"] == pytest.approx(np.mean(outcomes))
 
 
@@ -135,7 +133,7 @@ def hostile_trajectory(text: str) -> Trajectory:
 
 
 def test_hostile_logs_are_inert(tmp_path: Path) -> None:
-    trajectories = scored([hostile_trajectory(text) for text in HOSTILE])
+    trajectories = evaluated([hostile_trajectory(text) for text in HOSTILE])
     arm = ArmData(
         name=HOSTILE[0],
         evaluations={HOSTILE[1]: trajectories},
@@ -174,87 +172,6 @@ def test_script_json_cannot_close_its_element() -> None:
         compact_json(float("nan"))
 
 
-def test_long_arguments_and_results_are_cut_with_a_note() -> None:
-    t = hostile_trajectory("plain")
-    call = replace(t.calls[0], arguments="x" * 1_000_000, result="y" * 1_000_000)
-    long = Trajectory(**{name: getattr(t, name) for name in t.__dataclass_fields__} | {"calls": (call,)})
-    payload = build(ReportData(title="t", arms=(ArmData(name="a", evaluations={"logs": scored([long])}),)))
-    card = next(b for b in payload["viewer"]["trajectories"][0]["blocks"] if b["kind"] == "round")["calls"][0]
-    assert len(card["arguments"]) + card["arguments_cut"] == 1_000_000
-    assert len(card["result"]) + card["result_cut"] == 1_000_000
-    assert len(compact_json(payload)) < 40_000
-
-
-def test_size_of_200_long_trajectories(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    words = [f"<w{i}>" for i in range(30_000)]
-    trajectories = []
-    for i in range(200):
-        texts = tuple(words[j] for j in rng.integers(0, len(words), 2000))
-        segment = Segment(kind=SegmentKind.REASONING, start=0, stop=2000, turn=0)
-        h = rng.gamma(0.5, 1.0, 2000)
-        trajectories.append(Trajectory(id=f"t{i}", segments=(segment,), entropy=h, token_texts=texts, outcome=1.0))
-    out = tmp_path / "report.html"
-    write_report(ReportData(title="long", arms=(ArmData(name="a", evaluations={"logs": scored(trajectories)}),)), out)
-    assert out.stat().st_size < 8_000_000
-    assert len(json.loads(out.with_suffix(".json").read_text())["viewer"]["trajectories"]) == 200
-
-
-def test_many_trajectories_are_sampled_and_the_page_says_so() -> None:
-    rng = np.random.default_rng(0)
-    trajectories = scored([agent(rng, q, calls=2, skill=0.5) for q in range(500)])
-    data = ReportData(title="t", arms=(ArmData(name="a", evaluations={"logs": trajectories}),), seed=4)
-    picks, note = choose(data)
-    assert len(picks) == 200
-    assert "200 of 500" in note
-    assert [p.scored[0].id for p in picks] == [p.scored[0].id for p in choose(data)[0]]
-    payload = build(data)
-    assert payload["overview"][0]["rows"][0]["all"]["f1"]["n"] == 500
-    assert payload["curves"] == payload["differences"] == []
-
-
-def test_viewer_pairs_questions_across_arms() -> None:
-    payload = build(demo(40))
-    records = payload["viewer"]["trajectories"]
-    assert len(records) == 200  # 25 questions, four arms, two evaluations
-    for question in {r["question"] for r in records}:
-        family = [(r["arm"], r["evaluation"]) for r in records if r["question"] == question]
-        assert len(family) == len(set(family)) == 8
-    assert len({r["key"] for r in records}) == 200
-
-
-def test_viewer_tokens_decode_to_the_trajectory() -> None:
-    data = demo(4)
-    viewer = build(data)["viewer"]
-    record = next(r for r in viewer["trajectories"] if r["arm"] == 1 and r["calls"] and r["evaluation"] == "sampled")
-    t = next(t for t, _ in data.arms[0].evaluations["sampled"] if t.id == record["id"])
-    kept = t.mask(kind for kind in SegmentKind if kind is not SegmentKind.RESULT)
-    tokens = [viewer["vocabulary"][i] for b in record["blocks"] if "tokens" in b for i in b["tokens"]]
-    assert t.token_texts is not None
-    assert tokens == [text for text, keep in zip(t.token_texts, kept, strict=True) if keep]
-    h = np.array([v for b in record["blocks"] if "h" in b for v in b["h"]]) / 100
-    assert t.entropy is not None
-    np.testing.assert_allclose(h, t.entropy[t.response_mask], atol=0.0051)
-    kinds = [b["kind"] for b in record["blocks"]]
-    assert kinds[:4] == ["prompt", "reasoning", "call", "round"]
-    assert [s["h"] for s in record["segments"]] == pytest.approx(score(t).segment_entropy.tolist(), abs=1e-4)
-
-
-def test_tokenless_and_unmeasured_records_are_shown() -> None:
-    call = ToolCall(id="c", name="f", arguments="{}", turn=0, result="r")
-    segments = (
-        Segment(kind=SegmentKind.PROMPT, start=0, stop=0, turn=0, text="hello"),
-        Segment(kind=SegmentKind.REASONING, start=0, stop=0, turn=0, text="thinking"),
-        Segment(kind=SegmentKind.REASONING, start=0, stop=0, turn=1, text="done"),
-    )
-    t = Trajectory(id="x", segments=segments, calls=(call,))
-    payload = build(ReportData(title="t", arms=(ArmData(name="a", evaluations={"logs": [(t, None)]}),)))
-    blocks = payload["viewer"]["trajectories"][0]["blocks"]
-    assert [b["kind"] for b in blocks] == ["prompt", "reasoning", "round", "reasoning"]
-    assert [b.get("text") for b in blocks] == ["hello", "thinking", None, "done"]
-    assert payload["plane"] == []
-
-
 def test_wrong_input_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidValueError, match="at least one arm"):
         ReportData(title="t", arms=())
@@ -279,9 +196,9 @@ def test_load_runs_and_traces(tmp_path: Path) -> None:
         run = open_run(tmp_path / arm.name, {"reward": arm.name, "seed": 3}, command="train")
         for row in [*arm.metrics, {"step": 60, "train_runtime": 12.5}]:
             run.append_metrics(row)
-        for name, listed in arm.evaluations.items():
-            write_traces(run.evaluation(name), (t for t, _ in listed))
-        write_traces(run.evaluation("start-sampled"), (t for t, _ in data.start["sampled"]))
+        for name in arm.evaluations:
+            write_traces(run.evaluation(name), rollouts(0, 2.0, 0.7, 6))
+        write_traces(run.evaluation("start-sampled"), rollouts(1, 2.0, 0.7, 6))
     arm = load_run(tmp_path / "sparse")
     assert (arm.name, arm.seconds, sorted(arm.evaluations)) == ("sparse", 12.5, ["greedy", "sampled", "start-sampled"])
     report = load_report([tmp_path / a.name for a in data.arms], title="T")
@@ -291,7 +208,7 @@ def test_load_runs_and_traces(tmp_path: Path) -> None:
     write_report(report, tmp_path / "report.html")
 
     logs = tmp_path / "logs.jsonl"
-    write_traces(logs, (t for t, _ in data.arms[0].evaluations["sampled"]))
+    write_traces(logs, rollouts(0, 2.0, 0.7, 6))
     with logs.open("a") as file:
         file.write("not json\n")
     loaded = load_traces(logs)
@@ -338,10 +255,10 @@ def test_labels_spread() -> None:
 def test_a_folder_stands_for_its_runs(tmp_path: Path) -> None:
     data = demo(5)
     start = open_run(tmp_path / "start", {"seed": 0}, command="eval")
-    write_traces(start.evaluation("sampled"), (t for t, _ in data.start["sampled"]))
+    write_traces(start.evaluation("sampled"), rollouts(9, 2.0, 0.7, 5))
     for arm in data.arms:
         run = open_run(tmp_path / arm.name, {"reward": arm.name}, command="train")
-        write_traces(run.evaluation("sampled"), (t for t, _ in arm.evaluations["sampled"]))
+        write_traces(run.evaluation("sampled"), rollouts(0, 2.0, 0.7, 5))
     report = load_report([tmp_path])
     assert [arm.name for arm in report.columns] == ["start", "dense", "outcome", "sparse"]
     assert build(report)["arms"][0]["start"]
@@ -362,24 +279,13 @@ def test_a_collapse_is_announced(tmp_path: Path) -> None:
     assert build(demo(3))["arms"][1]["alarms"] == []
 
 
-def test_arms_that_share_little_still_fill_the_viewer() -> None:
-    rng = np.random.default_rng(0)
-    first = scored([agent(rng, q, calls=2, skill=0.5) for q in range(200)])
-    second = scored([agent(rng, q, calls=2, skill=0.5) for q in range(199, 400)])
-    arms = (ArmData(name="a", evaluations={"logs": first}), ArmData(name="b", evaluations={"logs": second}))
-    picks, note = choose(ReportData(title="t", arms=arms))
-    assert len(picks) == len({id(p.scored[0]) for p in picks}) == 200
-    assert note.startswith("Questions that every arm answered: 1,")
-    assert "Statistics cover all 401" in note
-
-
 def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:
     t = hostile_trajectory("plain")
     fields = {name: getattr(t, name) for name in t.__dataclass_fields__}
     call = replace(t.calls[0], duration_s=float("nan"))
     odd = Trajectory(**fields | {"calls": (call,), "temperature": float("inf")})
     payload = build(
-        ReportData(title="t", arms=(ArmData(name="a", evaluations={"logs": scored([odd])}, seconds=float("nan")),))
+        ReportData(title="t", arms=(ArmData(name="a", evaluations={"logs": evaluated([odd])}, seconds=float("nan")),))
     )
     assert payload["viewer"]["trajectories"][0]["temperature"] is None
     assert payload["arms"][0]["seconds"] is None

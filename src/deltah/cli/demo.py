@@ -92,25 +92,20 @@ def _run_shown(config: DemoConfig, out: Path) -> ReportData:
 
 def _print_result(data: ReportData, console: Console) -> None:
     """The table of this run: sampled and greedy, all questions, then those that need tools and those that do not."""
-    from deltah.study import summarise
-
     seconds = {arm.name: arm.seconds for arm in data.arms}
     for decoding in data.evaluation_names:
-        scored = {arm.name: arm.evaluations[decoding] for arm in data.columns if decoding in arm.evaluations}
+        found = {arm.name: arm.evaluations[decoding] for arm in data.columns if decoding in arm.evaluations}
         print_summaries(
-            {name: summarise([t for t, _ in rows], [s for _, s in rows]) for name, rows in scored.items()},
+            {name: evaluation.summarise() for name, evaluation in found.items()},
             title=f"{decoding} decoding, 95 % intervals clustered by question",
             seconds=seconds,
         )
         if decoding != "sampled":
             continue
         for needs, label in ((True, "need a tool"), (False, "need no tool")):
-            parts = {
-                name: [(t, s) for t, s in rows if t.metadata.get("needs_tools") is needs]
-                for name, rows in scored.items()
-            }
+            parts = {name: evaluation.summarise(needs_tools=needs) for name, evaluation in found.items()}
             print_summaries(
-                {name: summarise([t for t, _ in part], [s for _, s in part]) for name, part in parts.items() if part},
+                {name: summary for name, summary in parts.items() if summary.trajectories},
                 title=f"{decoding} decoding, questions that {label}",
                 columns=("f1", "calls_per_question", "correct_per_call", "reduction_rate"),
             )

@@ -42,12 +42,10 @@ def command(  # noqa: PLR0913 - the options of a command line
         defaults={"eval": {}},
     )
     from deltah.engines.trl.acting import evaluate
-    from deltah.study import load_run, summarise
+    from deltah.study import load_run
 
     with reporting("evaluate") as report:
         run = evaluate(resolved, out, progress=report)
     evaluations = load_run(run.path).evaluations
-    print_summaries(
-        {name: summarise([t for t, _ in scored], [s for _, s in scored]) for name, scored in evaluations.items()}
-    )
+    print_summaries({name: evaluation.summarise() for name, evaluation in evaluations.items()})
     typer.echo(f"traces  {run.path / 'eval'}\nreport  deltah report {run.path}")

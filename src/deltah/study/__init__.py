@@ -2,7 +2,16 @@
 
 from deltah.study.bootstrap import Estimate
 from deltah.study.calls import CallRow, CallSummary, call_rows, calls_by, summarise_calls
-from deltah.study.report import ArmData, ReportData, load_report, load_run, load_traces, run_signal, write_report
+from deltah.study.report import (
+    ArmData,
+    Evaluation,
+    ReportData,
+    load_report,
+    load_run,
+    load_traces,
+    run_signal,
+    write_report,
+)
 from deltah.study.summary import STATISTICS, Comparison, Statistics, Summary, by, compare, summarise
 from deltah.study.tables import ALL_COLUMNS, DEMO_COLUMNS, Cell, Column, Row, Table, table
 
@@ -17,6 +26,7 @@ __all__ = [
     "Column",
     "Comparison",
     "Estimate",
+    "Evaluation",
     "ReportData",
     "Row",
     "Statistics",

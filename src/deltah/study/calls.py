@@ -6,6 +6,7 @@ One row is one call; parallel calls share their round's ΔH. Intervals are clust
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -18,6 +19,8 @@ from deltah.study.bootstrap import Estimate, interval, ratio, ratio_replicates
 from deltah.study.summary import RESAMPLES, cluster_key
 
 HISTOGRAM_BINS: Final = 24
+MAX_TOOL_CHARS: Final = 100
+"""Of a tool's name: rows of many calls stay small whatever a log holds."""
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -28,6 +31,7 @@ class CallRow:
     cluster: tuple[str, str]
     """The question, see `deltah.study.summary.cluster_key`."""
     tool: str
+    """Its name, cut to `MAX_TOOL_CHARS`."""
     round: int
     """k = 1 ... R."""
     status: CallStatus
@@ -61,7 +65,7 @@ def call_rows(scored: Iterable[tuple[Trajectory, Signal | None]], cluster: str =
             rows.append(
                 CallRow(
                     cluster=key,
-                    tool=call.name,
+                    tool=sys.intern(call.name[:MAX_TOOL_CHARS]),
                     round=k + 1,
                     status=call.status,
                     delta_h=float("nan") if signal is None else float(signal.delta_h[k]),

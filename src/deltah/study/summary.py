@@ -12,20 +12,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Final, NamedTuple, TypeVar
+from hashlib import blake2b
+from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
 from deltah.core.scored import CallLabel, Signal
 from deltah.core.signals import SignalConfig, score
-from deltah.core.types import FloatArray, Scalar, Trajectory
+from deltah.core.types import BoolArray, FloatArray, Scalar, Trajectory
 from deltah.errors import InvalidValueError
 from deltah.study.bootstrap import Estimate, interval, ratio, ratio_replicates
 
 RESAMPLES: Final = 2000
 CORRECT_OUTCOME: Final = 1.0
 """A trajectory is correct from this outcome on."""
+MAX_KEY_CHARS: Final = 200
+"""Of a cluster's name."""
 Key = TypeVar("Key", bound=Hashable)
+ClusterKey: TypeAlias = tuple[str, str]
+"""What names the question ("task_id", "question" or "id"), and its name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +94,52 @@ class _Tally(NamedTuple):
     left_out: float = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tallies:
+    """What N trajectories add to every statistic: all that a summary needs of them, a few numbers each."""
+
+    values: FloatArray
+    """(N, S, 3) numerator, denominator and left out, S as in `STATISTICS`."""
+    clusters: tuple[ClusterKey, ...]
+    """(N,) the question each trajectory answers."""
+    calls: int
+    """Calls of all trajectories."""
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.clusters)
+
+    def subset(self, kept: BoolArray) -> Tallies:
+        """The trajectories that a mask keeps.
+
+        Args:
+            kept: (N,)
+        """
+        column = STATISTICS.index("calls_per_question")
+        clusters = tuple(key for key, keep in zip(self.clusters, kept, strict=True) if keep)
+        values = self.values[kept]
+        return Tallies(values=values, clusters=clusters, calls=int(values[:, column, 0].sum()))
+
+
+def tally(scored: Iterable[tuple[Trajectory, Signal | None]], *, cluster: str = "task_id") -> Tallies:
+    """Read scored trajectories once and keep their tallies.
+
+    Args:
+        scored: Each trajectory with its signal, None for one without entropies.
+        cluster: Metadata key that names the question; without it the question's text, then the id, stands for it.
+
+    Raises:
+        InvalidValueError: if a signal speaks of another number of calls than its trajectory.
+    """
+    rows, clusters, calls = list[FloatArray](), list[ClusterKey](), 0
+    for trajectory, signal in scored:
+        rows.append(tally_of(trajectory, signal))
+        clusters.append(cluster_key(trajectory, cluster))
+        calls += trajectory.n_calls
+    values = np.array(rows, dtype=np.float64).reshape(len(rows), len(STATISTICS), 3)
+    return Tallies(values=values, clusters=tuple(clusters), calls=calls)
+
+
 def summarise(
     trajectories: Iterable[Trajectory],
     signals: Sequence[Signal | None] | None = None,
@@ -104,23 +155,24 @@ def summarise(
         signals: One a trajectory, None for one without entropies; scored with the defaults when not given.
         resamples: Bootstrap resamples.
         seed: Of the resampling.
-        cluster: Metadata key that names the question; without it the question's text, then the id, stands for it.
+        cluster: See `tally`.
 
     Raises:
         InvalidValueError: if `signals` has another length than `trajectories`.
     """
-    listed = list(trajectories)
-    tallies = _tally(listed, signals)
-    keys = [cluster_key(t, cluster) for t in listed]
-    names = list(dict.fromkeys(keys))
-    sums = _cluster_sums(tallies, keys, names)
+    return summarise_tallies(tally(_paired(trajectories, signals), cluster=cluster), resamples=resamples, seed=seed)
+
+
+def summarise_tallies(tallies: Tallies, *, resamples: int = RESAMPLES, seed: int = 0) -> Summary:
+    """Summary of trajectories of which only the tallies were kept; the same as `summarise` of the trajectories."""
+    names = list(dict.fromkeys(tallies.clusters))
+    sums = _cluster_sums(tallies, names)
     replicates = ratio_replicates(sums[..., 0], sums[..., 1], resamples=resamples, seed=seed)
     estimates = {
         name: _estimate(sums[:, s], replicates[:, s], n=int(sums[:, s, 1].sum()), left_out=int(sums[:, s, 2].sum()))
         for s, name in enumerate(STATISTICS)
     }
-    calls = sum(t.n_calls for t in listed)
-    return Summary(questions=len(names), trajectories=len(listed), calls=calls, **estimates)
+    return Summary(questions=len(names), trajectories=len(tallies), calls=tallies.calls, **estimates)
 
 
 def compare(
@@ -147,12 +199,15 @@ def compare(
         seed: Of the resampling.
         cluster: Metadata key that names the question.
     """
-    first, second = list(a), list(b)
-    keys_a, keys_b = [cluster_key(t, cluster) for t in first], [cluster_key(t, cluster) for t in second]
-    present_a, present_b = set(keys_a), set(keys_b)
-    shared = [key for key in dict.fromkeys(keys_a) if key in present_b]
-    sums_a = _cluster_sums(_tally(first, signals_a), keys_a, shared)
-    sums_b = _cluster_sums(_tally(second, signals_b), keys_b, shared)
+    first, second = (tally(_paired(*side), cluster=cluster) for side in ((a, signals_a), (b, signals_b)))
+    return compare_tallies(first, second, resamples=resamples, seed=seed)
+
+
+def compare_tallies(a: Tallies, b: Tallies, *, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
+    """`compare` for trajectories of which only the tallies were kept."""
+    present_a, present_b = set(a.clusters), set(b.clusters)
+    shared = [key for key in dict.fromkeys(a.clusters) if key in present_b]
+    sums_a, sums_b = _cluster_sums(a, shared), _cluster_sums(b, shared)
     replicates = ratio_replicates(sums_b[..., 0], sums_b[..., 1], resamples=resamples, seed=seed)
     replicates -= ratio_replicates(sums_a[..., 0], sums_a[..., 1], resamples=resamples, seed=seed)
     left_out = len(present_a ^ present_b)
@@ -177,12 +232,22 @@ def by(
     return groups
 
 
-def cluster_key(trajectory: Trajectory, cluster: str = "task_id") -> tuple[str, str]:
-    """What question a trajectory answers: its task id, else the question's text, else its own id."""
+def cluster_key(trajectory: Trajectory, cluster: str = "task_id") -> ClusterKey:
+    """What question a trajectory answers: its task id, else the question's text, else its own id.
+
+    A long text is named by its beginning and a digest, so that keys stay small however long the prompts are.
+    """
     named = trajectory.metadata.get(cluster)
     if named is not None:
-        return (cluster, str(named))
-    return ("question", trajectory.question) if trajectory.question is not None else ("id", trajectory.id)
+        return (cluster, _short(str(named)))
+    return ("id", _short(trajectory.id)) if trajectory.question is None else ("question", _short(trajectory.question))
+
+
+def _short(text: str) -> str:
+    if len(text) <= MAX_KEY_CHARS:
+        return text
+    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return f"{text[:MAX_KEY_CHARS]}… {digest}"
 
 
 def score_measured(trajectory: Trajectory, config: SignalConfig | None = None) -> Signal | None:
@@ -195,22 +260,34 @@ def is_correct(trajectory: Trajectory) -> bool | None:
     return None if trajectory.outcome is None else trajectory.outcome >= CORRECT_OUTCOME
 
 
-def _tally(trajectories: Sequence[Trajectory], signals: Sequence[Signal | None] | None) -> FloatArray:
-    """(N, S, 3) what each trajectory adds to each statistic."""
-    scored = [score_measured(t) for t in trajectories] if signals is None else list(signals)
-    if len(scored) != len(trajectories):
-        raise InvalidValueError(f"got {len(scored)} signals for {len(trajectories)} trajectories; give one for each")
-    for trajectory, signal in zip(trajectories, scored, strict=True):
-        if signal is not None and signal.n_calls != trajectory.n_calls:
-            raise InvalidValueError(
-                f"trajectory {trajectory.id!r} has {trajectory.n_calls} calls, its signal {signal.n_calls}; "
-                "give the signals in the order of the trajectories"
-            )
-    rows = [
-        [*_outcome_tallies(t), *_call_tallies(t, s), *_token_tallies(t)]
-        for t, s in zip(trajectories, scored, strict=True)
-    ]
-    return np.array(rows, dtype=np.float64).reshape(len(rows), len(STATISTICS), 3)
+def _paired(
+    trajectories: Iterable[Trajectory], signals: Sequence[Signal | None] | None
+) -> Iterator[tuple[Trajectory, Signal | None]]:
+    """Trajectories with their signals, scored with the defaults where none were given."""
+    if signals is None:
+        yield from ((trajectory, score_measured(trajectory)) for trajectory in trajectories)
+        return
+    listed = list(trajectories)
+    if len(signals) != len(listed):
+        raise InvalidValueError(f"got {len(signals)} signals for {len(listed)} trajectories; give one for each")
+    yield from zip(listed, signals, strict=True)
+
+
+def tally_of(trajectory: Trajectory, signal: Signal | None) -> FloatArray:
+    """(S, 3) what one trajectory adds to each statistic.
+
+    Raises:
+        InvalidValueError: if the signal speaks of another number of calls.
+    """
+    if signal is not None and signal.n_calls != trajectory.n_calls:
+        raise InvalidValueError(
+            f"trajectory {trajectory.id!r} has {trajectory.n_calls} calls, its signal {signal.n_calls}; "
+            "give the signals in the order of the trajectories"
+        )
+    return np.array(
+        [*_outcome_tallies(trajectory), *_call_tallies(trajectory, signal), *_token_tallies(trajectory)],
+        dtype=np.float64,
+    )
 
 
 def _outcome_tallies(t: Trajectory) -> tuple[_Tally, _Tally, _Tally, _Tally]:
@@ -243,12 +320,12 @@ def _token_tallies(t: Trajectory) -> tuple[_Tally, _Tally]:
     return _Tally(float(t.n_calls == 0), 1), sampled
 
 
-def _cluster_sums(tallies: FloatArray, keys: Sequence[Hashable], wanted: Sequence[Hashable]) -> FloatArray:
+def _cluster_sums(tallies: Tallies, wanted: Sequence[ClusterKey]) -> FloatArray:
     """(Q, S, 3) sums over the trajectories of each wanted cluster; the others are dropped."""
     row_of = {key: row for row, key in enumerate(wanted)}
-    kept = [i for i, key in enumerate(keys) if key in row_of]
-    sums = np.zeros((len(wanted), *tallies.shape[1:]))
-    np.add.at(sums, [row_of[keys[i]] for i in kept], tallies[kept])
+    kept = [i for i, key in enumerate(tallies.clusters) if key in row_of]
+    sums = np.zeros((len(wanted), *tallies.values.shape[1:]))
+    np.add.at(sums, [row_of[tallies.clusters[i]] for i in kept], tallies.values[kept])
     return sums
 
 

@@ -7,21 +7,20 @@ way, once, here. Order and rounding are fixed, and no clock is read: the same in
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import numpy as np
 
 from deltah.core.metrics import CALLS, DELTA_H_MEAN, DELTA_H_STD, OUTCOME, REDUCTION_RATE, CollapseMonitor
-from deltah.core.types import FloatArray, Trajectory
+from deltah.core.types import FloatArray
 from deltah.study.bootstrap import LEVEL, Estimate
-from deltah.study.calls import CallRow, call_rows, calls_by, histogram, histogram_edges, summarise_calls
-from deltah.study.report.data import START, ArmData, ReportData, Scored
+from deltah.study.report.data import START, ArmData, ReportData
+from deltah.study.report.groups import call_tables
 from deltah.study.report.safe import inert_tree
 from deltah.study.report.viewer import choose, pack
-from deltah.study.summary import RESAMPLES, Statistics, Summary, compare, summarise
-from deltah.study.tables import DIFFERENCE_COLUMNS, PAGE_COLUMNS, SPLIT_COLUMNS, Table, estimate_cell, table
+from deltah.study.summary import RESAMPLES, Statistics, Summary, compare_tallies, summarise_tallies
+from deltah.study.tables import DIFFERENCE_COLUMNS, PAGE_COLUMNS, SPLIT_COLUMNS, Table, table
 from deltah.traces.rundir import nan_to_none
 
 SCHEMA_VERSION: Final = 1
@@ -33,11 +32,7 @@ CURVES: Final = (
 )
 SUBSETS: Final = (("all", None), ("tools needed", True), ("no tool needed", False))
 """Label, and the value of metadata["needs_tools"]."""
-MAX_TOOLS: Final = 20
-MAX_ROUNDS: Final = 8
-"""Round indices shown one by one; later ones share a row."""
 MAX_FACT_CHARS: Final = 2_000
-MAX_NAME_CHARS: Final = 100
 SMOOTHING_SHARE: Final = 0.15
 """Width of the moving mean of a learning curve, as a share of its points."""
 
@@ -69,7 +64,8 @@ def build(data: ReportData) -> dict[str, Any]:
         "differences": [found for name in data.evaluation_names if (found := _differences(data, name))],
         "plane": [found for name, subsets in summaries.items() if (found := _plane(data, name, subsets["all"]))],
         "curves": _curves(data),
-        "calls": [_calls(data, name) for name in data.evaluation_names],
+        "calls": [call_tables(data, name) for name in data.evaluation_names],
+        "study": _studies(data),
         "facts": _facts(data),
     }
     # The viewer's part is inert and strict already: its size was measured as it will stand in the page.
@@ -83,7 +79,7 @@ def _arm(data: ReportData, arm: ArmData, index: int) -> dict[str, Any]:
         "start": bool(data.start) and index == 0,
         "seconds": arm.seconds,
         "config": {str(key): str(value)[:MAX_FACT_CHARS] for key, value in sorted(arm.config.items())},
-        "trajectories": {name: len(scored) for name, scored in arm.evaluations.items()},
+        "trajectories": {name: len(evaluation) for name, evaluation in arm.evaluations.items()},
         "problems": [problem[:500] for problem in arm.problems],
         "n_problems": arm.n_problems,
         "alarms": alarms(arm.metrics),
@@ -108,20 +104,10 @@ def _summaries(data: ReportData, evaluation: str, needs_tools: bool | None) -> d
     """Summary of each arm that has trajectories of this kind."""
     found = {}
     for arm in data.columns:
-        scored = _subset(arm.evaluations.get(evaluation, ()), needs_tools)
-        if scored:
-            trajectories, signals = zip(*scored, strict=True)
-            found[arm.name] = summarise(trajectories, signals, seed=data.seed)
+        tallies = arm.evaluations[evaluation].subset(needs_tools) if evaluation in arm.evaluations else ()
+        if tallies:
+            found[arm.name] = summarise_tallies(tallies, seed=data.seed)
     return found
-
-
-def _subset(scored: Iterable[Scored], needs_tools: bool | None) -> list[Scored]:
-    return [pair for pair in scored if needs_tools is None or _needs(pair[0]) is needs_tools]
-
-
-def _needs(trajectory: Trajectory) -> bool | None:
-    value = trajectory.metadata.get("needs_tools")
-    return None if value is None else bool(value)
 
 
 def _is_split(subsets: Mapping[str, Mapping[str, Summary]]) -> bool:
@@ -169,13 +155,11 @@ def _differences(data: ReportData, evaluation: str) -> dict[str, Any] | None:
     reference = _reference(data, evaluation)
     if reference is None:
         return None
-    trajectories, signals = zip(*reference.evaluations[evaluation], strict=True)
-    found = {}
+    base, found = reference.evaluations[evaluation].tallies, {}
     for arm in data.columns:
-        scored = arm.evaluations.get(evaluation, ())
-        if arm is not reference and arm.name != reference.name and scored:
-            others, theirs = zip(*scored, strict=True)
-            difference = compare(trajectories, others, signals_a=signals, signals_b=theirs, seed=data.seed)
+        own = arm.evaluations.get(evaluation)
+        if arm.name != reference.name and own is not None:
+            difference = compare_tallies(base, own.tallies, seed=data.seed)
             if difference.questions:
                 found[arm.name] = difference
     if not found:
@@ -235,80 +219,29 @@ def _rounded(values: FloatArray) -> list[float]:
     return [round(float(value), 6) for value in values]
 
 
-def _calls(data: ReportData, evaluation: str) -> dict[str, Any]:
-    """Calls by tool and by round index, and the histogram of ΔH, for each arm."""
-    rows = {
-        i: call_rows(arm.evaluations[evaluation])
-        for i, arm in enumerate(data.columns)
-        if arm.evaluations.get(evaluation)
-    }
-    edges = histogram_edges(row for listed in rows.values() for row in listed)
-    return {
-        "evaluation": evaluation,
-        "by_tool": _by_tool(rows, data.seed),
-        "by_round": _by_round(rows, data.seed),
-        "edges": _rounded(edges),
-        "histograms": [
-            {"arm": i, "counts": histogram(listed, edges).tolist(), "undefined": _undefined(listed)}
-            for i, listed in rows.items()
-        ],
-    }
-
-
-def _undefined(rows: Iterable[CallRow]) -> int:
-    return sum(not math.isfinite(row.delta_h) for row in rows)
-
-
-def _by_tool(rows: Mapping[int, Sequence[CallRow]], seed: int) -> list[dict[str, Any]]:
-    """Rows tool by tool, the most called first, and arm by arm within each; rare names share the last group."""
-    counts = Counter(row.tool for listed in rows.values() for row in listed)
-    order = sorted(counts, key=lambda name: (-counts[name], name))
-    rest = f"{len(order) - MAX_TOOLS} other names"
-    shown = {name: name[:MAX_NAME_CHARS] if i < MAX_TOOLS else rest for i, name in enumerate(order)}
-    return _groups(rows, lambda row: shown[row.tool], list(dict.fromkeys(shown.values())), seed)
-
-
-def _by_round(rows: Mapping[int, Sequence[CallRow]], seed: int) -> list[dict[str, Any]]:
-    """Rows round index by round index, and arm by arm within each; late indices share the last group."""
-    names = [*map(str, range(1, MAX_ROUNDS)), f"{MAX_ROUNDS} and later"]
-    return _groups(rows, lambda row: names[min(row.round, MAX_ROUNDS) - 1], names, seed)
-
-
-def _groups(
-    rows: Mapping[int, Sequence[CallRow]], key: Callable[[CallRow], str], order: Sequence[str], seed: int
-) -> list[dict[str, Any]]:
-    split = {arm: calls_by(listed, key) for arm, listed in rows.items()}
-    return [_group(arm, name, split[arm][name], seed) for name in order for arm in split if name in split[arm]]
-
-
-def _group(arm: int, name: str, rows: Sequence[CallRow], seed: int) -> dict[str, Any]:
-    """One row of a table of calls."""
-    summary = summarise_calls(rows, seed=seed)
-    rate, delta = estimate_cell(summary.reduction_rate, 2), estimate_cell(summary.delta_h, 3, signed=True)
-    return {
-        "arm": arm,
-        "name": name,
-        "n": summary.n,
-        "errors": summary.errors,
-        "unanswered": summary.unanswered,
-        "undecided": summary.undecided,
-        "undefined": summary.undefined,
-        "reduction_rate": {"text": rate.text, "interval": rate.interval, **summary.reduction_rate.as_dict()},
-        "delta_h": {"text": delta.text, "interval": delta.interval, **summary.delta_h.as_dict()},
-    }
+def _studies(data: ReportData) -> list[dict[str, Any]]:
+    """Each study with the arms it speaks of: trace files of one folder share theirs."""
+    found = list[dict[str, Any]]()
+    for i, arm in enumerate(data.columns):
+        same = next((entry for entry in found if entry["content"] == arm.study), None)
+        if same is not None:
+            same["arms"].append(i)
+        elif arm.study is not None:
+            found.append({"arms": [i], "content": arm.study})
+    return found
 
 
 def _facts(data: ReportData) -> dict[str, Any]:
     """What the footer says of the numbers: caller's facts, and what the trajectories themselves state."""
-    every = [scored[0] for arm in data.columns for listed in arm.evaluations.values() for scored in listed]
-    temperatures = sorted({t.temperature for t in every if t.temperature is not None})
+    every = [evaluation for arm in data.columns for evaluation in arm.evaluations.values()]
+    temperatures = sorted(frozenset[float]().union(*(e.temperatures for e in every)))
     derived = {
-        "trajectories": f"{len(every):,}",
-        "entropy estimator": ", ".join(sorted({t.estimator.value for t in every})),
+        "trajectories": f"{sum(map(len, every)):,}",
+        "entropy estimator": ", ".join(sorted(frozenset[str]().union(*(e.estimators for e in every)))),
         "temperature": ", ".join(f"{value:g}" for value in temperatures) or "not stated by the source",
         "intervals": f"{LEVEL:.0%}, cluster bootstrap by question, {RESAMPLES:,} resamples, seed {data.seed}",
     }
-    approximate = sum(t.spans.value == "approximate" for t in every)
+    approximate = sum(e.approximate for e in every)
     if approximate:
         derived["approximate spans"] = f"{approximate:,} trajectories: borders of reasoning and calls are estimated"
     return {**derived, **{key: str(value)[:MAX_FACT_CHARS] for key, value in data.facts.items()}}

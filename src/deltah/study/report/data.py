@@ -6,14 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from deltah.core.scored import Signal
-from deltah.core.types import Trajectory
 from deltah.errors import InvalidValueError
+from deltah.study.report.evaluation import Evaluation
 
-Scored: TypeAlias = tuple[Trajectory, Signal | None]
-"""A trajectory with its signal; None for one without entropies."""
-Evaluations: TypeAlias = Mapping[str, Sequence[Scored]]
-"""Evaluation name ("sampled", "greedy", "logs") to its trajectories."""
+Evaluations: TypeAlias = Mapping[str, Evaluation]
+"""Evaluation name ("sampled", "greedy", "logs") to what is kept of its trajectories."""
 START = "start"
 """Name under which the policy before training is shown."""
 
@@ -33,6 +30,8 @@ class ArmData:
     """Lines that could not be read, each with file, line and reason."""
     n_problems: int = 0
     """All of them, also those beyond the ones kept."""
+    study: Mapping[str, Any] | None = None
+    """What a study of these trajectories found (`study.json` beside them), shown as a section of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ training; any other name belongs to the trained arm.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -18,7 +19,8 @@ import msgspec
 from deltah.core.metrics import SECONDS
 from deltah.core.signals import SignalConfig
 from deltah.errors import DataError
-from deltah.study.report.data import START, ArmData, Evaluations, ReportData, Scored
+from deltah.study.report.data import START, ArmData, Evaluations, ReportData
+from deltah.study.report.evaluation import Evaluation
 from deltah.study.summary import score_measured
 from deltah.traces import read_traces
 from deltah.traces.rundir import RunDirectory
@@ -27,6 +29,8 @@ START_PREFIX: Final = "start-"
 LOGS: Final = "logs"
 """Evaluation name of a plain trace file."""
 MAX_PROBLEMS_SHOWN: Final = 20
+STUDY_FILE: Final = "study.json"
+"""What a study wrote beside the traces, or into the run directory."""
 _SUFFIX: Final = re.compile(r"\.jsonl(\.gz|\.zst)?$")
 _SECONDS_KEYS: Final = (SECONDS, "train_runtime")
 """Ours counts all sittings of a run, the trainer's only the last one."""
@@ -34,17 +38,18 @@ _SECONDS_KEYS: Final = (SECONDS, "train_runtime")
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    scored: tuple[Scored, ...]
+    evaluation: Evaluation
     problems: tuple[str, ...]
     n_problems: int
 
 
-def load_run(path: str | Path, *, name: str | None = None) -> ArmData:
+def load_run(path: str | Path, *, name: str | None = None, seed: int = 0) -> ArmData:
     """Read one run directory.
 
     Args:
         path: The directory.
         name: Of the arm; the reward of its configuration, else the directory's name, when not given.
+        seed: Of the draw of trajectories to view.
 
     Raises:
         DataError: if it is not a run directory.
@@ -52,34 +57,36 @@ def load_run(path: str | Path, *, name: str | None = None) -> ArmData:
     run = RunDirectory(Path(path))
     config = run.config
     signal = run_signal(config)
-    files = {_stem(file): _read(file, signal) for file in sorted((run.path / "eval").glob("*.jsonl*"))}
+    files = {_stem(file): _read(file, seed, signal) for file in sorted((run.path / "eval").glob("*.jsonl*"))}
     metrics = tuple(run.read_metrics())
     return ArmData(
         name=name or _arm_name(config) or run.path.name,
-        evaluations={key: file.scored for key, file in files.items()},
+        evaluations={key: file.evaluation for key, file in files.items()},
         metrics=metrics,
         config=config,
         seconds=_seconds(metrics),
         problems=tuple(p for file in files.values() for p in file.problems)[:MAX_PROBLEMS_SHOWN],
         n_problems=sum(file.n_problems for file in files.values()),
+        study=_study(run.path),
     )
 
 
-def load_traces(path: str | Path, *, name: str | None = None) -> ArmData:
-    """Read one trace file in any format `read_traces` knows; there are no learning curves then.
+def load_traces(path: str | Path, *, name: str | None = None, seed: int = 0) -> ArmData:
+    """Read one trace file in any format `read_traces` knows, once; there are no learning curves then.
 
     Raises:
         DataError: if the file cannot be read, or holds no trajectory.
     """
-    file = _read(Path(path))
-    if not file.scored:
+    file = _read(Path(path), seed)
+    if not len(file.evaluation):
         first = f"; the first problem: {file.problems[0]}" if file.problems else ""
         raise DataError(f"{path} holds no trajectory that can be read{first}")
     return ArmData(
         name=name or _stem(Path(path)),
-        evaluations={LOGS: file.scored},
+        evaluations={LOGS: file.evaluation},
         problems=file.problems,
         n_problems=file.n_problems,
+        study=_study(Path(path).parent),
     )
 
 
@@ -98,7 +105,7 @@ def load_report(
     listed = [found for path in given for found in _expand(path)]
     if not listed:
         raise DataError("nothing to report on; give run directories or trace files")
-    arms = [load_run(path) if path.is_dir() else load_traces(path) for path in listed]
+    arms = [load_run(path, seed=seed) if path.is_dir() else load_traces(path, seed=seed) for path in listed]
     start: Evaluations = next((found for arm in arms if (found := _start_of(arm))), {})
     if len(arms) > 1 and not start and listed[0].name == START and listed[0].is_dir():
         start, arms, listed = arms[0].evaluations, arms[1:], listed[1:]
@@ -136,10 +143,29 @@ def run_signal(config: Mapping[str, Any]) -> SignalConfig:
         raise DataError(f"the run's signal configuration cannot be read: {error}") from error
 
 
-def _read(path: Path, signal: SignalConfig | None = None) -> _File:
+def _read(path: Path, seed: int, signal: SignalConfig | None = None) -> _File:
+    """Stream a file through once."""
     reader = read_traces(path)
-    scored = tuple((trajectory, score_measured(trajectory, signal)) for trajectory in reader)
-    return _File(scored, tuple(str(p) for p in reader.problems[:MAX_PROBLEMS_SHOWN]), reader.n_problems)
+    evaluation = Evaluation.of(((trajectory, score_measured(trajectory, signal)) for trajectory in reader), seed=seed)
+    return _File(evaluation, tuple(str(p) for p in reader.problems[:MAX_PROBLEMS_SHOWN]), reader.n_problems)
+
+
+def _study(folder: Path) -> Mapping[str, Any] | None:
+    """Content of `study.json`, where a study was run.
+
+    Raises:
+        DataError: if the file is there but holds no JSON object.
+    """
+    path = folder / STUDY_FILE
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON ({error}); run the study again, or remove the file") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path} holds a {type(found).__name__}; expected the JSON object that a study writes")
+    return found
 
 
 def _stem(path: Path) -> str:
@@ -168,8 +194,8 @@ def _seconds(metrics: Iterable[Mapping[str, Any]]) -> float | None:
 
 def _start_of(arm: ArmData) -> Evaluations:
     return {
-        name.removeprefix(START_PREFIX): scored
-        for name, scored in arm.evaluations.items()
+        name.removeprefix(START_PREFIX): evaluation
+        for name, evaluation in arm.evaluations.items()
         if name.startswith(START_PREFIX)
     }
 

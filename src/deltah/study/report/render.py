@@ -62,7 +62,7 @@ def render(payload: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     arms = charts.with_classes(payload["arms"])
-    script = _template_source(environment, "viewer.js")
+    script = viewer_script(environment)
     return environment.get_template("page.html.j2").render(
         p=payload,
         arms=arms,
@@ -77,6 +77,12 @@ def render(payload: Mapping[str, Any]) -> str:
         data_json=Markup(script_json(payload)),
         levels_json=Markup(script_json(list(ENTROPY_LEVELS))),
     )
+
+
+def viewer_script(environment: Environment) -> str:
+    """The parts of the viewer's script in the order of their names, in one scope of their own."""
+    parts = (_template_source(environment, name) for name in sorted(environment.list_templates(["js"])))
+    return "\n".join(('"use strict";', "{", *parts, "}", ""))
 
 
 def _template_source(environment: Environment, name: str) -> str:

@@ -1,0 +1,87 @@
+"""One evaluation of one arm as the report holds it: a few numbers a trajectory, one row a call, a sample to view.
+
+The trajectories themselves stream by once and are let go, so that memory follows the number of calls, not of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from deltah.core.scored import Signal
+from deltah.core.types import FloatArray, SpanQuality, Trajectory
+from deltah.study.calls import CallRow, call_rows
+from deltah.study.report.sample import Candidate, Collector, Reason
+from deltah.study.summary import STATISTICS, ClusterKey, Summary, Tallies, cluster_key, summarise_tallies, tally_of
+
+Scored: TypeAlias = tuple[Trajectory, Signal | None]
+"""A trajectory with its signal; None for one without entropies."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What is kept of N trajectories; `Evaluation.of` reads them."""
+
+    tallies: Tallies
+    needs_tools: tuple[bool | None, ...]
+    """(N,) what the task says; None where it does not."""
+    rows: tuple[CallRow, ...]
+    """One a call, in order."""
+    candidates: Mapping[Reason, tuple[Candidate, ...]]
+    """Trajectories that the viewer may show, best first within each reason."""
+    estimators: frozenset[str]
+    temperatures: frozenset[float]
+    """Those that were stated."""
+    approximate: int
+    """Trajectories whose borders of reasoning and calls are estimated."""
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.tallies)
+
+    @classmethod
+    def of(cls, scored: Iterable[Scored], *, seed: int = 0) -> Evaluation:
+        """Read trajectories once, holding one at a time.
+
+        Args:
+            scored: Each trajectory with its signal.
+            seed: Of the draw of trajectories to view.
+        """
+        collector, values, clusters = Collector(seed), list[FloatArray](), list[ClusterKey]()
+        needs, rows, approximate, calls = list[bool | None](), list[CallRow](), 0, 0
+        estimators, temperatures = set[str](), set[float]()
+        for trajectory, signal in scored:
+            collector.offer(trajectory, signal)
+            values.append(tally_of(trajectory, signal))
+            clusters.append(cluster_key(trajectory))
+            rows += call_rows([(trajectory, signal)])
+            calls += trajectory.n_calls
+            needed = trajectory.metadata.get("needs_tools")
+            needs.append(None if needed is None else bool(needed))
+            estimators.add(trajectory.estimator.value)
+            if trajectory.temperature is not None:
+                temperatures.add(trajectory.temperature)
+            approximate += trajectory.spans is SpanQuality.APPROXIMATE
+        table = np.array(values, dtype=np.float64).reshape(len(values), len(STATISTICS), 3)
+        return cls(
+            tallies=Tallies(values=table, clusters=tuple(clusters), calls=calls),
+            needs_tools=tuple(needs),
+            rows=tuple(rows),
+            candidates=collector.candidates(),
+            estimators=frozenset(estimators),
+            temperatures=frozenset(temperatures),
+            approximate=approximate,
+        )
+
+    def subset(self, needs_tools: bool | None) -> Tallies:
+        """Tallies of the trajectories whose question needs tools, or needs none; of all for None."""
+        if needs_tools is None:
+            return self.tallies
+        return self.tallies.subset(np.array([needed is needs_tools for needed in self.needs_tools], dtype=np.bool_))
+
+    def summarise(self, *, needs_tools: bool | None = None, seed: int = 0) -> Summary:
+        """Summary of all trajectories, or of those whose question needs tools or needs none."""
+        return summarise_tallies(self.subset(needs_tools), seed=seed)

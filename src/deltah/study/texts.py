@@ -1,0 +1,58 @@
+"""Text of a trajectory by who wrote it and when: user text, and what the policy wrote.
+
+Keyed by turn, as `Segment.turn` counts: user text under the turn it precedes, policy text under the turn that wrote it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from deltah.core.types import Segment, SegmentKind, Trajectory
+
+_WRITTEN: Final = (SegmentKind.REASONING, SegmentKind.CALL)
+_TEMPLATE = re.compile(r"<[^<>]{0,40}>|\b(?:system|user|assistant|tool)\b|[\W_]+")
+
+
+def segment_text(trajectory: Trajectory, segment: Segment) -> str | None:
+    """Text of a segment; None where the record does not have it."""
+    if segment.text is not None:
+        return segment.text
+    if trajectory.token_texts is None:
+        return None if segment.n_tokens else ""
+    return "".join(trajectory.token_texts[segment.start : segment.stop])
+
+
+def user_text(trajectory: Trajectory) -> dict[int, str]:
+    """System and user text by the turn it precedes, the question included, in order.
+
+    After turn 0, a prompt that holds nothing but template tokens and role names is no message; a message whose text the
+    record lacks is an empty one.
+    """
+    found = {0: trajectory.question} if trajectory.question else {}
+    for segment in trajectory.segments:
+        if segment.kind is not SegmentKind.PROMPT:
+            continue
+        text = segment_text(trajectory, segment)
+        if text is None or segment.turn == 0 or _TEMPLATE.sub("", text):
+            found[segment.turn] = f"{found.get(segment.turn, '')}\n{text or ''}"
+    return found
+
+
+def policy_text(trajectory: Trajectory) -> dict[int, str | None]:
+    """Reasoning and calls by the turn that wrote them; None for a turn of which the record lacks some text.
+
+    Arguments of calls are part of it even where the tokens that spell them are not in the record.
+    """
+    parts: dict[int, list[str | None]] = {}
+    for segment in trajectory.segments:
+        if segment.kind in _WRITTEN:
+            parts.setdefault(segment.turn, []).append(segment_text(trajectory, segment))
+    for call in trajectory.calls:
+        parts.setdefault(call.turn, []).append(call.arguments)
+    return {turn: _joined(texts) for turn, texts in sorted(parts.items())}
+
+
+def _joined(texts: list[str | None]) -> str | None:
+    known = [text for text in texts if text is not None]
+    return "\n".join(known) if len(known) == len(texts) else None
