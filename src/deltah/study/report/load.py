@@ -14,11 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
 from deltah.core.metrics import SECONDS
 from deltah.core.signals import SignalConfig
 from deltah.errors import DataError
+from deltah.study.logs import run_signal
 from deltah.study.report.data import START, ArmData, Evaluations, ReportData
 from deltah.study.report.evaluation import Evaluation
 from deltah.study.summary import score_measured
@@ -129,18 +128,6 @@ def _expand(path: Path) -> list[Path]:
     if not runs and not files:
         raise DataError(f"{path} is neither a run directory nor holds one, and has no .jsonl traces (.gz, .zst) in it")
     return sorted(runs, key=lambda run: run.name != START) + files
-
-
-def run_signal(config: Mapping[str, Any]) -> SignalConfig:
-    """How a run scored its calls; the method's defaults where its configuration does not say.
-
-    Raises:
-        DataError: if the configuration names a signal or an option that does not exist.
-    """
-    try:
-        return msgspec.convert(config.get("signal") or {}, SignalConfig)
-    except msgspec.ValidationError as error:
-        raise DataError(f"the run's signal configuration cannot be read: {error}") from error
 
 
 def _read(path: Path, seed: int, signal: SignalConfig | None = None) -> _File:
