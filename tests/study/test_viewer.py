@@ -24,6 +24,7 @@ from deltah.study.report.build import build
 from deltah.study.report.safe import compact_json
 from deltah.study.report.sample import Collector, Reason
 from deltah.study.report.viewer import choose, pack
+from deltah.study.waste import waste_of_calls
 from deltah.traces import write_traces
 
 
@@ -114,7 +115,7 @@ def test_a_collector_keeps_what_sorting_would(made: list[tuple[int, int]]) -> No
     ]
     collector = Collector(0)
     for t in trajectories:
-        collector.offer(t, score(t))
+        collector.offer(t, score(t), waste_of_calls(t))
     kept = collector.candidates()
     assert {c.order for c in kept[Reason.DRAWN]} == set(range(len(made)))  # all, for fewer than 200
     expected = sorted((i for i, (_, rounds) in enumerate(made) if rounds), key=lambda i: (-made[i][1], i))
@@ -146,8 +147,8 @@ def test_arms_that_share_little_still_fill_the_viewer() -> None:
 def test_a_small_limit_keeps_the_notable_ones() -> None:
     data = one_arm(*rollouts(0, 2.0, 0.5, 250))
     picks, note = choose(data)
-    packed = pack(data, picks, note, max_bytes=100_000)
-    assert 5 < len(packed["trajectories"]) < 60
+    packed = pack(data, picks, note, max_bytes=200_000)
+    assert 40 < len(packed["trajectories"]) < 150
     assert {r["reason"] for r in packed["trajectories"]} >= {"wasteful", "certain_and_wrong", "rise_and_right"}
     assert f"Only {len(packed['trajectories'])} of them are kept" in packed["note"]
     assert len(packed["vocabulary"]) == len({i for r in packed["trajectories"] for i in tokens_of(r)})

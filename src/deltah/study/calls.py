@@ -7,7 +7,7 @@ One row is one call; parallel calls share their round's ΔH. Intervals are clust
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -16,11 +16,14 @@ import numpy as np
 from deltah.core.scored import CallLabel, Signal
 from deltah.core.types import CallStatus, FloatArray, IntArray, Trajectory
 from deltah.study.bootstrap import Estimate, interval, ratio, ratio_replicates
-from deltah.study.summary import RESAMPLES, cluster_key
+from deltah.study.summary import RESAMPLES, cluster_key, verdicts
+from deltah.study.waste import Verdict, Waste, waste_of_calls
 
 HISTOGRAM_BINS: Final = 24
 MAX_TOOL_CHARS: Final = 100
 """Of a tool's name: rows of many calls stay small whatever a log holds."""
+_SETS: dict[frozenset[Waste], frozenset[Waste]] = {}
+"""Equal sets of classes share one object: there are few of them and many calls."""
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -39,6 +42,8 @@ class CallRow:
     """Signal of its round; NaN when undefined or not measured."""
     label: CallLabel | None
     """None when the trajectory carries no entropies."""
+    waste: frozenset[Waste]
+    verdict: Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,26 +58,44 @@ class CallSummary:
     delta_h: Estimate
     undecided: int
     undefined: int
+    certified: int
+    """Calls that are certified waste."""
+    likely: int
 
 
 def call_rows(scored: Iterable[tuple[Trajectory, Signal | None]], cluster: str = "task_id") -> list[CallRow]:
     """Flatten scored trajectories into one row a call, in order."""
-    rows = []
-    for trajectory, signal in scored:
-        key = cluster_key(trajectory, cluster)
-        for i, call in enumerate(trajectory.calls):
-            k = int(trajectory.round_of_call[i])
-            rows.append(
-                CallRow(
-                    cluster=key,
-                    tool=sys.intern(call.name[:MAX_TOOL_CHARS]),
-                    round=k + 1,
-                    status=call.status,
-                    delta_h=float("nan") if signal is None else float(signal.delta_h[k]),
-                    label=None if signal is None else signal.labels[k],
-                )
-            )
-    return rows
+    return [
+        row
+        for trajectory, signal in scored
+        for row in rows_of(trajectory, signal, waste_of_calls(trajectory), cluster=cluster)
+    ]
+
+
+def rows_of(
+    trajectory: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste]], *, cluster: str = "task_id"
+) -> Iterator[CallRow]:
+    """Rows of one trajectory whose waste is known.
+
+    Args:
+        trajectory: C calls.
+        signal: None for a trajectory without entropies.
+        waste: (C,) classes of each call.
+        cluster: Metadata key that names the question.
+    """
+    key = cluster_key(trajectory, cluster)
+    for i, (call, classes, found) in enumerate(zip(trajectory.calls, waste, verdicts(signal, waste), strict=True)):
+        k = int(trajectory.round_of_call[i])
+        yield CallRow(
+            cluster=key,
+            tool=sys.intern(call.name[:MAX_TOOL_CHARS]),
+            round=k + 1,
+            status=call.status,
+            delta_h=float("nan") if signal is None else float(signal.delta_h[k]),
+            label=None if signal is None else signal.labels[k],
+            waste=_SETS.setdefault(classes, classes),
+            verdict=found,
+        )
 
 
 def calls_by(rows: Iterable[CallRow], key: Callable[[CallRow], Key]) -> dict[Key, list[CallRow]]:
@@ -108,6 +131,8 @@ def summarise_calls(rows: Sequence[CallRow], *, resamples: int = RESAMPLES, seed
         delta_h=estimate(1),
         undecided=sum(row.label is CallLabel.UNDECIDED for row in rows),
         undefined=sum(row.label is CallLabel.UNDEFINED for row in rows),
+        certified=sum(row.verdict is Verdict.CERTIFIED for row in rows),
+        likely=sum(row.verdict is Verdict.LIKELY for row in rows),
     )
 
 

@@ -22,6 +22,7 @@ from deltah.core.signals import SignalConfig, score
 from deltah.core.types import BoolArray, FloatArray, Scalar, Trajectory
 from deltah.errors import InvalidValueError
 from deltah.study.bootstrap import Estimate, interval, ratio, ratio_replicates
+from deltah.study.waste import Verdict, Waste, verdict, waste_of_calls
 
 RESAMPLES: Final = 2000
 CORRECT_OUTCOME: Final = 1.0
@@ -53,6 +54,10 @@ class Statistics:
     """Share of calls whose interval contains the margin."""
     undefined: Estimate
     """Share of calls that have no ΔH: an empty segment, or no answer."""
+    waste: Estimate
+    """Share of calls whose text shows waste and that did not certainly reduce entropy: certified and likely ones."""
+    certified_waste: Estimate
+    """Share of calls that are certified waste; trajectories without entropies are left out with their calls."""
     no_call: Estimate
     """Share of trajectories without a call."""
     sampled_tokens: Estimate
@@ -255,6 +260,17 @@ def score_measured(trajectory: Trajectory, config: SignalConfig | None = None) -
     return None if trajectory.entropy is None else score(trajectory, config)
 
 
+def verdicts(signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> tuple[Verdict, ...]:
+    """(C,) what text and entropy say of each call.
+
+    Args:
+        signal: None for a trajectory without entropies.
+        waste: (C,) classes of each call.
+    """
+    labels = [None] * len(waste) if signal is None else signal.call_labels
+    return tuple(verdict(classes, label) for classes, label in zip(waste, labels, strict=True))
+
+
 def is_correct(trajectory: Trajectory) -> bool | None:
     """Whether the outcome is full; None when not graded."""
     return None if trajectory.outcome is None else trajectory.outcome >= CORRECT_OUTCOME
@@ -273,8 +289,15 @@ def _paired(
     yield from zip(listed, signals, strict=True)
 
 
-def tally_of(trajectory: Trajectory, signal: Signal | None) -> FloatArray:
+def tally_of(
+    trajectory: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste]] | None = None
+) -> FloatArray:
     """(S, 3) what one trajectory adds to each statistic.
+
+    Args:
+        trajectory: C calls.
+        signal: None for a trajectory without entropies.
+        waste: (C,) what `waste_of_calls` says, where it is known already.
 
     Raises:
         InvalidValueError: if the signal speaks of another number of calls.
@@ -284,10 +307,14 @@ def tally_of(trajectory: Trajectory, signal: Signal | None) -> FloatArray:
             f"trajectory {trajectory.id!r} has {trajectory.n_calls} calls, its signal {signal.n_calls}; "
             "give the signals in the order of the trajectories"
         )
-    return np.array(
-        [*_outcome_tallies(trajectory), *_call_tallies(trajectory, signal), *_token_tallies(trajectory)],
-        dtype=np.float64,
+    found = verdicts(signal, waste_of_calls(trajectory) if waste is None else waste)
+    rows = (
+        _outcome_tallies(trajectory),
+        _call_tallies(trajectory, signal),
+        _waste_tallies(found, measured=signal is not None),
+        _token_tallies(trajectory),
     )
+    return np.array([tally for row in rows for tally in row], dtype=np.float64)
 
 
 def _outcome_tallies(t: Trajectory) -> tuple[_Tally, _Tally, _Tally, _Tally]:
@@ -311,6 +338,15 @@ def _call_tallies(t: Trajectory, signal: Signal | None) -> tuple[_Tally, _Tally,
         _Tally(float(values.sum()), len(values), n - len(values)),
         _Tally(signal.count(CallLabel.UNDECIDED), n),
         _Tally(signal.count(CallLabel.UNDEFINED), n),
+    )
+
+
+def _waste_tallies(found: Sequence[Verdict], *, measured: bool) -> tuple[_Tally, _Tally]:
+    """Waste, certified waste."""
+    n, certified = len(found), found.count(Verdict.CERTIFIED)
+    return (
+        _Tally(certified + found.count(Verdict.LIKELY), n),
+        _Tally(certified, n) if measured else _Tally(0, 0, n),
     )
 
 

@@ -67,6 +67,8 @@ ALL_COLUMNS: Final = (
     Column(key="delta_h", title="mean ΔH", digits=3, unit="nats"),
     Column(key="undecided", title="undecided"),
     Column(key="undefined", title="undefined"),
+    Column(key="waste", title="waste"),
+    Column(key="certified_waste", title="certified waste"),
     Column(key="no_call", title="without a call"),
     Column(key="sampled_tokens", title="sampled tokens", digits=0),
     Column(key="seconds", title="seconds", digits=0),
@@ -80,10 +82,11 @@ PAGE_COLUMNS: Final = (
     "correct_per_call",
     "reduction_rate",
     "delta_h",
+    "waste",
     "seconds",
 )
 SPLIT_COLUMNS: Final = ("f1", "calls_per_question", "correct_per_call")
-DIFFERENCE_COLUMNS: Final = ("f1", "accuracy", "calls_per_question", "correct_per_call", "reduction_rate", "delta_h")
+DIFFERENCE_COLUMNS: Final = PAGE_COLUMNS[:-1]
 
 
 def table(

@@ -17,8 +17,10 @@ from deltah.core.types import FloatArray
 from deltah.study.bootstrap import LEVEL, Estimate
 from deltah.study.report.data import START, ArmData, ReportData
 from deltah.study.report.groups import call_tables
+from deltah.study.report.headline import headline
 from deltah.study.report.safe import inert_tree
 from deltah.study.report.viewer import choose, pack
+from deltah.study.report.waste import meanings, waste_tables
 from deltah.study.summary import RESAMPLES, Statistics, Summary, compare_tallies, summarise_tallies
 from deltah.study.tables import DIFFERENCE_COLUMNS, PAGE_COLUMNS, SPLIT_COLUMNS, Table, table
 from deltah.traces.rundir import nan_to_none
@@ -61,10 +63,12 @@ def build(data: ReportData) -> dict[str, Any]:
             for label, found in subsets.items()
             if found and (label == "all" or _is_split(subsets))
         ],
+        "headline": _headline(data, summaries),
         "differences": [found for name in data.evaluation_names if (found := _differences(data, name))],
         "plane": [found for name, subsets in summaries.items() if (found := _plane(data, name, subsets["all"]))],
         "curves": _curves(data),
         "calls": [call_tables(data, name) for name in data.evaluation_names],
+        "waste": {"meanings": meanings(), "tables": waste_tables(data)},
         "study": _studies(data),
         "facts": _facts(data),
     }
@@ -113,6 +117,12 @@ def _summaries(data: ReportData, evaluation: str, needs_tools: bool | None) -> d
 def _is_split(subsets: Mapping[str, Mapping[str, Summary]]) -> bool:
     """Whether some questions are known to need tools and others not to: else the split repeats the whole."""
     return all(subsets[label] for label, needs in SUBSETS if needs is not None)
+
+
+def _headline(data: ReportData, summaries: Mapping[str, Mapping[str, Mapping[str, Summary]]]) -> dict[str, Any] | None:
+    """The figures of the first evaluation that has calls."""
+    found = (headline(data, name, subsets["all"]) for name, subsets in summaries.items())
+    return next((figures for figures in found if figures is not None), None)
 
 
 def _overview(data: ReportData, evaluation: str, subset: str, summaries: Mapping[str, Summary]) -> dict[str, Any]:

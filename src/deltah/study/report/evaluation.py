@@ -13,9 +13,10 @@ import numpy as np
 
 from deltah.core.scored import Signal
 from deltah.core.types import FloatArray, SpanQuality, Trajectory
-from deltah.study.calls import CallRow, call_rows
+from deltah.study.calls import CallRow, rows_of
 from deltah.study.report.sample import Candidate, Collector, Reason
 from deltah.study.summary import STATISTICS, ClusterKey, Summary, Tallies, cluster_key, summarise_tallies, tally_of
+from deltah.study.waste import waste_of_calls
 
 Scored: TypeAlias = tuple[Trajectory, Signal | None]
 """A trajectory with its signal; None for one without entropies."""
@@ -54,10 +55,11 @@ class Evaluation:
         needs, rows, approximate, calls = list[bool | None](), list[CallRow](), 0, 0
         estimators, temperatures = set[str](), set[float]()
         for trajectory, signal in scored:
-            collector.offer(trajectory, signal)
-            values.append(tally_of(trajectory, signal))
+            waste = waste_of_calls(trajectory)
+            collector.offer(trajectory, signal, waste)
+            values.append(tally_of(trajectory, signal, waste))
             clusters.append(cluster_key(trajectory))
-            rows += call_rows([(trajectory, signal)])
+            rows += rows_of(trajectory, signal, waste)
             calls += trajectory.n_calls
             needed = trajectory.metadata.get("needs_tools")
             needs.append(None if needed is None else bool(needed))

@@ -70,6 +70,8 @@ def _group(arm: int, name: str, rows: Sequence[CallRow], seed: int) -> dict[str,
         "unanswered": summary.unanswered,
         "undecided": summary.undecided,
         "undefined": summary.undefined,
+        "certified": summary.certified,
+        "likely": summary.likely,
         "reduction_rate": {"text": rate.text, "interval": rate.interval, **summary.reduction_rate.as_dict()},
         "delta_h": {"text": delta.text, "interval": delta.interval, **summary.delta_h.as_dict()},
     }

@@ -9,7 +9,8 @@ holds; token texts become numbers of a vocabulary in `deltah.study.report.viewer
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +18,8 @@ import numpy as np
 from deltah.core.scored import CallLabel, Signal
 from deltah.core.types import Round, Segment, SegmentKind, ToolCall, Trajectory
 from deltah.study.report.safe import cut, inert, inert_tree
-from deltah.study.summary import is_correct
+from deltah.study.summary import is_correct, verdicts
+from deltah.study.waste import Verdict, Waste
 from deltah.traces.rundir import nan_to_none
 
 MAX_TOKENS: Final = 8_000
@@ -31,8 +33,15 @@ MAX_CALLS: Final = 400
 UNKNOWN_TOKEN: Final = "▢"
 
 
-def record(t: Trajectory, signal: Signal | None) -> dict[str, Any]:
-    """Strict-JSON values of one trajectory; `signal` is None where nothing was measured."""
+def record(t: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> dict[str, Any]:
+    """Strict-JSON values of one trajectory.
+
+    Args:
+        t: T tokens, C calls.
+        signal: None where nothing was measured.
+        waste: (C,) classes of each call.
+    """
+    judged = verdicts(signal, waste)
     found = {
         "id": t.id[:MAX_TEXT_CHARS],
         "text": _text(t.question),
@@ -47,10 +56,11 @@ def record(t: Trajectory, signal: Signal | None) -> dict[str, Any]:
         "calls": t.n_calls,
         "reduced": None if signal is None else signal.n_reduced,
         "not_reduced": None if signal is None else signal.count(CallLabel.NOT_REDUCED),
+        "waste": {v.value: judged.count(v) for v in Verdict if v is not Verdict.NONE},
         "change": _nats(change(signal)),
         "tokens": int(t.response_mask.sum()),
         "segments": [] if signal is None else _segments(signal),
-        "blocks": _blocks(t, signal),
+        "blocks": _blocks(t, signal, _cards(t, waste, judged)),
     }
     return dict(inert_tree(nan_to_none(found)))
 
@@ -83,13 +93,12 @@ def _nats(value: float) -> float | None:
     return round(float(value), 4) if np.isfinite(value) else None
 
 
-def _blocks(t: Trajectory, signal: Signal | None) -> list[dict[str, Any]]:
+def _blocks(t: Trajectory, signal: Signal | None, cards: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Runs of tokens and rounds of call cards, in reading order."""
-    blocks, left, cards = list[dict[str, Any]](), MAX_TOKENS, MAX_CALLS
+    blocks, left = list[dict[str, Any]](), MAX_TOKENS
     for item in _reading_order(t):
         if isinstance(item, Round):
-            block = _round_block(t, signal, item, cards)
-            cards -= len(block["calls"])
+            block = _round_block(signal, item, cards)
         else:
             block = _token_block(t, item, left)
             left -= len(block.get("tokens", ()))
@@ -141,25 +150,33 @@ def _token_text(t: Trajectory, i: int) -> str:
     return sys.intern(inert(text if len(text) <= MAX_TOKEN_CHARS else text[:MAX_TOKEN_CHARS] + "…"))
 
 
-def _round_block(t: Trajectory, signal: Signal | None, round_: Round, room: int) -> dict[str, Any]:
+def _round_block(signal: Signal | None, round_: Round, cards: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The cards of one round."""
     block: dict[str, Any] = {"kind": "round", "k": round_.k}
     if signal is not None:
         at = round_.k - 1
         block |= {"label": signal.labels[at].value, "delta_h": _nats(signal.delta_h[at])}
         block |= {"low": _nats(signal.lower[at]), "high": _nats(signal.upper[at])}
-    shown = round_.calls[: max(room, 0)]
-    block["calls"] = [_card(t.calls[i]) for i in shown]
-    if len(shown) < len(round_.calls):
-        block["cut"] = len(round_.calls) - len(shown)
+    block["calls"] = [cards[i] for i in round_.calls if i < len(cards)]
+    if len(block["calls"]) < len(round_.calls):
+        block["cut"] = len(round_.calls) - len(block["calls"])
     return block
 
 
-def _card(call: ToolCall) -> dict[str, Any]:
+def _cards(t: Trajectory, waste: Sequence[frozenset[Waste]], judged: Sequence[Verdict]) -> list[dict[str, Any]]:
+    """The first `MAX_CALLS` calls."""
+    every = zip(t.calls, waste, judged, strict=True)
+    return [_card(*each) for each in islice(every, MAX_CALLS)]
+
+
+def _card(call: ToolCall, waste: frozenset[Waste], judged: Verdict) -> dict[str, Any]:
+    """One call."""
     arguments, arguments_cut = cut(call.arguments, MAX_ARGUMENT_CHARS)
     result, result_cut = cut(call.result or "", MAX_RESULT_CHARS)
     card: dict[str, Any] = {"name": call.name[:200], "arguments": arguments, "status": call.status.value}
     card["result"] = None if call.result is None else result
+    if waste:
+        card |= {"waste": [w.value for w in Waste if w in waste], "verdict": judged.value}
     if call.duration_s is not None:
         card["seconds"] = round(call.duration_s, 4)
     if arguments_cut:

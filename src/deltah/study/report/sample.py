@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import blake2b
@@ -22,7 +22,8 @@ import numpy as np
 from deltah.core.scored import CallLabel, Signal
 from deltah.core.types import Trajectory
 from deltah.study.report.record import change, record
-from deltah.study.summary import ClusterKey, cluster_key, is_correct
+from deltah.study.summary import ClusterKey, cluster_key, is_correct, verdicts
+from deltah.study.waste import Verdict, Waste
 
 
 class Reason(StrEnum):
@@ -65,17 +66,23 @@ class Collector:
     _seen: Counter[ClusterKey] = field(default_factory=Counter)
     _count: int = 0
 
-    def offer(self, trajectory: Trajectory, signal: Signal | None) -> None:
-        """Keep a trajectory where it is among the best; its record is made only then."""
+    def offer(self, trajectory: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> None:
+        """Keep a trajectory where it is among the best; its record is made only then.
+
+        Args:
+            trajectory: C calls.
+            signal: None for a trajectory without entropies.
+            waste: (C,) classes of each call.
+        """
         cluster = cluster_key(trajectory)
         order, repeat = self._count, self._seen[cluster]
         self._count += 1
         self._seen[cluster] += 1
-        ranks = {**_notable(trajectory, signal), Reason.DRAWN: (-repeat, -_hash(self.seed, cluster))}
+        ranks = {**_notable(trajectory, signal, waste), Reason.DRAWN: (-repeat, -_hash(self.seed, cluster))}
         wanted = {reason: rank for reason, rank in ranks.items() if self._fits(reason, rank, order)}
         if not wanted:
             return
-        candidate = Candidate(order=order, cluster=cluster, repeat=repeat, record=record(trajectory, signal))
+        candidate = Candidate(order=order, cluster=cluster, repeat=repeat, record=record(trajectory, signal, waste))
         for reason, rank in wanted.items():
             heap = self._heaps[reason]
             heapq.heappush(heap, (rank, -order, candidate))
@@ -94,10 +101,10 @@ class Collector:
         }
 
 
-def _notable(t: Trajectory, signal: Signal | None) -> dict[Reason, _Rank]:
+def _notable(t: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> dict[Reason, _Rank]:
     """Rank of a trajectory in each list it may enter; more is better."""
     ranks: dict[Reason, _Rank] = {}
-    wasted = wastefulness(signal)
+    wasted = _wastefulness(signal, waste)
     if any(wasted):
         ranks[Reason.WASTEFUL] = wasted
     rise, correct = change(signal), is_correct(t)
@@ -109,9 +116,11 @@ def _notable(t: Trajectory, signal: Signal | None) -> dict[Reason, _Rank]:
     return ranks
 
 
-def wastefulness(signal: Signal | None) -> _Rank:
-    """What the most wasteful trajectories are ordered by: calls that certainly did not reduce entropy."""
-    return (0 if signal is None else signal.count(CallLabel.NOT_REDUCED),)
+def _wastefulness(signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> _Rank:
+    """Calls that are certified waste, then likely waste, then those that certainly did not reduce entropy."""
+    found = verdicts(signal, waste)
+    not_reduced = 0 if signal is None else signal.count(CallLabel.NOT_REDUCED)
+    return (found.count(Verdict.CERTIFIED), found.count(Verdict.LIKELY), not_reduced)
 
 
 def _hash(seed: int, cluster: ClusterKey) -> int:

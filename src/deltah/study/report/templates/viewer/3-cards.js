@@ -56,10 +56,18 @@ function cutNote(lost, what) {
   return lost ? el("p", { class: "unit" }, `… ${count(lost, "more character")} of ${what} not shown`) : null;
 }
 
+// What the text says of a call: full for certified waste, outlined for likely, dotted for a hint.
+function wasteChips(call) {
+  if (!call.waste) return null;
+  const { classes, verdicts } = data.waste.meanings;
+  const held = call.verdict === "none" ? "The call reduced entropy all the same." : `${words(call.verdict)}: ${verdicts[call.verdict]}`;
+  return el("span", { class: "chips" }, ...call.waste.map((name) => el("span", { class: "chip " + call.verdict, title: `${classes[name]} ${held}` }, words(name))));
+}
+
 function callCard(call) {
   const status = call.status === "ok" ? null : el("span", { class: "label no" }, words(call.status));
   const took = Number.isFinite(call.seconds) ? el("span", { class: "unit" }, `${(call.seconds * 1000).toFixed(0)} ms`) : null;
-  const head = el("div", { class: "callhead" }, el("bdi", { class: "name" }, call.name || "(no name)"), status, took);
+  const head = el("div", { class: "callhead" }, el("bdi", { class: "name" }, call.name || "(no name)"), status, wasteChips(call), took);
   const result = call.result === null ? el("p", { class: "unit" }, "no result followed") : el("pre", { class: "result", "aria-label": "result" }, call.result);
   return el("div", { class: "callbox" }, head, el("pre", { "aria-label": "arguments" }, call.arguments), cutNote(call.arguments_cut, "the arguments"), result, cutNote(call.result_cut, "the result"));
 }

@@ -26,6 +26,8 @@ function column(t, scale) {
   for (const block of t.blocks) {
     if (block.kind === "round") { view.append(roundCards(t, block)); continue; }
     const run = block.tokens ? tokenRun(block) : textRun(block);
+    // Delimiters go on in the line they end.
+    if (block.kind === "control" && view.lastChild.classList.contains("run") && block.r === last) { view.lastChild.append(...run.childNodes); continue; }
     if (block.kind === "prompt") { view.append(el("details", { class: "prompt" }, el("summary", {}, "prompt"), run)); continue; }
     if (block.r !== undefined && block.r !== last) { view.append(segmentHead(t, block.r)); last = block.r; }
     view.append(run);

@@ -47,14 +47,14 @@ function clearFilter() {
 const wrong = (t) => t.correct === false && t.change !== null && t.change < 0;
 const revised = (t) => t.correct === true && t.change !== null && t.change > 0;
 const ORDER = {
-  waste: (a, b) => (b.not_reduced ?? -1) - (a.not_reduced ?? -1) || b.calls - a.calls,
+  waste: (a, b) => b.waste.certified - a.waste.certified || b.waste.likely - a.waste.likely || (b.not_reduced ?? -1) - (a.not_reduced ?? -1) || b.calls - a.calls,
   wrong: (a, b) => wrong(b) - wrong(a) || (a.change ?? Infinity) - (b.change ?? Infinity),
   revised: (a, b) => revised(b) - revised(a) || (b.change ?? -Infinity) - (a.change ?? -Infinity),
   calls: (a, b) => b.calls - a.calls,
   tokens: (a, b) => b.tokens - a.tokens,
   question: (a, b) => a.question - b.question || a.arm - b.arm,
 };
-const SHOW = { "": () => true, not_reduced: (t) => t.not_reduced > 0, wrong, revised, drawn: (t) => t.reason === "drawn" };
+const SHOW = { "": () => true, waste: (t) => t.waste.certified + t.waste.likely > 0, not_reduced: (t) => t.not_reduced > 0, wrong, revised, drawn: (t) => t.reason === "drawn" };
 const OUTCOME = { "": () => true, correct: (t) => t.correct === true, incorrect: (t) => t.correct === false, ungraded: (t) => t.correct === null };
 
 const calls = (t) => t.blocks.flatMap((block) => (block.kind === "round" ? block.calls : []));
@@ -76,9 +76,10 @@ function marks(t) {
   const strip = el("div", { class: "marks", "aria-hidden": "true" });
   const rounds = t.blocks.filter((block) => block.kind === "round");
   let left = 36;
-  for (const round of rounds) for (const _ of round.calls) {
+  for (const round of rounds) for (const call of round.calls) {
     if ((left -= 1) < 0) break;
-    strip.append(el("span", { class: "mk " + (round.label || "undefined") }, GLYPH[round.label || "undefined"]));
+    const wasted = call.verdict === "certified" || call.verdict === "likely";
+    strip.append(el("span", { class: "mk " + (round.label || "undefined") + (wasted ? " wasted" : "") }, GLYPH[round.label || "undefined"]));
   }
   if (left < 0) strip.append("…");
   return strip;
@@ -86,7 +87,8 @@ function marks(t) {
 
 function item(t, i) {
   const who = data.arms.length > 1 ? `${data.arms[t.arm].name}, ${t.evaluation} · ` : "";
-  const facts = who + (t.not_reduced === null ? count(t.calls, "call") : `${t.not_reduced} of ${count(t.calls, "call")} not reduced`);
+  const wasted = t.waste.certified + t.waste.likely;
+  const facts = who + count(t.calls, "call") + (wasted ? `, ${wasted} waste` : "") + (t.not_reduced ? `, ${t.not_reduced} not reduced` : "");
   const grade = t.correct === null ? null : el("span", { class: "grade " + (t.correct ? "yes" : "no"), title: t.correct ? "correct" : "not correct" }, t.correct ? "✓" : "✗");
   return el("div", { class: "item", role: "option", id: "v-item-" + i, "aria-selected": "false", onclick: () => go(t) },
     el("div", { class: "q" }, grade, el("bdi", {}, t.text === null ? t.id : t.text)), marks(t), el("div", { class: "unit q" }, el("bdi", {}, facts)));

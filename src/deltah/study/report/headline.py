@@ -1,0 +1,56 @@
+"""The figures a reader sees first: calls, reduction rate, correct answers per call, waste; one row an arm in each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+from deltah.study.bootstrap import Estimate
+from deltah.study.report.data import ReportData
+from deltah.study.summary import Summary
+from deltah.study.tables import estimate_cell, number
+from deltah.study.waste import Verdict
+
+MAX_ARMS: Final = 4
+"""With more arms the table below says it better."""
+_SHARES: Final = (
+    ("reduction_rate", "Reduction rate", "share of calls that certainly lowered entropy"),
+    ("correct_per_call", "Correct answers per call", "productivity of the tools"),
+    ("waste", "Waste", "share of calls whose text shows waste and that did not lower entropy"),
+)
+
+
+def headline(data: ReportData, evaluation: str, summaries: Mapping[str, Summary]) -> dict[str, Any] | None:
+    """Figures of one evaluation; None where no arm made a call, or too many arms stand side by side."""
+    found = {i: summaries[arm.name] for i, arm in enumerate(data.columns) if arm.name in summaries}
+    if not 0 < len(found) <= MAX_ARMS or not any(summary.calls for summary in found.values()):
+        return None
+    calls = [_calls(i, summary) for i, summary in found.items()]
+    figures: list[dict[str, Any]] = [{"key": "calls", "title": "Calls", "about": "tool calls, all told", "rows": calls}]
+    for key, title, about in _SHARES:
+        rows = [_share(i, getattr(summary, key)) for i, summary in found.items()]
+        if any(row["estimate"]["n"] for row in rows):
+            figures.append({"key": key, "title": title, "about": about, "rows": rows})
+    for row in (row for figure in figures if figure["key"] == "waste" for row in figure["rows"]):
+        row["detail"] = _verdicts(data, row["arm"], evaluation)
+    return {"evaluation": evaluation, "figures": figures}
+
+
+def _calls(arm: int, summary: Summary) -> dict[str, Any]:
+    mean = estimate_cell(summary.calls_per_question, 2)
+    detail = f"{mean.text} a trajectory {mean.interval}".strip()
+    return {"arm": arm, "text": number(summary.calls, 0), "interval": "", "detail": detail}
+
+
+def _share(arm: int, estimate: Estimate) -> dict[str, Any]:
+    cell = estimate_cell(estimate, 2)
+    left_out = f"{estimate.left_out:,} left out" if estimate.left_out and math.isfinite(estimate.value) else ""
+    shown = {"text": cell.text, "interval": cell.interval, "detail": left_out}
+    return {"arm": arm, "estimate": estimate.as_dict(), **shown}
+
+
+def _verdicts(data: ReportData, arm: int, evaluation: str) -> str:
+    rows = data.columns[arm].evaluations[evaluation].rows
+    counts = {v: sum(row.verdict is v for row in rows) for v in (Verdict.CERTIFIED, Verdict.LIKELY)}
+    return ", ".join(f"{n:,} {verdict.value}" for verdict, n in counts.items())
