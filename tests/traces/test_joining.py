@@ -105,6 +105,18 @@ def test_clients_that_touch_up_the_history_are_followed(tmp_path: Path) -> None:
     assert joined.metadata["n_requests"] == 3
 
 
+def test_the_time_between_two_calls_is_the_tools(tmp_path: Path) -> None:
+    lines = exchanges(conversation())
+    for one, start in zip(lines, (100.0, 103.5, 110.0), strict=True):
+        one |= {"started_at": start, "duration_s": 2.0}
+    [joined], _ = read(tmp_path / "log", lines)
+    assert [c.duration_s for c in joined.calls] == [1.5, 4.5]
+    lines[1]["request"]["messages"][-1]["duration_s"] = 0.25
+    lines[2]["started_at"] = "2026-11-25T10:00:00Z"
+    [joined], _ = read(tmp_path / "log", lines)
+    assert [c.duration_s for c in joined.calls] == [0.25, None]
+
+
 def test_interleaved_conversations_come_apart(tmp_path: Path) -> None:
     a, b = exchanges(conversation("A?")), exchanges(conversation("B?", 1))
     found, _ = read(tmp_path / "log", [a[0], b[0], a[1], b[1], a[2]])

@@ -86,6 +86,11 @@ class MetricsTally:
         self._efficiency, self._delta, self._tokens, self._entropy = _Mean(), _Mean(), _Mean(), _Mean()
         self._n_calls = self._n_reduced = self._n_undefined = self._n_undecided = self._n_correct = 0
 
+    @property
+    def n(self) -> int:
+        """Trajectories taken."""
+        return self._calls.n
+
     def add(self, signal: Signal, outcome: float | None) -> None:
         """Take one trajectory.
 

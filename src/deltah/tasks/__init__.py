@@ -1,7 +1,7 @@
 """Tasks: questions with gold answers, readers for the field's file formats, and graders.
 
 `read_tasks` reads a file, `grade` grades the final answer of a text. Nothing here knows an agent, a tool or an entropy.
-math-verify and pyarrow are imported where they are needed, not before.
+math-verify and duckdb are imported where they are needed, not before.
 """
 
 from deltah.tasks.answers import extract_answer

@@ -24,12 +24,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from deltah.core.types import Scalar
-from deltah.errors import DataError, missing_dependency
+from deltah.errors import DataError
 from deltah.jsonlines import read_json_objects
 from deltah.tasks.answers import hash_answer, last_boxed
 from deltah.tasks.types import Task, TaskKind
 
 _PARQUET_MAGIC = b"PAR1"
+_PARQUET_ROWS = 1024
+"""Rows fetched at once."""
 _MATH_SOURCES = re.compile(r"(?:^|[^a-z])(?:gsm8k|math\w*|aime\w*|amc\w*|olympiadbench|deepscaler|dapo)(?:$|[^a-z])")
 _FORMAT_FIELDS = frozenset(
     {"id", "question", "problem", "prompt", "answer", "golden_answers", "reward_model", "kind", "supporting"}
@@ -46,7 +48,6 @@ def read_tasks(path: str | os.PathLike[str]) -> list[Task]:
 
     Raises:
         DataError: if the file cannot be read, holds no task, or a row breaks the format; names file, row and field.
-        MissingDependencyError: if the file is Parquet and pyarrow is not installed.
     """
     name = os.fspath(path)
     tasks: list[Task] = []
@@ -68,7 +69,6 @@ def task_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
     Raises:
         DataError: if the file cannot be read or a row is not an object.
-        MissingDependencyError: if the file is Parquet and pyarrow is not installed.
     """
     try:
         with open(name, "rb") as stream:
@@ -79,20 +79,20 @@ def task_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _parquet_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise missing_dependency("pyarrow", extra="train", purpose="Reading a Parquet file") from error
+    import duckdb
+
     number = 0
     try:
-        with parquet.ParquetFile(name) as file:
-            for batch in file.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
+        with duckdb.connect() as database:
+            found = database.execute("FROM read_parquet($file)", {"file": name})
+            columns = [column[0] for column in found.description or ()]
+            while rows := found.fetchmany(_PARQUET_ROWS):
+                for values in rows:
                     number += 1
-                    yield number, row
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{name}: the Parquet file is damaged after row {number} ({error}); write it again") from error
+                    yield number, dict(zip(columns, values, strict=True))
+    except duckdb.Error as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"{name}: the Parquet file is damaged after row {number} ({reason}); write it again") from error
 
 
 def _identifier(row: Mapping[str, Any], number: int, taken: set[str], where: str) -> str:

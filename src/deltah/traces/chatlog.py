@@ -129,6 +129,10 @@ class ChatLine(msgspec.Struct):
     thread_id: str | int | None = None
     trace_id: str | int | None = None
     error: Any = None
+    started_at: Any = None
+    """Seconds since the epoch at which the API call began."""
+    duration_s: Any = None
+    """Seconds the API call took."""
     id: str | int | None = None
     group_id: str | int | None = None
     vocab_size: int | None = None

@@ -7,6 +7,7 @@ history and whose reply is new. Exchanges become dialogues in `deltah.traces.joi
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,6 +48,9 @@ class Facts:
     golden_answers: tuple[str, ...] = ()
     outcome: float | None = None
     finish_reason: str | None = None
+    started_at: float = math.nan
+    """Seconds since the epoch; NaN where the log does not say."""
+    ended_at: float = math.nan
     metadata: dict[str, Scalar] = field(default_factory=dict)
 
 
@@ -197,8 +201,15 @@ def _facts(log: ChatLine, response: Response | None, last: Choice | Message) -> 
         golden_answers=_golden_answers(log),
         outcome=_outcome(log),
         finish_reason=last.finish_reason,
+        started_at=_seconds(log.started_at),
+        ended_at=_seconds(log.started_at) + _seconds(log.duration_s),
         metadata=_metadata(log, temperature, response),
     )
+
+
+def _seconds(value: Any) -> float:
+    """A number of seconds; NaN for anything else: a log may hold dates there."""
+    return float(value) if isinstance(value, int | float) else math.nan
 
 
 _SESSION_KEYS = ("session_id", "conversation_id", "thread_id", "trace_id")

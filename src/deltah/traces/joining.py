@@ -20,6 +20,8 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+import msgspec
+
 from deltah.traces.chatlog import FunctionCall, Message
 from deltah.traces.conversation import message_text
 from deltah.traces.dialogue import Dialogue, Exchange, Said, merge_facts
@@ -184,11 +186,28 @@ def _dialogue(path: Sequence[_Node], told: set[_Node], name: str | None) -> Dial
         repeated = node in told
         # The results that lead to a branch answer calls of the shared history.
         context = repeated or (node is own[0] and node is not path[0])
-        said += [replace(message, context=context) for message in node.new]
+        said += [replace(message, context=context) for message in _timed(node)]
         said.append(replace(node.exchange.reply, context=repeated))
     told.update(own)
     facts = merge_facts([node.exchange.facts for node in own], name)
     return Dialogue(said, facts, own[0].exchange.where)
+
+
+def _timed(node: _Node) -> list[Said]:
+    """New messages of an exchange; results that came between two timed API calls share the time between them."""
+    results = [said for said in node.new if said.message.role == "tool"]
+    if node.parent is None or not results:
+        return node.new
+    gap = node.exchange.facts.started_at - node.parent.exchange.facts.ended_at
+    if not gap >= 0 or any(said.message.duration_s is not None for said in results):
+        return node.new
+    share = gap / len(results)
+    return [
+        replace(said, message=msgspec.structs.replace(said.message, duration_s=share))
+        if said.message.role == "tool"
+        else said
+        for said in node.new
+    ]
 
 
 def _running_hashes(history: Sequence[Said], seed: int) -> list[int]:
