@@ -1,4 +1,4 @@
-"""`deltah report`: one self-contained HTML page from run directories or traces."""
+"""`deltah report`: one self-contained HTML page from run directories, traces or logs."""
 
 from __future__ import annotations
 
@@ -7,17 +7,28 @@ from typing import Annotated
 
 import typer
 
+from deltah.cli.options import Answers, Join, Logs, Margin, Signal, TraceFormat, VocabSize, log_options
 
-def command(
-    paths: Annotated[list[Path], typer.Argument(help="Run directories or trace files; several are compared.")],
+
+def command(  # noqa: PLR0913 - the options of a command line
+    paths: Logs,
     out: Annotated[Path | None, typer.Option(help="Page to write; a JSON twin is written beside it.")] = None,
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
+    answers: Answers = None,
+    signal: Signal = None,
+    margin: Margin = None,
+    format: TraceFormat = None,
+    vocab_size: VocabSize = None,
+    join: Join = True,
 ) -> None:
-    """Write a page with tables, curves and a trajectory viewer."""
+    """Write a page with tables, curves and a trajectory viewer; several paths are compared."""
     from deltah.study import load_report, write_report
 
-    data = load_report(paths, title=title)
-    first = paths[0]
+    options = log_options(
+        answers=answers, format=format, vocab_size=vocab_size, join=join, signal=signal, margin=margin
+    )
+    data = load_report(paths, options=options, title=title)
+    first = Path(paths[0])
     page = out or (first / "report.html" if first.is_dir() else first.with_name("report.html"))
     write_report(data, page)
     typer.echo(f"page  {page.resolve().as_uri()}\njson  {page.with_suffix('.json')}")

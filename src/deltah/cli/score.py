@@ -21,6 +21,7 @@ from deltah.core.types import Estimator
 from deltah.errors import DataError
 from deltah.study import CallRow, Evaluation, ScoredLog, calls_by, summarise_calls
 from deltah.study.callfile import CallWriter, call_records
+from deltah.study.notes import notes_on
 from deltah.study.report.evaluation import Scored
 from deltah.study.tables import estimate_cell
 from deltah.study.waste import Verdict
@@ -109,8 +110,8 @@ def _print_tables(log: ScoredLog, evaluation: Evaluation) -> None:
     by_outcome = calls_by((row for row in rows if row.correct is not None), lambda row: graded[bool(row.correct)])
     if by_outcome:
         console.print(_call_table("outcome", by_outcome))
-    for line in _advice(log, evaluation):
-        console.print(line, highlight=False, soft_wrap=True)
+    for note in notes_on(log, evaluation):
+        console.print(note, highlight=False, soft_wrap=True, markup=False)
 
 
 def _headline(log: ScoredLog, evaluation: Evaluation) -> str:
@@ -120,27 +121,6 @@ def _headline(log: ScoredLog, evaluation: Evaluation) -> str:
         f"signal {log.signal.name.value}, margin {log.signal.resolved_margin:g}",
     ]
     return "; ".join(parts)
-
-
-def _advice(log: ScoredLog, evaluation: Evaluation) -> Iterator[str]:
-    """What a reader must know of these numbers, and how to get better ones."""
-    rows = evaluation.rows
-    unmeasured = sum(row.label is None for row in rows)
-    if unmeasured:
-        yield f"{unmeasured} of {len(rows)} calls have no entropies (no logprobs in the log): text alone judges them."
-    unbounded = sum(not row.bounded for row in rows)
-    if unbounded:
-        yield (
-            f"{unbounded} of {len(rows)} calls have no upper bound, so none of them can be certified: state the "
-            "vocabulary size with --vocab-size (vocab_size in the model's config.json)."
-        )
-    if evaluation.approximate:
-        yield f"{evaluation.approximate} trajectories have approximate borders between reasoning, calls and results."
-    if log.reader.n_unjoined:
-        yield (
-            f"{log.reader.n_unjoined} API calls continue conversations whose beginning is not in these files; each is "
-            "a trajectory of its own."
-        )
 
 
 def _call_table(label: str, groups: dict[str, list[CallRow]]) -> Table:

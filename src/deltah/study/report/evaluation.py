@@ -6,7 +6,7 @@ The trajectories themselves stream by once and are let go, so that memory follow
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -38,6 +38,10 @@ class Evaluation:
     """Those that were stated."""
     approximate: int
     """Trajectories whose borders of reasoning and calls are estimated."""
+    mixed: int = 0
+    """Trajectories that mix sampling temperatures or modes of log-probabilities."""
+    assumed_vocabularies: Mapping[str, int] = field(default_factory=dict)
+    """Models whose vocabulary size was taken from their name, with that size."""
 
     def __len__(self) -> int:
         """N."""
@@ -53,7 +57,7 @@ class Evaluation:
         """
         collector, values, clusters = Collector(seed), list[FloatArray](), list[ClusterKey]()
         needs, rows, approximate, calls = list[bool | None](), list[CallRow](), 0, 0
-        estimators, temperatures = set[str](), set[float]()
+        estimators, temperatures, mixed, assumed = set[str](), set[float](), 0, dict[str, int]()
         for trajectory, signal in scored:
             waste = waste_of_calls(trajectory)
             collector.offer(trajectory, signal, waste)
@@ -67,6 +71,9 @@ class Evaluation:
             if trajectory.temperature is not None:
                 temperatures.add(trajectory.temperature)
             approximate += trajectory.spans is SpanQuality.APPROXIMATE
+            mixed += bool(trajectory.metadata.get("mixed_sampling"))
+            if "vocab_size_from" in trajectory.metadata and trajectory.model is not None:
+                assumed[trajectory.model] = int(trajectory.metadata.get("vocab_size") or 0)
         table = np.array(values, dtype=np.float64).reshape(len(values), len(STATISTICS), 3)
         return cls(
             tallies=Tallies(values=table, clusters=tuple(clusters), calls=calls),
@@ -76,6 +83,8 @@ class Evaluation:
             estimators=frozenset(estimators),
             temperatures=frozenset(temperatures),
             approximate=approximate,
+            mixed=mixed,
+            assumed_vocabularies=assumed,
         )
 
     def subset(self, needs_tools: bool | None) -> Tallies:
