@@ -291,3 +291,20 @@ def test_kinds_are_only_sampled_inside_assistant_messages() -> None:
 )
 def test_error_results(text: str, expected: bool) -> None:
     assert is_error(text) is expected
+
+
+def test_a_forced_call_is_spelled_by_all_its_tokens() -> None:
+    """llama.cpp under a named tool choice samples the arguments alone, with no delimiter and no name."""
+    tokens = [token(text) for text in ('{"', "query", '": "x"}', "<|im_end|>")]
+    trajectory = read(
+        [user(), assistant(tokens, tool_calls=[call()]), result("r"), assistant([token("b")], content="b")]
+    )
+    assert shape(trajectory)[1:3] == [("call", 3, 0), ("control", 1, 0)]
+    assert trajectory.spans is SpanQuality.EXACT
+
+
+def test_tokens_printed_as_numbers_are_read_by_their_bytes() -> None:
+    tokens = [token(" I") | {"token": "token_id:262"}, token("<tool_call>") | {"token": "token_id:1387"}]
+    trajectory = read([user(), assistant(tokens, content=" I", tool_calls=[call()])])
+    assert trajectory.token_texts == (" I", "<tool_call>")
+    assert trajectory.spans is SpanQuality.EXACT

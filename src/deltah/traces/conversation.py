@@ -90,7 +90,8 @@ class Conversation:
         turn = self.n_turns
         calls = _calls(message, tokens)
         content, thought = message_text(message.content), _reasoning_text(message)
-        spans = split_message(tokens, [call.name or "" for call in calls])
+        only_calls = bool(calls) and not content.strip() and not thought.strip()
+        spans = split_message(tokens, [call.name or "" for call in calls], only_calls=only_calls)
         if not tokens or (thought and not _covers(tokens, thought)):
             self._add_text(SegmentKind.REASONING, turn, thought)
             self.exact &= not (tokens and thought)

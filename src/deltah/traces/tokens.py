@@ -19,6 +19,9 @@ from deltah.traces.chatlog import LogprobsBlock, TokenLogprob
 STAND_IN = -9999.0
 """At or below it a log-probability stands for "impossible" or "not among those reported"."""
 
+_STAND_IN_TEXTS = ("bytes:", "token_id:")
+"""Beginnings of a token's text that is not what was sampled."""
+
 
 @dataclass(frozen=True, slots=True)
 class PackedTokens:
@@ -86,11 +89,12 @@ def _texts(tokens: Sequence[TokenLogprob]) -> list[str]:
     """Text of each token; their concatenation is the message's text.
 
     A character whose bytes are spread over several tokens appears at the token that completes it, if the server gives
-    bytes; where it gives none, the token's own text stands.
+    bytes; where it gives none, the token's own text stands. The bytes also tell what a token's number stands for, where
+    vLLM was asked to print numbers (`return_tokens_as_token_ids`).
     """
     texts = [token.token for token in tokens]
-    split = any("\ufffd" in text or text.startswith("bytes:") for text in texts)
-    if not split or any(token.bytes is None for token in tokens):
+    stand_in = any("\ufffd" in text or text.startswith(_STAND_IN_TEXTS) for text in texts)
+    if not stand_in or any(token.bytes is None for token in tokens):
         return texts
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     try:
