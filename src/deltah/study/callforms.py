@@ -165,13 +165,12 @@ def python_tokens(code: str) -> tuple[tuple[int, str], ...] | None:
     """Types and texts of the tokens of Python code, comments and blank lines left out; None if it is no Python."""
     skipped, blank = (tokenize.COMMENT, tokenize.NL), (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
     try:
-        return tuple(
-            (token.type, "" if token.type in blank else token.string)
-            for token in tokenize.generate_tokens(io.StringIO(code.strip()).readline)
-            if token.type not in skipped
-        )
+        tokens = [t for t in tokenize.generate_tokens(io.StringIO(code.strip()).readline) if t.type not in skipped]
     except (tokenize.TokenError, SyntaxError, ValueError):
         return None
+    if any(token.type == tokenize.ERRORTOKEN for token in tokens):
+        return None
+    return tuple((token.type, "" if token.type in blank else token.string) for token in tokens)
 
 
 @lru_cache(maxsize=4096)

@@ -42,6 +42,7 @@ _VOLATILE_FIELD = re.compile(
     r'"(?:_?score|relevance_score|similarity_score|took|took_ms|request_?id|(?:search|query|response|elapsed)_?(?:time|ms)\w*)"'
     r'\s*:\s*(?:"[^"]*"|[-+\d.eE]+)\s*,?'
 )
+_JSON_START = re.compile(r"\s*[\[{]\s*[\[{\"\]}]")
 _RECORD_BORDER = re.compile(r"\}\s*,\s*\{")
 _BLANK_LINE = re.compile(r"\n\s*\n")
 _ORDINAL = re.compile(
@@ -123,7 +124,7 @@ def passages(text: str) -> list[str]:
     Records of a JSON list, else blocks between blank lines, else lines; numbers and bullets before them left out.
     """
     stripped = _without_volatile_fields(text).strip()
-    if stripped[:1] in ("{", "["):
+    if _JSON_START.match(stripped):
         parts = _RECORD_BORDER.split(stripped)
     else:
         blocks = _BLANK_LINE.split(stripped)
@@ -132,7 +133,7 @@ def passages(text: str) -> list[str]:
 
 
 def _without_volatile_fields(text: str) -> str:
-    return _VOLATILE_FIELD.sub("", text) if '"' in text and text.lstrip()[:1] in ("{", "[") else text
+    return _VOLATILE_FIELD.sub("", text) if '"' in text and _JSON_START.match(text) else text
 
 
 def _flat(text: str) -> str:

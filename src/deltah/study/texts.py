@@ -11,7 +11,7 @@ from typing import Final
 from deltah.core.types import Segment, SegmentKind, Trajectory
 
 _WRITTEN: Final = (SegmentKind.REASONING, SegmentKind.CALL)
-_TEMPLATE = re.compile(r"<[^<>]{0,40}>|\b(?:system|user|assistant|tool)\b|[\W_]+")
+_TEMPLATE = re.compile(r"<[^<>]{0,40}>|\b(?:system|user|assistant|tool)\b|[^\w<]+|[_<]")
 
 _SEPARATORS: Final = bytes(code if chr(code).isalnum() else 32 for code in range(128)).ljust(256, b" ")
 

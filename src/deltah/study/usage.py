@@ -21,7 +21,8 @@ from deltah.study.texts import ascii_words, policy_text, user_text
 from deltah.tools.search import STOP_WORDS
 
 STEM_LETTERS: Final = 6
-_FRACTION = re.compile(r"\.\d+")
+_FRACTION = re.compile(r"\b\d?\.\d+")
+"""Decimals; of 1023.5 the whole part stays, of 0.5 nothing."""
 _THOUSANDS = re.compile(r",(?=\d{3}\b)")
 _WORD = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_]+")
 _IGNORED: Final = frozenset(word[:STEM_LETTERS] for word in STOP_WORDS)
