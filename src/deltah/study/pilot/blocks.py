@@ -1,9 +1,9 @@
 """Blocks: the calls for which some signals and some labels are known together, and their statistics by resample.
 
-Signals that are known for the same calls share a block, and so do labels; a table has as many blocks as it has pairs of
-such patterns, mostly one to four. Within a block all seven statistics of all pairs come from one pass over the calls for
-each signal and set of strata; labels ride along as columns of a matrix product. The estimate itself is the resample in
-which every question was drawn once.
+Signals that are known for the same calls share a block, and so do labels; a table has as many blocks as it has pairs
+of such patterns, mostly one to four. Within a block all seven statistics of all pairs come from one pass over the calls
+for each signal and set of strata; labels ride along as columns of a matrix product. The estimate itself is the resample
+in which every question was drawn once.
 """
 
 from __future__ import annotations
@@ -97,8 +97,13 @@ def blocks(table: StudyTable, controls: Controls) -> Iterator[Block]:
                 z=controls.design[rows],
                 cluster=table.cluster[rows],
                 clusters=table.n_clusters,
-                strata=(np.zeros(len(rows), dtype=np.int64), _compact(controls.index[rows]), _compact(controls.all[rows])),
+                strata=_strata(controls, rows),
             )
+
+
+def _strata(controls: Controls, rows: IntArray) -> tuple[IntArray, IntArray, IntArray]:
+    one = np.zeros(len(rows), dtype=np.int64)
+    return one, _compact(controls.by_index[rows]), _compact(controls.by_all[rows])
 
 
 def _compact(codes: IntArray) -> IntArray:
@@ -166,15 +171,14 @@ class BlockStatistics:
         The rank of a 0/1 label is a linear function of the label, which can therefore stand for it.
         """
         block = self._block
-        weights = by_cluster[block.cluster]
         sums = [self._sums(scheme, by_cluster) for scheme in range(len(block.strata))]
-        graded = {j: _in_call_order(doubled_ranks(weights[o.rows], o), o) for j, o in self._graded.items()}
-        b, s, labels = weights.shape[1], len(block.signals), len(block.labels)
+        graded = {j: self._label_ranks(by_cluster, order) for j, order in self._graded.items()}
+        b, s, labels = by_cluster.shape[1], len(block.signals), len(block.labels)
         aucs = np.empty((3, b, s, labels))
         xx, xz, xy = np.empty((b, s)), np.empty((b, s, block.z.shape[1])), np.empty((b, s, labels))
         for i, orders in enumerate(self._orders):
             for scheme, order in enumerate(orders):
-                copies = weights[order.rows]
+                copies = by_cluster[block.cluster[order.rows]]
                 ranks = doubled_ranks(copies, order)
                 copies *= ranks
                 positive_sums = block.y[order.rows].T @ copies
@@ -188,17 +192,17 @@ class BlockStatistics:
         aucs[..., ~block.binary] = np.nan
         yy, yz = values.yy.copy(), values.yz.copy()
         for j, label_ranks in graded.items():
-            copies = weights * label_ranks
+            copies = by_cluster[block.cluster] * label_ranks
             yy[:, j] = np.einsum("nb,nb->b", copies, label_ranks)
             yz[:, j] = (block.z.T @ copies).T
         return aucs, Products(xx=xx, xz=xz, yy=yy, yz=yz, xy=xy, zz=values.zz)
 
+    def _label_ranks(self, by_cluster: FloatArray, order: Sorting) -> FloatArray:
+        """(n, b) doubled ranks of a graded label, in the order of the calls."""
+        found = np.empty((len(self._block), by_cluster.shape[1]))
+        found[order.rows] = doubled_ranks(by_cluster[self._block.cluster[order.rows]], order)
+        return found
+
     def _sums(self, scheme: int, by_cluster: FloatArray) -> StratumSums:
         positives = np.stack([np.asarray(matrix @ by_cluster) for matrix in self._positives[scheme]])
         return stratum_sums(np.asarray(self._totals[scheme] @ by_cluster), positives)
-
-
-def _in_call_order(values: FloatArray, order: Sorting) -> FloatArray:
-    found = np.empty_like(values)
-    found[order.rows] = values
-    return found

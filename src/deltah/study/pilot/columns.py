@@ -22,7 +22,7 @@ from deltah.core.signals import SIGNALS, PositionBaseline, SignalConfig, SignalN
 from deltah.core.types import CallStatus, FloatArray, IntArray, Trajectory
 from deltah.errors import InvalidValueError
 from deltah.study.pilot.evidence import Evidence
-from deltah.study.pilot.sources import CallKey, CallValues
+from deltah.study.pilot.sources import CallValues
 from deltah.study.pilot.table import CallReference, StudyTable
 from deltah.study.summary import cluster_key, is_correct
 
@@ -98,7 +98,7 @@ def build_table(
     if probe is not None:
         _check_matched(calls, probe, "the probe")
         for name, sign in PROBE_SIGNALS.items():
-            signals |= {name: sign * column for column in _given(calls, probe, [name]).values()}
+            signals |= {found: sign * column for found, column in _given(calls, probe, [name]).items()}
         labels |= _given(calls, probe, PROBE_LABELS)
     if columns is not None:
         notes += _check_matched(calls, columns, "the labels")
@@ -156,8 +156,7 @@ def _signals(
 def _turned(trajectories: Sequence[Trajectory], signals: Sequence[Signal | None]) -> FloatArray:
     """(N,) minus the signal of each call's round."""
     parts = [
-        np.full(t.n_calls, np.nan) if s is None else -s.call_delta_h
-        for t, s in zip(trajectories, signals, strict=True)
+        np.full(t.n_calls, np.nan) if s is None else -s.call_delta_h for t, s in zip(trajectories, signals, strict=True)
     ]
     values = np.concatenate(parts)
     return np.where(np.isfinite(values), values, np.nan)
@@ -185,7 +184,7 @@ def _position_corrected(
         if not any(np.isfinite(s.delta_h).any() for s in fitted_on):
             continue
         config = SignalConfig(name=SignalName.POSITION_CORRECTED, baseline=PositionBaseline.fit(fitted_on))
-        for i in np.flatnonzero(half == side):
+        for i in np.flatnonzero(half == side).tolist():
             scored[i] = None if base[i] is None else score(trajectories[i], config)
     return _turned(trajectories, scored)
 
@@ -232,13 +231,13 @@ def _evidence_labels(trajectories: Sequence[Trajectory], evidence: Evidence) -> 
     return {"gold_evidence": np.array(any_evidence) + blank, "new_evidence": np.array(new_evidence) + blank}
 
 
-def _given(calls: Sequence[CallKey], values: CallValues, names: Iterable[str]) -> dict[str, FloatArray]:
+def _given(calls: Sequence[CallReference], values: CallValues, names: Iterable[str]) -> dict[str, FloatArray]:
     """Columns by name, NaN where a call has no value; a column without any value is left out."""
-    found = {name: np.array([values.get(key, {}).get(name, np.nan) for key in map(tuple, calls)]) for name in names}
+    found = {name: np.array([values.get(key, {}).get(name, np.nan) for key in calls]) for name in names}
     return {name: column for name, column in found.items() if np.isfinite(column).any()}
 
 
-def _user_labels(calls: Sequence[CallKey], values: CallValues, taken: Iterable[str]) -> dict[str, FloatArray]:
+def _user_labels(calls: Sequence[CallReference], values: CallValues, taken: Iterable[str]) -> dict[str, FloatArray]:
     names = list(dict.fromkeys(name for row in values.values() for name in row))
     clash = sorted(set(names) & set(taken))
     if clash:
@@ -246,11 +245,13 @@ def _user_labels(calls: Sequence[CallKey], values: CallValues, taken: Iterable[s
     return _given(calls, values, names)
 
 
-def _check_matched(calls: Sequence[CallKey], values: CallValues, what: str) -> list[str]:
+def _check_matched(calls: Sequence[CallReference], values: CallValues, what: str) -> list[str]:
     """Refuse values of other traces; say how many rows belong to no call."""
-    known = {tuple(key) for key in calls}
+    known = set(calls)
     lost = [key for key in values if key not in known]
     if len(lost) == len(values):
         example = f", such as trajectory {lost[0][0]!r}, call {lost[0][1]!r}" if lost else ""
-        raise InvalidValueError(f"no row of {what} belongs to a call of the traces{example}; give the traces it was made of")
+        raise InvalidValueError(
+            f"no row of {what} belongs to a call of the traces{example}; give the traces it was made of"
+        )
     return [f"{len(lost)} rows of {what} belong to no call of the traces"] if lost else []

@@ -2,8 +2,8 @@ r"""What the partial statistics hold fixed: call index, segment length and tool.
 
 For correlations, a design matrix Z: an intercept, one column for each call index but the first (indices from the first
 one with fewer than 20 calls on share a column), one for each tool but the most called (tools with fewer than 20 calls
-share one), and $\log(1 + |r_{k-1}|)$ and $\log(1 + |r_k|)$. For the AUC, strata: pairs are compared only if they agree in
-call index, tool and tertile of $|r_{k-1}| + |r_k|$.
+share one), and $\log(1 + |r_{k-1}|)$ and $\log(1 + |r_k|)$. For the AUC, strata: pairs are compared only if they agree
+in call index, tool and tertile of $|r_{k-1}| + |r_k|$.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Controls(NamedTuple):
     """(N, p) with an intercept first."""
     columns: tuple[str, ...]
     """(p,) names."""
-    index: IntArray
+    by_index: IntArray
     """(N,) stratum of each call: its index."""
-    all: IntArray
+    by_all: IntArray
     """(N,) stratum of each call: index, tool and length tertile."""
 
 
@@ -51,8 +51,8 @@ def controls_of(table: StudyTable) -> Controls:
     return Controls(
         design=np.concatenate(design, axis=1),
         columns=("1", *index_names[1:], *tool_names[1:], "log tokens before", "log tokens after"),
-        index=np.unique(table.index, return_inverse=True)[1].reshape(-1),
-        all=np.unique(joint, axis=0, return_inverse=True)[1].reshape(-1),
+        by_index=np.unique(table.index, return_inverse=True)[1].reshape(-1),
+        by_all=np.unique(joint, axis=0, return_inverse=True)[1].reshape(-1),
     )
 
 

@@ -42,8 +42,8 @@ class Evidence:
         by_id = {t.id: {i: contents[i] for i in t.supporting if contents.get(i)} for t in listed}
         if not any(by_id.values()):
             raise InvalidValueError(
-                f"no task has a supporting document in the corpus ({len(listed)} tasks name some); give the corpus whose "
-                "ids stand in the tasks' field 'supporting'"
+                f"no task has a supporting document in the corpus ({len(listed)} tasks name some); give the corpus "
+                "whose ids stand in the tasks' field 'supporting'"
             )
         return cls(
             by_id={name: found for name, found in by_id.items() if found},

@@ -41,7 +41,7 @@ class Products(NamedTuple):
 
 def partial_correlation(g: Products) -> FloatArray:
     """(b, S, L) partial correlations; NaN where a residual is constant."""
-    return _correlation(g, np.linalg.pinv(g.zz, rcond=1e-12, hermitian=True))
+    return _correlation(g, np.linalg.pinv(g.zz, rcond=1e-12, hermitian=True).astype(np.float64, copy=False))
 
 
 def correlation(g: Products) -> FloatArray:

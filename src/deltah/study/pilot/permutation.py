@@ -12,8 +12,8 @@ $s_q = \pm 1$ is a draw from the null distribution of the test statistic $\sum_q
 of whole questions (Hemerik, Goeman and Finos, "Robust testing in generalized linear models by sign flipping score
 contributions", JRSS B 2020; with many questions no symmetry of $u_q$ is needed).
 
-Two-sided; $p = (1 + \#\{|\sum s_q u_q| \ge |\sum u_q|\}) / (1 + P)$, the observed signs being one of the draws, so that p is
-never 0. Q questions have $2^{Q-1}$ distinct flips: five cannot reject at 5 %.
+Two-sided; $p = (1 + \#\{|\sum s_q u_q| \ge |\sum u_q|\}) / (1 + P)$, the observed signs being one of the draws, so
+that p is never 0. Q questions have $2^{Q-1}$ distinct flips: five cannot reject at 5 %.
 """
 
 from __future__ import annotations

@@ -65,10 +65,8 @@ def running_sum(weights: FloatArray) -> FloatArray:
     stepped = padded[1:].reshape(runs, _RUN, b)
     for j in range(1, _RUN):
         stepped[:, j] += stepped[:, j - 1]
-    offset = np.zeros((runs, b))
-    for i in range(1, runs):
-        np.add(offset[i - 1], stepped[i - 1, -1], out=offset[i])
-    stepped += offset[:, None]
+    if runs > 1:
+        stepped += running_sum(stepped[:-1, -1])[:, None]
     return padded[: n + 1]
 
 

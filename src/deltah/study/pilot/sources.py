@@ -37,8 +37,8 @@ def read_call_values(path: str | os.PathLike[str]) -> dict[CallKey, dict[str, fl
     """Read columns of calls from a .csv file, or from JSON lines under any other name (also .gz, .zst).
 
     Raises:
-        DataError: if the file cannot be read, a row names no call or one that an earlier row has, a column mixes numbers
-            and words, or no column of numbers is left.
+        DataError: if the file cannot be read, a row names no call or one that an earlier row has, a column mixes
+            numbers and words, or no column of numbers is left.
     """
     name = os.fspath(path)
     rows = _csv_rows(name) if name.lower().endswith(".csv") else read_json_objects(name)
@@ -84,7 +84,9 @@ def _csv_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
     except UnicodeDecodeError as error:
         raise DataError(f"{name}: the file is not valid UTF-8 text ({error}); save it as UTF-8") from error
     except csv.Error as error:
-        raise DataError(f"{name}: the file is not readable as CSV ({error}); save it as comma-separated text") from error
+        raise DataError(
+            f"{name}: the file is not readable as CSV ({error}); save it as comma-separated text"
+        ) from error
 
 
 def _key(row: Mapping[str, Any], where: str) -> CallKey:

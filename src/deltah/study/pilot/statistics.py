@@ -19,7 +19,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 
-from deltah.core.types import BoolArray, FloatArray
+from deltah.core.types import FloatArray, IntArray
 from deltah.errors import InvalidValueError
 from deltah.study.bootstrap import MIN_CLUSTERS, Estimate, interval
 from deltah.study.pilot.blocks import STATISTICS, Block, BlockStatistics, blocks
@@ -70,12 +70,32 @@ class Association:
     """Why there is no number; None where there are some."""
 
 
+class Support(NamedTuple):
+    """What a label's calls in a block can carry, for one set of strata."""
+
+    n: int
+    """Calls in a stratum that holds both values of the label."""
+    clusters: int
+    """Questions they belong to."""
+    good: int
+    """Questions with a good call among them."""
+    other: int
+    """Questions with a call that is not good among them."""
+
+    @property
+    def enough(self) -> bool:
+        """Whether an AUC over these strata says anything."""
+        return min(self.good, self.other) >= MIN_CLUSTERS
+
+
 class _Pair(NamedTuple):
     """What a block says of one pair; arrays in the order of `STATISTICS`."""
 
     block: Block
     s: int
     j: int
+    supports: tuple[Support, ...]
+    """(3,) of the AUCs, in their order."""
     estimate: FloatArray
     """(7,)"""
     replicates: FloatArray
@@ -131,9 +151,10 @@ def _pairs(
         if on_progress is not None:
             on_progress(span[0] + done, span[1])
     replicates, tests = np.concatenate(parts), scores(block)
-    for s in range(len(block.signals)):
-        for j in range(len(block.labels)):
-            yield _Pair(block, s, j, estimate[s, j], replicates[:, s, j], tests[:, s, j])
+    for j in range(len(block.labels)):
+        supports = tuple(support(block, j, strata) for strata in block.strata)
+        for s in range(len(block.signals)):
+            yield _Pair(block, s, j, supports, estimate[s, j], replicates[:, s, j], tests[:, s, j])
 
 
 def _association(key: tuple[str, str], pair: _Pair | None, total: int) -> Association:
@@ -145,7 +166,7 @@ def _association(key: tuple[str, str], pair: _Pair | None, total: int) -> Associ
         signal=signal,
         label=label,
         graded=not binary,
-        questions=0 if pair is None else len(np.unique(pair.block.cluster)),
+        questions=0 if pair is None else distinct(pair.block.cluster),
         good=int(pair.block.y[:, pair.j].sum()) if pair is not None and binary else 0,
         **estimates,
         p=_NAN,
@@ -163,54 +184,52 @@ def shortage(block: Block, s: int, j: int) -> str | None:
         return "the signal is the same for all calls"
     if block.binary[j]:
         for value, name in ((1.0, "a good call"), (0.0, "a call that is not good")):
-            have = len(np.unique(cluster[label == value]))
+            have = distinct(cluster[label == value])
             if have < MIN_CLUSTERS:
                 return f"{have} question{'' if have == 1 else 's'} with {name}; {MIN_CLUSTERS} are needed"
         return None
     if np.ptp(label) == 0:
         return "the label is the same for all calls"
-    have = len(np.unique(cluster))
+    have = distinct(cluster)
     return f"{have} questions; {MIN_CLUSTERS} are needed" if have < MIN_CLUSTERS else None
 
 
 def _estimate(i: int, name: str, pair: _Pair | None, total: int, reason: str | None) -> Estimate:
     """One statistic with its interval; NaN where it would rest on too little."""
-    if pair is None or reason is not None:
-        n = 0 if pair is None else len(pair.block)
+    if pair is None:
+        return Estimate(value=_NAN, low=_NAN, high=_NAN, n=0, left_out=total)
+    stratified = i < len(pair.supports)
+    n = pair.supports[i].n if stratified else len(pair.block)
+    baseline = pair.block.signals[pair.s] == CALL_INDEX and name not in _UNCONTROLLED
+    thin = stratified and not (pair.block.binary[pair.j] and pair.supports[i].enough)
+    if reason is not None or baseline or thin:
         return Estimate(value=_NAN, low=_NAN, high=_NAN, n=n, left_out=total - n)
-    block = pair.block
-    used = np.ones(len(block), dtype=np.bool_)
-    if name.startswith("auc"):
-        used = _informative(block, pair.j, i)
-    n, clusters = int(used.sum()), len(np.unique(block.cluster[used]))
-    if _undefined(block, pair, name, used):
-        return Estimate(value=_NAN, low=_NAN, high=_NAN, n=n, left_out=total - n)
+    clusters = pair.supports[i].clusters if stratified else distinct(pair.block.cluster)
     low, high = interval(pair.replicates[:, i], clusters)
     return Estimate(value=float(pair.estimate[i]), low=low, high=high, n=n, left_out=total - n)
 
 
-def _undefined(block: Block, pair: _Pair, name: str, used: BoolArray) -> bool:
-    """Whether a statistic of a pair with enough calls still has no value."""
-    if block.signals[pair.s] == CALL_INDEX and name not in _UNCONTROLLED:
-        return True
-    if not name.startswith("auc"):
-        return False
-    label, cluster = block.y[used, pair.j], block.cluster[used]
-    return not block.binary[pair.j] or any(len(np.unique(cluster[label == v])) < MIN_CLUSTERS for v in (0.0, 1.0))
-
-
-def _informative(block: Block, j: int, scheme: int) -> BoolArray:
-    """(n,) calls in a stratum that holds both values of the label."""
-    strata, label = block.strata[scheme], block.y[:, j]
+def support(block: Block, j: int, strata: IntArray) -> Support:
+    """What pairs of calls within strata rest on, for label j."""
+    label, cluster = block.y[:, j], block.cluster
     both = (np.bincount(strata, weights=label == 1.0) > 0) & (np.bincount(strata, weights=label == 0.0) > 0)
-    return np.asarray(both[strata])
+    used = both[strata]
+    good, other = (distinct(cluster[used & (label == value)]) for value in (1.0, 0.0))
+    return Support(int(used.sum()), distinct(cluster[used]), good, other)
+
+
+def distinct(codes: IntArray) -> int:
+    """Number of different codes."""
+    return int(np.count_nonzero(np.bincount(codes)))
 
 
 def _with_tests(
     raw: list[Association], pairs: list[_Pair | None], permutations: int, seed: int
 ) -> Iterator[Association]:
     """Add the p-values; all tests of the table share one set of flips and one family."""
-    tested = [(i, v) for i, a in enumerate(raw) if a.reason is None for v in (0, 1) if not (v and a.signal == CALL_INDEX)]
+    tested = [
+        (i, v) for i, a in enumerate(raw) if a.reason is None for v in (0, 1) if not (v and a.signal == CALL_INDEX)
+    ]
     p = np.full((len(raw), 2), np.nan)
     if tested:
         columns = [pair.tests[:, v] for i, v in tested if (pair := pairs[i]) is not None]

@@ -73,7 +73,9 @@ class StudyTable:
             raise InvalidValueError("a tool or cluster number is out of range; number them from 0")
         for name, column in (*self.signals.items(), *self.labels.items()):
             if np.isinf(column).any():
-                raise InvalidValueError(f"column {name!r} holds an infinity; expected finite numbers, NaN where unknown")
+                raise InvalidValueError(
+                    f"column {name!r} holds an infinity; expected finite numbers, NaN where unknown"
+                )
 
     def __len__(self) -> int:
         """N."""
