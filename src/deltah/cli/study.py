@@ -12,9 +12,11 @@ import typer
 from deltah.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from deltah.core.types import Trajectory
     from deltah.study.pilot import Association, Evidence, StudyResult
-    from deltah.traces import ReadProblem
+    from deltah.traces import TraceReader
 
 
 def command(
@@ -29,14 +31,16 @@ def command(
 ) -> None:
     """Test how well signals of entropy tell good calls from others."""
     from deltah.cli.progress import reporting
-    from deltah.study.pilot import build_table, read_call_values, run_study
+    from deltah.study.pilot import PROBE_COLUMNS, build_table, read_call_values, run_study
+    from deltah.study.waste import waste_of_calls
 
     evidence = _evidence(tasks, corpus)
-    trajectories, problems = _read(paths)
+    trajectories, reader = _read(paths, tasks)
     table = build_table(
         trajectories,
         evidence=evidence,
-        probe=None if probe is None else read_call_values(probe),
+        waste=waste_of_calls,
+        probe=None if probe is None else read_call_values(probe, only=PROBE_COLUMNS),
         columns=None if labels is None else read_call_values(labels),
         seed=seed,
     )
@@ -47,10 +51,10 @@ def command(
     _print(result)
     if out is not None:
         _write(result, out)
-    for problem in problems[:20]:
+    for problem in reader.problems[:20]:
         typer.echo(f"left out: {problem}", err=True)
-    if problems:
-        typer.echo(f"{len(problems)} records could not be read", err=True)
+    if reader.n_problems:
+        typer.echo(f"{reader.n_problems} records could not be read", err=True)
         raise typer.Exit(1)
 
 
@@ -71,19 +75,18 @@ def _evidence(tasks: Path | None, corpus: Path | None) -> Evidence | None:
     return Evidence.of(read_tasks(tasks), read_corpus(corpus))
 
 
-def _read(paths: Sequence[Path]) -> tuple[list[Trajectory], list[ReadProblem]]:
-    from deltah.cli.score import _files
+def _read(paths: Sequence[Path], tasks: Path | None) -> tuple[list[Trajectory], TraceReader]:
+    """Trajectories, graded where neither their source nor its grader did, and the reader with its problems."""
+    from deltah.study.grading import Answers, graded
     from deltah.traces import read_traces
 
-    trajectories: list[Trajectory] = []
-    problems: list[ReadProblem] = []
-    for path in _files(paths):
-        reader = read_traces(path)
-        trajectories += reader
-        problems += reader.problems
+    grade = graded if tasks is None else Answers(tasks).apply
+    reader = read_traces(paths)
+    trajectories = [t if t.outcome is not None else grade(t) for t in reader]
     if not trajectories:
-        raise DataError(f"no trajectory could be read from {', '.join(map(str, paths))}")
-    return trajectories, problems
+        first = f"; the first problem: {reader.problems[0]}" if reader.problems else ""
+        raise DataError(f"no trajectory could be read from {', '.join(map(str, paths))}{first}")
+    return trajectories, reader
 
 
 def _print(result: StudyResult) -> None:
@@ -91,7 +94,7 @@ def _print(result: StudyResult) -> None:
     from rich.console import Console
 
     from deltah.cli.tables import escaped
-    from deltah.study.pilot.markdown import label_note, method_notes, size_note
+    from deltah.study.pilot.markdown import computed, label_note, method_notes, size_note
 
     console = Console()
     console.print(
@@ -101,36 +104,39 @@ def _print(result: StudyResult) -> None:
         rows = result.of_label(label)
         console.print(f"\n[bold]{escaped(label)}[/]: {escaped(label_note(label))}", highlight=False)
         console.print(f"[dim]{escaped(size_note(rows))}[/]", highlight=False)
-        if any(a.reason is None for a in rows):
+        if computed(rows):
             console.print(_table(rows))
+            for a in rows:
+                if a.reason is not None:
+                    console.print(f"[dim]{a.signal} is not computed: {escaped(a.reason)}[/]", highlight=False)
     for note in (*method_notes(result), *result.notes):
         console.print(f"[dim]· {escaped(note)}[/]", highlight=False)
 
 
-_SHOWN = ("auc", "auc_within_index", "auc_stratified", "spearman", "partial_spearman")
-"""Statistics of the terminal's table; the files hold all."""
+_SHOWN = (("auc", "AUC"), ("auc_within_index", "within index"), ("auc_stratified", "stratified"))
+_GRADED = (("spearman", "Spearman"), ("partial_spearman", "partial"))
+_TESTS = (("p_holm", "p (Holm)"), ("p_partial_holm", "partial p (Holm)"))
+"""What fits a terminal of 80 columns; the files hold all."""
 
 
-def _table(rows: Sequence[Association]) -> object:
+def _table(rows: Sequence[Association]) -> Table:
     from rich import box
     from rich.table import Table
 
     from deltah.cli.tables import escaped, two_lines
-    from deltah.study.pilot.markdown import COLUMNS, p_text, signal_title
+    from deltah.study.pilot.markdown import p_text, signal_title
     from deltah.study.tables import estimate_cell
 
-    titles = dict(COLUMNS)
+    graded = rows[0].graded
+    shown = _GRADED if graded else _SHOWN
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("signal", "n", *(titles[name] for name in _SHOWN), "p (Holm)", "partial p (Holm)"):
-        table.add_column(name, justify="left" if name == "signal" else "right")
-    for a in rows:
-        name = escaped(signal_title(a.signal))
-        if a.reason is not None:
-            table.add_row(name, str(a.spearman.n), f"[dim]{escaped(a.reason)}[/]")
-            continue
-        cells = [estimate_cell(getattr(a, key), 3, signed=not key.startswith("auc")) for key in _SHOWN]
-        tests = (p_text(a.p_holm), p_text(a.p_partial_holm))
-        table.add_row(name, str(a.spearman.n), *map(two_lines, cells), *tests)
+    table.add_column("signal")
+    for _, title in (("", "n"), *shown, *_TESTS):
+        table.add_column(title, justify="right")
+    for a in (a for a in rows if a.reason is None):
+        cells = [two_lines(estimate_cell(getattr(a, key), 2, signed=graded)) for key, _ in shown]
+        tests = [p_text(getattr(a, key)) for key, _ in _TESTS]
+        table.add_row(escaped(signal_title(a.signal)), str(a.spearman.n), *cells, *tests)
     return table
 
 

@@ -1,6 +1,6 @@
 """The pilot study: do signals of entropy tell good tool calls from others, and does position explain it?"""
 
-from deltah.study.pilot.columns import LABEL_MEANING, SIGNAL_MEANING, WasteRule, build_table
+from deltah.study.pilot.columns import LABEL_MEANING, PROBE_COLUMNS, SIGNAL_MEANING, WasteRule, build_table
 from deltah.study.pilot.evidence import Evidence
 from deltah.study.pilot.figures import Failure, FailureKind
 from deltah.study.pilot.result import StudyResult, run_study
@@ -10,6 +10,7 @@ from deltah.study.pilot.table import CallReference, StudyTable
 
 __all__ = [
     "LABEL_MEANING",
+    "PROBE_COLUMNS",
     "SIGNAL_MEANING",
     "Association",
     "CallKey",

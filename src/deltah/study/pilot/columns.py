@@ -31,6 +31,8 @@ WasteRule: TypeAlias = Callable[[Trajectory], Sequence[AbstractSet[str]]]
 
 MARGINS_NATS: Final = (0.0, 0.05, 0.10)
 """Dead bands under which the verdict I_k is studied; 0 is the method's own."""
+DEAD_BAND_PREFIX: Final = "reduced_"
+"""Before the nats of a dead band, in the name of the verdict under it."""
 HINTS: Final = frozenset({"result_unused"})
 """Waste classes that are hints and make no call redundant."""
 SIGNAL_MEANING: Final[Mapping[str, str]] = {
@@ -41,8 +43,8 @@ SIGNAL_MEANING: Final[Mapping[str, str]] = {
     "entropy_before": "H(r_{k-1}), nats: how uncertain the model was when it called; knows no result",
     "cumulative": "H(r_0) - H(r_k), nats",
     "reduced": "I_k: 1 if ΔH_k < 0 is certain, 0 if ΔH_k >= 0 is",
-    "placebo_controlled": "-(ΔH_k with the real result - ΔH_k with that of another question), nats",
-    "gold_gain": "rise of the gold answer's log-probability by the result, nats; needs the answer",
+    "placebo_controlled": "H(r_k) after an unrelated result less H(r_k) after the real one, nats, from the same state",
+    "gold_gain": "rise of the gold answer's log-probability by the result, nats; shares a term with `useful`",
     "call_index": "-k: earlier is greater; baseline that knows nothing but the position",
 }
 LABEL_MEANING: Final[Mapping[str, str]] = {
@@ -51,11 +53,16 @@ LABEL_MEANING: Final[Mapping[str, str]] = {
     "gold_evidence": "the result holds a supporting document of the task",
     "new_evidence": "... and one that no earlier call of the trajectory returned",
     "not_redundant": "no duplicate, no result that stood in the context already, no repeated error",
-    "useful": "counterfactual: the real result raised the gold answer's log-probability more than a placebo",
+    "useful": "counterfactual: the gold answer is likelier after the real result than after an unrelated one",
 }
-PROBE_SIGNALS: Final[Mapping[str, float]] = {"placebo_controlled": -1.0, "gold_gain": 1.0}
-"""Columns of a probe that are signals, and the sign that turns them; `placebo_controlled` comes as a ΔH."""
+PROBE_SIGNALS: Final[Mapping[str, tuple[str, float]]] = {
+    "delta_h_placebo": ("placebo_controlled", -1.0),
+    "gain_none": ("gold_gain", 1.0),
+}
+"""Columns of a probe that are signals: name here, and the sign that turns them (entropy differences come as ΔH)."""
 PROBE_LABELS: Final = ("useful",)
+PROBE_COLUMNS: Final = frozenset({*PROBE_SIGNALS, *PROBE_LABELS})
+"""All that the study reads of a probe."""
 
 
 def build_table(
@@ -74,7 +81,7 @@ def build_table(
         trajectories: Any number; those without calls add nothing, those without entropies have undefined signals.
         evidence: Supporting documents, for the labels `gold_evidence` and `new_evidence`.
         waste: Names the waste classes of a trajectory's calls, for the label `not_redundant`.
-        probe: Values of `PROBE_SIGNALS` and `PROBE_LABELS`; other columns are ignored.
+        probe: Values of `PROBE_COLUMNS`; others are ignored.
         columns: A user's labels.
         cluster: Metadata key that names the question, see `deltah.study.summary.cluster_key`.
         seed: Of the halves between which the position-corrected signal is cross-fitted.
@@ -97,8 +104,9 @@ def build_table(
         notes.append("some trajectories share an id: a value from a file counts for each of them")
     if probe is not None:
         _check_matched(calls, probe, "the probe")
-        for name, sign in PROBE_SIGNALS.items():
-            signals |= {found: sign * column for found, column in _given(calls, probe, [name]).items()}
+        for column, (name, sign) in PROBE_SIGNALS.items():
+            for values in _given(calls, probe, [column]).values():
+                signals[name] = sign * values
         labels |= _given(calls, probe, PROBE_LABELS)
     if columns is not None:
         notes += _check_matched(calls, columns, "the labels")
@@ -149,7 +157,7 @@ def _signals(
             found[name] = _turned(trajectories, _score_all(trajectories, SignalConfig(name=SignalName(name))))
     for margin in MARGINS_NATS:
         scored = _score_all(trajectories, SignalConfig(margin=margin))
-        found["reduced" if margin == 0 else f"reduced_{margin:.2f}"] = _verdicts(trajectories, scored)
+        found["reduced" if margin == 0 else f"{DEAD_BAND_PREFIX}{margin:.2f}"] = _verdicts(trajectories, scored)
     return found
 
 

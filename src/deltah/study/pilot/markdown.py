@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from deltah.study.bootstrap import LEVEL
-from deltah.study.pilot.columns import LABEL_MEANING, SIGNAL_MEANING
+from deltah.study.pilot.columns import DEAD_BAND_PREFIX, LABEL_MEANING, SIGNAL_MEANING
 from deltah.study.pilot.figures import Failure, FailureKind
 from deltah.study.pilot.statistics import Association
 from deltah.study.pilot.table import CALL_INDEX
@@ -55,6 +55,13 @@ def signal_title(name: str) -> str:
     return f"{name} (baseline)" if name == CALL_INDEX else name
 
 
+def signal_note(name: str) -> str:
+    """What a signal says."""
+    if name.startswith(DEAD_BAND_PREFIX):
+        return f"I_k with a dead band of {name.removeprefix(DEAD_BAND_PREFIX)} nats"
+    return SIGNAL_MEANING.get(name, "")
+
+
 def label_note(name: str) -> str:
     """What a label says; a user's own column says itself."""
     return LABEL_MEANING.get(name, "a column of the labels file")
@@ -62,12 +69,18 @@ def label_note(name: str) -> str:
 
 def size_note(rows: Sequence[Association]) -> str:
     """What one label's table rests on: good calls, calls, questions; one common reason where there is no number."""
-    reasons = {a.reason for a in rows if a.signal != CALL_INDEX}
     largest = max(rows, key=lambda a: a.spearman.n)
     share = "" if largest.graded else f"{largest.good:,} good of "
-    size = f"{share}{largest.spearman.n:,} calls, {largest.questions:,} questions"
-    only = next(iter(reasons)) if len(reasons) == 1 else None
-    return f"{size}. Not computed: {only}." if only else f"{size}."
+    size = f"{share}{largest.spearman.n:,} calls, {largest.questions:,} questions."
+    if computed(rows):
+        return size
+    reasons = dict.fromkeys(a.reason for a in rows if a.signal != CALL_INDEX)
+    return f"{size} Not computed: {next(iter(reasons))}."
+
+
+def computed(rows: Sequence[Association]) -> bool:
+    """Whether any signal but the baseline has numbers for a label."""
+    return any(a.reason is None and a.signal != CALL_INDEX for a in rows)
 
 
 def method_notes(result: StudyResult) -> tuple[str, ...]:
@@ -105,7 +118,7 @@ def _label_section(result: StudyResult, label: str) -> Iterator[str]:
     yield f"## {escaped(label)}: {label_note(label)}"
     yield ""
     yield size_note(rows)
-    if all(a.reason is not None for a in rows):
+    if not computed(rows):
         return
     yield ""
     yield from _table(("signal", "n", *(title for _, title in (*COLUMNS, *TESTS))), (_row(a) for a in rows))
@@ -151,10 +164,7 @@ def _glossary(result: StudyResult) -> Iterator[str]:
     yield "## Signals"
     yield ""
     for name in dict.fromkeys(a.signal for a in result.associations):
-        if name in SIGNAL_MEANING:
-            yield f"- `{name}`: {SIGNAL_MEANING[name]}"
-        elif name.startswith("reduced_"):
-            yield f"- `{name}`: the same with a dead band of {name.removeprefix('reduced_')} nats"
+        yield f"- `{name}`: {signal_note(name)}"
 
 
 def _table(header: Sequence[str], rows: Iterator[tuple[str, ...]] | map[tuple[str, ...]]) -> Iterator[str]:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+import msgspec
+
+from deltah.errors import DataError
 from deltah.study.bootstrap import LEVEL
 from deltah.study.pilot.controls import controls_of
 from deltah.study.pilot.figures import (
@@ -65,9 +68,35 @@ class StudyResult:
         found: dict[str, Any] = nan_to_none({"schema_version": SCHEMA_VERSION, "level": LEVEL, **asdict(self)})
         return found
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> StudyResult:
+        """Read what `as_dict` gave, as from a study.json: null becomes NaN.
+
+        Raises:
+            DataError: if it was written by another version, or is no study.
+        """
+        version = data.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise DataError(
+                f"the study has schema_version {version!r}, expected {SCHEMA_VERSION}; run `deltah study` again"
+            )
+        try:
+            return msgspec.convert(_none_to_nan(dict(data)), cls)
+        except msgspec.ValidationError as error:
+            raise DataError(f"the study cannot be read: {error}; run `deltah study` again") from error
+
     def to_markdown(self) -> str:
         """The study as a Markdown page: one table a label, the position effect, the failure cases."""
         return study_markdown(self)
+
+
+def _none_to_nan(value: Any, key: str = "") -> Any:
+    """Undo `nan_to_none`; the reason of an association is text or none."""
+    if value is None:
+        return None if key == "reason" else float("nan")
+    if isinstance(value, Mapping):
+        return {name: _none_to_nan(item, name) for name, item in value.items()}
+    return [_none_to_nan(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _rank(a: Association) -> tuple[bool, float]:

@@ -3,7 +3,8 @@
 One row is one call. Numbers and booleans are kept (true, yes and 1 are 1; false, no and 0 are 0); an empty cell, null
 and NaN mean "not known". A column without a single number is text and is left out, and so are the columns that
 `deltah score --out` writes itself: a label may be added to that very file. A column that mixes numbers and words is
-refused, because a typing error would otherwise become a missing label.
+refused, because a typing error would otherwise become a missing label. Text in JSON is text even if it looks like a
+number.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -33,15 +34,22 @@ _WORDS: Final = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
 _EMPTY: Final = frozenset({"", "nan", "na", "none", "null"})
 
 
-def read_call_values(path: str | os.PathLike[str]) -> dict[CallKey, dict[str, float]]:
+def read_call_values(
+    path: str | os.PathLike[str], *, only: Collection[str] | None = None
+) -> dict[CallKey, dict[str, float]]:
     """Read columns of calls from a .csv file, or from JSON lines under any other name (also .gz, .zst).
+
+    Args:
+        path: The file.
+        only: Columns to read; all but `OWN_COLUMNS` when not given.
 
     Raises:
         DataError: if the file cannot be read, a row names no call or one that an earlier row has, a column mixes
             numbers and words, or no column of numbers is left.
     """
     name = os.fspath(path)
-    rows = _csv_rows(name) if name.lower().endswith(".csv") else read_json_objects(name)
+    is_csv = name.lower().endswith(".csv")
+    rows = _csv_rows(name) if is_csv else read_json_objects(name)
     lines: dict[CallKey, int] = {}
     cells: dict[str, dict[CallKey, Any]] = {}
     for line, row in rows:
@@ -53,9 +61,10 @@ def read_call_values(path: str | os.PathLike[str]) -> dict[CallKey, dict[str, fl
                 "keep one row a call"
             )
         for column, value in row.items():
-            if column not in KEY_COLUMNS and column not in OWN_COLUMNS:
+            if _wanted(column, only):
                 cells.setdefault(column, {})[key] = value
-    columns = {column: _column(values, f"{name}", column, lines) for column, values in cells.items()}
+    parse = _cell if is_csv else _number
+    columns = {column: _column(values, name, column, lines, parse) for column, values in cells.items()}
     found: dict[CallKey, dict[str, float]] = {key: {} for key in lines}
     for column, numbers in columns.items():
         for key, number in numbers.items():
@@ -66,6 +75,12 @@ def read_call_values(path: str | os.PathLike[str]) -> dict[CallKey, dict[str, fl
             "for example: trajectory,call,good"
         )
     return found
+
+
+def _wanted(column: str, only: Collection[str] | None) -> bool:
+    if only is not None:
+        return column in only
+    return column not in KEY_COLUMNS and column not in OWN_COLUMNS
 
 
 def _csv_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -103,13 +118,17 @@ def _identifier(row: Mapping[str, Any], column: str, where: str) -> str:
 
 
 def _column(
-    values: Mapping[CallKey, Any], name: str, column: str, lines: Mapping[CallKey, int]
+    values: Mapping[CallKey, Any],
+    name: str,
+    column: str,
+    lines: Mapping[CallKey, int],
+    parse: Callable[[Any], float | None],
 ) -> dict[CallKey, float]:
     """Numbers of a column; empty for a column of text."""
     numbers: dict[CallKey, float] = {}
     words: list[CallKey] = []
     for key, value in values.items():
-        number = _number(value)
+        number = parse(value)
         if number is None:
             words.append(key)
         elif not math.isnan(number):
@@ -122,18 +141,21 @@ def _column(
     return numbers
 
 
+def _cell(value: str | None) -> float | None:
+    """A cell of a CSV file as a number; NaN where it is empty; None for any other text."""
+    word = (value or "").strip().lower()
+    if word in _EMPTY or word in _WORDS:
+        return _WORDS.get(word, math.nan)
+    try:
+        return _number(float(word))
+    except ValueError:
+        return None
+
+
 def _number(value: Any) -> float | None:
-    """A number; NaN where nothing is known; None for anything else."""
+    """A JSON value as a number; NaN for null; None for anything else, infinities included."""
     if value is None:
         return math.nan
-    if isinstance(value, str):
-        word = value.strip().lower()
-        if word in _EMPTY or word in _WORDS:
-            return _WORDS.get(word, math.nan)
-        try:
-            value = float(word)
-        except ValueError:
-            return None
     if not isinstance(value, bool | int | float):
         return None
     number = float(value)
