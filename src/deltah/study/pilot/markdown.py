@@ -38,9 +38,9 @@ FAILURE_TITLES: Final = {
 DIGITS: Final = 3
 
 
-def cells(a: Association) -> tuple[Cell, ...]:
+def cells(a: Association, digits: int = DIGITS) -> tuple[Cell, ...]:
     """One cell a statistic of `COLUMNS`, then one a test of `TESTS`."""
-    statistics = (estimate_cell(getattr(a, name), DIGITS, signed=not name.startswith("auc")) for name, _ in COLUMNS)
+    statistics = (estimate_cell(getattr(a, name), digits, signed=not name.startswith("auc")) for name, _ in COLUMNS)
     tests = (Cell(text=p_text(getattr(a, name))) for name, _ in TESTS)
     return (*statistics, *tests)
 

@@ -61,12 +61,12 @@ def roc(panel: Mapping[str, Any]) -> Markup:
     Args:
         panel: An entry of section["rocs"].
     """
-    width, height, left, top, bottom = 560, 320, 44, 10, 44
+    width, height, left, top, bottom = 560, 334, 44, 24, 44
     x, y = Scale(0, 1, left, left + height - top - bottom), Scale(0, 1, height - bottom, top)
     marks = (0.0, 0.25, 0.5, 0.75, 1.0)
     parts = frame(x, y, marks, marks, width, height, bottom)
-    parts.append(text("others called good", (x.start + x.stop) / 2, height - 6, class_="axis", anchor="middle"))
-    parts.append(text("good called good", x.start + 4, top + 12, class_="axis"))
+    parts.append(text("false positive rate", (x.start + x.stop) / 2, height - 6, class_="axis", anchor="middle"))
+    parts.append(text("true positive rate", left - 34, 12, class_="axis"))
     parts.append(line(x(0), y(0), x(1), y(1), "lead"))
     for i, c in enumerate(panel["curves"]):
         points = "L".join(f"{x(a):.1f},{y(b):.1f}" for a, b in zip(c["x"], c["y"], strict=True))

@@ -19,6 +19,7 @@ from deltah.study.pilot.markdown import (
     FAILURE_TITLES,
     TESTS,
     cells,
+    computed,
     label_note,
     method_notes,
     signal_note,
@@ -35,6 +36,8 @@ from deltah.traces.rundir import nan_to_none
 MAX_NAME_CHARS: Final = 200
 MAX_LABELS_DRAWN: Final = 6
 """Labels with a figure of their own; the tables hold all."""
+DIGITS: Final = 2
+"""Of the page's tables, so that all columns fit; the files have more."""
 _COLOURS: Final = 7
 
 
@@ -52,7 +55,7 @@ def study_section(
     Returns:
         Strict-JSON values.
     """
-    labels = [name for name in result.labels if any(a.reason is None for a in result.of_label(name))]
+    labels = [name for name in result.labels if computed(result.of_label(name))]
     drawn = labels[:MAX_LABELS_DRAWN]
     section = {
         "anchor": anchor,
@@ -92,7 +95,7 @@ def finding(rows: Sequence[Association]) -> str | None:
     if baseline is not None and baseline.reason is None:
         text += f"; the call index alone has {_shown(baseline.auc)}"
     best = next((a for a in rows if a.reason is None and a.signal not in (CALL_INDEX, REDUCTION)), None)
-    if best is not None and best.auc.value > reduction.auc.value:
+    if best is not None and best.auc.value > reduction.auc.value and best.auc.low > 0.5:
         text += f"; the best signal is {best.signal} with {_shown(best.auc)}"
     return f"{text}."
 
@@ -111,7 +114,7 @@ def _histograms(result: StudyResult, labels: Sequence[str]) -> list[dict[str, An
             "left_out": h.left_out,
         }
         for h in result.histograms
-        if h.label in labels and sum(h.good) and sum(h.other)
+        if h.label in labels and any(h.good) and any(h.other)
     ]
 
 
@@ -167,11 +170,11 @@ def _table(label: str, rows: Sequence[Association]) -> dict[str, Any]:
                 "baseline": a.signal == CALL_INDEX,
                 "n": f"{a.spearman.n:,}",
                 "reason": a.reason,
-                "cells": [] if a.reason else [{"text": c.text, "interval": c.interval} for c in cells(a)],
+                "cells": [] if a.reason else [{"text": c.text, "interval": c.interval} for c in cells(a, DIGITS)],
             }
             for a in rows
         ]
-        if any(a.reason is None for a in rows)
+        if computed(rows)
         else [],
     }
 
