@@ -51,7 +51,7 @@ LABEL_MEANING: Final[Mapping[str, str]] = {
     "correct": "the trajectory's outcome is 1",
     "executed": "the tool answered without an error",
     "gold_evidence": "the result holds a supporting document of the task",
-    "new_evidence": "... and one that no earlier call of the trajectory returned",
+    "new_evidence": "the result holds a supporting document that no earlier call of the trajectory returned",
     "not_redundant": "no duplicate, no result that stood in the context already, no repeated error",
     "useful": "counterfactual: the gold answer is likelier after the real result than after an unrelated one",
 }
