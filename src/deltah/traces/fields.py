@@ -1,0 +1,76 @@
+"""Fields that several foreign formats share, and the records that come out of their files.
+
+Pure readings of untyped JSON values: a value that does not fit is None or left out, never an error, because these fields
+describe a trajectory and do not carry what is measured on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from deltah.core.types import Scalar
+
+_INT64 = 2**63
+
+
+class Member(NamedTuple):
+    """One record of a file that is not made of lines."""
+
+    name: str
+    """Its place in the file, for messages."""
+    data: bytes
+    """JSON text of one record; empty where damaged."""
+    damage: str | None = None
+    """Why `data` cannot be trusted; None for a sound member."""
+
+
+def scalars(values: Mapping[str, Any], *, leave_out: frozenset[str] = frozenset()) -> dict[str, Scalar]:
+    """Flat values for `Trajectory.metadata`; lists, objects and the names in `leave_out` are dropped."""
+    return {
+        key: _fitting(value)
+        for key, value in values.items()
+        if key not in leave_out and (value is None or isinstance(value, str | int | float))
+    }
+
+
+def unit(value: Any) -> float | None:
+    """A truth value or a number in [0, 1] as an outcome; None for anything else, NaN included."""
+    if not isinstance(value, int | float):
+        return None
+    return float(value) if 0 <= value <= 1 else None
+
+
+def golden_answers(value: Any) -> tuple[str, ...]:
+    """Accepted answers from a text, a number, a list of them, or an object that holds them under "target"."""
+    if isinstance(value, Mapping) and "target" in value:
+        value = value["target"]
+    listed = value if isinstance(value, list) else [value]
+    return tuple(v if isinstance(v, str) else json.dumps(v) for v in listed if v is not None)
+
+
+def prompt_group(step: int | None, prompt: object) -> str:
+    """Group of the trajectories that answer one prompt at one training step.
+
+    Args:
+        step: Training step; None where unknown.
+        prompt: Text, messages or token ids as JSON values.
+    """
+    text = prompt if isinstance(prompt, str) else json.dumps(prompt)
+    digest = hashlib.blake2b(text.encode("utf-8", errors="replace"), digest_size=6).hexdigest()
+    return digest if step is None else f"step-{step}/{digest}"
+
+
+def _fitting(value: Scalar) -> Scalar:
+    """Integers beyond 64 bits, which our record cannot hold, as text."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return str(value) if whole and not -_INT64 <= value < _INT64 else value  # type: ignore[operator]
+
+
+def finite(value: Any) -> float | None:
+    """A finite number as a float; None for anything else."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if number and abs(value) < 1e300 and math.isfinite(value) else None
