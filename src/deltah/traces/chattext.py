@@ -1,20 +1,21 @@
 r"""Messages out of plain chat text, for dumps that keep neither tokens nor message lists.
 
-Input is decoded text, with the template's special tokens or, as trainers decode it, without. Output is `Message`s whose
-calls and results are linked by id. Borders found:
+Input is decoded text, with the template's special tokens or, as trainers decode it, without. Output is `Message`s
+whose calls and results are linked by id. Borders found:
 
 * with special tokens: the headers of ChatML (Qwen), Llama 3, Gemma, GLM and Phi.
-* without: what is left of a header. A result begins at `<tool_response>`, at a bare "tool", "user" or "ipython" line right
-  after `</tool_call>`, or at Llama's "ipython\n\n"; it ends at the next bare "assistant" line. "\nuser\n" before a later
-  "\nassistant\n" is a user turn.
+* without: what is left of a header. A result begins at `<tool_response>`, at a bare "tool", "user" or "ipython" line
+  right after `</tool_call>`, or at Llama's "ipython\n\n"; it ends at the next bare "assistant" line. "\nuser\n"
+  before a later "\nassistant\n" is a user turn.
 * tags in running text: `<search>` answered by `<information>` (Search-R1), `<code>` by `<interpreter>` (ReTool).
 
-Calls in assistant text: whatever `deltah.traces.spans` knows as a call (Hermes, Qwen3-Coder, Llama 3, Mistral, ...), and
-a message that is one JSON object with a name and arguments. A call in a dialect that is not parsed keeps its text as
-arguments and has no name. Thinking is what stands before the last `</think>`, or after a `<think>` that is never closed.
+Calls in assistant text: whatever `deltah.traces.spans` knows as a call (Hermes, Qwen3-Coder, Llama 3, Mistral, ...),
+and a message that is one JSON object with a name and arguments. A call in a dialect that is not parsed keeps its text
+as arguments and has no name. Thinking is what stands before the last `</think>`, or after a `<think>` that is never
+closed.
 
-Text has no proof of who wrote it: a model that prints "assistant" on a line of its own in a result's place is taken at
-its word. Importers that use this module say `spans: approximate`.
+Text has no proof of who wrote it: a model that prints "assistant" on a line of its own in a result's place is taken
+at its word. Importers that use this module say `spans: approximate`.
 """
 
 from __future__ import annotations
@@ -153,7 +154,8 @@ def link_results(messages: Sequence[Message]) -> list[Message]:
         if message.role == "assistant":
             calls = message.tool_calls or []
             ids = [call.id or f"call-{n_calls + i}" for i, call in enumerate(calls)]
-            waiting = [(id, call.function and call.function.name) for id, call in zip(ids, calls, strict=True)]
+            names = [None if call.function is None else call.function.name for call in calls]
+            waiting = [*zip(ids, names, strict=True)]
             n_calls += len(calls)
             named = [msgspec.structs.replace(call, id=id) for id, call in zip(ids, calls, strict=True)]
             message = msgspec.structs.replace(message, tool_calls=named or None)

@@ -1,7 +1,7 @@
 """Fields that several foreign formats share, and the records that come out of their files.
 
-Pure readings of untyped JSON values: a value that does not fit is None or left out, never an error, because these fields
-describe a trajectory and do not carry what is measured on it.
+Pure readings of untyped JSON values: a value that does not fit is None or left out, never an error, because these
+fields describe a trajectory and do not carry what is measured on it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from deltah.core.types import Scalar
+from deltah.errors import DataError
 
 _INT64 = 2**63
 
@@ -49,7 +50,7 @@ def golden_answers(value: Any) -> tuple[str, ...]:
     if isinstance(value, Mapping) and "target" in value:
         value = value["target"]
     listed = value if isinstance(value, list) else [value]
-    return tuple(v if isinstance(v, str) else json.dumps(v) for v in listed if v is not None)
+    return tuple(_text(item) for item in listed if item is not None)
 
 
 def prompt_group(step: int | None, prompt: object) -> str:
@@ -59,9 +60,16 @@ def prompt_group(step: int | None, prompt: object) -> str:
         step: Training step; None where unknown.
         prompt: Text, messages or token ids as JSON values.
     """
-    text = prompt if isinstance(prompt, str) else json.dumps(prompt)
-    digest = hashlib.blake2b(text.encode("utf-8", errors="replace"), digest_size=6).hexdigest()
+    digest = hashlib.blake2b(_text(prompt).encode("utf-8", errors="replace"), digest_size=6).hexdigest()
     return digest if step is None else f"step-{step}/{digest}"
+
+
+def _text(value: object) -> str:
+    """A text as it is, any other JSON value as JSON."""
+    try:
+        return value if isinstance(value, str) else json.dumps(value)
+    except RecursionError as error:
+        raise DataError("the JSON is nested too deeply to be a trace") from error
 
 
 def _fitting(value: Scalar) -> Scalar:

@@ -10,8 +10,8 @@ Source: `_dump_generations` of verl, read in v0.4.0 to v0.9.0 and at commit 1dda
 * outcome: `acc` where the reward function gives it (verl's own core metric), else `score`, if in [0, 1]. Both stay in
   the metadata.
 * golden_answers: `gts` (since v0.6.0): a text, a list, or an object with "target".
-* id: `request_id`, or the v1 trainer's `uid`, which is <prompt>_<rollout>_<output>. group_id: the <prompt> of that `uid`, a
-  `uid` of another form, else step and prompt text.
+* id: `request_id`, or the v1 trainer's `uid`, which is <prompt>_<rollout>_<output>. group_id: the <prompt> of that
+  `uid`, a `uid` of another form, else step and prompt text.
 * metadata: `step`, and every flat value that the reward function returned (`reward_extra_info`).
 
 Lost: tokens and log-probabilities, so the estimator is none and `spans` approximate; which tool answered, how long it
@@ -36,8 +36,8 @@ class DumpRow(msgspec.Struct):
 
     input: str
     output: str
-    score: float | bool | None = None
-    step: int | None = None
+    score: float | bool | None
+    step: int
     gts: Any = None
     acc: Any = None
     uid: Any = None
@@ -45,7 +45,7 @@ class DumpRow(msgspec.Struct):
 
 
 _DECODER = msgspec.json.Decoder(DumpRow)
-_ALL_COLUMNS = msgspec.json.Decoder(dict[str, Any])
+_ALL_COLUMNS: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, Any])
 _NOT_METADATA = frozenset({"input", "output", "gts"})
 
 
@@ -61,7 +61,7 @@ def decode(record: bytes, *, default_id: str, vocab_size: int | None = None) -> 
         DataError: if the line is not of this format.
     """
     del vocab_size
-    row = decode_line(record, _DECODER)
+    row, columns = decode_line(record, _DECODER), decode_line(record, _ALL_COLUMNS)
     prompt = prompt_messages(row.input)
     identifier, group = _identity(row, default_id)
     line = ChatLine(
@@ -71,7 +71,7 @@ def decode(record: bytes, *, default_id: str, vocab_size: int | None = None) -> 
         question=prompt.question,
         golden_answers=list(golden_answers(row.gts)),
         outcome=unit(row.score) if unit(row.acc) is None else unit(row.acc),
-        metadata=scalars(decode_line(record, _ALL_COLUMNS), leave_out=_NOT_METADATA),
+        metadata=scalars(columns, leave_out=_NOT_METADATA),
     )
     return text_trajectory(line)
 

@@ -51,7 +51,10 @@ def main() -> None:
         shutil.copy(Path(folder) / "a" / FILE, HERE / "trl.parquet")
         options = {"trainer_class": GRPOTrainer, "tools": None, "reward_funcs": text_outcome}
         trainer = make_trainer(
-            Path(folder) / "b", [[" maybe so<|end|>"], [" Yes<|end|>"]], grpo={**grpo, "max_completion_length": 8}, **options
+            Path(folder) / "b",
+            [[" maybe so<|end|>"], [" Yes<|end|>"]],
+            grpo={**grpo, "max_completion_length": 8},
+            **options,
         )
         trainer.train_dataset = Dataset.from_list([{"prompt": "Where is it ?"}] * 8)
         trainer.train()
