@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import re
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from deltah.traces.chatlog import ChatLine, Message
 from deltah.traces.chattext import completion_messages, prompt_messages, text_trajectory
@@ -84,6 +88,7 @@ def test_templates(text: str, expected: list[Any], prepare: Any) -> None:
             f"{CODER}\nuser\n<tool_response>\nP",
             [("assistant", ("search", '{"query": "x\\ny", "k": "3"}')), ("tool", "P")],
         ),
+        ("no\ntool\n1\nassistant\nyes", [("assistant", "no"), ("tool", "1"), ("assistant", "yes")]),
         ("no\nuser\nTry again.\nassistant\nyes", [("assistant", "no"), ("user", "Try again."), ("assistant", "yes")]),
         (
             "<code>\nprint(1)\n</code>\n<interpreter>1</interpreter>1",
@@ -108,6 +113,7 @@ def test_dialects(text: str, expected: list[Any]) -> None:
     [
         "The user\nasked this; the assistant\nanswers.",
         "a\nuser\nb",
+        "a\ntool\nb",
         '{"name": "Bob", "age": 3}',
         "Write <code>x</code> in HTML.",
         "<think>I could use <tool_call> here</think>no",
@@ -118,6 +124,48 @@ def test_words_that_only_look_like_borders(text: str) -> None:
     messages = completion_messages(text)
     assert [m.role for m in messages] == ["assistant"]
     assert messages[0].tool_calls is None
+
+
+@pytest.mark.parametrize("prepare", [str, stripped], ids=["markers", "stripped"])
+@pytest.mark.parametrize(
+    "name",
+    ["qwen2_5", "qwen3", "qwen3_instruct_2507", "qwen3_5_think", "qwen3_6", "qwen3_vl", "nemotron_3_nano", "glm4moe"],
+)
+def test_real_chat_templates(name: str, prepare: Any) -> None:
+    """A conversation rendered by the templates that TRL ships, prompt and continuation cut as a trainer cuts them."""
+    prompt, completion = rendered(name)
+    opened = prompt_messages(prepare(prompt))
+    assert opened.question == "Where is x?"
+    assert brief(completion_messages(opened.opening + prepare(completion))) == [
+        ("assistant", "look", SEARCH),
+        ("tool", "Paris"),
+        ("assistant", "It is Paris."),
+    ]
+
+
+def rendered(name: str) -> tuple[str, str]:
+    spec = importlib.util.find_spec("trl")
+    template = Path(spec.origin if spec and spec.origin else "/").parent / "chat_templates" / f"{name}.jinja"
+    if not template.exists():
+        pytest.skip("needs the chat templates of TRL")
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = json.dumps
+    render = environment.from_string(template.read_text(encoding="utf-8")).render
+    call = {"type": "function", "function": {"name": "search", "arguments": {"query": "x"}}}
+    messages: list[dict[str, Any]] = [
+        {"role": "system", "content": "Use tools."},
+        {"role": "user", "content": "Where is x?"},
+        {"role": "assistant", "content": "look", "tool_calls": [call]},
+        {"role": "tool", "name": "search", "content": "Paris"},
+        {"role": "assistant", "content": "It is Paris."},
+    ]
+    tool = {"type": "function", "function": {"name": "search", "description": "d", "parameters": {"type": "object"}}}
+    prompt = render(messages=messages[:2], tools=[tool], add_generation_prompt=True)
+    whole = render(messages=messages, tools=[tool], add_generation_prompt=False)
+    n = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(prompt))
+    return whole[:n], whole[n:]
 
 
 def test_results_answer_the_calls_of_their_own_turn() -> None:

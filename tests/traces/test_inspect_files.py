@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
@@ -146,6 +147,16 @@ def test_the_chunked_shape_is_reported(tmp_path: Path) -> None:
 def test_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
     bomb = archive({"samples/a_epoch_1.json": b" " * 5_000_000})
     assert read(tmp_path, claim(bomb, size=10)) == [("samples/a_epoch_1.json", False)]
+
+
+def test_memory_holds_one_sample(tmp_path: Path) -> None:
+    megabyte = json.dumps({"id": "x" * 2**20}).encode()
+    (tmp_path / "log").write_bytes(archive({f"samples/{i}_epoch_1.json": megabyte for i in range(20)}))
+    tracemalloc.start()
+    assert sum(len(member.data) for member in eval_samples(tmp_path / "log")) == 20 * len(megabyte)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5 * len(megabyte)
 
 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:

@@ -5,14 +5,15 @@ whose calls and results are linked by id. Borders found:
 
 * with special tokens: the headers of ChatML (Qwen), Llama 3, Gemma, GLM and Phi.
 * without: what is left of a header. A result begins at `<tool_response>`, at a bare "tool", "user" or "ipython" line
-  right after `</tool_call>`, or at Llama's "ipython\n\n"; it ends at the next bare "assistant" line. "\nuser\n"
-  before a later "\nassistant\n" is a user turn.
+  right after `</tool_call>`, or at Llama's "ipython\n\n"; it ends at the next bare "assistant" line. Elsewhere, a bare
+  "tool" or "user" line before a later bare "assistant" line begins a result or a user turn.
 * tags in running text: `<search>` answered by `<information>` (Search-R1), `<code>` by `<interpreter>` (ReTool).
 
-Calls in assistant text: whatever `deltah.traces.spans` knows as a call (Hermes, Qwen3-Coder, Llama 3, Mistral, ...),
-and a message that is one JSON object with a name and arguments. A call in a dialect that is not parsed keeps its text
-as arguments and has no name. Thinking is what stands before the last `</think>`, or after a `<think>` that is never
-closed.
+Calls in assistant text: what `deltah.traces.spans` knows as a call and what is a message of one JSON object with a
+name and arguments. Name and arguments are parsed from JSON (Hermes, Llama 3, Mistral), from Qwen3-Coder's and from
+GLM's tags; a call in another dialect (DeepSeek, Kimi, raw code) keeps its text as arguments and has no name. Those of
+Gemma 4, LFM2 and gpt-oss are not found: they stay prose. Thinking is what stands before the last `</think>`, or after a
+`<think>` that is never closed.
 
 Text has no proof of who wrote it: a model that prints "assistant" on a line of its own in a result's place is taken
 at its word. Importers that use this module say `spans: approximate`.
@@ -51,7 +52,7 @@ _BORDER = re.compile(
     rf"|\n(?:user|{_RESULT_NAMES})\n(?=<tool_response>)"
     r"|ipython\n\n"
     r"|(?=<tool_response>)"
-    r"|(?P<user>\nuser\n)"
+    r"|\n(?P<bare>user|tool)\n"
     r"|<(?P<tag>search|code)>(?P<query>(?:(?!<(?:search|code)>).)*?)</(?P=tag)>\s*"
     r"<(?P<answer>information|interpreter)>(?P<found>.*?)(?:</(?P=answer)>|\Z)",
     re.DOTALL,
@@ -65,6 +66,8 @@ _SPACE = re.compile(r"\s*")
 _CALL_OPENINGS = ("<tool_call>", "<|python_tag|>", "[TOOL_CALLS]")
 _XML_FUNCTION = re.compile(r"<function=([^>\n]+)>(.*?)(?:</function>|\Z)", re.DOTALL)
 _XML_PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?(?:</parameter>|\Z)", re.DOTALL)
+
+_GLM_ARGUMENT = re.compile(r"<arg_key>([^<]*)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
 
 
 class NamedMessage(Message):
@@ -180,7 +183,7 @@ def _without_headers(text: str) -> Iterator[Message]:
             position = border.end()
             continue
         yield assistant_message(said)
-        results, position = _results(text, border.end(), is_user=border["user"] is not None)
+        results, position = _results(text, border.end(), is_user=border["bare"] == "user")
         yield from results
         if header := _TURN_HEADER.match(text, position):
             position = header.end()
@@ -189,9 +192,9 @@ def _without_headers(text: str) -> Iterator[Message]:
 
 
 def _next_border(text: str, position: int, last_turn: int) -> re.Match[str] | None:
-    """End of the assistant's turn; a bare "user" that no later turn follows is only a word."""
+    """End of the assistant's turn; a bare role that no later turn follows is only a word."""
     while border := _BORDER.search(text, position):
-        if border["user"] is None or border.end() <= last_turn + 1:
+        if border["bare"] is None or border.end() <= last_turn + 1:
             return border
         position = border.end()
     return None
@@ -220,6 +223,8 @@ def _of_role(role: str, body: str) -> list[Message]:
     if role in _POLICY_NAMES:
         return [assistant_message(body)] if body.strip() else []
     body = _without_end_tokens(body)
+    if not body.strip():  # GLM ends a turn with the header of the next
+        return []
     blocks = [m[1] for m in _TAGGED_RESULT.finditer(body)]
     if blocks:
         return [Message(role="tool", content=block) for block in blocks]
@@ -274,7 +279,15 @@ def _parse(markup: str) -> list[FunctionCall]:
         FunctionCall(name=name.strip(), arguments=json.dumps(dict(_XML_PARAMETER.findall(inner))))
         for name, inner in _XML_FUNCTION.findall(body)
     ]
-    return _json_calls(body) or functions or [FunctionCall(name=None, arguments=body)]
+    return _json_calls(body) or functions or [_glm_call(body)]
+
+
+def _glm_call(body: str) -> FunctionCall:
+    """`name`, then pairs of keys and values; without a pair, the text as it is, without a name."""
+    arguments = dict(_GLM_ARGUMENT.findall(body))
+    if not arguments:
+        return FunctionCall(name=None, arguments=body)
+    return FunctionCall(name=body.partition("<arg_key>")[0].strip(), arguments=json.dumps(arguments))
 
 
 def _json_calls(body: str) -> list[FunctionCall]:
