@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from deltah.traces.chatlog import ChatLine, Message
+from deltah.traces.chatlog import Message
 from deltah.traces.chattext import completion_messages, prompt_messages, text_trajectory
+from deltah.traces.dialogue import Facts
 
 CALL = '<tool_call>\n{"name": "search", "arguments": {"query": "x"}}\n</tool_call>'
 OTHER = '<tool_call>\n{"name": "py", "arguments": {"code": "1+1"}}\n</tool_call>'
@@ -172,7 +173,7 @@ def test_results_answer_the_calls_of_their_own_turn() -> None:
     """Two calls, one result; then one call, one result: the result must not go to the call left open before."""
     response = "user\n<tool_response>\n{}\n</tool_response>\nassistant\n"
     text = f"{CALL}\n{OTHER}\n{response.format('A')}{CALL}\n{response.format('B')}end"
-    calls = text_trajectory(ChatLine(messages=completion_messages(text))).calls
+    calls = text_trajectory([], completion_messages(text), Facts(id="t")).calls
     assert [(c.id, c.result, c.turn) for c in calls] == [("call-0", "A", 0), ("call-1", None, 0), ("call-2", "B", 1)]
 
 
@@ -205,11 +206,12 @@ def test_results_answer_the_calls_of_their_own_turn() -> None:
 def test_prompts(text: str, question: str, opening: str, prepare: Any) -> None:
     prompt = prompt_messages(prepare(text))
     assert (prompt.question, prompt.opening) == (question, opening)
-    assert all(message.role != "assistant" for message in prompt.messages)
+    trajectory = text_trajectory(prompt.messages, completion_messages("yes"), Facts(id="t"))
+    assert [s.kind.value for s in trajectory.segments] == ["prompt"] * len(prompt.messages) + ["reasoning"]
 
 
 def test_thinking_that_is_never_closed_is_no_answer() -> None:
-    trajectory = text_trajectory(ChatLine(messages=completion_messages("<think>\nand then")))
+    trajectory = text_trajectory([], completion_messages("<think>\nand then"), Facts(id="t"))
     assert (trajectory.prediction, trajectory.stop_reason.value) == (None, "unknown")
     assert [s.text for s in trajectory.segments] == ["and then"]
 
@@ -239,5 +241,5 @@ def test_thinking_that_is_never_closed_is_no_answer() -> None:
 def test_hostile_repetition_stays_linear(piece: str) -> None:
     text = piece * (100_000 // len(piece))
     start = time.perf_counter()
-    text_trajectory(ChatLine(messages=[*prompt_messages(text).messages, *completion_messages("a" + text)]))
+    text_trajectory(prompt_messages(text).messages, completion_messages("a" + text), Facts(id="t"))
     assert time.perf_counter() - start < 3

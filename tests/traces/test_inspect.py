@@ -26,7 +26,7 @@ LONG = "Answer with the number alone. " * 5
 def real(name: str, **options: Any) -> dict[str, Trajectory]:
     members = list(eval_samples(DATA / name))
     assert all(member.damage is None for member in members)
-    trajectories = [decode(member.data, default_id=member.name, **options) for member in members]
+    trajectories = [decode(member.data, default_id="d", **options) for member in members]
     return {trajectory.id: trajectory for trajectory in trajectories}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tracemalloc
 import zipfile
 import zlib
@@ -22,15 +23,19 @@ NAMES = [f"samples/{id}_epoch_{n}.json" for n in (1, 2) for id in ("anselm", "2"
 
 
 def read(tmp_path: Path, data: bytes) -> list[tuple[str, bool]]:
-    """(name, sound) of each member."""
+    """(member's name, or what is damaged; whether it is sound) of each sample."""
     path = tmp_path / "log"
     path.write_bytes(data)
-    members = list(eval_samples(path))
-    for member in members:
-        assert (member.damage is None) == bool(member.data)
-        if member.data:
-            assert isinstance(json.loads(member.data), dict)
-    return [(member.name, member.damage is None) for member in members]
+    found = []
+    for number, line in enumerate(eval_samples(path), start=1):
+        assert line.number == number
+        if line.damage is None:
+            sample = json.loads(line.data)
+            found.append((f"samples/{sample['id']}_epoch_{sample.get('epoch', 1)}.json", True))
+        else:
+            assert not line.data
+            found.append((re.match(r"samples/\S+(?=:)|the \w+", line.damage)[0], False))
+    return found
 
 
 def archive(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
@@ -49,14 +54,15 @@ def test_members_of_a_real_log_are_compressed_with_zstandard_and_whole(tmp_path:
 
 def test_json_and_eval_hold_samples_of_one_shape(tmp_path: Path) -> None:
     members = list(eval_samples(DATA / "inspect.json"))
-    assert [member.name for member in members] == ["samples[0]", "samples[1]"]
+    assert [member.number for member in members] == [1, 2]
     of_zip = json.loads(next(iter(eval_samples(DATA / "inspect.eval"))).data)
     assert set(json.loads(members[0].data)) | {"metadata"} == set(of_zip) | {"metadata"}
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_older_compression_nested_ids_and_repeated_names(tmp_path: Path, method: int) -> None:
-    data = archive({"header.json": b"{}", "samples/a/b_epoch_1.json": b'{"id": 1}', "summaries.json": b"[]"}, method)
+    members = {"header.json": b"{}", "samples/a/b_epoch_1.json": b'{"id": "a/b"}', "summaries.json": b"[]"}
+    data = archive(members, method)
     assert read(tmp_path, data) == [("samples/a/b_epoch_1.json", True)]
     out = io.BytesIO(data)
     with zipfile.ZipFile(out, "a") as file, pytest.warns(UserWarning, match="Duplicate"):
@@ -105,15 +111,15 @@ def test_a_cut_zip_gives_the_samples_before_the_cut_and_says_so(tmp_path: Path, 
     with zipfile.ZipFile(DATA / "inspect.eval") as file:
         ends = {i.filename: i.header_offset + 30 + len(i.filename) + i.compress_size for i in file.infolist()}
     found = read(tmp_path, REAL[:cut])
-    assert found == [*((name, True) for name in ends if name in NAMES and ends[name] <= cut), ("samples", False)]
+    assert found == [*((name, True) for name in ends if name in NAMES and ends[name] <= cut), ("the zip", False)]
 
 
 def test_a_cut_json_log_gives_the_samples_before_the_cut_and_says_so(tmp_path: Path) -> None:
     data = (DATA / "inspect.json").read_bytes()
     second = data.index(b'"id": "anselm",\n      "epoch"')
-    assert read(tmp_path, data[: second + 50]) == [("samples[0]", True), ("samples[1]", False)]
-    assert read(tmp_path, data[:400]) == [("samples[0]", False)]
-    assert read(tmp_path, data[: data.index(b'"reductions"')]) == [("samples[0]", True), ("samples[1]", True)]
+    assert read(tmp_path, data[: second + 50]) == [(NAMES[1], True), ("the document", False)]
+    assert read(tmp_path, data[:400]) == [("the document", False)]
+    assert read(tmp_path, data[: data.index(b'"reductions"')]) == [(NAMES[1], True), (NAMES[0], True)]
 
 
 def test_a_json_log_with_not_a_number_and_sample_counts_elsewhere(tmp_path: Path) -> None:
@@ -138,7 +144,7 @@ def test_a_file_that_is_no_log_is_one_problem(tmp_path: Path, data: bytes) -> No
 
 def test_the_chunked_shape_is_reported(tmp_path: Path) -> None:
     shape = {"samples/a_epoch_1/sample.json": b"{}", "samples/a_epoch_1/messages/0.json": b"[]"}
-    assert read(tmp_path, archive(shape | {"samples/b_epoch_1.json": b"{}"})) == [
+    assert read(tmp_path, archive(shape | {"samples/b_epoch_1.json": b'{"id": "b"}'})) == [
         ("samples/a_epoch_1/sample.json", False),
         ("samples/b_epoch_1.json", True),
     ]

@@ -30,13 +30,13 @@ from typing import Any, NamedTuple
 import msgspec
 
 from deltah.core.types import SegmentKind, SpanQuality, StopReason, Trajectory
+from deltah.errors import DataError
 from deltah.traces import openai
-from deltah.traces.chatlog import ChatLine, FunctionCall, Message, MessageToolCall
+from deltah.traces.chatlog import FunctionCall, Message, MessageToolCall
 from deltah.traces.conversation import message_text
+from deltah.traces.dialogue import Dialogue, Facts, Said
 from deltah.traces.spans import END_TOKENS, split_message
-
-CONTEXT_ROLE = "context"
-"""Role given to assistant text inside a prompt: not sampled, so not a turn."""
+from deltah.traces.streams import Position
 
 _POLICY_NAMES = ("assistant", "model")
 _RESULT_NAMES = "tool|ipython|function|observation"
@@ -80,7 +80,7 @@ class Prompt(NamedTuple):
     """A decoded prompt."""
 
     messages: list[Message]
-    """None of them of role "assistant"."""
+    """An assistant's among them was not sampled now: it is context."""
     opening: str
     """What the template wrote into the assistant's turn before the model continued."""
 
@@ -96,8 +96,7 @@ def prompt_messages(text: str) -> Prompt:
     if parts is None:
         return Prompt([Message(role="user", content=text)], "")
     opening = parts.pop()[1] if parts[-1][0] in _POLICY_NAMES else ""
-    roles = dict.fromkeys(_POLICY_NAMES, CONTEXT_ROLE)
-    return Prompt([Message(role=roles.get(role, role), content=body) for role, body in parts], opening.lstrip("\n"))
+    return Prompt([Message(role=role, content=body) for role, body in parts], opening.lstrip("\n"))
 
 
 def completion_messages(text: str) -> list[Message]:
@@ -135,13 +134,21 @@ def assistant_message(text: str) -> Message:
     )
 
 
-def text_trajectory(line: ChatLine) -> Trajectory:
+def text_trajectory(prompt: Sequence[Message], said: Sequence[Message], facts: Facts) -> Trajectory:
     """Trajectory of messages that nothing is measured on; an empty last turn is no answer.
+
+    Args:
+        prompt: Messages before the first turn, whatever their roles.
+        said: Turns and results.
+        facts: With an id.
 
     Raises:
         DataError: if there is no assistant turn, or a field contradicts another.
     """
-    trajectory = openai.to_trajectory(line, default_id="")
+    if not any(message.role == "assistant" for message in said):
+        raise DataError("no message of role 'assistant' in the completion; there is no turn to read")
+    messages = [*(Said(message, context=True) for message in prompt), *map(Said, said)]
+    trajectory = openai.to_trajectory(Dialogue(messages, facts, Position("", 1)), default_id="")
     if trajectory.stop_reason is StopReason.ANSWERED and not trajectory.prediction:
         trajectory = replace(trajectory, stop_reason=StopReason.UNKNOWN, prediction=None)
     return replace(trajectory, spans=SpanQuality.APPROXIMATE)

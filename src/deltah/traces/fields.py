@@ -1,4 +1,4 @@
-"""Fields that several foreign formats share, and the records that come out of their files.
+"""Fields that several foreign formats share.
 
 Pure readings of untyped JSON values: a value that does not fit is None or left out, never an error, because these
 fields describe a trajectory and do not carry what is measured on it.
@@ -10,23 +10,12 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from deltah.core.types import Scalar
 from deltah.errors import DataError
 
 _INT64 = 2**63
-
-
-class Member(NamedTuple):
-    """One record of a file that is not made of lines."""
-
-    name: str
-    """Its place in the file, for messages."""
-    data: bytes
-    """JSON text of one record; empty where damaged."""
-    damage: str | None = None
-    """Why `data` cannot be trusted; None for a sound member."""
 
 
 def scalars(values: Mapping[str, Any], *, leave_out: frozenset[str] = frozenset()) -> dict[str, Scalar]:

@@ -38,10 +38,13 @@ import msgspec
 from deltah.core.types import CallStatus, Scalar, StopReason, ToolCall, Trajectory
 from deltah.errors import DataError
 from deltah.traces import openai
-from deltah.traces.chatlog import ChatLine, FunctionCall, LogprobsBlock, Message, MessageToolCall
+from deltah.traces.chatlog import FunctionCall, LogprobsBlock, Message, MessageToolCall
 from deltah.traces.conversation import message_text
 from deltah.traces.decode import decode_line
+from deltah.traces.dialogue import Dialogue, Facts, Said
 from deltah.traces.fields import finite, golden_answers, scalars, unit
+from deltah.traces.streams import Position
+from deltah.traces.tokens import NO_TOKENS, pack
 
 T = TypeVar("T")
 
@@ -144,33 +147,43 @@ def decode(record: bytes, *, default_id: str, vocab_size: int | None = None) -> 
         DataError: if the record is not an EvalSample, holds no assistant message, or its numbers contradict each other.
     """
     sample = decode_line(record, _DECODER)
+    if not any(message.role == "assistant" for message in sample.messages):
+        raise DataError("field messages: no message of role 'assistant'; there is nothing to measure")
     try:
-        trajectory = openai.to_trajectory(_chat_line(sample, vocab_size), default_id=default_id)
+        dialogue = _dialogue(sample)
+        trajectory = openai.to_trajectory(dialogue, default_id=default_id, vocab_size=vocab_size)
     except RecursionError as error:
         raise DataError("the JSON is nested too deeply to be a trace") from error
     stopped = _stop_reason(trajectory, sample)
-    return replace(trajectory, calls=_timed(trajectory.calls, sample), stop_reason=stopped)
+    return replace(trajectory, calls=_with_errors(trajectory.calls, sample), stop_reason=stopped)
 
 
-def _chat_line(sample: EvalSample, vocab_size: int | None) -> ChatLine:
-    """The sample as a chat log whose assistant messages carry their logprobs."""
+def _dialogue(sample: EvalSample) -> Dialogue:
+    """The sample as a conversation whose assistant messages carry their tokens."""
     outputs = _outputs(sample)
-    events = (event for _, event in outputs if event is not None)
-    first = next(events, None)
+    seconds = {e.id: _seconds(e) for e in sample.events if e.event == "tool" and isinstance(e.id, str)}
+    said = list[Said]()
+    for message, (choice, _) in zip(sample.messages, outputs, strict=True):
+        turn, *results = _messages(message, seconds, sample.attachments)
+        said += [Said(turn, NO_TOKENS if choice is None else pack(choice.logprobs)), *map(Said, results)]
+    event = next((event for _, event in outputs if event is not None), None)
+    return Dialogue(said, _facts(sample, event, outputs[-1][0]), Position("", 1))
+
+
+def _facts(sample: EvalSample, event: Event | None, last: OutputChoice | None) -> Facts:
     score = next(iter((sample.scores or {}).values()), Score())
-    paired = zip(sample.messages, outputs, strict=True)
-    return ChatLine(
-        messages=[part for m, (choice, _) in paired for part in _messages(m, choice, sample.attachments)],
+    temperature = None if event is None else _temperature(event)
+    return Facts(
         id=f"{sample.id}/{sample.epoch}",
         group_id=str(sample.id),
-        vocab_size=vocab_size,
-        model=_model(sample, first),
-        temperature=None if first is None else _temperature(first),
+        model=_model(sample, event),
+        sampling_temperature=temperature,
         question=_question(sample),
-        golden_answers=list(golden_answers(sample.target)),
+        golden_answers=golden_answers(sample.target),
         prediction=None if score.answer is None else _resolved(score.answer, sample.attachments),
         outcome=_grade(score.value),
-        metadata=_metadata(sample),
+        finish_reason="length" if last is not None and last.stop_reason in _CUT else None,
+        metadata=_metadata(sample) | ({} if temperature is None else {"sampling_temperature": temperature}),
     )
 
 
@@ -200,7 +213,9 @@ def _convert(value: Any, wanted: type[T], where: str) -> T:
         raise DataError(f"field {where}: {error}") from error
 
 
-def _messages(message: InspectMessage, choice: OutputChoice | None, attachments: Mapping[str, str]) -> list[Message]:
+def _messages(
+    message: InspectMessage, seconds: Mapping[str, float | None], attachments: Mapping[str, str]
+) -> list[Message]:
     """A message, and the results of the tools that the provider ran inside it."""
     content = _resolved(message.content, attachments)
     parts: list[Any] = content if isinstance(content, list) else [message_text(content)]
@@ -208,15 +223,14 @@ def _messages(message: InspectMessage, choice: OutputChoice | None, attachments:
         text = message_text([p for p in parts if not _is(p, "reasoning")])
         id = message.tool_call_id if isinstance(message.tool_call_id, str) else None
         failure = _resolved(message.error.message, attachments) if message.error is not None else ""
-        return [Message(role=message.role, content=text or failure, tool_call_id=id)]
+        took = None if id is None else seconds.get(id)
+        return [Message(role=message.role, content=text or failure, tool_call_id=id, duration_s=took)]
     served = [p for p in parts if _is(p, "tool_use")]
     turn = Message(
         role="assistant",
         content=message_text([p for p in parts if not _is(p, "reasoning") and not _is(p, "tool_use")]),
         reasoning_content="".join(_reasoning(p) for p in parts if _is(p, "reasoning")) or None,
         tool_calls=[*map(_served_call, served), *(_call(c, attachments) for c in message.tool_calls or [])] or None,
-        logprobs=None if choice is None else choice.logprobs,
-        finish_reason="length" if choice is not None and choice.stop_reason in _CUT else None,
     )
     return [turn, *map(_served_result, served)]
 
@@ -256,16 +270,13 @@ def _resolved(value: Any, attachments: Mapping[str, str]) -> Any:
     return value
 
 
-def _timed(calls: Sequence[ToolCall], sample: EvalSample) -> tuple[ToolCall, ...]:
-    """Calls with the wall time of their tool events and the errors that Inspect states."""
-    events = {event.id: event for event in sample.events if event.event == "tool" and isinstance(event.id, str)}
+def _with_errors(calls: Sequence[ToolCall], sample: EvalSample) -> tuple[ToolCall, ...]:
+    """Calls with the errors that Inspect states, whatever the text of their results."""
     failed = {m.tool_call_id for m in sample.messages if m.error is not None and isinstance(m.tool_call_id, str)}
-    timed = []
-    for call in calls:
-        error = call.id in failed and call.result is not None
-        seconds = _seconds(events[call.id]) if call.id in events else None
-        timed.append(replace(call, duration_s=seconds, status=CallStatus.ERROR if error else call.status))
-    return tuple(timed)
+    stated = [call.id in failed and call.result is not None for call in calls]
+    return tuple(
+        replace(call, status=CallStatus.ERROR) if error else call for call, error in zip(calls, stated, strict=True)
+    )
 
 
 def _seconds(event: Event) -> float | None:

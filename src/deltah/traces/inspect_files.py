@@ -8,7 +8,7 @@ r"""Samples of an Inspect log file, one at a time: `.eval` (a zip) and `.json` (
   .eval.
 
 Nothing is lost unannounced: a member that is damaged, a sample in the chunked shape (`inspect log convert-chunked`,
-experimental) and a file without samples each come out as a `Member` with `damage`, and the others still come.
+experimental) and a file without samples each come out as a `Line` with `damage`, and the others still come.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from typing import IO, NamedTuple
 import zstandard
 
 from deltah.errors import DataError
-from deltah.traces.fields import Member
-from deltah.traces.streams import MAX_LINE_BYTES
+from deltah.traces.streams import MAX_LINE_BYTES, Line
 
 ZIP_MAGIC = b"PK\x03\x04"
 """First bytes of an .eval file."""
@@ -54,18 +53,25 @@ class _Entry(NamedTuple):
     crc: int
 
 
+class _Sample(NamedTuple):
+    """One sample of a log."""
+
+    data: bytes
+    damage: str | None = None
+
+
 class _Damaged(Exception):
     """A member that cannot be read."""
 
 
-def eval_samples(path: str | os.PathLike[str]) -> Iterator[Member]:
+def eval_samples(path: str | os.PathLike[str]) -> Iterator[Line]:
     """Samples of a log, in the order of the file.
 
     Args:
         path: An `.eval` or `.json` log.
 
     Yields:
-        (name, JSON bytes of the EvalSample, damage); what is damaged has no bytes.
+        Samples numbered from 1, each the JSON text of an EvalSample; what is damaged has no data.
 
     Raises:
         DataError: if the file cannot be opened.
@@ -78,12 +84,11 @@ def eval_samples(path: str | os.PathLike[str]) -> Iterator[Member]:
         magic = raw.read(len(ZIP_MAGIC))
         raw.seek(0)
         samples = _zip_samples(raw) if magic == ZIP_MAGIC else _json_samples(raw)
-        found = False
-        for member in samples:
-            found = True
-            yield member
-        if not found:
-            yield Member("samples", b"", "the log holds no samples (log_samples=False, or its header alone?)")
+        number = 0
+        for number, (data, damage) in enumerate(samples, start=1):
+            yield Line(number, data, damage=damage)
+        if number == 0:
+            yield Line(1, b"", damage="the log holds no samples (log_samples=False, or its header alone?)")
 
 
 def is_json_log(head: bytes) -> bool:
@@ -96,7 +101,7 @@ def is_json_log(head: bytes) -> bool:
     return bool(re.match(rb'\{\s*"version"\s*:\s*\d+\s*,\s*"status"\s*:\s*"', start))
 
 
-def _zip_samples(raw: IO[bytes]) -> Iterator[Member]:
+def _zip_samples(raw: IO[bytes]) -> Iterator[_Sample]:
     damage = None
     try:
         with zipfile.ZipFile(raw) as archive:
@@ -110,11 +115,9 @@ def _zip_samples(raw: IO[bytes]) -> Iterator[Member]:
         if _SAMPLE.fullmatch(entry.name):
             yield _member(raw, entry)
         elif _CHUNKED.fullmatch(entry.name):
-            yield Member(
-                entry.name, b"", "the sample is in Inspect's chunked shape, which is not read; use the original log"
-            )
+            yield _Sample(b"", f"{entry.name}: Inspect's chunked shape is not read; use the original log")
     if damage is not None:
-        yield Member("samples", b"", damage)
+        yield _Sample(b"", damage)
 
 
 def _walk(raw: IO[bytes]) -> Iterator[_Entry]:
@@ -148,11 +151,11 @@ def _zip64_sizes(extra: bytes) -> tuple[int, int]:
     return 2**63, 2**63
 
 
-def _member(raw: IO[bytes], entry: _Entry) -> Member:
+def _member(raw: IO[bytes], entry: _Entry) -> _Sample:
     try:
-        return Member(entry.name, _unpack(raw, entry))
+        return _Sample(_unpack(raw, entry))
     except (_Damaged, OSError, zlib.error, zstandard.ZstdError) as error:
-        return Member(entry.name, b"", f"the member of the zip is damaged ({error})")
+        return _Sample(b"", f"{entry.name}: the member of the zip is damaged ({error})")
 
 
 def _unpack(raw: IO[bytes], entry: _Entry) -> bytes:
@@ -178,20 +181,18 @@ def _unpack(raw: IO[bytes], entry: _Entry) -> bytes:
     return data
 
 
-def _json_samples(raw: IO[bytes]) -> Iterator[Member]:
+def _json_samples(raw: IO[bytes]) -> Iterator[_Sample]:
     """Walk the document's top level to `samples`, then its elements."""
     text = raw.read().decode("utf-8-sig", errors="replace")
-    decoder, number = json.JSONDecoder(), 0
+    decoder = json.JSONDecoder()
     try:
         at = _elements(text, decoder)
         while at is not None:
             _, stop = decoder.raw_decode(text, at)
-            yield Member(f"samples[{number}]", text[at:stop].encode())
-            number, at = number + 1, _next_element(text, stop)
+            yield _Sample(text[at:stop].encode())
+            at = _next_element(text, stop)
     except (ValueError, RecursionError) as error:
-        yield Member(
-            f"samples[{number}]", b"", f"the document is cut off or damaged ({error}); samples from here on are lost"
-        )
+        yield _Sample(b"", f"the document is cut off or damaged ({error}); samples from here on are lost")
 
 
 def _elements(text: str, decoder: json.JSONDecoder) -> int | None:

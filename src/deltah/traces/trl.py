@@ -1,8 +1,8 @@
 """Importer for the completion logs of TRL: one row, one trajectory. Nothing is measured on it.
 
 Source: `GRPOTrainer(log_completions=True)` of TRL, written by TRL 1.16.0 and read in its `trainer/grpo_trainer.py`:
-`<output_dir>/completions/completions_<step>.parquet`, one row a completion. `rows` turns such a file into JSON
-records; rows that were exported as JSON lines are read as they are.
+`<output_dir>/completions/completions_<step>.parquet`, one row a completion. `deltah.traces.tables` turns such a file
+into JSON records; rows that were exported as JSON lines are read as they are.
 
 * `prompt`, `completion`: message lists, or, for plain-text data sets, text that is read by `deltah.traces.chattext`.
 * calls: `tool_calls` of the messages, or calls written in their text. Parquet has one set of argument names for a
@@ -22,19 +22,16 @@ cut at their length limit; the results that TRL itself drops when they would exc
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from deltah.core.types import Trajectory
-from deltah.errors import DataError, missing_dependency
-from deltah.traces.chatlog import ChatLine, Message
+from deltah.traces.chatlog import Message
 from deltah.traces.chattext import (
-    CONTEXT_ROLE,
     NamedMessage,
+    Prompt,
     assistant_message,
     completion_messages,
     link_results,
@@ -43,7 +40,8 @@ from deltah.traces.chattext import (
 )
 from deltah.traces.conversation import message_text
 from deltah.traces.decode import decode_line
-from deltah.traces.fields import Member, golden_answers, prompt_group, scalars, unit
+from deltah.traces.dialogue import Facts
+from deltah.traces.fields import golden_answers, prompt_group, scalars, unit
 
 OUTCOME_COLUMNS = ("outcome", "accuracy_reward", "reasoning_accuracy_reward")
 """Columns taken for the grader's score, the first that is there."""
@@ -51,7 +49,6 @@ OUTCOME_COLUMNS = ("outcome", "accuracy_reward", "reasoning_accuracy_reward")
 ANSWER_COLUMNS = ("golden_answers", "answer", "solution", "ground_truth")
 
 _WRITTEN_ALWAYS = frozenset({"step", "prompt", "completion", "advantage"})
-_BATCH_ROWS = 64
 
 
 class CompletionRow(msgspec.Struct):
@@ -70,7 +67,7 @@ def decode(record: bytes, *, default_id: str, vocab_size: int | None = None) -> 
     """Read one row.
 
     Args:
-        record: JSON text, of `rows` or of a JSON line.
+        record: JSON text.
         default_id: Id of the trajectory, as rows have none.
         vocab_size: Not needed: nothing is measured.
 
@@ -79,54 +76,21 @@ def decode(record: bytes, *, default_id: str, vocab_size: int | None = None) -> 
     """
     del vocab_size
     row, columns = decode_line(record, _DECODER), decode_line(record, _ALL_COLUMNS)
-    prompt, opening = _prompt(row.prompt)
+    prompt = _prompt(row.prompt)
     others = {name: value for name, value in columns.items() if name not in _WRITTEN_ALWAYS}
-    question = next((message_text(m.content) for m in reversed(prompt) if m.role == "user"), None)
-    line = ChatLine(
-        messages=[*prompt, *_completion(row.completion, opening)],
+    facts = Facts(
         id=default_id,
         group_id=prompt_group(row.step, columns["prompt"]),
-        question=question,
-        golden_answers=list(golden_answers(next((others[n] for n in ANSWER_COLUMNS if n in others), None))),
+        question=prompt.question,
+        golden_answers=golden_answers(next((others[n] for n in ANSWER_COLUMNS if n in others), None)),
         outcome=_outcome(others),
         metadata=scalars(columns, leave_out=frozenset({"prompt", "completion"})),
     )
-    return text_trajectory(line)
+    return text_trajectory(prompt.messages, _completion(row.completion, prompt.opening), facts)
 
 
-def rows(path: str | os.PathLike[str]) -> Iterator[Member]:
-    """Rows of a Parquet file as JSON records, in constant memory.
-
-    A file that breaks in the middle ends in one `Member` with `damage`.
-
-    Raises:
-        DataError: if the file cannot be opened.
-        MissingDependencyError: if pyarrow is not installed.
-    """
-    try:
-        import pyarrow
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise missing_dependency("pyarrow", extra="train", purpose="Reading a Parquet file") from error
-    number = 0
-    try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-                for row in batch.to_pylist():
-                    yield Member(f"row {number}", json.dumps(row, default=str).encode())
-                    number += 1
-    except FileNotFoundError as error:
-        raise DataError(f"cannot read {os.fspath(path)}: {error.strerror or error}; check the path") from error
-    except (pyarrow.ArrowException, OSError) as error:
-        yield Member(f"row {number}", b"", f"the Parquet file is damaged ({error}); rows from here on are lost")
-
-
-def _prompt(prompt: str | list[NamedMessage]) -> tuple[list[Message], str]:
-    """Messages of which none is a turn, and what the template wrote into the first one."""
-    if isinstance(prompt, str):
-        return prompt_messages(prompt)
-    roles = {"assistant": CONTEXT_ROLE, "tool": CONTEXT_ROLE}
-    return [Message(role=roles.get(m.role, m.role), content=m.content) for m in prompt], ""
+def _prompt(prompt: str | list[NamedMessage]) -> Prompt:
+    return prompt_messages(prompt) if isinstance(prompt, str) else Prompt([*prompt], "")
 
 
 def _completion(completion: str | list[NamedMessage], opening: str) -> list[Message]:
