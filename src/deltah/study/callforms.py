@@ -70,8 +70,9 @@ class ToolKind(StrEnum):
 class CallForm:
     """One call, normalised."""
 
-    exact: str
-    """Equal for the same call."""
+    name: str
+    arguments: object
+    """As `decode_arguments` gives them."""
     loose: tuple[str, ...]
     """Equal for calls that agree in their normalised arguments; for code a necessary condition, see `same_code`."""
     code: tuple[str, ...]
@@ -80,6 +81,12 @@ class CallForm:
     """Words of its search query; None where it has none, or too long a one."""
     rest: tuple[str, ...]
     """Everything but the words of the query that hold no digit: queries are compared only where it agrees."""
+
+    @property
+    def exact(self) -> str:
+        """Equal for the same call."""
+        encoded = _ENCODER.encode(self.arguments) if isinstance(self.arguments, Mapping) else self.arguments
+        return f"{self.name}\0{encoded}"
 
     @property
     def searches(self) -> bool:
@@ -113,16 +120,16 @@ def call_form(name: str, arguments: object) -> CallForm:
         arguments: As `decode_arguments` gives them.
     """
     if isinstance(arguments, Mapping):
-        fields = sorted((str(key), value) for key, value in arguments.items() if value is not None)
-        exact = f"{name}\0{_ENCODER.encode(arguments)}"
+        fields = sorted((key, value) for key, value in arguments.items() if value is not None)
     else:
-        fields, exact = [("", arguments)], f"{name}\0{arguments}"
+        fields = [("", arguments)]
     kind = tool_kind(name)
     parts = [_part(kind, key, value) for key, value in fields]
     words = [word for part in parts for word in part.query]
     fixed = [text for part in parts for text in (part.key, "" if part.query else part.normal)]
     return CallForm(
-        exact=exact,
+        name=name,
+        arguments=arguments,
         loose=(name, *(text for part in parts for text in (part.key, part.normal))),
         code=tuple(part.code for part in parts if part.code is not None),
         query=frozenset(words) if words else None,
@@ -158,13 +165,12 @@ def python_tokens(code: str) -> tuple[tuple[int, str], ...] | None:
     """Types and texts of the tokens of Python code, comments and blank lines left out; None if it is no Python."""
     skipped, blank = (tokenize.COMMENT, tokenize.NL), (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
     try:
-        return tuple(
-            (token.type, "" if token.type in blank else token.string)
-            for token in tokenize.generate_tokens(io.StringIO(code.strip()).readline)
-            if token.type not in skipped
-        )
+        tokens = [t for t in tokenize.generate_tokens(io.StringIO(code.strip()).readline) if t.type not in skipped]
     except (tokenize.TokenError, SyntaxError, ValueError):
         return None
+    if any(token.type == tokenize.ERRORTOKEN for token in tokens):
+        return None
+    return tuple((token.type, "" if token.type in blank else token.string) for token in tokens)
 
 
 @lru_cache(maxsize=4096)

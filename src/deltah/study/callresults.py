@@ -14,6 +14,7 @@ from typing import Final
 
 from deltah.core.types import CallStatus, ToolCall
 from deltah.study.callforms import word_set
+from deltah.study.texts import ascii_words
 
 SHORT_CHARS: Final = 400
 """Only answers up to this length are read as a message (pending, nothing found) instead of as content."""
@@ -37,11 +38,11 @@ class AnswerKind(StrEnum):
     """No result followed."""
 
 
-_BRACKETS = str.maketrans("[]{}", "    ")
 _VOLATILE_FIELD = re.compile(
     r'"(?:_?score|relevance_score|similarity_score|took|took_ms|request_?id|(?:search|query|response|elapsed)_?(?:time|ms)\w*)"'
     r'\s*:\s*(?:"[^"]*"|[-+\d.eE]+)\s*,?'
 )
+_JSON_START = re.compile(r"\s*[\[{]\s*[\[{\"\]}]")
 _RECORD_BORDER = re.compile(r"\}\s*,\s*\{")
 _BLANK_LINE = re.compile(r"\n\s*\n")
 _ORDINAL = re.compile(
@@ -53,17 +54,20 @@ _MEDIUM = re.compile(r"\[(?:image|image_url|input_image|audio|input_audio|file|v
 _NOTHING = re.compile(
     r"\b(?:no|0|zero)\s+(?:\w+\s+){0,2}(?:results?|matches|match|documents?|hits?|records?|items?|entries|data|files?|rows?"
     r"|information|pages?)\b|\bnothing\b|\bnot found\b|\bcould ?n[o']t find\b|\bdid(?: not|n't) match\b"
-    r"|\bunable to\b|\bdoes(?: not|n't) exist\b|\A\W*\Z",
-    re.IGNORECASE,
+    r"|\bunable to\b|\bdoes(?: not|n't) exist\b"
 )
 _PENDING = re.compile(
     r"\b(?:pending|queued|in[ _-]progress|processing|not (?:yet )?(?:ready|finished|completed?|available yet)"
     r"|still (?:running|working|loading|building|waiting)|no new output|try again (?:later|in)"
-    r"|\d{1,3} ?% (?:complete|done)d?)\b"
-    r'|"(?:status|state|phase)"\s*:\s*"(?:running|waiting|building|loading|start\w*|initiali\w+|scheduled|created|active)',
-    re.IGNORECASE,
+    r"|\d{1,3} ?% (?:completed?|done))\b"
+    r'|"(?:status|state|phase)"\s*:\s*"(?:running|waiting|building|loading|start\w*|initiali\w+|scheduled|created|active)'
 )
-_PENDING_WORD = re.compile(r"\b(?:running|waiting|building|loading|starting|scheduled)\b", re.IGNORECASE)
+_PENDING_HINTS: Final = word_set(
+    """active again available building complete completed created done finished initialized initializing initialising
+    loading new pending processing progress queued ready running scheduled start started starting still waiting"""
+)
+_PENDING_ALONE: Final = word_set("building loading running scheduled starting waiting")
+_NOTHING_HINTS: Final = word_set("0 no zero nothing found find match unable exist")
 _PENDING_WORDS_AT_MOST: Final = 6
 _DONE: Final = word_set(
     """
@@ -78,6 +82,7 @@ _AROUND_DONE: Final = word_set(
     record request result return returned returncode status stderr stdout task the to true was with without your
     """
 )
+_ACKNOWLEDGING: Final = _DONE | _AROUND_DONE
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -94,12 +99,18 @@ def answer_kind(call: ToolCall) -> AnswerKind:
 
 
 def _message_kind(text: str) -> AnswerKind:
-    words = _WORD.findall(text.lower())
-    if _PENDING.search(text) or (len(words) <= _PENDING_WORDS_AT_MOST and _PENDING_WORD.search(text)):
-        return AnswerKind.PENDING
-    if not text.strip() or (set(words) <= _DONE | _AROUND_DONE and not _DONE.isdisjoint(words)):
+    lower = text.lower()
+    words = ascii_words(lower) if lower.isascii() else _WORD.findall(lower)
+    present = set(words)
+    # The patterns cost more than all the rest; few answers hold a word that they can match.
+    if not present.isdisjoint(_PENDING_HINTS):
+        short = len(words) <= _PENDING_WORDS_AT_MOST and not present.isdisjoint(_PENDING_ALONE)
+        if short or _PENDING.search(lower):
+            return AnswerKind.PENDING
+    if not lower.strip() or (present <= _ACKNOWLEDGING and not present.isdisjoint(_DONE)):
         return AnswerKind.ACKNOWLEDGEMENT
-    return AnswerKind.NOTHING_FOUND if _NOTHING.search(text) else AnswerKind.CONTENT
+    nothing = not present or (not present.isdisjoint(_NOTHING_HINTS) and _NOTHING.search(lower))
+    return AnswerKind.NOTHING_FOUND if nothing else AnswerKind.CONTENT
 
 
 def flatten(text: str) -> str:
@@ -113,7 +124,7 @@ def passages(text: str) -> list[str]:
     Records of a JSON list, else blocks between blank lines, else lines; numbers and bullets before them left out.
     """
     stripped = _without_volatile_fields(text).strip()
-    if stripped[:1] in ("{", "["):
+    if _JSON_START.match(stripped):
         parts = _RECORD_BORDER.split(stripped)
     else:
         blocks = _BLANK_LINE.split(stripped)
@@ -122,11 +133,13 @@ def passages(text: str) -> list[str]:
 
 
 def _without_volatile_fields(text: str) -> str:
-    return _VOLATILE_FIELD.sub("", text) if '"' in text and text.lstrip()[:1] in ("{", "[") else text
+    return _VOLATILE_FIELD.sub("", text) if '"' in text and _JSON_START.match(text) else text
 
 
 def _flat(text: str) -> str:
-    return f" {' '.join(text.translate(_BRACKETS).split())} "
+    for bracket in "[]{}":
+        text = text.replace(bracket, " ")
+    return f" {' '.join(text.split())} "
 
 
 class SeenText:

@@ -11,7 +11,14 @@ from typing import Final
 from deltah.core.types import Segment, SegmentKind, Trajectory
 
 _WRITTEN: Final = (SegmentKind.REASONING, SegmentKind.CALL)
-_TEMPLATE = re.compile(r"<[^<>]{0,40}>|\b(?:system|user|assistant|tool)\b|[\W_]+")
+_TEMPLATE = re.compile(r"<[^<>]{0,40}>|\b(?:system|user|assistant|tool)\b|[^\w<]+|[_<]")
+
+_SEPARATORS: Final = bytes(code if chr(code).isalnum() else 32 for code in range(128)).ljust(256, b" ")
+
+
+def ascii_words(text: str) -> list[str]:
+    """Runs of letters and digits of an ASCII text, in order: what a regular expression finds, several times faster."""
+    return text.encode("ascii").translate(_SEPARATORS).decode("ascii").split()
 
 
 def segment_text(trajectory: Trajectory, segment: Segment) -> str | None:
@@ -42,14 +49,18 @@ def user_text(trajectory: Trajectory) -> dict[int, str]:
 def policy_text(trajectory: Trajectory) -> dict[int, str | None]:
     """Reasoning and calls by the turn that wrote them; None for a turn of which the record lacks some text.
 
-    Arguments of calls are part of it even where the tokens that spell them are not in the record.
+    Where no text of a turn spells its calls, their arguments stand in for it.
     """
     parts: dict[int, list[str | None]] = {}
+    spelled = set()
     for segment in trajectory.segments:
         if segment.kind in _WRITTEN:
-            parts.setdefault(segment.turn, []).append(segment_text(trajectory, segment))
+            parts.setdefault(segment.turn, []).append(text := segment_text(trajectory, segment))
+            if text and segment.kind is SegmentKind.CALL:
+                spelled.add(segment.turn)
     for call in trajectory.calls:
-        parts.setdefault(call.turn, []).append(call.arguments)
+        if call.turn not in spelled:
+            parts.setdefault(call.turn, []).append(call.arguments)
     return {turn: _joined(texts) for turn, texts in sorted(parts.items())}
 
 

@@ -1,24 +1,32 @@
 """Was a result used? Whether words that a result brought into a trajectory occur in what the policy wrote later.
 
-A *new* word of a result is one that no user text, no earlier result and nothing the policy had written holds. Words are
-compared by their first six letters, numbers by their first two digits, languages without spaces by single characters;
-stop words, words of one or two letters and decimals do not count. All of this makes "used" easier to say than "unused",
-and still a paraphrase, a translation or a number computed from the result leaves no trace: a hint, not a finding.
+A *new* word of a result is one that no user text, no earlier result and not the call itself holds. A result is unused
+if it brought new words, the policy later wrote none of them, and also no two neighbouring words of the result that
+user text and the call itself do not hold (a fact that the context held already and the result confirmed). Words are
+compared by their first six letters or digits, languages without spaces by single characters; stop words, words of one
+or two letters and decimals do not count. All of this makes "used" easier to say than "unused", and still a paraphrase,
+a translation or a number computed from the result leaves no trace: a hint, not a finding.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from itertools import pairwise
+from typing import Final, TypeAlias
 
-from deltah.core.types import Trajectory
-from deltah.study.texts import policy_text, user_text
+from deltah.core.types import ToolCall, Trajectory
+from deltah.study.texts import ascii_words, policy_text, user_text
 from deltah.tools.search import STOP_WORDS
 
 STEM_LETTERS: Final = 6
-_STEM = re.compile(r"(?<![\d.,])\d{1,2}|\b[^\W\d_][^\W_]{0,5}")
-_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+_FRACTION = re.compile(r"\b\d?\.\d+")
+"""Decimals; of 1023.5 the whole part stays, of 0.5 nothing."""
+_THOUSANDS = re.compile(r",(?=\d{3}\b)")
+_WORD = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_]+")
 _IGNORED: Final = frozenset(word[:STEM_LETTERS] for word in STOP_WORDS)
+_Pair: TypeAlias = tuple[str, str]
 
 
 def unused_results(trajectory: Trajectory) -> tuple[bool, ...]:
@@ -27,46 +35,107 @@ def unused_results(trajectory: Trajectory) -> tuple[bool, ...]:
     False also where that cannot be said: no result, no new word, nothing written later, or later text that the record
     does not have.
     """
-    written = policy_text(trajectory)
-    last_turn = max(written, default=-1)
-    unknown = max((turn for turn, text in written.items() if text is None), default=-1)
-    last_use = _last_use(trajectory, written)
+    heard = {turn: _words(text) for turn, text in user_text(trajectory).items()}
+    later, heard_pairs = _Later(trajectory), _HeardPairs(heard)
     unused: list[bool] = []
-    for turn, new_words in zip((call.turn for call in trajectory.calls), _new_words(trajectory, written), strict=True):
-        silent = bool(new_words) and all(last_use.get(word, -1) <= turn for word in new_words)
-        unused.append(silent and unknown <= turn < last_turn)
+    for call, new in zip(trajectory.calls, _new_words(trajectory.calls, heard), strict=True):
+        silent = bool(new) and later.known_after(call.turn) and not later.any_word(new, call.turn)
+        unused.append(silent and not later.any_pair(heard_pairs.unheard(call), call.turn))
     return tuple(unused)
 
 
-def _last_use(trajectory: Trajectory, written: dict[int, str | None]) -> dict[str, int]:
-    """Last turn in which the policy wrote a word; the answer that was graded counts as the very last."""
-    last: dict[str, int] = {}
-    for turn, text in written.items():
-        last.update(dict.fromkeys(_stems(text or ""), turn))
-    last.update(dict.fromkeys(_stems(trajectory.prediction or ""), max(written, default=0) + 1))
-    return last
+class _Later:
+    """What the policy wrote, asked by turn."""
+
+    def __init__(self, trajectory: Trajectory) -> None:
+        self._written = policy_text(trajectory)
+        self._last_turn = max(self._written, default=-1)
+        self._unknown = max((turn for turn, text in self._written.items() if text is None), default=-1)
+        # The answer that was graded counts as the very last text.
+        self._words = {turn: _words(text or "") for turn, text in self._written.items()}
+        self._words[self._last_turn + 1] = _words(trajectory.prediction or "")
+
+    def known_after(self, turn: int) -> bool:
+        """Whether something was written after a turn, and the record has all of it."""
+        return self._unknown <= turn < self._last_turn
+
+    def any_word(self, words: Iterable[str], turn: int) -> bool:
+        """Whether any of the words occurs after a turn."""
+        return any(self._last_word.get(word, -1) > turn for word in words)
+
+    def any_pair(self, pairs: Iterable[_Pair], turn: int) -> bool:
+        """Whether any pair of neighbouring words occurs after a turn."""
+        return any(self._last_pair.get(pair, -1) > turn for pair in pairs)
+
+    @cached_property
+    def _last_word(self) -> Mapping[str, int]:
+        """Last turn in which a word was written."""
+        last: dict[str, int] = {}
+        for turn, words in self._words.items():
+            last.update(dict.fromkeys(words, turn))
+        return last
+
+    @cached_property
+    def _last_pair(self) -> Mapping[_Pair, int]:
+        last: dict[_Pair, int] = {}
+        for turn, words in self._words.items():
+            last.update(dict.fromkeys(_pairs(words), turn))
+        return last
 
 
-def _new_words(trajectory: Trajectory, written: dict[int, str | None]) -> list[set[str]]:
+class _HeardPairs:
+    """Pairs of neighbouring words of user texts by the first turn they precede, made when first asked for."""
+
+    def __init__(self, heard: Mapping[int, list[str]]) -> None:
+        self._heard = heard
+
+    @cached_property
+    def _first_turn(self) -> Mapping[_Pair, int]:
+        first: dict[_Pair, int] = {}
+        for turn, words in reversed(list(self._heard.items())):
+            first.update(dict.fromkeys(_pairs(words), turn))
+        return first
+
+    def unheard(self, call: ToolCall) -> set[_Pair]:
+        """Pairs of a call's result that neither the call nor user text before it holds."""
+        own = _pairs(_words(call.result or "")) - _pairs(_words(call.arguments))
+        return {pair for pair in own if self._first_turn.get(pair, call.turn + 1) > call.turn}
+
+
+def _new_words(calls: Sequence[ToolCall], heard: Mapping[int, list[str]]) -> list[set[str]]:
     """Words that each call's result brought in; results of one turn do not see each other."""
-    texts = [(turn, 0, text) for turn, text in user_text(trajectory).items()]
-    texts += [(turn, 1, text or "") for turn, text in written.items()]
-    texts.sort(reverse=True)
-    seen, pending, new = set(_IGNORED), set[str](), []
+    messages = list(heard.items())[::-1]
+    seen, waiting = set(_IGNORED), set[str]()
+    brought: list[set[str]] = []
     turn = -1
-    for call in trajectory.calls:
+    for call in calls:
         if call.turn != turn:
-            seen |= pending
-            pending, turn = set(), call.turn
-            while texts and texts[-1][0] <= turn:
-                seen |= _stems(texts.pop()[2])
-        words = _stems(call.result or "")
-        pending |= words
-        new.append({word for word in words - seen if len(word) > 2 or not word.isascii() or word.isdigit()})
-    return new
+            seen |= waiting
+            waiting, turn = set(), call.turn
+            while messages and messages[-1][0] <= turn:
+                seen.update(messages.pop()[1])
+        new = set(_words(call.result or "")) - seen
+        waiting |= new
+        if new:
+            new.difference_update(_words(call.arguments))
+        brought.append({word for word in new if _counts(word)})
+    return brought
 
 
-def _stems(text: str) -> set[str]:
-    folded = text.casefold()
-    stems = set(_STEM.findall(folded.replace("_", " ")))
-    return stems if folded.isascii() else stems | set(_UNSPACED.findall(folded))
+def _pairs(words: Iterable[str]) -> set[_Pair]:
+    """Neighbouring content words; words that do not count are skipped."""
+    return set(pairwise(word for word in words if word not in _IGNORED and _counts(word)))
+
+
+def _counts(word: str) -> bool:
+    return len(word) > 2 or not word.isalpha() or not word.isascii()
+
+
+def _words(text: str) -> list[str]:
+    """Words of a text in order, shortened."""
+    plain = text.casefold()
+    if "." in plain:
+        plain = _FRACTION.sub("", plain)
+    if "," in plain:
+        plain = _THOUSANDS.sub("", plain)
+    return [word[:STEM_LETTERS] for word in (ascii_words(plain) if plain.isascii() else _WORD.findall(plain))]

@@ -3,9 +3,10 @@ r"""Waste that the text of a trajectory shows: calls that repeat a call, an erro
 No label, no model and no entropy is used; `verdict` sets the classes beside ΔH's label. The classes err towards
 silence: a call is named waste only if nothing in the record speaks for it.
 
-* **Evidence is local.** A call that may change the world (`deltah.study.calleffects`) and a new user message begin a
-  new *epoch*, and only the same epoch counts as evidence. So a file read again after an edit, a test run again after a
-  fix and a look-up that the user asked to repeat are no waste, whatever they return.
+* **Evidence is local.** A call that may change the world (`deltah.study.calleffects`; one that failed changes nothing,
+  unless it ran code) and a new user message begin a new *epoch*, and only the same epoch counts as evidence. So a file
+  read again after an edit, a test run again after a fix and a look-up that the user asked to repeat are no waste,
+  whatever they return.
 * **Only equal answers make duplicates.** If the same call ever gets two different answers within an epoch, its source
   is changing (polling, a feed, a clock): none of these calls is a duplicate or already in context. An answer that says
   "pending", shows nothing (an image) or only acknowledges ("ok") is no evidence either.
@@ -30,7 +31,15 @@ from typing import Final
 from deltah.core.scored import CallLabel
 from deltah.core.types import ToolCall, Trajectory
 from deltah.study.calleffects import Effect, effect_of
-from deltah.study.callforms import CallForm, call_form, decode_arguments, same_code, similarity
+from deltah.study.callforms import (
+    CallForm,
+    ToolKind,
+    call_form,
+    decode_arguments,
+    same_code,
+    similarity,
+    tool_kind,
+)
 from deltah.study.callresults import AnswerKind, SeenText, answer_kind, flatten, passages
 from deltah.study.texts import user_text
 from deltah.study.usage import unused_results
@@ -112,6 +121,8 @@ class _Evidence:
     kind: AnswerKind
     flat: str
     """Comparable form of the result; empty where there is none."""
+    parts: tuple[str, ...]
+    """What of the result must be found as one run: each passage of a search result, the whole of any other."""
     epoch: int
     changing: bool = False
     """Whether the same call got another answer in the same epoch."""
@@ -131,19 +142,23 @@ def _evidence(calls: Sequence[ToolCall], heard: dict[int, str]) -> list[_Evidenc
     epoch = 0
     for call in calls:
         arguments = decode_arguments(call.arguments)
-        effect = effect_of(call.name, arguments)
-        begins = effect is Effect.CHANGES
+        effect, kind = effect_of(call.name, arguments), answer_kind(call)
+        # A tool that refused has changed nothing; code may have run half way.
+        refused = kind is AnswerKind.FAILED and tool_kind(call.name) is not ToolKind.CODE
+        begins = effect is Effect.CHANGES and not refused
         while messages and messages[-1] <= call.turn:
             messages.pop()
             begins = True
         epoch += begins
+        form, flat = call_form(call.name, arguments), "" if call.result is None else flatten(call.result)
         evidence.append(
             _Evidence(
                 call=call,
-                form=call_form(call.name, arguments),
+                form=form,
                 effect=effect,
-                kind=answer_kind(call),
-                flat="" if call.result is None else flatten(call.result),
+                kind=kind,
+                flat=flat,
+                parts=tuple(passages(call.result or "")) if form.searches and kind is AnswerKind.CONTENT else (flat,),
                 epoch=epoch,
             )
         )
@@ -213,11 +228,11 @@ def _mark_contained(evidence: Sequence[_Evidence], heard: dict[int, str]) -> Non
                     seen.add(flatten(text))
         elif e.call.turn != turn:
             for earlier in waiting:
-                seen.add(earlier.flat, _parts(earlier))
+                seen.add(earlier.flat, earlier.parts)
             waiting = []
         epoch, turn = e.epoch, e.call.turn
         waiting.append(e)
-        if _may_be_contained(e) and all(seen.holds(part) for part in _parts(e)):
+        if _may_be_contained(e) and all(seen.holds(part) for part in e.parts):
             e.waste.add(Waste.RESULT_IN_CONTEXT)
 
 
@@ -226,11 +241,6 @@ def _may_be_contained(e: _Evidence) -> bool:
     return (
         e.kind is AnswerKind.CONTENT and e.effect is not Effect.CHANGES and not e.changing and len(e.flat) - 2 >= enough
     )
-
-
-def _parts(e: _Evidence) -> list[str]:
-    """What must be found as one run: each passage of a search result, the whole of any other."""
-    return passages(e.call.result or "") if e.form.searches else [e.flat]
 
 
 def _mark_similar(evidence: Sequence[_Evidence]) -> None:
