@@ -4,6 +4,7 @@ from deltah.study.bootstrap import Estimate
 from deltah.study.calls import CallRow, CallSummary, call_rows, calls_by, summarise_calls
 from deltah.study.report import (
     ArmData,
+    Costs,
     Evaluation,
     ReportData,
     load_report,
@@ -25,6 +26,7 @@ __all__ = [
     "Cell",
     "Column",
     "Comparison",
+    "Costs",
     "Estimate",
     "Evaluation",
     "ReportData",

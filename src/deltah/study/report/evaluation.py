@@ -6,7 +6,7 @@ The trajectories themselves stream by once and are let go, so that memory follow
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -15,11 +15,30 @@ from deltah.core.scored import Signal
 from deltah.core.types import FloatArray, SpanQuality, Trajectory
 from deltah.study.calls import CallRow, rows_of
 from deltah.study.report.sample import Candidate, Collector, Reason
+from deltah.study.savings import Prices, SavingsAccumulator, SavingsReport
 from deltah.study.summary import STATISTICS, ClusterKey, Summary, Tallies, cluster_key, summarise_tallies, tally_of
 from deltah.study.waste import waste_of_calls
 
 Scored: TypeAlias = tuple[Trajectory, Signal | None]
 """A trajectory with its signal; None for one without entropies."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """What tokens, calls and waiting cost, as far as the reader of the report knows."""
+
+    prices: Prices | None = None
+    latency_s: Mapping[str, float] = field(default_factory=dict)
+    """Seconds of one call by tool, for calls whose duration was not measured."""
+
+    @property
+    def currency(self) -> str:
+        """Of the prices."""
+        return (self.prices or Prices()).currency
+
+    def accumulator(self) -> SavingsAccumulator:
+        """A new accumulator of savings at these costs."""
+        return SavingsAccumulator(self.prices, latency_s=self.latency_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,19 +57,26 @@ class Evaluation:
     """Those that were stated."""
     approximate: int
     """Trajectories whose borders of reasoning and calls are estimated."""
+    savings: SavingsReport
+    """What dropping wasteful calls would have saved."""
+    costs: Costs
+    """Those that `savings` was reckoned with."""
 
     def __len__(self) -> int:
         """N."""
         return len(self.tallies)
 
     @classmethod
-    def of(cls, scored: Iterable[Scored], *, seed: int = 0) -> Evaluation:
+    def of(cls, scored: Iterable[Scored], *, seed: int = 0, costs: Costs | None = None) -> Evaluation:
         """Read trajectories once, holding one at a time.
 
         Args:
             scored: Each trajectory with its signal.
             seed: Of the draw of trajectories to view.
+            costs: For savings in money and seconds; unknown where not given.
         """
+        known = costs or Costs()
+        savings = known.accumulator()
         collector, values, clusters = Collector(seed), list[FloatArray](), list[ClusterKey]()
         needs, rows, approximate, calls = list[bool | None](), list[CallRow](), 0, 0
         estimators, temperatures = set[str](), set[float]()
@@ -59,6 +85,7 @@ class Evaluation:
             collector.offer(trajectory, signal, waste)
             values.append(tally_of(trajectory, signal, waste))
             clusters.append(cluster_key(trajectory))
+            savings.add(trajectory, signal, waste)
             rows += rows_of(trajectory, signal, waste)
             calls += trajectory.n_calls
             needed = trajectory.metadata.get("needs_tools")
@@ -76,6 +103,8 @@ class Evaluation:
             estimators=frozenset(estimators),
             temperatures=frozenset(temperatures),
             approximate=approximate,
+            savings=savings.result(),
+            costs=known,
         )
 
     def subset(self, needs_tools: bool | None) -> Tallies:

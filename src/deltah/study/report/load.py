@@ -20,7 +20,7 @@ from deltah.core.metrics import SECONDS
 from deltah.core.signals import SignalConfig
 from deltah.errors import DataError
 from deltah.study.report.data import START, ArmData, Evaluations, ReportData
-from deltah.study.report.evaluation import Evaluation
+from deltah.study.report.evaluation import Costs, Evaluation
 from deltah.study.summary import score_measured
 from deltah.traces import read_traces
 from deltah.traces.rundir import RunDirectory
@@ -43,13 +43,14 @@ class _File:
     n_problems: int
 
 
-def load_run(path: str | Path, *, name: str | None = None, seed: int = 0) -> ArmData:
+def load_run(path: str | Path, *, name: str | None = None, seed: int = 0, costs: Costs | None = None) -> ArmData:
     """Read one run directory.
 
     Args:
         path: The directory.
         name: Of the arm; the reward of its configuration, else the directory's name, when not given.
         seed: Of the draw of trajectories to view.
+        costs: For savings in money and seconds.
 
     Raises:
         DataError: if it is not a run directory.
@@ -57,7 +58,7 @@ def load_run(path: str | Path, *, name: str | None = None, seed: int = 0) -> Arm
     run = RunDirectory(Path(path))
     config = run.config
     signal = run_signal(config)
-    files = {_stem(file): _read(file, seed, signal) for file in sorted((run.path / "eval").glob("*.jsonl*"))}
+    files = {_stem(file): _read(file, seed, costs, signal) for file in sorted((run.path / "eval").glob("*.jsonl*"))}
     metrics = tuple(run.read_metrics())
     return ArmData(
         name=name or _arm_name(config) or run.path.name,
@@ -71,13 +72,13 @@ def load_run(path: str | Path, *, name: str | None = None, seed: int = 0) -> Arm
     )
 
 
-def load_traces(path: str | Path, *, name: str | None = None, seed: int = 0) -> ArmData:
+def load_traces(path: str | Path, *, name: str | None = None, seed: int = 0, costs: Costs | None = None) -> ArmData:
     """Read one trace file in any format `read_traces` knows, once; there are no learning curves then.
 
     Raises:
         DataError: if the file cannot be read, or holds no trajectory.
     """
-    file = _read(Path(path), seed)
+    file = _read(Path(path), seed, costs)
     if not len(file.evaluation):
         first = f"; the first problem: {file.problems[0]}" if file.problems else ""
         raise DataError(f"{path} holds no trajectory that can be read{first}")
@@ -91,7 +92,12 @@ def load_traces(path: str | Path, *, name: str | None = None, seed: int = 0) -> 
 
 
 def load_report(
-    paths: Iterable[str | Path], *, title: str | None = None, facts: Mapping[str, str] | None = None, seed: int = 0
+    paths: Iterable[str | Path],
+    *,
+    title: str | None = None,
+    facts: Mapping[str, str] | None = None,
+    seed: int = 0,
+    costs: Costs | None = None,
 ) -> ReportData:
     """Read run directories and trace files into one report, side by side.
 
@@ -105,7 +111,7 @@ def load_report(
     listed = [found for path in given for found in _expand(path)]
     if not listed:
         raise DataError("nothing to report on; give run directories or trace files")
-    arms = [load_run(path, seed=seed) if path.is_dir() else load_traces(path, seed=seed) for path in listed]
+    arms = [(load_run if path.is_dir() else load_traces)(path, seed=seed, costs=costs) for path in listed]
     start: Evaluations = next((found for arm in arms if (found := _start_of(arm))), {})
     if len(arms) > 1 and not start and listed[0].name == START and listed[0].is_dir():
         start, arms, listed = arms[0].evaluations, arms[1:], listed[1:]
@@ -143,10 +149,11 @@ def run_signal(config: Mapping[str, Any]) -> SignalConfig:
         raise DataError(f"the run's signal configuration cannot be read: {error}") from error
 
 
-def _read(path: Path, seed: int, signal: SignalConfig | None = None) -> _File:
+def _read(path: Path, seed: int, costs: Costs | None, signal: SignalConfig | None = None) -> _File:
     """Stream a file through once."""
     reader = read_traces(path)
-    evaluation = Evaluation.of(((trajectory, score_measured(trajectory, signal)) for trajectory in reader), seed=seed)
+    scored = ((trajectory, score_measured(trajectory, signal)) for trajectory in reader)
+    evaluation = Evaluation.of(scored, seed=seed, costs=costs)
     return _File(evaluation, tuple(str(p) for p in reader.problems[:MAX_PROBLEMS_SHOWN]), reader.n_problems)
 
 
