@@ -43,7 +43,9 @@ def test_score_prints_tables_and_writes_rows(traces: Path, tmp_path: Path) -> No
     assert "3 trajectories, 3 calls" in result.output
     rows = (tmp_path / "calls.csv").read_text().splitlines()
     assert len(rows) == 4
-    assert rows[0].startswith("trajectory,call,tool,arguments,status,round,signal,delta_h,lower,upper,label")
+    assert rows[0].startswith(
+        "trajectory,question,call,index,tool,arguments,status,round,calls_in_round,signal,delta_h"
+    )
 
 
 def test_score_as_json_equals_the_library(traces: Path) -> None:

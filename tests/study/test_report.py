@@ -263,7 +263,7 @@ def test_a_folder_stands_for_its_runs(tmp_path: Path) -> None:
     assert [arm.name for arm in report.columns] == ["start", "dense", "outcome", "sparse"]
     assert build(report)["arms"][0]["start"]
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(DataError, match=r"no \.jsonl traces"):
+    with pytest.raises(DataError, match=r"holds no trace files"):
         load_report([tmp_path / "nothing"])
 
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from deltah.errors import DeltahError
 from deltah.traces import read_traces
-from deltah.traces.formats import Format, LineContext, detect, read_line
+from deltah.traces.formats import Format, ImportOptions, detect, make_importer
 from deltah.traces.record import encode
+from deltah.traces.streams import Position
 
 from .chat import assistant, call, line, result, token, user
 
@@ -29,13 +30,14 @@ JSON_VALUES = st.recursive(
 
 
 def check(data: bytes) -> None:
-    context = LineContext(default_id="d", vocab_size=5)
+    where = Position("d", 1)
     for fmt in (None, *Format):
         try:
-            trajectory = read_line(data, detect(data) if fmt is None else fmt, context)
+            importer = make_importer(detect(data) if fmt is None else fmt, ImportOptions(vocab_size=5))
+            for pending in [*importer.add(data, where), *importer.finish(where)]:
+                assert encode(pending.build())
         except DeltahError:
             continue
-        assert encode(trajectory)
 
 
 @given(st.dictionaries(KEYS, JSON_VALUES, max_size=5))

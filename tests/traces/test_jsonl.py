@@ -151,8 +151,10 @@ def test_standard_input_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_cannot_be_opened_is_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No such file"):
         read_traces(tmp_path / "none.jsonl")
-    with pytest.raises(DataError, match="is a folder"):
+    with pytest.raises(DataError, match="holds no trace files"):
         read_traces(tmp_path)
+    with pytest.raises(DataError, match="no file matches"):
+        read_traces(tmp_path / "*.jsonl")
     with pytest.raises(InvalidValueError, match="deltah, openai"):
         read_traces(tmp_path, format="csv")
     path = tmp_path / "t.jsonl"

@@ -253,7 +253,10 @@ def test_python_and_javascript_writers_are_read() -> None:
         ({"messages": [assistant([token("a")])], "vocab_size": 2}, "vocabulary has 2"),
         ({"request": {"messages": []}, "response": {"error": {"message": "overloaded"}}}, "holds an error"),
         ({"request": {"messages": []}, "response": {"choices": []}}, "no choices"),
-        ({"request": {"messages": []}, "response": {"choices": [{"delta": {}}]}}, "streamed"),
+        ({"request": {"messages": []}, "response": {"choices": [{}]}}, "whole response or its chunks"),
+        ({"request": {"messages": []}}, "field response: missing"),
+        ({"request": {"messages": []}, "response": 'data: {"error": 1}'}, "ends in an error"),
+        ({"request": {"messages": []}, "response": []}, "no chunk carries a choice"),
     ],
 )
 def test_bad_lines_name_field_and_reason(log: dict[str, Any], message: str) -> None:
@@ -288,3 +291,20 @@ def test_kinds_are_only_sampled_inside_assistant_messages() -> None:
 )
 def test_error_results(text: str, expected: bool) -> None:
     assert is_error(text) is expected
+
+
+def test_a_forced_call_is_spelled_by_all_its_tokens() -> None:
+    """llama.cpp under a named tool choice samples the arguments alone, with no delimiter and no name."""
+    tokens = [token(text) for text in ('{"', "query", '": "x"}', "<|im_end|>")]
+    trajectory = read(
+        [user(), assistant(tokens, tool_calls=[call()]), result("r"), assistant([token("b")], content="b")]
+    )
+    assert shape(trajectory)[1:3] == [("call", 3, 0), ("control", 1, 0)]
+    assert trajectory.spans is SpanQuality.EXACT
+
+
+def test_tokens_printed_as_numbers_are_read_by_their_bytes() -> None:
+    tokens = [token(" I") | {"token": "token_id:262"}, token("<tool_call>") | {"token": "token_id:1387"}]
+    trajectory = read([user(), assistant(tokens, content=" I", tool_calls=[call()])])
+    assert trajectory.token_texts == (" I", "<tool_call>")
+    assert trajectory.spans is SpanQuality.EXACT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -10,9 +11,20 @@ import pytest
 from deltah.core.entropy import entropy_from_logits
 from deltah.core.types import Estimator
 from deltah.errors import DataError
-from deltah.traces.topk import measure
+from deltah.traces.tokens import PackedTokens
+from deltah.traces.topk import Measured
+from deltah.traces.topk import measure as measure_packed
 
 LOG = math.log
+
+
+def measure(sampled: np.ndarray, top: Sequence[Sequence[float | None]], vocab_size: int | None) -> Measured:
+    """Measure lists given one by one."""
+    flat = np.array([value for listed in top for value in listed], dtype=np.float64)
+    lengths = np.array([len(listed) for listed in top], dtype=np.int64)
+    return measure_packed(
+        PackedTokens([""] * len(top), np.asarray(sampled, dtype=np.float64), flat, lengths), vocab_size
+    )
 
 
 def test_whole_vocabulary_is_exact() -> None:

@@ -1,4 +1,4 @@
-"""`deltah report`: one self-contained HTML page from run directories or traces."""
+"""`deltah report`: one self-contained HTML page from run directories, traces or logs."""
 
 from __future__ import annotations
 
@@ -7,33 +7,32 @@ from typing import Annotated
 
 import typer
 
-from deltah.cli.prices import CachedPrice, Currency, Fees, InputPrice, Latencies, OutputPrice, amounts
+from deltah.cli.options import Answers, Join, Logs, Margin, Signal, TraceFormat, VocabSize, log_options
+from deltah.cli.prices import Currency, Latency, Price, costs
 
 
 def command(  # noqa: PLR0913 - the options of a command line
-    paths: Annotated[list[Path], typer.Argument(help="Run directories or trace files; several are compared.")],
+    paths: Logs,
     out: Annotated[Path | None, typer.Option(help="Page to write; a JSON twin is written beside it.")] = None,
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
-    input_price: InputPrice = None,
-    cached_price: CachedPrice = None,
-    output_price: OutputPrice = None,
+    answers: Answers = None,
+    signal: Signal = None,
+    margin: Margin = None,
+    format: TraceFormat = None,
+    vocab_size: VocabSize = None,
+    join: Join = True,
+    price: Price = None,
     currency: Currency = "USD",
-    fees: Fees = None,
-    latencies: Latencies = None,
+    latency: Latency = None,
 ) -> None:
-    """Write a page with tables, waste and its price, curves and a trajectory viewer."""
-    from deltah.study import Costs, load_report, write_report
-    from deltah.study.savings import Prices
+    """Write a page with tables, waste, curves and a trajectory viewer; several paths are compared."""
+    from deltah.study import load_report, write_report
 
-    prices = Prices(
-        input_per_million=input_price,
-        cached_input_per_million=cached_price,
-        output_per_million=output_price,
-        per_call=amounts("--fee", fees),
-        currency=currency,
+    options = log_options(
+        answers=answers, format=format, vocab_size=vocab_size, join=join, signal=signal, margin=margin
     )
-    data = load_report(paths, title=title, costs=Costs(prices=prices, latency_s=amounts("--latency", latencies)))
-    first = paths[0]
+    data = load_report(paths, options=options, title=title, costs=costs(price, currency, latency))
+    first = Path(paths[0])
     page = out or (first / "report.html" if first.is_dir() else first.with_name("report.html"))
     write_report(data, page)
     typer.echo(f"page  {page.resolve().as_uri()}\njson  {page.with_suffix('.json')}")

@@ -1,196 +1,149 @@
-"""`deltah score`: ΔH of every call in traces or logs, as a table and as rows."""
+"""`deltah score`: ΔH and waste of every call in traces or logs, as tables and as rows."""
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from deltah.cli.config import resolve
-from deltah.core.metrics import batch_metrics
-from deltah.core.scored import Signal
-from deltah.core.signals import SignalConfig, score
-from deltah.core.types import Trajectory
-from deltah.errors import ConfigError, DataError
-from deltah.traces import read_traces
-from deltah.traces.rundir import RunDirectory, nan_to_none, write_atomic
+from deltah.cli.options import Answers, Join, Logs, Margin, Signal, Strict, TraceFormat, VocabSize, log_options
+from deltah.cli.tables import escaped, two_lines
+from deltah.core.metrics import MetricsTally
+from deltah.core.types import Estimator
+from deltah.errors import DataError
+from deltah.study import CallRow, Evaluation, ScoredLog, calls_by, summarise_calls
+from deltah.study.callfile import CallWriter, call_records
+from deltah.study.notes import notes_on
+from deltah.study.report.evaluation import Scored
+from deltah.study.tables import estimate_cell
+from deltah.study.waste import Verdict
+from deltah.traces.rundir import nan_to_none
+
+MAX_PROBLEMS_PRINTED = 20
 
 
-def command(
-    paths: Annotated[list[Path], typer.Argument(help="Trace or log files, or directories of them; - for stdin.")],
-    signal: Annotated[str | None, typer.Option(help="Signal; delta_h is the method's.")] = None,
-    margin: Annotated[float | None, typer.Option(help="Dead band in nats.", min=0.0)] = None,
-    vocab_size: Annotated[int | None, typer.Option(help="Vocabulary size of logs that do not state it.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write one row a call: .jsonl or .csv.")] = None,
+def command(  # noqa: PLR0913 - the options of a command line
+    paths: Logs,
+    answers: Answers = None,
+    signal: Signal = None,
+    margin: Margin = None,
+    format: TraceFormat = None,
+    vocab_size: VocabSize = None,
+    join: Join = True,
+    out: Annotated[Path | None, typer.Option(help="Write one row a call: .parquet, .jsonl or .csv.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON instead of tables.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first record that cannot be read.")] = False,
+    strict: Strict = False,
 ) -> None:
-    """Score every tool call of traces or OpenAI-style logs."""
-    config = _config(paths, signal, margin)
-    scored, unmeasured, problems = _score_files(paths, config, vocab_size=vocab_size, strict=strict)
-    if out is not None:
-        _write_rows(out, scored)
-    if as_json:
-        typer.echo(json.dumps(nan_to_none(_summary(scored, unmeasured, len(problems))), indent=1))
-    else:
-        _print_tables(scored, unmeasured, config)
-    for problem in problems[:20]:
-        typer.echo(f"left out: {problem}", err=True)
-    if problems:
-        typer.echo(f"{len(problems)} records could not be read", err=True)
-        raise typer.Exit(1)
-
-
-Scored = tuple[Trajectory, Signal]
-
-
-def _config(paths: Sequence[Path], signal: str | None, margin: float | None) -> SignalConfig:
-    """Options, else the configuration of the run directory that the traces lie in, else the method's defaults.
-
-    Raises:
-        ConfigError: if the traces lie in runs that scored their calls differently.
-    """
-    options = {"name": signal, "margin": margin}
-    if signal is not None or margin is not None:
-        return resolve(SignalConfig, options=options)
-    found = {_config_of_run(path) for path in paths}
-    if len(found) > 1:
-        raise ConfigError(
-            "these traces come from runs with different signals; say which to use with --signal or --margin"
-        )
-    return found.pop()
-
-
-def _config_of_run(path: Path) -> SignalConfig:
-    from deltah.study import run_signal
-
-    for folder in (path, *path.resolve().parents):
-        if (folder / "run.json").exists():
-            return run_signal(RunDirectory(folder).config)
-    return SignalConfig()
-
-
-def _score_files(
-    paths: Sequence[Path], config: SignalConfig, *, vocab_size: int | None, strict: bool
-) -> tuple[list[Scored], int, list[Any]]:
-    """Scored trajectories, how many carry no entropies, and the records that could not be read."""
-    scored: list[Scored] = []
-    problems: list[Any] = []
-    unmeasured = 0
-    for path in _files(paths):
-        reader = read_traces(path, strict=strict, vocab_size=vocab_size)
-        for trajectory in reader:
-            if trajectory.entropy is None:
-                unmeasured += 1
-            else:
-                scored.append((trajectory, score(trajectory, config)))
-        problems += reader.problems
-    if not scored and not unmeasured:
-        raise DataError(f"no trajectory could be read from {', '.join(map(str, paths))}")
-    return scored, unmeasured, problems
-
-
-def _files(paths: Iterable[Path]) -> Iterator[Path]:
-    """Files as given; of a directory, its trace files in order."""
-    for path in paths:
-        if not path.is_dir():
-            yield path
-            continue
-        found = sorted(p for p in path.rglob("*.jsonl*") if p.name != "metrics.jsonl" and "world" not in p.parts)
-        if not found:
-            raise DataError(f"{path} holds no .jsonl, .jsonl.gz or .jsonl.zst file")
-        yield from found
-
-
-def _summary(scored: Sequence[Scored], unmeasured: int, problems: int) -> dict[str, Any]:
-    outcomes = np.array([np.nan if t.outcome is None else t.outcome for t, _ in scored])
-    row = batch_metrics([s for _, s in scored], outcomes)
-    return {"trajectories": len(scored), "without_entropies": unmeasured, "unreadable": problems, **row}
-
-
-def _print_tables(scored: Sequence[Scored], unmeasured: int, config: SignalConfig) -> None:
-    from deltah.study import call_rows, calls_by
-
-    console = Console()
-    n_calls = sum(s.n_calls for _, s in scored)
-    estimators = sorted({t.estimator.value for t, _ in scored})
-    console.print(
-        f"{len(scored)} trajectories, {n_calls} calls, entropies: {', '.join(estimators) or 'none'}; signal "
-        f"{config.name.value}, margin {config.resolved_margin:g}"
-        + (f"; {unmeasured} trajectories without entropies are left out" if unmeasured else ""),
-        highlight=False,
+    """Score every tool call of traces or logs."""
+    options = log_options(
+        answers=answers,
+        format=format,
+        vocab_size=vocab_size,
+        join=join,
+        strict=strict,
+        signal=signal,
+        margin=margin,
     )
-    rows = call_rows(scored)
+    log = ScoredLog(paths, options)
+    tally = MetricsTally()
+    with ExitStack() as stack:
+        writer = None if out is None else stack.enter_context(CallWriter(out))
+        evaluation = Evaluation.of(_watched(log, tally, writer))
+    if not len(evaluation):
+        first = f"; the first problem: {log.reader.problems[0]}" if log.reader.problems else ""
+        raise DataError(f"no trajectory could be read from {', '.join(paths)}{first}")
+    if as_json:
+        typer.echo(json.dumps(nan_to_none(_summary(log, evaluation, tally)), indent=1))
+    else:
+        _print_tables(log, evaluation)
+    if out is not None and writer is not None:
+        typer.echo(f"{writer.n_written} rows in {out}", err=True)
+    _report_losses(log)
+
+
+def _watched(log: ScoredLog, tally: MetricsTally, writer: CallWriter | None) -> Iterator[Scored]:
+    """The log as it streams by, counted and written on the way."""
+    for trajectory, found in log:
+        if found is not None:
+            tally.add(found, trajectory.outcome)
+        if writer is not None:
+            for record in call_records(trajectory, found):
+                writer.write(record)
+        yield trajectory, found
+
+
+def _summary(log: ScoredLog, evaluation: Evaluation, tally: MetricsTally) -> dict[str, Any]:
+    """What `--json` prints."""
+    waste = Counter(row.verdict.value for row in evaluation.rows)
+    reader = log.reader
+    return {
+        "trajectories": len(evaluation),
+        "without_entropies": len(evaluation) - tally.n,
+        "calls": len(evaluation.rows),
+        "unreadable": reader.n_problems,
+        "unjoined": reader.n_unjoined,
+        "branches": reader.n_branches,
+        "signal": log.signal.name.value,
+        "margin": log.signal.resolved_margin,
+        "waste": {name: waste.get(name, 0) for name in Verdict},
+        **tally.row(),
+    }
+
+
+def _print_tables(log: ScoredLog, evaluation: Evaluation) -> None:
+    console = Console()
+    rows = evaluation.rows
+    console.print(_headline(log, evaluation), highlight=False, soft_wrap=True)
     if not rows:
         return
-    console.print(
-        _call_table("tool", {str(k): v for k, v in calls_by(rows, lambda row: row.tool or "(not parsed)").items()})
-    )
-    by_round = calls_by(sorted(rows, key=lambda row: row.round), lambda row: str(row.round))
-    console.print(_call_table("round", by_round))
+    console.print(_call_table("tool", calls_by(rows, lambda row: row.tool or "(not parsed)")))
+    console.print(_call_table("round", calls_by(sorted(rows, key=lambda row: row.round), lambda row: str(row.round))))
+    graded = {True: "correct", False: "not correct"}
+    by_outcome = calls_by((row for row in rows if row.correct is not None), lambda row: graded[bool(row.correct)])
+    if by_outcome:
+        console.print(_call_table("outcome", by_outcome))
+    for note in notes_on(log, evaluation):
+        console.print(note, highlight=False, soft_wrap=True, markup=False)
 
 
-def _call_table(label: str, groups: dict[str, list[Any]]) -> Table:
-    """One row a group: calls, verdicts, mean ΔH with its interval."""
-    from deltah.cli.tables import escaped, two_lines
-    from deltah.study import summarise_calls
-    from deltah.study.tables import estimate_cell
+def _headline(log: ScoredLog, evaluation: Evaluation) -> str:
+    estimators = ", ".join(sorted(evaluation.estimators - {Estimator.NONE.value})) or "none"
+    parts = [
+        f"{len(evaluation)} trajectories, {len(evaluation.rows)} calls, entropies: {estimators}",
+        f"signal {log.signal.name.value}, margin {log.signal.resolved_margin:g}",
+    ]
+    return "; ".join(parts)
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in (label, "calls", "reduced", "mean ΔH, nats", "undecided", "undefined", "errors"):
-        table.add_column(name, justify="left" if name == label else "right")
+
+def _call_table(label: str, groups: dict[str, list[CallRow]]) -> Table:
+    """One row a group: calls, verdicts, mean ΔH with its interval, waste."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    names = ("calls", "reduced", "mean ΔH, nats", "un-\ndecided", "un-\ndefined", "errors", "waste", "likely\nwaste")
+    table.add_column(label, overflow="fold")
+    for name in names:
+        table.add_column(name, justify="right")
     for name, rows in groups.items():
         summary = summarise_calls(rows)
         rate, delta = estimate_cell(summary.reduction_rate, 2), estimate_cell(summary.delta_h, 3, signed=True)
-        counts = map(str, (summary.undecided, summary.undefined, summary.errors))
-        table.add_row(escaped(name), str(summary.n), two_lines(rate), two_lines(delta), *counts)
+        counts = (summary.undecided, summary.undefined, summary.errors, summary.certified, summary.likely)
+        table.add_row(escaped(name), str(summary.n), two_lines(rate), two_lines(delta), *map(str, counts))
     return table
 
 
-def _write_rows(out: Path, scored: Sequence[Scored]) -> None:
-    """One row a call.
-
-    Raises:
-        ConfigError: for another ending than .jsonl or .csv.
-    """
-    rows = [row for trajectory, signal in scored for row in _rows(trajectory, signal)]
-    if out.suffix == ".jsonl":
-        write_atomic(out, "".join(json.dumps(nan_to_none(row), ensure_ascii=False) + "\n" for row in rows))
-    elif out.suffix == ".csv":
-        with out.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else ["trajectory"])
-            writer.writeheader()
-            writer.writerows(rows)
-    else:
-        raise ConfigError(f"--out {out}: expected a name that ends in .jsonl or .csv")
-
-
-def _rows(trajectory: Trajectory, signal: Signal) -> Iterator[dict[str, Any]]:
-    for i, call in enumerate(trajectory.calls):
-        k = int(signal.round_of_call[i])
-        yield {
-            "trajectory": trajectory.id,
-            "call": call.id,
-            "tool": call.name,
-            "arguments": call.arguments,
-            "status": call.status.value,
-            "round": k + 1,
-            "signal": signal.name,
-            "delta_h": float(signal.delta_h[k]),
-            "lower": float(signal.lower[k]),
-            "upper": float(signal.upper[k]),
-            "label": signal.labels[k].value,
-            "entropy_before": float(signal.segment_entropy[k]),
-            "entropy_after": float(signal.segment_entropy[k + 1]),
-            "outcome": trajectory.outcome,
-            "estimator": trajectory.estimator.value,
-            "temperature": trajectory.temperature,
-        }
+def _report_losses(log: ScoredLog) -> None:
+    """List what was lost, and leave with code 1 if anything was."""
+    for path in log.reader.skipped:
+        typer.echo(f"passed over: {path} (no known trace format)", err=True)
+    for problem in log.reader.problems[:MAX_PROBLEMS_PRINTED]:
+        typer.echo(f"left out: {problem}", err=True)
+    if log.reader.n_problems:
+        typer.echo(f"{log.reader.n_problems} records could not be read", err=True)
+        raise typer.Exit(1)

@@ -107,12 +107,13 @@ def entropy_bounds(
     known = logp.shape[-1]
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         p = np.exp(logp)
-        terms = np.where(p > 0, -p * np.where(p > 0, logp, 0.0), p * 0.0)
-        head, mass, cap = terms.sum(axis=-1), p.sum(axis=-1), p[..., 0]
+        # exp(-inf) * -inf is NaN, but an impossible token carries no entropy; a NaN stays one.
+        log_p = np.where(p > 0, logp, p * 0.0)
+        head, mass, cap = -(p * log_p).sum(axis=-1), p.sum(axis=-1), p[..., 0]
         if vocab_size == known:
             head = np.maximum(head, 0.0)
             return EntropyBounds(head, head.copy(), head.copy())
-        slack = (p * np.abs(1.0 + np.where(p > 0, logp, 0.0))).sum(axis=-1) * tau
+        slack = (p * np.abs(1.0 + log_p)).sum(axis=-1) * tau
         unseen = np.full(head.shape, np.inf if vocab_size is None else vocab_size - known)
         if sampled is not None:
             q, is_new = _drawn_outside(np.asarray(sampled, dtype=np.float64), logp[..., 0], tau, head.shape)
@@ -121,12 +122,12 @@ def entropy_bounds(
             slack = slack + np.where(is_new, q * np.abs(1 + np.log(np.where(q > 0, q, 1.0))), 0.0) * tau
         error = mass * np.expm1(tau) + known * np.finfo(np.float64).eps
         room = np.where(cap > 0, unseen * cap * np.exp(tau), 0.0)
-        most = np.minimum(np.clip(1.0 - mass + error, 0.0, 1.0), room)
-        least = np.minimum(np.clip(1.0 - mass - error, 0.0, 1.0), most)
-        best = np.clip(1.0 - mass, least, most)
+        most = np.minimum(_within(1.0 - mass + error, 0.0, 1.0), room)
+        least = np.minimum(_within(1.0 - mass - error, 0.0, 1.0), most)
+        best = _within(1.0 - mass, least, most)
         lower = np.maximum(head - slack + _packed(least, most, cap * np.exp(tau)), 0.0)
         upper = np.maximum(head + slack + _spread(least, most, unseen), lower)
-        point = np.clip(head + _extrapolated(best, cap, known, unseen, vocab_size), lower, upper)
+        point = _within(head + _extrapolated(best, cap, known, unseen, vocab_size), lower, upper)
     return EntropyBounds(lower, upper, point)
 
 
@@ -144,9 +145,10 @@ def _check_logprobs(logp: FloatArray, vocab_size: int | None, tau: float) -> Non
         raise InvalidValueError(f"logprobs have shape {logp.shape}; expected (..., K) with K >= 1")
     if vocab_size is not None and logp.shape[-1] > vocab_size:
         raise InvalidValueError(f"{logp.shape[-1]} log-probabilities for a vocabulary of {vocab_size} tokens")
-    if logp.size and np.nanmax(logp, initial=-np.inf) > max(tau, 1e-3):
+    greatest = np.fmax.reduce(logp, axis=None, initial=-np.inf)
+    if greatest > max(tau, 1e-3):
         raise InvalidValueError(
-            f"a log-probability is {np.nanmax(logp):.6g}; expected natural logarithms of probabilities, at most 0"
+            f"a log-probability is {greatest:.6g}; expected natural logarithms of probabilities, at most 0"
         )
 
 
@@ -159,6 +161,11 @@ def _drawn_outside(
     # A tie with the K-th entry may be that entry itself: counting it twice would break the bounds, so it adds nothing.
     is_new = sampled < least - 2 * tau - 1e-12
     return np.where(is_new, np.exp(np.where(is_new, sampled, 0.0)), 0.0), is_new
+
+
+def _within(x: FloatArray, low: FloatArray | float, high: FloatArray | float) -> FloatArray:
+    """Return x, moved to the nearer end where it lies outside; `np.clip` costs several times as much."""
+    return np.asarray(np.minimum(np.maximum(x, low), high))
 
 
 def _xlogx(x: FloatArray) -> FloatArray:
@@ -181,14 +188,14 @@ def _packed(least: FloatArray, most: FloatArray, cap: FloatArray) -> FloatArray:
 
 def _packed_at(mass: FloatArray, cap: FloatArray) -> FloatArray:
     full = np.where(cap > 0, np.floor(mass / np.where(cap > 0, cap, 1.0)), 0.0)
-    rest = np.clip(mass - full * cap, 0.0, cap)
+    rest = _within(mass - full * cap, 0.0, cap)
     return full * _xlogx(cap) + _xlogx(rest)
 
 
 def _spread(least: FloatArray, most: FloatArray, unseen: FloatArray) -> FloatArray:
     """Greatest entropy of a tail of `unseen` tokens whose mass lies in [least, most]: e log(N / e)."""
     # e log(N/e) rises up to e = N/exp(1), which matters only for tails of one or two tokens.
-    mass = np.clip(unseen / _E, least, most)
+    mass = _within(unseen / _E, least, most)
     finite = np.where(np.isfinite(unseen) & (unseen > 0), unseen, 1.0)
     tail = np.where(unseen > 0, _xlogx(mass) + mass * np.log(finite), 0.0)
     return np.where(np.isinf(unseen) & (mass > 0), np.inf, tail)

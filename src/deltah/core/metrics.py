@@ -45,6 +45,95 @@ SECONDS = PREFIX + "seconds"
 """Wall time of all steps so far; written by the run, not by `batch_metrics`."""
 
 
+@dataclass(slots=True)
+class _Mean:
+    """Running mean and sum of squared deviations (Chan, Golub and LeVeque 1979), for values that stream by."""
+
+    n: int = 0
+    mean: float = float("nan")
+    deviations: float = 0.0
+
+    def add(self, values: FloatArray) -> None:
+        """Take values; those that are not finite are left out."""
+        finite = values[np.isfinite(values)]
+        if not len(finite):
+            return
+        mean = float(finite.mean())
+        self._merge(len(finite), mean, float(((finite - mean) ** 2).sum()))
+
+    def add_one(self, value: float) -> None:
+        """Take one finite value."""
+        self._merge(1, value, 0.0)
+
+    def _merge(self, n: int, mean: float, deviations: float) -> None:
+        total, shift = self.n + n, mean - self.mean if self.n else 0.0
+        self.deviations += deviations + shift**2 * self.n * n / total
+        self.mean = self.mean + shift * n / total if self.n else mean
+        self.n = total
+
+    @property
+    def std(self) -> float:
+        """Population standard deviation; NaN over nothing."""
+        return float(np.sqrt(self.deviations / self.n)) if self.n else float("nan")
+
+
+class MetricsTally:
+    """The row of `batch_metrics`, for trajectories that stream by: add each, then ask for the row."""
+
+    def __init__(self) -> None:
+        """Start with no trajectory."""
+        self._outcome, self._correct, self._calls, self._no_call = _Mean(), _Mean(), _Mean(), _Mean()
+        self._efficiency, self._delta, self._tokens, self._entropy = _Mean(), _Mean(), _Mean(), _Mean()
+        self._n_calls = self._n_reduced = self._n_undefined = self._n_undecided = self._n_correct = 0
+
+    @property
+    def n(self) -> int:
+        """Trajectories taken."""
+        return self._calls.n
+
+    def add(self, signal: Signal, outcome: float | None) -> None:
+        """Take one trajectory.
+
+        Args:
+            signal: What its entropies say.
+            outcome: In [0, 1]; None or NaN where not graded.
+        """
+        n, m = signal.n_calls, signal.n_reduced
+        if outcome is not None and np.isfinite(outcome):
+            self._outcome.add_one(outcome)
+            self._correct.add_one(float(outcome >= 1.0))
+            self._n_correct += outcome >= 1.0
+        self._calls.add_one(float(n))
+        self._no_call.add_one(float(n == 0))
+        if n:
+            self._efficiency.add_one(m / n)
+        self._delta.add(signal.call_delta_h)
+        self._tokens.add(signal.segment_tokens[signal.segment_tokens > 0].astype(np.float64))
+        self._entropy.add(signal.segment_entropy)
+        self._n_calls += n
+        self._n_reduced += m
+        self._n_undefined += signal.count(CallLabel.UNDEFINED)
+        self._n_undecided += signal.count(CallLabel.UNDECIDED)
+
+    def row(self) -> dict[str, float]:
+        """The metrics so far; NaN where there is nothing to average."""
+        return {
+            OUTCOME: self._outcome.mean,
+            ACCURACY: self._correct.mean,
+            CALLS: self._calls.mean,
+            NO_CALL_RATE: self._no_call.mean,
+            REDUCTION_RATE: _share(self._n_reduced, self._n_calls),
+            EFFICIENCY: self._efficiency.mean,
+            DELTA_H_MEAN: self._delta.mean,
+            DELTA_H_STD: self._delta.std,
+            UNDEFINED_RATE: _share(self._n_undefined, self._n_calls),
+            UNDECIDED_RATE: _share(self._n_undecided, self._n_calls),
+            PRODUCTIVITY: _share(self._n_correct, self._n_calls),
+            SEGMENT_TOKENS: self._tokens.mean,
+            SEGMENT_ENTROPY: self._entropy.mean,
+        }
+
+
 def batch_metrics(signals: Sequence[Signal], outcomes: FloatArray) -> dict[str, float]:
     """One row for a batch; NaN where there is nothing to average.
 
@@ -52,33 +141,10 @@ def batch_metrics(signals: Sequence[Signal], outcomes: FloatArray) -> dict[str, 
         signals: (B,)
         outcomes: (B,) in [0, 1], NaN where not graded.
     """
-    graded = outcomes[np.isfinite(outcomes)]
-    n = np.array([s.n_calls for s in signals], dtype=np.float64)
-    m = np.array([s.n_reduced for s in signals], dtype=np.float64)
-    delta = np.concatenate([s.call_delta_h for s in signals]) if signals else np.zeros(0)
-    delta = delta[np.isfinite(delta)]
-    tokens = np.concatenate([s.segment_tokens for s in signals]) if signals else np.zeros(0)
-    entropy = np.concatenate([s.segment_entropy for s in signals]) if signals else np.zeros(0)
-    calls, correct = float(n.sum()), float((graded >= 1.0).sum())
-    return {
-        OUTCOME: _mean(graded),
-        ACCURACY: _mean((graded >= 1.0).astype(np.float64)),
-        CALLS: _mean(n),
-        NO_CALL_RATE: _mean((n == 0).astype(np.float64)),
-        REDUCTION_RATE: _share(float(m.sum()), calls),
-        EFFICIENCY: _mean(m[n > 0] / n[n > 0]),
-        DELTA_H_MEAN: _mean(delta),
-        DELTA_H_STD: float(delta.std()) if len(delta) else float("nan"),
-        UNDEFINED_RATE: _share(sum(s.count(CallLabel.UNDEFINED) for s in signals), calls),
-        UNDECIDED_RATE: _share(sum(s.count(CallLabel.UNDECIDED) for s in signals), calls),
-        PRODUCTIVITY: _share(correct, calls),
-        SEGMENT_TOKENS: _mean(tokens[tokens > 0].astype(np.float64)),
-        SEGMENT_ENTROPY: _mean(entropy[np.isfinite(entropy)]),
-    }
-
-
-def _mean(values: FloatArray) -> float:
-    return float(values.mean()) if len(values) else float("nan")
+    tally = MetricsTally()
+    for signal, outcome in zip(signals, outcomes.tolist(), strict=True):
+        tally.add(signal, outcome)
+    return tally.row()
 
 
 def _share(part: float, whole: float) -> float:
@@ -128,4 +194,5 @@ class CollapseMonitor:
 
 
 def _finite_mean(values: FloatArray) -> float:
-    return _mean(values[np.isfinite(values)])
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else float("nan")

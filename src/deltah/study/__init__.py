@@ -2,6 +2,7 @@
 
 from deltah.study.bootstrap import Estimate
 from deltah.study.calls import CallRow, CallSummary, call_rows, calls_by, summarise_calls
+from deltah.study.logs import LogOptions, ScoredLog, run_signal
 from deltah.study.report import (
     ArmData,
     Costs,
@@ -10,7 +11,6 @@ from deltah.study.report import (
     load_report,
     load_run,
     load_traces,
-    run_signal,
     write_report,
 )
 from deltah.study.summary import STATISTICS, Comparison, Statistics, Summary, by, compare, summarise
@@ -29,8 +29,10 @@ __all__ = [
     "Costs",
     "Estimate",
     "Evaluation",
+    "LogOptions",
     "ReportData",
     "Row",
+    "ScoredLog",
     "Statistics",
     "Summary",
     "Table",

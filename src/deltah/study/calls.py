@@ -16,7 +16,7 @@ import numpy as np
 from deltah.core.scored import CallLabel, Signal
 from deltah.core.types import CallStatus, FloatArray, IntArray, Trajectory
 from deltah.study.bootstrap import Estimate, interval, ratio, ratio_replicates
-from deltah.study.summary import RESAMPLES, cluster_key, verdicts
+from deltah.study.summary import RESAMPLES, cluster_key, is_correct, verdicts
 from deltah.study.waste import Verdict, Waste, waste_of_calls
 
 HISTOGRAM_BINS: Final = 24
@@ -44,6 +44,10 @@ class CallRow:
     """None when the trajectory carries no entropies."""
     waste: frozenset[Waste]
     verdict: Verdict
+    bounded: bool
+    """False if no upper bound of its signal is known, so that it can never be certified."""
+    correct: bool | None
+    """Whether its trajectory's outcome is full; None when not graded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +87,7 @@ def rows_of(
         waste: (C,) classes of each call.
         cluster: Metadata key that names the question.
     """
-    key = cluster_key(trajectory, cluster)
+    key, correct = cluster_key(trajectory, cluster), is_correct(trajectory)
     for i, (call, classes, found) in enumerate(zip(trajectory.calls, waste, verdicts(signal, waste), strict=True)):
         k = int(trajectory.round_of_call[i])
         yield CallRow(
@@ -95,6 +99,8 @@ def rows_of(
             label=None if signal is None else signal.labels[k],
             waste=_SETS.setdefault(classes, classes),
             verdict=found,
+            bounded=signal is None or not np.isinf(signal.upper[k]),
+            correct=correct,
         )
 
 

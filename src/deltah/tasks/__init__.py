@@ -1,13 +1,13 @@
 """Tasks: questions with gold answers, readers for the field's file formats, and graders.
 
 `read_tasks` reads a file, `grade` grades the final answer of a text. Nothing here knows an agent, a tool or an entropy.
-math-verify and pyarrow are imported where they are needed, not before.
+math-verify and duckdb are imported where they are needed, not before.
 """
 
 from deltah.tasks.answers import extract_answer
 from deltah.tasks.arithmetic import generate_arithmetic
 from deltah.tasks.equality import math_equal
-from deltah.tasks.files import read_tasks
+from deltah.tasks.files import read_tasks, task_from_row, task_rows
 from deltah.tasks.graders import Grade, exact_match, grade, normalize_answer, token_f1
 from deltah.tasks.types import Task, TaskKind
 
@@ -22,5 +22,7 @@ __all__ = [
     "math_equal",
     "normalize_answer",
     "read_tasks",
+    "task_from_row",
+    "task_rows",
     "token_f1",
 ]

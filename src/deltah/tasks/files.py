@@ -24,12 +24,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from deltah.core.types import Scalar
-from deltah.errors import DataError, missing_dependency
+from deltah.errors import DataError
 from deltah.jsonlines import read_json_objects
 from deltah.tasks.answers import hash_answer, last_boxed
 from deltah.tasks.types import Task, TaskKind
 
 _PARQUET_MAGIC = b"PAR1"
+_PARQUET_ROWS = 1024
+"""Rows fetched at once."""
 _MATH_SOURCES = re.compile(r"(?:^|[^a-z])(?:gsm8k|math\w*|aime\w*|amc\w*|olympiadbench|deepscaler|dapo)(?:$|[^a-z])")
 _FORMAT_FIELDS = frozenset(
     {"id", "question", "problem", "prompt", "answer", "golden_answers", "reward_model", "kind", "supporting"}
@@ -46,13 +48,12 @@ def read_tasks(path: str | os.PathLike[str]) -> list[Task]:
 
     Raises:
         DataError: if the file cannot be read, holds no task, or a row breaks the format; names file, row and field.
-        MissingDependencyError: if the file is Parquet and pyarrow is not installed.
     """
     name = os.fspath(path)
     tasks: list[Task] = []
     taken: set[str] = set()
-    for number, row in _rows(name):
-        task = _task(row, f"{name}:{number}", _identifier(row, number, taken, f"{name}:{number}"))
+    for number, row in task_rows(name):
+        task = task_from_row(row, f"{name}:{number}", _identifier(row, number, taken, f"{name}:{number}"))
         taken.add(task.id)
         tasks.append(task)
     if not tasks:
@@ -63,8 +64,12 @@ def read_tasks(path: str | os.PathLike[str]) -> list[Task]:
     return tasks
 
 
-def _rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows of a file with their numbers, counted from 1."""
+def task_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of a JSONL or Parquet file with their numbers, counted from 1.
+
+    Raises:
+        DataError: if the file cannot be read or a row is not an object.
+    """
     try:
         with open(name, "rb") as stream:
             parquet = stream.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC
@@ -74,20 +79,20 @@ def _rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _parquet_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise missing_dependency("pyarrow", extra="train", purpose="Reading a Parquet file") from error
+    import duckdb
+
     number = 0
     try:
-        with parquet.ParquetFile(name) as file:
-            for batch in file.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
+        with duckdb.connect() as database:
+            found = database.execute("FROM read_parquet($file)", {"file": name})
+            columns = [column[0] for column in found.description or ()]
+            while rows := found.fetchmany(_PARQUET_ROWS):
+                for values in rows:
                     number += 1
-                    yield number, row
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{name}: the Parquet file is damaged after row {number} ({error}); write it again") from error
+                    yield number, dict(zip(columns, values, strict=True))
+    except duckdb.Error as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"{name}: the Parquet file is damaged after row {number} ({reason}); write it again") from error
 
 
 def _identifier(row: Mapping[str, Any], number: int, taken: set[str], where: str) -> str:
@@ -102,7 +107,12 @@ def _identifier(row: Mapping[str, Any], number: int, taken: set[str], where: str
     return identifier
 
 
-def _task(row: Mapping[str, Any], where: str, identifier: str) -> Task:
+def task_from_row(row: Mapping[str, Any], where: str, identifier: str) -> Task:
+    """Task of one row; the module docstring says which fields are read how.
+
+    Raises:
+        DataError: if the row breaks the format; the message starts with `where`.
+    """
     extra = _mapping(row, "extra_info", where)
     answers, marked = _answers(row, where)
     return Task(

@@ -1,7 +1,8 @@
 """Typed shape of an OpenAI-style chat log line: only what the importer reads, so that decoding skips the rest.
 
 Every field is optional, as servers leave out different ones. Token entries do not take part in garbage collection:
-a line holds tens of thousands of them.
+a line holds tens of thousands of them. `Delta` and `Chunk` are the streamed twins of `Message` and `Response`;
+`deltah.traces.stream_chunks` turns them into one another.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ class TopLogprob(msgspec.Struct, gc=False):
     logprob: float | None = None
 
 
-class TokenLogprob(msgspec.Struct):
+class TokenLogprob(msgspec.Struct, gc=False):
     """One sampled token."""
 
     token: str = ""
@@ -59,39 +60,79 @@ class Message(msgspec.Struct):
     tool_call_id: str | None = None
     logprobs: LogprobsBlock | list[TokenLogprob] | None = None
     finish_reason: str | None = None
+    duration_s: float | None = None
+    """Ours: seconds that the tool took, on a message that holds its result."""
+
+
+class DeltaToolCall(msgspec.Struct):
+    """A piece of one tool call: the id and name come once, the arguments in parts."""
+
+    index: int = 0
+    id: str | None = None
+    function: FunctionCall | None = None
+
+
+class Delta(msgspec.Struct):
+    """What one chunk adds to the message."""
+
+    role: str | None = None
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: list[DeltaToolCall] | None = None
 
 
 class Choice(msgspec.Struct):
-    """One of a response's choices."""
+    """One of a response's choices; a streamed one carries `delta`, a whole one `message`."""
 
+    index: int = 0
     message: Message | None = None
+    delta: Delta | None = None
     logprobs: LogprobsBlock | list[TokenLogprob] | None = None
     finish_reason: str | None = None
 
 
 class Request(msgspec.Struct):
-    """Body of the request."""
+    """Body of the request; the batch API wraps it in `body`."""
 
     messages: list[Message] = []
     model: str | None = None
     temperature: float | None = None
+    metadata: Any = None
+    body: Request | None = None
 
 
 class Response(msgspec.Struct):
-    """Body of the response."""
+    """Body of a response or of one streamed chunk; the batch API wraps it in `body`."""
 
     id: str | None = None
     choices: list[Choice] | None = None
     model: str | None = None
     error: Any = None
+    body: Response | None = None
 
 
 class ChatLine(msgspec.Struct):
-    """One line: `messages`, or `request` with `response`."""
+    """One line: `messages`, or `request` with `response`, or a bare response or chunk."""
 
     messages: list[Message] | None = None
     request: Request | None = None
-    response: Response | None = None
+    response: Response | list[Response] | str | None = None
+    """Whole; or its streamed chunks, as a list or as the text of the event stream."""
+    chunks: list[Response] | None = None
+    choices: list[Choice] | None = None
+    """Of a bare response or chunk."""
+    object: str | None = None
+    custom_id: str | None = None
+    session_id: str | int | None = None
+    conversation_id: str | int | None = None
+    thread_id: str | int | None = None
+    trace_id: str | int | None = None
+    error: Any = None
+    started_at: Any = None
+    """Seconds since the epoch at which the API call began."""
+    duration_s: Any = None
+    """Seconds the API call took."""
     id: str | int | None = None
     group_id: str | int | None = None
     vocab_size: int | None = None

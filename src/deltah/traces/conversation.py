@@ -31,6 +31,7 @@ class _PendingCall:
     arguments: str
     turn: int
     result: str | None = None
+    duration_s: float | None = None
 
 
 class Conversation:
@@ -64,6 +65,12 @@ class Conversation:
         else:
             self._add_text(SegmentKind.PROMPT, self.n_turns, message_text(message.content))
 
+    def add_context(self, message: Message) -> None:
+        """Append a message that another trajectory tells: text before this one's first turn, no call of its own."""
+        calls = [f"{call.name or ''}({_argument_text(call.arguments)})" for call in _calls(message, ())]
+        text = "\n".join(part for part in (message_text(message.content), *calls) if part)
+        self._add_text(SegmentKind.PROMPT, self.n_turns, text)
+
     def tool_calls(self) -> tuple[ToolCall, ...]:
         """Calls with the results that came, in the order they were issued."""
         return tuple(
@@ -74,6 +81,7 @@ class Conversation:
                 turn=call.turn,
                 result=call.result,
                 status=status_of(call.result),
+                duration_s=call.duration_s,
             )
             for call in self._calls
         )
@@ -82,7 +90,8 @@ class Conversation:
         turn = self.n_turns
         calls = _calls(message, tokens)
         content, thought = message_text(message.content), _reasoning_text(message)
-        spans = split_message(tokens, [call.name or "" for call in calls])
+        only_calls = bool(calls) and not content.strip() and not thought.strip()
+        spans = split_message(tokens, [call.name or "" for call in calls], only_calls=only_calls)
         if not tokens or (thought and not _covers(tokens, thought)):
             self._add_text(SegmentKind.REASONING, turn, thought)
             self.exact &= not (tokens and thought)
@@ -127,7 +136,7 @@ class Conversation:
         text = message_text(message.content)
         call = self._answered_by(message.tool_call_id)
         if call is not None:
-            call.result = text
+            call.result, call.duration_s = text, message.duration_s
         self._add_text(SegmentKind.RESULT, max(self.n_turns - 1, 0) if call is None else call.turn, text)
 
     def _answered_by(self, server_id: str | None) -> _PendingCall | None:

@@ -1,17 +1,24 @@
-"""Importer for OpenAI-style chat logs with logprobs: one JSON object, one conversation, one trajectory.
+"""Importer for OpenAI-style chat logs with logprobs, of vLLM, SGLang, llama.cpp and compatible servers.
 
-Two line forms: `messages`, in which each assistant message carries its choice's `logprobs` block; or `request` and
-`response`, where the first choice is the last assistant turn.
+Line forms: `messages`, in which each assistant message carries its choice's `logprobs` block, is one conversation;
+`request` with `response` is one API call, and the calls of one conversation are joined (`deltah.traces.joining`); so is
+a bare response. A response may be whole, a list of streamed chunks, the text of an event stream, or spread over lines
+of one chunk each (`deltah.traces.chunks`). The batch API's `body` wrappers are opened.
 
 * segments: the logprob tokens of each assistant message, split by `deltah.traces.spans`. Every other message is a
   segment without tokens that carries its text; so is a call, or reasoning, that the server left out of the logprobs.
 * calls: `tool_calls`, or `function_call`, or Hermes markup left in the text; `call-N` where the server gave no id.
 * result: the `tool` message with the call's id, else the oldest unanswered call gets it; none: unanswered.
+* duration_s: of the `tool` message, where a client logged it; else the time between an API call's end (`started_at` +
+  `duration_s`) and the start of the next, shared by the results in between: the client's own work is in it.
 * status: error where the result reads as one; the rule is `deltah.core.results.is_error`.
 * entropy: `top_logprobs` through `deltah.traces.topk`; exact where they cover `vocab_size` tokens; NaN without.
+* vocab_size: the line's, else the caller's, else what is known of the model's name (`deltah.traces.vocabularies`),
+  which `metadata["vocab_size_from"]` then says.
 * temperature: of the *reported* distribution: 1 if `logprobs_mode` is raw, the sampling temperature if it is processed
-  or 1; None where the log does not say.
-* metadata: flat `metadata`, `sampling_temperature`, `logprobs_mode`, `n_choices` if more than one was drawn.
+  or 1; None where the log does not say, or mixes several.
+* metadata: flat `metadata`, `sampling_temperature`, `logprobs_mode`, `n_choices` if more than one was drawn,
+  `n_requests` of a joined conversation, `unjoined` where its beginning is not in the log, `mixed_sampling`.
 * outcome: `outcome`, else `score`, in [0, 1]. golden_answers: `golden_answers`, else `answer`.
 
 `spans` is approximate where a border lies inside a token, where a message has calls but neither the call's text nor
@@ -20,26 +27,73 @@ the message's text is what the logprob tokens spell, or where the reasoning has 
 
 from __future__ import annotations
 
-import codecs
-import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 import numpy as np
 
-from deltah.core.types import FloatArray, Scalar, SpanQuality, StopReason, Trajectory
+from deltah.core.types import Scalar, SpanQuality, StopReason, Trajectory
 from deltah.errors import DataError, InvalidValueError
-from deltah.traces.chatlog import ChatLine, Choice, LogprobsBlock, Message, TokenLogprob
+from deltah.traces.chatlog import ChatLine, Message, Response
+from deltah.traces.chunks import ChunkBuffer, assemble
 from deltah.traces.conversation import Conversation, message_text
 from deltah.traces.decode import decode_line
-from deltah.traces.topk import STAND_IN, measure
+from deltah.traces.dialogue import Dialogue, Exchange, Facts, Said, read_line
+from deltah.traces.joining import Joiner, alone
+from deltah.traces.streams import Position
+from deltah.traces.tokens import concatenate
+from deltah.traces.topk import measure
+from deltah.traces.vocabularies import vocab_size_of
 
 _DECODER = msgspec.json.Decoder(ChatLine, strict=True)
+_CHUNK = "chat.completion.chunk"
+
+
+class ChatLogImporter:
+    """Takes the lines of chat logs in order; gives each conversation when it is over."""
+
+    def __init__(self, *, join: bool = True) -> None:
+        """Start a log.
+
+        Args:
+            join: False leaves every API call a trajectory of its own.
+        """
+        self.joiner = Joiner() if join else None
+        self._chunks = ChunkBuffer()
+
+    def add(self, line: bytes, where: Position) -> Iterable[Dialogue]:
+        """Take one line.
+
+        Raises:
+            DataError: if the line does not fit the format, its response is an error, or a number in it cannot be.
+        """
+        log = decode_line(_event_data(line), _DECODER)
+        if log.object == _CHUNK or any(choice.delta is not None for choice in log.choices or []):
+            identifier = None if log.id is None else str(log.id)
+            whole = self._chunks.add(Response(id=identifier, choices=log.choices, model=log.model, error=log.error))
+            if whole is None:
+                return ()
+            log = ChatLine(response=whole)
+        read = read_line(log, where)
+        if isinstance(read, Exchange):
+            return (alone(read),) if self.joiner is None else self.joiner.add(read)
+        return (read,)
+
+    def finish(self, where: Position) -> Iterator[Dialogue]:
+        """Give what is still open, streams without an end included.
+
+        Args:
+            where: The log's end.
+        """
+        for chunks in self._chunks.finish():
+            read = read_line(ChatLine(response=assemble(chunks)), where)
+            yield alone(read) if isinstance(read, Exchange) else read
+        if self.joiner is not None:
+            yield from self.joiner.finish()
 
 
 def decode(line: bytes, *, default_id: str, vocab_size: int | None = None) -> Trajectory:
-    """Read one line.
+    """Read one line by itself.
 
     Args:
         line: JSON text.
@@ -49,161 +103,73 @@ def decode(line: bytes, *, default_id: str, vocab_size: int | None = None) -> Tr
     Raises:
         DataError: if the line does not fit the format, its response is an error, or its numbers contradict each other.
     """
-    return to_trajectory(decode_line(line, _DECODER), default_id=default_id, vocab_size=vocab_size)
+    read = read_line(decode_line(_event_data(line), _DECODER), Position("", 1))
+    dialogue = alone(read) if isinstance(read, Exchange) else read
+    return to_trajectory(dialogue, default_id=default_id, vocab_size=vocab_size)
 
 
-def to_trajectory(log: ChatLine, *, default_id: str, vocab_size: int | None = None) -> Trajectory:
-    """Build the trajectory of a decoded line; see `decode`."""
-    _check_mode(log.logprobs_mode)
-    messages, choice = _messages(log)
+def to_trajectory(dialogue: Dialogue, *, default_id: str, vocab_size: int | None = None) -> Trajectory:
+    """Build the trajectory of one conversation; see `decode` for the arguments and errors."""
+    facts = dialogue.facts
     conversation = Conversation()
-    tokens: list[TokenLogprob] = []
-    for message in messages:
-        block = _tokens(message.logprobs) if message.role == "assistant" else []
-        conversation.add(message, _token_texts(block))
-        tokens += block
-    if conversation.n_turns == 0:
-        raise DataError("field messages: no message of role 'assistant'; there is nothing to measure")
-    sampled = _sampled_logprobs(tokens)
-    top = [[t.logprob for t in token.top_logprobs] if token.top_logprobs else [] for token in tokens]
-    measured = measure(sampled, top, log.vocab_size or vocab_size)
-    last = messages[-1]
-    stop_reason = _stop_reason(conversation, last, (choice and choice.finish_reason) or last.finish_reason)
+    for said in dialogue.said:
+        if said.context:
+            conversation.add_context(said.message)
+        else:
+            conversation.add(said.message, said.tokens.texts)
+    tokens = concatenate([said.tokens for said in dialogue.said if not said.context])
+    size, origin = _vocabulary(facts, vocab_size)
+    measured = measure(tokens, size)
+    last = dialogue.said[-1].message
+    stop_reason = _stop_reason(conversation, last, facts.finish_reason)
     try:
         return Trajectory(
-            id=_identifier(log, default_id),
+            id=facts.id if facts.id is not None else default_id,
             segments=tuple(conversation.segments),
             calls=conversation.tool_calls(),
             entropy=measured.entropy,
             entropy_lower=measured.lower,
             entropy_upper=measured.upper,
             estimator=measured.estimator,
-            temperature=_temperature(log),
-            logprobs=sampled if np.isfinite(sampled).any() else None,
-            token_texts=tuple(conversation.token_texts) if tokens else None,
-            group_id=None if log.group_id is None else str(log.group_id),
-            question=log.question if log.question is not None else _first_user_text(messages),
-            prediction=log.prediction if log.prediction is not None else _final_text(last, stop_reason),
-            golden_answers=_golden_answers(log),
-            outcome=_outcome(log),
+            temperature=_temperature(facts),
+            logprobs=tokens.logprobs if np.isfinite(tokens.logprobs).any() else None,
+            token_texts=tuple(tokens.texts) if len(tokens) else None,
+            group_id=facts.group_id,
+            question=facts.question if facts.question is not None else _first_user_text(dialogue.said),
+            prediction=facts.prediction if facts.prediction is not None else _final_text(last, stop_reason),
+            golden_answers=facts.golden_answers,
+            outcome=facts.outcome,
             stop_reason=stop_reason,
             spans=SpanQuality.EXACT if conversation.exact else SpanQuality.APPROXIMATE,
-            model=log.model or (log.response and log.response.model) or (log.request and log.request.model) or None,
-            metadata=_metadata(log),
+            model=facts.model,
+            metadata=facts.metadata | origin,
         )
     except InvalidValueError as error:
         raise DataError(str(error)) from error
 
 
-def _check_mode(logprobs_mode: str | None) -> None:
-    if logprobs_mode is not None and logprobs_mode.endswith("logits"):
-        raise DataError(
-            f"field logprobs_mode: {logprobs_mode!r} reports logits; expected log-probabilities, so run the "
-            "server with raw_logprobs or processed_logprobs"
-        )
+def _event_data(line: bytes) -> bytes:
+    """A line copied from an event stream, without its `data:`."""
+    return line.removeprefix(b"data:") if line.startswith(b"data:") else line
 
 
-def _messages(log: ChatLine) -> tuple[list[Message], Choice | None]:
-    """History and, for a pair, the choice whose message ends it."""
-    if log.response is None:
-        if not log.messages:
-            raise DataError(
-                "field messages: missing or empty; expected a list of chat messages, or request and response"
-            )
-        return log.messages, None
-    if log.response.error is not None or not log.response.choices:
-        what = "an error" if log.response.error is not None else "no choices"
-        raise DataError(f"field response: it holds {what}; there is no assistant message to measure")
-    choice = log.response.choices[0]
-    if choice.message is None:
-        raise DataError("field response.choices[0].message: missing; streamed chunks must be assembled first")
-    reply = choice.message
-    if reply.logprobs is None:
-        reply = msgspec.structs.replace(reply, logprobs=choice.logprobs)
-    history = log.request.messages if log.request is not None else log.messages or []
-    return [*history, reply], choice
+def _vocabulary(facts: Facts, given: int | None) -> tuple[int | None, dict[str, Scalar]]:
+    """V, and where it comes from if neither the log nor the caller says it."""
+    stated = facts.vocab_size or given
+    known = None if stated or facts.model is None else vocab_size_of(facts.model)
+    return (stated, {}) if known is None else (known, {"vocab_size": known, "vocab_size_from": "model name"})
 
 
-def _tokens(block: LogprobsBlock | list[TokenLogprob] | None) -> list[TokenLogprob]:
-    if isinstance(block, LogprobsBlock):
-        return block.content or []
-    return block or []
-
-
-def _token_texts(tokens: Sequence[TokenLogprob]) -> list[str]:
-    """Text of each token; their concatenation is the message's text.
-
-    A character whose bytes are spread over several tokens appears at the token that completes it, if the server gives
-    bytes; where it gives none, the token's own text stands.
-    """
-    texts = [token.token for token in tokens]
-    split = any("\ufffd" in text or text.startswith("bytes:") for text in texts)
-    if not split or any(token.bytes is None for token in tokens):
-        return texts
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    try:
-        return [decoder.decode(bytes(token.bytes)) if token.bytes else token.token for token in tokens]
-    except ValueError as error:
-        raise DataError("field logprobs.content.bytes: a byte is not in 0..255") from error
-
-
-def _sampled_logprobs(tokens: Sequence[TokenLogprob]) -> FloatArray:
-    """(T,) with NaN for a missing one and for a server's stand-in."""
-    values = np.array([token.logprob for token in tokens], dtype=np.float64)
-    if (values > 1e-3).any():
-        t = int(np.argmax(values > 1e-3))
-        raise DataError(f"token {t} has the logprob {values[t]:.6g}; expected a natural logarithm, at most 0")
-    return np.where(values > STAND_IN, values, np.nan)
-
-
-def _identifier(log: ChatLine, default_id: str) -> str:
-    if log.id is not None:
-        return str(log.id)
-    return (log.response.id if log.response is not None else None) or default_id
-
-
-def _sampling_temperature(log: ChatLine) -> float | None:
-    if log.temperature is not None or log.request is None:
-        return log.temperature
-    return log.request.temperature
-
-
-def _temperature(log: ChatLine) -> float | None:
+def _temperature(facts: Facts) -> float | None:
     """Temperature of the distribution that the log-probabilities speak of."""
-    sampling, mode = _sampling_temperature(log), log.logprobs_mode or ""
+    sampling, mode = facts.sampling_temperature, facts.logprobs_mode or ""
     if mode.startswith("raw"):
         return 1.0
     return sampling if mode.startswith("processed") or sampling == 1.0 else None
 
 
-def _metadata(log: ChatLine) -> dict[str, Scalar]:
-    extra: dict[str, Scalar] = {
-        key: value
-        for key, value in (log.metadata or {}).items()
-        if value is None or isinstance(value, str | int | float)
-    }
-    if (sampling := _sampling_temperature(log)) is not None:
-        extra["sampling_temperature"] = sampling
-    if log.logprobs_mode is not None:
-        extra["logprobs_mode"] = log.logprobs_mode
-    n_choices = len(log.response.choices or []) if log.response is not None else 1
-    return extra | ({"n_choices": n_choices} if n_choices > 1 else {})
-
-
-def _outcome(log: ChatLine) -> float | None:
-    given = log.outcome if log.outcome is not None else log.score
-    return None if given is None else float(given)
-
-
-def _golden_answers(log: ChatLine) -> tuple[str, ...]:
-    answers: list[Any] = log.golden_answers if log.golden_answers is not None else [log.answer]
-    if len(answers) == 1 and isinstance(answers[0], list):
-        answers = answers[0]
-    return tuple(a if isinstance(a, str) else json.dumps(a) for a in answers if a is not None)
-
-
-def _first_user_text(messages: Sequence[Message]) -> str | None:
-    return next((message_text(m.content) for m in messages if m.role == "user"), None)
+def _first_user_text(said: Sequence[Said]) -> str | None:
+    return next((message_text(s.message.content) for s in said if s.message.role == "user"), None)
 
 
 def _final_text(last: Message, stop_reason: StopReason) -> str | None:

@@ -93,16 +93,21 @@ _MAX_JSON_ATTEMPTS = 64
 _JSON = json.JSONDecoder()
 
 
-def split_message(tokens: Sequence[str], call_names: Sequence[str] = ()) -> MessageSpans:
+def split_message(tokens: Sequence[str], call_names: Sequence[str] = (), *, only_calls: bool = False) -> MessageSpans:
     """Partition the tokens of one assistant message.
 
     Args:
         tokens: Text of each sampled token; special tokens as the server prints them.
         call_names: Names of the calls that the server parsed out of this message, for calls written as bare JSON.
+        only_calls: Whether the server found calls in the message and nothing else: then text without a known delimiter
+            spells them (a forced tool choice samples the arguments alone).
     """
     ends = list(accumulate(map(len, tokens)))
     text = "".join(tokens)
     extents = [*_markup(text, call_names)]
+    if only_calls and text.strip() and not any(extent.kind is SegmentKind.CALL for extent in extents):
+        last = next((t for t in range(len(tokens), 0, -1) if tokens[t - 1] not in END_TOKENS), 0)
+        extents = [_Extent(SegmentKind.CALL, 0, ends[last - 1])] if last else []
     kinds, exact = [SegmentKind.REASONING] * len(tokens), True
     for extent in extents:
         exact &= _paint(kinds, tokens, ends, extent)
@@ -208,12 +213,13 @@ def _paint(kinds: list[SegmentKind], tokens: Sequence[str], ends: Sequence[int],
 
 def _absorb_white_space(kinds: list[SegmentKind], tokens: Sequence[str]) -> None:
     """Turn white space that touches a call or delimiter into control: the template's, not the policy's reasoning."""
-    for order in (range(len(kinds)), range(len(kinds) - 1, -1, -1)):
-        beside = False
-        for t in order:
-            if kinds[t] is SegmentKind.REASONING and beside and not tokens[t].strip():
-                kinds[t] = SegmentKind.CONTROL
-            beside = kinds[t] is not SegmentKind.REASONING
+    beside = [t for t, kind in enumerate(kinds) if kind is not SegmentKind.REASONING]
+    for t in beside:
+        for step in (1, -1):
+            at = t + step
+            while 0 <= at < len(kinds) and kinds[at] is SegmentKind.REASONING and not tokens[at].strip():
+                kinds[at] = SegmentKind.CONTROL
+                at += step
 
 
 def _call_starts(extents: Sequence[_Extent], ends: Sequence[int]) -> frozenset[int]:

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, NamedTuple
 
 import zstandard
 
@@ -22,6 +22,21 @@ MAX_LINE_BYTES = 512 * 2**20
 _CHUNK_BYTES = 2**18
 _GZIP_MAGIC, _ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _BOM = b"\xef\xbb\xbf"
+
+
+class Position(NamedTuple):
+    """Where a record stands."""
+
+    file: str
+    """As the caller named it; "-" is standard input."""
+    number: int
+    """Counted from 1, blank lines included."""
+    unit: str = "line"
+    """What is counted: lines, samples of an archive, rows of a table."""
+
+    def __str__(self) -> str:
+        """Words for a message."""
+        return f"{self.file}, {self.unit} {self.number}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,22 +16,19 @@ A list as long as the vocabulary gives the exact entropy. A token without a list
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from deltah.core.entropy import SERVER_PRECISION_NATS, EntropyBounds, entropy_bounds
-from deltah.core.types import BoolArray, Estimator, FloatArray
-from deltah.errors import DataError, InvalidValueError
-
-STAND_IN = -9999.0
-"""At or below it a log-probability stands for "impossible" or "not among those reported"."""
+from deltah.core.types import BoolArray, Estimator, FloatArray, IntArray
+from deltah.errors import DataError
+from deltah.traces.tokens import STAND_IN, PackedTokens
 
 _MASS_TOLERANCE = 1e-3
 """How far the probabilities of a whole vocabulary may sum from 1, and any list's beyond 1."""
 _MAX_DECIMALS = 5
-_ROWS_LOOKED_AT = 256
+_ROWS_LOOKED_AT = 64
 """Tokens from which the number of printed decimals is told."""
 
 
@@ -46,36 +43,33 @@ class Measured(NamedTuple):
     estimator: Estimator
 
 
-def measure(sampled: FloatArray, top: Sequence[Sequence[float | None]], vocab_size: int | None) -> Measured:
-    """Entropies of a trajectory.
+def measure(tokens: PackedTokens, vocab_size: int | None) -> Measured:
+    """Entropies of a trajectory's sampled tokens.
 
     Args:
-        sampled: (T,) log-probability of each drawn token; NaN where unknown.
-        top: T lists of log-probabilities in nats, each of any length, in any order; empty where not reported.
+        tokens: T tokens, in order; a server's habits are told from all of them together.
         vocab_size: V; None if unknown.
 
     Raises:
         DataError: if a list is longer than the vocabulary, or its probabilities cannot be those of a distribution.
     """
-    if len(top) != len(sampled):
-        raise InvalidValueError(f"{len(top)} lists of top_logprobs for {len(sampled)} tokens")
-    lengths = np.fromiter(map(len, top), dtype=np.int64, count=len(top))
-    if not lengths.any():
+    if not tokens.n_top.any():
         return Measured(None, None, None, Estimator.NONE)
-    bounds = EntropyBounds(*(np.full(len(top), np.nan) for _ in EntropyBounds._fields))
-    precision = _precision(sampled, top)
+    bounds = EntropyBounds(*(np.full(len(tokens), np.nan) for _ in EntropyBounds._fields))
+    precision = _precision(tokens)
     tolerance = max(_MASS_TOLERANCE, 2 * precision)
-    exact = np.zeros(len(top), dtype=np.bool_)
-    for k in np.unique(lengths[lengths > 0]):
-        rows = np.flatnonzero(lengths == k)
-        flat = [logprob for t in rows.tolist() for logprob in top[t]]
-        logp = np.array(flat, dtype=np.float64).reshape(len(rows), int(k))
+    exact = np.zeros(len(tokens), dtype=np.bool_)
+    starts = np.cumsum(tokens.n_top) - tokens.n_top
+    for k in np.unique(tokens.n_top[tokens.n_top > 0]).tolist():
+        rows = np.flatnonzero(tokens.n_top == k)
+        same = len(rows) == len(tokens)
+        logp = tokens.top.reshape(-1, k) if same else tokens.top[starts[rows, None] + np.arange(k)]
         _check_mass(logp, rows, vocab_size, tolerance)
         if vocab_size is not None and k == vocab_size:
             _fill(bounds, rows, _whole_vocabulary(logp, rows, vocab_size, tolerance))
             exact[rows] = True
         else:
-            _measure_top(bounds, rows, logp, sampled[rows], vocab_size, precision)
+            _measure_top(bounds, rows, logp, tokens.logprobs[rows], vocab_size, precision)
     if not np.isfinite(bounds.point).any():
         return Measured(None, None, None, Estimator.NONE)
     if exact[np.isfinite(bounds.point)].all():
@@ -94,7 +88,8 @@ def _check_mass(logp: FloatArray, rows: np.ndarray, vocab_size: int | None, tole
     if vocab_size is not None and k > vocab_size:
         raise DataError(f"token {rows[0]} has {k} top_logprobs but the vocabulary has {vocab_size}; correct vocab_size")
     with np.errstate(over="ignore"):
-        mass = np.nansum(np.exp(logp), axis=1)
+        p = np.exp(logp)
+    mass = np.where(np.isnan(p), 0.0, p).sum(axis=1)
     broken = ~(mass <= 1 + tolerance)
     if broken.any():
         row = int(np.argmax(broken))
@@ -126,8 +121,7 @@ def _measure_top(
     precision: float,
 ) -> None:
     """Fill `bounds` at `rows` from (n, K) lists that hold less than the vocabulary."""
-    logp = -np.sort(-np.where(logp > STAND_IN, logp, np.nan), axis=1)  # descending, NaN last
-    n_known = (~np.isnan(logp)).sum(axis=1)
+    logp, n_known = _ranked(logp)
     least = np.take_along_axis(logp, np.maximum(n_known - 1, 0)[:, None], axis=1)[:, 0]
     drawn_is_least = np.abs(least - sampled) <= 2 * precision
     unranked = (n_known == 1) & drawn_is_least & _single_may_be_unranked(logp[:, 0], sampled, n_known, precision)
@@ -135,10 +129,20 @@ def _measure_top(
     for k in np.unique(kept[kept > 0]):
         at = (kept == k) & ~unranked
         if at.any():
-            known = logp[at, : int(k)]
+            known = logp[at, : int(k)][:, ::-1]  # ascending, as the core sorts them: then nothing is left to sort
             _fill(bounds, rows[at], entropy_bounds(known, vocab_size, sampled=sampled[at], precision=precision))
     if unranked.any():
         _fill(bounds, rows[unranked], _unranked(logp[unranked, 0], vocab_size, precision))
+
+
+def _ranked(logp: FloatArray) -> tuple[FloatArray, IntArray]:
+    """Rows in descending order, stand-ins last as NaN, and how many entries of each are known."""
+    known = logp > STAND_IN
+    if not known.all():
+        logp = np.where(known, logp, np.nan)
+    if not known.all() or (logp[:, 1:] > logp[:, :-1]).any():
+        logp = -np.sort(-logp, axis=1)
+    return logp, known.sum(axis=1)
 
 
 def _single_may_be_unranked(best: FloatArray, sampled: FloatArray, n_known: np.ndarray, precision: float) -> BoolArray:
@@ -157,10 +161,10 @@ def _unranked(logp: FloatArray, vocab_size: int | None, precision: float) -> Ent
     return EntropyBounds(lower, upper, point)
 
 
-def _precision(sampled: FloatArray, top: Sequence[Sequence[float | None]]) -> float:
+def _precision(tokens: PackedTokens) -> float:
     """Absolute error in nats: that of float32 arithmetic, or half of the last printed decimal if that is greater."""
-    seen = [logprob for alternatives in top[:_ROWS_LOOKED_AT] for logprob in alternatives]
-    values = np.abs(np.concatenate([sampled[:_ROWS_LOOKED_AT], np.array(seen, dtype=np.float64)]))
+    seen = tokens.top[: int(tokens.n_top[:_ROWS_LOOKED_AT].sum())]
+    values = np.abs(np.concatenate([tokens.logprobs[:_ROWS_LOOKED_AT], seen]))
     values = values[np.isfinite(values) & (values > 0)]
     # A tiny non-zero value is proof of a full print-out, and would pass for a rounded 0 below.
     if len(values) < 4 or values.min() < 0.5 * 10.0**-_MAX_DECIMALS:

@@ -2,7 +2,7 @@
 
 from deltah.study.report.data import ArmData, Evaluations, ReportData
 from deltah.study.report.evaluation import Costs, Evaluation, Scored
-from deltah.study.report.load import load_report, load_run, load_traces, run_signal
+from deltah.study.report.load import load_report, load_run, load_traces
 from deltah.study.report.render import write_report
 
 __all__ = [
@@ -15,6 +15,5 @@ __all__ = [
     "load_report",
     "load_run",
     "load_traces",
-    "run_signal",
     "write_report",
 ]

@@ -84,6 +84,7 @@ def _arm(data: ReportData, arm: ArmData, index: int) -> dict[str, Any]:
         "seconds": arm.seconds,
         "config": {str(key): str(value)[:MAX_FACT_CHARS] for key, value in sorted(arm.config.items())},
         "trajectories": {name: len(evaluation) for name, evaluation in arm.evaluations.items()},
+        "notes": [note[:MAX_FACT_CHARS] for note in arm.notes],
         "problems": [problem[:500] for problem in arm.problems],
         "n_problems": arm.n_problems,
         "alarms": alarms(arm.metrics),

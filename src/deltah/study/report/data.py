@@ -30,6 +30,8 @@ class ArmData:
     """Lines that could not be read, each with file, line and reason."""
     n_problems: int = 0
     """All of them, also those beyond the ones kept."""
+    notes: Sequence[str] = ()
+    """What a reader must know of these numbers, one sentence each."""
     study: Mapping[str, Any] | None = None
     """What a study of these trajectories found (`study.json` beside them), shown as a section of its own."""
 

@@ -61,6 +61,10 @@ class Evaluation:
     """What dropping wasteful calls would have saved."""
     costs: Costs
     """Those that `savings` was reckoned with."""
+    mixed: int = 0
+    """Trajectories that mix sampling temperatures or modes of log-probabilities."""
+    assumed_vocabularies: Mapping[str, int] = field(default_factory=dict)
+    """Models whose vocabulary size was taken from their name, with that size."""
 
     def __len__(self) -> int:
         """N."""
@@ -79,7 +83,7 @@ class Evaluation:
         savings = known.accumulator()
         collector, values, clusters = Collector(seed), list[FloatArray](), list[ClusterKey]()
         needs, rows, approximate, calls = list[bool | None](), list[CallRow](), 0, 0
-        estimators, temperatures = set[str](), set[float]()
+        estimators, temperatures, mixed, assumed = set[str](), set[float](), 0, dict[str, int]()
         for trajectory, signal in scored:
             waste = waste_of_calls(trajectory)
             collector.offer(trajectory, signal, waste)
@@ -94,6 +98,9 @@ class Evaluation:
             if trajectory.temperature is not None:
                 temperatures.add(trajectory.temperature)
             approximate += trajectory.spans is SpanQuality.APPROXIMATE
+            mixed += bool(trajectory.metadata.get("mixed_sampling"))
+            if "vocab_size_from" in trajectory.metadata and trajectory.model is not None:
+                assumed[trajectory.model] = int(trajectory.metadata.get("vocab_size") or 0)
         table = np.array(values, dtype=np.float64).reshape(len(values), len(STATISTICS), 3)
         return cls(
             tallies=Tallies(values=table, clusters=tuple(clusters), calls=calls),
@@ -105,6 +112,8 @@ class Evaluation:
             approximate=approximate,
             savings=savings.result(),
             costs=known,
+            mixed=mixed,
+            assumed_vocabularies=assumed,
         )
 
     def subset(self, needs_tools: bool | None) -> Tallies:

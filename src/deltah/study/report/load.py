@@ -10,20 +10,18 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
 from deltah.core.metrics import SECONDS
-from deltah.core.signals import SignalConfig
 from deltah.errors import DataError
+from deltah.study.logs import LogOptions, ScoredLog, run_signal
+from deltah.study.notes import notes_on
 from deltah.study.report.data import START, ArmData, Evaluations, ReportData
 from deltah.study.report.evaluation import Costs, Evaluation
-from deltah.study.summary import score_measured
-from deltah.traces import read_traces
 from deltah.traces.rundir import RunDirectory
+from deltah.traces.sources import STDIN
 
 START_PREFIX: Final = "start-"
 LOGS: Final = "logs"
@@ -31,91 +29,118 @@ LOGS: Final = "logs"
 MAX_PROBLEMS_SHOWN: Final = 20
 STUDY_FILE: Final = "study.json"
 """What a study wrote beside the traces, or into the run directory."""
-_SUFFIX: Final = re.compile(r"\.jsonl(\.gz|\.zst)?$")
+_SUFFIX: Final = re.compile(r"(\.[a-z]{2,8})?(\.gz|\.zst)?$")
 _SECONDS_KEYS: Final = (SECONDS, "train_runtime")
 """Ours counts all sittings of a run, the trainer's only the last one."""
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
-    evaluation: Evaluation
-    problems: tuple[str, ...]
-    n_problems: int
-
-
-def load_run(path: str | Path, *, name: str | None = None, seed: int = 0, costs: Costs | None = None) -> ArmData:
+def load_run(
+    path: str | Path,
+    *,
+    name: str | None = None,
+    options: LogOptions | None = None,
+    seed: int = 0,
+    costs: Costs | None = None,
+) -> ArmData:
     """Read one run directory.
 
     Args:
         path: The directory.
         name: Of the arm; the reward of its configuration, else the directory's name, when not given.
+        options: How its evaluations are read; where they state no signal, the run's own is used.
         seed: Of the draw of trajectories to view.
         costs: For savings in money and seconds.
 
     Raises:
         DataError: if it is not a run directory.
     """
-    run = RunDirectory(Path(path))
+    run, options = RunDirectory(Path(path)), options or LogOptions()
     config = run.config
-    signal = run_signal(config)
-    files = {_stem(file): _read(file, seed, costs, signal) for file in sorted((run.path / "eval").glob("*.jsonl*"))}
+    options = replace(options, signal=options.signal or run_signal(config))
+    files = sorted((run.path / "eval").glob("*.jsonl*"))
+    read = {_stem(file.name): _read([str(file)], options, seed, costs) for file in files}
     metrics = tuple(run.read_metrics())
     return ArmData(
         name=name or _arm_name(config) or run.path.name,
-        evaluations={key: file.evaluation for key, file in files.items()},
+        evaluations={name: evaluation for name, (evaluation, _) in read.items()},
         metrics=metrics,
         config=config,
         seconds=_seconds(metrics),
-        problems=tuple(p for file in files.values() for p in file.problems)[:MAX_PROBLEMS_SHOWN],
-        n_problems=sum(file.n_problems for file in files.values()),
+        problems=tuple(str(p) for _, log in read.values() for p in log.reader.problems)[:MAX_PROBLEMS_SHOWN],
+        n_problems=sum(log.reader.n_problems for _, log in read.values()),
         study=_study(run.path),
     )
 
 
-def load_traces(path: str | Path, *, name: str | None = None, seed: int = 0, costs: Costs | None = None) -> ArmData:
-    """Read one trace file in any format `read_traces` knows, once; there are no learning curves then.
+def load_traces(
+    path: str | Path, *, options: LogOptions | None = None, seed: int = 0, costs: Costs | None = None
+) -> ArmData:
+    """Read traces or logs in any format `read_traces` knows, once; there are no learning curves then.
+
+    Args:
+        path: A file, a folder of files, a glob pattern, or "-".
+        options: How they are read.
+        seed: Of the draw of trajectories to view.
+        costs: For savings in money and seconds.
+
+    Returns:
+        The arm, named by the file or folder.
 
     Raises:
-        DataError: if the file cannot be read, or holds no trajectory.
+        DataError: if nothing can be read, or there is no trajectory in it.
     """
-    file = _read(Path(path), seed, costs)
-    if not len(file.evaluation):
-        first = f"; the first problem: {file.problems[0]}" if file.problems else ""
+    evaluation, log = _read([str(path)], options or LogOptions(), seed, costs)
+    problems = tuple(str(p) for p in log.reader.problems[:MAX_PROBLEMS_SHOWN])
+    if not len(evaluation):
+        first = f"; the first problem: {problems[0]}" if problems else ""
         raise DataError(f"{path} holds no trajectory that can be read{first}")
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
     return ArmData(
-        name=name or _stem(Path(path)),
-        evaluations={LOGS: file.evaluation},
-        problems=file.problems,
-        n_problems=file.n_problems,
-        study=_study(Path(path).parent),
+        name=_stem(Path(path).resolve().name) if str(path) != STDIN else "stdin",
+        evaluations={LOGS: evaluation},
+        notes=notes_on(log, evaluation),
+        problems=problems,
+        n_problems=log.reader.n_problems,
+        study=_study(folder),
     )
 
 
 def load_report(
     paths: Iterable[str | Path],
     *,
+    options: LogOptions | None = None,
     title: str | None = None,
     facts: Mapping[str, str] | None = None,
     seed: int = 0,
     costs: Costs | None = None,
 ) -> ReportData:
-    """Read run directories and trace files into one report, side by side.
+    """Read run directories, traces and logs into one report, side by side.
 
-    A folder that is no run stands for the runs and trace files in it; an evaluation in it named `start` is shown as the
-    policy before training.
+    A folder that holds runs stands for them, and an evaluation in it named `start` is shown as the policy before
+    training; any other folder is one set of logs.
+
+    Args:
+        paths: One column of the report each.
+        options: How traces and logs are read.
+        title: Of the page.
+        facts: Of the footer, beside those that the runs state.
+        seed: Of the bootstrap and of the draw of trajectories to view.
+        costs: For savings in money and seconds.
 
     Raises:
-        DataError: if a path is neither, or nothing was given.
+        DataError: if a path cannot be read, holds no trajectory, or nothing was given.
     """
     given = [Path(path) for path in paths]
     listed = [found for path in given for found in _expand(path)]
     if not listed:
         raise DataError("nothing to report on; give run directories or trace files")
-    arms = [(load_run if path.is_dir() else load_traces)(path, seed=seed, costs=costs) for path in listed]
+    arms = [
+        (load_run if _is_run(path) else load_traces)(path, options=options, seed=seed, costs=costs) for path in listed
+    ]
     start: Evaluations = next((found for arm in arms if (found := _start_of(arm))), {})
-    if len(arms) > 1 and not start and listed[0].name == START and listed[0].is_dir():
+    if len(arms) > 1 and not start and listed[0].name == START and _is_run(listed[0]):
         start, arms, listed = arms[0].evaluations, arms[1:], listed[1:]
-    found_facts = _facts([path for path in listed if path.is_dir()])
+    found_facts = _facts([path for path in listed if _is_run(path)])
     names = ", ".join(arm.name for arm in arms)
     return ReportData(
         title=title or (given[0].resolve().name if len(given) == 1 else f"Comparison of {names}"),
@@ -126,35 +151,20 @@ def load_report(
     )
 
 
+def _is_run(path: Path) -> bool:
+    return (path / "run.json").exists()
+
+
 def _expand(path: Path) -> list[Path]:
-    """The path itself, or the runs and trace files of a folder that is no run; an evaluation `start` comes first."""
-    if not path.is_dir() or (path / "run.json").exists():
-        return [path]
-    runs = [child for child in sorted(path.iterdir()) if (child / "run.json").exists()]
-    files = [child for child in sorted(path.iterdir()) if child.is_file() and _SUFFIX.search(child.name)]
-    if not runs and not files:
-        raise DataError(f"{path} is neither a run directory nor holds one, and has no .jsonl traces (.gz, .zst) in it")
-    return sorted(runs, key=lambda run: run.name != START) + files
+    """The path itself, or the runs in a folder that holds some; a run named `start` comes first."""
+    runs = [child for child in sorted(path.iterdir()) if _is_run(child)] if path.is_dir() and not _is_run(path) else []
+    return sorted(runs, key=lambda run: run.name != START) or [path]
 
 
-def run_signal(config: Mapping[str, Any]) -> SignalConfig:
-    """How a run scored its calls; the method's defaults where its configuration does not say.
-
-    Raises:
-        DataError: if the configuration names a signal or an option that does not exist.
-    """
-    try:
-        return msgspec.convert(config.get("signal") or {}, SignalConfig)
-    except msgspec.ValidationError as error:
-        raise DataError(f"the run's signal configuration cannot be read: {error}") from error
-
-
-def _read(path: Path, seed: int, costs: Costs | None, signal: SignalConfig | None = None) -> _File:
-    """Stream a file through once."""
-    reader = read_traces(path)
-    scored = ((trajectory, score_measured(trajectory, signal)) for trajectory in reader)
-    evaluation = Evaluation.of(scored, seed=seed, costs=costs)
-    return _File(evaluation, tuple(str(p) for p in reader.problems[:MAX_PROBLEMS_SHOWN]), reader.n_problems)
+def _read(paths: list[str], options: LogOptions, seed: int, costs: Costs | None) -> tuple[Evaluation, ScoredLog]:
+    """Stream files through once."""
+    log = ScoredLog(paths, options)
+    return Evaluation.of(log, seed=seed, costs=costs), log
 
 
 def _study(folder: Path) -> Mapping[str, Any] | None:
@@ -175,8 +185,8 @@ def _study(folder: Path) -> Mapping[str, Any] | None:
     return found
 
 
-def _stem(path: Path) -> str:
-    return _SUFFIX.sub("", path.name)
+def _stem(name: str) -> str:
+    return _SUFFIX.sub("", name) or name
 
 
 def _arm_name(config: Mapping[str, Any]) -> str | None:
@@ -213,7 +223,7 @@ def _renamed(arms: list[ArmData], paths: list[Path]) -> Iterable[ArmData]:
     for arm, path in zip(arms, paths, strict=True):
         name = arm.name
         if name in taken:
-            name = f"{arm.name} ({_stem(path)})"
+            name = f"{arm.name} ({_stem(path.name)})"
         base, count = name, 1
         while name in taken:
             count += 1

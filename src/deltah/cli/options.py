@@ -1,0 +1,53 @@
+"""Options that the commands reading logs have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deltah.cli.config import resolve
+from deltah.core.signals import SignalConfig
+from deltah.study import LogOptions
+
+Logs = Annotated[
+    list[str], typer.Argument(help="Files, folders or quoted glob patterns of traces or logs; - for standard input.")
+]
+Answers = Annotated[
+    Path | None, typer.Option(help="File with grades or gold answers, joined by id or question (a task file will do).")
+]
+TraceFormat = Annotated[
+    str | None, typer.Option("--format", help="Format of the logs; told from their content when not given.")
+]
+VocabSize = Annotated[int | None, typer.Option(help="Vocabulary size of logs that do not state it.", min=1)]
+Join = Annotated[bool, typer.Option("--join/--no-join", help="Join API calls of one conversation.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first record that cannot be read.")]
+Signal = Annotated[str | None, typer.Option(help="Signal; delta_h is the method's.")]
+Margin = Annotated[float | None, typer.Option(help="Dead band in nats.", min=0.0)]
+
+
+def log_options(
+    *,
+    answers: Path | None = None,
+    format: str | None = None,
+    vocab_size: int | None = None,
+    join: bool = True,
+    strict: bool = False,
+    signal: str | None = None,
+    margin: float | None = None,
+) -> LogOptions:
+    """Options of a command as the library takes them.
+
+    Raises:
+        ConfigError: if the signal does not exist.
+    """
+    stated = signal is not None or margin is not None
+    return LogOptions(
+        format=format,
+        vocab_size=vocab_size,
+        join=join,
+        strict=strict,
+        answers=None if answers is None else str(answers),
+        signal=resolve(SignalConfig, options={"name": signal, "margin": margin}) if stated else None,
+    )

@@ -1,0 +1,257 @@
+"""Scored calls as a file: one row a call, written as the calls stream by, as JSON lines, CSV or Parquet.
+
+The row is `CallRecord`. What was not measured is null (an empty cell in CSV), and so is a bound that is not known: the
+upper bound of a log without a vocabulary size. A file is written under a temporary name and renamed when complete.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Protocol, Self
+
+import msgspec
+import numpy as np
+
+from deltah.core.scored import CallLabel, Signal
+from deltah.core.types import CallStatus, Estimator, SegmentKind, SpanQuality, Trajectory
+from deltah.errors import ConfigError, DataError
+from deltah.study.waste import Verdict, Waste, verdict, waste_of_calls
+
+
+class CallRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One call of one trajectory; entropies in nats."""
+
+    trajectory: str
+    question: str | None
+    call: str
+    index: int
+    """Counted from 1 within the trajectory."""
+    tool: str
+    arguments: str
+    status: CallStatus
+    round: int
+    """k = 1 ... R; the calls of one turn share it, and its ΔH."""
+    calls_in_round: int
+    signal: str | None
+    """Name of the signal behind `delta_h`; null for a trajectory without entropies, as all numbers below."""
+    delta_h: float | None
+    lower: float | None
+    upper: float | None
+    label: CallLabel | None
+    entropy_before: float | None
+    """H(r_{k-1})."""
+    entropy_after: float | None
+    """H(r_k)."""
+    tokens_before: int | None
+    """Tokens that H(r_{k-1}) pools."""
+    tokens_after: int | None
+    waste: list[Waste]
+    verdict: Verdict
+    """Waste and label together: certified, likely, hint or none."""
+    call_tokens: int | None
+    """Sampled tokens that spell the round's calls; null where the log does not have them."""
+    result_chars: int | None
+    """Length of the result; null for an unanswered call."""
+    duration_s: float | None
+    outcome: float | None
+    estimator: Estimator
+    temperature: float | None
+    spans: SpanQuality
+
+
+FIELDS: tuple[str, ...] = CallRecord.__struct_fields__
+_NUMBERS = ("delta_h", "lower", "upper", "entropy_before", "entropy_after", "duration_s", "outcome", "temperature")
+_COUNTS = ("index", "round", "calls_in_round", "tokens_before", "tokens_after", "call_tokens", "result_chars")
+SQL_TYPES = (
+    dict.fromkeys(FIELDS, "VARCHAR")
+    | dict.fromkeys(_NUMBERS, "DOUBLE")
+    | dict.fromkeys(_COUNTS, "BIGINT")
+    | {"waste": "VARCHAR[]"}
+)
+"""Columns of the Parquet file."""
+
+
+def call_records(trajectory: Trajectory, signal: Signal | None) -> Iterator[CallRecord]:
+    """Rows of a trajectory's calls, in the order they were issued."""
+    spelled = _call_tokens(trajectory)
+    for i, (call, waste) in enumerate(zip(trajectory.calls, waste_of_calls(trajectory), strict=True)):
+        k = int(trajectory.round_of_call[i])
+        label = None if signal is None else signal.labels[k]
+        yield CallRecord(
+            trajectory=trajectory.id,
+            question=trajectory.question,
+            call=call.id,
+            index=i + 1,
+            tool=call.name,
+            arguments=call.arguments,
+            status=call.status,
+            round=k + 1,
+            calls_in_round=len(trajectory.rounds[k].calls),
+            label=label,
+            waste=sorted(waste),
+            verdict=verdict(waste, label),
+            call_tokens=spelled.get(call.turn),
+            result_chars=None if call.result is None else len(call.result),
+            duration_s=call.duration_s,
+            outcome=trajectory.outcome,
+            estimator=trajectory.estimator,
+            temperature=trajectory.temperature,
+            spans=trajectory.spans,
+            **_measured(signal, k),
+        )
+
+
+def _call_tokens(trajectory: Trajectory) -> dict[int, int]:
+    """Tokens that spell calls, by turn."""
+    found: dict[int, int] = {}
+    for segment in trajectory.segments:
+        if segment.kind is SegmentKind.CALL and segment.n_tokens:
+            found[segment.turn] = found.get(segment.turn, 0) + segment.n_tokens
+    return found
+
+
+_UNMEASURED: dict[str, Any] = dict.fromkeys(
+    ("signal", "delta_h", "lower", "upper", "entropy_before", "entropy_after", "tokens_before", "tokens_after")
+)
+
+
+def _measured(signal: Signal | None, k: int) -> dict[str, Any]:
+    if signal is None:
+        return _UNMEASURED
+    return {
+        "signal": signal.name,
+        "delta_h": _finite(signal.delta_h[k]),
+        "lower": _finite(signal.lower[k]),
+        "upper": _finite(signal.upper[k]),
+        "entropy_before": _finite(signal.segment_entropy[k]),
+        "entropy_after": _finite(signal.segment_entropy[k + 1]),
+        "tokens_before": int(signal.segment_tokens[k]),
+        "tokens_after": int(signal.segment_tokens[k + 1]),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+class _Rows(Protocol):
+    """Writes rows to an open file."""
+
+    def write(self, record: CallRecord) -> None: ...
+
+
+class _JsonLines:
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._encoder = file, msgspec.json.Encoder()
+
+    def write(self, record: CallRecord) -> None:
+        try:
+            line = self._encoder.encode(record)
+        except UnicodeEncodeError:  # a lone surrogate, which no UTF-8 file can hold
+            plain = msgspec.structs.asdict(record)
+            line = self._encoder.encode({k: _replaced(v) for k, v in plain.items()})
+        self._file.write(line + b"\n")
+
+
+class _Csv:
+    def __init__(self, file: IO[bytes]) -> None:
+        # Written as text, closed with the file it wraps.
+        self._text = io.TextIOWrapper(file, encoding="utf-8", errors="replace", newline="", write_through=True)
+        self._writer = csv.writer(self._text)
+        self._writer.writerow(FIELDS)
+
+    def write(self, record: CallRecord) -> None:
+        values = msgspec.structs.astuple(record)
+        self._writer.writerow(["|".join(v) if isinstance(v, list) else v for v in values])
+
+
+def _replaced(value: Any) -> Any:
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+
+
+class CallWriter:
+    """Writes calls to `.jsonl`, `.csv` or `.parquet`; the file appears when the block ends without an error."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Open a temporary file beside the target.
+
+        Raises:
+            ConfigError: for another ending.
+            DataError: if the folder cannot be written.
+        """
+        self.path = Path(path)
+        self.n_written = 0
+        self._parquet = self.path.suffix == ".parquet"
+        if self.path.suffix not in (".jsonl", ".csv", ".parquet"):
+            raise ConfigError(f"--out {self.path}: expected a name that ends in .jsonl, .csv or .parquet")
+        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._temporary.open("wb")
+        except OSError as error:
+            raise self._failed(error) from error
+        self._rows: _Rows = _Csv(self._file) if self.path.suffix == ".csv" else _JsonLines(self._file)
+
+    def write(self, record: CallRecord) -> None:
+        """Append a row.
+
+        Raises:
+            DataError: if the disk is full.
+        """
+        try:
+            self._rows.write(record)
+        except OSError as error:
+            raise self._failed(error) from error
+        self.n_written += 1
+
+    def __enter__(self) -> Self:
+        """Return the writer itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Complete the file, or remove what there is of it after an error."""
+        try:
+            self._file.flush()
+            self._file.close()
+            if kind is None:
+                if self._parquet:
+                    self._convert()
+                self._temporary.replace(self.path)
+        except OSError as failure:
+            raise self._failed(failure) from failure
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+    def _convert(self) -> None:
+        """Rewrite the temporary JSON lines as Parquet; the database streams, so memory stays constant."""
+        import duckdb
+
+        packed = self._temporary.with_suffix(".parquet")
+        columns = ", ".join(f"{name}: '{kind}'" for name, kind in SQL_TYPES.items())
+        source = (
+            f"read_json($file, format = 'newline_delimited', columns = {{{columns}}}, maximum_object_size = 1 << 30)"
+        )
+        target = str(packed).replace("'", "''")
+        try:
+            with duckdb.connect() as database:
+                database.execute(
+                    f"COPY (FROM {source}) TO '{target}' (FORMAT parquet, COMPRESSION zstd)",
+                    {"file": str(self._temporary)},
+                )
+            packed.replace(self._temporary)
+        except duckdb.Error as error:
+            raise DataError(f"cannot write {self.path}: {error}") from error
+        finally:
+            packed.unlink(missing_ok=True)
+
+    def _failed(self, error: OSError) -> DataError:
+        return DataError(
+            f"cannot write {self.path}: {error.strerror or error}; choose another place or free some space"
+        )

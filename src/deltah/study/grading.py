@@ -1,0 +1,120 @@
+"""Outcomes that a log does not carry: from a second file joined by id, or graded from gold answers.
+
+A row of the second file names a trajectory by `id` (or `trajectory`, `custom_id`, `task_id`, `session_id`), or else by
+the text of its `question`, and carries a grade (`outcome`, `score` or `correct`, in [0, 1]) or gold answers in any form
+that `deltah.tasks` reads; then the trajectory's final answer is graded. A trajectory is looked for under its id, its id
+without the number of a sample (`q7/0`), its group, `metadata["task_id"]`, and its question. A task file is such a file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from deltah.core.types import Trajectory
+from deltah.errors import DataError
+from deltah.tasks import Task, TaskKind, grade, task_from_row, task_rows
+
+_ID_FIELDS = ("id", "trajectory", "custom_id", "task_id", "session_id")
+_GRADE_FIELDS = ("outcome", "score", "correct")
+_ANSWER_FIELDS = ("golden_answers", "answer", "reward_model")
+_SAMPLE_NUMBER = re.compile(r"[/#][^/#]*\Z")
+
+
+class Answers:
+    """Grades and gold answers of a second file, by id and by question."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Read the file.
+
+        Raises:
+            DataError: if it cannot be read, or a row has no id and no question, or neither grade nor answers, or names
+                what an earlier row named.
+        """
+        self.path = os.fspath(path)
+        self.n_rows = 0
+        self.n_matched = 0
+        """Trajectories that found a row."""
+        self._by_id: dict[str, float | Task] = {}
+        self._by_question: dict[str, float | Task] = {}
+        for number, row in task_rows(self.path):
+            self._add(row, f"{self.path}:{number}")
+            self.n_rows += 1
+        if not self.n_rows:
+            raise DataError(f"{self.path}: the file holds no row; expected one a trajectory, with an id and a score")
+
+    def apply(self, trajectory: Trajectory) -> Trajectory:
+        """The trajectory with its outcome, if the file or its own gold answers give one; else itself.
+
+        Raises:
+            MissingDependencyError: if a math task needs math-verify and it is not installed.
+        """
+        found = self._find(trajectory)
+        if found is None:
+            return graded(trajectory)
+        self.n_matched += 1
+        if isinstance(found, float):
+            return replace(trajectory, outcome=found)
+        return _graded_by(trajectory, found)
+
+    def _add(self, row: Mapping[str, Any], where: str) -> None:
+        key = next((str(row[name]) for name in _ID_FIELDS if row.get(name) is not None), None)
+        question = row.get("question")
+        if key is None and not isinstance(question, str):
+            raise DataError(f"{where}: no field 'id' or 'question'; one of them names the trajectory")
+        value = _value(row, where, key or "question")
+        if key is not None:
+            if key in self._by_id:
+                raise DataError(f"{where}: id {key!r} stands in an earlier row already; expected one row an id")
+            self._by_id[key] = value
+        if isinstance(question, str):
+            self._by_question.setdefault(question.strip(), value)
+
+    def _find(self, trajectory: Trajectory) -> float | Task | None:
+        task_id = trajectory.metadata.get("task_id")
+        names = (trajectory.id, _SAMPLE_NUMBER.sub("", trajectory.id), trajectory.group_id, task_id)
+        for name in names:
+            if name is not None and str(name) in self._by_id:
+                return self._by_id[str(name)]
+        return None if trajectory.question is None else self._by_question.get(trajectory.question.strip())
+
+
+def graded(trajectory: Trajectory) -> Trajectory:
+    """Grade a trajectory by its own gold answers; one with an outcome, or without answers, stays as it is.
+
+    Raises:
+        MissingDependencyError: if a math task needs math-verify and it is not installed.
+    """
+    if trajectory.outcome is not None or not trajectory.golden_answers:
+        return trajectory
+    kind = TaskKind.MATH if trajectory.metadata.get("kind") == TaskKind.MATH else TaskKind.QA
+    question = trajectory.question or trajectory.id
+    task = Task(id=trajectory.id, question=question, golden_answers=trajectory.golden_answers, kind=kind)
+    return _graded_by(trajectory, task)
+
+
+def _graded_by(trajectory: Trajectory, task: Task) -> Trajectory:
+    """Outcome and gold answers from a task; a trajectory without a final answer has missed it."""
+    outcome = grade(task, trajectory.prediction or "").score
+    metadata = {**trajectory.metadata, **{k: v for k, v in task.metadata.items() if k not in trajectory.metadata}}
+    return replace(trajectory, outcome=outcome, golden_answers=task.golden_answers, metadata=metadata)
+
+
+def _value(row: Mapping[str, Any], where: str, name: str) -> float | Task:
+    for field in _GRADE_FIELDS:
+        given = row.get(field)
+        if given is None:
+            continue
+        if not isinstance(given, bool | int | float) or not 0 <= given <= 1:
+            raise DataError(f"{where}: field {field!r} is {given!r:.60}; expected a number in [0, 1], true or false")
+        return float(given)
+    if not any(row.get(field) is not None for field in _ANSWER_FIELDS):
+        raise DataError(
+            f"{where}: neither a grade ({', '.join(_GRADE_FIELDS)}) nor answers ({', '.join(_ANSWER_FIELDS)}); "
+            f"got the fields {sorted(row)}"
+        )
+    asked = row.get("question") or row.get("problem") or row.get("prompt") or name
+    return task_from_row({**row, "question": asked} if isinstance(asked, str) else row, where, name)

@@ -1,0 +1,254 @@
+"""API calls joined into conversations: a log that holds one line a call, each request repeating the history.
+
+An exchange continues the exchange whose reply ends its history. Histories are compared by a running hash over what the
+user and the assistant said: the assistant's text (thinking left out, clients drop it) with its calls, the user's text,
+and the place, not the content, of tool results (clients shorten old ones). System messages do not count: some clients
+put the time there. Where no history matches, a session id that the line carries decides instead.
+
+Exchanges that continue the same one are a fork: a retry, or several samples of one step. The longest path (of equals,
+the last) is the conversation; every other branch becomes a trajectory of its own in which the shared history is context
+only, so that nothing is counted twice and nothing is lost. An exchange that continues something the log does not hold
+stays a trajectory of its own and is counted (`n_unjoined`).
+
+Memory is bounded: when the open conversations outgrow `max_bytes`, the one that has waited longest is closed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import msgspec
+
+from deltah.traces.chatlog import FunctionCall, Message
+from deltah.traces.conversation import message_text
+from deltah.traces.dialogue import Dialogue, Exchange, Said, merge_facts
+
+MAX_OPEN_BYTES = 256 * 2**20
+_MESSAGE_BYTES = 400
+"""Memory of a message beside its text, roughly."""
+
+
+@dataclass(eq=False, slots=True)
+class _Node:
+    """One exchange in the tree of its conversation."""
+
+    exchange: Exchange
+    new: list[Said]
+    """Messages of its request that its parent does not hold."""
+    parent: _Node | None
+    tree: _Tree
+    key: int
+    depth: int
+    n_children: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class _Tree:
+    """A conversation with its forks; nodes in the order of the log."""
+
+    number: int
+    """Counted in the order they began."""
+    nodes: list[_Node] = field(default_factory=list)
+    n_bytes: int = 0
+
+
+class Joiner:
+    """Takes exchanges in the order of the log, gives dialogues when they are over."""
+
+    def __init__(self, max_bytes: int = MAX_OPEN_BYTES) -> None:
+        """Start empty.
+
+        Args:
+            max_bytes: Memory of open conversations beyond which the longest waiting ones are closed.
+        """
+        self.max_bytes = max_bytes
+        self.n_joined = 0
+        """Exchanges that continue an earlier one."""
+        self.n_unjoined = 0
+        """Exchanges whose history holds an assistant's turn that the log does not."""
+        self.n_branches = 0
+        """Abandoned branches: retries and forks that were not continued."""
+        self._trees: OrderedDict[int, _Tree] = OrderedDict()
+        self._ends: dict[int, list[_Node]] = {}
+        self._last_of_session: dict[str, _Node] = {}
+        self._names: dict[str, int] = {}
+        self._n_bytes = 0
+        self._n_trees = 0
+
+    def add(self, exchange: Exchange) -> list[Dialogue]:
+        """Take one exchange; return the conversations that had to be closed for lack of room."""
+        seed = hash(exchange.facts.session)
+        hashes = _running_hashes(exchange.history, seed)
+        parent, known = self._parent(exchange, hashes)
+        if parent is None and any(said.message.role == "assistant" for said in exchange.history):
+            self.n_unjoined += 1
+            metadata = exchange.facts.metadata | {"unjoined": True}
+            exchange = replace(exchange, facts=replace(exchange.facts, metadata=metadata))
+        start = hashes[-1] if hashes else seed
+        node = self._insert(exchange, exchange.history[known:], parent, hash((start, _spoken(exchange.reply.message))))
+        self._trees.move_to_end(id(node.tree))
+        closed: list[Dialogue] = []
+        while self._n_bytes > self.max_bytes and len(self._trees) > 1:
+            closed += self._close(next(iter(self._trees)))
+        return closed
+
+    def finish(self) -> Iterator[Dialogue]:
+        """Yield every conversation that is still open, in the order they began."""
+        for key in sorted(self._trees, key=lambda k: self._trees[k].number):
+            yield from self._close(key)
+
+    def _parent(self, exchange: Exchange, hashes: Sequence[int]) -> tuple[_Node | None, int]:
+        """The exchange that this one continues, and how many messages of its history that one accounts for."""
+        turns = [i for i, said in enumerate(exchange.history) if said.message.role == "assistant"]
+        session = exchange.facts.session
+        for i in reversed(turns):
+            if ends := self._ends.get(hashes[i]):
+                # Of equal histories take the latest that nothing has continued yet.
+                return next((n for n in reversed(ends) if n.n_children == 0), ends[-1]), i + 1
+            if session is not None and (last := self._last_of_session.get(session)) is not None:
+                return last, turns[-1] + 1
+        return None, 0
+
+    def _insert(self, exchange: Exchange, new: list[Said], parent: _Node | None, key: int) -> _Node:
+        tree = _Tree(self._n_trees) if parent is None else parent.tree
+        node = _Node(exchange, new, parent, tree, key, 0 if parent is None else parent.depth + 1)
+        if parent is None:
+            self._trees[id(tree)] = tree
+            self._n_trees += 1
+        else:
+            parent.n_children += 1
+            self.n_joined += 1
+        tree.nodes.append(node)
+        self._ends.setdefault(key, []).append(node)
+        if exchange.facts.session is not None:
+            self._last_of_session[exchange.facts.session] = node
+        size = sum(map(_size, [*new, exchange.reply]))
+        # The history is in the parent's nodes; kept here it would make the memory quadratic.
+        node.exchange = replace(exchange, history=[])
+        tree.n_bytes += size
+        self._n_bytes += size
+        return node
+
+    def _close(self, key: int) -> Iterator[Dialogue]:
+        tree = self._trees.pop(key)
+        self._n_bytes -= tree.n_bytes
+        for node in tree.nodes:
+            self._forget(node)
+        leaves = [node for node in tree.nodes if node.n_children == 0]
+        main = max(leaves, key=lambda node: (node.depth, tree.nodes.index(node)))
+        told: set[_Node] = set()
+        name = self._name(_path(main))
+        yield _dialogue(_path(main), told, name)
+        others = [leaf for leaf in leaves if leaf is not main]
+        self.n_branches += len(others)
+        for number, leaf in enumerate(others, start=1):
+            yield _dialogue(_path(leaf), told, f"{name}/branch-{number}" if name is not None else None)
+
+    def _forget(self, node: _Node) -> None:
+        ends = self._ends[node.key]
+        ends.remove(node)
+        if not ends:
+            del self._ends[node.key]
+        session = node.exchange.facts.session
+        if session is not None and self._last_of_session.get(session) is node:
+            del self._last_of_session[session]
+
+    def _name(self, path: Sequence[_Node]) -> str | None:
+        """The session's id, numbered from its second conversation on; else the id of the first exchange."""
+        facts = path[0].exchange.facts
+        if facts.session is None:
+            return facts.id
+        count = self._names[facts.session] = self._names.get(facts.session, 0) + 1
+        return facts.session if count == 1 else f"{facts.session}#{count}"
+
+
+def alone(exchange: Exchange) -> Dialogue:
+    """One exchange as a conversation: its whole history and its reply."""
+    return Dialogue([*exchange.history, exchange.reply], exchange.facts, exchange.where)
+
+
+def _path(leaf: _Node) -> list[_Node]:
+    path, node = [leaf], leaf
+    while node.parent is not None:
+        node = node.parent
+        path.append(node)
+    return path[::-1]
+
+
+def _dialogue(path: Sequence[_Node], told: set[_Node], name: str | None) -> Dialogue:
+    """The messages along a path; what an earlier dialogue told is context."""
+    said: list[Said] = []
+    own = [node for node in path if node not in told]
+    for node in path:
+        repeated = node in told
+        # The results that lead to a branch answer calls of the shared history.
+        context = repeated or (node is own[0] and node is not path[0])
+        said += [replace(message, context=context) for message in _timed(node)]
+        said.append(replace(node.exchange.reply, context=repeated))
+    told.update(own)
+    facts = merge_facts([node.exchange.facts for node in own], name)
+    return Dialogue(said, facts, own[0].exchange.where)
+
+
+def _timed(node: _Node) -> list[Said]:
+    """New messages of an exchange; results that came between two timed API calls share the time between them."""
+    results = [said for said in node.new if said.message.role == "tool"]
+    if node.parent is None or not results:
+        return node.new
+    gap = node.exchange.facts.started_at - node.parent.exchange.facts.ended_at
+    if not gap >= 0 or any(said.message.duration_s is not None for said in results):
+        return node.new
+    share = gap / len(results)
+    return [
+        replace(said, message=msgspec.structs.replace(said.message, duration_s=share))
+        if said.message.role == "tool"
+        else said
+        for said in node.new
+    ]
+
+
+def _running_hashes(history: Sequence[Said], seed: int) -> list[int]:
+    """Entry i identifies what was said up to and including message i."""
+    hashes, current = [], seed
+    for said in history:
+        if said.message.role not in ("system", "developer"):
+            current = hash((current, _spoken(said.message)))
+        hashes.append(current)
+    return hashes
+
+
+def _spoken(message: Message) -> tuple[object, ...]:
+    """What identifies a message in a history."""
+    if message.role == "assistant":
+        calls = [call.function or FunctionCall() for call in message.tool_calls or []]
+        if message.function_call is not None:
+            calls.append(message.function_call)
+        text = message_text(message.content).rpartition("</think>")[2].strip()
+        return ("assistant", text, *((call.name, _canonical(call.arguments)) for call in calls))
+    if message.role == "user":
+        return ("user", message_text(message.content).strip())
+    return ("result",)
+
+
+def _canonical(arguments: object) -> str:
+    """Arguments as text that does not depend on spacing: clients parse and print them again."""
+    value = arguments
+    if isinstance(arguments, str):
+        try:
+            value = json.loads(arguments)
+        except (ValueError, RecursionError):
+            return arguments.strip()
+    try:
+        return json.dumps(value, sort_keys=True)
+    except (TypeError, ValueError, RecursionError):
+        return str(value)
+
+
+def _size(said: Said) -> int:
+    message = said.message
+    text = len(message_text(message.content)) + len(message.reasoning_content or "")
+    calls = sum(len(str(call.function.arguments)) for call in message.tool_calls or [] if call.function is not None)
+    return _MESSAGE_BYTES + said.tokens.nbytes + text + calls

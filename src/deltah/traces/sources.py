@@ -1,0 +1,86 @@
+"""Which files are meant by what a user names: files, folders, glob patterns, standard input.
+
+A folder stands for the trace files in it, at any depth and in order of their names; of a run directory only `traces`
+and `eval` count. Files found that way may be something else (tasks, a corpus): they are marked as found, and the reader
+passes over those that open with no known format.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from deltah.errors import DataError
+
+STDIN = "-"
+_SUFFIXES = (".jsonl", ".ndjson", ".json", ".log", ".txt", ".eval", ".parquet")
+_COMPRESSED = (".gz", ".zst")
+_NOT_TRACES = frozenset({"metrics.jsonl", "run.json", "status.json", "report.json", "study.json"})
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file to read."""
+
+    path: str
+    named: bool
+    """Whether the user named the file itself; False if a folder or a pattern led to it."""
+
+
+def expand(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Source]:
+    """Files behind paths, in the order given; a file met twice is read once.
+
+    Raises:
+        DataError: if a path does not exist or may not be read, or a folder or pattern holds no file to read.
+    """
+    listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    found: dict[str, Source] = {}
+    for path in listed:
+        for source in _sources(os.fspath(path)):
+            found.setdefault(source.path, source)
+    return list(found.values())
+
+
+def _sources(path: str) -> list[Source]:
+    if path == STDIN:
+        return [Source(path, True)]
+    if Path(path).is_dir():
+        inside = [Source(str(file), False) for file in _files_in(Path(path))]
+        if not inside:
+            raise DataError(f"{path} holds no trace files; expected files such as .jsonl, .jsonl.gz, .parquet or .eval")
+        return inside
+    if not os.path.lexists(path) and glob.has_magic(path):
+        matches = [m for m in sorted(glob.glob(path, recursive=True)) if not Path(m).is_dir()]
+        if not matches:
+            raise DataError(
+                f"no file matches {path}; check the pattern, and quote it so that the shell leaves it alone"
+            )
+        return [Source(match, False) for match in matches]
+    _check_readable(path)
+    return [Source(path, True)]
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    roots = [folder / "traces", folder / "eval"] if (folder / "run.json").exists() else [folder]
+    for root in roots:
+        for file in sorted(root.rglob("*")):
+            if file.is_file() and not file.name.startswith(".") and file.name not in _NOT_TRACES and _fits(file.name):
+                yield file
+
+
+def _fits(name: str) -> bool:
+    plain = name.lower()
+    for suffix in _COMPRESSED:
+        plain = plain.removesuffix(suffix)
+    return plain.endswith(_SUFFIXES)
+
+
+def _check_readable(path: str) -> None:
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}; expected a file of traces or logs") from error

@@ -1,0 +1,83 @@
+"""Outcomes from a second file, and from a log's own gold answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deltah.core.types import Segment, SegmentKind, Trajectory
+from deltah.errors import DataError
+from deltah.study.grading import Answers, graded
+
+
+def made(name: str = "q7/0", **fields: Any) -> Trajectory:
+    segments = (Segment(kind=SegmentKind.REASONING, start=0, stop=1, turn=0),)
+    return Trajectory(id=name, segments=segments, **{"prediction": "The answer is Port Anselm.", **fields})
+
+
+def answers(tmp_path: Path, *rows: dict[str, Any]) -> Answers:
+    path = tmp_path / "answers.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Answers(path)
+
+
+@pytest.mark.parametrize(
+    ("row", "fields"),
+    [
+        ({"id": "q7/0", "score": 0.25}, {}),
+        ({"id": "q7", "outcome": 0.25}, {}),
+        ({"trajectory": "g", "score": 0.25}, {"group_id": "g"}),
+        ({"id": 7, "score": 0.25}, {"metadata": {"task_id": 7}}),
+        ({"question": "Where? ", "score": 0.25}, {"question": "Where?"}),
+    ],
+)
+def test_a_grade_is_found_by_id_group_task_or_question(
+    tmp_path: Path, row: dict[str, Any], fields: dict[str, Any]
+) -> None:
+    table = answers(tmp_path, {"id": "other", "score": 1}, row)
+    assert table.apply(made(**fields)).outcome == 0.25
+    assert table.apply(made("none")).outcome is None
+    assert (table.n_rows, table.n_matched) == (2, 1)
+
+
+def test_gold_answers_are_graded(tmp_path: Path) -> None:
+    table = answers(
+        tmp_path,
+        {"id": "q7", "golden_answers": ["Port Anselm", "Anselm"]},
+        {"id": "q8", "answer": "some steps #### 42", "hops": 2},
+    )
+    found = table.apply(made())
+    assert (found.outcome, found.golden_answers) == (1.0, ("Port Anselm", "Anselm"))
+    pytest.importorskip("math_verify")
+    number = table.apply(made("q8", prediction="so \\boxed{42}"))
+    assert (number.outcome, number.metadata["hops"]) == (1.0, 2)
+
+
+def test_a_trajectory_without_a_final_answer_missed_it(tmp_path: Path) -> None:
+    assert answers(tmp_path, {"id": "q7", "answer": "x"}).apply(made(prediction=None)).outcome == 0.0
+
+
+def test_own_gold_answers_are_graded_unless_a_grade_stands() -> None:
+    assert graded(made(golden_answers=("port anselm",))).outcome == 1.0
+    assert graded(made(golden_answers=("port anselm",), outcome=0.5)).outcome == 0.5
+    assert graded(made()).outcome is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "holds no row"),
+        ([{"score": 1}], ":1: no field 'id' or 'question'"),
+        ([{"id": "a"}], ":1: neither a grade"),
+        ([{"id": "a", "score": 3}], ":1: field 'score' is 3"),
+        ([{"id": "a", "score": "high"}], "in \\[0, 1\\]"),
+        ([{"id": "a", "score": 1}, {"id": "a", "score": 0}], ":2: id 'a' stands in an earlier row"),
+        ([{"id": "a", "answer": []}], "empty list"),
+    ],
+)
+def test_a_bad_file_is_one_clear_error(tmp_path: Path, rows: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        answers(tmp_path, *rows)

@@ -1,0 +1,131 @@
+"""Streamed responses: any cutting of a response into chunks gives the response back."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deltah.core.types import StopReason
+from deltah.errors import DataError
+from deltah.traces import read_traces
+from deltah.traces.openai import decode
+
+from .chat import token, user
+
+
+def chunk(delta: dict[str, Any], tokens: list[dict[str, Any]] | None = None, **choice: Any) -> dict[str, Any]:
+    logprobs = {"logprobs": {"content": tokens}} if tokens else {}
+    return {
+        "id": "chatcmpl-7",
+        "object": "chat.completion.chunk",
+        "model": "served",
+        "choices": [{"index": 0, "delta": delta, "finish_reason": None} | logprobs | choice],
+    }
+
+
+TOKENS = [token(text) for text in ("I", " think", ".", "<tool_call>", "{}", "</tool_call>")]
+ARGUMENTS = '{"query": "Port Anselm"}'
+CHUNKS = [
+    chunk({"role": "assistant", "content": ""}),
+    chunk({"reasoning_content": "hm"}),
+    chunk({"content": "I"}, TOKENS[:1]),
+    chunk({"content": " think."}, TOKENS[1:3]),
+    chunk({"tool_calls": [{"index": 0, "id": "a", "type": "function", "function": {"name": "search"}}]}, TOKENS[3:5]),
+    chunk({"tool_calls": [{"index": 0, "function": {"arguments": ARGUMENTS[:9]}}]}, TOKENS[5:]),
+    chunk({"tool_calls": [{"index": 0, "function": {"arguments": ARGUMENTS[9:]}}]}),
+    chunk({"tool_calls": [{"index": 1, "id": "b", "function": {"name": "python", "arguments": "{}"}}]}),
+    chunk({}, finish_reason="tool_calls"),
+    {"id": "chatcmpl-7", "object": "chat.completion.chunk", "choices": [], "usage": {"total_tokens": 9}},
+]
+REQUEST = {"messages": [user()], "temperature": 1.0}
+
+
+def stream_text(chunks: list[dict[str, Any]]) -> str:
+    return "".join(f"data: {json.dumps(c)}\n\n" for c in chunks) + "data: [DONE]\n\n"
+
+
+def check(trajectory: Any) -> None:
+    assert trajectory.token_texts == ("I", " think", ".", "<tool_call>", "{}", "</tool_call>")
+    assert [(c.id, c.name, c.arguments) for c in trajectory.calls] == [
+        ("a", "search", ARGUMENTS),
+        ("b", "python", "{}"),
+    ]
+    assert [s.kind.value for s in trajectory.segments if s.n_tokens] == ["reasoning", "call"]
+    assert trajectory.stop_reason is StopReason.UNANSWERED_CALL
+    assert trajectory.model == "served"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"request": REQUEST, "response": CHUNKS},
+        {"request": REQUEST, "chunks": CHUNKS},
+        {"request": REQUEST, "response": stream_text(CHUNKS)},
+        {
+            "custom_id": "q1",
+            "request": {"body": REQUEST},
+            "response": {"status_code": 200, "body": None},
+            "chunks": CHUNKS,
+        },
+    ],
+)
+def test_every_form_of_a_stream_is_read(line: dict[str, Any]) -> None:
+    check(decode(json.dumps(line).encode(), default_id="d"))
+
+
+@pytest.mark.parametrize("prefix", ["", "data: "])
+def test_chunks_logged_one_a_line_are_gathered_by_id(tmp_path: Path, prefix: str) -> None:
+    others = [c | {"id": "other"} for c in CHUNKS]
+    lines = [one for pair in zip(CHUNKS, others, strict=True) for one in pair]
+    (tmp_path / "log").write_text("".join(f"{prefix}{json.dumps(c)}\n" for c in lines))
+    found = list(read_traces(tmp_path / "log", strict=True))
+    assert [t.id for t in found] == ["chatcmpl-7", "other"]
+    for trajectory in found:
+        check(trajectory)
+
+
+def test_a_stream_without_an_end_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("".join(json.dumps(c) + "\n" for c in CHUNKS[:4]))
+    [cut] = read_traces(tmp_path / "log", strict=True)
+    assert cut.token_texts == ("I", " think", ".")
+
+
+def test_a_bare_response_is_a_conversation_of_one_turn(tmp_path: Path) -> None:
+    message = {"role": "assistant", "content": "a"}
+    choice = {"index": 0, "message": message, "logprobs": {"content": [token("a")]}}
+    response = {"id": "r", "object": "chat.completion", "model": "m", "choices": [choice]}
+    (tmp_path / "log").write_text(json.dumps([response, response | {"id": "s"}]))
+    assert [(t.id, t.token_texts) for t in read_traces(tmp_path / "log", strict=True)] == [("r", ("a",)), ("s", ("a",))]
+
+
+def test_the_batch_api_is_unwrapped() -> None:
+    body = {"id": "r", "choices": [{"message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}]}
+    line = {"id": "batch_req_1", "custom_id": "q1", "response": {"status_code": 200, "body": body}, "error": None}
+    trajectory = decode(json.dumps(line).encode(), default_id="d")
+    assert (trajectory.id, trajectory.prediction) == ("batch_req_1", "hi")
+
+
+def test_an_event_that_is_not_json_is_named() -> None:
+    with pytest.raises(DataError, match="not valid JSON"):
+        decode(json.dumps({"request": REQUEST, "response": "data: {oops\n\n"}).encode(), default_id="d")
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(max_size=40), st.text(max_size=40), st.lists(st.integers(0, 40), max_size=6))
+def test_any_cutting_of_text_and_arguments_is_undone(content: str, arguments: str, cuts: list[int]) -> None:
+    edges = sorted({0, 40, *cuts})
+    chunks = []
+    for a, b in pairwise(edges):
+        call = {"index": 0, "function": {"arguments": arguments[a:b]}} | ({"id": "x"} if a == 0 else {})
+        chunks.append(chunk({"content": content[a:b], "tool_calls": [call]}))
+    chunks[0]["choices"][0]["delta"]["tool_calls"][0]["function"]["name"] = "f"
+    trajectory = decode(json.dumps({"request": REQUEST, "response": chunks}).encode(), default_id="d")
+    clean = arguments.encode("utf-8", "replace").decode().replace("\ud800", "\ufffd")
+    assert trajectory.calls[0].arguments == clean
+    assert "".join(s.text or "" for s in trajectory.segments if s.kind.value == "reasoning") == content
