@@ -41,8 +41,10 @@ os.dup2(ends[1], 4)
 os.execvp(sys.argv[3], sys.argv[3:])"""
 _TIMEOUT_S = 60.0
 _VIEW = {"width": 1400, "height": 900}
-_CLICK = """(() => { const node = document.querySelectorAll(%s)[%d];
-  node.scrollIntoView({block: "center"}); node.focus(); node.click(); })()"""
+_PLACE = """(() => { const node = document.querySelectorAll(%s)[%d];
+  node.scrollIntoView({block: "center"});
+  const box = node.getBoundingClientRect();
+  return [box.left + box.width / 2, box.top + box.height / 2]; })()"""
 _CHOOSE = """(() => { const node = document.querySelector(%s); node.value = %s;
   for (const kind of ["input", "change"]) node.dispatchEvent(new Event(kind, {bubbles: true})); })()"""
 
@@ -81,12 +83,18 @@ class Browser:
 
     def open(self, url: str) -> float:
         """Load a page and wait until it answers; seconds from the command to a script's reply in the loaded page."""
-        self._loaded, began = False, time.perf_counter()
+        # Another fragment of the page that is open would load nothing.
+        self._load("about:blank")
+        began = time.perf_counter()
+        self._load(url)
+        self.js("document.readyState")
+        return time.perf_counter() - began
+
+    def _load(self, url: str) -> None:
+        self._loaded = False
         self.command("Page.navigate", url=url)
         while not self._loaded:
             self._next()
-        self.js("document.readyState")
-        return time.perf_counter() - began
 
     def js(self, expression: str) -> Any:
         """Value of an expression in the page.
@@ -107,7 +115,10 @@ class Browser:
         return int(self.js(f"document.querySelectorAll({json.dumps(selector)}).length"))
 
     def click(self, selector: str, at: int = 0) -> None:
-        self.js(_CLICK % (json.dumps(selector), at))
+        """Press and release the mouse in the middle of one element."""
+        x, y = self.js(_PLACE % (json.dumps(selector), at))
+        for kind in ("mousePressed", "mouseReleased"):
+            self.command("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
         self.settle()
 
     def choose(self, selector: str, value: str) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from deltah.cli.options import Answers, Join, Logs, Margin, Signal, TraceFormat, VocabSize, log_options
+from deltah.cli.prices import Currency, Latency, Price, costs
 
 
 def command(  # noqa: PLR0913 - the options of a command line
@@ -20,14 +21,17 @@ def command(  # noqa: PLR0913 - the options of a command line
     format: TraceFormat = None,
     vocab_size: VocabSize = None,
     join: Join = True,
+    price: Price = None,
+    currency: Currency = "USD",
+    latency: Latency = None,
 ) -> None:
-    """Write a page with tables, curves and a trajectory viewer; several paths are compared."""
+    """Write a page with tables, waste, curves and a trajectory viewer; several paths are compared."""
     from deltah.study import load_report, write_report
 
     options = log_options(
         answers=answers, format=format, vocab_size=vocab_size, join=join, signal=signal, margin=margin
     )
-    data = load_report(paths, options=options, title=title)
+    data = load_report(paths, options=options, title=title, costs=costs(price, currency, latency))
     first = Path(paths[0])
     page = out or (first / "report.html" if first.is_dir() else first.with_name("report.html"))
     write_report(data, page)

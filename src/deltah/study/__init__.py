@@ -5,6 +5,7 @@ from deltah.study.calls import CallRow, CallSummary, call_rows, calls_by, summar
 from deltah.study.logs import LogOptions, ScoredLog, run_signal
 from deltah.study.report import (
     ArmData,
+    Costs,
     Evaluation,
     ReportData,
     load_report,
@@ -25,6 +26,7 @@ __all__ = [
     "Cell",
     "Column",
     "Comparison",
+    "Costs",
     "Estimate",
     "Evaluation",
     "LogOptions",

@@ -15,11 +15,30 @@ from deltah.core.scored import Signal
 from deltah.core.types import FloatArray, SpanQuality, Trajectory
 from deltah.study.calls import CallRow, rows_of
 from deltah.study.report.sample import Candidate, Collector, Reason
+from deltah.study.savings import Prices, SavingsAccumulator, SavingsReport
 from deltah.study.summary import STATISTICS, ClusterKey, Summary, Tallies, cluster_key, summarise_tallies, tally_of
 from deltah.study.waste import waste_of_calls
 
 Scored: TypeAlias = tuple[Trajectory, Signal | None]
 """A trajectory with its signal; None for one without entropies."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """What tokens, calls and waiting cost, as far as the reader of the report knows."""
+
+    prices: Prices | None = None
+    latency_s: Mapping[str, float] = field(default_factory=dict)
+    """Seconds of one call by tool, for calls whose duration was not measured."""
+
+    @property
+    def currency(self) -> str:
+        """Of the prices."""
+        return (self.prices or Prices()).currency
+
+    def accumulator(self) -> SavingsAccumulator:
+        """A new accumulator of savings at these costs."""
+        return SavingsAccumulator(self.prices, latency_s=self.latency_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +57,10 @@ class Evaluation:
     """Those that were stated."""
     approximate: int
     """Trajectories whose borders of reasoning and calls are estimated."""
+    savings: SavingsReport
+    """What dropping wasteful calls would have saved."""
+    costs: Costs
+    """Those that `savings` was reckoned with."""
     mixed: int = 0
     """Trajectories that mix sampling temperatures or modes of log-probabilities."""
     assumed_vocabularies: Mapping[str, int] = field(default_factory=dict)
@@ -48,13 +71,16 @@ class Evaluation:
         return len(self.tallies)
 
     @classmethod
-    def of(cls, scored: Iterable[Scored], *, seed: int = 0) -> Evaluation:
+    def of(cls, scored: Iterable[Scored], *, seed: int = 0, costs: Costs | None = None) -> Evaluation:
         """Read trajectories once, holding one at a time.
 
         Args:
             scored: Each trajectory with its signal.
             seed: Of the draw of trajectories to view.
+            costs: For savings in money and seconds; unknown where not given.
         """
+        known = costs or Costs()
+        savings = known.accumulator()
         collector, values, clusters = Collector(seed), list[FloatArray](), list[ClusterKey]()
         needs, rows, approximate, calls = list[bool | None](), list[CallRow](), 0, 0
         estimators, temperatures, mixed, assumed = set[str](), set[float](), 0, dict[str, int]()
@@ -63,6 +89,7 @@ class Evaluation:
             collector.offer(trajectory, signal, waste)
             values.append(tally_of(trajectory, signal, waste))
             clusters.append(cluster_key(trajectory))
+            savings.add(trajectory, signal, waste)
             rows += rows_of(trajectory, signal, waste)
             calls += trajectory.n_calls
             needed = trajectory.metadata.get("needs_tools")
@@ -83,6 +110,8 @@ class Evaluation:
             estimators=frozenset(estimators),
             temperatures=frozenset(temperatures),
             approximate=approximate,
+            savings=savings.result(),
+            costs=known,
             mixed=mixed,
             assumed_vocabularies=assumed,
         )

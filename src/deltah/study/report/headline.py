@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from deltah.study.bootstrap import Estimate
 from deltah.study.report.data import ReportData
+from deltah.study.report.evaluation import Evaluation
+from deltah.study.report.waste import money_text
 from deltah.study.summary import Summary
 from deltah.study.tables import estimate_cell, number
 from deltah.study.waste import Verdict
@@ -32,6 +34,11 @@ def headline(data: ReportData, evaluation: str, summaries: Mapping[str, Summary]
         rows = [_share(i, getattr(summary, key)) for i, summary in found.items()]
         if any(row["estimate"]["n"] for row in rows):
             figures.append({"key": key, "title": title, "about": about, "rows": rows})
+    dropped = [_saved(i, data.columns[i].evaluations[evaluation]) for i in found]
+    if any(row is not None for row in dropped):
+        about = "tokens not sampled and not read, if the calls of certified waste were dropped; see Waste"
+        rows = [row for row in dropped if row is not None]
+        figures.append({"key": "savings", "title": "Savings", "about": about, "rows": rows})
     for row in (row for figure in figures if figure["key"] == "waste" for row in figure["rows"]):
         row["detail"] = _verdicts(data, row["arm"], evaluation)
     return {"evaluation": evaluation, "figures": figures}
@@ -48,6 +55,20 @@ def _share(arm: int, estimate: Estimate) -> dict[str, Any]:
     left_out = f"{estimate.left_out:,} left out" if estimate.left_out and math.isfinite(estimate.value) else ""
     shown = {"text": cell.text, "interval": cell.interval, "detail": left_out}
     return {"arm": arm, "estimate": estimate.as_dict(), **shown}
+
+
+def _saved(arm: int, evaluation: Evaluation) -> dict[str, Any] | None:
+    """Tokens saved without certified waste; None where no call could be certified or is wasted."""
+    saved = evaluation.savings.certified
+    if not saved.calls:
+        return None
+    parts = [f"{saved.calls:,} certified calls dropped"]
+    if math.isfinite(saved.money) and saved.money > 0:
+        parts.append(f"{money_text(saved.money)} {evaluation.costs.currency}")
+    if math.isfinite(saved.seconds) and saved.seconds > 0:
+        parts.append(f"{number(saved.seconds, 1)} s of tools")
+    text = number(saved.call_tokens + saved.prompt_tokens, 0)
+    return {"arm": arm, "text": text, "interval": "tokens", "detail": ", ".join(parts)}
 
 
 def _verdicts(data: ReportData, arm: int, evaluation: str) -> str:

@@ -19,7 +19,7 @@ from deltah.errors import DataError
 from deltah.study.logs import LogOptions, ScoredLog, run_signal
 from deltah.study.notes import notes_on
 from deltah.study.report.data import START, ArmData, Evaluations, ReportData
-from deltah.study.report.evaluation import Evaluation
+from deltah.study.report.evaluation import Costs, Evaluation
 from deltah.traces.rundir import RunDirectory
 from deltah.traces.sources import STDIN
 
@@ -34,7 +34,14 @@ _SECONDS_KEYS: Final = (SECONDS, "train_runtime")
 """Ours counts all sittings of a run, the trainer's only the last one."""
 
 
-def load_run(path: str | Path, *, name: str | None = None, options: LogOptions | None = None, seed: int = 0) -> ArmData:
+def load_run(
+    path: str | Path,
+    *,
+    name: str | None = None,
+    options: LogOptions | None = None,
+    seed: int = 0,
+    costs: Costs | None = None,
+) -> ArmData:
     """Read one run directory.
 
     Args:
@@ -42,6 +49,7 @@ def load_run(path: str | Path, *, name: str | None = None, options: LogOptions |
         name: Of the arm; the reward of its configuration, else the directory's name, when not given.
         options: How its evaluations are read; where they state no signal, the run's own is used.
         seed: Of the draw of trajectories to view.
+        costs: For savings in money and seconds.
 
     Raises:
         DataError: if it is not a run directory.
@@ -50,7 +58,7 @@ def load_run(path: str | Path, *, name: str | None = None, options: LogOptions |
     config = run.config
     options = replace(options, signal=options.signal or run_signal(config))
     files = sorted((run.path / "eval").glob("*.jsonl*"))
-    read = {_stem(file.name): _read([str(file)], options, seed) for file in files}
+    read = {_stem(file.name): _read([str(file)], options, seed, costs) for file in files}
     metrics = tuple(run.read_metrics())
     return ArmData(
         name=name or _arm_name(config) or run.path.name,
@@ -64,13 +72,16 @@ def load_run(path: str | Path, *, name: str | None = None, options: LogOptions |
     )
 
 
-def load_traces(path: str | Path, *, options: LogOptions | None = None, seed: int = 0) -> ArmData:
+def load_traces(
+    path: str | Path, *, options: LogOptions | None = None, seed: int = 0, costs: Costs | None = None
+) -> ArmData:
     """Read traces or logs in any format `read_traces` knows, once; there are no learning curves then.
 
     Args:
         path: A file, a folder of files, a glob pattern, or "-".
         options: How they are read.
         seed: Of the draw of trajectories to view.
+        costs: For savings in money and seconds.
 
     Returns:
         The arm, named by the file or folder.
@@ -78,7 +89,7 @@ def load_traces(path: str | Path, *, options: LogOptions | None = None, seed: in
     Raises:
         DataError: if nothing can be read, or there is no trajectory in it.
     """
-    evaluation, log = _read([str(path)], options or LogOptions(), seed)
+    evaluation, log = _read([str(path)], options or LogOptions(), seed, costs)
     problems = tuple(str(p) for p in log.reader.problems[:MAX_PROBLEMS_SHOWN])
     if not len(evaluation):
         first = f"; the first problem: {problems[0]}" if problems else ""
@@ -101,6 +112,7 @@ def load_report(
     title: str | None = None,
     facts: Mapping[str, str] | None = None,
     seed: int = 0,
+    costs: Costs | None = None,
 ) -> ReportData:
     """Read run directories, traces and logs into one report, side by side.
 
@@ -113,6 +125,7 @@ def load_report(
         title: Of the page.
         facts: Of the footer, beside those that the runs state.
         seed: Of the bootstrap and of the draw of trajectories to view.
+        costs: For savings in money and seconds.
 
     Raises:
         DataError: if a path cannot be read, holds no trajectory, or nothing was given.
@@ -122,8 +135,7 @@ def load_report(
     if not listed:
         raise DataError("nothing to report on; give run directories or trace files")
     arms = [
-        load_run(path, options=options, seed=seed) if _is_run(path) else load_traces(path, options=options, seed=seed)
-        for path in listed
+        (load_run if _is_run(path) else load_traces)(path, options=options, seed=seed, costs=costs) for path in listed
     ]
     start: Evaluations = next((found for arm in arms if (found := _start_of(arm))), {})
     if len(arms) > 1 and not start and listed[0].name == START and _is_run(listed[0]):
@@ -149,10 +161,10 @@ def _expand(path: Path) -> list[Path]:
     return sorted(runs, key=lambda run: run.name != START) or [path]
 
 
-def _read(paths: list[str], options: LogOptions, seed: int) -> tuple[Evaluation, ScoredLog]:
+def _read(paths: list[str], options: LogOptions, seed: int, costs: Costs | None) -> tuple[Evaluation, ScoredLog]:
     """Stream files through once."""
     log = ScoredLog(paths, options)
-    return Evaluation.of(log, seed=seed), log
+    return Evaluation.of(log, seed=seed, costs=costs), log
 
 
 def _study(folder: Path) -> Mapping[str, Any] | None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any, Final
 
 from deltah.study.calls import CallRow
 from deltah.study.report.data import ReportData
+from deltah.study.report.evaluation import Evaluation
+from deltah.study.savings import Savings
+from deltah.study.tables import number
 from deltah.study.waste import Verdict, Waste
 
 CLASSES: Final = {
@@ -38,13 +42,40 @@ def waste_tables(data: ReportData) -> list[dict[str, Any]]:
     tables = []
     for name in data.evaluation_names:
         arms = [
-            {"arm": i, **_counts(arm.evaluations[name].rows)}
+            {"arm": i, **_counts(arm.evaluations[name].rows), "savings": _savings(arm.evaluations[name])}
             for i, arm in enumerate(data.columns)
             if name in arm.evaluations and arm.evaluations[name].rows
         ]
         if arms:
-            tables.append({"evaluation": name, "arms": arms})
+            saves = any(level["calls"] for arm in arms for level in arm["savings"]["levels"])
+            assumptions = list(dict.fromkeys(line for arm in arms for line in arm["savings"]["assumptions"]))
+            tables.append({"evaluation": name, "arms": arms, "saves": saves, "assumptions": assumptions})
     return tables
+
+
+def _savings(evaluation: Evaluation) -> dict[str, Any]:
+    """Both levels of evidence, each number with the text that shows it; null where a price or a time is unknown."""
+    report = evaluation.savings
+    levels = {"certified": report.certified}
+    if report.certified_and_likely.calls > report.certified.calls:
+        levels["certified and likely"] = report.certified_and_likely
+    return {
+        "levels": [{"name": name, **asdict(saved), "texts": _texts(saved)} for name, saved in levels.items()],
+        "currency": evaluation.costs.currency,
+        "assumptions": list(report.assumptions),
+    }
+
+
+def _texts(saved: Savings) -> dict[str, str]:
+    """Numbers as they are shown: whole tokens, two decimals of seconds, four digits of small sums of money."""
+    tokens = {key: number(getattr(saved, key), 0) for key in ("call_tokens", "result_tokens", "prompt_tokens")}
+    money = {key: money_text(getattr(saved, key)) for key in ("money", "money_with_cache")}
+    return {**tokens, **money, "seconds": number(saved.seconds, 2 if saved.seconds < 100 else 0)}
+
+
+def money_text(amount: float) -> str:
+    """Two decimals; four of less than one unit."""
+    return number(amount, 2 if not amount or amount >= 1 else 4)
 
 
 def _counts(rows: Iterable[CallRow]) -> dict[str, Any]:

@@ -2,6 +2,9 @@
 let current = null;
 let beside = null;
 
+// Arm and evaluation, where there are several.
+const whose = (t) => (data.evaluations.length > 1 ? `${data.arms[t.arm].name}, ${t.evaluation}` : data.arms[t.arm].name);
+
 function outcomeLabel(t) {
   if (t.correct === null) return el("span", { class: "label" }, "not graded");
   return el("span", { class: "label " + (t.correct ? "yes" : "no") }, (t.correct ? "✓ correct" : "✗ not correct") + `, F1 ${t.outcome.toFixed(2)}`);
@@ -16,7 +19,7 @@ function column(t, scale) {
   const name = el("span", { class: armClass(t.arm) }, el("span", { class: "dot" }), el("bdi", {}, data.arms[t.arm].name));
   const counts = count(t.calls, "call") + (t.reduced === null ? "" : `, ${t.reduced} reduced`) + `, ${count(t.tokens, "sampled token")}`;
   const view = el("article", { "data-key": t.key });
-  view.append(el("div", { class: "who" }, name, el("span", { class: "unit" }, t.evaluation), outcomeLabel(t), el("span", { class: "unit" }, counts), changeText(t)));
+  view.append(el("div", { class: "who" }, name, data.evaluations.length > 1 ? el("span", { class: "unit" }, t.evaluation) : null, outcomeLabel(t), el("span", { class: "unit" }, counts), changeText(t)));
   const answer = el("p", { class: "answer" }, el("span", { class: "unit" }, "answer "), el("bdi", {}, t.prediction === null ? "–" : t.prediction));
   if (t.stop !== "answered" && t.stop !== "unknown") answer.append(" ", el("span", { class: "label no" }, "stopped: " + words(t.stop)));
   if (t.spans !== "exact") answer.append(" ", el("span", { class: "label", title: "borders of reasoning and calls are estimated" }, "spans: approximate"));
@@ -56,8 +59,8 @@ function render() {
   const family = siblings(current);
   if (family.length > 1) {
     const buttons = family.map((t) => el("button", { type: "button", "aria-pressed": String(t === current), onclick: () => go(t, beside) },
-      el("bdi", {}, `${data.arms[t.arm].name}, ${t.evaluation}`), t.correct === null ? "" : t.correct ? " ✓" : " ✗"));
-    main.append(el("div", { class: "siblings" }, ...buttons, el("button", { type: "button", class: "pair", onclick: togglePair }, beside ? "close the second" : "put side by side")));
+      el("bdi", {}, whose(t)), t.correct === null ? "" : t.correct ? " ✓" : " ✗"));
+    main.append(el("div", { class: "siblings" }, ...buttons, el("button", { type: "button", class: "pair", onclick: togglePair }, beside ? "show one" : "put side by side")));
   }
   // In the order of the arms, whichever of the two was opened.
   const shown = [current, beside].filter(Boolean).sort((a, b) => a.arm - b.arm || trajectories.indexOf(a) - trajectories.indexOf(b));

@@ -86,7 +86,7 @@ function marks(t) {
 }
 
 function item(t, i) {
-  const who = data.arms.length > 1 ? `${data.arms[t.arm].name}, ${t.evaluation} · ` : "";
+  const who = data.arms.length > 1 || data.evaluations.length > 1 ? whose(t) + " · " : "";
   const wasted = t.waste.certified + t.waste.likely;
   const facts = who + count(t.calls, "call") + (wasted ? `, ${wasted} waste` : "") + (t.not_reduced ? `, ${t.not_reduced} not reduced` : "");
   const grade = t.correct === null ? null : el("span", { class: "grade " + (t.correct ? "yes" : "no"), title: t.correct ? "correct" : "not correct" }, t.correct ? "✓" : "✗");
