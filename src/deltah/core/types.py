@@ -7,7 +7,7 @@ or None, never 0. What can be derived (masks, rounds, counts) is a property, so 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -17,6 +17,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from deltah.core.texts import TokenTexts
 from deltah.errors import InvalidValueError
 
 FloatArray: TypeAlias = NDArray[np.float64]
@@ -178,8 +179,8 @@ class Trajectory:
     """(T,) log-probability of each sampled token, NaN elsewhere."""
     token_ids: IntArray | None = None
     """(T,) vocabulary indices."""
-    token_texts: tuple[str, ...] | None = None
-    """(T,) text of each token, for display; their concatenation is the text."""
+    token_texts: Sequence[str] | None = None
+    """(T,) text of each token, for display; their concatenation is the text. A tuple, or `TokenTexts`."""
     group_id: str | None = None
     """Trajectories that answer the same prompt under the same policy share it."""
     question: str | None = None
