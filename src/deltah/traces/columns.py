@@ -193,18 +193,17 @@ class Rows:
 
     def _build(self, i: int) -> Trajectory:
         fields = {name: values[i] for name, values in self._columns.items()}
-        del fields["schema_version"]
         text, ends = fields.pop("text", None), _integers(fields.pop("token_ends", None), "token_ends")
         if (text is None) != (ends is None):
-            raise DataError("one of the columns text and token_ends is NULL; expected both or neither")
+            raise DataError("one of the columns text and token_ends is NULL or missing; expected both or neither")
         fields["token_ids"] = _integers(fields.get("token_ids"), "token_ids")
         for name in _FLOAT_ARRAYS:
             if isinstance(values := fields.get(name), np.ma.MaskedArray):
-                fields[name] = values.filled(np.nan)
+                fields[name] = np.where(values.mask, np.nan, values.data)  # `filled` takes five times as long
         return Trajectory(
             segments=tuple(map(_segment, *self._slices("segments", i))),
             calls=tuple(map(_tool_call, *self._slices("calls", i))),
-            token_texts=None if text is None else TokenTexts(text, ends),
+            token_texts=None if text is None or ends is None else TokenTexts(text, ends),
             metadata=decode_metadata(fields.pop("metadata", None) or "{}"),
             **{name: value for name, value in fields.items() if value is not None},
         )
@@ -221,6 +220,7 @@ class Rows:
             items = [dict(zip(fields, item, strict=True)) for item in zip(*self._slices(name, i), strict=True)]
             row[name] = None if self._lengths[name][i] is None else items
         given = {name: value for name, value in row.items() if value is not None or name in REQUIRED}
+        given["schema_version"] = SCHEMA_VERSION
         try:
             msgspec.convert(given, TraceRecord)
         except msgspec.ValidationError as error:

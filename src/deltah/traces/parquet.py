@@ -15,10 +15,9 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from deltah.core.types import Trajectory
 from deltah.errors import DataError, InvalidValueError
@@ -73,7 +72,10 @@ def write_parquet(path: str | os.PathLike[str], trajectories: Iterable[Trajector
     target, count = Path(path), 0
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder, _database() as db:
+        with (
+            tempfile.TemporaryDirectory(dir=target.parent, prefix=".deltah-parquet-") as folder,
+            closing(_database()) as db,
+        ):
             parts: list[str] = []
             for block in _blocks(trajectories):
                 parts.append(os.path.join(folder, f"{len(parts)}.parquet"))
@@ -106,7 +108,7 @@ def read_parquet(
 
     Args:
         path: Local file.
-        rows: Read only these rows, counted from 0 (see `row_blocks`); None: all.
+        rows: Read only these rows, counted from 0 (see `row_ranges`); None: all.
         skip: Fields of `OPTIONAL` to leave out, which makes reading faster; they are None in the trajectories.
         on_error: Called with the number of a row, from 1, and the reason why it cannot be read; the others are still
             read. None: the first such row is an error. A damaged row group is one problem, of its first row.
@@ -122,93 +124,100 @@ def read_parquet(
     return source.trajectories(rows, on_error)
 
 
-def row_blocks(path: str | os.PathLike[str]) -> list[range]:
-    """Ranges of rows that are read at once, in order; together they are all rows.
+def row_ranges(path: str | os.PathLike[str], *, row_groups: int = 4) -> list[range]:
+    """Ranges of rows for several processes to read, each by `read_parquet(path, rows=...)`.
 
-    They are the units of work for several processes: each reads its own by `read_parquet(path, rows=...)`.
+    Args:
+        path: Local file.
+        row_groups: Row groups in a range; opening the file costs about as much as a tenth of one.
+
+    Returns:
+        Adjacent ranges, in order, that together are all rows; empty for a file without rows.
 
     Raises:
         DataError: if the file is not a Parquet file of traces.
     """
-    return _Source(os.fspath(path), ()).blocks
+    with closing(_Source(os.fspath(path), ())) as source:
+        blocks = source.blocks
+    return [range(blocks[i].start, blocks[i : i + row_groups][-1].stop) for i in range(0, len(blocks), row_groups)]
 
 
 class _Source:
-    """A checked file and how its columns are read."""
+    """An open, checked file."""
 
     def __init__(self, path: str, skip: Sequence[str]) -> None:
         _check_readable(path)
         self.path = path
         self._pattern = _pattern(path)
-        with self._errors(f"{path}: the file cannot be read as Parquet"), _database() as db:
-            types = {
-                str(row[0]): str(row[1]) for row in self._query(db, "DESCRIBE FROM read_parquet($file)").fetchall()
-            }
+        self._db = _database()
+        with self._errors(f"{path}: the file cannot be read as Parquet"):
+            types = {str(row[0]): str(row[1]) for row in self._query("DESCRIBE FROM read_parquet($file)").fetchall()}
             _check_types(path, types)
-            self._check_versions(db)
-            self.blocks = self._row_groups(db)
-        skipped = {*skip, *(("text", "token_ends") if "token_texts" in skip else ())}
-        self._columns = [
-            _read_expression(name, types[name]) for name in LAYOUT if name in types and name not in skipped
-        ]
+            self._check_versions()
+            self.blocks = self._blocks()
+        skipped = {"schema_version", *skip, *(("text", "token_ends") if "token_texts" in skip else ())}
+        self._columns = [_expression(name, types[name]) for name in LAYOUT if name in types and name not in skipped]
         self._nested = [name for name in NESTED if name in types]
 
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+
     def trajectories(self, rows: range | None, on_error: Callable[[int, str], None] | None) -> Iterator[Trajectory]:
-        """Read block by block; see `read_parquet`."""
-        with _database() as db:
-            for block in self.blocks:
-                wanted = block if rows is None else range(max(block.start, rows.start), min(block.stop, rows.stop))
-                if not wanted:
-                    continue
+        """Read block by block and close; see `read_parquet`."""
+
+        def report(row: int, where: str, error: DataError) -> None:
+            if on_error is None:
+                raise DataError(f"{self.path}, {where}: {error}") from error
+            on_error(row + 1, str(error))
+
+        with closing(self):
+            for block in self.blocks if rows is None else filter(None, (_overlap(b, rows) for b in self.blocks)):
                 try:
-                    read = self._read(db, wanted)
+                    read = self._read(block)
                 except DataError as error:
-                    if on_error is None:
-                        raise
-                    on_error(wanted.start + 1, str(error))
+                    report(block.start, f"rows {block.start + 1} to {block.stop}", error)
                     continue
                 for i in range(len(read)):
                     try:
                         trajectory = read.trajectory(i)
                     except DataError as error:
-                        if on_error is None:
-                            raise DataError(f"{self.path}, row {wanted.start + i + 1}: {error}") from error
-                        on_error(wanted.start + i + 1, str(error))
-                        continue
-                    yield trajectory
+                        report(block.start + i, f"row {block.start + i + 1}", error)
+                    else:
+                        yield trajectory
 
-    def _read(self, db: DuckDBPyConnection, rows: range) -> Rows:
+    def _read(self, rows: range) -> Rows:
         source = "read_parquet($file, file_row_number = true) WHERE file_row_number BETWEEN $first AND $last"
         bounds = {"first": rows.start, "last": rows.stop - 1}
-        with self._errors(f"{self.path}, rows {rows.start + 1} to {rows.stop}: the file is damaged"):
-            columns = self._query(db, f"SELECT {', '.join(self._columns)} FROM {source}", **bounds).fetchnumpy()
+        with self._errors("the file is damaged"):
+            columns = self._query(f"SELECT {', '.join(self._columns)} FROM {source}", **bounds).fetchnumpy()
             nested = {
                 name: self._query(
-                    db, f"SELECT unnest({name}::{LAYOUT[name]}, recursive := true) FROM {source}", **bounds
+                    f"SELECT unnest({name}::{LAYOUT[name]}, recursive := true) FROM {source}", **bounds
                 ).fetchnumpy()
                 for name in self._nested
             }
         return Rows(columns, nested["segments"], nested.get("calls", {}))
 
-    def _check_versions(self, db: DuckDBPyConnection) -> None:
-        query = "SELECT DISTINCT coalesce(schema_version, 0) FROM read_parquet($file)"
-        for (version,) in self._query(db, query).fetchall():
+    def _check_versions(self) -> None:
+        for (version,) in self._query("SELECT DISTINCT schema_version FROM read_parquet($file)").fetchall():
             try:
-                check_version(int(version))
+                check_version(version or 0)
             except DataError as error:
                 raise DataError(f"{self.path}: {error}") from error
 
-    def _row_groups(self, db: DuckDBPyConnection) -> list[range]:
+    def _blocks(self) -> list[range]:
+        """Row groups; longer ones, of other writers, in pieces."""
         query = "SELECT DISTINCT row_group_id, row_group_num_rows FROM parquet_metadata($file) ORDER BY row_group_id"
-        blocks, start = [], 0
-        for _, n_rows in self._query(db, query).fetchall():
+        blocks, start = list[range](), 0
+        for _, n_rows in self._query(query).fetchall():
             stop = start + int(n_rows)
             blocks += [range(a, min(a + _READ_ROWS, stop)) for a in range(start, stop, _READ_ROWS)]
             start = stop
         return blocks
 
-    def _query(self, db: DuckDBPyConnection, query: str, **bounds: int) -> DuckDBPyConnection:
-        return db.execute(query, {"file": self._pattern, **bounds})
+    def _query(self, query: str, **bounds: int) -> DuckDBPyConnection:
+        return self._db.execute(query, {"file": self._pattern, **bounds})
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:
@@ -220,18 +229,17 @@ class _Source:
             raise DataError(f"{what} ({_first_line(error)}); write or copy it again") from error
 
 
-@contextmanager
-def _database() -> Iterator[DuckDBPyConnection]:
+def _overlap(block: range, rows: range) -> range:
+    return range(max(block.start, rows.start), min(block.stop, rows.stop))
+
+
+def _database() -> DuckDBPyConnection:
     """Database in memory that keeps the order of rows, loads no extension and uses one thread."""
     import duckdb
 
-    db = duckdb.connect(
+    return duckdb.connect(
         config={"threads": 1, "autoinstall_known_extensions": False, "autoload_known_extensions": False}
     )
-    try:
-        yield db
-    finally:
-        db.close()
 
 
 def _blocks(trajectories: Iterable[Trajectory]) -> Iterator[list[Trajectory]]:
@@ -249,7 +257,7 @@ def _blocks(trajectories: Iterable[Trajectory]) -> Iterator[list[Trajectory]]:
 
 def _size(trajectory: Trajectory) -> int:
     """Approximate bytes of a trajectory in memory."""
-    arrays = sum(values.nbytes for name in ARRAYS if (values := getattr(trajectory, name, None)) is not None)
+    arrays: int = sum(values.nbytes for name in ARRAYS if (values := getattr(trajectory, name, None)) is not None)
     texts = sum(len(s.text or "") for s in trajectory.segments)
     calls = sum(len(call.arguments) + len(call.result or "") for call in trajectory.calls)
     return arrays + texts + calls + (0 if trajectory.token_texts is None else 16 * len(trajectory))
@@ -261,7 +269,7 @@ def _write_part(db: DuckDBPyConnection, path: str, block: Sequence[Trajectory]) 
     arrays = ", ".join(f"{name}::{LAYOUT[name]} AS {name}" for name in ARRAYS)
     db.register("block", dict(to_columns(block)))
     db.execute(
-        f"COPY (SELECT {head}, {arrays} FROM (SELECT from_json(head, {_literal(structure)}) AS head, "
+        f"COPY (SELECT {head}, {arrays} FROM (SELECT from_json(head::VARCHAR, {_literal(structure)}) AS head, "
         f"{', '.join(ARRAYS)} FROM block)) TO {_literal(path)} (FORMAT parquet, COMPRESSION uncompressed)"
     )
     db.unregister("block")
@@ -297,7 +305,7 @@ def _widest(sql_type: str) -> str:
     return sql_type.replace('"', "")
 
 
-def _read_expression(name: str, found: str) -> str:
+def _expression(name: str, found: str) -> str:
     if name in NESTED:
         return f"len({name}) AS {name}"
     return name if found == LAYOUT[name] else f"{name}::{LAYOUT[name]} AS {name}"
