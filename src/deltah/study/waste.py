@@ -98,6 +98,8 @@ def waste_of_calls(trajectory: Trajectory) -> tuple[frozenset[Waste], ...]:
     """
     if not trajectory.calls:
         return ()
+    if trajectory.metadata.get("has_text") is False:
+        return (frozenset(),) * trajectory.n_calls  # an export of numbers: there is nothing to compare
     heard = user_text(trajectory)
     evidence = _evidence(trajectory.calls, heard)
     for group in _same_calls(evidence):

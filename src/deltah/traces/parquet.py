@@ -52,6 +52,20 @@ def is_parquet(path: str | os.PathLike[str]) -> bool:
         return False
 
 
+def holds_traces(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is Parquet with the columns of our traces; False for what cannot be read as such."""
+    import duckdb
+
+    if not is_parquet(path):
+        return False
+    try:
+        with _database() as db:
+            found = db.execute("DESCRIBE FROM read_parquet($file)", {"file": _pattern(os.fspath(path))}).fetchall()
+    except duckdb.Error:
+        return False
+    return {str(row[0]) for row in found}.issuperset(REQUIRED)
+
+
 def write_parquet(path: str | os.PathLike[str], trajectories: Iterable[Trajectory]) -> int:
     """Write trajectories to a Parquet file, atomically: the old file stays whole until the new one is.
 
