@@ -210,7 +210,7 @@ def test_recorded_logs_of_other_programs_are_told_by_content(
     assert found
     assert len(found) == (n_read or len(found))
     assert {t.calls[0].name for t in found if t.calls} <= {"population", "search", "lookup"}
-    path.write_bytes((DATA / name).read_bytes()[:-200])
+    path.write_bytes((DATA / name).read_bytes()[: path.stat().st_size // 2])
     reader = read_traces(path)
     list(reader)
     assert reader.n_problems >= 1
