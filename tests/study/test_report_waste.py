@@ -56,7 +56,7 @@ def test_counts_by_verdict_and_class() -> None:
     (arm,) = payload["waste"]["tables"][0]["arms"]
     assert arm["calls"] == 3
     assert arm["verdicts"] == {"certified": 1, "likely": 0, "hint": 0, "none": 2}
-    duplicates = next(c for c in arm["classes"] if c["waste"] == "exact_duplicate")
+    (duplicates,) = payload["waste"]["tables"][0]["by_class"]["exact_duplicate"]
     assert (duplicates["certified"], duplicates["none"]) == (1, 1)
     group = payload["calls"][0]["by_round"]
     assert [(g["certified"], g["likely"]) for g in group] == [(0, 0), (1, 0), (0, 0)]
@@ -84,7 +84,8 @@ def test_savings_by_hand() -> None:
     prices = Prices(input_per_million=1000.0, cached_input_per_million=100.0, output_per_million=10_000.0)
     payload = build(report(searcher([2.0, 1.0, 1.5, 0.5]), costs=Costs(prices=prices)))
     table = payload["waste"]["tables"][0]
-    (level,) = table["arms"][0]["savings"]["levels"]
+    assert list(table["by_level"]) == ["certified"]
+    (level,) = table["by_level"]["certified"]
     assert table["saves"]
     assert (level["calls"], level["call_tokens"], level["prompt_tokens"], level["seconds"]) == (1, 3, 16, 0.5)
     assert level["money"] == pytest.approx((3 * 10_000 + 16 * 1000) * 1e-6)
@@ -97,7 +98,7 @@ def test_savings_by_hand() -> None:
 
 def test_unknown_prices_are_null_and_no_waste_means_no_savings() -> None:
     wasteful = build(report(searcher([2.0, 1.0, 1.5])))
-    level = wasteful["waste"]["tables"][0]["arms"][0]["savings"]["levels"][0]
+    level = wasteful["waste"]["tables"][0]["by_level"]["certified"][0]
     assert level["money"] is None
     assert level["texts"]["money"] == "–"
     clean = build(report(searcher([2.0, 1.0])))
