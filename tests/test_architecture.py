@@ -17,6 +17,7 @@ FLOORS = {
     "errors": 0,
     "core": 1,
     "jsonlines": 1,
+    "parallel": 1,
     "traces": 2,
     "tools": 2,
     "tasks": 2,

@@ -20,7 +20,8 @@ from .chat import assistant, call, line, result, token, user
 SCALARS = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=6)
 KEYS = st.sampled_from(
     ["schema_version", "id", "segments", "messages", "role", "content", "logprobs", "top_logprobs", "token", "logprob",
-     "bytes", "tool_calls", "function", "name", "arguments", "request", "response", "choices", "message", "score"]
+     "bytes", "tool_calls", "function", "name", "arguments", "request", "response", "choices", "message", "score",
+     "loss_mask", "token_ids", "entropy", "epoch", "target", "input", "output", "step", "prompt", "completion"]
 )  # fmt: skip
 JSON_VALUES = st.recursive(
     SCALARS | st.sampled_from(["assistant", "tool", "user"]),

@@ -286,6 +286,9 @@ def test_kinds_are_only_sampled_inside_assistant_messages() -> None:
         ("Errors and residuals are closely related", False),
         ("Error correction is a field of coding theory", False),
         ("errorless: yes", False),
+        ("Traceback (most recent call last):\n  File", True),
+        ("ValueError: bad", True),
+        ("TypeErrors: a field guide", False),
         ("", False),
     ],
 )

@@ -77,16 +77,22 @@ def segment_entropies(trajectory: Trajectory, pool: Pool = Pool.REASONING, *, ta
         InvalidValueError: if the trajectory carries no entropies.
     """
     lower, upper = trajectory.entropy_bounds
-    point = trajectory.entropy
     n_segments = len(trajectory.rounds) + 1
+    point = trajectory.entropy
     if point is None:  # unreachable after entropy_bounds; tells the type checker
         raise InvalidValueError(f"trajectory {trajectory.id!r} carries no entropies")
-    used = pool_mask(trajectory, pool, tail_tokens=tail_tokens) & ~np.isnan(point)
+    used = np.flatnonzero(pool_mask(trajectory, pool, tail_tokens=tail_tokens) & ~np.isnan(point))
     index = trajectory.segment_of_token[used]
-    counts = np.bincount(index, minlength=n_segments).astype(np.int64)
+    counts = np.bincount(index, minlength=n_segments)
+    divisor = np.where(counts > 0, counts, np.nan)
 
     def mean(values: FloatArray) -> FloatArray:
-        totals = np.bincount(index, weights=values[used], minlength=n_segments)
-        return np.where(counts > 0, totals / np.maximum(counts, 1), np.nan)
+        return np.bincount(index, weights=values[used], minlength=n_segments) / divisor
 
-    return SegmentEntropies(mean(point), mean(lower), mean(upper), counts)
+    middle = mean(point)
+    return SegmentEntropies(
+        middle,
+        middle if lower is point else mean(lower),
+        middle if upper is point else mean(upper),
+        counts.astype(np.int64, copy=False),
+    )

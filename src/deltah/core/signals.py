@@ -10,6 +10,7 @@ Every signal keeps that sign and that verdict, so rewards take any of them. Sign
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -160,14 +161,13 @@ def score(trajectory: Trajectory, config: SignalConfig | None = None, **options:
     pool = Pool.TAIL if config.name is SignalName.TAIL else config.pool
     h = segment_entropies(trajectory, pool, tail_tokens=config.tail_tokens)
     short = h.n_tokens < config.min_tokens
-    blank = np.where(short, np.nan, 0.0)
-    h = SegmentEntropies(h.point + blank, h.lower + blank, h.upper + blank, h.n_tokens)
+    if short.any():
+        point, lower, upper = (np.where(short, np.nan, values) for values in h[:3])
+        h = SegmentEntropies(point, lower, upper, h.n_tokens)
     point, lower, upper = _FORMS[config.name](h, config)
-    unanswered = np.array(
-        [all(trajectory.calls[i].status is CallStatus.UNANSWERED for i in r.calls) for r in trajectory.rounds],
-        dtype=np.bool_,
-    )
-    point, lower, upper = (np.where(unanswered, np.nan, values) for values in (point, lower, upper))
+    unanswered = [all(trajectory.calls[i].status is CallStatus.UNANSWERED for i in r.calls) for r in trajectory.rounds]
+    if any(unanswered):
+        point, lower, upper = (np.where(unanswered, np.nan, values) for values in (point, lower, upper))
     return Signal(
         name=config.name.value,
         margin=config.resolved_margin,
@@ -199,11 +199,11 @@ def signal_config(**options: object) -> SignalConfig:
 
 
 def _labels(lower: FloatArray, upper: FloatArray, margin: float) -> tuple[CallLabel, ...]:
-    return tuple(_label(float(low), float(high), margin) for low, high in zip(lower, upper, strict=True))
+    return tuple(_label(low, high, margin) for low, high in zip(lower.tolist(), upper.tolist(), strict=True))
 
 
 def _label(lower: float, upper: float, margin: float) -> CallLabel:
-    if np.isnan(lower) or np.isnan(upper):
+    if math.isnan(lower) or math.isnan(upper):
         return CallLabel.UNDEFINED
     if upper < -margin:
         return CallLabel.REDUCED

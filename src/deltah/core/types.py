@@ -7,7 +7,8 @@ or None, never 0. What can be derived (masks, rounds, counts) is a property, so 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -17,6 +18,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from deltah.core.texts import TokenTexts
 from deltah.errors import InvalidValueError
 
 FloatArray: TypeAlias = NDArray[np.float64]
@@ -43,6 +45,9 @@ class SegmentKind(StrEnum):
     def sampled(self) -> bool:
         """Whether the policy drew these tokens; exactly these belong to the response mask."""
         return self in (SegmentKind.REASONING, SegmentKind.CALL, SegmentKind.CONTROL)
+
+
+_SAMPLED = tuple(kind for kind in SegmentKind if kind.sampled)
 
 
 class CallStatus(StrEnum):
@@ -100,7 +105,8 @@ class ToolCall:
     """Measured wall time in seconds; None when not measured."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "status", CallStatus(self.status))
+        if type(self.status) is not CallStatus:
+            object.__setattr__(self, "status", CallStatus(self.status))
         if (self.result is None) != (self.status is CallStatus.UNANSWERED):
             raise InvalidValueError(
                 f"call {self.id!r}: status {self.status.value!r} does not fit a result of {self.result!r}; "
@@ -122,7 +128,8 @@ class Segment:
     """Text of a span whose tokens are unknown (start == stop); None where `Trajectory.token_texts` has it."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "kind", SegmentKind(self.kind))
+        if type(self.kind) is not SegmentKind:
+            object.__setattr__(self, "kind", SegmentKind(self.kind))
 
     @property
     def n_tokens(self) -> int:
@@ -178,8 +185,8 @@ class Trajectory:
     """(T,) log-probability of each sampled token, NaN elsewhere."""
     token_ids: IntArray | None = None
     """(T,) vocabulary indices."""
-    token_texts: tuple[str, ...] | None = None
-    """(T,) text of each token, for display; their concatenation is the text."""
+    token_texts: Sequence[str] | None = None
+    """(T,) text of each token, for display; their concatenation is the text. Kept as a tuple or `TokenTexts`."""
     group_id: str | None = None
     """Trajectories that answer the same prompt under the same policy share it."""
     question: str | None = None
@@ -197,7 +204,8 @@ class Trajectory:
     def __post_init__(self) -> None:
         n = self.segments[-1].stop if self.segments else 0
         for name, kind in (("estimator", Estimator), ("stop_reason", StopReason), ("spans", SpanQuality)):
-            object.__setattr__(self, name, kind(getattr(self, name)))
+            if type(value := getattr(self, name)) is not kind:
+                object.__setattr__(self, name, kind(value))
         for name in ("entropy", "entropy_lower", "entropy_upper", "logprobs"):
             object.__setattr__(self, name, _read_only(getattr(self, name), np.float64, name, n))
         object.__setattr__(self, "token_ids", _read_only(self.token_ids, np.int64, "token_ids", n))
@@ -205,6 +213,8 @@ class Trajectory:
         self._check_segments()
         self._check_entropy()
         self._check_calls()
+        if self.token_texts is not None and not isinstance(self.token_texts, tuple | TokenTexts):
+            object.__setattr__(self, "token_texts", tuple(self.token_texts))
         if self.token_texts is not None and len(self.token_texts) != n:
             raise InvalidValueError(f"trajectory {self.id!r}: {len(self.token_texts)} token texts for {n} tokens")
         if self.outcome is not None and not 0.0 <= self.outcome <= 1.0:
@@ -231,14 +241,15 @@ class Trajectory:
             if self.entropy_lower is not None or self.entropy_upper is not None:
                 raise InvalidValueError(f"trajectory {self.id!r}: entropy bounds without an entropy")
             return
-        off = np.isfinite(self.entropy) & ~self.response_mask
+        off = np.isfinite(self.entropy)
+        off &= ~self.response_mask
         if off.any():
             raise InvalidValueError(
-                f"trajectory {self.id!r}: token {int(np.argmax(off))} was not sampled but carries an entropy; "
+                f"trajectory {self.id!r}: token {int(off.argmax())} was not sampled but carries an entropy; "
                 "set NaN on prompt and result tokens"
             )
-        lower, upper = self.entropy_bounds
-        if (lower > self.entropy).any() or (upper < self.entropy).any():
+        lower, upper = self.entropy_lower, self.entropy_upper
+        if (lower is not None and (lower > self.entropy).any()) or (upper is not None and (upper < self.entropy).any()):
             raise InvalidValueError(f"trajectory {self.id!r}: an entropy lies outside its own bounds")
 
     def _check_calls(self) -> None:
@@ -266,26 +277,31 @@ class Trajectory:
         return lower, upper
 
     @cached_property
+    def _segment_lengths(self) -> IntArray:
+        """(S,) tokens of each segment."""
+        return np.array([segment.stop - segment.start for segment in self.segments], dtype=np.int64)
+
+    @cached_property
     def response_mask(self) -> BoolArray:
         """(T,) True on the tokens that the policy drew."""
-        return self.mask(kind for kind in SegmentKind if kind.sampled)
+        return self.mask(_SAMPLED)
 
     def mask(self, kinds: Iterable[SegmentKind]) -> BoolArray:
         """(T,) True on the tokens of the given kinds."""
-        wanted, mask = frozenset(kinds), np.zeros(len(self), dtype=np.bool_)
-        for segment in self.segments:
-            if segment.kind in wanted:
-                mask[segment.start : segment.stop] = True
+        wanted = tuple(kinds)  # few, and compared by identity: faster than a set, which hashes names
+        chosen = np.array([segment.kind in wanted for segment in self.segments], dtype=np.bool_)
+        mask = chosen.repeat(self._segment_lengths)
         mask.setflags(write=False)
         return mask
 
     @cached_property
     def rounds(self) -> tuple[Round, ...]:
         """Rounds 1 ... R: the calls of one turn form one round."""
-        turns = sorted({call.turn for call in self.calls})
+        members: dict[int, list[int]] = {}
+        for i, call in enumerate(self.calls):  # their turns never fall
+            members.setdefault(call.turn, []).append(i)
         return tuple(
-            Round(k=k, turn=turn, calls=tuple(i for i, call in enumerate(self.calls) if call.turn == turn))
-            for k, turn in enumerate(turns, start=1)
+            Round(k=k, turn=turn, calls=tuple(calls)) for k, (turn, calls) in enumerate(members.items(), start=1)
         )
 
     @property
@@ -296,18 +312,29 @@ class Trajectory:
     @cached_property
     def round_of_call(self) -> IntArray:
         """(C,) index k - 1 of the round each call belongs to, for indexing (R,) arrays."""
-        turns = sorted({call.turn for call in self.calls})
-        return np.array([turns.index(call.turn) for call in self.calls], dtype=np.int64)
+        index = {r.turn: r.k - 1 for r in self.rounds}
+        return np.array([index[call.turn] for call in self.calls], dtype=np.int64)
 
     @cached_property
     def segment_of_token(self) -> IntArray:
         """(T,) index k of the method's segment r_k a token stands in: the rounds issued in earlier turns."""
-        turns = np.array([r.turn for r in self.rounds], dtype=np.int64)
-        index = np.zeros(len(self), dtype=np.int64)
-        for segment in self.segments:
-            index[segment.start : segment.stop] = np.searchsorted(turns, segment.turn, side="left")
+        turns = [r.turn for r in self.rounds]
+        earlier = np.array([bisect_left(turns, segment.turn) for segment in self.segments], dtype=np.int64)
+        index = earlier.repeat(self._segment_lengths)
         index.setflags(write=False)
         return index
+
+    def text(self, start: int, stop: int) -> str:
+        """Text of tokens [start, stop).
+
+        Raises:
+            InvalidValueError: if the texts of the tokens are not known.
+        """
+        if self.token_texts is None:
+            raise InvalidValueError(f"trajectory {self.id!r} carries no token texts")
+        if isinstance(self.token_texts, TokenTexts):
+            return self.token_texts.join(start, stop)
+        return "".join(self.token_texts[start:stop])
 
 
 def _rebuild(state: dict[str, object]) -> Trajectory:

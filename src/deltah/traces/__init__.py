@@ -5,9 +5,9 @@ be read becomes a `ReadProblem` and never hides the valid ones around it. One da
 -> importer (`formats`) -> trajectory. Arithmetic on entropies lives in `deltah.core`.
 """
 
-from deltah.traces.jsonl import TraceWriter, write_traces
 from deltah.traces.reader import ReadProblem, TraceReader, read_traces
 from deltah.traces.record import SCHEMA_VERSION
+from deltah.traces.writer import TraceWriter, write_traces
 
 __all__ = [
     "SCHEMA_VERSION",

@@ -1,7 +1,8 @@
-"""What a file holds: JSON lines, or one JSON document, as a stream of single records.
+"""What a file holds, as a stream of single records: JSON lines, a JSON document, an Inspect log, rows of a table.
 
-A file whose first line is only an opening bracket, or opens an array, is one document: an array gives its elements, an
-object is one record. Anything else is read line by line in constant memory.
+The first bytes decide. A text whose first line is only an opening bracket, or opens an array, is one document: an array
+gives its elements, an object is one record. Any other text is read line by line in constant memory. Parquet files of
+our own traces are not cut into records (`deltah.traces.parquet` reads them); those of other programs are.
 """
 
 from __future__ import annotations
@@ -11,13 +12,31 @@ from itertools import chain
 
 import msgspec
 
+from deltah.traces.inspect_files import ZIP_MAGIC, eval_samples, is_json_log
+from deltah.traces.sources import STDIN
 from deltah.traces.streams import MAX_LINE_BYTES, Line, read_lines
+from deltah.traces.tables import PARQUET_MAGIC, parquet_rows
 
+_HEAD_BYTES = 1024
 _ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-def read_records(path: str) -> Iterator[Line]:
-    """Records of a text file, or of standard input ("-"), numbered from 1."""
+def open_records(path: str) -> tuple[str, Iterator[Line]]:
+    """What a file counts ("line", "sample" or "row"), and its records, numbered from 1; "-" is standard input."""
+    head = b"" if path == STDIN else _head(path)
+    if head.startswith(ZIP_MAGIC) or is_json_log(head):
+        return "sample", eval_samples(path)
+    if head.startswith(PARQUET_MAGIC):
+        return "row", parquet_rows(path)
+    return "line", _text_records(path)
+
+
+def _head(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(_HEAD_BYTES)
+
+
+def _text_records(path: str) -> Iterator[Line]:
     lines = read_lines(path)
     first = next(lines, None)
     if first is None:

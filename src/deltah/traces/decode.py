@@ -33,7 +33,7 @@ def decode_line(line: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     try:
         return decoder.decode(line)
     except msgspec.ValidationError as error:
-        raise DataError(_field_message(error)) from error
+        raise DataError(field_message(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError):
         return _decode_leniently(line, decoder.type)
     except RecursionError as error:
@@ -56,14 +56,14 @@ def _decode_leniently(line: bytes, wanted: type[T]) -> T:
         value = replace_surrogates(json.loads(line.decode("utf-8", errors="replace")))
         return msgspec.convert(value, wanted)
     except msgspec.ValidationError as error:
-        raise DataError(_field_message(error)) from error
+        raise DataError(field_message(error)) from error
     except ValueError as error:
         raise DataError(f"not valid JSON ({error}); expected one JSON object on each line") from error
     except RecursionError as error:
         raise DataError("the JSON is nested too deeply to be a trace") from error
 
 
-def _field_message(error: msgspec.ValidationError) -> str:
+def field_message(error: msgspec.ValidationError) -> str:
     """Put msgspec's path first: `field messages[2].content: expected ...`."""
     what, _, path = str(error).partition(" - at `")
     field = path.rstrip("`").removeprefix("$").removeprefix(".")

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
 from deltah.core.types import Trajectory
 from deltah.errors import DataError, InvalidValueError
-from deltah.traces import openai, record
+from deltah.traces import inspect_ai, openai, prime_rl, record, trl, verl
 from deltah.traces.decode import decode_line
 from deltah.traces.dialogue import Dialogue
 from deltah.traces.streams import Position
@@ -29,6 +29,14 @@ class Format(StrEnum):
     """Our own record (`deltah.traces.record`)."""
     OPENAI = "openai"
     """OpenAI-style chat log with logprobs (`deltah.traces.openai`)."""
+    INSPECT = "inspect"
+    """Sample of an Inspect log (`deltah.traces.inspect_ai`)."""
+    PRIME_RL = "prime-rl"
+    """Token export of prime-rl (`deltah.traces.prime_rl`)."""
+    VERL = "verl"
+    """Rollout dump of verl (`deltah.traces.verl`)."""
+    TRL = "trl"
+    """Completion log of TRL (`deltah.traces.trl`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,15 +83,24 @@ class Importer(Protocol):
         """Give what still waited for further records."""
 
 
-class _Fields(msgspec.Struct):
-    """Top-level names that tell the formats apart; their values are skipped, not decoded."""
-
-    schema_version: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    segments: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    messages: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    response: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    request: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    choices: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+_SIGNATURES: Final = (
+    # The first whose names all stand in the record counts: prime-rl writes a `schema_version` too.
+    (Format.PRIME_RL, ("loss_mask", "token_ids", "entropy")),
+    (Format.DELTAH, ("schema_version",)),
+    (Format.INSPECT, ("epoch", "target", "messages")),
+    (Format.VERL, ("input", "output", "score", "step")),
+    (Format.TRL, ("prompt", "completion")),
+    (Format.OPENAI, ("messages",)),
+    (Format.OPENAI, ("response",)),
+    (Format.OPENAI, ("request",)),
+    (Format.OPENAI, ("choices",)),
+)
+"""Top-level names that tell the formats apart."""
+_NAMES: Final = tuple(dict.fromkeys(name for _, names in _SIGNATURES for name in names))
+_Fields = msgspec.defstruct(
+    "_Fields", [(name, msgspec.Raw | msgspec.UnsetType, msgspec.UNSET) for name in _NAMES], module=__name__
+)
+"""Their values are skipped, not decoded."""
 
 
 _DECODER = msgspec.json.Decoder(_Fields)
@@ -108,14 +125,13 @@ def detect(data: bytes) -> Format:
     Raises:
         DataError: if the record is not a JSON object, or has the fields of no known format.
     """
-    fields = _top_level(data)
-    if fields.schema_version is not msgspec.UNSET:
-        return Format.DELTAH
-    if any(f is not msgspec.UNSET for f in (fields.messages, fields.response, fields.request, fields.choices)):
-        return Format.OPENAI
+    present = _top_level(data)
+    for fmt, names in _SIGNATURES:
+        if present.issuperset(names):
+            return fmt
     raise DataError(
         "no known trace format: expected 'schema_version' and 'segments' (deltah), 'messages' or 'request' and "
-        "'response' (openai)"
+        "'response' (openai), or a record of Inspect, prime-rl, verl or TRL"
     )
 
 
@@ -129,14 +145,15 @@ def default_id(where: Position) -> str:
     return f"{'stdin' if where.file == '-' else Path(where.file).name}:{where.number}"
 
 
-def _top_level(data: bytes) -> _Fields:
+def _top_level(data: bytes) -> frozenset[str]:
+    """Which of the telling names a record has."""
     try:
-        return _DECODER.decode(data.removeprefix(b"data:"))
+        fields = _DECODER.decode(data.removeprefix(b"data:"))
     except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         # The lenient decoder cannot fill `Raw`; presence of a name is all that is needed.
-        names = decode_line(data, _ANY_OBJECT)
-        present = {name: msgspec.Raw(b"null") for name in _Fields.__struct_fields__ if name in names}
-        return _Fields(**present)
+        names: dict[str, object] = decode_line(data, _ANY_OBJECT)
+        return frozenset(names)
+    return frozenset(name for name in _NAMES if getattr(fields, name) is not msgspec.UNSET)
 
 
 class _Single:
@@ -184,6 +201,13 @@ class _ChatLogs:
         return Pending(dialogue.where, build)
 
 
+def _foreign(decode: Callable[..., Trajectory]) -> Callable[[ImportOptions], Importer]:
+    def read(data: bytes, name: str, options: ImportOptions) -> Trajectory:
+        return decode(data, default_id=name, vocab_size=options.vocab_size)
+
+    return lambda options: _Single(read, options)
+
+
 def _own(data: bytes, name: str, options: ImportOptions) -> Trajectory:
     del name, options  # a record says everything of itself
     return record.decode(data)
@@ -192,4 +216,8 @@ def _own(data: bytes, name: str, options: ImportOptions) -> Trajectory:
 _IMPORTERS: dict[Format, Callable[[ImportOptions], Importer]] = {
     Format.DELTAH: lambda options: _Single(_own, options),
     Format.OPENAI: _ChatLogs,
+    Format.INSPECT: _foreign(inspect_ai.decode),
+    Format.PRIME_RL: _foreign(prime_rl.decode),
+    Format.VERL: _foreign(verl.decode),
+    Format.TRL: _foreign(trl.decode),
 }

@@ -1,9 +1,9 @@
 """Trajectories from files, streamed: one record in memory at a time, whatever the size and number of the files.
 
-Gzip and Zstandard are recognised by their first bytes, formats by their content, "-" is standard input. Nothing is lost
-unannounced: a record that cannot be read, a line cut off by an interrupted writer and a damaged compressed stream each
-become a `ReadProblem`; a file of a folder that holds no traces is listed in `skipped`. API calls are joined into
-conversations across the files of one reader, as logs rotate.
+Gzip, Zstandard, zip and Parquet are recognised by their first bytes, formats by their content, "-" is standard input.
+Nothing is lost unannounced: a record that cannot be read, a line cut off by an interrupted writer and a damaged
+compressed stream each become a `ReadProblem`; a file of a folder that holds no traces is listed in `skipped`. API calls
+are joined into conversations across the files of one reader, as logs rotate.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from deltah.core.types import Trajectory
 from deltah.errors import DataError, DeltahError
-from deltah.traces.containers import read_records
+from deltah.traces.containers import open_records
 from deltah.traces.formats import Format, Importer, ImportOptions, Pending, detect, make_importer, parse_format
+from deltah.traces.parquet import holds_traces, read_parquet
 from deltah.traces.sources import STDIN, expand
 from deltah.traces.streams import Line, Position
 
@@ -98,9 +99,13 @@ class TraceReader(Iterable[Trajectory]):
     def _trajectories(self) -> Iterator[Trajectory]:
         end = Position("", 0)
         for source in self.sources:
+            if source.path != STDIN and holds_traces(source.path):
+                yield from self._table(source.path)
+                continue
+            unit, records = open_records(source.path)
             last = self._format
-            for record in read_records(source.path):
-                end = Position(source.path, record.number)
+            for record in records:
+                end = Position(source.path, record.number, unit)
                 try:
                     pending, last = self._add(record, last, end)
                 except DeltahError as error:
@@ -111,6 +116,21 @@ class TraceReader(Iterable[Trajectory]):
                     continue
                 yield from self._build(pending)
         yield from self._finish(end)
+
+    def _table(self, path: str) -> Iterator[Trajectory]:
+        """Trajectories of a Parquet file of ours."""
+
+        def report(row: int, reason: str) -> None:
+            self._report(Position(path, row, "row"), reason)
+
+        try:
+            for trajectory in read_parquet(path, on_error=report):
+                self.n_read += 1
+                yield trajectory
+        except DataError as error:
+            if self.strict:
+                raise
+            report(1, str(error))
 
     def _add(self, record: Line, last: Format | None, where: Position) -> tuple[Iterable[Pending], Format]:
         """Try the format of the record before first: detection costs a pass over the record."""

@@ -14,6 +14,7 @@ one thing a round trip through bytes may change.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
@@ -106,6 +107,7 @@ class _Header(msgspec.Struct):
 
 
 _DECODER = msgspec.json.Decoder(TraceRecord)
+_METADATA_DECODER = msgspec.json.Decoder(dict[str, str | int | float | bool | NonFinite | None])
 _HEADER_DECODER = msgspec.json.Decoder(_Header)
 _ENCODER = msgspec.json.Encoder()
 
@@ -146,7 +148,7 @@ def from_record(record: TraceRecord) -> Trajectory:
     Raises:
         DataError: if the version is not one this release reads, or the fields contradict each other.
     """
-    _check_version(record.schema_version)
+    check_version(record.schema_version)
     try:
         return Trajectory(
             id=record.id,
@@ -195,12 +197,35 @@ def decode(line: bytes) -> Trajectory:
         record = decode_line(line, _DECODER)
     except DataError:
         # A newer version may have other fields; then the version is the reason to give, not the field.
-        _check_version(decode_line(line, _HEADER_DECODER).schema_version or SCHEMA_VERSION)
+        check_version(decode_line(line, _HEADER_DECODER).schema_version or SCHEMA_VERSION)
         raise
     return from_record(record)
 
 
-def _check_version(version: int) -> None:
+def encode_metadata(metadata: Mapping[str, Scalar]) -> str:
+    """The object that stands under `metadata` in a record, as JSON text."""
+    plain = {key: _scalar(value) for key, value in metadata.items()}
+    try:
+        return _ENCODER.encode(plain).decode()
+    except UnicodeEncodeError:
+        return _ENCODER.encode(replace_surrogates(msgspec.to_builtins(plain))).decode()
+
+
+def decode_metadata(text: str) -> dict[str, Scalar]:
+    """Read what `encode_metadata` wrote.
+
+    Raises:
+        DataError: if it is not such an object.
+    """
+    return {key: _plain(value) for key, value in decode_line(text.encode(), _METADATA_DECODER).items()}
+
+
+def check_version(version: int) -> None:
+    """Refuse a record of a version that this release does not read.
+
+    Raises:
+        DataError: naming the version.
+    """
     if not 1 <= version <= SCHEMA_VERSION:
         read = "version 1" if SCHEMA_VERSION == 1 else f"versions 1 to {SCHEMA_VERSION}"
         raise DataError(

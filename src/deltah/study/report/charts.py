@@ -59,7 +59,7 @@ def plane(
     x_ticks, y_ticks = ticks(*limits["x"]), ticks(*limits["y"])
     x = Scale(x_ticks[0], x_ticks[-1], left, width - 20)
     y = Scale(y_ticks[0], y_ticks[-1], height - bottom, top)
-    parts = _frame(x, y, x_ticks, y_ticks, width, height, bottom)
+    parts = frame(x, y, x_ticks, y_ticks, width, height, bottom)
     parts.append(text("calls per question", (x.start + x.stop) / 2, height - 6, class_="axis", anchor="middle"))
     parts.append(text("F1", left - 8, top - 14, class_="axis", anchor="end"))
     points = panel["points"]
@@ -129,7 +129,7 @@ def _short(name: str, limit: int = 22) -> str:
     return name if len(name) <= limit else name[: limit - 1] + "…"
 
 
-def _frame(
+def frame(
     x: Scale, y: Scale, x_ticks: Sequence[float], y_ticks: Sequence[float], width: float, height: float, bottom: float
 ) -> list[Markup]:
     """Horizontal rules and the labels of both axes."""
@@ -154,7 +154,7 @@ def curve(panel: Mapping[str, Any], arms: Sequence[Mapping[str, Any]]) -> Markup
     y = Scale(y_ticks[0], y_ticks[-1], height - bottom, top)
     x = Scale(min(steps), max(max(steps), min(steps) + 1), left, width - right)
     inside = [v for v in ticks(x.low, x.high, 5) if x.low <= v <= x.high]
-    parts = _frame(x, y, inside, y_ticks, width, height, bottom)
+    parts = frame(x, y, inside, y_ticks, width, height, bottom)
     parts.append(text("step", (x.start + x.stop) / 2, height - 8, class_="axis", anchor="middle"))
     ends = []
     for s in series:

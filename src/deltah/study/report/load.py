@@ -18,6 +18,7 @@ from deltah.core.metrics import SECONDS
 from deltah.errors import DataError
 from deltah.study.logs import LogOptions, ScoredLog, run_signal
 from deltah.study.notes import notes_on
+from deltah.study.pilot import StudyResult
 from deltah.study.report.data import START, ArmData, Evaluations, ReportData
 from deltah.study.report.evaluation import Costs, Evaluation
 from deltah.traces.rundir import RunDirectory
@@ -167,22 +168,19 @@ def _read(paths: list[str], options: LogOptions, seed: int, costs: Costs | None)
     return Evaluation.of(log, seed=seed, costs=costs), log
 
 
-def _study(folder: Path) -> Mapping[str, Any] | None:
-    """Content of `study.json`, where a study was run.
+def _study(folder: Path) -> StudyResult | None:
+    """The study in a folder's `study.json`, where one was run.
 
     Raises:
-        DataError: if the file is there but holds no JSON object.
+        DataError: if the file is there but is not a study.
     """
     path = folder / STUDY_FILE
     if not path.exists():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        return StudyResult.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON ({error}); run the study again, or remove the file") from error
-    if not isinstance(found, dict):
-        raise DataError(f"{path} holds a {type(found).__name__}; expected the JSON object that a study writes")
-    return found
+        raise DataError(f"{path} cannot be read as a study ({error}); run it again, or remove the file") from error
 
 
 def _stem(name: str) -> str:

@@ -1,6 +1,6 @@
-"""Trajectories written as JSON lines: whole files atomically, or one flushed line after another.
+"""Trajectories written: whole files atomically, or JSON lines flushed one after another.
 
-One line is one trajectory. Reading is in `deltah.traces.reader`.
+One line is one trajectory; Parquet is in `deltah.traces.parquet`, reading in `deltah.traces.reader`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from typing import IO, Self
 from deltah.core.types import Trajectory
 from deltah.errors import DataError, InvalidValueError
 from deltah.traces import record
+from deltah.traces.parquet import write_parquet
 from deltah.traces.streams import open_compressed_writer
 
 
 def write_traces(path: str | os.PathLike[str], trajectories: Iterable[Trajectory]) -> int:
-    """Write trajectories to a JSON-lines file, atomically: the old file stays whole until the new one is.
+    """Write trajectories to a file, atomically: the old file stays whole until the new one is.
 
     Args:
-        path: A name that ends in `.gz` or `.zst` is compressed. Missing parent folders are made.
+        path: `.parquet` gives a Parquet file, any other name JSON lines, compressed if it ends in `.gz` or `.zst`.
+            Missing parent folders are made.
         trajectories: Consumed one at a time.
 
     Returns:
@@ -32,6 +34,8 @@ def write_traces(path: str | os.PathLike[str], trajectories: Iterable[Trajectory
         DataError: if the file cannot be written (no space, no permission).
     """
     target = Path(path)
+    if target.suffix == ".parquet":
+        return write_parquet(target, trajectories)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     count = 0
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -190,3 +191,59 @@ def test_overlong_line_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     reader = read_traces(path)
     assert [t.id for t in reader] == ["a"]
     assert [(p.line, "longer than" in p.reason) for p in reader.problems] == [(1, True)]
+
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.mark.parametrize(
+    ("name", "n_read", "unit"),
+    [("inspect.eval", 4, "sample"), ("inspect.json", None, "sample"), ("trl.parquet", None, "row")],
+)
+def test_recorded_logs_of_other_programs_are_told_by_content(
+    tmp_path: Path, name: str, n_read: int | None, unit: str
+) -> None:
+    path = tmp_path / "no-suffix"
+    path.write_bytes((DATA / name).read_bytes())
+    reader = read_traces(path, strict=True)
+    found = list(reader)
+    assert found
+    assert len(found) == (n_read or len(found))
+    assert {t.calls[0].name for t in found if t.calls} <= {"population", "search", "lookup"}
+    path.write_bytes((DATA / name).read_bytes()[: path.stat().st_size // 2])
+    reader = read_traces(path)
+    list(reader)
+    assert reader.n_problems >= 1
+    assert reader.problems[0].unit == unit
+
+
+def test_parquet_is_written_and_read_by_name_and_content(tmp_path: Path) -> None:
+    assert write_traces(tmp_path / "t.parquet", [make(str(i)) for i in range(30)]) == 30
+    (tmp_path / "t.parquet").rename(tmp_path / "t.log")
+    reader = read_traces(tmp_path / "t.log", strict=True)
+    assert [t.id for t in reader] == [str(i) for i in range(30)]
+    assert reader.n_read == 30
+
+
+def test_a_folder_of_everything_is_read_in_order(tmp_path: Path) -> None:
+    write_traces(tmp_path / "a.parquet", [make("a")])
+    write_traces(tmp_path / "b.jsonl.zst", [make("b")])
+    (tmp_path / "c.eval").write_bytes((DATA / "inspect.eval").read_bytes())
+    (tmp_path / "corpus.jsonl").write_text('{"id": "1", "contents": "x"}\n')
+    (tmp_path / ".hidden.jsonl").write_text("{")
+    reader = read_traces(tmp_path, strict=True)
+    assert [t.id for t in reader][:2] == ["a", "b"]
+    assert reader.n_read == 6
+    assert reader.skipped == [str(tmp_path / "corpus.jsonl")]
+    assert ids([tmp_path / "a.parquet", f"{tmp_path}/*.zst"]) == ["a", "b"]
+
+
+def test_json_documents_are_records(tmp_path: Path) -> None:
+    log = {"messages": [user(), assistant([token("a")])]}
+    for text in (json.dumps([log, log]), json.dumps([log, log], indent=2), json.dumps(log, indent=2)):
+        (tmp_path / "log.json").write_text(text)
+        assert len(ids(tmp_path / "log.json", strict=True)) == (1 if text.startswith("{") else 2)
+    (tmp_path / "log.json").write_text('[\n{"messages": ')
+    reader = read_traces(tmp_path / "log.json")
+    assert [t.id for t in reader] == []
+    assert "array" in reader.problems[0].reason

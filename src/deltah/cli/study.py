@@ -1,0 +1,146 @@
+"""`deltah study`: every signal against every quality label of the calls in traces or logs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deltah.cli.losses import nothing_read, report_losses
+from deltah.cli.options import Join, Logs, TraceFormat, VocabSize, log_options
+from deltah.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from deltah.study.pilot import Association, Evidence, StudyResult
+
+
+def command(  # noqa: PLR0913 - the options of a command line
+    paths: Logs,
+    tasks: Annotated[Path | None, typer.Option(help="Task file: grades, and 'supporting' names documents.")] = None,
+    corpus: Annotated[Path | None, typer.Option(help="JSONL of those documents; goes with --tasks.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Your labels: CSV or JSONL, trajectory, call, columns.")] = None,
+    probe: Annotated[Path | None, typer.Option(help="What `deltah probe` measured of the calls.")] = None,
+    format: TraceFormat = None,
+    vocab_size: VocabSize = None,
+    join: Join = True,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples of every interval.", min=100)] = 2000,
+    seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Directory, or .json file, for study.json and study.md.")] = None,
+) -> None:
+    """Test how well signals of entropy tell good calls from others."""
+    from deltah.cli.progress import reporting
+    from deltah.study import ScoredLog, waste_of_calls
+    from deltah.study.pilot import PROBE_COLUMNS, build_table, read_call_values, run_study
+
+    evidence = _evidence(tasks, corpus)
+    log = ScoredLog(paths, log_options(answers=tasks, format=format, vocab_size=vocab_size, join=join))
+    trajectories = [trajectory for trajectory, _ in log]
+    if not trajectories:
+        raise nothing_read(log, paths)
+    table = build_table(
+        trajectories,
+        evidence=evidence,
+        waste=waste_of_calls,
+        probe=None if probe is None else read_call_values(probe, only=PROBE_COLUMNS),
+        columns=None if labels is None else read_call_values(labels),
+        seed=seed,
+    )
+    with reporting("resampling") as report:
+        result = run_study(
+            table, resamples=resamples, seed=seed, on_progress=lambda done, total: report(done, total, {})
+        )
+    _print(result)
+    if out is not None:
+        _write(result, out)
+    report_losses(log)
+
+
+def _evidence(tasks: Path | None, corpus: Path | None) -> Evidence | None:
+    """Supporting documents of the tasks.
+
+    Raises:
+        ConfigError: if there is a corpus without tasks.
+    """
+    if corpus is None:
+        return None
+    if tasks is None:
+        raise ConfigError("--corpus goes with --tasks: the tasks name the documents that the corpus holds")
+    from deltah.study.pilot import Evidence
+    from deltah.tasks import read_tasks
+    from deltah.tools import read_corpus
+
+    return Evidence.of(read_tasks(tasks), read_corpus(corpus))
+
+
+def _print(result: StudyResult) -> None:
+    """One table a label, the best signal first."""
+    from rich.console import Console
+
+    from deltah.cli.tables import escaped
+    from deltah.study.pilot.markdown import computed, label_note, method_notes, size_note
+
+    console = Console()
+    console.print(
+        f"{result.calls} calls of {result.trajectories} trajectories, {result.questions} questions", highlight=False
+    )
+    for label in result.labels:
+        rows = result.of_label(label)
+        console.print(f"\n[bold]{escaped(label)}[/]: {escaped(label_note(label))}", highlight=False)
+        console.print(f"[dim]{escaped(size_note(rows))}[/]", highlight=False)
+        if computed(rows):
+            console.print(_table(rows))
+            for a in rows:
+                if a.reason is not None:
+                    console.print(f"[dim]{a.signal} is not computed: {escaped(a.reason)}[/]", highlight=False)
+    for note in (*method_notes(result), *result.notes):
+        console.print(f"[dim]· {escaped(note)}[/]", highlight=False)
+
+
+_SHOWN = (("auc", "AUC"), ("auc_within_index", "within index"), ("auc_stratified", "stratified"))
+_GRADED = (("spearman", "Spearman"), ("partial_spearman", "partial"))
+_TESTS = (("p_holm", "p (Holm)"), ("p_partial_holm", "partial p (Holm)"))
+"""What fits a terminal of 80 columns; the files hold all."""
+
+
+def _table(rows: Sequence[Association]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    from deltah.cli.tables import escaped, two_lines
+    from deltah.study.pilot.markdown import p_text, signal_title
+    from deltah.study.tables import estimate_cell
+
+    graded = rows[0].graded
+    shown = _GRADED if graded else _SHOWN
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("signal", overflow="fold")
+    for _, title in (("", "n"), *shown, *_TESTS):
+        table.add_column(title, justify="right")
+    for a in (a for a in rows if a.reason is None):
+        cells = [two_lines(estimate_cell(getattr(a, key), 2, signed=graded)) for key, _ in shown]
+        tests = [p_text(getattr(a, key)) for key, _ in _TESTS]
+        table.add_row(escaped(signal_title(a.signal)), str(a.spearman.n), *cells, *tests)
+    return table
+
+
+def _write(result: StudyResult, out: Path) -> None:
+    """Write the JSON and, beside it, the Markdown file.
+
+    Raises:
+        DataError: if a file cannot be written.
+    """
+    from deltah.traces.rundir import write_atomic
+
+    data = out if out.suffix.lower() == ".json" else out / "study.json"
+    try:
+        data.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(data, json.dumps(result.as_dict(), ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+        write_atomic(data.with_suffix(".md"), result.to_markdown())
+    except OSError as error:
+        raise DataError(f"cannot write {data}: {error.strerror or error}; choose another place") from error
+    typer.echo(f"{data}\n{data.with_suffix('.md')}")

@@ -1,0 +1,73 @@
+"""A pure function mapped over items in several processes, results in the order of the items.
+
+Work in Python does not run in parallel threads, so each worker is a process of its own, started afresh: it inherits
+neither locks nor open files. Function, items and results travel by pickle; at most two items a worker are under way,
+so that memory stays bounded whatever the number of items.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from itertools import chain, islice
+from typing import TypeVar
+
+from deltah.errors import InvalidValueError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_AHEAD = 2
+"""Items under way for each worker: one at work, one waiting."""
+
+
+def map_ordered(
+    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int | None = None
+) -> Iterator[Result]:
+    """Yield `function(item)` for each item, in order, as results are asked for.
+
+    An error that the function raises is raised here, at its item's place; the work under way is finished, the rest is
+    not begun. One worker, or fewer than two items, need no second process.
+
+    Args:
+        function: A function of a module (or a `functools.partial` of one), without side effects.
+        items: Consumed a few at a time.
+        workers: Processes; None: one for each core that this process may use.
+
+    Raises:
+        InvalidValueError: if `workers` is below 1.
+    """
+    if workers is not None and workers < 1:
+        raise InvalidValueError(f"workers is {workers}; expected 1 or more")
+    n_workers = available_cores() if workers is None else workers
+    iterator = iter(items)
+    first = list(islice(iterator, 2))
+    together = chain(first, iterator)
+    return map(function, together) if n_workers == 1 or len(first) < 2 else _map(function, together, n_workers)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _map(function: Callable[[Item], Result], items: Iterator[Item], n_workers: int) -> Iterator[Result]:
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(n_workers, mp_context=context, initializer=_ignore_interrupts)
+    try:
+        waiting: deque[Future[Result]] = deque(pool.submit(function, i) for i in islice(items, _AHEAD * n_workers))
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(pool.submit(function, item) for item in islice(items, 1))
+            yield result
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _ignore_interrupts() -> None:
+    """Ctrl-C reaches every process of a terminal; the one that started the workers ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,186 @@
+"""The study as text: cells that the terminal, the page and the Markdown file share, and the Markdown page itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+from deltah.study.bootstrap import LEVEL
+from deltah.study.pilot.columns import DEAD_BAND_PREFIX, LABEL_MEANING, SIGNAL_MEANING
+from deltah.study.pilot.figures import Failure, FailureKind
+from deltah.study.pilot.statistics import Association
+from deltah.study.pilot.table import CALL_INDEX
+from deltah.study.tables import MISSING, Cell, estimate_cell, number
+
+if TYPE_CHECKING:
+    from deltah.study.pilot.result import StudyResult
+
+COLUMNS: Final = (
+    ("auc", "AUC"),
+    ("auc_within_index", "AUC within call index"),
+    ("auc_stratified", "AUC within index, tool, length"),
+    ("spearman", "Spearman"),
+    ("partial_spearman", "partial Spearman"),
+    ("point_biserial", "point-biserial"),
+    ("partial_point_biserial", "partial point-biserial"),
+)
+"""Statistics in the order they are shown, with their titles."""
+TESTS: Final = (
+    ("p", "p"),
+    ("p_holm", "Holm"),
+    ("p_partial", "partial p"),
+    ("p_partial_holm", "Holm"),
+)
+FAILURE_TITLES: Final = {
+    FailureKind.FELL_AND_WRONG: "Entropy fell and the answer was wrong",
+    FailureKind.ROSE_AND_RIGHT: "Entropy rose and the answer was right",
+}
+DIGITS: Final = 3
+
+
+def cells(a: Association, digits: int = DIGITS) -> tuple[Cell, ...]:
+    """One cell a statistic of `COLUMNS`, then one a test of `TESTS`."""
+    statistics = (estimate_cell(getattr(a, name), digits, signed=not name.startswith("auc")) for name, _ in COLUMNS)
+    tests = (Cell(text=p_text(getattr(a, name))) for name, _ in TESTS)
+    return (*statistics, *tests)
+
+
+def p_text(p: float) -> str:
+    """Four decimals; "–" where not tested. Never 0: the smallest possible value is 1 / (permutations + 1)."""
+    return number(p, 4)
+
+
+def signal_title(name: str) -> str:
+    """Name of a signal, the baseline marked."""
+    return f"{name} (baseline)" if name == CALL_INDEX else name
+
+
+def signal_note(name: str) -> str:
+    """What a signal says."""
+    if name.startswith(DEAD_BAND_PREFIX):
+        return f"I_k with a dead band of {name.removeprefix(DEAD_BAND_PREFIX)} nats"
+    return SIGNAL_MEANING.get(name, "")
+
+
+def label_note(name: str) -> str:
+    """What a label says; a user's own column says itself."""
+    return LABEL_MEANING.get(name, "a column of the labels file")
+
+
+def size_note(rows: Sequence[Association]) -> str:
+    """What one label's table rests on: good calls, calls, questions; one common reason where there is no number."""
+    largest = max(rows, key=lambda a: a.spearman.n)
+    share = "" if largest.graded else f"{largest.good:,} good of "
+    size = f"{share}{largest.spearman.n:,} calls, {largest.questions:,} questions."
+    if computed(rows):
+        return size
+    reasons = dict.fromkeys(a.reason for a in rows if a.signal != CALL_INDEX)
+    return f"{size} Not computed: {next(iter(reasons))}."
+
+
+def computed(rows: Sequence[Association]) -> bool:
+    """Whether any signal but the baseline has numbers for a label."""
+    return any(a.reason is None and a.signal != CALL_INDEX for a in rows)
+
+
+def method_notes(result: StudyResult) -> tuple[str, ...]:
+    """How the numbers were made, one sentence or two each."""
+    return (
+        "Signals are turned so that greater means more entropy reduction or more evidence of a good call; "
+        "an AUC below 0.5 is evidence against a signal.",
+        f"Intervals: {LEVEL:.0%}, bootstrap over questions, {result.resamples:,} resamples, seed {result.seed}. "
+        f"p: two-sided, {result.permutations:,} sign flips of whole questions; Holm's correction over all tests of the "
+        "table, raw and partial.",
+        "Partial correlations hold call index, tool and log segment lengths fixed; the stratified AUC compares calls "
+        "of the same index, tool and length tertile only.",
+        "A signal that does not beat the call_index baseline, or falls to 0.5 within call index, has shown position, "
+        "not entropy.",
+    )
+
+
+def study_markdown(result: StudyResult) -> str:
+    """The whole page."""
+    lines = [
+        "# Pilot study",
+        "",
+        f"{result.calls:,} calls of {result.trajectories:,} trajectories, {result.questions:,} questions.",
+        "",
+        *(f"- {note}" for note in (*method_notes(result), *map(escaped, result.notes))),
+    ]
+    for label in result.labels:
+        lines += ["", *_label_section(result, label)]
+    lines += ["", *_position_section(result), "", *_failure_section(result), "", *_glossary(result)]
+    return "\n".join(lines) + "\n"
+
+
+def _label_section(result: StudyResult, label: str) -> Iterator[str]:
+    rows = result.of_label(label)
+    yield f"## {escaped(label)}: {label_note(label)}"
+    yield ""
+    yield size_note(rows)
+    if not computed(rows):
+        return
+    yield ""
+    yield from _table(("signal", "n", *(title for _, title in (*COLUMNS, *TESTS))), (_row(a) for a in rows))
+
+
+def _row(a: Association) -> tuple[str, ...]:
+    if a.reason is not None:
+        return (signal_title(a.signal), f"{a.spearman.n:,}", f"not computed: {a.reason}", *[""] * 10)
+    return (signal_title(a.signal), f"{a.spearman.n:,}", *map(str, cells(a)))
+
+
+def _position_section(result: StudyResult) -> Iterator[str]:
+    yield "## Position"
+    yield ""
+    header = ("call index", "calls", "mean -ΔH, nats", *result.labels)
+    rows = (
+        (
+            row.index,
+            f"{row.n:,}",
+            str(estimate_cell(row.reduction, DIGITS, signed=True)),
+            *(str(estimate_cell(estimate, 2)) for estimate in row.labels.values()),
+        )
+        for row in result.positions
+    )
+    yield from _table(header, rows)
+
+
+def _failure_section(result: StudyResult) -> Iterator[str]:
+    yield "## Failure cases"
+    for kind, title in FAILURE_TITLES.items():
+        yield ""
+        yield f"{title}: {result.failure_counts[kind]:,} calls; the clearest, one a trajectory:"
+        yield ""
+        listed = [f for f in result.failures if f.kind is kind]
+        yield from _table(("trajectory", "call", "tool", "call index", "-ΔH, nats"), map(_failure, listed))
+
+
+def _failure(f: Failure) -> tuple[str, ...]:
+    return f.trajectory, f.call, f.tool, str(f.index), number(f.reduction, DIGITS, signed=True)
+
+
+def _glossary(result: StudyResult) -> Iterator[str]:
+    yield "## Signals"
+    yield ""
+    for name in dict.fromkeys(a.signal for a in result.associations):
+        yield f"- `{name}`: {signal_note(name)}"
+
+
+def _table(header: Sequence[str], rows: Iterator[tuple[str, ...]] | map[tuple[str, ...]]) -> Iterator[str]:
+    listed = [tuple(map(escaped, row)) for row in rows]
+    if not listed:
+        yield MISSING
+        return
+    yield "| " + " | ".join(map(escaped, header)) + " |"
+    yield "|" + " --- |" * len(header)
+    for row in listed:
+        yield "| " + " | ".join(row) + " |"
+
+
+def escaped(text: str) -> str:
+    """Text that can neither break a table nor become markup."""
+    plain = " ".join(text.split())
+    for character in "\\`*_|<>#":
+        plain = plain.replace(character, "\\" + character)
+    return plain

@@ -1,0 +1,318 @@
+r"""Messages out of plain chat text, for dumps that keep neither tokens nor message lists.
+
+Input is decoded text, with the template's special tokens or, as trainers decode it, without. Output is `Message`s
+whose calls and results are linked by id. Borders found:
+
+* with special tokens: the headers of ChatML (Qwen), Llama 3, Gemma, GLM and Phi.
+* without: what is left of a header. A result begins at `<tool_response>`, at a bare "tool", "user" or "ipython" line
+  right after `</tool_call>`, or at Llama's "ipython\n\n"; it ends at the next bare "assistant" line. Elsewhere, a bare
+  "tool" or "user" line before a later bare "assistant" line begins a result or a user turn.
+* tags in running text: `<search>` answered by `<information>` (Search-R1), `<code>` by `<interpreter>` (ReTool).
+
+Calls in assistant text: what `deltah.traces.spans` knows as a call and what is a message of one JSON object with a
+name and arguments. Name and arguments are parsed from JSON (Hermes, Llama 3, Mistral), from Qwen3-Coder's and from
+GLM's tags; a call in another dialect (DeepSeek, Kimi, raw code) keeps its text as arguments and has no name. Those of
+Gemma 4, LFM2 and gpt-oss are not found: they stay prose. Thinking is what stands before the last `</think>`, or after a
+`<think>` that is never closed.
+
+Text has no proof of who wrote it: a model that prints "assistant" on a line of its own in a result's place is taken
+at its word. Importers that use this module say `spans: approximate`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import msgspec
+
+from deltah.core.types import SegmentKind, SpanQuality, StopReason, Trajectory
+from deltah.errors import DataError
+from deltah.traces import openai
+from deltah.traces.chatlog import FunctionCall, Message, MessageToolCall
+from deltah.traces.conversation import message_text
+from deltah.traces.dialogue import Dialogue, Facts, Said
+from deltah.traces.spans import END_TOKENS, split_message
+from deltah.traces.streams import Position
+
+_POLICY_NAMES = ("assistant", "model")
+_RESULT_NAMES = "tool|ipython|function|observation"
+_HEADER = re.compile(
+    r"<\|im_start\|>(\w+)[^\S\n]*\n?"
+    r"|<\|start_header_id\|>(\w+)<\|end_header_id\|>\s{0,2}"
+    r"|<start_of_turn>(\w+)\n?"
+    r"|<\|(assistant|user|system|observation|tool)\|>\n?"
+)
+_TAGGED_RESULT = re.compile(r"<tool_response>\n?(.*?)\n?(?:</tool_response>|\Z)", re.DOTALL)
+_BORDER = re.compile(
+    rf"(?<=</tool_call>)\s*(?:user|{_RESULT_NAMES})\n+"
+    rf"|\n(?:user|{_RESULT_NAMES})\n(?=<tool_response>)"
+    r"|ipython\n\n"
+    r"|(?=<tool_response>)"
+    r"|\n(?P<bare>user|tool)\n"
+    r"|<(?P<tag>search|code)>(?P<query>(?:(?!<(?:search|code)>).)*?)</(?P=tag)>\s*"
+    r"<(?P<answer>information|interpreter)>(?P<found>.*?)(?:</(?P=answer)>|\Z)",
+    re.DOTALL,
+)
+_NEXT_TURN = re.compile(r"\nassistant\n|(?<!\n)assistant\n\n")
+_TURN_HEADER = re.compile(r"\s*assistant\n+")
+_LINE_HEADER = re.compile(r"(?:\A\s*|(?<=\n))(system|user|assistant|tool)\n")
+_GLUED_HEADER = re.compile(r"(?:\A\s*|(?<=\S))(system|user|assistant|ipython)\n\n")
+_OPEN_TAG_CALL = re.compile(r"<(search|code)>((?:(?!<(?:search|code)>).)*)</\1>\s*\Z", re.DOTALL)
+_SPACE = re.compile(r"\s*")
+_CALL_OPENINGS = ("<tool_call>", "<|python_tag|>", "[TOOL_CALLS]")
+_XML_FUNCTION = re.compile(r"<function=([^>\n]+)>(.*?)(?:</function>|\Z)", re.DOTALL)
+_XML_PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?(?:</parameter>|\Z)", re.DOTALL)
+
+_GLM_ARGUMENT = re.compile(r"<arg_key>([^<]*)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
+
+
+class NamedMessage(Message):
+    """A message whose tool's name stands beside it, as some writers give it instead of an id."""
+
+    name: str | None = None
+
+
+class Prompt(NamedTuple):
+    """A decoded prompt."""
+
+    messages: list[Message]
+    """An assistant's among them was not sampled now: it is context."""
+    opening: str
+    """What the template wrote into the assistant's turn before the model continued."""
+
+    @property
+    def question(self) -> str | None:
+        """Text of the last user message."""
+        return next((message_text(m.content) for m in reversed(self.messages) if m.role == "user"), None)
+
+
+def prompt_messages(text: str) -> Prompt:
+    """Split a prompt that a chat template rendered; text without roles is one user message."""
+    parts = _split_at_headers(text)
+    if parts is None:
+        return Prompt([Message(role="user", content=text)], "")
+    opening = parts.pop()[1] if parts[-1][0] in _POLICY_NAMES else ""
+    return Prompt([Message(role=role, content=body) for role, body in parts], opening.lstrip("\n"))
+
+
+def completion_messages(text: str) -> list[Message]:
+    """Turns, calls and results of text that continues an assistant's turn; the first message is the assistant's."""
+    text = text.removeprefix("assistant\n")
+    marked = list(_HEADER.finditer(text))
+    if not marked:
+        return link_results([*_without_headers(text)])
+    messages = [assistant_message(text[: marked[0].start()])] if text[: marked[0].start()].strip() else []
+    for match, following in zip(marked, [*marked[1:], None], strict=True):
+        body = text[match.end() : len(text) if following is None else following.start()]
+        messages += _of_role(_role(match), body)
+    return link_results(messages)
+
+
+def assistant_message(text: str) -> Message:
+    """One assistant turn: thinking, visible text and calls taken apart."""
+    text = _without_end_tokens(text)
+    bare = _bare_json_call(text)
+    if bare is not None:
+        return Message(role="assistant", content="", tool_calls=[MessageToolCall(function=bare)])
+    spans = split_message(list(text)).spans  # a character is a token here
+    calls = [call for s in spans if s.kind is SegmentKind.CALL for call in _parse(text[s.start : s.stop])]
+    said = [(s.start, text[s.start : s.stop]) for s in spans if s.kind is SegmentKind.REASONING]
+    thought_until = len(text) if text.rfind("<think>") > text.rfind("</think>") else text.rfind("</think>")
+    thought = "".join(part for start, part in said if start < thought_until)
+    content = "".join(part for start, part in said if start >= thought_until)
+    if not calls and (tagged := _OPEN_TAG_CALL.search(content)):
+        calls, content = [FunctionCall(name=tagged[1], arguments=tagged[2].strip())], content[: tagged.start()]
+    return Message(
+        role="assistant",
+        content=content.strip(),
+        reasoning_content=thought.strip() or None,
+        tool_calls=[MessageToolCall(function=call) for call in calls] or None,
+    )
+
+
+def text_trajectory(prompt: Sequence[Message], said: Sequence[Message], facts: Facts) -> Trajectory:
+    """Trajectory of messages that nothing is measured on; an empty last turn is no answer.
+
+    Args:
+        prompt: Messages before the first turn, whatever their roles.
+        said: Turns and results.
+        facts: With an id.
+
+    Raises:
+        DataError: if there is no assistant turn, or a field contradicts another.
+    """
+    if not any(message.role == "assistant" for message in said):
+        raise DataError("no message of role 'assistant' in the completion; there is no turn to read")
+    messages = [*(Said(message, context=True) for message in prompt), *map(Said, said)]
+    trajectory = openai.to_trajectory(Dialogue(messages, facts, Position("", 1)), default_id="")
+    if trajectory.stop_reason is StopReason.ANSWERED and not trajectory.prediction:
+        trajectory = replace(trajectory, stop_reason=StopReason.UNKNOWN, prediction=None)
+    return replace(trajectory, spans=SpanQuality.APPROXIMATE)
+
+
+def link_results(messages: Sequence[Message]) -> list[Message]:
+    """Give calls ids and results the id of the call they answer: in their own turn, by name if there is one, in order.
+
+    Calls and results that have ids keep them.
+    """
+    linked, waiting, n_calls = list[Message](), list[tuple[str, str | None]](), 0
+    for message in messages:
+        if message.role == "assistant":
+            calls = message.tool_calls or []
+            ids = [call.id or f"call-{n_calls + i}" for i, call in enumerate(calls)]
+            names = [None if call.function is None else call.function.name for call in calls]
+            waiting = [*zip(ids, names, strict=True)]
+            n_calls += len(calls)
+            named = [msgspec.structs.replace(call, id=id) for id, call in zip(ids, calls, strict=True)]
+            message = msgspec.structs.replace(message, tool_calls=named or None)
+        elif message.role == "tool" and message.tool_call_id is None and waiting:
+            name = message.name if isinstance(message, NamedMessage) else None
+            at = next((i for i, (_, called) in enumerate(waiting) if name is not None and called == name), 0)
+            message = msgspec.structs.replace(message, tool_call_id=waiting.pop(at)[0])
+        linked.append(message)
+    return linked
+
+
+def _without_headers(text: str) -> Iterator[Message]:
+    """Walk text whose special tokens were stripped, from border to border."""
+    position, last_turn = 0, text.rfind("\nassistant\n")
+    while border := _next_border(text, position, last_turn):
+        said = text[position : border.start()]
+        if border["tag"] is not None:
+            turn = assistant_message(said)
+            call = MessageToolCall(function=FunctionCall(name=border["tag"], arguments=border["query"].strip()))
+            yield msgspec.structs.replace(turn, tool_calls=[*(turn.tool_calls or []), call])
+            yield Message(role="tool", content=border["found"].strip())
+            position = border.end()
+            continue
+        yield assistant_message(said)
+        results, position = _results(text, border.end(), is_user=border["bare"] == "user")
+        yield from results
+        if header := _TURN_HEADER.match(text, position):
+            position = header.end()
+    if text[position:].strip() or position == 0:
+        yield assistant_message(text[position:])
+
+
+def _next_border(text: str, position: int, last_turn: int) -> re.Match[str] | None:
+    """End of the assistant's turn; a bare role that no later turn follows is only a word."""
+    while border := _BORDER.search(text, position):
+        if border["bare"] is None or border.end() <= last_turn + 1:
+            return border
+        position = border.end()
+    return None
+
+
+def _results(text: str, position: int, *, is_user: bool) -> tuple[list[Message], int]:
+    """Messages between two assistant turns, and where they end."""
+    results = list[Message]()
+    while block := _TAGGED_RESULT.match(text, _after_space(text, position)):
+        results.append(Message(role="tool", content=block[1]))
+        position = block.end()
+    if results:
+        return results, position
+    following = _NEXT_TURN.search(text, position)
+    stop = len(text) if following is None else following.start()
+    role = "user" if is_user else "tool"
+    return [Message(role=role, content=text[position:stop].strip())], stop
+
+
+def _after_space(text: str, position: int) -> int:
+    match = _SPACE.match(text, position)
+    return position if match is None else match.end()
+
+
+def _of_role(role: str, body: str) -> list[Message]:
+    if role in _POLICY_NAMES:
+        return [assistant_message(body)] if body.strip() else []
+    body = _without_end_tokens(body)
+    if not body.strip():  # GLM ends a turn with the header of the next
+        return []
+    blocks = [m[1] for m in _TAGGED_RESULT.finditer(body)]
+    if blocks:
+        return [Message(role="tool", content=block) for block in blocks]
+    return [Message(role="tool" if role in _RESULT_NAMES.split("|") else role, content=body.strip())]
+
+
+def _split_at_headers(text: str) -> list[tuple[str, str]] | None:
+    """(role, text) of each message of a prompt; None if it has no roles."""
+    for pattern in (_HEADER, _LINE_HEADER, _GLUED_HEADER):
+        found = list(pattern.finditer(text))
+        whole = found and not text[: found[0].start()].strip() and _role(found[-1]) in _POLICY_NAMES
+        if not whole and not (found and pattern is _HEADER):
+            continue
+        stops = [*(match.start() for match in found[1:]), len(text)]
+        bodies = [text[match.end() : stop] for match, stop in zip(found, stops, strict=True)]
+        closed = [*(_without_end_tokens(body).strip() for body in bodies[:-1]), bodies[-1]]
+        return [(_role(match), body) for match, body in zip(found, closed, strict=True)]
+    return None
+
+
+def _role(header: re.Match[str]) -> str:
+    return next(group for group in header.groups() if group is not None)
+
+
+def _without_end_tokens(text: str) -> str:
+    """Without the white space and special tokens, padding included, that close a turn."""
+    end = len(text)
+    while True:
+        while end and text[end - 1].isspace():
+            end -= 1
+        token = next((token for token in END_TOKENS if text.endswith(token, 0, end)), None)
+        if token is None:
+            return text[:end]
+        end -= len(token)
+
+
+def _bare_json_call(text: str) -> FunctionCall | None:
+    """A message that is nothing but one JSON call, as Llama 3 writes it."""
+    if not text.lstrip().startswith("{") or not ('"arguments"' in text or '"parameters"' in text):
+        return None
+    calls = _json_calls(text)
+    return calls[0] if len(calls) == 1 else None
+
+
+def _parse(markup: str) -> list[FunctionCall]:
+    """Calls spelled by one run of call text."""
+    body = markup.removesuffix("</tool_call>")
+    for opening in _CALL_OPENINGS:
+        body = body.removeprefix(opening)
+    body = body.strip()
+    functions = [
+        FunctionCall(name=name.strip(), arguments=json.dumps(dict(_XML_PARAMETER.findall(inner))))
+        for name, inner in _XML_FUNCTION.findall(body)
+    ]
+    return _json_calls(body) or functions or [_glm_call(body)]
+
+
+def _glm_call(body: str) -> FunctionCall:
+    """`name`, then pairs of keys and values; without a pair, the text as it is, without a name."""
+    arguments = dict(_GLM_ARGUMENT.findall(body))
+    if not arguments:
+        return FunctionCall(name=None, arguments=body)
+    return FunctionCall(name=body.partition("<arg_key>")[0].strip(), arguments=json.dumps(arguments))
+
+
+def _json_calls(body: str) -> list[FunctionCall]:
+    """Calls in a JSON object or list of objects; none if any of it is not a call."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return []
+    calls = [_json_call(item) for item in (value if isinstance(value, list) else [value])]
+    return [] if None in calls else [call for call in calls if call is not None]
+
+
+def _json_call(value: Any) -> FunctionCall | None:
+    if isinstance(value, dict) and isinstance(value.get("function"), dict):
+        value = value["function"]
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        return None
+    arguments = value.get("arguments", value.get("parameters", {}))
+    return FunctionCall(
+        name=value["name"], arguments=arguments if isinstance(arguments, str) else json.dumps(arguments)
+    )

@@ -1,0 +1,73 @@
+"""Fields that several foreign formats share.
+
+Pure readings of untyped JSON values: a value that does not fit is None or left out, never an error, because these
+fields describe a trajectory and do not carry what is measured on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from deltah.core.types import Scalar
+from deltah.errors import DataError
+
+_INT64 = 2**63
+
+
+def scalars(values: Mapping[str, Any], *, leave_out: frozenset[str] = frozenset()) -> dict[str, Scalar]:
+    """Flat values for `Trajectory.metadata`; lists, objects and the names in `leave_out` are dropped."""
+    return {
+        key: _fitting(value)
+        for key, value in values.items()
+        if key not in leave_out and (value is None or isinstance(value, str | int | float))
+    }
+
+
+def unit(value: Any) -> float | None:
+    """A truth value or a number in [0, 1] as an outcome; None for anything else, NaN included."""
+    if not isinstance(value, int | float):
+        return None
+    return float(value) if 0 <= value <= 1 else None
+
+
+def golden_answers(value: Any) -> tuple[str, ...]:
+    """Accepted answers from a text, a number, a list of them, or an object that holds them under "target"."""
+    if isinstance(value, Mapping) and "target" in value:
+        value = value["target"]
+    listed = value if isinstance(value, list) else [value]
+    return tuple(_text(item) for item in listed if item is not None)
+
+
+def prompt_group(step: int | None, prompt: object) -> str:
+    """Group of the trajectories that answer one prompt at one training step.
+
+    Args:
+        step: Training step; None where unknown.
+        prompt: Text, messages or token ids as JSON values.
+    """
+    digest = hashlib.blake2b(_text(prompt).encode("utf-8", errors="replace"), digest_size=6).hexdigest()
+    return digest if step is None else f"step-{step}/{digest}"
+
+
+def _text(value: object) -> str:
+    """A text as it is, any other JSON value as JSON."""
+    try:
+        return value if isinstance(value, str) else json.dumps(value)
+    except RecursionError as error:
+        raise DataError("the JSON is nested too deeply to be a trace") from error
+
+
+def _fitting(value: Scalar) -> Scalar:
+    """Integers beyond 64 bits, which our record cannot hold, as text."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return str(value) if whole and not -_INT64 <= value < _INT64 else value  # type: ignore[operator]
+
+
+def finite(value: Any) -> float | None:
+    """A finite number as a float; None for anything else."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if number and abs(value) < 1e300 and math.isfinite(value) else None

@@ -1,0 +1,180 @@
+"""Importer for the token exports of prime-rl: one sequence of a training batch, with exact entropy per token.
+
+Source: `TokenExporter` of prime-rl (`trainer.enable_token_export`), schema_version 1, read at commit 559b447 (August
+2026): `<run>/token_exports/step_<s>/rank_<r>.jsonl`. Its arrays are already aligned to our index rule: the trainer
+shifts `entropy` and `trainer_logprobs` right by one, so index t speaks of the distribution token t was drawn from.
+
+* segments: runs of `loss_mask`. What precedes the first run of True is the prompt; each run of True is one turn of
+  the policy; each run of False between two of them is a result. A run of False at the end is a result, but no call.
+* calls: one for each result between two turns. Its name is "unknown"; arguments and result name the token ranges that
+  hold them (the call is somewhere in its turn), as the export has no text. `has_text` is False in the metadata.
+* entropy: `entropy`, exact, of the trainer's forward pass: the policy that is updated, which may be some steps ahead
+  of the one that sampled. NaN off the policy's tokens, where null (not finite), and at token 0, which holds padding.
+* logprobs: `trainer_logprobs`, of the same distribution as the entropy. `inference_logprobs` is not kept.
+* temperature: None. Entropies are taken at the run's sampling temperature, which the export does not state.
+* id: step, rank and `export_sequence_idx`. group_id: step and prompt tokens. outcome: `rewards`, in [0, 1], where an
+  early version wrote it; later ones have none. metadata: `step`, `rank`, `env_name`, `advantage` where it is one
+  number.
+
+Lost: the tokens that spell a call cannot be told from reasoning, so H(r_k) pools both and `spans` is approximate;
+whether a result came from a tool or from a user; a turn that another branch of the same rollout trained on, which
+prime-rl masks as context; parallel calls, which count as one; and whatever was cut at the sequence length.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from deltah.core.align import runs
+from deltah.core.types import (
+    Estimator,
+    FloatArray,
+    IntArray,
+    Scalar,
+    Segment,
+    SegmentKind,
+    SpanQuality,
+    ToolCall,
+    Trajectory,
+)
+from deltah.errors import DataError, InvalidValueError
+from deltah.traces.decode import decode_line
+from deltah.traces.fields import finite, prompt_group, scalars, unit
+
+SCHEMA_VERSION = 1
+"""Version of the export that is read."""
+
+_NEGATIVE_TOLERANCE_NATS = 1e-2
+"""How far below 0 rounding in reduced precision may take an entropy."""
+
+
+class Export(msgspec.Struct):
+    """One record of `rank_<r>.jsonl`; the other columns are the loss's diagnostics."""
+
+    schema_version: int
+    token_ids: list[int]
+    loss_mask: list[bool]
+    entropy: list[float | None]
+    trainer_logprobs: list[float | None] | None = None
+    advantages: list[float | None] | None = None
+    rewards: list[float | None] | None = None
+    step: int | None = None
+    rank: int | None = None
+    export_sequence_idx: int | None = None
+    env_name: str | None = None
+    training_mode: str | None = None
+
+
+_DECODER = msgspec.json.Decoder(Export)
+_METADATA = ("step", "rank", "env_name", "training_mode")
+
+
+def decode(record: bytes, *, default_id: str, vocab_size: int | None = None) -> Trajectory:
+    """Read one exported sequence.
+
+    Args:
+        record: JSON text.
+        default_id: Used if the record does not say which sequence of which step it is.
+        vocab_size: Not needed: the entropies are exact.
+
+    Raises:
+        DataError: if the record is not such an export, is of another version, or its columns contradict each other.
+    """
+    del vocab_size
+    export = decode_line(record, _DECODER)
+    _check(export)
+    turns = runs(np.array(export.loss_mask, dtype=np.bool_))
+    entropy = _measured(export.entropy, turns)
+    if (entropy < -_NEGATIVE_TOLERANCE_NATS).any():
+        raise DataError(f"field entropy: {np.nanmin(entropy):.4g} is negative; expected nats")
+    seen = bool(np.isfinite(entropy).any())
+    try:
+        return Trajectory(
+            id=_identifier(export, default_id),
+            segments=tuple(_segments(turns, len(export.loss_mask))),
+            calls=tuple(_call(k, turns) for k in range(len(turns) - 1)),
+            entropy=np.maximum(entropy, 0.0) if seen else None,
+            estimator=Estimator.EXACT if seen else Estimator.NONE,
+            logprobs=None if export.trainer_logprobs is None else _measured(export.trainer_logprobs, turns),
+            token_ids=_token_ids(export.token_ids),
+            group_id=prompt_group(export.step, export.token_ids[: turns[0][0]]),
+            outcome=unit(_one_value(export.rewards, turns)),
+            spans=SpanQuality.APPROXIMATE,
+            metadata=_metadata(export, turns),
+        )
+    except InvalidValueError as error:
+        raise DataError(str(error)) from error
+
+
+def _check(export: Export) -> None:
+    if export.schema_version != SCHEMA_VERSION:
+        raise DataError(
+            f"field schema_version: the prime-rl export is of version {export.schema_version}, this release of deltah "
+            f"reads version {SCHEMA_VERSION}; upgrade deltah"
+        )
+    for name in ("token_ids", "entropy", "trainer_logprobs", "advantages", "rewards"):
+        column: list[Any] | None = getattr(export, name)
+        if column is not None and len(column) != len(export.loss_mask):
+            raise DataError(f"field {name}: {len(column)} values for {len(export.loss_mask)} tokens of loss_mask")
+    if not any(export.loss_mask):
+        raise DataError("field loss_mask: no token is True; there is nothing the policy wrote")
+
+
+def _measured(column: list[float | None], turns: list[tuple[int, int]]) -> FloatArray:
+    """(T,) values on the policy's tokens; NaN elsewhere, at token 0 and where not finite."""
+    values = np.array(column, dtype=np.float64)
+    kept = np.full(len(values), np.nan)
+    for start, stop in turns:
+        kept[start:stop] = values[start:stop]
+    kept[0] = np.nan
+    return np.where(np.isfinite(kept), kept, np.nan)
+
+
+def _segments(turns: list[tuple[int, int]], n_tokens: int) -> list[Segment]:
+    """Partition 0..T."""
+    segments, end = list[Segment](), 0
+    for k, (start, stop) in enumerate(turns):
+        if start > end:
+            kind = SegmentKind.RESULT if k else SegmentKind.PROMPT
+            segments.append(Segment(kind=kind, start=end, stop=start, turn=max(k - 1, 0)))
+        segments.append(Segment(kind=SegmentKind.REASONING, start=start, stop=stop, turn=k))
+        end = stop
+    if n_tokens > end:
+        segments.append(Segment(kind=SegmentKind.RESULT, start=end, stop=n_tokens, turn=len(turns) - 1))
+    return segments
+
+
+def _call(k: int, turns: list[tuple[int, int]]) -> ToolCall:
+    (start, stop), (following, _) = turns[k], turns[k + 1]
+    return ToolCall(
+        id=f"call-{k}", name="unknown", arguments=f"tokens {start}:{stop}", turn=k, result=f"tokens {stop}:{following}"
+    )
+
+
+def _identifier(export: Export, default_id: str) -> str:
+    place = (export.step, export.rank, export.export_sequence_idx)
+    return default_id if None in place else "step-{}/rank-{}/{}".format(*place)
+
+
+def _token_ids(ids: list[int]) -> IntArray:
+    try:
+        return np.array(ids, dtype=np.int64)
+    except OverflowError as error:
+        raise DataError("field token_ids: a token id does not fit into 64 bits") from error
+
+
+def _one_value(column: list[float | None] | None, turns: list[tuple[int, int]]) -> float | None:
+    """The number that every policy token carries; None if they differ or there is none."""
+    if column is None:
+        return None
+    values = {value for start, stop in turns for value in column[start:stop]}
+    return finite(values.pop()) if len(values) == 1 else None
+
+
+def _metadata(export: Export, turns: list[tuple[int, int]]) -> dict[str, Scalar]:
+    known = {name: value for name in _METADATA if (value := getattr(export, name)) is not None}
+    advantage = _one_value(export.advantages, turns)
+    return scalars(known | ({} if advantage is None else {"advantage": advantage}) | {"has_text": False})

@@ -1,0 +1,131 @@
+"""Importer for the completion logs of TRL: one row, one trajectory. Nothing is measured on it.
+
+Source: `GRPOTrainer(log_completions=True)` of TRL, written by TRL 1.16.0 and read in its `trainer/grpo_trainer.py`:
+`<output_dir>/completions/completions_<step>.parquet`, one row a completion. `deltah.traces.tables` turns such a file
+into JSON records; rows that were exported as JSON lines are read as they are.
+
+* `prompt`, `completion`: message lists, or, for plain-text data sets, text that is read by `deltah.traces.chattext`.
+* calls: `tool_calls` of the messages, or calls written in their text. Parquet has one set of argument names for a
+  whole file and fills up with null: null arguments are dropped, so one that the model did write as null is lost.
+* results: messages of role "tool", matched within their turn by `name`, then in order: TRL appends the results of
+  async tools after those of the others. status: TRL writes a failed call as {'error': ...}.
+* outcome: the column `outcome`, `accuracy_reward` or `reasoning_accuracy_reward` (TRL's own graders), else the only
+  numeric column beside `step` and `advantage`; if in [0, 1]. With several reward functions and none of these names
+  there is no outcome: rename the column of the grader to `outcome`.
+* golden_answers: `golden_answers`, `answer`, `solution` or `ground_truth`, where the reward function logged one
+  (`log_extra`).
+* id: the row's place. group_id: step and prompt. metadata: `step`, `advantage`, and every other flat column.
+
+Lost: tokens and log-probabilities, so the estimator is none and `spans` approximate; times; which completions were
+cut at their length limit; the results that TRL itself drops when they would exceed it (their calls are unanswered).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from deltah.core.types import Trajectory
+from deltah.traces.chatlog import Message
+from deltah.traces.chattext import (
+    NamedMessage,
+    Prompt,
+    assistant_message,
+    completion_messages,
+    link_results,
+    prompt_messages,
+    text_trajectory,
+)
+from deltah.traces.conversation import message_text
+from deltah.traces.decode import decode_line
+from deltah.traces.dialogue import Facts
+from deltah.traces.fields import golden_answers, prompt_group, scalars, unit
+
+OUTCOME_COLUMNS = ("outcome", "accuracy_reward", "reasoning_accuracy_reward")
+"""Columns taken for the grader's score, the first that is there."""
+
+ANSWER_COLUMNS = ("golden_answers", "answer", "solution", "ground_truth")
+
+_WRITTEN_ALWAYS = frozenset({"step", "prompt", "completion", "advantage"})
+
+
+class CompletionRow(msgspec.Struct):
+    """What TRL writes in every row; columns of rewards and extras stand beside it."""
+
+    prompt: str | list[NamedMessage]
+    completion: str | list[NamedMessage]
+    step: int | None = None
+
+
+_DECODER = msgspec.json.Decoder(CompletionRow)
+_ALL_COLUMNS: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, Any])
+
+
+def decode(record: bytes, *, default_id: str, vocab_size: int | None = None) -> Trajectory:
+    """Read one row.
+
+    Args:
+        record: JSON text.
+        default_id: Id of the trajectory, as rows have none.
+        vocab_size: Not needed: nothing is measured.
+
+    Raises:
+        DataError: if the row is not of this format.
+    """
+    del vocab_size
+    row, columns = decode_line(record, _DECODER), decode_line(record, _ALL_COLUMNS)
+    prompt = _prompt(row.prompt)
+    others = {name: value for name, value in columns.items() if name not in _WRITTEN_ALWAYS}
+    facts = Facts(
+        id=default_id,
+        group_id=prompt_group(row.step, columns["prompt"]),
+        question=prompt.question,
+        golden_answers=golden_answers(next((others[n] for n in ANSWER_COLUMNS if n in others), None)),
+        outcome=_outcome(others),
+        metadata=scalars(columns, leave_out=frozenset({"prompt", "completion"})),
+    )
+    return text_trajectory(prompt.messages, _completion(row.completion, prompt.opening), facts)
+
+
+def _prompt(prompt: str | list[NamedMessage]) -> Prompt:
+    return prompt_messages(prompt) if isinstance(prompt, str) else Prompt([*prompt], "")
+
+
+def _completion(completion: str | list[NamedMessage], opening: str) -> list[Message]:
+    if isinstance(completion, str):
+        return completion_messages(opening + completion)
+    return link_results([_turn(message) if message.role == "assistant" else message for message in completion])
+
+
+def _turn(message: NamedMessage) -> Message:
+    """Assistant message with the calls that TRL parsed, else with those in its text."""
+    if not message.tool_calls:
+        written = assistant_message(message_text(message.content))
+        thought = message.reasoning_content or written.reasoning_content
+        return msgspec.structs.replace(written, reasoning_content=thought)
+    calls = [
+        msgspec.structs.replace(
+            call,
+            function=call.function
+            and msgspec.structs.replace(call.function, arguments=_given(call.function.arguments)),
+        )
+        for call in message.tool_calls
+    ]
+    return msgspec.structs.replace(message, tool_calls=calls)
+
+
+def _given(arguments: Any) -> Any:
+    """Arguments without those that are null only because another row has them."""
+    if not isinstance(arguments, Mapping):
+        return arguments
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _outcome(columns: Mapping[str, Any]) -> float | None:
+    named = next((name for name in OUTCOME_COLUMNS if name in columns), None)
+    if named is not None:
+        return unit(columns[named])
+    numbers = [v for v in columns.values() if v is None or (isinstance(v, int | float) and not isinstance(v, bool))]
+    return unit(numbers[0]) if len(numbers) == 1 else None

@@ -1,0 +1,137 @@
+"""The study as a value: its figures by hand, strict JSON there and back, Markdown that nothing can break."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from study.pilot.tables import make_table, simulate
+
+from deltah.errors import DataError
+from deltah.study.pilot import CallReference, FailureKind, StudyResult, StudyTable, run_study
+from deltah.study.pilot.figures import MAX_FAILURES, failures, histograms, positions, roc_curves
+from deltah.study.pilot.statistics import associate
+
+NAN = float("nan")
+
+
+def study_table(questions: int = 40, seed: int = 0) -> StudyTable:
+    """Reduction, another signal, outcome, a graded and a thin label."""
+    base = simulate(np.random.default_rng(seed), questions, effect=0.8, position=0.3)
+    n = len(base)
+    return replace(
+        base,
+        signals={"delta_h": base.signals["x"], "entropy_before": np.round(base.signals["x"], 0)},
+        labels={
+            "correct": base.labels["y"],
+            "grade": np.where(np.arange(n) % 3 > 0, base.labels["y"] / 2, NAN),
+            "thin": np.ones(n),
+        },
+    )
+
+
+def test_histogram_keeps_zero_on_the_side_of_no_reduction() -> None:
+    values = [-1.0, -1e-9, 0.0, 1e-9, 1.0, NAN]
+    table = make_table(range(6), {"delta_h": values}, {"good": [1, 1, 1, 0, 1, 1], "graded": [0.5] * 6})
+    (found,) = histograms(table)
+    middle = len(found.good) // 2
+    assert found.edges[middle] == 0
+    assert sum(found.good[:middle]) == 3
+    assert (sum(found.good[middle:]), sum(found.other[middle:])) == (1, 1)
+    assert (sum(found.other), found.left_out) == (1, 1)
+
+
+def test_area_under_the_curve_is_the_auc() -> None:
+    table = study_table()
+    associations = associate(table, resamples=100, permutations=100)
+    curves = roc_curves(table, associations)
+    aucs = {(a.signal, a.label): a.auc.value for a in associations}
+    assert {c.signal for c in curves} == {"delta_h", "entropy_before", "call_index"}
+    for c in curves:
+        assert (c.false_positive_rate[0], c.true_positive_rate[-1]) == (0, 1)
+        x, y = np.array(c.false_positive_rate), np.array(c.true_positive_rate)
+        area = (np.diff(x) * (y[1:] + y[:-1]) / 2).sum()
+        tolerance = 0.01 if c.signal == "delta_h" else 1e-12
+        assert area == pytest.approx(aucs[c.signal, c.label], abs=tolerance)
+
+
+def test_position_effect_by_hand() -> None:
+    table = make_table(
+        [0, 0, 1, 1, 2],
+        {"delta_h": [1, 0, 3, NAN, 2]},
+        {"good": [1, 0, 1, 0, NAN]},
+        index=[1, 2, 1, 9, 1],
+    )
+    first, second, late = positions(table, resamples=100, seed=0)
+    assert (first.index, first.n, first.reduction.value, first.labels["good"].value) == ("1", 3, 2.0, 1.0)
+    assert (first.labels["good"].n, first.labels["good"].left_out) == (2, 1)
+    assert np.isnan(first.reduction.low)
+    assert second.reduction.value == 0
+    assert (late.index, late.n) == ("8 and later", 1)
+    assert np.isnan(late.reduction.value)
+
+
+def test_failure_cases_are_the_clearest_one_a_trajectory() -> None:
+    table = make_table(
+        [0, 0, 1, 2, 3],
+        {"delta_h": [0.5, 0.9, 0.2, -0.7, NAN]},
+        {"correct": [0, 0, 0, 1, 1]},
+        index=[1, 2, 1, 1, 1],
+    )
+    found, counts = failures(table)
+    assert [(f.kind, f.trajectory, f.index, f.reduction) for f in found] == [
+        (FailureKind.FELL_AND_WRONG, "t0", 2, 0.9),
+        (FailureKind.FELL_AND_WRONG, "t1", 1, 0.2),
+        (FailureKind.ROSE_AND_RIGHT, "t2", 1, -0.7),
+    ]
+    assert counts == {FailureKind.FELL_AND_WRONG: 3, FailureKind.ROSE_AND_RIGHT: 1}
+    assert failures(replace(table, labels={}))[0] == ()
+    many = study_table(200)
+    assert sum(f.kind is FailureKind.FELL_AND_WRONG for f in failures(many)[0]) == MAX_FAILURES
+
+
+def test_strict_json_there_and_back() -> None:
+    result = run_study(study_table(), resamples=100, permutations=100)
+    text = json.dumps(result.as_dict(), allow_nan=False)
+    again = StudyResult.from_dict(json.loads(text))
+    assert repr(again) == repr(result)
+    assert json.dumps(again.as_dict()) == text
+
+
+def test_a_study_of_another_version_is_refused() -> None:
+    data = run_study(study_table(), resamples=100, permutations=100).as_dict()
+    with pytest.raises(DataError, match="schema_version 99, expected 1"):
+        StudyResult.from_dict({**data, "schema_version": 99})
+    with pytest.raises(DataError, match=r"cannot be read.*run `deltah study` again"):
+        StudyResult.from_dict({**data, "calls": "many"})
+
+
+def test_best_signal_first_and_numbers_before_reasons() -> None:
+    result = run_study(study_table(), resamples=100, permutations=100)
+    assert result.labels == ("correct", "grade", "thin")
+    aucs = [a.auc.value for a in result.of_label("correct")]
+    assert aucs == sorted(aucs, reverse=True)
+    spearman = [a.spearman.value for a in result.of_label("grade")]
+    assert spearman == sorted(spearman, reverse=True)
+    assert all(np.isnan(a.auc.value) for a in result.of_label("grade"))
+
+
+def test_markdown() -> None:
+    result = run_study(study_table(), resamples=100, permutations=100)
+    text = result.to_markdown()
+    assert "## correct: the trajectory's outcome is 1" in text
+    assert "Not computed: 0 questions with a call that is not good; 5 are needed." in text
+    assert "| call\\_index (baseline) |" in text
+    assert "Entropy fell and the answer was wrong" in text
+    widths = {line.count(" | ") for line in text.splitlines() if line.startswith("| delta")}
+    assert widths == {12}
+
+
+def test_hostile_names_cannot_break_the_markdown() -> None:
+    table = study_table()
+    calls = tuple(CallReference("a|b\n# <script>`x", c.call) for c in table.calls)
+    text = run_study(replace(table, calls=calls), resamples=100, permutations=100).to_markdown()
+    assert "a\\|b \\# \\<script\\>\\`x" in text
+    assert "<script>" not in text

@@ -1,0 +1,183 @@
+"""From trajectories to columns: orientation of every signal, every label, and what is said of what is missing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from builders import make_trajectory
+from study.pilot.tables import make_table
+
+from deltah import Trajectory, score
+from deltah.core.signals import SIGNALS, PositionBaseline
+from deltah.errors import InvalidValueError
+from deltah.study.pilot import LABEL_MEANING, PROBE_COLUMNS, SIGNAL_MEANING, Evidence, build_table
+from deltah.study.pilot.evidence import words
+from deltah.study.waste import waste_of_calls
+from deltah.tasks import Task
+from deltah.tools import Document
+
+NAN = float("nan")
+
+
+def rollout(i: int, segments: list[list[float]], *, task: int | None = None, **fields: Any) -> Trajectory:
+    metadata = {"task_id": f"q{i if task is None else task}"}
+    return make_trajectory(segments, id=f"t{i}", **{"outcome": 1.0, "metadata": metadata, **fields})
+
+
+def with_calls(trajectory: Trajectory, *changes: dict[str, Any]) -> Trajectory:
+    calls = tuple(replace(call, **change) for call, change in zip(trajectory.calls, changes, strict=True))
+    return replace(trajectory, calls=calls)
+
+
+def test_signals_by_hand(trajectory: Trajectory) -> None:
+    """H = 2, 1, 1.5, 0.5: reduction 1, -0.5, 1."""
+    table = build_table([trajectory, rollout(1, [[1.0], [0.97]], outcome=0.5)])
+    assert table.calls[0] == ("t", "0.0")
+    assert (len(table), table.n_clusters, table.tools) == (4, 2, ("search",))
+    assert table.index.tolist() == [1, 2, 3, 1]
+    assert table.tokens.tolist() == [[2, 1], [1, 2], [2, 1], [1, 1]]
+    np.testing.assert_allclose(table.signals["delta_h"], [1, -0.5, 1, 0.03])
+    np.testing.assert_allclose(table.signals["ratio"], [0.5, -0.5, 1 / 1.5, 0.03], atol=1e-6)
+    np.testing.assert_allclose(table.signals["entropy_before"], [2, 1, 1.5, 1])
+    np.testing.assert_allclose(table.signals["cumulative"], [1, 0.5, 1.5, 0.03])
+    np.testing.assert_allclose(table.signals["tail"], [1, -0.5, 1, 0.03])
+    np.testing.assert_allclose(table.signals["reduced"], [1, 0, 1, 1])
+    np.testing.assert_allclose(table.signals["reduced_0.05"], [1, 0, 1, 0])
+    np.testing.assert_allclose(table.with_baseline()["call_index"], [-1, -2, -3, -1])
+    np.testing.assert_allclose(table.labels["correct"], [NAN, NAN, NAN, 0.0])
+    np.testing.assert_allclose(table.labels["executed"], [1, 1, 1, 1])
+
+
+def test_every_signal_is_there_and_explained(trajectory: Trajectory) -> None:
+    table = build_table([trajectory])
+    assert set(SIGNALS) <= set(table.signals)
+    plain = {name for name in table.signals if not name.startswith("reduced_")}
+    assert plain | {"call_index", "placebo_controlled", "gold_gain"} == set(SIGNAL_MEANING)
+
+
+def test_what_is_not_known_is_nan() -> None:
+    undecided = rollout(1, [[1.0], [0.9]], half_width=0.2)
+    unanswered = rollout(2, [[2.0], [1.0]], unanswered_last=True, outcome=None)
+    bare = replace(rollout(3, [[2.0], [1.0]]), entropy=None, estimator="none")
+    table = build_table([undecided, unanswered, bare, rollout(4, [[1.0]])])
+    np.testing.assert_allclose(table.signals["reduced"], [NAN, NAN, NAN])
+    np.testing.assert_allclose(table.signals["delta_h"], [0.1, NAN, NAN])
+    np.testing.assert_allclose(table.labels["correct"], [1, NAN, 1])
+    np.testing.assert_allclose(table.labels["executed"], [1, 0, 1])
+    assert table.tokens[2].tolist() == [0, 0]
+
+
+def test_position_correction_is_fitted_on_other_questions() -> None:
+    """Changing the entropies of one question changes no expectation that is subtracted from it."""
+    rng = np.random.default_rng(0)
+    trajectories = [rollout(i, [[float(h)] for h in rng.uniform(0.5, 2.0, 4)]) for i in range(12)]
+    table = build_table(trajectories, seed=3)
+    expected = table.signals["delta_h"] - table.signals["position_corrected"]
+    changed = [rollout(0, [[0.1], [5.0], [0.1], [9.0]]), *trajectories[1:]]
+    other = build_table(changed, seed=3)
+    moved = other.signals["delta_h"] - other.signals["position_corrected"]
+    own = table.cluster == 0
+    np.testing.assert_allclose(moved[own], expected[own])
+    assert np.abs(moved[~own] - expected[~own]).max() > 0.1
+    halves = np.unique(np.round(expected[table.index == 1], 9))
+    assert len(halves) == 2
+    first = np.random.default_rng(3).permutation(12) % 2 == 0
+    fitted = PositionBaseline.fit([score(t) for t, side in zip(trajectories, first, strict=True) if not side])
+    np.testing.assert_allclose(-fitted.expected(np.ones(1))[0], expected[(table.index == 1) & first[table.cluster]][0])
+
+
+def evidence() -> Evidence:
+    tasks = [
+        Task(id="q1", question="Where?", golden_answers=("x",), supporting=("a", "b", "lost")),
+        Task(id="q2", question="Who?", golden_answers=("y",), supporting=("b",)),
+        Task(id="q3", question="What?", golden_answers=("z",)),
+    ]
+    documents = [
+        Document(id="a", contents='"Mira"\nMira lives in Tarsa.'),
+        Document(id="b", contents="Tarsa is a city"),
+    ]
+    return Evidence.of(tasks, documents)
+
+
+def test_gold_evidence_and_new_evidence() -> None:
+    first = with_calls(
+        rollout(1, [[1.0]] * 5),
+        {"result": "Doc 1(Title: Mira) Mira lives in Tarsa. Doc 2 ..."},
+        {"result": "MIRA: mira lives in  Tarsa; and\nTarsa is a city."},
+        {"result": "tarsa is a city"},
+        {"name": "python", "result": "7"},
+    )
+    by_question = with_calls(
+        rollout(9, [[1.0], [1.0]], question="Who? ", metadata={}), {"result": "Starsa is a city, Tarsa is a citymap"}
+    )
+    unknown = rollout(3, [[1.0], [1.0]])
+    table = build_table([first, by_question, unknown], evidence=evidence())
+    np.testing.assert_allclose(table.labels["gold_evidence"], [1, 1, 1, NAN, 0, NAN])
+    np.testing.assert_allclose(table.labels["new_evidence"], [1, 1, 0, NAN, 0, NAN])
+    assert any("1 supporting documents of the tasks are not in the corpus" in note for note in table.notes)
+
+
+def test_evidence_needs_documents() -> None:
+    tasks = [Task(id="q", question="Where?", golden_answers=("x",), supporting=("lost",))]
+    with pytest.raises(InvalidValueError, match="no task has a supporting document in the corpus"):
+        Evidence.of(tasks, [Document(id="a", contents="text")])
+    assert words("Año 3, «b»!") == " año 3 b "
+    assert words("...") == ""
+
+
+def test_redundancy_by_a_rule_and_by_the_shipped_one() -> None:
+    same = with_calls(
+        rollout(1, [[1.0]] * 3), *[{"arguments": '{"query": "Mira"}', "result": "Mira lives in Tarsa."}] * 2
+    )
+    table = build_table([same], waste=waste_of_calls)
+    np.testing.assert_allclose(table.labels["not_redundant"], [1, 0])
+    hinted = build_table([same], waste=lambda t: [frozenset({"result_unused"}) for _ in t.calls])
+    np.testing.assert_allclose(hinted.labels["not_redundant"], [1, 1])
+
+
+def test_probe_and_user_columns() -> None:
+    trajectories = [rollout(i, [[2.0], [1.0], [1.5]]) for i in range(2)]
+    probe = {("t0", "0.0"): {"delta_h_placebo": -0.4, "gain_none": 1.5, "useful": 1.0, "segment_tokens": 9.0}}
+    columns = {("t1", "1.0"): {"good": 1.0, "grade": 0.3}, ("t1", "0.0"): {"good": 0.0}, ("t7", "0.0"): {"good": 1.0}}
+    table = build_table(trajectories, probe=probe, columns=columns)
+    np.testing.assert_allclose(table.signals["placebo_controlled"], [0.4, NAN, NAN, NAN])
+    np.testing.assert_allclose(table.signals["gold_gain"], [1.5, NAN, NAN, NAN])
+    np.testing.assert_allclose(table.labels["useful"], [1, NAN, NAN, NAN])
+    np.testing.assert_allclose(table.labels["good"], [NAN, NAN, 0, 1])
+    np.testing.assert_allclose(table.labels["grade"], [NAN, NAN, NAN, 0.3])
+    assert "segment_tokens" not in table.labels
+    assert table.notes == ("1 rows of the labels belong to no call of the traces",)
+    assert {"useful", "delta_h_placebo", "gain_none"} == PROBE_COLUMNS
+    assert set(LABEL_MEANING) >= {"useful", "correct"}
+
+
+def test_values_of_other_traces_are_refused() -> None:
+    trajectories = [rollout(0, [[2.0], [1.0]])]
+    with pytest.raises(InvalidValueError, match=r"no row of the labels belongs to a call.*trajectory 'x', call 'y'"):
+        build_table(trajectories, columns={("x", "y"): {"good": 1.0}})
+    with pytest.raises(InvalidValueError, match="no row of the probe"):
+        build_table(trajectories, probe={})
+    with pytest.raises(InvalidValueError, match="label 'correct' exists already"):
+        build_table(trajectories, columns={("t0", "0.0"): {"correct": 1.0}})
+    with pytest.raises(InvalidValueError, match="no tool call"):
+        build_table([rollout(0, [[2.0]])])
+
+
+def test_shared_ids_are_announced() -> None:
+    table = build_table([rollout(0, [[2.0], [1.0]]), rollout(0, [[2.0], [1.5]])])
+    assert any("share an id" in note for note in table.notes)
+
+
+def test_a_table_checks_its_columns() -> None:
+    with pytest.raises(InvalidValueError, match=r"column 'x' has shape \(3,\); the table has 2 calls"):
+        make_table([0, 1], {"x": [1, 2, 3]}, {})
+    with pytest.raises(InvalidValueError, match="'y' holds an infinity"):
+        make_table([0, 1], {}, {"y": [1, np.inf]})
+    with pytest.raises(InvalidValueError, match="out of range"):
+        make_table([-1, 1], {}, {})
+    table = make_table([0, 1], {"x": [1, 2]}, {})
+    with pytest.raises(ValueError, match="read-only"):
+        table.signals["x"][0] = 3

@@ -1,0 +1,57 @@
+"""Mapping over processes: order, bounded look-ahead, errors, no process where none is needed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+
+from deltah.errors import DataError, InvalidValueError
+from deltah.parallel import available_cores, map_ordered
+
+
+def slow_square(x: int) -> tuple[int, int]:
+    time.sleep(0.02 * (x % 2))
+    return x * x, os.getpid()
+
+
+def refuse(x: int, *, bad: int) -> int:
+    if x == bad:
+        raise DataError(f"item {x} is bad")
+    return x
+
+
+def test_results_come_in_order_from_other_processes() -> None:
+    results = list(map_ordered(slow_square, range(12), workers=2))
+    assert [value for value, _ in results] == [x * x for x in range(12)]
+    assert os.getpid() not in {pid for _, pid in results}
+
+
+@pytest.mark.parametrize(("workers", "n"), [(1, 5), (2, 1), (2, 0), (None, 1)])
+def test_no_process_is_started_where_none_is_needed(workers: int | None, n: int) -> None:
+    results = list(map_ordered(slow_square, range(n), workers=workers))
+    assert [pid for _, pid in results] == [os.getpid()] * n
+
+
+def test_an_error_is_raised_at_its_place_and_few_items_are_taken() -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for x in range(1000):
+            taken.append(x)
+            yield x
+
+    results = map_ordered(partial(refuse, bad=2), items(), workers=2)
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(DataError, match="item 2 is bad"):
+        next(results)
+    assert len(taken) < 10
+
+
+def test_workers_must_be_positive() -> None:
+    with pytest.raises(InvalidValueError, match="workers is 0"):
+        map_ordered(slow_square, [1], workers=0)
+    assert available_cores() >= 1
