@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -42,6 +43,10 @@ SCHEMAS = [
         ("python", "code", "Run Python code and return what it prints and the value of its last expression."),
     )
 ]
+
+
+HISTORY_FIELDS = ("role", "content", "reasoning", "reasoning_content", "tool_calls")
+"""What goes back to the server of a message that it sent."""
 
 
 def main() -> None:
@@ -105,40 +110,48 @@ def converse(
             "request": request,
             "response": response,
         }
+        if "error" in response:
+            return
         message = assembled(response) if options.stream else response["choices"][0]["message"]
         calls = requested_calls(message)
         if not calls:
             return
-        messages.append({key: message.get(key) for key in ("role", "content")})
-        if message.get("tool_calls"):
-            messages[-1]["tool_calls"] = message["tool_calls"]
+        # Some servers answer with a null content, which they refuse to read back.
+        kept = {key: message[key] for key in HISTORY_FIELDS if message.get(key)}
+        messages.append({"content": "", **kept})
         for identifier, name, arguments in calls:
             result = call_tool(tools, name, arguments).text
             messages.append({"role": "tool", "tool_call_id": identifier, "content": result})
 
 
 def post(url: str, body: dict[str, Any]) -> Any:
-    """Body of the response; for a stream the list of its chunks."""
+    """Body of the response; for a stream the list of its chunks, for a failure an object with `error`."""
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request) as response:
-        if not body["stream"]:
-            return json.load(response)
-        events = (line.decode().strip().removeprefix("data: ") for line in response if line.startswith(b"data: "))
-        return [json.loads(event) for event in events if event != "[DONE]"]
+    try:
+        with urllib.request.urlopen(request) as response:
+            if not body["stream"]:
+                return json.load(response)
+            events = (line.decode().strip().removeprefix("data: ") for line in response if line.startswith(b"data: "))
+            return [json.loads(event) for event in events if event != "[DONE]"]
+    except urllib.error.HTTPError as failure:
+        text = failure.read().decode()
+        return json.loads(text) if '"error"' in text else {"error": {"code": failure.code, "message": text}}
 
 
 def assembled(chunks: list[dict[str, Any]]) -> dict[str, Any]:
     """Message that the chunks of a stream spell."""
-    content, calls = "", {}
+    texts = dict.fromkeys(("content", "reasoning", "reasoning_content"), "")
+    calls: dict[int, dict[str, Any]] = {}
     for choice in (choice for chunk in chunks for choice in chunk["choices"]):
-        content += choice["delta"].get("content") or ""
+        for key in texts:
+            texts[key] += choice["delta"].get(key) or ""
         for piece in choice["delta"].get("tool_calls") or []:
             empty = {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
             call = calls.setdefault(piece["index"], empty)
             call["id"] = piece.get("id") or call["id"]
-            for key, text in piece["function"].items():
-                call["function"][key] += text or ""
-    return {"role": "assistant", "content": content, "tool_calls": list(calls.values())}
+            call["function"]["name"] = piece["function"].get("name") or call["function"]["name"]
+            call["function"]["arguments"] += piece["function"].get("arguments") or ""
+    return {"role": "assistant", **texts, "tool_calls": list(calls.values())}
 
 
 def requested_calls(message: dict[str, Any]) -> list[tuple[str, str, str]]:
