@@ -34,6 +34,7 @@ NAMES = {
 
 
 def main(out: str) -> None:
+    """Convert the shipped checkpoint."""
     checkpoint = Path(str(resources.files("deltah.lab") / "checkpoint"))
     config = json.loads((checkpoint / "config.json").read_text())
     writer = GGUFWriter(out, "llama")
@@ -49,6 +50,7 @@ def main(out: str) -> None:
 
 
 def write_config(writer: GGUFWriter, config: dict[str, int]) -> None:
+    """Shape of the model."""
     writer.add_name("lab")
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
@@ -62,6 +64,7 @@ def write_config(writer: GGUFWriter, config: dict[str, int]) -> None:
 
 
 def write_tokenizer(writer: GGUFWriter, checkpoint: Path) -> None:
+    """Vocabulary, special tokens and chat template."""
     content = json.loads((checkpoint / "tokenizer.json").read_text())
     pieces = [(text.replace(" ", "\u2581"), score, TokenType.NORMAL) for text, score in content["model"]["vocab"]]
     for added in content["added_tokens"]:

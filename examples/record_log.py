@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -44,13 +45,13 @@ SCHEMAS = [
     )
 ]
 
-
 HISTORY_FIELDS = ("role", "content", "reasoning", "reasoning_content", "tool_calls")
 """What goes back to the server of a message that it sent."""
 
 
-def main() -> None:
-    options = parse_arguments()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the agent on every task and write the log."""
+    options = parse_arguments(arguments)
     tools = build_tools(["search", "python"], ToolConfig(corpus=options.corpus))
     tasks = [json.loads(line) for line in Path(options.tasks).read_text(encoding="utf-8").splitlines()]
     with open(options.out, "w", encoding="utf-8") as log:
@@ -58,10 +59,11 @@ def main() -> None:
             body = {**request_body(options), "seed": options.seed + 1000 * i}
             for entry in converse(options, body, task["question"], tools):
                 log.write(json.dumps({"session_id": task["id"], **entry}, ensure_ascii=False) + "\n")
-            print(f"{task['id']}: {entry['request']['messages'][-1]['role']} -> {options.out}", flush=True)
+            sys.stderr.write(f"{task['id']}: {len(entry['request']['messages'])} messages\n")
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base-url", required=True, help="up to and including /v1")
     parser.add_argument("--model", required=True)
@@ -77,7 +79,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--max-rounds", type=int, default=8, help="of tool calls in one conversation")
     parser.add_argument("--seed", type=int, default=0, help="of the first call; each later one adds 1")
     parser.add_argument("--extra", type=json.loads, default={}, help="JSON object added to every request")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def request_body(options: argparse.Namespace) -> dict[str, Any]:
