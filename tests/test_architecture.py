@@ -108,6 +108,8 @@ CODE_WITHOUT_TORCH = [
     "r = CliRunner().invoke(app, ['score', '--help']); assert r.exit_code == 0, r.output",
     "from deltah.cli.main import app; from typer.testing import CliRunner; "
     "r = CliRunner().invoke(app, ['train', '--help']); assert r.exit_code == 0, r.output",
+    "from deltah.cli.main import app; from typer.testing import CliRunner; "
+    "r = CliRunner().invoke(app, ['probe', '--help']); assert r.exit_code == 0, r.output",
 ]
 
 

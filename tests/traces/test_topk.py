@@ -11,7 +11,7 @@ import pytest
 from deltah.core.entropy import entropy_from_logits
 from deltah.core.types import Estimator
 from deltah.errors import DataError
-from deltah.traces.tokens import PackedTokens
+from deltah.traces.tokens import pack_lists
 from deltah.traces.topk import Measured
 from deltah.traces.topk import measure as measure_packed
 
@@ -20,11 +20,7 @@ LOG = math.log
 
 def measure(sampled: np.ndarray, top: Sequence[Sequence[float | None]], vocab_size: int | None) -> Measured:
     """Measure lists given one by one."""
-    flat = np.array([value for listed in top for value in listed], dtype=np.float64)
-    lengths = np.array([len(listed) for listed in top], dtype=np.int64)
-    return measure_packed(
-        PackedTokens([""] * len(top), np.asarray(sampled, dtype=np.float64), flat, lengths), vocab_size
-    )
+    return measure_packed(pack_lists([""] * len(top), sampled.tolist(), top), vocab_size)
 
 
 def test_whole_vocabulary_is_exact() -> None:
@@ -120,3 +116,18 @@ def test_openai_stand_in_for_the_drawn_token_narrows_nothing() -> None:
     with_stand_in = measure(np.array([np.nan]), top, 10)
     assert with_stand_in.upper is not None
     assert with_stand_in.upper[0] == pytest.approx(-(0.5 * LOG(0.5) + 0.3 * LOG(0.3) + 0.2 * LOG(0.2 / 8)), abs=1e-4)
+
+
+def test_a_list_that_lost_entries_caps_nothing() -> None:
+    """Tokens that print alike share one entry: what is missing may be likelier than the least entry shown."""
+    truth = np.array([0.3, 0.25, 0.2, 0.1, 0.1, 0.05])
+    whole = np.log(truth[:4]).tolist()
+    lost = np.log(truth[[0, 2, 3]]).tolist()  # the second of two tokens of one text took the first's place
+    measured = measure(np.log([0.3, 0.3, 0.3]), [whole, whole, lost], 6)
+    exact = -(truth * np.log(truth)).sum()
+    assert measured.lower is not None
+    assert measured.upper is not None
+    assert measured.lower[2] < exact < measured.upper[2]
+    # The unseen 0.4 on one token, for it may be one that ranks anywhere.
+    by_hand = -sum(p * LOG(p) for p in (0.3, 0.2, 0.1, 0.4))
+    assert measured.lower[2] == pytest.approx(by_hand, abs=1e-4)

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 import deltah
-from deltah.cli import demo, evaluate, lab, report, rollout, score, study, train
+from deltah.cli import demo, evaluate, lab, probe, report, rollout, score, study, train
 from deltah.errors import DeltahError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("train")(train.command)
 app.command("eval")(evaluate.command)
 app.command("rollout")(rollout.command)
 app.command("score")(score.command)
+app.command("probe")(probe.command)
 app.command("study")(study.command)
 app.command("report")(report.command)
 app.add_typer(lab.app, name="lab")

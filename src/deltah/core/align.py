@@ -27,6 +27,17 @@ def to_drawn_from(per_position: FloatArray) -> FloatArray:
     return shifted
 
 
+def rows_that_predict(start: int, stop: int) -> range:
+    """Output rows of a causal model from which tokens start ... stop - 1 are drawn.
+
+    Raises:
+        ValueError: if `start` is 0: nothing preceded the first token.
+    """
+    if start < 1:
+        raise ValueError(f"no row predicts token {start}; expected a token that others precede")
+    return range(start - 1, stop - 1)
+
+
 def runs(mask: BoolArray) -> list[tuple[int, int]]:
     """Maximal half-open runs [start, stop) of True in a (T,) mask, in order."""
     padded = np.concatenate(([False], np.asarray(mask, dtype=np.bool_), [False]))

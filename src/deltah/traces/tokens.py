@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deltah.core.types import FloatArray, IntArray
-from deltah.errors import DataError
+from deltah.errors import DataError, InvalidValueError
 from deltah.traces.chatlog import LogprobsBlock, TokenLogprob
 
 STAND_IN = -9999.0
@@ -69,6 +69,30 @@ def pack(block: LogprobsBlock | list[TokenLogprob] | None) -> PackedTokens:
         logprobs=np.where(logprobs > STAND_IN, logprobs, np.nan),
         top=np.array([alternative.logprob for listed in lists for alternative in listed], dtype=np.float64),
         n_top=np.array([len(listed) for listed in lists], dtype=np.int64),
+    )
+
+
+def pack_lists(
+    texts: Sequence[str], logprobs: Sequence[float | None], top: Sequence[Sequence[float | None]]
+) -> PackedTokens:
+    """Pack plain lists.
+
+    Args:
+        texts: (T,)
+        logprobs: (T,) nats; None, NaN or a stand-in where unknown.
+        top: (T,) lists of alternatives, in nats.
+
+    Raises:
+        InvalidValueError: if the three differ in length.
+    """
+    if not len(texts) == len(logprobs) == len(top):
+        raise InvalidValueError(f"{len(texts)} texts, {len(logprobs)} logprobs and {len(top)} lists of alternatives")
+    drawn = np.array(logprobs, dtype=np.float64)
+    return PackedTokens(
+        texts=list(texts),
+        logprobs=np.where(drawn > STAND_IN, drawn, np.nan),
+        top=np.array([logprob for listed in top for logprob in listed], dtype=np.float64),
+        n_top=np.array([len(listed) for listed in top], dtype=np.int64),
     )
 
 
