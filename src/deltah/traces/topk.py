@@ -8,6 +8,8 @@ promise in known ways; each is undone here, always on the side of the wider inte
   Whenever the drawn token is the least of its list, it counts as a known tail token and not as one of the best.
 * With k = 1 the one entry may then be just the drawn token. Unless it holds half of the mass, or another token of
   the trajectory shows that the list is honest, the interval assumes nothing about rank.
+* A list shorter than the trajectory's usual length has lost entries: llama-cpp-python keeps one of several tokens that
+  print alike, not the best of them. Then an unseen token may have any probability, and the interval assumes no rank.
 * A drawn token's own -9999 (OpenAI: "outside the top 20") says nothing and is NaN.
 * Log-probabilities printed with few decimals are known only to half of the last one.
 
@@ -60,6 +62,7 @@ def measure(tokens: PackedTokens, vocab_size: int | None) -> Measured:
     tolerance = max(_MASS_TOLERANCE, 2 * precision)
     exact = np.zeros(len(tokens), dtype=np.bool_)
     starts = np.cumsum(tokens.n_top) - tokens.n_top
+    usual = int(np.bincount(tokens.n_top[tokens.n_top > 0]).argmax())
     for k in np.unique(tokens.n_top[tokens.n_top > 0]).tolist():
         rows = np.flatnonzero(tokens.n_top == k)
         same = len(rows) == len(tokens)
@@ -69,7 +72,8 @@ def measure(tokens: PackedTokens, vocab_size: int | None) -> Measured:
             _fill(bounds, rows, _whole_vocabulary(logp, rows, vocab_size, tolerance))
             exact[rows] = True
         else:
-            _measure_top(bounds, rows, logp, tokens.logprobs[rows], vocab_size, precision)
+            unranked = np.full(len(rows), k < usual)
+            _measure_top(bounds, rows, logp, tokens.logprobs[rows], unranked, vocab_size, precision)
     if not np.isfinite(bounds.point).any():
         return Measured(None, None, None, Estimator.NONE)
     if exact[np.isfinite(bounds.point)].all():
@@ -114,9 +118,10 @@ def _whole_vocabulary(logp: FloatArray, rows: np.ndarray, vocab_size: int, toler
 
 def _measure_top(
     bounds: EntropyBounds,
-    rows: np.ndarray,
+    rows: IntArray,
     logp: FloatArray,
     sampled: FloatArray,
+    unranked: BoolArray,
     vocab_size: int | None,
     precision: float,
 ) -> None:
@@ -124,15 +129,21 @@ def _measure_top(
     logp, n_known = _ranked(logp)
     least = np.take_along_axis(logp, np.maximum(n_known - 1, 0)[:, None], axis=1)[:, 0]
     drawn_is_least = np.abs(least - sampled) <= 2 * precision
-    unranked = (n_known == 1) & drawn_is_least & _single_may_be_unranked(logp[:, 0], sampled, n_known, precision)
+    unranked = unranked | (
+        (n_known == 1) & drawn_is_least & _single_may_be_unranked(logp[:, 0], sampled, n_known, precision)
+    )
     kept = n_known - (drawn_is_least & (n_known > 1))
     for k in np.unique(kept[kept > 0]):
-        at = (kept == k) & ~unranked
-        if at.any():
-            known = logp[at, : int(k)][:, ::-1]  # ascending, as the core sorts them: then nothing is left to sort
-            _fill(bounds, rows[at], entropy_bounds(known, vocab_size, sampled=sampled[at], precision=precision))
-    if unranked.any():
-        _fill(bounds, rows[unranked], _unranked(logp[unranked, 0], vocab_size, precision))
+        at = kept == k
+        known = logp[at, : int(k)][:, ::-1]  # ascending, as the core sorts them: then nothing is left to sort
+        found = entropy_bounds(
+            known,
+            vocab_size,
+            sampled=sampled[at],
+            tail_cap=np.where(unranked[at], 0.0, known[:, 0]),
+            precision=precision,
+        )
+        _fill(bounds, rows[at], found)
 
 
 def _ranked(logp: FloatArray) -> tuple[FloatArray, IntArray]:
@@ -149,16 +160,6 @@ def _single_may_be_unranked(best: FloatArray, sampled: FloatArray, n_known: np.n
     """True where the one entry of a list may be a drawn token that is not the most likely one."""
     honest = ((n_known == 1) & (best - sampled > 2 * precision)).any()
     return np.asarray((best <= np.log(0.5)) & ~honest)
-
-
-def _unranked(logp: FloatArray, vocab_size: int | None, precision: float) -> EntropyBounds:
-    """Bounds from the log-probability of one token of unknown rank: the rest on one token, or on all others."""
-    p, slack = np.exp(logp), 20.0 * precision
-    two_way = entropy_bounds(np.stack([logp, np.log1p(-p)], axis=-1), 2).point
-    others = np.inf if vocab_size is None else np.log(vocab_size - 1)
-    lower, upper = np.maximum(two_way - slack, 0.0), two_way + (1 - p) * others + slack * (1 + others)
-    point = np.clip(entropy_bounds(logp[:, None], vocab_size, precision=precision).point, lower, upper)
-    return EntropyBounds(lower, upper, point)
 
 
 def _precision(tokens: PackedTokens) -> float:
