@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 
 from deltah import Segment, SegmentKind, ToolCall, Trajectory, score
-from deltah.errors import DataError
-from deltah.study import ArmData, Costs, Evaluation, ReportData, load_report, summarise, write_report
+from deltah.study import ArmData, Costs, Evaluation, ReportData, summarise, write_report
 from deltah.study.report.build import build
 from deltah.study.report.sample import Reason
 from deltah.study.savings import Prices
 from deltah.study.waste import Verdict
-from deltah.traces import write_traces
 
 ANSWER = "Velmora is a city on the northern coast, founded by the river people a long time ago."
 
@@ -131,19 +129,6 @@ def test_the_most_wasteful_are_those_certified_first() -> None:
     ).columns[0].evaluations["logs"]  # fmt: skip
     assert kept.candidates[Reason.WASTEFUL][0].record["id"] == "waste"
     assert sum(row.verdict is Verdict.CERTIFIED for row in kept.rows) == 1
-
-
-def test_a_study_beside_the_traces_is_shown_and_must_be_json(tmp_path: Path) -> None:
-    write_traces(tmp_path / "a.jsonl", [searcher([2.0, 1.0])])
-    write_traces(tmp_path / "b.jsonl", [searcher([2.0, 1.0])])
-    assert build(load_report([tmp_path / "a.jsonl"]))["study"] == []
-    (tmp_path / "study.json").write_text(json.dumps({"n": 3, "odd": "a\u202eb"}))
-    both = build(load_report([tmp_path / "a.jsonl", tmp_path / "b.jsonl"]))
-    assert both["study"] == [{"arms": [0, 1], "content": {"n": 3, "odd": "a⟨U+202E⟩b"}}]
-    for damaged in ("{", "[1]"):
-        (tmp_path / "study.json").write_text(damaged)
-        with pytest.raises(DataError, match=r"study\.json"):
-            load_report([tmp_path / "a.jsonl"])
 
 
 def test_the_page_names_every_class_in_plain_words(tmp_path: Path) -> None:

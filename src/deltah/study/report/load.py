@@ -178,7 +178,10 @@ def _study(folder: Path) -> StudyResult | None:
     if not path.exists():
         return None
     try:
-        return StudyResult.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds a {type(found).__name__}, expected an object")
+        return StudyResult.from_dict(found)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as a study ({error}); run it again, or remove the file") from error
 
