@@ -89,8 +89,11 @@ class TokenTexts(Sequence[str]):
             if chosen.step != 1:
                 return tuple(self[t] for t in chosen)
             return tuple(self._between(chosen.start, chosen.stop))
-        t = range(len(self))[index]
-        return self._text[self._offset(t) : self._offset(t + 1)]
+        n = len(self._ends)
+        t = index + n if index < 0 else index
+        if not 0 <= t < n:
+            raise IndexError(f"token {index} of {n}")
+        return self._text[self._ends[t - 1] if t else 0 : self._ends[t]]
 
     def __iter__(self) -> Iterator[str]:
         return self._between(0, len(self))

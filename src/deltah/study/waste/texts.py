@@ -27,7 +27,7 @@ def segment_text(trajectory: Trajectory, segment: Segment) -> str | None:
         return segment.text
     if trajectory.token_texts is None:
         return None if segment.n_tokens else ""
-    return "".join(trajectory.token_texts[segment.start : segment.stop])
+    return trajectory.text(segment.start, segment.stop)
 
 
 def user_text(trajectory: Trajectory) -> dict[int, str]:

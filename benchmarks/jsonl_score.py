@@ -1,0 +1,154 @@
+"""JSON-lines logs with top-20 log-probabilities: whole `deltah score` against decoding the same file and nothing else.
+
+    python benchmarks/jsonl_score.py --megabytes 200 --repetitions 7
+
+* `deltah score`: the command as a user runs it, with `--out calls.jsonl`: reading, entropies, bounds, segments,
+  signals, waste, statistics, tables.
+* `msgspec, every field`: typed records of all that is in the file. `msgspec, needed fields`: what an entropy needs,
+  the rest is skipped; the fastest decoder into typed records that we know.
+* `orjson`: dictionaries and lists, no types.
+
+The required ratio is 0.60 of the fastest typed one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import harness
+import msgspec
+import synthetic
+
+
+class NeededTop(msgspec.Struct, gc=False):
+    logprob: float
+
+
+class NeededToken(msgspec.Struct, gc=False):
+    token: str
+    logprob: float
+    top_logprobs: list[NeededTop]
+
+
+class Top(msgspec.Struct, gc=False):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class Token(msgspec.Struct, gc=False):
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[Top]
+
+
+class NeededBlock(msgspec.Struct, gc=False):
+    content: list[NeededToken]
+
+
+class Block(msgspec.Struct, gc=False):
+    content: list[Token]
+
+
+class NeededMessage(msgspec.Struct, gc=False):
+    role: str
+    content: str
+    tool_calls: list[dict[str, Any]] = []
+    tool_call_id: str | None = None
+    logprobs: NeededBlock | None = None
+
+
+class Message(msgspec.Struct, gc=False):
+    role: str
+    content: str
+    tool_calls: list[dict[str, Any]] = []
+    tool_call_id: str | None = None
+    logprobs: Block | None = None
+
+
+class NeededLine(msgspec.Struct, gc=False):
+    id: str
+    messages: list[NeededMessage]
+    vocab_size: int
+    outcome: float
+
+
+class Line(msgspec.Struct, gc=False):
+    id: str
+    model: str
+    messages: list[Message]
+    vocab_size: int
+    logprobs_mode: str
+    outcome: float
+
+
+def decode_all(path: str, decode: Callable[[bytes], object]) -> harness.Work:
+    def work() -> int:
+        with open(path, "rb") as file:
+            for line in file:
+                decode(line)
+        return os.path.getsize(path)
+
+    return work
+
+
+def every_field(path: str) -> harness.Work:
+    return decode_all(path, msgspec.json.Decoder(Line).decode)
+
+
+def needed_fields(path: str) -> harness.Work:
+    return decode_all(path, msgspec.json.Decoder(NeededLine).decode)
+
+
+def untyped(path: str) -> harness.Work:
+    import orjson
+
+    return decode_all(path, orjson.loads)
+
+
+def whole_command(path: str) -> harness.Work:
+    from deltah.cli.main import app
+
+    def work() -> int:
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+            app(["score", path, "--out", os.path.join(folder, "calls.jsonl")], standalone_mode=False)
+        return os.path.getsize(path)
+
+    return work
+
+
+CASES: dict[str, harness.Case] = {
+    "deltah score": whole_command,
+    "msgspec, needed fields": needed_fields,
+    "msgspec, every field": every_field,
+    "orjson": untyped,
+}
+
+
+def generate(path: str, n_bytes: int) -> None:
+    with open(path, "wb") as file:
+        file.writelines(synthetic.chat_lines(n_bytes))
+
+
+def main() -> None:
+    parser = harness.parser(__doc__)
+    parser.add_argument("--megabytes", type=int, default=200)
+    arguments = parser.parse_args()
+    harness.print_machine(["deltah", "numpy", "msgspec", "orjson"])
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        small, large = (os.path.join(folder, f"log-{scale}.jsonl") for scale in (1, 4))
+        generate(small, arguments.megabytes * 10**6)
+        generate(large, 4 * arguments.megabytes * 10**6)
+        harness.report(harness.measure(list(CASES), small, arguments.repetitions), 1e6, "MB/s", ["deltah score"])
+        print()
+        harness.report_memory("deltah score", {"1x": small, "4x": large})
+
+
+if __name__ == "__main__":
+    harness.main(CASES, main)

@@ -1,0 +1,148 @@
+"""Parquet traces: tokens a second of reading and scoring, against reading the same columns and doing nothing else.
+
+    python benchmarks/parquet_score.py --repetitions 7
+
+* `rows, N workers`: trajectories are read, validated and scored, and one row a call is made; nothing else.
+* `deltah score`: the whole command, with waste, savings, statistics and tables, started as a user would.
+* `pyarrow`, `polars`: read the columns that the scoring needs into memory, row group by row group, on one thread.
+
+Two files are used: exact entropies, and top-k estimates with their bounds (three times as many numbers).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import harness
+import synthetic
+
+from deltah.core.scored import Signal
+from deltah.core.signals import SignalConfig, score
+from deltah.core.types import Estimator, Trajectory
+from deltah.parallel import map_ordered
+from deltah.traces.parquet import OPTIONAL, read_parquet, row_ranges, write_parquet
+
+COLUMNS = [
+    "id",
+    "estimator",
+    "temperature",
+    "outcome",
+    "segments",
+    "calls",
+    "entropy",
+    "entropy_lower",
+    "entropy_upper",
+]
+PEERS = ("pyarrow", "polars")
+
+
+def call_rows(trajectory: Trajectory, signal: Signal) -> Iterator[tuple[Any, ...]]:
+    labels, lower, upper = signal.call_labels, signal.call_lower.tolist(), signal.call_upper.tolist()
+    for i, delta_h in enumerate(signal.call_delta_h.tolist()):
+        call = trajectory.calls[i]
+        yield trajectory.id, call.id, call.name, call.status.value, delta_h, lower[i], upper[i], labels[i].value
+
+
+def score_range(path: str, rows: range) -> tuple[int, list[tuple[Any, ...]]]:
+    """Tokens read, and one row a call."""
+    config, found, n_tokens = SignalConfig(), list[tuple[Any, ...]](), 0
+    for trajectory in read_parquet(path, rows=rows, skip=OPTIONAL):
+        found.extend(call_rows(trajectory, score(trajectory, config)))
+        n_tokens += len(trajectory)
+    return n_tokens, found
+
+
+def score_rows(path: str, workers: int) -> harness.Work:
+    return lambda: sum(n for n, _ in map_ordered(partial(score_range, path), row_ranges(path), workers=workers))
+
+
+def whole_command(path: str) -> harness.Work:
+    from deltah.cli.main import app
+
+    def work() -> int:
+        with contextlib.redirect_stdout(io.StringIO()):
+            app(["score", path], standalone_mode=False)
+        return n_tokens(path)
+
+    return work
+
+
+def n_tokens(path: str) -> int:
+    """Read from a small file beside the data, so that counting is not part of what is measured."""
+    with open(f"{path}.tokens", encoding="utf-8") as file:
+        return int(file.read())
+
+
+def with_pyarrow(path: str) -> harness.Work:
+    import pyarrow.parquet
+
+    def work() -> int:
+        file = pyarrow.parquet.ParquetFile(path)
+        for i in range(file.num_row_groups):
+            file.read_row_group(i, columns=COLUMNS, use_threads=False)
+        return n_tokens(path)
+
+    return work
+
+
+def with_polars(path: str) -> harness.Work:
+    os.environ["POLARS_MAX_THREADS"] = "1"
+    import polars
+
+    def work() -> int:
+        for rows in row_ranges(path, row_groups=1):
+            polars.scan_parquet(path).select(COLUMNS).slice(rows.start, len(rows)).collect()
+        return n_tokens(path)
+
+    return work
+
+
+CASES: dict[str, harness.Case] = {
+    "rows, 1 worker": partial(score_rows, workers=1),
+    "rows, 2 workers": partial(score_rows, workers=2),
+    "deltah score": whole_command,
+    "pyarrow": with_pyarrow,
+    "polars": with_polars,
+}
+
+
+def generate(path: str, n: int, estimator: Estimator) -> None:
+    total = 0
+
+    def counted() -> Iterator[Trajectory]:
+        nonlocal total
+        for trajectory in synthetic.trajectories(n, estimator):
+            total += len(trajectory)
+            yield trajectory
+
+    write_parquet(path, counted())
+    with open(f"{path}.tokens", "w", encoding="utf-8") as file:
+        file.write(str(total))
+
+
+def main() -> None:
+    parser = harness.parser(__doc__)
+    parser.add_argument("--trajectories", type=int, default=8000)
+    arguments = parser.parse_args()
+    harness.print_machine(["deltah", "numpy", "duckdb", *PEERS])
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        for estimator in (Estimator.EXACT, Estimator.TOP_K):
+            small, large = (os.path.join(folder, f"{estimator}-{scale}.parquet") for scale in (1, 4))
+            generate(small, arguments.trajectories, estimator)
+            generate(large, 4 * arguments.trajectories, estimator)
+            print(f"\n== {estimator}: {n_tokens(small):,} tokens, {os.path.getsize(small) / 1e6:.0f} MB")
+            ours = [name for name in CASES if name not in PEERS]
+            harness.report(harness.measure(list(CASES), small, arguments.repetitions), 1e6, "M tokens/s", ours)
+            print()
+            for name in ours:
+                harness.report_memory(name, {"1x": small, "4x": large})
+
+
+if __name__ == "__main__":
+    harness.main(CASES, main)
