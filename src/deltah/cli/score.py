@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,13 +19,13 @@ from deltah.cli.options import Answers, Join, Logs, Margin, Signal, Strict, Trac
 from deltah.cli.prices import Currency, Latency, Price, costs
 from deltah.cli.tables import escaped, two_lines
 from deltah.core.metrics import MetricsTally
-from deltah.core.types import Estimator
+from deltah.core.scored import Signal as SignalOf
+from deltah.core.types import Estimator, Trajectory
 from deltah.study import CallRow, Evaluation, ScoredLog, calls_by, summarise_calls
 from deltah.study.callfile import CallWriter, call_records
 from deltah.study.notes import notes_on
-from deltah.study.report.evaluation import Scored
 from deltah.study.tables import estimate_cell, number
-from deltah.study.waste import Verdict
+from deltah.study.waste import Verdict, Waste
 from deltah.traces.rundir import nan_to_none
 
 
@@ -59,7 +58,15 @@ def command(  # noqa: PLR0913 - the options of a command line
     tally = MetricsTally()
     with ExitStack() as stack:
         writer = None if out is None else stack.enter_context(CallWriter(out))
-        evaluation = Evaluation.of(_watched(log, tally, writer), costs=costs(price, currency, latency))
+
+        def watch(trajectory: Trajectory, found: SignalOf | None, waste: tuple[frozenset[Waste], ...]) -> None:
+            if found is not None:
+                tally.add(found, trajectory.outcome)
+            if writer is not None:
+                for record in call_records(trajectory, found, waste):
+                    writer.write(record)
+
+        evaluation = Evaluation.of(log, costs=costs(price, currency, latency), watch=watch, view=False)
     if not len(evaluation):
         raise nothing_read(log, paths)
     if as_json:
@@ -69,17 +76,6 @@ def command(  # noqa: PLR0913 - the options of a command line
     if out is not None and writer is not None:
         typer.echo(f"{writer.n_written} rows in {out}", err=True)
     report_losses(log)
-
-
-def _watched(log: ScoredLog, tally: MetricsTally, writer: CallWriter | None) -> Iterator[Scored]:
-    """The log as it streams by, counted and written on the way."""
-    for trajectory, found in log:
-        if found is not None:
-            tally.add(found, trajectory.outcome)
-        if writer is not None:
-            for record in call_records(trajectory, found):
-                writer.write(record)
-        yield trajectory, found
 
 
 def _summary(log: ScoredLog, evaluation: Evaluation, tally: MetricsTally) -> dict[str, Any]:

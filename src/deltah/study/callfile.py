@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Protocol, Self
@@ -76,10 +76,19 @@ SQL_TYPES = (
 """Columns of the Parquet file."""
 
 
-def call_records(trajectory: Trajectory, signal: Signal | None) -> Iterator[CallRecord]:
-    """Rows of a trajectory's calls, in the order they were issued."""
+def call_records(
+    trajectory: Trajectory, signal: Signal | None, wastes: Sequence[frozenset[Waste]] | None = None
+) -> Iterator[CallRecord]:
+    """Rows of a trajectory's calls, in the order they were issued.
+
+    Args:
+        trajectory: C calls.
+        signal: None for one without entropies.
+        wastes: (C,) what `waste_of_calls` says of it, where the caller has it already.
+    """
     spelled = _call_tokens(trajectory)
-    for i, (call, waste) in enumerate(zip(trajectory.calls, waste_of_calls(trajectory), strict=True)):
+    found = waste_of_calls(trajectory) if wastes is None else wastes
+    for i, (call, waste) in enumerate(zip(trajectory.calls, found, strict=True)):
         k = int(trajectory.round_of_call[i])
         label = None if signal is None else signal.labels[k]
         yield CallRecord(
