@@ -2,7 +2,7 @@
 
 from deltah.study.bootstrap import Estimate
 from deltah.study.calls import CallRow, CallSummary, call_rows, calls_by, summarise_calls
-from deltah.study.logs import LogOptions, ScoredLog, run_signal
+from deltah.study.logs import LogOptions, ScoredLog
 from deltah.study.report import (
     ArmData,
     Costs,
@@ -52,7 +52,6 @@ __all__ = [
     "load_report",
     "load_run",
     "load_traces",
-    "run_signal",
     "summarise",
     "summarise_calls",
     "table",

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from deltah.core.metrics import SECONDS
 from deltah.errors import DataError
-from deltah.study.logs import LogOptions, ScoredLog, run_signal
+from deltah.study.logs import LogOptions, ScoredLog
 from deltah.study.notes import notes_on
 from deltah.study.pilot import StudyResult
 from deltah.study.report.data import START, ArmData, Evaluations, ReportData
@@ -25,6 +25,8 @@ from deltah.traces.rundir import RunDirectory
 from deltah.traces.sources import STDIN
 
 START_PREFIX: Final = "start-"
+TRAINING: Final = "training"
+"""Evaluation name of the trajectories that a run trained on, shown where it was not evaluated."""
 LOGS: Final = "logs"
 """Evaluation name of a plain trace file."""
 MAX_PROBLEMS_SHOWN: Final = 20
@@ -57,9 +59,10 @@ def load_run(
     """
     run, options = RunDirectory(Path(path)), options or LogOptions()
     config = run.config
-    options = replace(options, signal=options.signal or run_signal(config))
-    files = sorted((run.path / "eval").glob("*.jsonl*"))
-    read = {_stem(file.name): _read([str(file)], options, seed, costs) for file in files}
+    files = {_stem(file.name): [str(file)] for file in sorted((run.path / "eval").glob("*.jsonl*"))}
+    if not files and (training := sorted(map(str, (run.path / "traces").glob("*.jsonl*")))):
+        files = {TRAINING: training}
+    read = {name: _read(listed, options, seed, costs) for name, listed in files.items()}
     metrics = tuple(run.read_metrics())
     return ArmData(
         name=name or _arm_name(config) or run.path.name,
@@ -153,7 +156,8 @@ def load_report(
 
 
 def _is_run(path: Path) -> bool:
-    return (path / "run.json").exists()
+    """Whether a folder is one run; a demo's folder holds several."""
+    return (path / "run.json").exists() and RunDirectory(path).manifest.get("command") != "demo"
 
 
 def _expand(path: Path) -> list[Path]:
