@@ -1,11 +1,9 @@
 """Photograph a report for the README: its beginning, and one trajectory; needs a Chromium on the machine.
 
-    deltah lab world runs/world
-    deltah rollout --model lab --tasks runs/world/eval/tasks.jsonl --set tool.corpus=runs/world/eval/corpus.jsonl \\
-        --tools search,python --limit 60 --out runs/agent.jsonl.zst
-    deltah report runs/agent.jsonl.zst --title "The embedded agent on 60 held-out questions" \\
-        --price input=2 --price cached=0.2 --price output=8 --out runs/agent.html
-    python experiments/report_images.py runs/agent.html --question "Which coin is used in the city"
+    deltah report examples/lab/vllm.jsonl.zst --vocab-size 1394 --answers examples/lab/tasks.jsonl \\
+        --title "A tool-calling agent behind vLLM, 28 questions" \\
+        --price input=2 --price cached=0.2 --price output=8 --price search=0.005 --out runs/agent.html
+    python experiments/report_images.py runs/agent.html --question "Which coin is used in the country where Hedda"
 """
 
 from __future__ import annotations
