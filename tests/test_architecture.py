@@ -16,6 +16,8 @@ SOURCE = ROOT / "src" / "deltah"
 FLOORS = {
     "errors": 0,
     "core": 1,
+    "zstd": 0,
+    "database": 1,
     "jsonlines": 1,
     "parallel": 1,
     "traces": 2,

@@ -19,6 +19,7 @@ import numpy as np
 
 from deltah.core.scored import CallLabel, Signal
 from deltah.core.types import CallStatus, Estimator, SegmentKind, SpanQuality, Trajectory
+from deltah.database import import_duckdb
 from deltah.errors import ConfigError, DataError
 from deltah.study.waste import Verdict, Waste, verdict, waste_of_calls
 
@@ -191,6 +192,7 @@ class CallWriter:
 
         Raises:
             ConfigError: for another ending.
+            MissingDependencyError: if Parquet is asked for and duckdb is not installed.
             DataError: if the folder cannot be written.
         """
         self.path = Path(path)
@@ -198,6 +200,8 @@ class CallWriter:
         self._parquet = self.path.suffix == ".parquet"
         if self.path.suffix not in (".jsonl", ".csv", ".parquet"):
             raise ConfigError(f"--out {self.path}: expected a name that ends in .jsonl, .csv or .parquet")
+        if self._parquet:
+            import_duckdb("Writing a Parquet file")
         self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -240,8 +244,7 @@ class CallWriter:
 
     def _convert(self) -> None:
         """Rewrite the temporary JSON lines as Parquet; the database streams, so memory stays constant."""
-        import duckdb
-
+        duckdb = import_duckdb("Writing a Parquet file")
         packed = self._temporary.with_suffix(".parquet")
         columns = ", ".join(f"{name}: '{kind}'" for name, kind in SQL_TYPES.items())
         source = (
