@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deltah.cli.losses import nothing_read, report_losses
-from deltah.cli.options import Answers, Logs, TraceFormat, VocabSize, log_options
+from deltah.cli.options import Answers, Logs, Strict, TraceFormat, VocabSize, log_options
 from deltah.cli.progress import reporting
 from deltah.errors import ConfigError, DataError, InvalidValueError
 from deltah.study import ScoredLog
@@ -37,6 +37,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     top_logprobs: Annotated[int, typer.Option(help="Alternatives a server is asked for.", min=1)] = 20,
     vocab_size: VocabSize = None,
     format: TraceFormat = None,
+    strict: Strict = False,
     max_calls: Annotated[int, typer.Option(help="Budget: calls probed, spread over the questions.", min=1)] = 200,
     seed: Annotated[int, typer.Option(help="Seed of the sample and of the placebos.", min=0)] = 0,
     answer_template: Annotated[
@@ -56,7 +57,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     config = ProbeConfig(max_calls=max_calls, seed=seed, answer_template=answer_template)
     if (model is None) == (server is None):
         raise ConfigError("give either --model for a local model or --server for the URL of one")
-    log = ScoredLog(paths, log_options(answers=answers, format=format, vocab_size=vocab_size))
+    log = ScoredLog(paths, log_options(answers=answers, format=format, vocab_size=vocab_size, strict=strict))
     trajectories = [trajectory for trajectory, _ in log]
     if not trajectories:
         raise nothing_read(log, paths)

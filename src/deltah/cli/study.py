@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deltah.cli.losses import nothing_read, report_losses
-from deltah.cli.options import Join, Logs, TraceFormat, VocabSize, log_options
+from deltah.cli.options import Join, Logs, Strict, TraceFormat, VocabSize, log_options
 from deltah.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     format: TraceFormat = None,
     vocab_size: VocabSize = None,
     join: Join = True,
+    strict: Strict = False,
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples of every interval.", min=100)] = 2000,
     seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Directory, or .json file, for study.json and study.md.")] = None,
@@ -38,7 +39,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     from deltah.study.pilot import PROBE_COLUMNS, build_table, read_call_values, run_study
 
     evidence = _evidence(tasks, corpus)
-    log = ScoredLog(paths, log_options(answers=tasks, format=format, vocab_size=vocab_size, join=join))
+    log = ScoredLog(paths, log_options(answers=tasks, format=format, vocab_size=vocab_size, join=join, strict=strict))
     trajectories = [trajectory for trajectory, _ in log]
     if not trajectories:
         raise nothing_read(log, paths)
