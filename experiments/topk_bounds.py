@@ -31,7 +31,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from deltah import score
-from deltah.core.entropy import entropy_from_logits
+from deltah.core.entropy import SERVER_PRECISION_NATS, entropy_from_logits
 from deltah.core.scored import CallLabel
 from deltah.core.types import CallStatus, Estimator, FloatArray, Segment, ToolCall, Trajectory
 from deltah.engines.models import resolve_model
@@ -246,6 +246,7 @@ def token_numbers(scored: list[Scored], tops: list[Trajectory], exact: FloatArra
         "conversations": len(tops),
         "tokens": len(exact),
         "mean_entropy": float(exact.mean()),
+        "logprob_error_max": float(max(np.abs(s.best32[:, :k] - s.best[:, :k]).max() for s in scored)),
         "tail_mass_mean": float((1 - np.exp(best).sum(1)).mean()),
         "drawn_outside": float((drawn < best[:, -1]).mean()),
         "violations": int(((exact < lower) | (exact > upper)).sum()),
@@ -342,6 +343,7 @@ def page(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
         "",
         f"**Bounds that failed: {violations} of {checked} checks. Certified verdicts that were wrong: {wrong}.** "
         "Both count every set, K and print.",
+        *failures(rows),
         "",
         "## Tokens",
         "",
@@ -363,6 +365,20 @@ def page(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
         *print_table(rows),
     ]
     return "\n".join(parts) + "\n"
+
+
+def failures(rows: list[dict[str, Any]]) -> list[str]:
+    """Where bounds failed, and the likely cause."""
+    found = [row for row in rows if row["violations"]]
+    if not found:
+        return []
+    cells = [f"{row['set']}, {row['printed']}, K = {row['k']}: {row['violations']} of {row['tokens']}" for row in found]
+    return [
+        "",
+        f"They failed at {'; '.join(cells)}; never with float64 log-probabilities. The bounds assume an error of "
+        f"{SERVER_PRECISION_NATS:g} nats in a float32 log-probability; that of a float32 log-softmax over this "
+        "vocabulary is larger (2.1e-5 at most on 5,517 tokens of `script`).",
+    ]
 
 
 def token_table(rows: list[dict[str, Any]]) -> list[str]:
