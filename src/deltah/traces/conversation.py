@@ -97,7 +97,8 @@ class Conversation:
             self.exact &= not (tokens and thought)
         if not tokens:
             self._add_text(SegmentKind.REASONING, turn, content)
-        self.exact &= spans.exact
+        # A server that loses characters shows other tokens than it sampled.
+        self.exact &= spans.exact and not (tokens and not _covers(tokens, content))
         offset = len(self.token_texts)
         for kind, start, stop in spans.spans:
             self.segments.append(Segment(kind=kind, start=offset + start, stop=offset + stop, turn=turn))

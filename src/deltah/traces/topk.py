@@ -8,8 +8,9 @@ promise in known ways; each is undone here, always on the side of the wider inte
   Whenever the drawn token is the least of its list, it counts as a known tail token and not as one of the best.
 * With k = 1 the one entry may then be just the drawn token. Unless it holds half of the mass, or another token of
   the trajectory shows that the list is honest, the interval assumes nothing about rank.
-* A list shorter than the trajectory's usual length has lost entries: llama-cpp-python keeps one of several tokens that
-  print alike, not the best of them. Then an unseen token may have any probability, and the interval assumes no rank.
+* A list shorter than was asked for, or than the trajectory's usual length, has lost entries: llama-cpp-python keeps one
+  of several tokens that print alike, not the best of them. So may a list without `bytes` whose least entry is the drawn
+  token, appended to what was left. Then an unseen token may have any probability, and the interval assumes no rank.
 * A drawn token's own -9999 (OpenAI: "outside the top 20") says nothing and is NaN.
 * Log-probabilities printed with few decimals are known only to half of the last one.
 
@@ -45,12 +46,13 @@ class Measured(NamedTuple):
     estimator: Estimator
 
 
-def measure(tokens: PackedTokens, vocab_size: int | None) -> Measured:
+def measure(tokens: PackedTokens, vocab_size: int | None, *, requested: int | None = None) -> Measured:
     """Entropies of a trajectory's sampled tokens.
 
     Args:
         tokens: T tokens, in order; a server's habits are told from all of them together.
         vocab_size: V; None if unknown.
+        requested: K that the request asked for; None if the log does not say.
 
     Raises:
         DataError: if a list is longer than the vocabulary, or its probabilities cannot be those of a distribution.
@@ -62,7 +64,7 @@ def measure(tokens: PackedTokens, vocab_size: int | None) -> Measured:
     tolerance = max(_MASS_TOLERANCE, 2 * precision)
     exact = np.zeros(len(tokens), dtype=np.bool_)
     starts = np.cumsum(tokens.n_top) - tokens.n_top
-    usual = int(np.bincount(tokens.n_top[tokens.n_top > 0]).argmax())
+    usual = max(requested or 0, int(np.bincount(tokens.n_top[tokens.n_top > 0]).argmax()))
     for k in np.unique(tokens.n_top[tokens.n_top > 0]).tolist():
         rows = np.flatnonzero(tokens.n_top == k)
         same = len(rows) == len(tokens)
@@ -72,8 +74,11 @@ def measure(tokens: PackedTokens, vocab_size: int | None) -> Measured:
             _fill(bounds, rows, _whole_vocabulary(logp, rows, vocab_size, tolerance))
             exact[rows] = True
         else:
-            unranked = np.full(len(rows), k < usual)
-            _measure_top(bounds, rows, logp, tokens.logprobs[rows], unranked, vocab_size, precision)
+            drawn = tokens.logprobs[rows]
+            with np.errstate(invalid="ignore"):
+                appended = ~tokens.has_bytes[rows] & (np.nanmin(logp, axis=1, initial=np.inf) >= drawn - 2 * precision)
+            unranked = appended | (k < usual)
+            _measure_top(bounds, rows, logp, drawn, unranked, vocab_size, precision)
     if not np.isfinite(bounds.point).any():
         return Measured(None, None, None, Estimator.NONE)
     if exact[np.isfinite(bounds.point)].all():
@@ -173,5 +178,5 @@ def _precision(tokens: PackedTokens) -> float:
     for decimals in range(1, _MAX_DECIMALS + 1):
         scaled = values * 10.0**decimals
         if (np.abs(scaled - np.rint(scaled)) < 1e-6).all():
-            return float(max(SERVER_PRECISION_NATS, 0.5 * 10.0**-decimals))
+            return SERVER_PRECISION_NATS + 0.5 * 10.0**-decimals
     return SERVER_PRECISION_NATS
