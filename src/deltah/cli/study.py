@@ -83,7 +83,7 @@ def _print(result: StudyResult) -> None:
     from rich.console import Console
 
     from deltah.cli.tables import escaped
-    from deltah.study.pilot.markdown import computed, label_note, method_notes, size_note
+    from deltah.study.pilot.markdown import computed, finding, label_note, method_notes, size_note
 
     console = Console()
     console.print(
@@ -95,6 +95,8 @@ def _print(result: StudyResult) -> None:
         console.print(f"[dim]{escaped(size_note(rows))}[/]", highlight=False)
         if computed(rows):
             console.print(_table(rows))
+            if (found := finding(rows)) is not None:
+                console.print(escaped(found), highlight=False)
             for a in rows:
                 if a.reason is not None:
                     console.print(f"[dim]{a.signal} is not computed: {escaped(a.reason)}[/]", highlight=False)
@@ -102,9 +104,9 @@ def _print(result: StudyResult) -> None:
         console.print(f"[dim]· {escaped(note)}[/]", highlight=False)
 
 
-_SHOWN = (("auc", "AUC"), ("auc_within_index", "within index"), ("auc_stratified", "stratified"))
-_GRADED = (("spearman", "Spearman"), ("partial_spearman", "partial"))
-_TESTS = (("p_holm", "p (Holm)"), ("p_partial_holm", "partial p (Holm)"))
+_SHOWN = (("auc", "AUC"), ("auc_within_index", "within call index"))
+_GRADED = (("spearman", "Spearman"), ("partial_spearman", "partial Spearman"))
+_TESTS = (("p_holm", "p, Holm"), ("p_partial_holm", "partial p, Holm"))
 """What fits a terminal of 80 columns; the files hold all."""
 
 

@@ -13,7 +13,8 @@ from deltah.core.rewards import RewardConfig, RewardName
 from deltah.core.signals import SignalConfig
 from deltah.engines.trl.config import EvalConfig, RolloutConfig, TrainConfig
 from deltah.lab.names import Split
-from deltah.lab.questions import write_split
+from deltah.lab.questions import Question, questions, write_split
+from deltah.lab.world import World
 from deltah.tools import ToolConfig
 
 ARMS = (RewardName.OUTCOME, RewardName.SPARSE, RewardName.DENSE)
@@ -75,4 +76,14 @@ def train_config(
 def write_world(path: Path, *, seed: int = 0) -> None:
     """Write the training and the evaluation split; evaluation names never occur in training."""
     write_split(path / "train", Split.TRAIN, seed=seed, n=TRAIN_TASKS)
-    write_split(path / "eval", Split.EVAL, seed=seed + 1, n=EVAL_TASKS)
+    write_split(path / "eval", Split.EVAL, seed=_eval_seed(seed), n=EVAL_TASKS)
+
+
+def eval_questions(seed: int = 0) -> list[Question]:
+    """Questions of the evaluation split that `write_world` writes, with their plans: what only a study may know."""
+    world_seed = _eval_seed(seed)
+    return list(questions(World(world_seed, Split.EVAL), EVAL_TASKS, seed=world_seed))
+
+
+def _eval_seed(seed: int) -> int:
+    return seed + 1
