@@ -22,6 +22,7 @@ from enum import StrEnum
 
 import numpy as np
 
+from deltah.core.options import check_number, choice
 from deltah.core.scored import Group, Signal
 from deltah.core.types import FloatArray
 from deltah.errors import InvalidValueError
@@ -83,14 +84,10 @@ class RewardConfig:
     """Added to that standard deviation; TRL's value."""
 
     def __post_init__(self) -> None:
-        if self.name not in REWARDS:
-            raise InvalidValueError(f"unknown reward {self.name!r}; choose one of: {', '.join(REWARDS)}")
-        object.__setattr__(self, "name", RewardName(self.name))
-        object.__setattr__(self, "pooling", Pooling(self.pooling))
+        object.__setattr__(self, "name", choice(RewardName, self.name, "reward"))
+        object.__setattr__(self, "pooling", choice(Pooling, self.pooling, "pooling"))
         for field, low, high in _RANGES:
-            value = getattr(self, field)
-            if not low <= value <= high:
-                raise InvalidValueError(f"{field} is {value}; expected a number from {low:g} to {high:g}")
+            check_number(field, getattr(self, field), low, high)
 
     @property
     def needs_token_advantages(self) -> bool:
