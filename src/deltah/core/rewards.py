@@ -181,6 +181,9 @@ def otc_reward(signal: Signal, outcome: float, *, fewest_calls: int | None, smoo
 def shuffle_verdicts(signals: Sequence[Signal], rng: np.random.Generator) -> list[Signal]:
     """Permute the verdicts among the rounds of one index, across the batch: the shuffled-sign control.
 
+    A round of which no call was answered has no verdict to give or take and stays undefined. With one call a round, m
+    of the batch is kept.
+
     Args:
         signals: A batch, best large: within one group of like verdicts a shuffle changes nothing.
         rng: Source of the permutation.
@@ -190,7 +193,7 @@ def shuffle_verdicts(signals: Sequence[Signal], rng: np.random.Generator) -> lis
     """
     origin = [[i] * s.n_rounds for i, s in enumerate(signals)]
     for k in range(max((s.n_rounds for s in signals), default=0)):
-        holders = [i for i, s in enumerate(signals) if s.n_rounds > k]
+        holders = [i for i, s in enumerate(signals) if s.n_rounds > k and _has_answer(s, k)]
         for target, source in zip(holders, rng.permutation(holders), strict=True):
             origin[target][k] = int(source)
     return [
@@ -203,6 +206,10 @@ def shuffle_verdicts(signals: Sequence[Signal], rng: np.random.Generator) -> lis
         )
         for signal, sources in zip(signals, origin, strict=True)
     ]
+
+
+def _has_answer(signal: Signal, k: int) -> bool:
+    return signal.answered is None or bool(signal.answered[signal.round_of_call == k].any())
 
 
 def group_rewards(group: Group, config: RewardConfig) -> list[Reward]:
