@@ -158,11 +158,15 @@ def penalty_reward(signal: Signal, outcome: float, *, call_penalty: float = 0.1)
 
 
 def otc_reward(signal: Signal, outcome: float, *, fewest_calls: int | None, smoothing: float = 4.0) -> float:
-    r"""F1 * r_tool of OTC-GRPO (arXiv 2504.14870, section 3.3).
+    r"""F1 * r_tool of OTC-GRPO (arXiv 2504.14870) with its outer weight at 1.
 
     With n calls here and $n^*$ the fewest of a correct trajectory of the group: 1 if both are 0;
     $\cos(\pi n / (2 n + c))$ if $n^* = 0$; $\sin(\pi f / (2 n^*))$ with $f = 2 n n^* / (n + n^*)$ otherwise, which is 1
     at $n = n^*$.
+
+    The form was checked against public accounts of the paper and an independent implementation of it, not against its
+    text. The default of c is ours: the paper's value is not known to us. So is the choice where no trajectory is
+    correct; with an outcome of 0 or 1, as in the paper, it cannot matter.
 
     Args:
         signal: Gives n.
