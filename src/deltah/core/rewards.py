@@ -73,8 +73,8 @@ class RewardConfig:
     otc_smoothing: float = 4.0
     """c of the OTC cosine, used where the best correct trajectory makes no call."""
     correctness_first: bool = False
-    """Efficiency may order correct trajectories among themselves, but never push one below an incorrect one, nor below
-    the smaller of 0 and its outcome-only advantage."""
+    """Efficiency may order correct trajectories among themselves, but no token of one gets less than any token of an
+    incorrect one, nor less than the smaller of 0 and its outcome-only advantage."""
     correct_at: float = 1.0
     """Outcome from which a trajectory counts as correct."""
     pooling: Pooling = Pooling.POOLED
