@@ -1,7 +1,7 @@
 """The only home of the shift and of scattering per-span values over tokens.
 
 A causal model's output row t - 1 is the distribution that token t is drawn from. Everywhere in deltah index t of a
-per-token array speaks of *that* distribution, so a model's raw per-position output is shifted here, once.
+per-token array speaks of *that* distribution: whoever holds a model's raw rows picks them by `rows_that_predict`.
 """
 
 from __future__ import annotations
@@ -11,20 +11,6 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from deltah.core.types import BoolArray, FloatArray
-
-
-def to_drawn_from(per_position: FloatArray) -> FloatArray:
-    """Shift a model's per-position output so that index t speaks of the distribution token t was drawn from.
-
-    Args:
-        per_position: (T,) values computed from output row t, which predicts token t + 1.
-
-    Returns:
-        (T,) with NaN at index 0: nothing preceded the first token.
-    """
-    shifted = np.full(len(per_position), np.nan)
-    shifted[1:] = per_position[:-1]
-    return shifted
 
 
 def rows_that_predict(start: int, stop: int) -> range:

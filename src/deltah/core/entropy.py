@@ -99,8 +99,8 @@ def entropy_bounds(
             (float32 arithmetic of a server) for narrower types.
 
     Returns:
-        `EntropyBounds` of arrays (...,) in nats with lower <= point <= upper; all three equal when K = V; NaN where a
-        row has a NaN.
+        `EntropyBounds` of arrays (...,) in nats with lower <= point <= upper; all three equal when K = V and no
+        precision is stated; NaN where a row has a NaN.
 
     Raises:
         InvalidValueError: if shapes disagree, K is 0 or exceeds V, or a log-probability is positive beyond rounding.
@@ -116,16 +116,21 @@ def entropy_bounds(
         log_p = np.where(p > 0, logp, p * 0.0)
         head, mass, least_known = -(p * log_p).sum(axis=-1), p.sum(axis=-1), p[..., 0]
         cap = least_known if tail_cap is None else np.exp(_one_a_row("tail_cap", tail_cap, head.shape))
-        if vocab_size == known:
+        if vocab_size == known and precision is None:
             head = np.maximum(head, 0.0)
             return EntropyBounds(head, head.copy(), head.copy())
-        slack = (p * np.abs(1.0 + log_p)).sum(axis=-1) * tau
+        slack = _rounding_slack((p * np.abs(1.0 + log_p)).sum(axis=-1), mass, tau)
+        if vocab_size == known:
+            lower, upper = np.maximum(head - slack, 0.0), np.maximum(head + slack, 0.0)
+            return EntropyBounds(lower, upper, _within(head, lower, upper))
         unseen = np.full(head.shape, np.inf if vocab_size is None else vocab_size - known)
         if sampled is not None:
             q, is_new = _drawn_outside(_one_a_row("sampled", sampled, head.shape), logp[..., 0], tau)
             head = head + np.where(is_new, -q * np.log(np.where(is_new & (q > 0), q, 1.0)), 0.0)
             mass, unseen = mass + np.where(is_new, q, 0.0), unseen - is_new
-            slack = slack + np.where(is_new, q * np.abs(1 + np.log(np.where(q > 0, q, 1.0))), 0.0) * tau
+            slack = slack + _rounding_slack(
+                np.where(is_new, q * np.abs(1 + np.log(np.where(q > 0, q, 1.0))), 0.0), q, tau
+            )
         error = mass * np.expm1(tau) + known * np.finfo(np.float64).eps
         room = np.where(cap > 0, unseen * cap * np.exp(tau), 0.0)
         most = np.minimum(_within(1.0 - mass + error, 0.0, 1.0), room)
@@ -163,6 +168,14 @@ def _one_a_row(name: str, values: ArrayLike, shape: tuple[int, ...]) -> FloatArr
     if array.shape != shape:
         raise InvalidValueError(f"{name} has shape {array.shape}; expected one log-probability a row, {shape}")
     return array
+
+
+def _rounding_slack(slope: FloatArray, mass: FloatArray, tau: float) -> FloatArray:
+    """How far an error of at most tau in each log p moves the sum of -p log p, whose slope in log p is p |1 + log p|.
+
+    The slope itself moves within tau, by no more than the factor exp(tau) and the summand p tau.
+    """
+    return np.asarray((slope + mass * tau) * (tau * np.exp(tau)))
 
 
 def _drawn_outside(sampled: FloatArray, least: FloatArray, tau: float) -> tuple[FloatArray, BoolArray]:

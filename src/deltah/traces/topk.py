@@ -12,9 +12,10 @@ promise in known ways; each is undone here, always on the side of the wider inte
   of several tokens that print alike, not the best of them. So may a list without `bytes` whose least entry is the drawn
   token, appended to what was left. Then an unseen token may have any probability, and the interval assumes no rank.
 * A drawn token's own -9999 (OpenAI: "outside the top 20") says nothing and is NaN.
-* Log-probabilities printed with few decimals are known only to half of the last one.
+* Log-probabilities printed with few decimals, or few significant digits, are known only to half of the last one.
 
-A list as long as the vocabulary gives the exact entropy. A token without a list is not measured (NaN).
+A list as long as the vocabulary gives the exact entropy, unless it was printed with few digits. A token without a list
+is not measured (NaN).
 """
 
 from __future__ import annotations
@@ -31,8 +32,17 @@ from deltah.traces.tokens import STAND_IN, PackedTokens
 _MASS_TOLERANCE = 1e-3
 """How far the probabilities of a whole vocabulary may sum from 1, and any list's beyond 1."""
 _MAX_DECIMALS = 5
+"""More decimals err less than the server's arithmetic."""
+_MIN_DIGITS, _MAX_DIGITS = 3, 6
+"""Significant digits of a cut print-out; a float32 has more than 6."""
+_COARSEST_NATS = 0.05
+"""Error of one decimal: nobody prints fewer."""
+_MATTERS_NATS = 100.0
+"""Beyond it a probability is 0 for every purpose here, and a value may be a stand-in."""
+_FLOAT32_ROUNDING = 6e-8
+_FLOAT64_ROUNDING = 1e-9
 _ROWS_LOOKED_AT = 64
-"""Tokens from which the number of printed decimals is told."""
+"""Tokens that usually suffice to tell the number of printed digits."""
 
 
 class Measured(NamedTuple):
@@ -71,8 +81,8 @@ def measure(tokens: PackedTokens, vocab_size: int | None, *, requested: int | No
         logp = tokens.top.reshape(-1, k) if same else tokens.top[starts[rows, None] + np.arange(k)]
         _check_mass(logp, rows, vocab_size, tolerance)
         if vocab_size is not None and k == vocab_size:
-            _fill(bounds, rows, _whole_vocabulary(logp, rows, vocab_size, tolerance))
-            exact[rows] = True
+            _fill(bounds, rows, _whole_vocabulary(logp, rows, vocab_size, precision, tolerance))
+            exact[rows] = precision == SERVER_PRECISION_NATS
         else:
             drawn = tokens.logprobs[rows]
             with np.errstate(invalid="ignore"):
@@ -108,7 +118,9 @@ def _check_mass(logp: FloatArray, rows: np.ndarray, vocab_size: int | None, tole
         )
 
 
-def _whole_vocabulary(logp: FloatArray, rows: np.ndarray, vocab_size: int, tolerance: float) -> EntropyBounds:
+def _whole_vocabulary(
+    logp: FloatArray, rows: np.ndarray, vocab_size: int, precision: float, tolerance: float
+) -> EntropyBounds:
     logp = np.where(np.isnan(logp) | (logp <= STAND_IN), -np.inf, logp)
     mass = np.exp(logp).sum(axis=1)
     short = mass < 1 - tolerance
@@ -118,7 +130,7 @@ def _whole_vocabulary(logp: FloatArray, rows: np.ndarray, vocab_size: int, toler
             f"token {rows[row]}: {vocab_size} top_logprobs should cover the whole vocabulary but hold only "
             f"{mass[row]:.4g} of the probability; correct vocab_size"
         )
-    return entropy_bounds(logp, vocab_size)
+    return entropy_bounds(logp, vocab_size, precision=precision)
 
 
 def _measure_top(
@@ -164,19 +176,43 @@ def _ranked(logp: FloatArray) -> tuple[FloatArray, IntArray]:
 def _single_may_be_unranked(best: FloatArray, sampled: FloatArray, n_known: np.ndarray, precision: float) -> BoolArray:
     """True where the one entry of a list may be a drawn token that is not the most likely one."""
     honest = ((n_known == 1) & (best - sampled > 2 * precision)).any()
-    return np.asarray((best <= np.log(0.5)) & ~honest)
+    return np.asarray((best <= np.log(0.5) + precision) & ~honest)
 
 
 def _precision(tokens: PackedTokens) -> float:
-    """Absolute error in nats: that of float32 arithmetic, or half of the last printed decimal if that is greater."""
-    seen = tokens.top[: int(tokens.n_top[:_ROWS_LOOKED_AT].sum())]
-    values = np.abs(np.concatenate([tokens.logprobs[:_ROWS_LOOKED_AT], seen]))
-    values = values[np.isfinite(values) & (values > 0)]
-    # A tiny non-zero value is proof of a full print-out, and would pass for a rounded 0 below.
-    if len(values) < 4 or values.min() < 0.5 * 10.0**-_MAX_DECIMALS:
-        return SERVER_PRECISION_NATS
-    for decimals in range(1, _MAX_DECIMALS + 1):
-        scaled = values * 10.0**decimals
-        if (np.abs(scaled - np.rint(scaled)) < 1e-6).all():
-            return SERVER_PRECISION_NATS + 0.5 * 10.0**-decimals
-    return SERVER_PRECISION_NATS
+    """Absolute error in nats: that of float32 arithmetic, and half of the last printed digit where digits were cut.
+
+    What was cut is told from all values together, for one of them may end in zeros by chance. Few values, or none but
+    zeros, may fit a shorter print-out than the true one; then its greater error is assumed.
+    """
+    for rows in sorted({min(_ROWS_LOOKED_AT, len(tokens)), len(tokens)}):
+        seen = tokens.top[: int(tokens.n_top[:rows].sum())]
+        values = np.abs(np.concatenate([tokens.logprobs[:rows], seen]))
+        cut = _cut_off(values[(values > 0) & (values < _MATTERS_NATS)])
+        if cut == 0:
+            break
+    return SERVER_PRECISION_NATS + cut
+
+
+def _cut_off(values: FloatArray) -> float:
+    """Greatest error in nats of values all printed with few decimals or few digits; 0 for a full print-out."""
+    if not len(values):
+        return _COARSEST_NATS
+    exponents = np.floor(np.log10(values)) + 1.0
+    decimals = _fewest_fitting(values, np.zeros(len(values)), range(1, _MAX_DECIMALS + 1))
+    digits = _fewest_fitting(values, exponents, range(_MIN_DIGITS, _MAX_DIGITS + 1))
+    errors = [0.5 * 10.0**-decimals if decimals else 0.0, 0.5 * 10.0 ** (exponents.max() - digits) if digits else 0.0]
+    return float(min(max(errors), _COARSEST_NATS))
+
+
+def _fewest_fitting(values: FloatArray, exponents: FloatArray, candidates: range) -> int | None:
+    """Least d of the candidates such that every value is a multiple of 10^(its exponent - d); None if there is none."""
+    fitting = None
+    for d in reversed(candidates):
+        scaled = values * 10.0 ** (d - exponents)
+        whole = np.rint(scaled)
+        # A value rounded in float32 and printed as float64 is a multiple but for float32's own rounding.
+        if not ((np.abs(scaled - whole) <= scaled * _FLOAT32_ROUNDING + _FLOAT64_ROUNDING) & (whole > 0)).all():
+            break
+        fitting = d
+    return fitting
