@@ -1,14 +1,15 @@
 """The demo: evaluate the embedded agent, train each arm from it with the same budget, evaluate again, report.
 
 Arms are processes of `deltah train`, as many at a time as there are cores, each in its own run directory: the demo does
-nothing that a user's own run could not, and an interrupted one continues arm by arm.
+nothing that a user's own run could not, and an interrupted one continues arm by arm. However the demo ends, its
+processes end with it (`deltah.lab.guarded`); no arm is ever written by two.
 
 Layout::
 
     run.json, world/{train,eval}/   what was asked, and the data
     start/                          `deltah eval` of the agent before training
     outcome/, sparse/, ...          `deltah train` of each arm
-    logs/NAME.{json,log}            configuration and output of each process
+    logs/NAME.{json,log,lock}       configuration and output of each process, and what it holds while it lives
     report.html, report.json
 """
 
@@ -17,7 +18,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +29,7 @@ from typing import Any
 from deltah.core.rewards import RewardName
 from deltah.engines.trl.config import EvaluateConfig
 from deltah.errors import TrainingError, missing_dependency
+from deltah.lab.guarded import start, stop, stop_on_termination
 from deltah.lab.recipe import ARMS, EVAL_TASKS, SIGNAL, STEPS, eval_config, rollout_config, train_config, write_world
 from deltah.study import ReportData, load_run, write_report
 from deltah.traces.rundir import RunDirectory, open_run, package_versions, write_atomic
@@ -85,7 +86,7 @@ def run_demo(config: DemoConfig, out: Path, *, watch: Watch | None = None) -> Re
     if not (out / "world" / "eval" / "tasks.jsonl").exists():
         write_world(out / "world", seed=config.seed)
     jobs = [*(_arm_job(out, arm, config) for arm in arms), _start_job(out, config)]
-    with _stopped(jobs):
+    with stop_on_termination(), _stopped(jobs):
         _run_all(jobs, watch or (lambda states: None))
     data = report_data(out, arms, config)
     write_report(data, out / "report.html")
@@ -134,14 +135,9 @@ class _Job:
         """Start the process with its share of the cores: more threads than cores would wait for one another."""
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         self.state.phase = "starting"
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "deltah", *self.arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-            )
+        self.process = start(
+            "deltah", self.arguments, lock=self.log.with_suffix(".lock"), log=self.log, env=environment
+        )
 
 
 def _start_job(out: Path, config: DemoConfig) -> _Job:
@@ -174,12 +170,7 @@ def _stopped(jobs: Sequence[_Job]) -> Iterator[None]:
     try:
         yield
     finally:
-        for job in jobs:
-            if job.process is not None and job.process.poll() is None:
-                job.process.terminate()
-        for job in jobs:
-            if job.process is not None:
-                job.process.wait()
+        stop([job.process for job in jobs if job.process is not None])
 
 
 def _run_all(jobs: Sequence[_Job], watch: Watch) -> None:
