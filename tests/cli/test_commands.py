@@ -12,8 +12,8 @@ import pytest
 from builders import make_trajectory
 from typer.testing import CliRunner
 
+from deltah.cli.app import app
 from deltah.cli.config import resolve
-from deltah.cli.main import app
 from deltah.core.metrics import batch_metrics
 from deltah.core.rewards import RewardConfig
 from deltah.core.signals import SignalConfig, score
