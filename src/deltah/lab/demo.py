@@ -29,6 +29,7 @@ from typing import Any
 from deltah.core.rewards import RewardName
 from deltah.engines.trl.config import EvaluateConfig
 from deltah.errors import TrainingError, missing_dependency
+from deltah.lab.composition import composition
 from deltah.lab.guarded import start, stop, stop_on_termination
 from deltah.lab.recipe import ARMS, EVAL_TASKS, SIGNAL, STEPS, eval_config, rollout_config, train_config, write_world
 from deltah.study import ReportData, load_run, write_report
@@ -44,6 +45,7 @@ class DemoConfig:
     arms: tuple[RewardName, ...] = ARMS
     steps: int = STEPS
     eval_tasks: int = EVAL_TASKS
+    """Questions of the evaluation world."""
     seed: int = 0
 
 
@@ -84,7 +86,7 @@ def run_demo(config: DemoConfig, out: Path, *, watch: Watch | None = None) -> Re
     # Arms may be added later: each has a directory of its own and the same budget.
     open_run(out, {"steps": config.steps, "eval_tasks": config.eval_tasks, "seed": config.seed}, command="demo")
     if not (out / "world" / "eval" / "tasks.jsonl").exists():
-        write_world(out / "world", seed=config.seed)
+        write_world(out / "world", seed=config.seed, eval_tasks=config.eval_tasks)
     jobs = [*(_arm_job(out, arm, config) for arm in arms), _start_job(out, config)]
     with stop_on_termination(), _stopped(jobs):
         _run_all(jobs, watch or (lambda states: None))
@@ -103,7 +105,7 @@ def report_data(out: Path, arms: Sequence[RewardName], config: DemoConfig) -> Re
             "model": "embedded agent (about one million parameters), the same cold start for every arm",
             "budget": f"{config.steps} steps of 6 prompts x 8 trajectories an arm",
             "dead band": f"a call counts as reduced below {-SIGNAL.resolved_margin} nats",
-            "evaluation": f"{config.eval_tasks} held-out questions about entities never seen in training",
+            "evaluation": str(composition(out / "world", limit=config.eval_tasks)),
             "training seed": str(config.seed),
             "cores": str(os.cpu_count()),
             "versions": ", ".join(f"{name} {version}" for name, version in package_versions().items()),

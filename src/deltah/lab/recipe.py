@@ -45,7 +45,7 @@ def rollout_config(seed: int = 0) -> RolloutConfig:
 
 
 def eval_config(world: Path, limit: int = EVAL_TASKS) -> EvalConfig:
-    """Held-out questions about entities that no training world names."""
+    """The first so many questions of the evaluation world."""
     split = world / "eval"
     return EvalConfig(tasks=str(split / "tasks.jsonl"), corpus=str(split / "corpus.jsonl"), limit=limit)
 
@@ -72,7 +72,13 @@ def train_config(
     )
 
 
-def write_world(path: Path, *, seed: int = 0) -> None:
-    """Write the training and the evaluation split; evaluation names never occur in training."""
+def write_world(path: Path, *, seed: int = 0, eval_tasks: int = EVAL_TASKS) -> None:
+    """Write the training and the evaluation split; fresh names of the evaluation occur in no training world.
+
+    Args:
+        path: Folder for `train/` and `eval/`.
+        seed: Seed of the training world; the evaluation world has the next one.
+        eval_tasks: Evaluation questions; the first ones are the same however many there are.
+    """
     write_split(path / "train", Split.TRAIN, seed=seed, n=TRAIN_TASKS)
-    write_split(path / "eval", Split.EVAL, seed=seed + 1, n=EVAL_TASKS)
+    write_split(path / "eval", Split.EVAL, seed=seed + 1, n=eval_tasks)
