@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from deltah.core.rewards import RewardName
+from deltah.core.signals import SignalConfig
 from deltah.engines.trl.config import EvaluateConfig
 from deltah.errors import TrainingError, missing_dependency
 from deltah.lab.composition import composition
@@ -47,6 +48,14 @@ class DemoConfig:
     eval_tasks: int = EVAL_TASKS
     """Questions of the evaluation world."""
     seed: int = 0
+    signal: SignalConfig = SIGNAL
+    """How calls are judged, in every arm and at the start."""
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What every arm has in common; arms may be added later, each has a directory of its own."""
+        margin = self.signal.resolved_margin
+        return {"steps": self.steps, "eval_tasks": self.eval_tasks, "seed": self.seed, "margin": margin}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,8 +92,7 @@ def run_demo(config: DemoConfig, out: Path, *, watch: Watch | None = None) -> Re
         if find_spec(package) is None:
             raise missing_dependency(package, extra="train", purpose="The demo")
     arms = [RewardName(arm) for arm in config.arms]
-    # Arms may be added later: each has a directory of its own and the same budget.
-    open_run(out, {"steps": config.steps, "eval_tasks": config.eval_tasks, "seed": config.seed}, command="demo")
+    open_run(out, config.shared, command="demo")
     if not (out / "world" / "eval" / "tasks.jsonl").exists():
         write_world(out / "world", seed=config.seed, eval_tasks=config.eval_tasks)
     jobs = [*(_arm_job(out, arm, config) for arm in arms), _start_job(out, config)]
@@ -104,7 +112,7 @@ def report_data(out: Path, arms: Sequence[RewardName], config: DemoConfig) -> Re
         facts={
             "model": "embedded agent (about one million parameters), the same cold start for every arm",
             "budget": f"{config.steps} steps of 6 prompts x 8 trajectories an arm",
-            "dead band": f"a call counts as reduced below {-SIGNAL.resolved_margin} nats",
+            "dead band": f"a call is reduced where entropy falls by more than {config.signal.resolved_margin:g} nats",
             "evaluation": str(composition(out / "world", limit=config.eval_tasks)),
             "training seed": str(config.seed),
             "cores": str(os.cpu_count()),
@@ -145,13 +153,20 @@ class _Job:
 def _start_job(out: Path, config: DemoConfig) -> _Job:
     """`deltah eval` of the agent before training."""
     held_out = eval_config(out / "world", config.eval_tasks)
-    resolved = EvaluateConfig(rollout=rollout_config(config.seed), eval=held_out, signal=SIGNAL)
+    resolved = EvaluateConfig(rollout=rollout_config(config.seed), eval=held_out, signal=config.signal)
     return _job("start", "eval", resolved.to_dict(), out, total=2 * config.eval_tasks)
 
 
 def _arm_job(out: Path, arm: RewardName, config: DemoConfig) -> _Job:
     """`deltah train` of one arm."""
-    resolved = train_config(out / "world", arm, steps=config.steps, seed=config.seed, eval_tasks=config.eval_tasks)
+    resolved = train_config(
+        out / "world",
+        arm,
+        steps=config.steps,
+        seed=config.seed,
+        eval_tasks=config.eval_tasks,
+        signal=config.signal,
+    )
     return _job(arm.value, "train", resolved.to_dict(), out, total=config.steps)
 
 

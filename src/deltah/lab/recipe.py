@@ -51,7 +51,13 @@ def eval_config(world: Path, limit: int = EVAL_TASKS) -> EvalConfig:
 
 
 def train_config(
-    world: Path, reward: RewardName, *, steps: int, seed: int, eval_tasks: int = EVAL_TASKS
+    world: Path,
+    reward: RewardName,
+    *,
+    steps: int,
+    seed: int,
+    eval_tasks: int = EVAL_TASKS,
+    signal: SignalConfig = SIGNAL,
 ) -> TrainConfig:
     """One arm of the demo on a world written by `write_world`."""
     tool = ToolConfig(corpus=str(world / "train" / "corpus.jsonl"))
@@ -59,7 +65,7 @@ def train_config(
         tasks=str(world / "train" / "tasks.jsonl"),
         rollout=replace(rollout_config(seed), tool=tool),
         reward=RewardConfig(name=reward),
-        signal=SIGNAL,
+        signal=signal,
         eval=eval_config(world, eval_tasks),
         steps=steps,
         prompts_per_step=6,
