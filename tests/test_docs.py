@@ -32,7 +32,7 @@ def printed_commands() -> set[str]:
 
 @pytest.mark.parametrize("name", sorted(printed_commands()))
 def test_commands_exist(name: str) -> None:
-    from deltah.cli.main import app
+    from deltah.cli.app import app
 
     assert CliRunner().invoke(app, [name, "--help"]).exit_code == 0
 

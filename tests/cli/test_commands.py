@@ -12,8 +12,8 @@ import pytest
 from builders import make_trajectory
 from typer.testing import CliRunner
 
+from deltah.cli.app import app
 from deltah.cli.config import resolve
-from deltah.cli.main import app
 from deltah.core.metrics import batch_metrics
 from deltah.core.rewards import RewardConfig
 from deltah.core.signals import SignalConfig, score
@@ -158,6 +158,10 @@ def test_report_is_written_beside_the_traces(traces: Path) -> None:
         (["train", "--tasks", "t.jsonl", "--set", "reward.alpha=high"], "reward.alpha: expected `float`, got `str`"),
         (["train", "--tasks", "t.jsonl", "--config", "none.toml"], "cannot read the configuration none.toml"),
         (["demo", "--arms", "sparse,best"], "unknown arm 'best'"),
+        (["demo", "--arms", ""], "--arms names no arm; choose from: outcome, sparse"),
+        (["demo", "--out", f"{__file__}/demo"], "test_commands.py/demo: not a directory; choose another one"),
+        (["demo", "--out", __file__], "test_commands.py: it is a file; choose another one"),
+        (["lab", "world", f"{__file__}/world"], "test_commands.py/world: not a directory; choose another one"),
         (["report", "nowhere"], "nowhere"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from builders import make_trajectory
 from typer.testing import CliRunner
 
-from deltah.cli.main import app
+from deltah.cli.app import app
 from deltah.cli.prices import costs
 from deltah.errors import ConfigError
 from deltah.study.savings import Prices

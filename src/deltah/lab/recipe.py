@@ -46,13 +46,19 @@ def rollout_config(seed: int = 0) -> RolloutConfig:
 
 
 def eval_config(world: Path, limit: int = EVAL_TASKS) -> EvalConfig:
-    """Held-out questions about entities that no training world names."""
+    """The first so many questions of the evaluation world."""
     split = world / "eval"
     return EvalConfig(tasks=str(split / "tasks.jsonl"), corpus=str(split / "corpus.jsonl"), limit=limit)
 
 
 def train_config(
-    world: Path, reward: RewardName, *, steps: int, seed: int, eval_tasks: int = EVAL_TASKS
+    world: Path,
+    reward: RewardName,
+    *,
+    steps: int,
+    seed: int,
+    eval_tasks: int = EVAL_TASKS,
+    signal: SignalConfig = SIGNAL,
 ) -> TrainConfig:
     """One arm of the demo on a world written by `write_world`."""
     tool = ToolConfig(corpus=str(world / "train" / "corpus.jsonl"))
@@ -60,7 +66,7 @@ def train_config(
         tasks=str(world / "train" / "tasks.jsonl"),
         rollout=replace(rollout_config(seed), tool=tool),
         reward=RewardConfig(name=reward),
-        signal=SIGNAL,
+        signal=signal,
         eval=eval_config(world, eval_tasks),
         steps=steps,
         prompts_per_step=6,
@@ -73,10 +79,16 @@ def train_config(
     )
 
 
-def write_world(path: Path, *, seed: int = 0) -> None:
-    """Write the training and the evaluation split; evaluation names never occur in training."""
+def write_world(path: Path, *, seed: int = 0, eval_tasks: int = EVAL_TASKS) -> None:
+    """Write the training and the evaluation split; fresh names of the evaluation occur in no training world.
+
+    Args:
+        path: Folder for `train/` and `eval/`.
+        seed: Seed of the training world; the evaluation world has the next one.
+        eval_tasks: Evaluation questions; the first ones are the same however many there are.
+    """
     write_split(path / "train", Split.TRAIN, seed=seed, n=TRAIN_TASKS)
-    write_split(path / "eval", Split.EVAL, seed=_eval_seed(seed), n=EVAL_TASKS)
+    write_split(path / "eval", Split.EVAL, seed=_eval_seed(seed), n=eval_tasks)
 
 
 def eval_questions(seed: int = 0) -> list[Question]:
