@@ -24,7 +24,8 @@ _SYLLABLES: Final = [a + b + c for a in "bdfgklmnprstvz" for b in "aeiou" for c 
 def vocabulary(size: int = 4000) -> list[str]:
     """Token texts: words with a space before them, pieces without, punctuation, JSON and a few beyond ASCII."""
     rng = np.random.default_rng(7)
-    words = [" \n", "\n\n", '"', "\\", " é", "ß", " 東京", "🙂", "{", "}", ":", ",", " the", " of", " and", " to"] * 12
+    frequent = [" \n", "\n\n", '"', "\\", "{", "}", ":", ",", ".", " the", " of", " and", " to"]
+    words = [" é", "ß", " 東京", "🙂", *frequent * 12]
     while len(words) < size:
         word = "".join(rng.choice(_SYLLABLES, rng.integers(1, 4)))
         words.append(word if rng.random() < 0.3 else f" {word}")
