@@ -130,21 +130,15 @@ def entropy_bounds(
         log_p = np.where(p > 0, logp, p * 0.0)
         head, mass, least_known = -(p * log_p).sum(axis=-1), p.sum(axis=-1), p[..., 0]
         cap = least_known if tail_cap is None else np.exp(_one_a_row("tail_cap", tail_cap, head.shape))
-        if vocab_size == known and precision is None:
-            head = np.maximum(head, 0.0)
-            return EntropyBounds(head, head.copy(), head.copy())
         slack = _rounding_slack((p * np.abs(1.0 + log_p)).sum(axis=-1), mass, tau)
         if vocab_size == known:
-            lower, upper = np.maximum(head - slack, 0.0), np.maximum(head + slack, 0.0)
-            return EntropyBounds(lower, upper, _within(head, lower, upper))
+            return _around(head, slack if precision is not None else np.zeros_like(slack))
         unseen = np.full(head.shape, np.inf if vocab_size is None else vocab_size - known)
         if sampled is not None:
             q, is_new = _drawn_outside(_one_a_row("sampled", sampled, head.shape), logp[..., 0], tau)
-            head = head + np.where(is_new, -q * np.log(np.where(is_new & (q > 0), q, 1.0)), 0.0)
-            mass, unseen = mass + np.where(is_new, q, 0.0), unseen - is_new
-            slack = slack + _rounding_slack(
-                np.where(is_new, q * np.abs(1 + np.log(np.where(q > 0, q, 1.0))), 0.0), q, tau
-            )
+            log_q = np.log(np.where(q > 0, q, 1.0))  # 0 where the token adds nothing
+            head, mass, unseen = head - q * log_q, mass + q, unseen - is_new
+            slack = slack + _rounding_slack(q * np.abs(1 + log_q), q, tau)
         error = mass * np.expm1(tau) + known * np.finfo(np.float64).eps
         room = np.where(cap > 0, unseen * cap * np.exp(tau), 0.0)
         most = np.minimum(_within(1.0 - mass + error, 0.0, 1.0), room)
@@ -182,6 +176,12 @@ def _one_a_row(name: str, values: ArrayLike, shape: tuple[int, ...]) -> FloatArr
     if array.shape != shape:
         raise InvalidValueError(f"{name} has shape {array.shape}; expected one log-probability a row, {shape}")
     return array
+
+
+def _around(entropy: FloatArray, slack: FloatArray) -> EntropyBounds:
+    """Bounds of a distribution that is known whole, but for the error of its print-out."""
+    lower, upper = np.maximum(entropy - slack, 0.0), np.maximum(entropy + slack, 0.0)
+    return EntropyBounds(lower, upper, _within(entropy, lower, upper))
 
 
 def _rounding_slack(slope: FloatArray, mass: FloatArray, tau: float) -> FloatArray:
