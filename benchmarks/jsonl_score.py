@@ -113,7 +113,7 @@ def untyped(path: str) -> harness.Work:
 
 
 def whole_command(path: str) -> harness.Work:
-    from deltah.cli.main import app
+    from deltah.cli.app import app
 
     def work() -> int:
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):

@@ -64,7 +64,7 @@ def score_rows(path: str, workers: int) -> harness.Work:
 
 
 def whole_command(path: str) -> harness.Work:
-    from deltah.cli.main import app
+    from deltah.cli.app import app
 
     def work() -> int:
         with contextlib.redirect_stdout(io.StringIO()):

@@ -1,9 +1,11 @@
 """Train every arm of the lab with several seeds; write docs/results/lab.md, its raw numbers and the README's picture.
 
     python experiments/lab_arms.py --seeds 0 1 2 --out runs/lab-arms
+    python experiments/lab_arms.py --seeds 0 --margin 0 --out runs/lab-arms
 
 Resumable: each seed is one `deltah demo`; finished arms are kept. The page states means over seeds, every seed's own
-value, and differences to the outcome arm paired by question within a seed.
+value, and differences to the outcome arm paired by question within a seed. With `--margin`, it trains the sparse arm of
+one seed under that dead band instead, and writes docs/results/margin.md: it beside the seed's outcome and sparse arms.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ import numpy as np
 from scipy import stats
 
 from deltah.core.rewards import RewardName
+from deltah.core.signals import SignalConfig
 from deltah.lab.demo import DemoConfig, report_data, run_demo
 from deltah.lab.recipe import ARMS, CONTROLS, EVAL_TASKS, STEPS
 from deltah.study import ArmData, ReportData
@@ -40,23 +44,79 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--arms", nargs="+", default=[arm.value for arm in ALL_ARMS])
     parser.add_argument("--out", type=Path, default=Path("runs/lab-arms"))
+    parser.add_argument("--margin", type=float, help="dead band in nats; writes margin.md")
     parser.add_argument("--tables-only", action="store_true", help="use the finished seeds, train nothing")
     options = parser.parse_args()
+    if options.margin is not None:
+        write_margin(options.out, options.seeds[0], options.margin, options.steps)
+        return
     arms = tuple(RewardName(arm) for arm in options.arms)
     rows, first = [], None
     for seed in options.seeds:
-        config = DemoConfig(arms=arms, steps=options.steps, eval_tasks=EVAL_TASKS, seed=seed)
+        config = DemoConfig(arms=arms, steps=options.steps, seed=seed)
         out = options.out / f"seed-{seed}"
-        finished = all((out / arm.value / "result.json").exists() for arm in arms)
-        if options.tables_only and not finished:
+        if options.tables_only and not finished(config, out):
             continue
-        data = report_data(out, arms, config) if finished else run_demo(config, out)
+        data = trained(config, out)
         first = first or data
         rows += numbers(data, seed)
         write(rows, options.steps)
         print(f"seed {seed} done", flush=True)
     if first is not None:
         write_plane(first, RESULTS / "demo.svg")
+
+
+def finished(config: DemoConfig, out: Path) -> bool:
+    return all((out / arm.value / "result.json").exists() for arm in config.arms)
+
+
+def trained(config: DemoConfig, out: Path) -> ReportData:
+    return report_data(out, config.arms, config) if finished(config, out) else run_demo(config, out)
+
+
+def write_margin(out: Path, seed: int, margin: float, steps: int) -> None:
+    """Train what is missing of the comparison of two dead bands, and write its page."""
+    arms = (RewardName.OUTCOME, RewardName.SPARSE)
+    usual = DemoConfig(arms=arms, steps=steps, seed=seed)
+    other = replace(usual, arms=arms[1:], signal=SignalConfig(margin=margin))
+    columns = {arm.name: arm for arm in trained(usual, out / f"seed-{seed}").arms}
+    rival = trained(other, out / f"seed-{seed}-margin-{margin:g}").arms[0]
+    named = {
+        "outcome": columns["outcome"],
+        f"sparse, margin {usual.signal.resolved_margin:g}": columns["sparse"],
+        f"sparse, margin {margin:g}": rival,
+    }
+    command = f"python experiments/lab_arms.py --seeds {seed} --margin {margin:g} --steps {steps}"
+    (RESULTS / "margin.md").write_text(margin_page(named, command), encoding="utf-8")
+
+
+def margin_page(arms: dict[str, ArmData], command: str) -> str:
+    """The first arm is the one that the others are compared with."""
+    lines = [
+        "# The dead band",
+        "",
+        f"What the margin does to the sparse arm of the lab. Made by `{command}` on {date.today().isoformat()}, "
+        f"{platform.machine()}, {os.cpu_count()} cores. Intervals are over questions; differences are paired by "
+        "question. One seed.",
+        "",
+        "| decoding | arm | F1 | calls / question | ΔF1 to outcome | Δ calls to outcome |",
+        "| --- " * 6 + "|",
+    ]
+    reference, *_ = arms.values()
+    for decoding in ("sampled", "greedy"):
+        for name, arm in arms.items():
+            summary = arm.evaluations[decoding].summarise()
+            own = (value(summary.f1.as_dict(), 3), value(summary.calls_per_question.as_dict(), 2))
+            difference = ("–", "–")
+            if arm is not reference:
+                paired = paired_difference(reference, arm, decoding)
+                difference = (interval(paired["f1"]), interval(paired["calls_per_question"]))
+            lines.append(f"| {decoding} | {name} | " + " | ".join((*own, *difference)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def value(estimate: dict[str, float], digits: int) -> str:
+    return "{value:.{d}f} [{low:.{d}f}, {high:.{d}f}]".format(**estimate, d=digits)
 
 
 def numbers(data: ReportData, seed: int) -> list[dict[str, Any]]:

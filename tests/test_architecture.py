@@ -16,6 +16,8 @@ SOURCE = ROOT / "src" / "deltah"
 FLOORS = {
     "errors": 0,
     "core": 1,
+    "zstd": 0,
+    "database": 1,
     "jsonlines": 1,
     "parallel": 1,
     "traces": 2,
@@ -104,10 +106,12 @@ def test_environment_is_read_by_the_command_line_only() -> None:
 
 CODE_WITHOUT_TORCH = [
     "import deltah",
-    "from deltah.cli.main import app; from typer.testing import CliRunner; "
+    "from deltah.cli.app import app; from typer.testing import CliRunner; "
     "r = CliRunner().invoke(app, ['score', '--help']); assert r.exit_code == 0, r.output",
-    "from deltah.cli.main import app; from typer.testing import CliRunner; "
+    "from deltah.cli.app import app; from typer.testing import CliRunner; "
     "r = CliRunner().invoke(app, ['train', '--help']); assert r.exit_code == 0, r.output",
+    "from deltah.cli.app import app; from typer.testing import CliRunner; "
+    "r = CliRunner().invoke(app, ['probe', '--help']); assert r.exit_code == 0, r.output",
 ]
 
 

@@ -32,6 +32,18 @@ def printed_commands() -> set[str]:
 
 @pytest.mark.parametrize("name", sorted(printed_commands()))
 def test_commands_exist(name: str) -> None:
-    from deltah.cli.main import app
+    from deltah.cli.app import app
 
     assert CliRunner().invoke(app, [name, "--help"]).exit_code == 0
+
+
+def test_example_records_of_the_formats_page_are_read(tmp_path: Path) -> None:
+    from deltah import read_traces
+
+    page = (ROOT / "docs" / "formats.md").read_text("utf-8")
+    records = [block for block in re.findall(r"```json\n(.*?)```", page, re.S)]
+    assert len(records) >= 2
+    for record in records:
+        path = tmp_path / "example.json"
+        path.write_text(" ".join(record.split()))
+        assert len(list(read_traces(path, strict=True))) == 1

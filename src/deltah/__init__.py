@@ -11,7 +11,7 @@ from deltah.core.scored import CallLabel, Group, Signal
 from deltah.core.signals import PositionBaseline, SignalConfig, score
 from deltah.core.types import Segment, SegmentKind, ToolCall, Trajectory
 from deltah.errors import DeltahError
-from deltah.traces import read_traces, write_traces
+from deltah.traces import read_traces, signal_of, write_traces
 
 __version__ = "0.1.0"
 
@@ -35,6 +35,7 @@ __all__ = [
     "group_rewards",
     "read_traces",
     "score",
+    "signal_of",
     "sparse_reward",
     "token_advantages",
     "write_traces",

@@ -32,6 +32,10 @@ class ModelError(DeltahError, RuntimeError):
     """A model, tokenizer or chat template that cannot do what a command needs."""
 
 
+class ServerError(DeltahError, RuntimeError):
+    """A model server that refuses access, does not answer, or does not report what a command needs."""
+
+
 class UnsupportedVersionError(DeltahError, RuntimeError):
     """An engine's version whose contract differs from the one deltah was built against."""
 

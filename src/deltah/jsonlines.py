@@ -9,7 +9,6 @@ would change what is measured.
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import os
 import zlib
@@ -18,6 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from deltah.errors import DataError
+from deltah.zstd import zstd
 
 _GZIP_MAGIC, _ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _BOM = b"\xef\xbb\xbf"
@@ -39,8 +39,10 @@ def read_json_objects(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[
                     yield number, _decode(data, f"{name}:{number}")
     except OSError as error:
         raise DataError(f"{name}: cannot read it ({error.strerror or error}); check the path") from error
-    except (EOFError, zlib.error) as error:
-        raise DataError(f"{name}: the gzip stream breaks after line {number} ({error}); copy the file again") from error
+    except (EOFError, zlib.error, zstd.ZstdError) as error:
+        raise DataError(
+            f"{name}: the compressed stream breaks after line {number} ({error}); copy the file again"
+        ) from error
 
 
 def _decode(data: bytes, where: str) -> dict[str, Any]:
@@ -69,23 +71,7 @@ def _open_bytes(name: str) -> Iterator[Iterable[bytes]]:
             with gzip.GzipFile(fileobj=raw, mode="rb") as unpacked:
                 yield unpacked
         elif magic == _ZSTD_MAGIC:
-            yield io.BytesIO(_unpack_zstandard(raw.read(), name))
+            with zstd.ZstdFile(raw) as unpacked_zst:
+                yield unpacked_zst
         else:
             yield raw
-
-
-def _unpack_zstandard(data: bytes, name: str) -> bytes:
-    """All frames of a Zstandard file; unlike the library's stream reader this notices a file that ends too early."""
-    import zstandard
-
-    parts: list[bytes] = []
-    try:
-        while data:
-            unpacker = zstandard.ZstdDecompressor().decompressobj()
-            parts.append(unpacker.decompress(data))
-            if not unpacker.eof:
-                raise DataError(f"{name}: the Zstandard stream ends too early; copy the file again")
-            data = unpacker.unused_data
-    except zstandard.ZstdError as error:
-        raise DataError(f"{name}: the Zstandard stream is damaged ({error}); copy the file again") from error
-    return b"".join(parts)

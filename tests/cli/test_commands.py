@@ -12,8 +12,8 @@ import pytest
 from builders import make_trajectory
 from typer.testing import CliRunner
 
+from deltah.cli.app import app
 from deltah.cli.config import resolve
-from deltah.cli.main import app
 from deltah.core.metrics import batch_metrics
 from deltah.core.rewards import RewardConfig
 from deltah.core.signals import SignalConfig, score
@@ -67,6 +67,65 @@ def test_score_uses_the_signal_of_the_run_the_traces_lie_in(traces: Path, tmp_pa
     assert "margin 0.02" in result.output
 
 
+def demo_folder(root: Path, source: Path, margins: dict[str, float]) -> Path:
+    """A demo as it lies on disk: a manifest of its own, a world, and runs inside."""
+    root.mkdir()
+    (root / "run.json").write_text(json.dumps({"command": "demo", "config": {"seed": 0}}))
+    (root / "world").mkdir()
+    (root / "world" / "tasks.jsonl").write_text('{"question": "a", "answer": "b"}\n')
+    for arm, margin in margins.items():
+        (root / arm / "eval").mkdir(parents=True)
+        manifest = {"command": "train", "config": {"reward": arm, "signal": {"name": "ratio", "margin": margin}}}
+        (root / arm / "run.json").write_text(json.dumps(manifest))
+        (root / arm / "eval" / "sampled.jsonl").write_bytes(source.read_bytes())
+    return root
+
+
+def test_a_demo_folder_stands_for_its_runs(traces: Path, tmp_path: Path) -> None:
+    import deltah
+
+    demo = demo_folder(tmp_path / "demo", traces, {"outcome": 0.02, "sparse": 0.02})
+    result = CliRunner().invoke(app, ["score", str(demo)])
+    assert "6 trajectories" in result.output
+    assert "signal ratio, margin 0.02" in result.output
+    result = CliRunner().invoke(app, ["score", str(demo), "--margin", "0.5"])
+    assert "signal ratio, margin 0.5" in result.output, "an option replaces itself alone"
+    assert deltah.signal_of(demo / "sparse" / "eval" / "sampled.jsonl") == SignalConfig(name="ratio", margin=0.02)
+    assert deltah.signal_of(traces) == SignalConfig()
+    result = CliRunner().invoke(app, ["report", str(demo)])
+    assert result.exit_code == 0, result.output
+    page = json.loads((demo / "report.json").read_text())
+    assert [arm["name"] for arm in page["arms"]] == ["outcome", "sparse"]
+    assert len(page["viewer"]["trajectories"]) == 6
+
+
+def test_runs_that_scored_differently_are_not_mixed(traces: Path, tmp_path: Path) -> None:
+    demo = demo_folder(tmp_path / "demo", traces, {"outcome": 0.0, "sparse": 0.02})
+    result = run("score", demo)
+    assert result.returncode == 2
+    assert "different signals" in result.stderr
+    result = run("score", demo, "--signal", "nothing")
+    assert result.returncode == 2
+    assert "unknown signal 'nothing'" in result.stderr
+
+
+def test_a_run_without_an_evaluation_shows_what_it_trained_on(traces: Path, tmp_path: Path) -> None:
+    (tmp_path / "run" / "traces").mkdir(parents=True)
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"command": "train", "config": {}}))
+    (tmp_path / "run" / "traces" / "step-000001.jsonl").write_bytes(traces.read_bytes())
+    result = CliRunner().invoke(app, ["report", str(tmp_path / "run")])
+    assert result.exit_code == 0, result.output
+    page = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert page["evaluations"] == ["training"]
+
+
+def test_a_log_of_nothing_but_problems_names_the_first(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"foo": 1}\n')
+    result = run("score", tmp_path / "log.jsonl")
+    assert result.returncode == 2
+    assert "line 1: no known trace format" in result.stderr
+
+
 def test_unreadable_records_are_listed_and_change_the_exit_code(traces: Path) -> None:
     with traces.open("a") as file:
         file.write("{broken\n")
@@ -99,6 +158,10 @@ def test_report_is_written_beside_the_traces(traces: Path) -> None:
         (["train", "--tasks", "t.jsonl", "--set", "reward.alpha=high"], "reward.alpha: expected `float`, got `str`"),
         (["train", "--tasks", "t.jsonl", "--config", "none.toml"], "cannot read the configuration none.toml"),
         (["demo", "--arms", "sparse,best"], "unknown arm 'best'"),
+        (["demo", "--arms", ""], "--arms names no arm; choose from: outcome, sparse"),
+        (["demo", "--out", f"{__file__}/demo"], "test_commands.py/demo: not a directory; choose another one"),
+        (["demo", "--out", __file__], "test_commands.py: it is a file; choose another one"),
+        (["lab", "world", f"{__file__}/world"], "test_commands.py/world: not a directory; choose another one"),
         (["report", "nowhere"], "nowhere"),
     ],
 )

@@ -66,9 +66,9 @@ def error_of(result: Result) -> DeltahError:
 
 
 def test_errors_say_what_to_do(traces: Path, tmp_path: Path) -> None:
-    error = error_of(run(traces, "--tasks", traces))
+    error = error_of(run(traces, "--corpus", traces))
     assert isinstance(error, ConfigError)
-    assert "--tasks and --corpus go together" in str(error)
+    assert "--corpus goes with --tasks" in str(error)
     (tmp_path / "labels.csv").write_text("trajectory,call,good\nother,c0,1\n")
     assert "no row of the labels belongs to a call" in str(error_of(run(traces, "--labels", tmp_path / "labels.csv")))
     (tmp_path / "empty.jsonl").write_text("{broken\n")

@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deltah import Group, RewardConfig, SegmentKind, score, token_advantages
-from deltah.core.advantages import call_advantages, normalise, trajectory_advantages
+from deltah.core.advantages import (
+    BatchCredit,
+    batch_credit,
+    call_advantages,
+    normalise,
+    outcome_advantages,
+    segment_advantages,
+    trajectory_advantages,
+)
 from deltah.core.rewards import REWARDS
 
 
@@ -74,14 +82,52 @@ def test_only_sampled_tokens_carry_an_advantage(group: Group, name: str, first: 
         assert not advantages[trajectory.mask([SegmentKind.RESULT, SegmentKind.PROMPT])].any()
 
 
-@given(groups, st.sampled_from(["sparse", "penalty", "otc", "shuffled"]))
-def test_correctness_first_never_reverses_a_sign(group: Group, name: str) -> None:
-    config = RewardConfig(name=name, correctness_first=True)
-    advantages = trajectory_advantages(group, config)
-    correct = group.outcomes >= 1.0
-    assert (advantages[correct] >= 0).all()
-    if correct.any() and not correct.all():
-        assert advantages[correct].min() >= advantages[~correct].max() - 1e-12
+def sampled(group: Group, config: RewardConfig) -> list[np.ndarray]:
+    tokens = token_advantages(group, config)
+    return [a[t.response_mask] for a, t in zip(tokens, group.trajectories, strict=True)]
+
+
+@given(
+    groups,
+    st.sampled_from(REWARDS),
+    st.sampled_from(["pooled", "trajectory_mean", "leave_one_out"]),
+    st.booleans(),
+    st.sampled_from([0.4, 1.0]),
+)
+def test_correctness_first_never_reverses_a_sign(
+    group: Group, name: str, pooling: str, scale: bool, correct_at: float
+) -> None:
+    """No token of a correct trajectory gets less than any token of an incorrect one, or than min(0, outcome's)."""
+    config = RewardConfig(name=name, pooling=pooling, scale=scale, correctness_first=True, correct_at=correct_at)
+    advantages = sampled(group, config)
+    plain = np.minimum(outcome_advantages(group, config), 0.0)
+    correct = group.outcomes >= correct_at
+    best_wrong = max((a.max() for a, ok in zip(advantages, correct, strict=True) if not ok), default=-np.inf)
+    for a, least, ok in zip(advantages, plain, correct, strict=True):
+        if ok:
+            assert a.min() >= max(least, best_wrong)
+
+
+def test_dense_sign_reversal_and_its_cure() -> None:
+    """A right answer with a useless call against a nearly right one whose call reduced entropy."""
+    group = group_of([[1, 2], [2, 1], [1, 2]], [1.0, 0.9, 0.0])
+    # Call rewards 1.0, 1.35, 0: mean 0.7833. Outcomes: mean 0.6333.
+    config = RewardConfig(name="dense", scale=False)
+    right, nearly, wrong = segment_advantages(group, config)
+    np.testing.assert_allclose(
+        [right, nearly, wrong], [[0.21667, 0.36667], [0.56667, 0.26667], [-0.78333, -0.63333]], atol=1e-5
+    )
+    right, nearly, wrong = segment_advantages(group, RewardConfig(name="dense", scale=False, correctness_first=True))
+    np.testing.assert_allclose(
+        [right, nearly, wrong], [[0.56667, 0.56667], [0.56667, 0.26667], [-0.78333, -0.63333]], atol=1e-5
+    )
+
+
+def test_dense_correctness_first_still_orders_the_calls_of_correct_trajectories() -> None:
+    group = group_of([[2, 1, 3], [1]], [1.0, 0.0])
+    config = RewardConfig(name="dense", scale=False, correctness_first=True)
+    # Call rewards 1.5 and 1.0: +0.25 and -0.25, of which the second is raised to 0; outcomes: +-0.5.
+    assert segment_advantages(group, config)[0].tolist() == [0.25, 0.0, 0.5]
 
 
 def test_sign_reversal_of_the_plain_form_and_its_cure() -> None:
@@ -103,6 +149,66 @@ def test_correctness_first_still_orders_correct_trajectories() -> None:
 def test_a_lone_call_has_no_advantage(pooling: str) -> None:
     group = group_of([[2, 1], [1]], [1.0, 0.0])
     assert call_advantages(group, RewardConfig(name="dense", pooling=pooling))[0].tolist() == [0.0]
+
+
+UNEQUAL = ([[3, 2, 1, 2], [1, 2]], [1.0, 0.5])
+"""Call rewards 1.5, 1.5, 1.0 and 0.5: means 4/3 and 1/2 of trajectories, 11/12 of these."""
+
+
+@pytest.mark.parametrize(
+    ("pooling", "centred"),
+    [
+        ("pooled", [[3 / 8, 3 / 8, -1 / 8], [-5 / 8]]),
+        ("trajectory_mean", [[7 / 12, 7 / 12, 1 / 12], [-5 / 12]]),
+        ("leave_one_out", [[1.0, 1.0, 0.5], [-5 / 6]]),
+    ],
+)
+def test_call_advantages_by_hand(pooling: str, centred: list[list[float]]) -> None:
+    """Unscaled; then divided by the spread of the pooled calls, or of calls about the mean of trajectory means."""
+    group = group_of(*UNEQUAL)
+    plain = call_advantages(group, RewardConfig(name="dense", pooling=pooling, scale=False))
+    scaled = call_advantages(group, RewardConfig(name="dense", pooling=pooling, eps=0.01))
+    # Pooled: std with n - 1. Else: each trajectory's mean square about 11/12, averaged over the two.
+    spread = np.std([1.5, 1.5, 1.0, 0.5], ddof=1)
+    if pooling != "pooled":
+        spread = np.sqrt(((49 / 144 + 49 / 144 + 1 / 144) / 3 + 25 / 144) / 2)
+    for i, expected in enumerate(centred):
+        np.testing.assert_allclose(plain[i], expected)
+        np.testing.assert_allclose(scaled[i], np.array(expected) / (spread + 0.01))
+
+
+def batch_of(outcomes: list[float], **config: object) -> BatchCredit:
+    """Two groups of three in turns; m/n = 1, 0, 1/2 in both."""
+    trajectories = [
+        make_trajectory([[h] for h in row], id=str(i)) for i, row in enumerate([[2, 1], [1, 2], [1, 2, 1]] * 2)
+    ]
+    return batch_credit(
+        trajectories,
+        [score(t) for t in trajectories],
+        np.array(outcomes),
+        ["a"] * 3 + ["b"] * 3,
+        RewardConfig(**config),
+    )
+
+
+def test_a_trajectory_without_an_outcome_is_left_out_and_counted() -> None:
+    credit = batch_of([1.0, np.nan, 1.0, 1.0, 1.0, 1.0])
+    np.testing.assert_array_equal(credit.totals, [1.0, np.nan, 0.5, 1.0, 0.0, 0.5])
+    assert not credit.tokens[1].any()
+    # The two that are left make the group: 1 and 1/2 about 3/4.
+    assert credit.tokens[0].max() == pytest.approx(0.25 / (np.std([1.0, 0.5], ddof=1) + 1e-4))
+    assert credit.tokens[2].min() == pytest.approx(-credit.tokens[0].max())
+    assert credit.tokens[3].max() == pytest.approx(0.5 / (0.5 + 1e-4))
+    assert (credit.n_dropped, credit.dropped_rate) == (1, 1 / 6)
+
+
+def test_a_trajectory_alone_with_an_outcome_has_no_advantage_and_is_counted() -> None:
+    credit = batch_of([np.nan, np.nan, 0.75, 1.0, 1.0, 1.0])
+    np.testing.assert_array_equal(credit.totals, [np.nan, np.nan, 0.75, 1.0, 0.0, 0.5])
+    assert not any(tokens.any() for tokens in credit.tokens[:3])
+    assert (credit.n_dropped, credit.dropped_rate) == (3, 0.5)
+    assert batch_of([1.0] * 6).n_dropped == 0
+    assert np.isnan(batch_credit([], [], np.zeros(0), [], RewardConfig()).dropped_rate)
 
 
 def expected_length_gradient(

@@ -8,7 +8,7 @@ from builders import make_trajectory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deltah import Group, RewardConfig, Signal, Trajectory, dense_reward, group_rewards, score, sparse_reward
+from deltah import CallLabel, Group, RewardConfig, Signal, Trajectory, dense_reward, group_rewards, score, sparse_reward
 from deltah.core.rewards import otc_reward, outcome_reward, penalty_reward, shuffle_verdicts
 from deltah.errors import InvalidValueError
 
@@ -57,6 +57,30 @@ def test_otc_peaks_at_the_fewest_calls() -> None:
     assert np.all(np.diff(at_best_zero) < 0)
 
 
+def otc_totals(calls_and_outcomes: list[tuple[int, float]], **config: float) -> list[float]:
+    rows, outcomes = zip(*calls_and_outcomes, strict=True)
+    group = group_of([[1.0] * (n + 1) for n in rows], list(outcomes))
+    return [r.total for r in group_rewards(group, RewardConfig(name="otc", **config))]
+
+
+def test_otc_takes_the_fewest_calls_of_correct_trajectories_only() -> None:
+    """n* is 2: the half-right trajectory with one call and the wrong one with none do not lower it."""
+    found = otc_totals([(3, 1.0), (1, 0.5), (2, 1.0), (0, 0.0)])
+    np.testing.assert_allclose(found, [np.sin(np.pi * 3 / 5), 0.5 * np.sin(np.pi / 3), 1.0, 0.0])
+    # With half right counted as correct it is 1, and what has one call is at its peak.
+    found = otc_totals([(3, 1.0), (1, 0.5), (2, 1.0), (0, 0.0)], correct_at=0.5)
+    np.testing.assert_allclose(found, [np.sin(np.pi * 3 / 4), 0.5, np.sin(np.pi * 2 / 3), 0.0])
+
+
+def test_otc_without_a_correct_trajectory_leaves_the_outcome() -> None:
+    assert otc_totals([(3, 0.5), (1, 0.25), (0, 0.75)]) == [0.5, 0.25, 0.75]
+
+
+def test_otc_smoothing_counts_where_the_best_makes_no_call() -> None:
+    found = otc_totals([(0, 1.0), (2, 1.0)], otc_smoothing=2.0)
+    np.testing.assert_allclose(found, [1.0, np.cos(np.pi * 2 / 6)])
+
+
 def test_a_wrong_answer_earns_nothing_from_efficiency(trajectory: Trajectory) -> None:
     signal = score(trajectory)
     assert sparse_reward(signal, 0.0) == otc_reward(signal, 0.0, fewest_calls=3) == 0.0
@@ -103,6 +127,17 @@ def test_shuffle_moves_something_and_is_seeded() -> None:
     a, b = (shuffle_verdicts(signals, np.random.default_rng(3)) for _ in range(2))
     assert [s.labels for s in a] == [s.labels for s in b]
     assert [s.labels for s in a] != [s.labels for s in signals]
+
+
+def test_shuffle_leaves_rounds_without_an_answer_alone() -> None:
+    """They have no verdict to give, and one given to them could not count: m of the batch would change."""
+    rng = np.random.default_rng(5)
+    rows = [[[h] for h in rng.random(3)] for _ in range(12)]
+    signals = [score(make_trajectory(row, unanswered_last=i % 2 == 0)) for i, row in enumerate(rows)]
+    shuffled = shuffle_verdicts(signals, rng)
+    assert [s.labels[1] is CallLabel.UNDEFINED for s in shuffled] == [i % 2 == 0 for i in range(12)]
+    assert sum(s.n_reduced for s in shuffled) == sum(s.n_reduced for s in signals)
+    assert [s.labels for s in shuffled] != [s.labels for s in signals]
 
 
 def test_bad_arguments(trajectory: Trajectory) -> None:

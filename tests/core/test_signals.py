@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from builders import make_trajectory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deltah import CallLabel, PositionBaseline, Trajectory, score
+from deltah import CallLabel, PositionBaseline, SignalConfig, Trajectory, dense_reward, score, sparse_reward
+from deltah.core.metrics import DELTA_H_MEAN, REDUCTION_RATE, UNDEFINED_RATE, batch_metrics
 from deltah.core.segments import Pool, pool_mask, segment_entropies
 from deltah.core.signals import SIGNALS
 from deltah.errors import InvalidValueError
@@ -63,6 +66,32 @@ def test_unanswered_call_is_undefined_and_counted() -> None:
     assert signal.labels == (CallLabel.REDUCED, CallLabel.UNDEFINED)
     assert np.isnan(signal.delta_h[1])
     assert (signal.n_calls, signal.n_reduced, signal.count(CallLabel.UNDEFINED)) == (2, 1, 1)
+
+
+def half_answered(values: list[float]) -> Trajectory:
+    """Rounds of two calls each of which only the first was answered."""
+    t = make_trajectory([[h] for h in values], calls_per_round=[2] * (len(values) - 1))
+    calls = [c if i % 2 == 0 else replace(c, status="unanswered", result=None) for i, c in enumerate(t.calls)]
+    return replace(t, calls=tuple(calls))
+
+
+def test_unanswered_call_beside_an_answered_one_counts_in_n_only() -> None:
+    signal = score(half_answered([2.0, 1.0, 3.0]))
+    assert signal.labels == (CallLabel.REDUCED, CallLabel.NOT_REDUCED)
+    assert signal.call_labels == (
+        CallLabel.REDUCED,
+        CallLabel.UNDEFINED,
+        CallLabel.NOT_REDUCED,
+        CallLabel.UNDEFINED,
+    )
+    assert signal.call_reduced.tolist() == [True, False, False, False]
+    assert (signal.n_calls, signal.n_reduced, signal.count(CallLabel.UNDEFINED)) == (4, 1, 2)
+    for values, round_value in ((signal.call_delta_h, 2.0), (signal.call_lower, 2.0), (signal.call_upper, 2.0)):
+        np.testing.assert_array_equal(values, [-1.0, np.nan, round_value, np.nan])
+    assert sparse_reward(signal, 1.0) == 0.25
+    assert dense_reward(signal, 1.0, alpha=0.5).tolist() == [1.5, 1.0, 1.0, 1.0]
+    row = batch_metrics([signal], np.array([1.0]))
+    assert (row[REDUCTION_RATE], row[UNDEFINED_RATE], row[DELTA_H_MEAN]) == (0.25, 0.5, 0.5)
 
 
 def test_empty_segment_is_undefined_on_both_sides() -> None:
@@ -129,13 +158,26 @@ def test_position_baseline_removes_a_pure_position_effect() -> None:
     assert 0.3 < np.mean([c < 0 for c in corrected]) < 0.7
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "x"}, "unknown signal 'x'; choose one of: delta_h, ratio"),
+        ({"pool": "xx"}, "unknown pool 'xx'; choose one of: reasoning, reasoning_and_call, tail"),
+        ({"margin": "0.1"}, "margin is '0.1'; expected a number of nats, 0 or more"),
+        ({"margin": float("nan")}, "margin is nan"),
+        ({"margin": -1}, "margin is -1"),
+        ({"min_tokens": 0}, "min_tokens is 0; expected a number, 1 or more"),
+        ({"tail_tokens": "8"}, "tail_tokens is '8'"),
+    ],
+)
+def test_options_out_of_range(options: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        SignalConfig(**options)
+
+
 def test_bad_options(trajectory: Trajectory) -> None:
-    with pytest.raises(InvalidValueError, match="unknown signal 'x'; choose one of: delta_h"):
-        score(trajectory, name="x")
     with pytest.raises(InvalidValueError, match="unknown scoring option 'margn'"):
         score(trajectory, margn=1)
-    with pytest.raises(InvalidValueError, match="margin is -1"):
-        score(trajectory, margin=-1)
     with pytest.raises(InvalidValueError, match="needs a baseline"):
         score(trajectory, name="position_corrected")
     with pytest.raises(InvalidValueError, match="carries no entropies"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from deltah.lab.world import World
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from deltah.cli import lab  # noqa: E402
 from deltah.lab.coldstart import ColdStartConfig, coldstart, learning_rate_factor  # noqa: E402
 from deltah.lab.evaluate import auc, auc_within, make_generate, run, summarize  # noqa: E402
 from deltah.lab.model import ModelConfig  # noqa: E402
@@ -82,6 +84,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
     assert seen == [4, 5, 6]
     assert same(resumed, coldstart(tmp_path / "b", config=TINY, eval_questions=0))
     record = json.loads((resumed / "coldstart.json").read_text())
+    assert record["machine"].endswith(f"{os.cpu_count()} cores")
     assert record["config"]["steps"] == 6
     assert not (resumed / "coldstart.pt").exists()
 
@@ -176,3 +179,11 @@ def test_the_checkpoint_answers_held_out_questions(shipped: tuple[Any, Any]) -> 
     assert figures["accuracy"] > 0.4
     assert figures["calls"] > 1.0
     assert figures["share_unanswered"] < 0.3
+
+
+def test_the_docs_state_the_recorded_seconds_of_the_cold_start() -> None:
+    record = json.loads((checkpoint_path() / "coldstart.json").read_text())
+    docs = (Path(__file__).parents[2] / "docs" / "lab.md").read_text(encoding="utf-8")
+    assert f"{record['train_seconds']:.0f} s of training" in docs
+    assert "eight minutes" not in docs
+    assert f"({record['train_seconds'] / 60:.0f} minutes on two cores)" in (lab.coldstart.__doc__ or "")

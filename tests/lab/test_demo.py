@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,3 +58,56 @@ def test_score_of_the_demos_traces_equals_its_logged_values(tmp_path: Path) -> N
     assert len(shared) >= 10
     for key in shared:
         assert said[key] == pytest.approx(logged[key], abs=1e-6), key
+
+
+def working_on(out: Path) -> list[int]:
+    """Processes that name the demo's directory on their command line and have not ended."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            line, status = (entry / "cmdline").read_bytes().decode(), (entry / "status").read_text()
+        except OSError:
+            continue
+        if str(out) in line and "\nState:\tZ" not in status:
+            found.append(int(entry.name))
+    return found
+
+
+def wait_until(condition: Callable[[], object], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks at /proc")
+def test_a_killed_demo_leaves_no_process_and_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    options = ["--arms", "sparse", "--steps", "4", "--eval-tasks", "10"]
+    command = [sys.executable, "-m", "deltah", "demo", "--out", str(out), *options]
+    for number, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 143)):
+        parent = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        try:
+            # Once in the middle of loading, once in the middle of training.
+            begun = (
+                (lambda: len(working_on(out)) >= 3) if number is signal.SIGKILL else (out / "sparse/run.json").exists
+            )
+            assert wait_until(begun, 120)
+            assert parent.poll() is None
+            parent.send_signal(number)
+            said, _ = parent.communicate(timeout=30)
+            assert parent.returncode == code, said
+            assert wait_until(lambda: not working_on(out), 5), "children outlived the demo"
+        finally:
+            parent.kill()
+            for pid in working_on(out):
+                os.kill(pid, signal.SIGKILL)
+    assert "run the same command again to continue" in said
+    done = demo(out, "--arms", "sparse", "--steps", "4")
+    assert done.returncode == 0, done.stderr + done.stdout
+    rows = (out / "sparse" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [1, 2, 3, 4]

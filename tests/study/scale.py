@@ -37,22 +37,24 @@ def long_trajectory(rng: np.random.Generator, i: int, tokens: int) -> Trajectory
     """One of them: top-k estimates with bounds, a grade, a question shared by two trajectories."""
     reasoning = (tokens - PROMPT - ROUNDS * (CALL + RESULT)) // (ROUNDS + 1)
     texts, segments, calls, arguments = list[str](), list[Segment](), list[ToolCall](), ""
+    found: list[str] = []
 
-    def add(kind: SegmentKind, turn: int, n: int) -> str:
-        spoken = words(rng, n)
+    def add(kind: SegmentKind, turn: int, spoken: list[str]) -> str:
+        n = len(spoken)
         segments.append(Segment(kind=kind, start=len(texts), stop=len(texts) + n, turn=turn))
         texts.extend(spoken)
         return "".join(spoken)
 
-    add(SegmentKind.PROMPT, 0, PROMPT)
+    add(SegmentKind.PROMPT, 0, words(rng, PROMPT))
     for turn in range(ROUNDS):
-        add(SegmentKind.REASONING, turn, reasoning)
-        spoken = add(SegmentKind.CALL, turn, CALL)
-        arguments = arguments if turn % 4 == 3 else f'{{"query": "{spoken.strip()}"}}'
-        result = add(SegmentKind.RESULT, turn, RESULT)
-        name = "search" if turn % 3 else "python"
+        add(SegmentKind.REASONING, turn, words(rng, reasoning))
+        spoken = add(SegmentKind.CALL, turn, words(rng, CALL))
+        if turn % 4 != 3:
+            arguments, found = f'{{"query": "{spoken.strip()}"}}', words(rng, RESULT)
+        result = add(SegmentKind.RESULT, turn, found)
+        name = "python" if turn in (0, 4) else "search"
         calls.append(ToolCall(id=f"c{turn}", name=name, arguments=arguments, turn=turn, result=result, duration_s=0.2))
-    add(SegmentKind.REASONING, ROUNDS, tokens - len(texts))
+    add(SegmentKind.REASONING, ROUNDS, words(rng, tokens - len(texts)))
     sampled = np.array([s.kind.sampled for s in segments for _ in range(s.n_tokens)])
     h = np.where(sampled, rng.gamma(0.6, 1.0, tokens), np.nan)
     return Trajectory(

@@ -16,6 +16,7 @@ from test_report import HOSTILE, hostile_trajectory
 
 from deltah import ToolCall, Trajectory
 from deltah.study import ArmData, ReportData, write_report
+from deltah.study.pilot import build_table, run_study
 
 pytestmark = [
     pytest.mark.browser,
@@ -105,6 +106,20 @@ def test_deep_link_to_a_round_shows_it(page: Browser, one: Path) -> None:
     box = page.js("(({top, bottom}) => [top, bottom])(document.querySelector('[data-at=r4]').getBoundingClientRect())")
     assert 0 <= box[0] < box[1] <= 900
     assert page.js("document.activeElement.dataset.at") == "r4"
+
+
+def test_a_failure_case_of_the_study_opens_its_round(page: Browser, tmp_path: Path) -> None:
+    trajectories = rollouts(0, 2.5, 0.6, 40)
+    study = run_study(build_table(trajectories), resamples=100, permutations=100)
+    out = tmp_path / "report.html"
+    arm = ArmData(name="a", evaluations={"logs": evaluated(trajectories)}, study=study)
+    write_report(ReportData(title="page", arms=(arm,)), out)
+    page.open(out.as_uri())
+    href = page.js("document.querySelector('#study a[href^=\"#t=\"]').getAttribute('href')")
+    page.click('#study a[href^="#t="]')
+    assert page.js("location.hash") == href
+    assert page.js("document.activeElement.dataset.at") == href.partition("&at=")[2]
+    assert len(opened(page)) == 1
 
 
 def test_a_dead_link_opens_the_most_wasteful(page: Browser, one: Path) -> None:

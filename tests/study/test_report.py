@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -14,11 +15,12 @@ from study_builders import PLANS, demo, evaluated, rollouts
 from deltah import Segment, SegmentKind, ToolCall, Trajectory
 from deltah.errors import DataError, InvalidValueError
 from deltah.study import ArmData, ReportData, load_report, load_run, load_traces, write_report
+from deltah.study.pilot import build_table, run_study
 from deltah.study.report.build import build, moving_mean
 from deltah.study.report.safe import compact_json, inert, script_json
 from deltah.study.report.svg import spread, tick_labels, ticks
 from deltah.traces import write_traces
-from deltah.traces.rundir import open_run
+from deltah.traces.rundir import nan_to_none, open_run
 
 VOID = {"meta", "link", "br", "input", "img", "hr"}
 HOSTILE = (
@@ -290,3 +292,20 @@ def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:
     assert payload["viewer"]["trajectories"][0]["temperature"] is None
     assert payload["arms"][0]["seconds"] is None
     compact_json(payload)
+
+
+def test_a_study_beside_the_traces_is_shown_and_must_be_one(tmp_path: Path) -> None:
+    trajectories = rollouts(0, 2.5, 0.6, 40)
+    write_traces(tmp_path / "a.jsonl", trajectories)
+    assert build(load_report([tmp_path / "a.jsonl"]))["study"] == []
+    result = run_study(build_table(trajectories), resamples=100, permutations=100)
+    (tmp_path / "study.json").write_text(json.dumps(nan_to_none(result.as_dict())), encoding="utf-8")
+    payload = build(load_report([tmp_path / "a.jsonl"]))
+    keys = {r["key"] for r in payload["viewer"]["trajectories"]}
+    links = [row["link"] for kind in payload["study"][0]["failures"] for row in kind["rows"]]
+    assert links
+    assert {unquote(link.removeprefix("#t=").partition("&")[0]) for link in links} <= keys
+    for damaged in ("{", "[1]", "{}"):
+        (tmp_path / "study.json").write_text(damaged)
+        with pytest.raises(DataError, match=r"study\.json"):
+            load_report([tmp_path / "a.jsonl"])

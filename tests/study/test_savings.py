@@ -13,7 +13,7 @@ from deltah import Segment, SegmentKind, Signal, ToolCall, Trajectory, score
 from deltah.core.scored import CallLabel
 from deltah.core.types import Estimator
 from deltah.errors import InvalidValueError
-from deltah.study.savings import Prices, SavingsAccumulator, savings
+from deltah.study.savings import Prices, SavingsAccumulator, estimate_savings
 from deltah.study.waste import Verdict, Waste
 
 FACT = "Mira Kovel lives in Larkholm and works for Tessen Paper."
@@ -47,7 +47,7 @@ def token_trajectory(**fields: object) -> Trajectory:
 def test_tokens_of_dropped_calls_by_hand() -> None:
     # Calls 1, 2, 3 repeat call 0. ΔH: +1, +0.5, -0.1, +0.2, so calls 1 and 3 are certified and call 2 reduced.
     t = token_trajectory()
-    report = savings(
+    report = estimate_savings(
         [(t, score(t))], Prices(input_per_million=2.0, cached_input_per_million=0.5, output_per_million=8.0)
     )
     saved = report.certified
@@ -66,7 +66,7 @@ def test_tokens_of_dropped_calls_by_hand() -> None:
 
 
 def test_without_entropies_nothing_is_certified_and_repeats_are_likely() -> None:
-    report = savings([(token_trajectory(), None)])
+    report = estimate_savings([(token_trajectory(), None)])
     assert (report.certified.calls, report.certified_and_likely.calls) == (0, 3)
     assert report.verdicts[Verdict.LIKELY] == 3
 
@@ -82,19 +82,19 @@ def test_without_entropies_nothing_is_certified_and_repeats_are_likely() -> None
 )
 def test_a_label_decides_the_level(label: CallLabel, certified: int, likely: int) -> None:
     t = written(search("a", FACT), search("a", FACT))
-    report = savings([(t, labelled(t, CallLabel.REDUCED, label))])
+    report = estimate_savings([(t, labelled(t, CallLabel.REDUCED, label))])
     assert (report.certified.calls, report.certified_and_likely.calls) == (certified, likely)
 
 
 def test_a_hint_is_never_saved() -> None:
     t = written(search("a", FACT))
-    report = savings([(t, labelled(t, CallLabel.NOT_REDUCED))])
+    report = estimate_savings([(t, labelled(t, CallLabel.NOT_REDUCED))])
     assert (report.verdicts[Verdict.HINT], report.certified_and_likely.calls) == (1, 0)
 
 
 def test_tokens_are_estimated_from_characters_where_the_record_has_none() -> None:
     t = written(Call("get", '{"a": 1}', "x" * 40), Call("get", '{"a": 1}', "x" * 40))
-    report = savings([(t, None)], chars_per_token=2.0)
+    report = estimate_savings([(t, None)], chars_per_token=2.0)
     saved = report.certified_and_likely
     assert (saved.call_tokens, saved.result_tokens, saved.prompt_tokens) == (11 / 2, 20, 25.5)
     assert (saved.repeated_prompt_tokens, saved.calls_with_estimated_tokens) == (0, 1)
@@ -123,45 +123,45 @@ def test_parallel_calls_share_the_tokens_of_one_segment_by_their_characters() ->
 
 def test_a_dropped_call_of_the_last_message_is_read_by_nobody() -> None:
     t = written(search("a", FACT), search("a", FACT), end=None)
-    saved = savings([(t, None)]).certified_and_likely
+    saved = estimate_savings([(t, None)]).certified_and_likely
     assert (saved.prompt_tokens, saved.calls) == (0, 1)
 
 
 def test_fees_and_seconds_measured_and_given() -> None:
     measured = Call("search", {"query": "a"}, FACT, 0.25)
     t = written(measured, measured, search("b", FACT), search("b", FACT), Call("get", "1", "x"), Call("get", "1", "x"))
-    report = savings([(t, None)], Prices(per_call={"search": 0.01}), latency_s={"search": 2.0})
+    report = estimate_savings([(t, None)], Prices(per_call={"search": 0.01}), latency_s={"search": 2.0})
     saved = report.certified_and_likely
     # Dropped: the second `a` (0.25 s measured), both `b` (their result was in context; 2 s given), the second `get`.
     assert (saved.calls, saved.seconds, saved.calls_without_seconds) == (4, 4.25, 1)
     assert math.isnan(saved.money)
     free = Prices(per_call={"search": 0.01}, input_per_million=0.0, output_per_million=0.0)
-    saved = savings([(t, None)], free).certified_and_likely
+    saved = estimate_savings([(t, None)], free).certified_and_likely
     assert saved.money == pytest.approx(0.03)
     assert math.isnan(saved.money_with_cache)
 
 
 def test_money_needs_every_price_of_tokens_that_are_there() -> None:
     t = token_trajectory()
-    assert math.isnan(savings([(t, None)], Prices(input_per_million=1.0)).certified_and_likely.money)
-    assert savings([(t, None)], Prices(input_per_million=1.0)).certified.money == 0.0
-    assert savings([]).certified.calls == 0
+    assert math.isnan(estimate_savings([(t, None)], Prices(input_per_million=1.0)).certified_and_likely.money)
+    assert estimate_savings([(t, None)], Prices(input_per_million=1.0)).certified.money == 0.0
+    assert estimate_savings([]).certified.calls == 0
 
 
 def test_the_accumulator_streams_and_adds_up() -> None:
     t = token_trajectory()
-    once, many = savings([(t, score(t))]), savings((t, score(t)) for _ in range(3))
+    once, many = estimate_savings([(t, score(t))]), estimate_savings((t, score(t)) for _ in range(3))
     assert many.certified.prompt_tokens == 3 * once.certified.prompt_tokens
     assert many.calls == 12
     assert once.assumptions == many.assumptions
 
 
 def test_assumptions_are_sentences_that_name_what_was_given() -> None:
-    report = savings([], Prices(per_call={"search": 0.01}), latency_s={"search": 1.0})
+    report = estimate_savings([], Prices(per_call={"search": 0.01}), latency_s={"search": 1.0})
     assert all(sentence.endswith(".") for sentence in report.assumptions)
     assert any("search" in sentence for sentence in report.assumptions)
     assert any("prefix cache" in sentence for sentence in report.assumptions)
-    assert len(report.assumptions) == len(savings([]).assumptions) + 2
+    assert len(report.assumptions) == len(estimate_savings([]).assumptions) + 2
 
 
 def test_wrong_input_is_refused_with_its_name() -> None:
@@ -170,9 +170,9 @@ def test_wrong_input_is_refused_with_its_name() -> None:
     with pytest.raises(InvalidValueError, match="fee of 'search' is nan"):
         Prices(per_call={"search": math.nan})
     with pytest.raises(InvalidValueError, match="latency of 'x'"):
-        savings([], latency_s={"x": math.inf})
+        estimate_savings([], latency_s={"x": math.inf})
     with pytest.raises(InvalidValueError, match="chars_per_token"):
-        savings([], chars_per_token=0)
+        estimate_savings([], chars_per_token=0)
     t = token_trajectory()
     with pytest.raises(InvalidValueError, match="has 4 calls, its signal 1"):
         SavingsAccumulator().add(t, score(make_trajectory([[1.0], [1.0]])))

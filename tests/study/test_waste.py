@@ -117,6 +117,9 @@ def test_an_acknowledgement_proves_nothing_unless_the_tool_only_looks() -> None:
         Call("next_page", {}, "page shown"),
         Call("roll_dice", {"sides": 6}, "4"),
         Call("bash", {"command": "echo x >> log.txt; wc -l log.txt"}, "1 log.txt"),
+        Call("bash", {"command": "submit flag{x}"}, "Wrong flag!"),
+        Call("bash", {"command": "FOO=1 ./deploy | tail -1"}, "deployed to the test server"),
+        Call("execute_sql", {"sql": "UPDATE t SET a = a + 1; SELECT a FROM t"}, "7"),
         python("import random; print(random.random())", "0.5"),
         python("open('a', 'w').write('x')", "1"),
     ],
@@ -159,6 +162,23 @@ def test_template_tokens_between_turns_are_no_user_message() -> None:
 def test_pictures_cannot_be_compared() -> None:
     shot = Call("take_screenshot", {}, "[image_url]")
     assert classes(shot, shot)[1] == set()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ls -la src | grep -v test",
+        "cat a.py 2>/dev/null; sed -n 3,9p a.py",
+        "git log --oneline | head -3",
+        "python reproduce.py",
+        "TZ=UTC pytest -q 2>&1 | tail -3",
+        "SELECT a FROM t WHERE b > 3",
+        "curl -s http://localhost:8000/state",
+    ],
+)
+def test_commands_that_only_look_or_compute_are_duplicates(command: str) -> None:
+    call = Call("bash", {"command": command}, "3 lines of output")
+    assert classes(call, call)[1] == EXACT
 
 
 # Near duplicates

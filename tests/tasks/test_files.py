@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import zstandard
 
 from deltah.errors import DataError, InvalidValueError
 from deltah.tasks import Task, TaskKind, generate_arithmetic, read_tasks
+from deltah.zstd import zstd
 
 
 def write(path: Path, *rows: object) -> Path:
@@ -128,7 +128,7 @@ def test_kind(tmp_path: Path, fields: dict[str, str], kind: TaskKind) -> None:
 def test_compressed_files(tmp_path: Path) -> None:
     plain = write(tmp_path / "t.jsonl", FLASHRAG, GSM8K)
     (tmp_path / "t.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes()))
-    (tmp_path / "t.jsonl.zst").write_bytes(zstandard.compress(plain.read_bytes()))
+    (tmp_path / "t.jsonl.zst").write_bytes(zstd.compress(plain.read_bytes()))
     expected = read_tasks(plain)
     assert read_tasks(tmp_path / "t.jsonl.gz") == read_tasks(str(tmp_path / "t.jsonl.zst")) == expected
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import zstandard
 
 from deltah.errors import DataError
 from deltah.traces.inspect_files import eval_samples, is_json_log
+from deltah.zstd import zstd
 
 DATA = Path(__file__).parent / "data"
 REAL = (DATA / "inspect.eval").read_bytes()
@@ -87,7 +87,7 @@ def claim(data: bytes, *, method: int | None = None, content: bytes | None = Non
 
 
 def test_a_member_of_several_zstandard_frames(tmp_path: Path) -> None:
-    pack, whole = zstandard.ZstdCompressor().compress, b'{"id": 12}'
+    pack, whole = zstd.compress, b'{"id": 12}'
     stored = archive({"samples/a_epoch_1.json": pack(whole[:6]) + pack(whole[6:])}, zipfile.ZIP_STORED)
     (tmp_path / "log").write_bytes(claim(stored, method=93, content=whole, size=len(whole)))
     [member] = eval_samples(tmp_path / "log")

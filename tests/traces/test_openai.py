@@ -233,7 +233,9 @@ def test_content_parts_and_legacy_function_calls() -> None:
 
 
 def test_python_and_javascript_writers_are_read() -> None:
-    raw = line([user("\ud800"), assistant([token("a", SURE)])], vocab_size=3).replace(b"-9999.0", b"-Infinity")
+    raw = line([user("\ud800"), assistant([token("a", (0.9, 0.1, 0.0))])], vocab_size=3).replace(
+        b"-9999.0", b"-Infinity"
+    )
     trajectory = decode(raw, default_id="d")
     assert b"Infinity" in raw
     assert trajectory.question == "\ufffd"
@@ -286,6 +288,9 @@ def test_kinds_are_only_sampled_inside_assistant_messages() -> None:
         ("Errors and residuals are closely related", False),
         ("Error correction is a field of coding theory", False),
         ("errorless: yes", False),
+        ("Traceback (most recent call last):\n  File", True),
+        ("ValueError: bad", True),
+        ("TypeErrors: a field guide", False),
         ("", False),
     ],
 )

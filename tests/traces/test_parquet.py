@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,7 +21,7 @@ import deltah.traces.parquet
 from deltah import score
 from deltah.core.texts import TokenTexts
 from deltah.core.types import CallStatus, Segment, SegmentKind, ToolCall, Trajectory
-from deltah.errors import DataError, InvalidValueError
+from deltah.errors import DataError, InvalidValueError, MissingDependencyError
 from deltah.parallel import map_ordered
 from deltah.traces.columns import ARRAYS, LAYOUT, NESTED, STRUCTURE
 from deltah.traces.parquet import OPTIONAL, is_parquet, read_parquet, row_ranges, write_parquet
@@ -323,3 +324,11 @@ def test_arrays_that_are_only_sometimes_measured_keep_their_rows(tmp_path: Path)
     assert len(row_ranges(tmp_path / "t.parquet", row_groups=1)) == 2
     assert [t.entropy is None for t in read] == [t.entropy is None for t in given]
     assert [float(t.entropy[0]) for t in read if t.entropy is not None] == list(range(96, 3000, 97))
+
+
+def test_without_duckdb_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_parquet(tmp_path / "t.parquet", [])
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    for act in (lambda: list(read_parquet(tmp_path / "t.parquet")), lambda: write_parquet(tmp_path / "u.parquet", [])):
+        with pytest.raises(MissingDependencyError, match=r"deltah\[parquet\]"):
+            act()

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import zstandard
 
 import deltah.traces.streams
 from deltah.core.types import Segment, SegmentKind, Trajectory
 from deltah.errors import DataError, InvalidValueError
 from deltah.traces import ReadProblem, TraceReader, TraceWriter, read_traces, write_traces
 from deltah.traces.record import encode
+from deltah.zstd import zstd
 
 from .chat import assistant, line, token, user
 
@@ -113,14 +113,14 @@ def test_writer_refuses_compression(tmp_path: Path) -> None:
         TraceWriter(tmp_path / "t.jsonl.zst")
 
 
-@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress])
+@pytest.mark.parametrize("pack", [gzip.compress, zstd.compress])
 def test_compression_is_told_by_content_and_members_are_joined(tmp_path: Path, pack: Any) -> None:
     path = tmp_path / "plain-name.jsonl"
     path.write_bytes(pack(encode(make("a")) + b"\n" + encode(make("b"))[:5]) + pack(encode(make("b"))[5:] + b"\n"))
     assert ids(path) == ["a", "b"]
 
 
-@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress])
+@pytest.mark.parametrize("pack", [gzip.compress, zstd.compress])
 def test_damaged_streams_give_what_they_hold_and_a_problem(tmp_path: Path, pack: Any) -> None:
     path = tmp_path / "t"
     names = [make(str(i), i % 7) for i in range(20_000)]
@@ -176,7 +176,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl.zst"
     write_traces(path, (make(str(i)) for i in range(100)))
     block = b"".join(encode(make(str(i))) + b"\n" for i in range(5_000))
-    path.write_bytes(zstandard.compress(block) * 4)
+    path.write_bytes(zstd.compress(block) * 4)
     tracemalloc.start()
     assert sum(1 for _ in read_traces(path)) == 20_000
     peak = tracemalloc.get_traced_memory()[1]

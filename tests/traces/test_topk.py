@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from deltah.core.entropy import entropy_from_logits
+from deltah import read_traces
+from deltah.core.entropy import SERVER_PRECISION_NATS, entropy_from_logits
 from deltah.core.types import Estimator
 from deltah.errors import DataError
-from deltah.traces.tokens import PackedTokens
-from deltah.traces.topk import Measured
+from deltah.traces import topk
+from deltah.traces.tokens import pack_lists
+from deltah.traces.topk import Measured, _precision
 from deltah.traces.topk import measure as measure_packed
 
 LOG = math.log
+DATA = Path(__file__).parent / "data"
 
 
 def measure(sampled: np.ndarray, top: Sequence[Sequence[float | None]], vocab_size: int | None) -> Measured:
     """Measure lists given one by one."""
-    flat = np.array([value for listed in top for value in listed], dtype=np.float64)
-    lengths = np.array([len(listed) for listed in top], dtype=np.int64)
-    return measure_packed(
-        PackedTokens([""] * len(top), np.asarray(sampled, dtype=np.float64), flat, lengths), vocab_size
-    )
+    return measure_packed(pack_lists([""] * len(top), sampled.tolist(), top), vocab_size)
 
 
 def test_whole_vocabulary_is_exact() -> None:
@@ -81,17 +81,25 @@ def test_impossible_lists_are_refused(top: list[float], vocab_size: int | None, 
         measure(np.array([LOG(0.5)]), [top], vocab_size)
 
 
-def server_list(logp: np.ndarray, drawn: int, k: int, dialect: str) -> list[float | None]:
-    """What a server prints of one distribution."""
+DIALECTS = ("openai", "vllm", "appended")
+
+
+def server_choice(logp: np.ndarray, drawn: int, k: int, dialect: str) -> list[int]:
+    """Tokens that a server lists of one distribution."""
     best = np.argsort(-logp, kind="stable")[:k].tolist()
     if dialect == "vllm":  # the drawn token first, then the best, cut at k
         best = list(dict.fromkeys([drawn, *best]))[:k]
     elif dialect == "appended" and drawn not in best:
         best = [*best, drawn]
-    return [max(float(logp[v]), -9999.0) for v in best]
+    return best
 
 
-@pytest.mark.parametrize("dialect", ["openai", "vllm", "appended"])
+def server_list(logp: np.ndarray, drawn: int, k: int, dialect: str) -> list[float]:
+    """What a server prints of one distribution."""
+    return [max(float(logp[v]), -9999.0) for v in server_choice(logp, drawn, k, dialect)]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("k", [1, 2, 5, 20])
 @pytest.mark.parametrize("decimals", [None, 3])
 def test_interval_holds_for_every_dialect(dialect: str, k: int, decimals: int | None) -> None:
@@ -115,8 +123,133 @@ def test_interval_holds_for_every_dialect(dialect: str, k: int, decimals: int | 
         assert (measured.upper >= truth - 1e-9).all()
 
 
+def mixed_distributions(rng: np.random.Generator, n: int, vocab: int) -> np.ndarray:
+    """(n, vocab) probabilities: flat, peaked, tied, sparse, and point masses that round to a log-probability of 0."""
+    logits = rng.normal(size=(n, vocab)) * rng.choice([0.01, 1.0, 4.0, 12.0], size=(n, 1))
+    tied = rng.random((n, 1)) < 0.2
+    logits = np.where(tied, np.floor(logits), logits)
+    logits[:, 0] += rng.choice([0.0, 0.0, 5.0, 12.0, 30.0], size=n)
+    logits[:, 1:][(rng.random((n, vocab - 1)) < 0.3) & (rng.random((n, 1)) < 0.3)] = -np.inf
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(p / p.sum(axis=1, keepdims=True))
+
+
+def cut(logp: np.ndarray, how: str) -> np.ndarray:
+    """Print with a number of decimals, or of significant digits, in double or in single precision."""
+    if how.startswith("digits"):
+        return np.array([[float(f"{x:.{how[-1]}g}") for x in row] for row in logp])
+    rounded = np.round(logp, int(how[-1]))
+    return rounded.astype(np.float32).astype(np.float64) if how.startswith("single") else rounded
+
+
+PRINTS = [*(f"decimals{d}" for d in range(1, 7)), "single1", "single3", "single5", "digits3", "digits4", "digits6"]
+
+
+def violations_of_cut_print_outs(n_messages: int, seed: int) -> tuple[int, int]:
+    """(tokens, violations) over short messages printed with few digits, each dialect, K, and vocabulary."""
+    rng, tokens, violations = np.random.default_rng(seed), 0, 0
+    for _ in range(n_messages):
+        n, vocab = int(rng.integers(1, 7)), int(rng.choice([2, 3, 8, 40]))
+        p, k, dialect = mixed_distributions(rng, n, vocab), int(rng.choice([1, 2, 5, 20])), rng.choice(DIALECTS)
+        drawn = (p.cumsum(axis=1) > rng.random((n, 1))).argmax(axis=1)
+        with np.errstate(divide="ignore"):
+            exact = np.log(p)
+        printed = cut(exact, str(rng.choice(PRINTS)))
+        # Ranked by the truth, as a server does, then printed.
+        order = [server_choice(row, v, k, str(dialect)) for row, v in zip(exact, drawn, strict=True)]
+        top = [[max(float(row[v]), -9999.0) for v in chosen] for row, chosen in zip(printed, order, strict=True)]
+        truth = -np.where(p > 0, p * np.where(p > 0, exact, 0.0), 0.0).sum(axis=1)
+        for vocab_size in (vocab, None):
+            found = measure(printed[np.arange(n), drawn], top, vocab_size)
+            # The entropy of a whole vocabulary is as exact as the log-probabilities it is made of.
+            exact_one = found.estimator is Estimator.EXACT
+            slack = 5e-6 if exact_one else 1e-9
+            lower, upper = (found.entropy, found.entropy) if exact_one else (found.lower, found.upper)
+            assert lower is not None
+            assert upper is not None
+            tokens += n
+            violations += int(((lower > truth + slack) | (upper < truth - slack)).sum())
+    return tokens, violations
+
+
+def test_interval_holds_for_short_messages_printed_with_few_digits() -> None:
+    tokens, violations = violations_of_cut_print_outs(800, seed=0)
+    assert tokens > 5_000
+    assert violations == 0
+
+
+@pytest.mark.slow
+def test_interval_holds_for_100000_tokens_printed_with_few_digits() -> None:
+    tokens, violations = violations_of_cut_print_outs(15_000, seed=1)
+    assert tokens > 100_000
+    assert violations == 0
+
+
+def error_told(*values: float) -> float:
+    """The error that a message of one token with these alternatives is taken to have, nats."""
+    return _precision(pack_lists([""], [values[0]], [values]))
+
+
+@pytest.mark.parametrize(
+    ("values", "nats"),
+    [
+        ([-0.6931471824645996, -1.3862943649291992], 0.0),  # float32, printed in full
+        ([-0.69314718], 0.0),
+        ([-0.0, -12.345678329467773], 0.0),
+        ([-3.14159274e-7, -15.0], 0.0),
+        ([-3e-7, -15.0], 0.05),  # three significant digits are possible
+        ([-0.0, -9999.0], 0.05),  # nothing but zeros: one decimal is possible
+        ([-0.7], 0.05),
+        ([-0.69, -2.5], 0.005),
+        ([-0.693, -2.5, -3.0], 0.005),  # three decimals, or three significant digits: the coarser
+        ([-0.693, -2.512], 0.0005),
+        ([-0.6930000185966492, -2.5120000839233398], 0.0005),  # rounded in float32, printed as float64
+        ([-0.00123, -12.3], 0.05),  # three significant digits
+        ([-0.69315, -12.34568], 0.000005),
+    ],
+)
+def test_error_told_from_the_digits(values: list[float], nats: float) -> None:
+    assert error_told(*values) == pytest.approx(SERVER_PRECISION_NATS + nats, rel=1e-6)
+
+
+def test_later_tokens_tell_what_the_first_cannot() -> None:
+    drawn = [0.0] * 100 + [-0.6931471824645996]
+    assert _precision(pack_lists([""] * 101, drawn, [[x] for x in drawn])) == SERVER_PRECISION_NATS
+
+
+def test_whole_vocabulary_printed_with_few_digits_is_an_interval() -> None:
+    measured = measure(np.array([-0.7]), [[-0.7, -0.7, -9999.0]], 3)
+    assert measured.estimator is Estimator.TOP_K
+    assert measured.lower is not None
+    assert measured.upper is not None
+    assert measured.lower[0] < LOG(2) < measured.upper[0] < LOG(2) + 0.1
+
+
+@pytest.mark.parametrize("path", sorted(DATA.glob("*.jsonl*")), ids=lambda path: path.name)
+def test_recorded_logs_are_taken_as_printed_in_full(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[float] = []
+    monkeypatch.setattr(topk, "_precision", lambda tokens: told.append(_precision(tokens)) or told[-1])
+    assert sum(1 for _ in read_traces(path)) or path.name == "llama-server-error.jsonl"
+    assert set(told) <= {SERVER_PRECISION_NATS}
+
+
 def test_openai_stand_in_for_the_drawn_token_narrows_nothing() -> None:
     top = [[LOG(0.5), LOG(0.3)]]
     with_stand_in = measure(np.array([np.nan]), top, 10)
     assert with_stand_in.upper is not None
-    assert with_stand_in.upper[0] == pytest.approx(-(0.5 * LOG(0.5) + 0.3 * LOG(0.3) + 0.2 * LOG(0.2 / 8)), abs=1e-4)
+    assert with_stand_in.upper[0] == pytest.approx(-(0.5 * LOG(0.5) + 0.3 * LOG(0.3) + 0.2 * LOG(0.2 / 8)), abs=1e-3)
+
+
+def test_a_list_that_lost_entries_caps_nothing() -> None:
+    """Tokens that print alike share one entry: what is missing may be likelier than the least entry shown."""
+    truth = np.array([0.3, 0.25, 0.2, 0.1, 0.1, 0.05])
+    whole = np.log(truth[:4]).tolist()
+    lost = np.log(truth[[0, 2, 3]]).tolist()  # the second of two tokens of one text took the first's place
+    measured = measure(np.log([0.3, 0.3, 0.3]), [whole, whole, lost], 6)
+    exact = -(truth * np.log(truth)).sum()
+    assert measured.lower is not None
+    assert measured.upper is not None
+    assert measured.lower[2] < exact < measured.upper[2]
+    # The unseen 0.4 on one token, for it may be one that ranks anywhere.
+    by_hand = -sum(p * LOG(p) for p in (0.3, 0.2, 0.1, 0.4))
+    assert measured.lower[2] == pytest.approx(by_hand, abs=1e-4)

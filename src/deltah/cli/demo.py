@@ -14,6 +14,7 @@ from rich.progress import TaskID
 
 from deltah.cli.progress import make_progress, numbers_of
 from deltah.cli.tables import print_summaries
+from deltah.cli.targets import check_directory
 from deltah.cli.train import split_names
 from deltah.errors import ConfigError
 
@@ -29,7 +30,7 @@ def command(
     arms: Annotated[str, typer.Option(help="Comma-separated rewards to train.")] = "outcome,sparse,dense",
     controls: Annotated[bool, typer.Option("--controls", help="Add the penalty and shuffled-sign controls.")] = False,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps of each arm.", min=1)] = None,
-    eval_tasks: Annotated[int | None, typer.Option(help="Held-out questions.", min=10)] = None,
+    eval_tasks: Annotated[int | None, typer.Option(help="Questions of the evaluation world.", min=10)] = None,
     seed: Annotated[int, typer.Option(help="Seed of worlds, sampling and training.")] = 0,
 ) -> None:
     """Train the embedded agent with and without entropy rewards, and compare."""
@@ -40,8 +41,10 @@ def command(
 
     names = [*split_names(arms), *([c.value for c in CONTROLS] if controls else [])]
     unknown = [name for name in names if name not in REWARDS]
-    if unknown:
-        raise ConfigError(f"unknown arm {unknown[0]!r}; choose from: {', '.join(REWARDS)}")
+    if unknown or not names:
+        wrong = f"unknown arm {unknown[0]!r}" if unknown else "--arms names no arm"
+        raise ConfigError(f"{wrong}; choose from: {', '.join(REWARDS)}")
+    check_directory(out)
     config = DemoConfig(
         arms=tuple(RewardName(name) for name in dict.fromkeys(names)),
         steps=steps or STEPS,

@@ -1,88 +1,55 @@
-"""Entry point `deltah`: registers the commands and turns a user's errors into one sentence and exit code 2."""
+"""Entry point `deltah`: a user's errors become one sentence and exit code 2, an interrupt one sentence and 130.
+
+Only the standard library is imported here: what takes time to load is loaded inside `main`, where an interrupt is
+expected.
+"""
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
-import warnings
 
-import typer
-from rich.console import Console
-
-import deltah
-from deltah.cli import demo, evaluate, lab, report, rollout, score, train
-from deltah.errors import DeltahError
-
-app = typer.Typer(
-    name="deltah",
-    help="Did this tool call make the model more certain? Score logs, train agents, read reports.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-)
-app.command("demo")(demo.command)
-app.command("train")(train.command)
-app.command("eval")(evaluate.command)
-app.command("rollout")(rollout.command)
-app.command("score")(score.command)
-app.command("report")(report.command)
-app.add_typer(lab.app, name="lab")
-
-
-def _version(value: bool) -> None:
-    if value:
-        typer.echo(f"deltah {deltah.__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _main(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
-    verbose: bool = typer.Option(False, "--verbose", "-v", help="Show log messages of the libraries below."),
-) -> None:
-    # Set before torch or transformers load: progress bars and logs of the hosts would break ours.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    if not verbose:
-        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-        warnings.simplefilter("ignore")
-    # The level stands on the handler: some libraries set their own loggers to DEBUG.
-    handler = logging.StreamHandler()
-    handler.setLevel(logging.INFO if verbose else logging.WARNING)
-    logging.basicConfig(handlers=[handler], format="%(message)s")
-
-
-_INTERRUPTED = 130
-"""Exit code with which typer leaves after Ctrl-C."""
+_STOPPED = {
+    129: "the terminal was closed",
+    130: "interrupted",  # typer leaves with it after Ctrl-C
+    143: "asked to end",
+}
+"""Exit codes of a command that a signal stopped."""
 
 
 def main() -> None:
     """Run the command line.
 
-    Exit codes: 0 done; 1 done, but records were lost (they are listed); 2 a user's error; 130 interrupted.
+    Exit codes: 0 done; 1 done, but records were lost (they are listed); 2 a user's error; 128 + n stopped by signal n.
     """
-    console = Console(stderr=True)
     try:
-        app()
-    except DeltahError as error:
-        console.print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True, highlight=False)
-        sys.exit(2)
+        _run()
+    except KeyboardInterrupt:
+        _say_stopped(130)
+        sys.exit(130)
     except SystemExit as leaving:
-        if leaving.code == _INTERRUPTED:
-            console.print("interrupted; run the same command again to continue", highlight=False)
+        _say_stopped(leaving.code)
         raise
     except BrokenPipeError:
         sys.exit(141)
 
 
-def _escape(text: str) -> str:
-    """Keep brackets of a message from being read as markup."""
-    return text.replace("[", r"\[")
+def _run() -> None:
+    from rich.console import Console
+
+    from deltah.cli.app import app
+    from deltah.errors import DeltahError
+
+    try:
+        app()
+    except DeltahError as error:
+        message = str(error).replace("[", r"\[")  # brackets are no markup here
+        Console(stderr=True).print(f"[bold red]error:[/] {message}", soft_wrap=True, highlight=False)
+        sys.exit(2)
+
+
+def _say_stopped(code: object) -> None:
+    if isinstance(code, int) and code in _STOPPED:
+        sys.stderr.write(f"{_STOPPED[code]}; run the same command again to continue\n")
 
 
 if __name__ == "__main__":

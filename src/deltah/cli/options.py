@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from deltah.cli.config import resolve
-from deltah.core.signals import SignalConfig
 from deltah.study import LogOptions
 
 Logs = Annotated[
@@ -37,17 +35,13 @@ def log_options(
     signal: str | None = None,
     margin: float | None = None,
 ) -> LogOptions:
-    """Options of a command as the library takes them.
-
-    Raises:
-        ConfigError: if the signal does not exist.
-    """
-    stated = signal is not None or margin is not None
+    """Options of a command as the library takes them."""
     return LogOptions(
         format=format,
         vocab_size=vocab_size,
         join=join,
         strict=strict,
         answers=None if answers is None else str(answers),
-        signal=resolve(SignalConfig, options={"name": signal, "margin": margin}) if stated else None,
+        signal=signal,
+        margin=margin,
     )

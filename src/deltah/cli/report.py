@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deltah.cli.options import Answers, Join, Logs, Margin, Signal, TraceFormat, VocabSize, log_options
+from deltah.cli.options import Answers, Join, Logs, Margin, Signal, Strict, TraceFormat, VocabSize, log_options
 from deltah.cli.prices import Currency, Latency, Price, costs
 
 
@@ -24,12 +24,13 @@ def command(  # noqa: PLR0913 - the options of a command line
     price: Price = None,
     currency: Currency = "USD",
     latency: Latency = None,
+    strict: Strict = False,
 ) -> None:
     """Write a page with tables, waste, curves and a trajectory viewer; several paths are compared."""
     from deltah.study import load_report, write_report
 
     options = log_options(
-        answers=answers, format=format, vocab_size=vocab_size, join=join, signal=signal, margin=margin
+        answers=answers, format=format, vocab_size=vocab_size, join=join, strict=strict, signal=signal, margin=margin
     )
     data = load_report(paths, options=options, title=title, costs=costs(price, currency, latency))
     first = Path(paths[0])

@@ -1,20 +1,49 @@
-"""`deltah rollout`: let a model act on tasks with its tools and write the traces."""
+"""`deltah rollout`: let a model act on tasks with its tools and write the traces.
+
+`--out` is a trace file or a run directory. Trajectories are written as they come, a batch of 64 at a time, into the run
+directory, which for a trace file is `FILE.partial/` beside it and goes when the file is whole::
+
+    run.json            model, tools, tasks, samples, seed
+    partial.jsonl       trajectories so far, in the order of the tasks
+    eval/NAME.jsonl.zst all of them, where --out is a directory; NAME is sampled or greedy
+
+The same command continues an interrupted one after the last trajectory it wrote. What it then samples is drawn with
+another seed, so that no draw is made twice: the whole is as good a sample, not the same one.
+"""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 
 from deltah.cli.config import resolve
 from deltah.cli.progress import reporting
+from deltah.cli.targets import check_directory, check_file
 from deltah.cli.train import Settings, split_names
+from deltah.core.types import Trajectory
+from deltah.errors import ConfigError
+from deltah.traces.rundir import RunDirectory, open_run, write_atomic
+
+if TYPE_CHECKING:
+    from deltah.engines.trl.config import RolloutConfig
+    from deltah.tasks import Task
+
+TRACE_SUFFIXES = (".jsonl", ".ndjson", ".json", ".gz", ".zst", ".parquet")
+"""A target with one of these is a trace file, any other a run directory."""
 
 
 def command(  # noqa: PLR0913 - the options of a command line
     tasks: Annotated[str, typer.Option(help="Task file, JSONL or Parquet.")],
-    out: Annotated[Path, typer.Option(help="Trace file to write, .jsonl or .jsonl.zst.")],
+    out: Annotated[
+        Path, typer.Option(help="Trace file (.jsonl, .jsonl.zst, .parquet) or run directory; an interrupt continues.")
+    ],
     model: Annotated[str | None, typer.Option(help="Directory, hub id, 'lab' or 'smollm2'.")] = None,
     tools: Annotated[str | None, typer.Option(help="Comma-separated: search, python, package.module:function.")] = None,
     corpus: Annotated[str | None, typer.Option(help="JSONL of documents for the search tool.")] = None,
@@ -39,15 +68,158 @@ def command(  # noqa: PLR0913 - the options of a command line
         },
         settings=settings or (),
     )
-    from deltah.engines.trl.acting import rollout
+    target = _Target(out, "greedy" if greedy else "sampled")
+    target.check()
     from deltah.tasks import read_tasks
-    from deltah.traces import write_traces
 
-    chosen = read_tasks(Path(tasks))[:limit]
-    trajectories = []
+    job = _Job(resolved, read_tasks(Path(tasks))[:limit], samples=samples, greedy=greedy)
+    asked = {"rollout": asdict(resolved), "tasks": tasks, "limit": limit, "samples": samples, "greedy": greedy}
+    if target.begun:
+        open_run(target.work, asked, command="rollout")
+    if not target.finished:
+        _roll_out(job, target, asked)
+        target.finish()
+    typer.echo(f"{job.total} trajectories in {target.traces}; next: deltah score {target.traces}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """Where trajectories go while they come, and when all are there."""
+
+    out: Path
+    decoding: str
+
+    @property
+    def is_file(self) -> bool:
+        return self.out.suffix in TRACE_SUFFIXES
+
+    @property
+    def work(self) -> Path:
+        """The run directory."""
+        return self.out.with_name(f"{self.out.name}.partial") if self.is_file else self.out
+
+    @property
+    def partial(self) -> Path:
+        return self.work / "partial.jsonl"
+
+    @property
+    def traces(self) -> Path:
+        return self.out if self.is_file else RunDirectory(self.out).evaluation(self.decoding)
+
+    @property
+    def begun(self) -> bool:
+        return (self.work / "run.json").exists()
+
+    @property
+    def finished(self) -> bool:
+        return (self.work / "result.json").exists()
+
+    def check(self) -> None:
+        """Refuse what cannot be written, or is something else, before any work.
+
+        Raises:
+            ConfigError: if so.
+        """
+        if self.is_file:
+            check_file(self.out)
+        else:
+            check_directory(self.out)
+        if not self.begun and self.work.exists() and (not self.work.is_dir() or any(self.work.iterdir())):
+            raise ConfigError(f"{self.work} exists and is not a run of deltah; choose another --out")
+
+    def finish(self) -> None:
+        """Make the traces whole and remove what was needed to get there; killed in between, it can be done again."""
+        from deltah.traces import read_traces, write_traces
+
+        count = write_traces(self.traces, read_traces(self.partial))
+        if self.is_file:
+            shutil.rmtree(self.work)
+            return
+        write_atomic(self.work / "result.json", f'{{"trajectories": {count}}}\n')
+        self.partial.unlink()
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """Trajectories to make: every sample of the first task, then of the second, and so on."""
+
+    config: RolloutConfig
+    tasks: Sequence[Task]
+    samples: int
+    greedy: bool
+
+    @property
+    def total(self) -> int:
+        return len(self.tasks) * self.samples
+
+    @property
+    def expected(self) -> Iterator[tuple[str, str]]:
+        """Id and question of each trajectory, in order."""
+        return ((f"{task.id}/{k}", task.question) for task in self.tasks for k in range(self.samples))
+
+    def after(self, done: int) -> Iterator[Trajectory]:
+        """Make what follows the first `done` trajectories; a task that has some of its samples gets the others."""
+        task, made = divmod(done, self.samples)
+        if made:
+            rest = self._act(self.tasks[task : task + 1], self.samples - made, done)
+            for k, trajectory in enumerate(rest, start=made):
+                yield replace(trajectory, id=f"{self.tasks[task].id}/{k}")
+            task += 1
+        if task < len(self.tasks):
+            yield from self._act(self.tasks[task:], self.samples, task * self.samples)
+
+    def _act(self, tasks: Sequence[Task], samples: int, done: int) -> Iterator[Trajectory]:
+        from deltah.engines.trl.acting import rollout
+
+        config = replace(self.config, seed=_seed(self.config.seed, done))
+        return (trajectory for trajectory, _ in rollout(config, tasks, greedy=self.greedy, samples=samples))
+
+
+def _seed(seed: int, done: int) -> int:
+    """Seed of a sitting: with the first one's again, the next samples of a task would repeat its first ones."""
+    return seed if not done else int(np.random.SeedSequence([seed, done]).generate_state(1)[0] >> 1)
+
+
+def _roll_out(job: _Job, target: _Target, asked: dict[str, Any]) -> None:
+    """Add to the partial file what it lacks; a run that cannot start leaves nothing behind."""
+    from deltah.traces import TraceWriter
+
+    done = _kept(target.partial, job)
+    if done:
+        typer.echo(f"continuing after {done} of {job.total} trajectories in {target.partial}")
     with reporting("rollout") as report:
-        for trajectory, _ in rollout(resolved, chosen, greedy=greedy, samples=samples):
-            trajectories.append(trajectory)
-            report(len(trajectories), len(chosen) * samples, {})
-    count = write_traces(out, trajectories)
-    typer.echo(f"{count} trajectories in {out}; next: deltah score {out}")
+        report(done, job.total, {})
+        writer: TraceWriter | None = None
+        try:
+            for number, trajectory in enumerate(job.after(done), start=done + 1):
+                if writer is None:
+                    open_run(target.work, asked, command="rollout")
+                    writer = TraceWriter(target.partial)
+                writer.write(trajectory)
+                report(number, job.total, {})
+        finally:
+            if writer is not None:
+                writer.close()
+
+
+def _kept(partial: Path, job: _Job) -> int:
+    """Trajectories that earlier sittings wrote.
+
+    Raises:
+        ConfigError: if they answer other questions: the task file has changed since.
+    """
+    if not partial.exists():
+        return 0
+    from deltah.traces import read_traces
+
+    kept = 0
+    for trajectory, expected in zip_longest(read_traces(partial), job.expected):
+        if trajectory is None:
+            break
+        if (trajectory.id, trajectory.question) != expected:
+            raise ConfigError(
+                f"{partial}: trajectory {kept + 1} answers {trajectory.question!r} ({trajectory.id}), which is not "
+                "what the task file asks there now; give the task file it was made with, or another --out"
+            )
+        kept += 1
+    return kept

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from deltah.cli.losses import nothing_read, report_losses
 from deltah.cli.options import Answers, Join, Logs, Margin, Signal, Strict, TraceFormat, VocabSize, log_options
+from deltah.cli.prices import Currency, Latency, Price, costs
 from deltah.cli.tables import escaped, two_lines
 from deltah.core.metrics import MetricsTally
-from deltah.core.types import Estimator
-from deltah.errors import DataError
+from deltah.core.scored import Signal as SignalOf
+from deltah.core.types import Estimator, Trajectory
 from deltah.study import CallRow, Evaluation, ScoredLog, calls_by, summarise_calls
 from deltah.study.callfile import CallWriter, call_records
 from deltah.study.notes import notes_on
-from deltah.study.report.evaluation import Scored
-from deltah.study.tables import estimate_cell
-from deltah.study.waste import Verdict
+from deltah.study.tables import estimate_cell, number
+from deltah.study.waste import Verdict, Waste
 from deltah.traces.rundir import nan_to_none
-
-MAX_PROBLEMS_PRINTED = 20
 
 
 def command(  # noqa: PLR0913 - the options of a command line
@@ -40,6 +39,9 @@ def command(  # noqa: PLR0913 - the options of a command line
     join: Join = True,
     out: Annotated[Path | None, typer.Option(help="Write one row a call: .parquet, .jsonl or .csv.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON instead of tables.")] = False,
+    price: Price = None,
+    currency: Currency = "USD",
+    latency: Latency = None,
     strict: Strict = False,
 ) -> None:
     """Score every tool call of traces or logs."""
@@ -56,28 +58,24 @@ def command(  # noqa: PLR0913 - the options of a command line
     tally = MetricsTally()
     with ExitStack() as stack:
         writer = None if out is None else stack.enter_context(CallWriter(out))
-        evaluation = Evaluation.of(_watched(log, tally, writer))
+
+        def watch(trajectory: Trajectory, found: SignalOf | None, waste: tuple[frozenset[Waste], ...]) -> None:
+            if found is not None:
+                tally.add(found, trajectory.outcome)
+            if writer is not None:
+                for record in call_records(trajectory, found, waste):
+                    writer.write(record)
+
+        evaluation = Evaluation.of(log, costs=costs(price, currency, latency), watch=watch, view=False)
     if not len(evaluation):
-        first = f"; the first problem: {log.reader.problems[0]}" if log.reader.problems else ""
-        raise DataError(f"no trajectory could be read from {', '.join(paths)}{first}")
+        raise nothing_read(log, paths)
     if as_json:
         typer.echo(json.dumps(nan_to_none(_summary(log, evaluation, tally)), indent=1))
     else:
         _print_tables(log, evaluation)
     if out is not None and writer is not None:
         typer.echo(f"{writer.n_written} rows in {out}", err=True)
-    _report_losses(log)
-
-
-def _watched(log: ScoredLog, tally: MetricsTally, writer: CallWriter | None) -> Iterator[Scored]:
-    """The log as it streams by, counted and written on the way."""
-    for trajectory, found in log:
-        if found is not None:
-            tally.add(found, trajectory.outcome)
-        if writer is not None:
-            for record in call_records(trajectory, found):
-                writer.write(record)
-        yield trajectory, found
+    report_losses(log)
 
 
 def _summary(log: ScoredLog, evaluation: Evaluation, tally: MetricsTally) -> dict[str, Any]:
@@ -94,6 +92,7 @@ def _summary(log: ScoredLog, evaluation: Evaluation, tally: MetricsTally) -> dic
         "signal": log.signal.name.value,
         "margin": log.signal.resolved_margin,
         "waste": {name: waste.get(name, 0) for name in Verdict},
+        "savings": msgspec.to_builtins(evaluation.savings),
         **tally.row(),
     }
 
@@ -110,8 +109,33 @@ def _print_tables(log: ScoredLog, evaluation: Evaluation) -> None:
     by_outcome = calls_by((row for row in rows if row.correct is not None), lambda row: graded[bool(row.correct)])
     if by_outcome:
         console.print(_call_table("outcome", by_outcome))
+    _print_savings(console, evaluation)
     for note in notes_on(log, evaluation):
         console.print(note, highlight=False, soft_wrap=True, markup=False)
+
+
+def _print_savings(console: Console, evaluation: Evaluation) -> None:
+    """What dropping the waste would save, and what that takes for granted."""
+    savings, prices = evaluation.savings, evaluation.costs.prices
+    if not savings.certified_and_likely.calls:
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="if these calls were dropped", title_justify="left")
+    for name in (
+        "",
+        "calls",
+        "sampled\ntokens",
+        "result\ntokens",
+        "prompt\ntokens",
+        "money" if prices is None else prices.currency,
+        "seconds",
+    ):
+        table.add_column(name, justify="right" if name else "left")
+    for name, found in (("certified waste", savings.certified), ("and likely waste", savings.certified_and_likely)):
+        counts = (found.calls, found.call_tokens, found.result_tokens, found.prompt_tokens)
+        table.add_row(name, *(number(n, 0) for n in counts), number(found.money, 2), number(found.seconds, 1))
+    console.print(table)
+    for assumption in savings.assumptions:
+        console.print(f"[dim]· {escaped(assumption)}[/]", highlight=False, soft_wrap=True)
 
 
 def _headline(log: ScoredLog, evaluation: Evaluation) -> str:
@@ -136,14 +160,3 @@ def _call_table(label: str, groups: dict[str, list[CallRow]]) -> Table:
         counts = (summary.undecided, summary.undefined, summary.errors, summary.certified, summary.likely)
         table.add_row(escaped(name), str(summary.n), two_lines(rate), two_lines(delta), *map(str, counts))
     return table
-
-
-def _report_losses(log: ScoredLog) -> None:
-    """List what was lost, and leave with code 1 if anything was."""
-    for path in log.reader.skipped:
-        typer.echo(f"passed over: {path} (no known trace format)", err=True)
-    for problem in log.reader.problems[:MAX_PROBLEMS_PRINTED]:
-        typer.echo(f"left out: {problem}", err=True)
-    if log.reader.n_problems:
-        typer.echo(f"{log.reader.n_problems} records could not be read", err=True)
-        raise typer.Exit(1)

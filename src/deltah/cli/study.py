@@ -9,33 +9,40 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deltah.cli.losses import nothing_read, report_losses
+from deltah.cli.options import Join, Logs, Strict, TraceFormat, VocabSize, log_options
 from deltah.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from deltah.core.types import Trajectory
     from deltah.study.pilot import Association, Evidence, StudyResult
-    from deltah.traces import TraceReader
 
 
-def command(
-    paths: Annotated[list[Path], typer.Argument(help="Trace or log files, or directories of them; - for stdin.")],
-    tasks: Annotated[Path | None, typer.Option(help="Task file whose 'supporting' names documents.")] = None,
+def command(  # noqa: PLR0913 - the options of a command line
+    paths: Logs,
+    tasks: Annotated[Path | None, typer.Option(help="Task file: grades, and 'supporting' names documents.")] = None,
     corpus: Annotated[Path | None, typer.Option(help="JSONL of those documents; goes with --tasks.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Your labels: CSV or JSONL, trajectory, call, columns.")] = None,
     probe: Annotated[Path | None, typer.Option(help="What `deltah probe` measured of the calls.")] = None,
+    format: TraceFormat = None,
+    vocab_size: VocabSize = None,
+    join: Join = True,
+    strict: Strict = False,
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples of every interval.", min=100)] = 2000,
     seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Directory, or .json file, for study.json and study.md.")] = None,
 ) -> None:
     """Test how well signals of entropy tell good calls from others."""
     from deltah.cli.progress import reporting
+    from deltah.study import ScoredLog, waste_of_calls
     from deltah.study.pilot import PROBE_COLUMNS, build_table, read_call_values, run_study
-    from deltah.study.waste import waste_of_calls
 
     evidence = _evidence(tasks, corpus)
-    trajectories, reader = _read(paths, tasks)
+    log = ScoredLog(paths, log_options(answers=tasks, format=format, vocab_size=vocab_size, join=join, strict=strict))
+    trajectories = [trajectory for trajectory, _ in log]
+    if not trajectories:
+        raise nothing_read(log, paths)
     table = build_table(
         trajectories,
         evidence=evidence,
@@ -51,23 +58,19 @@ def command(
     _print(result)
     if out is not None:
         _write(result, out)
-    for problem in reader.problems[:20]:
-        typer.echo(f"left out: {problem}", err=True)
-    if reader.n_problems:
-        typer.echo(f"{reader.n_problems} records could not be read", err=True)
-        raise typer.Exit(1)
+    report_losses(log)
 
 
 def _evidence(tasks: Path | None, corpus: Path | None) -> Evidence | None:
     """Supporting documents of the tasks.
 
     Raises:
-        ConfigError: if only one of the two files is given.
+        ConfigError: if there is a corpus without tasks.
     """
-    if tasks is None and corpus is None:
+    if corpus is None:
         return None
-    if tasks is None or corpus is None:
-        raise ConfigError("--tasks and --corpus go together: the tasks name documents, the corpus holds them")
+    if tasks is None:
+        raise ConfigError("--corpus goes with --tasks: the tasks name the documents that the corpus holds")
     from deltah.study.pilot import Evidence
     from deltah.tasks import read_tasks
     from deltah.tools import read_corpus
@@ -75,26 +78,12 @@ def _evidence(tasks: Path | None, corpus: Path | None) -> Evidence | None:
     return Evidence.of(read_tasks(tasks), read_corpus(corpus))
 
 
-def _read(paths: Sequence[Path], tasks: Path | None) -> tuple[list[Trajectory], TraceReader]:
-    """Trajectories, graded where neither their source nor its grader did, and the reader with its problems."""
-    from deltah.study.grading import Answers, graded
-    from deltah.traces import read_traces
-
-    grade = graded if tasks is None else Answers(tasks).apply
-    reader = read_traces(paths)
-    trajectories = [t if t.outcome is not None else grade(t) for t in reader]
-    if not trajectories:
-        first = f"; the first problem: {reader.problems[0]}" if reader.problems else ""
-        raise DataError(f"no trajectory could be read from {', '.join(map(str, paths))}{first}")
-    return trajectories, reader
-
-
 def _print(result: StudyResult) -> None:
     """One table a label, the best signal first."""
     from rich.console import Console
 
     from deltah.cli.tables import escaped
-    from deltah.study.pilot.markdown import computed, label_note, method_notes, size_note
+    from deltah.study.pilot.markdown import computed, finding, label_note, method_notes, size_note
 
     console = Console()
     console.print(
@@ -106,6 +95,8 @@ def _print(result: StudyResult) -> None:
         console.print(f"[dim]{escaped(size_note(rows))}[/]", highlight=False)
         if computed(rows):
             console.print(_table(rows))
+            if (found := finding(rows)) is not None:
+                console.print(escaped(found), highlight=False)
             for a in rows:
                 if a.reason is not None:
                     console.print(f"[dim]{a.signal} is not computed: {escaped(a.reason)}[/]", highlight=False)
@@ -113,9 +104,9 @@ def _print(result: StudyResult) -> None:
         console.print(f"[dim]· {escaped(note)}[/]", highlight=False)
 
 
-_SHOWN = (("auc", "AUC"), ("auc_within_index", "within index"), ("auc_stratified", "stratified"))
-_GRADED = (("spearman", "Spearman"), ("partial_spearman", "partial"))
-_TESTS = (("p_holm", "p (Holm)"), ("p_partial_holm", "partial p (Holm)"))
+_SHOWN = (("auc", "AUC"), ("auc_within_index", "within call index"))
+_GRADED = (("spearman", "Spearman"), ("partial_spearman", "partial Spearman"))
+_TESTS = (("p_holm", "p, Holm"), ("p_partial_holm", "partial p, Holm"))
 """What fits a terminal of 80 columns; the files hold all."""
 
 
@@ -130,7 +121,7 @@ def _table(rows: Sequence[Association]) -> Table:
     graded = rows[0].graded
     shown = _GRADED if graded else _SHOWN
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("signal")
+    table.add_column("signal", overflow="fold")
     for _, title in (("", "n"), *shown, *_TESTS):
         table.add_column(title, justify="right")
     for a in (a for a in rows if a.reason is None):

@@ -47,32 +47,44 @@ def trajectory_advantages(group: Group, config: RewardConfig) -> FloatArray:
     if correct.any() and not correct.all():
         totals = np.where(correct, np.maximum(totals, totals[~correct].max()), totals)
     advantages = normalise(totals, scale=config.scale, eps=config.eps)
-    return _floor_correct(advantages, correct, outcome_advantages(group, config))
+    floored = _floor_correct(list(advantages[:, None]), correct, outcome_advantages(group, config))
+    return np.concatenate(floored)
 
 
-def _floor_correct(advantages: FloatArray, correct: np.ndarray, outcome: FloatArray) -> FloatArray:
-    """Keep a correct trajectory from falling below min(0, its outcome-only advantage) or below an incorrect one."""
-    floor = np.minimum(outcome, 0.0)
-    if correct.any() and not correct.all():
-        floor = np.maximum(floor, advantages[~correct].max())
-    return np.where(correct, np.maximum(advantages, floor), advantages)
+def _floor_correct(advantages: Sequence[FloatArray], correct: np.ndarray, outcome: FloatArray) -> list[FloatArray]:
+    """Raise what a correct trajectory gets where it lies below any of an incorrect one, or below min(0, outcome's)."""
+    best_wrong = max((a.max() for a, ok in zip(advantages, correct, strict=True) if not ok), default=-np.inf)
+    return [
+        np.maximum(a, max(min(own, 0.0), best_wrong)) if ok else a
+        for a, ok, own in zip(advantages, correct, outcome.tolist(), strict=True)
+    ]
 
 
 def call_advantages(group: Group, config: RewardConfig) -> list[FloatArray]:
-    """Advantage of every call in the dense form: G arrays (C_i,).
+    """Advantage of every call in the dense form, before correctness comes first: G arrays (C_i,).
 
     Args:
         group: G trajectories.
         config: `pooling` chooses the baseline, `centred` and `alpha` the reward.
     """
-    processes = [_process(reward) for reward in group_rewards(group, config)]
-    advantages = _normalise_calls(processes, config)
+    return _normalise_calls([_process(reward) for reward in group_rewards(group, config)], config)
+
+
+def segment_advantages(group: Group, config: RewardConfig) -> list[FloatArray]:
+    """Advantage of every segment r_0 ... r_R in the dense form: G arrays (R_i + 1,).
+
+    Segment k - 1 gets the mean over the calls of the round k it issued, the last one the outcome's advantage. With
+    `correctness_first` no segment of a correct trajectory stays below one of an incorrect trajectory, nor below
+    min(0, its own outcome-only advantage).
+    """
+    outcome = outcome_advantages(group, config)
+    advantages = [
+        np.array([*(per_call[list(r.calls)].mean() for r in trajectory.rounds), final])
+        for trajectory, per_call, final in zip(group.trajectories, call_advantages(group, config), outcome, strict=True)
+    ]
     if not config.correctness_first:
         return advantages
-    correct = group.outcomes >= config.correct_at
-    wrong = [a.max() for a, ok in zip(advantages, correct, strict=True) if not ok and len(a)]
-    floor = max([0.0, *wrong])
-    return [np.maximum(a, floor) if ok else a for a, ok in zip(advantages, correct, strict=True)]
+    return _floor_correct(advantages, group.outcomes >= config.correct_at, outcome)
 
 
 def _process(reward: Reward) -> FloatArray:
@@ -115,18 +127,10 @@ def token_advantages(group: Group, config: RewardConfig | None = None) -> list[F
     if config.name is not RewardName.DENSE:
         values = trajectory_advantages(group, config)
         return [t.response_mask * np.float64(a) for a, t in zip(values, group.trajectories, strict=True)]
-    outcome = outcome_advantages(group, config)
-    calls = call_advantages(group, config)
     return [
-        _dense_tokens(trajectory, per_call, float(final))
-        for trajectory, per_call, final in zip(group.trajectories, calls, outcome, strict=True)
+        scatter(per_segment, trajectory.segment_of_token, trajectory.response_mask)
+        for trajectory, per_segment in zip(group.trajectories, segment_advantages(group, config), strict=True)
     ]
-
-
-def _dense_tokens(trajectory: Trajectory, per_call: FloatArray, final: float) -> FloatArray:
-    """Spread call advantages over the segments that issued them, and the outcome's over the last segment."""
-    per_segment = [float(per_call[list(r.calls)].mean()) for r in trajectory.rounds]
-    return scatter([*per_segment, final], trajectory.segment_of_token, trajectory.response_mask)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +142,12 @@ class BatchCredit:
     tokens: tuple[FloatArray, ...]
     """B arrays (T_i,); all 0 where no advantage exists."""
     n_dropped: int
-    """Trajectories without an advantage: no outcome, or alone in their group."""
+    """Trajectories without an advantage: no outcome, or alone with one in their group."""
+
+    @property
+    def dropped_rate(self) -> float:
+        """Their share of the batch, for logging as `deltah.core.metrics.DROPPED`; NaN for an empty batch."""
+        return self.n_dropped / len(self.tokens) if self.tokens else float("nan")
 
 
 def batch_credit(

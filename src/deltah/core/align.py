@@ -1,7 +1,7 @@
 """The only home of the shift and of scattering per-span values over tokens.
 
 A causal model's output row t - 1 is the distribution that token t is drawn from. Everywhere in deltah index t of a
-per-token array speaks of *that* distribution, so a model's raw per-position output is shifted here, once.
+per-token array speaks of *that* distribution: whoever holds a model's raw rows picks them by `rows_that_predict`.
 """
 
 from __future__ import annotations
@@ -13,18 +13,15 @@ import numpy as np
 from deltah.core.types import BoolArray, FloatArray
 
 
-def to_drawn_from(per_position: FloatArray) -> FloatArray:
-    """Shift a model's per-position output so that index t speaks of the distribution token t was drawn from.
+def rows_that_predict(start: int, stop: int) -> range:
+    """Output rows of a causal model from which tokens start ... stop - 1 are drawn.
 
-    Args:
-        per_position: (T,) values computed from output row t, which predicts token t + 1.
-
-    Returns:
-        (T,) with NaN at index 0: nothing preceded the first token.
+    Raises:
+        ValueError: if `start` is 0: nothing preceded the first token.
     """
-    shifted = np.full(len(per_position), np.nan)
-    shifted[1:] = per_position[:-1]
-    return shifted
+    if start < 1:
+        raise ValueError(f"no row predicts token {start}; expected a token that others precede")
+    return range(start - 1, stop - 1)
 
 
 def runs(mask: BoolArray) -> list[tuple[int, int]]:

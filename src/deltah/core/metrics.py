@@ -41,6 +41,9 @@ SEGMENT_TOKENS = PREFIX + "segment_tokens"
 SEGMENT_ENTROPY = PREFIX + "segment_entropy"
 """Mean H(r_k) over measured segments, nats."""
 
+DROPPED = PREFIX + "dropped"
+"""Share of trajectories that got no advantage: without an outcome, or alone with one in their group. Written by whoever
+assigned the credit (`BatchCredit.dropped_rate`), not by `batch_metrics`, which knows no groups."""
 SECONDS = PREFIX + "seconds"
 """Wall time of all steps so far; written by the run, not by `batch_metrics`."""
 

@@ -11,6 +11,7 @@ ERROR_PREFIX = "error: "
 """First characters of the text of a failed call of our own tools."""
 
 _ERROR_TEXT = re.compile(r"\s*error(?:\s*\Z|(?:\s[^\n:]{0,80})?:)", re.IGNORECASE)
+_TRACEBACK = re.compile(r"\s*(?:Traceback \(most recent call last\):|[A-Z]\w*(?:Error|Exception): )")
 _PYTHON_ERROR = re.compile(r"\s*\{'error': (?!None|''|False)")
 """The text of a Python dict, as TRL writes it."""
 
@@ -19,9 +20,10 @@ def is_error(text: str) -> bool:
     """Whether a tool's result reports a failure.
 
     True if it starts with `error:`, `Error calling search: ...` or the like (any case; a text that merely begins with
-    the word is no error), or is an object {"error": ...}, in JSON or Python spelling, that is neither empty nor false.
+    the word is no error), with a Python traceback or the name of an exception (`ValueError: ...`), or is an object
+    {"error": ...}, in JSON or Python spelling, that is neither empty nor false.
     """
-    if _ERROR_TEXT.match(text) or _PYTHON_ERROR.match(text):
+    if _ERROR_TEXT.match(text) or _PYTHON_ERROR.match(text) or _TRACEBACK.match(text):
         return True
     if not text.lstrip().startswith("{") or '"error"' not in text:
         return False

@@ -22,6 +22,7 @@ from enum import StrEnum
 
 import numpy as np
 
+from deltah.core.options import check_number, choice
 from deltah.core.scored import Group, Signal
 from deltah.core.types import FloatArray
 from deltah.errors import InvalidValueError
@@ -72,8 +73,8 @@ class RewardConfig:
     otc_smoothing: float = 4.0
     """c of the OTC cosine, used where the best correct trajectory makes no call."""
     correctness_first: bool = False
-    """Efficiency may order correct trajectories among themselves, but never push one below an incorrect one, nor below
-    the smaller of 0 and its outcome-only advantage."""
+    """Efficiency may order correct trajectories among themselves, but no token of one gets less than any token of an
+    incorrect one, nor less than the smaller of 0 and its outcome-only advantage."""
     correct_at: float = 1.0
     """Outcome from which a trajectory counts as correct."""
     pooling: Pooling = Pooling.POOLED
@@ -83,14 +84,10 @@ class RewardConfig:
     """Added to that standard deviation; TRL's value."""
 
     def __post_init__(self) -> None:
-        if self.name not in REWARDS:
-            raise InvalidValueError(f"unknown reward {self.name!r}; choose one of: {', '.join(REWARDS)}")
-        object.__setattr__(self, "name", RewardName(self.name))
-        object.__setattr__(self, "pooling", Pooling(self.pooling))
+        object.__setattr__(self, "name", choice(RewardName, self.name, "reward"))
+        object.__setattr__(self, "pooling", choice(Pooling, self.pooling, "pooling"))
         for field, low, high in _RANGES:
-            value = getattr(self, field)
-            if not low <= value <= high:
-                raise InvalidValueError(f"{field} is {value}; expected a number from {low:g} to {high:g}")
+            check_number(field, getattr(self, field), low, high)
 
     @property
     def needs_token_advantages(self) -> bool:
@@ -161,11 +158,15 @@ def penalty_reward(signal: Signal, outcome: float, *, call_penalty: float = 0.1)
 
 
 def otc_reward(signal: Signal, outcome: float, *, fewest_calls: int | None, smoothing: float = 4.0) -> float:
-    r"""F1 * r_tool of OTC-GRPO (arXiv 2504.14870, section 3.3).
+    r"""F1 * r_tool of OTC-GRPO (arXiv 2504.14870) with its outer weight at 1.
 
     With n calls here and $n^*$ the fewest of a correct trajectory of the group: 1 if both are 0;
     $\cos(\pi n / (2 n + c))$ if $n^* = 0$; $\sin(\pi f / (2 n^*))$ with $f = 2 n n^* / (n + n^*)$ otherwise, which is 1
     at $n = n^*$.
+
+    The form was checked against public accounts of the paper and an independent implementation of it, not against its
+    text. The default of c is ours: the paper's value is not known to us. So is the choice where no trajectory is
+    correct; with an outcome of 0 or 1, as in the paper, it cannot matter.
 
     Args:
         signal: Gives n.
@@ -184,6 +185,9 @@ def otc_reward(signal: Signal, outcome: float, *, fewest_calls: int | None, smoo
 def shuffle_verdicts(signals: Sequence[Signal], rng: np.random.Generator) -> list[Signal]:
     """Permute the verdicts among the rounds of one index, across the batch: the shuffled-sign control.
 
+    A round of which no call was answered has no verdict to give or take and stays undefined. With one call a round, m
+    of the batch is kept.
+
     Args:
         signals: A batch, best large: within one group of like verdicts a shuffle changes nothing.
         rng: Source of the permutation.
@@ -193,7 +197,7 @@ def shuffle_verdicts(signals: Sequence[Signal], rng: np.random.Generator) -> lis
     """
     origin = [[i] * s.n_rounds for i, s in enumerate(signals)]
     for k in range(max((s.n_rounds for s in signals), default=0)):
-        holders = [i for i, s in enumerate(signals) if s.n_rounds > k]
+        holders = [i for i, s in enumerate(signals) if s.n_rounds > k and _has_answer(s, k)]
         for target, source in zip(holders, rng.permutation(holders), strict=True):
             origin[target][k] = int(source)
     return [
@@ -206,6 +210,10 @@ def shuffle_verdicts(signals: Sequence[Signal], rng: np.random.Generator) -> lis
         )
         for signal, sources in zip(signals, origin, strict=True)
     ]
+
+
+def _has_answer(signal: Signal, k: int) -> bool:
+    return signal.answered is None or bool(signal.answered[signal.round_of_call == k].any())
 
 
 def group_rewards(group: Group, config: RewardConfig) -> list[Reward]:

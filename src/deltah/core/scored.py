@@ -14,7 +14,7 @@ from deltah.errors import InvalidValueError
 
 
 class CallLabel(StrEnum):
-    """Verdict on one round, shared by its calls."""
+    """Verdict on one round, shared by those of its calls that were answered."""
 
     REDUCED = "reduced"
     """The whole interval of the signal lies below -margin."""
@@ -57,6 +57,9 @@ class Signal:
     """(C,) index k - 1 of each call's round."""
     estimator: Estimator
     temperature: float | None
+    answered: BoolArray | None = None
+    """(C,) False for a call without a result, which has no signal of its own whatever its round's says; None: all
+    calls were answered."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -87,37 +90,46 @@ class Signal:
 
     @property
     def n_reduced(self) -> int:
-        """m: calls whose round is certified reduced."""
+        """m: answered calls whose round is certified reduced."""
         return int(self.call_reduced.sum())
 
     def count(self, label: CallLabel) -> int:
         """Calls that carry a label."""
-        return sum(self.labels[k] is label for k in self.round_of_call)
+        return sum(found is label for found in self.call_labels)
 
     @property
     def call_reduced(self) -> BoolArray:
-        """(C,) I of each call's round."""
-        return self.reduced[self.round_of_call]
+        """(C,) I of each call: that of its round, False without an answer."""
+        reduced = self.reduced[self.round_of_call]
+        return reduced if self.answered is None else reduced & self.answered
 
     @property
     def call_delta_h(self) -> FloatArray:
-        """(C,) signal of each call's round."""
-        return self.delta_h[self.round_of_call]
+        """(C,) signal of each call: that of its round, NaN without an answer."""
+        return self._of_calls(self.delta_h)
 
     @property
     def call_lower(self) -> FloatArray:
-        """(C,) certified lower bound of each call's round."""
-        return self.lower[self.round_of_call]
+        """(C,) certified lower bound of `call_delta_h`."""
+        return self._of_calls(self.lower)
 
     @property
     def call_upper(self) -> FloatArray:
-        """(C,) certified upper bound of each call's round."""
-        return self.upper[self.round_of_call]
+        """(C,) certified upper bound of `call_delta_h`."""
+        return self._of_calls(self.upper)
 
-    @property
+    @cached_property
     def call_labels(self) -> tuple[CallLabel, ...]:
-        """(C,) verdict on each call's round."""
-        return tuple(self.labels[k] for k in self.round_of_call)
+        """(C,) verdict on each call: that of its round, undefined without an answer."""
+        labels = [self.labels[k] for k in self.round_of_call.tolist()]
+        if self.answered is None:
+            return tuple(labels)
+        answered = self.answered.tolist()
+        return tuple(label if got else CallLabel.UNDEFINED for label, got in zip(labels, answered, strict=True))
+
+    def _of_calls(self, per_round: FloatArray) -> FloatArray:
+        values = per_round[self.round_of_call]
+        return values if self.answered is None else np.where(self.answered, values, np.nan)
 
 
 @dataclass(frozen=True, kw_only=True)

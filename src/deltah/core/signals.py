@@ -17,9 +17,10 @@ from enum import StrEnum
 
 import numpy as np
 
+from deltah.core.options import check_number, choice
 from deltah.core.scored import CallLabel, Signal
 from deltah.core.segments import Pool, SegmentEntropies, segment_entropies
-from deltah.core.types import CallStatus, FloatArray, Trajectory
+from deltah.core.types import BoolArray, CallStatus, FloatArray, Trajectory
 from deltah.errors import InvalidValueError
 
 RATIO_EPS_NATS = 1e-8
@@ -122,14 +123,12 @@ class SignalConfig:
     baseline: PositionBaseline | None = field(default=None)
 
     def __post_init__(self) -> None:
-        if self.name not in SIGNALS:
-            raise InvalidValueError(f"unknown signal {self.name!r}; choose one of: {', '.join(SIGNALS)}")
-        object.__setattr__(self, "name", SignalName(self.name))
-        object.__setattr__(self, "pool", Pool(self.pool))
-        if self.margin is not None and not (np.isfinite(self.margin) and self.margin >= 0):
-            raise InvalidValueError(f"margin is {self.margin}; expected a number of nats, 0 or more")
-        if self.min_tokens < 1:
-            raise InvalidValueError(f"min_tokens is {self.min_tokens}; expected 1 or more")
+        object.__setattr__(self, "name", choice(SignalName, self.name, "signal"))
+        object.__setattr__(self, "pool", choice(Pool, self.pool, "pool"))
+        if self.margin is not None:
+            check_number("margin", self.margin, 0.0, unit="number of nats")
+        check_number("min_tokens", self.min_tokens, 1)
+        check_number("tail_tokens", self.tail_tokens, 1)
         if self.name is SignalName.POSITION_CORRECTED and self.baseline is None:
             raise InvalidValueError(
                 "the position-corrected signal needs a baseline; fit one with PositionBaseline.fit(signals)"
@@ -150,7 +149,8 @@ def score(trajectory: Trajectory, config: SignalConfig | None = None, **options:
         **options: Fields of `SignalConfig`, instead of `config`: `score(t, margin=0.1)`.
 
     Returns:
-        A `Signal`; a round is undefined where a segment it compares is empty or where all its calls are unanswered.
+        A `Signal`; a round is undefined where a segment it compares is empty or where all its calls are unanswered,
+        and an unanswered call is undefined in any round.
 
     Raises:
         InvalidValueError: if the trajectory carries no entropies, or an option is wrong.
@@ -165,9 +165,10 @@ def score(trajectory: Trajectory, config: SignalConfig | None = None, **options:
         point, lower, upper = (np.where(short, np.nan, values) for values in h[:3])
         h = SegmentEntropies(point, lower, upper, h.n_tokens)
     point, lower, upper = _FORMS[config.name](h, config)
-    unanswered = [all(trajectory.calls[i].status is CallStatus.UNANSWERED for i in r.calls) for r in trajectory.rounds]
-    if any(unanswered):
-        point, lower, upper = (np.where(unanswered, np.nan, values) for values in (point, lower, upper))
+    answered = _answered(trajectory)
+    if answered is not None:
+        undefined = np.bincount(trajectory.round_of_call, weights=answered, minlength=len(point)) == 0
+        point, lower, upper = (np.where(undefined, np.nan, values) for values in (point, lower, upper))
     return Signal(
         name=config.name.value,
         margin=config.resolved_margin,
@@ -182,7 +183,16 @@ def score(trajectory: Trajectory, config: SignalConfig | None = None, **options:
         round_of_call=trajectory.round_of_call,
         estimator=trajectory.estimator,
         temperature=trajectory.temperature,
+        answered=answered,
     )
+
+
+def _answered(trajectory: Trajectory) -> BoolArray | None:
+    """(C,) whether a result followed each call; None where one followed every call."""
+    statuses = [call.status for call in trajectory.calls]
+    if CallStatus.UNANSWERED not in statuses:
+        return None
+    return np.array([status is not CallStatus.UNANSWERED for status in statuses], dtype=np.bool_)
 
 
 def signal_config(**options: object) -> SignalConfig:

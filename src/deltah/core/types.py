@@ -18,6 +18,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from deltah.core.options import choice
 from deltah.core.texts import TokenTexts
 from deltah.errors import InvalidValueError
 
@@ -46,6 +47,9 @@ class SegmentKind(StrEnum):
         """Whether the policy drew these tokens; exactly these belong to the response mask."""
         return self in (SegmentKind.REASONING, SegmentKind.CALL, SegmentKind.CONTROL)
 
+
+_ROUNDING_NATS = 1e-3
+"""How far below 0 low-precision arithmetic may put the entropy of a point mass."""
 
 _SAMPLED = tuple(kind for kind in SegmentKind if kind.sampled)
 
@@ -106,7 +110,7 @@ class ToolCall:
 
     def __post_init__(self) -> None:
         if type(self.status) is not CallStatus:
-            object.__setattr__(self, "status", CallStatus(self.status))
+            object.__setattr__(self, "status", choice(CallStatus, self.status, "call status"))
         if (self.result is None) != (self.status is CallStatus.UNANSWERED):
             raise InvalidValueError(
                 f"call {self.id!r}: status {self.status.value!r} does not fit a result of {self.result!r}; "
@@ -129,7 +133,7 @@ class Segment:
 
     def __post_init__(self) -> None:
         if type(self.kind) is not SegmentKind:
-            object.__setattr__(self, "kind", SegmentKind(self.kind))
+            object.__setattr__(self, "kind", choice(SegmentKind, self.kind, "segment kind"))
 
     @property
     def n_tokens(self) -> int:
@@ -163,8 +167,9 @@ class Trajectory:
     """One rollout: its tokens, what was measured on them, its calls, and how it was graded.
 
     Raises:
-        InvalidValueError: if segments do not partition 0..T, an array has another length than T, a bound lies on the
-            wrong side of its estimate, or an entropy stands on a token that was not sampled.
+        InvalidValueError: if segments do not partition 0..T, an array has another length than T, an entropy is negative
+            beyond rounding, lies outside its bounds or stands on a token that was not sampled, or a call belongs to a
+            turn that no segment has.
     """
 
     id: str
@@ -205,7 +210,7 @@ class Trajectory:
         n = self.segments[-1].stop if self.segments else 0
         for name, kind in (("estimator", Estimator), ("stop_reason", StopReason), ("spans", SpanQuality)):
             if type(value := getattr(self, name)) is not kind:
-                object.__setattr__(self, name, kind(value))
+                object.__setattr__(self, name, choice(kind, value, name.replace("_", " ")))
         for name in ("entropy", "entropy_lower", "entropy_upper", "logprobs"):
             object.__setattr__(self, name, _read_only(getattr(self, name), np.float64, name, n))
         object.__setattr__(self, "token_ids", _read_only(self.token_ids, np.int64, "token_ids", n))
@@ -249,6 +254,12 @@ class Trajectory:
                 "set NaN on prompt and result tokens"
             )
         lower, upper = self.entropy_lower, self.entropy_upper
+        for values in (self.entropy,) if lower is None else (self.entropy, lower):
+            if (negative := values < -_ROUNDING_NATS).any():
+                raise InvalidValueError(
+                    f"trajectory {self.id!r}: token {int(negative.argmax())} has an entropy of "
+                    f"{values[negative.argmax()]:.6g}; expected nats, 0 or more"
+                )
         if (lower is not None and (lower > self.entropy).any()) or (upper is not None and (upper < self.entropy).any()):
             raise InvalidValueError(f"trajectory {self.id!r}: an entropy lies outside its own bounds")
 
@@ -258,6 +269,11 @@ class Trajectory:
         turns = [call.turn for call in self.calls]
         if turns != sorted(turns):
             raise InvalidValueError(f"trajectory {self.id!r}: calls are not in the order they were issued")
+        if unknown := set(turns).difference(segment.turn for segment in self.segments):
+            raise InvalidValueError(
+                f"trajectory {self.id!r}: a call belongs to turn {min(unknown)}, which no segment has; give that turn "
+                "its segments, empty ones where its tokens are unknown"
+            )
 
     def __len__(self) -> int:
         """Number of tokens T."""

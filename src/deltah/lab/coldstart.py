@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -273,7 +274,8 @@ def coldstart(
         eval_questions: Held-out questions to answer at the end, sampled and greedy; 0 for none.
 
     Returns:
-        `out_dir`, holding model, tokenizer and `coldstart.json` (recipe, seed, versions, loss curve, figures).
+        `out_dir`, holding model, tokenizer and `coldstart.json` (recipe, seed, versions, machine, seconds, losses,
+        figures).
 
     Raises:
         TrainingError: if the loss is not a number.
@@ -325,6 +327,7 @@ def _report(state: _State, figures: dict[str, Any] | None) -> dict[str, Any]:
     return {
         "parameters": state.model.num_parameters(),
         "versions": _versions(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "train_seconds": round(state.seconds, 1),
         "loss_nats": state.curve,
         "evaluation": figures,

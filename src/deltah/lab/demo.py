@@ -1,14 +1,15 @@
 """The demo: evaluate the embedded agent, train each arm from it with the same budget, evaluate again, report.
 
 Arms are processes of `deltah train`, as many at a time as there are cores, each in its own run directory: the demo does
-nothing that a user's own run could not, and an interrupted one continues arm by arm.
+nothing that a user's own run could not, and an interrupted one continues arm by arm. However the demo ends, its
+processes end with it (`deltah.lab.guarded`); no arm is ever written by two.
 
 Layout::
 
     run.json, world/{train,eval}/   what was asked, and the data
     start/                          `deltah eval` of the agent before training
     outcome/, sparse/, ...          `deltah train` of each arm
-    logs/NAME.{json,log}            configuration and output of each process
+    logs/NAME.{json,log,lock}       configuration and output of each process, and what it holds while it lives
     report.html, report.json
 """
 
@@ -17,7 +18,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,8 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from deltah.core.rewards import RewardName
+from deltah.core.signals import SignalConfig
 from deltah.engines.trl.config import EvaluateConfig
 from deltah.errors import TrainingError, missing_dependency
+from deltah.lab.composition import composition
+from deltah.lab.guarded import start, stop, stop_on_termination
 from deltah.lab.recipe import ARMS, EVAL_TASKS, SIGNAL, STEPS, eval_config, rollout_config, train_config, write_world
 from deltah.study import ReportData, load_run, write_report
 from deltah.traces.rundir import RunDirectory, open_run, package_versions, write_atomic
@@ -43,7 +46,16 @@ class DemoConfig:
     arms: tuple[RewardName, ...] = ARMS
     steps: int = STEPS
     eval_tasks: int = EVAL_TASKS
+    """Questions of the evaluation world."""
     seed: int = 0
+    signal: SignalConfig = SIGNAL
+    """How calls are judged, in every arm and at the start."""
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What every arm has in common; arms may be added later, each has a directory of its own."""
+        margin = self.signal.resolved_margin
+        return {"steps": self.steps, "eval_tasks": self.eval_tasks, "seed": self.seed, "margin": margin}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -80,12 +92,11 @@ def run_demo(config: DemoConfig, out: Path, *, watch: Watch | None = None) -> Re
         if find_spec(package) is None:
             raise missing_dependency(package, extra="train", purpose="The demo")
     arms = [RewardName(arm) for arm in config.arms]
-    # Arms may be added later: each has a directory of its own and the same budget.
-    open_run(out, {"steps": config.steps, "eval_tasks": config.eval_tasks, "seed": config.seed}, command="demo")
+    open_run(out, config.shared, command="demo")
     if not (out / "world" / "eval" / "tasks.jsonl").exists():
-        write_world(out / "world", seed=config.seed)
+        write_world(out / "world", seed=config.seed, eval_tasks=config.eval_tasks)
     jobs = [*(_arm_job(out, arm, config) for arm in arms), _start_job(out, config)]
-    with _stopped(jobs):
+    with stop_on_termination(), _stopped(jobs):
         _run_all(jobs, watch or (lambda states: None))
     data = report_data(out, arms, config)
     write_report(data, out / "report.html")
@@ -101,8 +112,8 @@ def report_data(out: Path, arms: Sequence[RewardName], config: DemoConfig) -> Re
         facts={
             "model": "embedded agent (about one million parameters), the same cold start for every arm",
             "budget": f"{config.steps} steps of 6 prompts x 8 trajectories an arm",
-            "dead band": f"a call counts as reduced below {-SIGNAL.resolved_margin} nats",
-            "evaluation": f"{config.eval_tasks} held-out questions about entities never seen in training",
+            "dead band": f"a call is reduced where entropy falls by more than {config.signal.resolved_margin:g} nats",
+            "evaluation": str(composition(out / "world", limit=config.eval_tasks)),
             "training seed": str(config.seed),
             "cores": str(os.cpu_count()),
             "versions": ", ".join(f"{name} {version}" for name, version in package_versions().items()),
@@ -134,26 +145,28 @@ class _Job:
         """Start the process with its share of the cores: more threads than cores would wait for one another."""
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         self.state.phase = "starting"
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "deltah", *self.arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-            )
+        self.process = start(
+            "deltah", self.arguments, lock=self.log.with_suffix(".lock"), log=self.log, env=environment
+        )
 
 
 def _start_job(out: Path, config: DemoConfig) -> _Job:
     """`deltah eval` of the agent before training."""
     held_out = eval_config(out / "world", config.eval_tasks)
-    resolved = EvaluateConfig(rollout=rollout_config(config.seed), eval=held_out, signal=SIGNAL)
+    resolved = EvaluateConfig(rollout=rollout_config(config.seed), eval=held_out, signal=config.signal)
     return _job("start", "eval", resolved.to_dict(), out, total=2 * config.eval_tasks)
 
 
 def _arm_job(out: Path, arm: RewardName, config: DemoConfig) -> _Job:
     """`deltah train` of one arm."""
-    resolved = train_config(out / "world", arm, steps=config.steps, seed=config.seed, eval_tasks=config.eval_tasks)
+    resolved = train_config(
+        out / "world",
+        arm,
+        steps=config.steps,
+        seed=config.seed,
+        eval_tasks=config.eval_tasks,
+        signal=config.signal,
+    )
     return _job(arm.value, "train", resolved.to_dict(), out, total=config.steps)
 
 
@@ -174,12 +187,7 @@ def _stopped(jobs: Sequence[_Job]) -> Iterator[None]:
     try:
         yield
     finally:
-        for job in jobs:
-            if job.process is not None and job.process.poll() is None:
-                job.process.terminate()
-        for job in jobs:
-            if job.process is not None:
-                job.process.wait()
+        stop([job.process for job in jobs if job.process is not None])
 
 
 def _run_all(jobs: Sequence[_Job], watch: Watch) -> None:

@@ -9,7 +9,7 @@ no environment, teacher or reward sees it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -161,14 +161,26 @@ def _result_ids(results: list[Message], tokenizer: PreTrainedTokenizerFast) -> l
 
 def needed_calls(rollout: Rollout) -> list[bool]:
     """For each call, whether it is the first to return a value of the plan that is not known by heart."""
-    missing = [step for step in rollout.question.plan if not step.known]
-    labels = []
-    for message in rollout.messages:
-        if message["role"] == "tool":
-            found = [step for step in missing if _returns(message["content"], step)]
-            missing = [step for step in missing if step not in found]
-            labels.append(bool(found))
-    return labels
+    results = [message["content"] for message in rollout.messages if message["role"] == "tool"]
+    return [bool(found) for found in first_returns(rollout.question.plan, results)]
+
+
+def first_returns(plan: Sequence[Step], results: Iterable[str | None]) -> list[list[Step]]:
+    """Steps of a plan, not known by heart, that each result is the first to return.
+
+    Args:
+        plan: Steps of one question.
+        results: Of its calls in order, (C,); None where a call was not answered.
+
+    Returns:
+        (C,) lists; a call is needed if its list is not empty.
+    """
+    missing = [step for step in plan if not step.known]
+    found: list[list[Step]] = []
+    for result in results:
+        found.append([step for step in missing if result is not None and _returns(result, step)])
+        missing = [step for step in missing if step not in found[-1]]
+    return found
 
 
 def _returns(result: str, step: Step) -> bool:

@@ -22,6 +22,7 @@ import numpy as np
 from deltah.lab.names import Kind, Split, pick
 from deltah.lab.world import SCHEMAS, Relation, World, document_id
 from deltah.tasks.types import Task, TaskKind
+from deltah.traces.rundir import write_atomic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,7 +239,7 @@ def questions(world: World, n: int, *, seed: int) -> Iterator[Question]:
 
 
 def _json_lines(path: Path, rows: Iterator[dict[str, object]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def write_split(directory: str | Path, split: Split, *, seed: int = 0, n: int = 512) -> tuple[Path, Path]:

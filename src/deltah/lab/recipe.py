@@ -13,7 +13,8 @@ from deltah.core.rewards import RewardConfig, RewardName
 from deltah.core.signals import SignalConfig
 from deltah.engines.trl.config import EvalConfig, RolloutConfig, TrainConfig
 from deltah.lab.names import Split
-from deltah.lab.questions import write_split
+from deltah.lab.questions import Question, questions, write_split
+from deltah.lab.world import World
 from deltah.tools import ToolConfig
 
 ARMS = (RewardName.OUTCOME, RewardName.SPARSE, RewardName.DENSE)
@@ -45,13 +46,19 @@ def rollout_config(seed: int = 0) -> RolloutConfig:
 
 
 def eval_config(world: Path, limit: int = EVAL_TASKS) -> EvalConfig:
-    """Held-out questions about entities that no training world names."""
+    """The first so many questions of the evaluation world."""
     split = world / "eval"
     return EvalConfig(tasks=str(split / "tasks.jsonl"), corpus=str(split / "corpus.jsonl"), limit=limit)
 
 
 def train_config(
-    world: Path, reward: RewardName, *, steps: int, seed: int, eval_tasks: int = EVAL_TASKS
+    world: Path,
+    reward: RewardName,
+    *,
+    steps: int,
+    seed: int,
+    eval_tasks: int = EVAL_TASKS,
+    signal: SignalConfig = SIGNAL,
 ) -> TrainConfig:
     """One arm of the demo on a world written by `write_world`."""
     tool = ToolConfig(corpus=str(world / "train" / "corpus.jsonl"))
@@ -59,7 +66,7 @@ def train_config(
         tasks=str(world / "train" / "tasks.jsonl"),
         rollout=replace(rollout_config(seed), tool=tool),
         reward=RewardConfig(name=reward),
-        signal=SIGNAL,
+        signal=signal,
         eval=eval_config(world, eval_tasks),
         steps=steps,
         prompts_per_step=6,
@@ -72,7 +79,23 @@ def train_config(
     )
 
 
-def write_world(path: Path, *, seed: int = 0) -> None:
-    """Write the training and the evaluation split; evaluation names never occur in training."""
+def write_world(path: Path, *, seed: int = 0, eval_tasks: int = EVAL_TASKS) -> None:
+    """Write the training and the evaluation split; fresh names of the evaluation occur in no training world.
+
+    Args:
+        path: Folder for `train/` and `eval/`.
+        seed: Seed of the training world; the evaluation world has the next one.
+        eval_tasks: Evaluation questions; the first ones are the same however many there are.
+    """
     write_split(path / "train", Split.TRAIN, seed=seed, n=TRAIN_TASKS)
-    write_split(path / "eval", Split.EVAL, seed=seed + 1, n=EVAL_TASKS)
+    write_split(path / "eval", Split.EVAL, seed=_eval_seed(seed), n=eval_tasks)
+
+
+def eval_questions(seed: int = 0) -> list[Question]:
+    """Questions of the evaluation split that `write_world` writes, with their plans: what only a study may know."""
+    world_seed = _eval_seed(seed)
+    return list(questions(World(world_seed, Split.EVAL), EVAL_TASKS, seed=world_seed))
+
+
+def _eval_seed(seed: int) -> int:
+    return seed + 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Protocol, Self
@@ -19,6 +19,7 @@ import numpy as np
 
 from deltah.core.scored import CallLabel, Signal
 from deltah.core.types import CallStatus, Estimator, SegmentKind, SpanQuality, Trajectory
+from deltah.database import import_duckdb
 from deltah.errors import ConfigError, DataError
 from deltah.study.waste import Verdict, Waste, verdict, waste_of_calls
 
@@ -76,10 +77,19 @@ SQL_TYPES = (
 """Columns of the Parquet file."""
 
 
-def call_records(trajectory: Trajectory, signal: Signal | None) -> Iterator[CallRecord]:
-    """Rows of a trajectory's calls, in the order they were issued."""
+def call_records(
+    trajectory: Trajectory, signal: Signal | None, wastes: Sequence[frozenset[Waste]] | None = None
+) -> Iterator[CallRecord]:
+    """Rows of a trajectory's calls, in the order they were issued.
+
+    Args:
+        trajectory: C calls.
+        signal: None for one without entropies.
+        wastes: (C,) what `waste_of_calls` says of it, where the caller has it already.
+    """
     spelled = _call_tokens(trajectory)
-    for i, (call, waste) in enumerate(zip(trajectory.calls, waste_of_calls(trajectory), strict=True)):
+    found = waste_of_calls(trajectory) if wastes is None else wastes
+    for i, (call, waste) in enumerate(zip(trajectory.calls, found, strict=True)):
         k = int(trajectory.round_of_call[i])
         label = None if signal is None else signal.labels[k]
         yield CallRecord(
@@ -182,6 +192,7 @@ class CallWriter:
 
         Raises:
             ConfigError: for another ending.
+            MissingDependencyError: if Parquet is asked for and duckdb is not installed.
             DataError: if the folder cannot be written.
         """
         self.path = Path(path)
@@ -189,6 +200,8 @@ class CallWriter:
         self._parquet = self.path.suffix == ".parquet"
         if self.path.suffix not in (".jsonl", ".csv", ".parquet"):
             raise ConfigError(f"--out {self.path}: expected a name that ends in .jsonl, .csv or .parquet")
+        if self._parquet:
+            import_duckdb("Writing a Parquet file")
         self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -231,8 +244,7 @@ class CallWriter:
 
     def _convert(self) -> None:
         """Rewrite the temporary JSON lines as Parquet; the database streams, so memory stays constant."""
-        import duckdb
-
+        duckdb = import_duckdb("Writing a Parquet file")
         packed = self._temporary.with_suffix(".parquet")
         columns = ", ".join(f"{name}: '{kind}'" for name, kind in SQL_TYPES.items())
         source = (

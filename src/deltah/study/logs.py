@@ -6,23 +6,20 @@ grades, which signal.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from deltah.core.scored import Signal
-from deltah.core.signals import SignalConfig
+from deltah.core.signals import SIGNALS, SignalConfig, SignalName
 from deltah.core.types import Trajectory
-from deltah.errors import ConfigError, DataError
+from deltah.errors import ConfigError, InvalidValueError
 from deltah.study.grading import Answers, graded
 from deltah.study.summary import score_measured
 from deltah.traces import TraceReader, read_traces
 from deltah.traces.reader import Paths
-from deltah.traces.rundir import RunDirectory
+from deltah.traces.runsignal import signal_of
+from deltah.traces.sources import STDIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +36,23 @@ class LogOptions:
     """Stop at the first record that cannot be read."""
     answers: str | None = None
     """Second file, with grades or gold answers."""
-    signal: SignalConfig | None = None
-    """None: the configuration of the run that the traces lie in, else the method's defaults."""
+    signal: str | None = None
+    """Name of the signal; None: that of the run that the traces lie in, else the method's."""
+    margin: float | None = None
+    """Dead band; None: likewise."""
+
+    def signal_config(self, base: SignalConfig) -> SignalConfig:
+        """A run's configuration with what is stated here in its place.
+
+        Raises:
+            InvalidValueError: if the signal does not exist, or the margin is not 0 or more.
+        """
+        if self.signal is None and self.margin is None:
+            return base
+        name = base.name if self.signal is None else _signal_name(self.signal)
+        # Another signal has a margin of its own.
+        kept = base.margin if name is base.name else None
+        return replace(base, name=name, margin=kept if self.margin is None else self.margin)
 
 
 class ScoredLog(Iterable[tuple[Trajectory, Signal | None]]):
@@ -55,16 +67,15 @@ class ScoredLog(Iterable[tuple[Trajectory, Signal | None]]):
             InvalidValueError: if the format is unknown or the vocabulary size not positive.
         """
         options = options or LogOptions()
-        listed = [os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
-        self.signal = options.signal or signal_of_runs(listed)
         self.answers = None if options.answers is None else Answers(options.answers)
         self.reader: TraceReader = read_traces(
-            listed,
+            paths,
             format=options.format,
             strict=options.strict,
             vocab_size=options.vocab_size,
             join=options.join,
         )
+        self.signal = _signal_of_sources(self.reader, options)
 
     def __iter__(self) -> Iterator[tuple[Trajectory, Signal | None]]:
         """Grade and score the trajectories that can be read, as they are asked for."""
@@ -73,36 +84,18 @@ class ScoredLog(Iterable[tuple[Trajectory, Signal | None]]):
             yield trajectory, score_measured(trajectory, self.signal)
 
 
-def signal_of_runs(paths: Iterable[str]) -> SignalConfig:
-    """Configuration under which the runs that the traces lie in scored their calls; the defaults outside of a run.
+def _signal_name(name: str) -> SignalName:
+    if name not in SIGNALS:
+        raise InvalidValueError(f"unknown signal {name!r}; choose one of: {', '.join(SIGNALS)}")
+    return SignalName(name)
 
-    Raises:
-        ConfigError: if they differ.
-    """
-    found = {_signal_of_run(path) for path in paths}
+
+def _signal_of_sources(reader: TraceReader, options: LogOptions) -> SignalConfig:
+    """Configuration under which the runs that the files lie in scored their calls."""
+    folders = {str(Path(source.path).parent) for source in reader.sources if source.path != STDIN}
+    found = {options.signal_config(signal_of(folder)) for folder in folders}
     if len(found) > 1:
         raise ConfigError(
             "these traces come from runs with different signals; say which to use with --signal or --margin"
         )
-    return found.pop() if found else SignalConfig()
-
-
-def run_signal(config: Mapping[str, Any]) -> SignalConfig:
-    """How a run scored its calls; the method's defaults where its configuration does not say.
-
-    Raises:
-        DataError: if the configuration names a signal or an option that does not exist.
-    """
-    try:
-        return msgspec.convert(config.get("signal") or {}, SignalConfig)
-    except msgspec.ValidationError as error:
-        raise DataError(f"the run's signal configuration cannot be read: {error}") from error
-
-
-def _signal_of_run(path: str) -> SignalConfig:
-    if path == "-":
-        return SignalConfig()
-    for folder in (Path(path), *Path(path).resolve().parents):
-        if (folder / "run.json").exists():
-            return run_signal(RunDirectory(folder).config)
-    return SignalConfig()
+    return found.pop() if found else options.signal_config(SignalConfig())

@@ -200,7 +200,7 @@ class SavingsAccumulator:
         return tuple(sentences)
 
 
-def savings(
+def estimate_savings(
     scored: Iterable[tuple[Trajectory, Signal | None]],
     prices: Prices | None = None,
     *,

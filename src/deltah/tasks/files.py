@@ -24,6 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from deltah.core.types import Scalar
+from deltah.database import import_duckdb
 from deltah.errors import DataError
 from deltah.jsonlines import read_json_objects
 from deltah.tasks.answers import hash_answer, last_boxed
@@ -79,8 +80,7 @@ def task_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _parquet_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    import duckdb
-
+    duckdb = import_duckdb("Reading a Parquet file")
     number = 0
     try:
         with duckdb.connect() as database:

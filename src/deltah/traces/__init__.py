@@ -7,6 +7,7 @@ be read becomes a `ReadProblem` and never hides the valid ones around it. One da
 
 from deltah.traces.reader import ReadProblem, TraceReader, read_traces
 from deltah.traces.record import SCHEMA_VERSION
+from deltah.traces.runsignal import signal_of
 from deltah.traces.writer import TraceWriter, write_traces
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "TraceReader",
     "TraceWriter",
     "read_traces",
+    "signal_of",
     "write_traces",
 ]

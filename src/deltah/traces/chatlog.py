@@ -98,6 +98,7 @@ class Request(msgspec.Struct):
     messages: list[Message] = []
     model: str | None = None
     temperature: float | None = None
+    top_logprobs: int | None = None
     metadata: Any = None
     body: Request | None = None
 

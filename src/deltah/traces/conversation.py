@@ -6,6 +6,7 @@ a segment without tokens (start == stop) that carries its text. Turn numbers fol
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,11 +46,17 @@ class Conversation:
         self.exact = True
         """False once a border between segments could not be kept."""
         self._calls: list[_PendingCall] = []
+        self._taken: set[str] = set()
+        self._repeats: dict[str, int] = {}
+        """How often an id was wanted again."""
+        self._open: deque[_PendingCall] = deque()
+        """Calls in order; answered ones leave when they come to an end, here and below."""
+        self._open_by_id: dict[str | None, deque[_PendingCall]] = {}
 
     @property
     def has_open_calls(self) -> bool:
         """Whether a call has no result yet."""
-        return any(call.result is None for call in self._calls)
+        return _oldest_open(self._open) is not None
 
     def add(self, message: Message, tokens: Sequence[str]) -> None:
         """Append a message.
@@ -97,7 +104,8 @@ class Conversation:
             self.exact &= not (tokens and thought)
         if not tokens:
             self._add_text(SegmentKind.REASONING, turn, content)
-        self.exact &= spans.exact
+        # A server that loses characters shows other tokens than it sampled.
+        self.exact &= spans.exact and not (tokens and not _covers(tokens, content))
         offset = len(self.token_texts)
         for kind, start, stop in spans.spans:
             self.segments.append(Segment(kind=kind, start=offset + start, stop=offset + stop, turn=turn))
@@ -114,22 +122,24 @@ class Conversation:
         ids = [call.id for call in message.tool_calls or []]
         for i, call in enumerate(calls):
             server_id = ids[i] if i < len(ids) else None
-            self._calls.append(
-                _PendingCall(
-                    id=self._unique(server_id or f"call-{len(self._calls)}"),
-                    server_id=server_id,
-                    name=call.name or "",
-                    arguments=_argument_text(call.arguments),
-                    turn=turn,
-                )
+            pending = _PendingCall(
+                id=self._unique(server_id or f"call-{len(self._calls)}"),
+                server_id=server_id,
+                name=call.name or "",
+                arguments=_argument_text(call.arguments),
+                turn=turn,
             )
+            self._calls.append(pending)
+            self._open.append(pending)
+            self._open_by_id.setdefault(server_id, deque()).append(pending)
 
     def _unique(self, wanted: str) -> str:
         """Servers that number calls within a turn repeat their ids; later ones get a suffix."""
-        taken = {call.id for call in self._calls}
-        candidate, n = wanted, 2
-        while candidate in taken:
-            candidate, n = f"{wanted}#{n}", n + 1
+        candidate = wanted
+        while candidate in self._taken:
+            self._repeats[wanted] = n = self._repeats.get(wanted, 1) + 1
+            candidate = f"{wanted}#{n}"
+        self._taken.add(candidate)
         return candidate
 
     def _add_result(self, message: Message) -> None:
@@ -141,13 +151,10 @@ class Conversation:
 
     def _answered_by(self, server_id: str | None) -> _PendingCall | None:
         """Return the call a result belongs to: by id, the latest first; without a known id, the oldest open one."""
-        waiting = [call for call in self._calls if call.result is None]
-        if server_id is not None:
-            for call in reversed(waiting):
-                if call.server_id == server_id:
-                    return call
-            waiting = [call for call in waiting if call.server_id is None]
-        return waiting[0] if waiting else None
+        if server_id is None:
+            return _oldest_open(self._open)
+        latest = _latest_open(self._open_by_id.get(server_id))
+        return _oldest_open(self._open_by_id.get(None)) if latest is None else latest
 
     def _add_text(self, kind: SegmentKind, turn: int, text: str) -> None:
         if not text and kind in (SegmentKind.REASONING, SegmentKind.CALL):
@@ -155,6 +162,20 @@ class Conversation:
         at, floor = len(self.token_texts), self.segments[-1].turn if self.segments else 0
         # A late result may follow a user message; turns never fall.
         self.segments.append(Segment(kind=kind, start=at, stop=at, turn=max(turn, floor), text=text))
+
+
+def _oldest_open(calls: deque[_PendingCall] | None) -> _PendingCall | None:
+    """First call without a result; those before it are dropped, so that no search meets them again."""
+    while calls and calls[0].result is not None:
+        calls.popleft()
+    return calls[0] if calls else None
+
+
+def _latest_open(calls: deque[_PendingCall] | None) -> _PendingCall | None:
+    """Last call without a result; those after it are dropped."""
+    while calls and calls[-1].result is not None:
+        calls.pop()
+    return calls[-1] if calls else None
 
 
 def message_text(content: Any) -> str:

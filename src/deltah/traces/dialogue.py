@@ -42,6 +42,8 @@ class Facts:
     vocab_size: int | None = None
     model: str | None = None
     sampling_temperature: float | None = None
+    top_logprobs: int | None = None
+    """K that the request asked for."""
     logprobs_mode: str | None = None
     question: str | None = None
     prediction: str | None = None
@@ -150,6 +152,7 @@ def merge_facts(parts: Sequence[Facts], name: str | None) -> Facts:
         vocab_size=first("vocab_size"),
         model=first("model"),
         sampling_temperature=None if mixed else first("sampling_temperature"),
+        top_logprobs=max((p.top_logprobs for p in parts if p.top_logprobs is not None), default=None),
         logprobs_mode=None if mixed else first("logprobs_mode"),
         question=first("question"),
         prediction=last("prediction"),
@@ -195,6 +198,7 @@ def _facts(log: ChatLine, response: Response | None, last: Choice | Message) -> 
         vocab_size=log.vocab_size,
         model=log.model or (response and response.model) or (request and request.model) or None,
         sampling_temperature=temperature,
+        top_logprobs=request.top_logprobs if request is not None else None,
         logprobs_mode=log.logprobs_mode,
         question=log.question,
         prediction=log.prediction,

@@ -23,10 +23,9 @@ import zlib
 from collections.abc import Iterator
 from typing import IO, NamedTuple
 
-import zstandard
-
 from deltah.errors import DataError
 from deltah.traces.streams import MAX_LINE_BYTES, Line
+from deltah.zstd import zstd
 
 ZIP_MAGIC = b"PK\x03\x04"
 """First bytes of an .eval file."""
@@ -154,7 +153,7 @@ def _zip64_sizes(extra: bytes) -> tuple[int, int]:
 def _member(raw: IO[bytes], entry: _Entry) -> _Sample:
     try:
         return _Sample(_unpack(raw, entry))
-    except (_Damaged, OSError, zlib.error, zstandard.ZstdError) as error:
+    except (_Damaged, OSError, zlib.error, EOFError, zstd.ZstdError) as error:
         return _Sample(b"", f"{entry.name}: the member of the zip is damaged ({error})")
 
 
@@ -172,8 +171,8 @@ def _unpack(raw: IO[bytes], entry: _Entry) -> bytes:
     elif entry.method == _DEFLATED:
         data = zlib.decompressobj(wbits=-15).decompress(packed, entry.size + 1)
     elif entry.method == _ZSTANDARD:
-        reader = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(packed), read_across_frames=True)
-        data = reader.read(entry.size + 1)
+        with zstd.ZstdFile(io.BytesIO(packed)) as unpacked:
+            data = unpacked.read(entry.size + 1)
     else:
         raise _Damaged(f"compression method {entry.method} is unknown")
     if len(data) != entry.size or zlib.crc32(data) != entry.crc:

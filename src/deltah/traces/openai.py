@@ -119,7 +119,7 @@ def to_trajectory(dialogue: Dialogue, *, default_id: str, vocab_size: int | None
             conversation.add(said.message, said.tokens.texts)
     tokens = concatenate([said.tokens for said in dialogue.said if not said.context])
     size, origin = _vocabulary(facts, vocab_size)
-    measured = measure(tokens, size)
+    measured = measure(tokens, size, requested=facts.top_logprobs)
     last = dialogue.said[-1].message
     stop_reason = _stop_reason(conversation, last, facts.finish_reason)
     try:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from deltah.core.types import Trajectory
+from deltah.database import import_duckdb
 from deltah.errors import DataError, InvalidValueError
 from deltah.traces.columns import ARRAYS, LAYOUT, NESTED, REQUIRED, STRUCTURE, Rows, to_columns
 from deltah.traces.record import check_version
@@ -54,10 +55,9 @@ def is_parquet(path: str | os.PathLike[str]) -> bool:
 
 def holds_traces(path: str | os.PathLike[str]) -> bool:
     """Whether a file is Parquet with the columns of our traces; False for what cannot be read as such."""
-    import duckdb
-
     if not is_parquet(path):
         return False
+    duckdb = import_duckdb("Reading a Parquet file")
     try:
         with _database() as db:
             found = db.execute("DESCRIBE FROM read_parquet($file)", {"file": _pattern(os.fspath(path))}).fetchall()
@@ -81,8 +81,7 @@ def write_parquet(path: str | os.PathLike[str], trajectories: Iterable[Trajector
     Raises:
         DataError: if the file cannot be written (no space, no permission).
     """
-    import duckdb
-
+    duckdb = import_duckdb("Writing a Parquet file")
     target, count = Path(path), 0
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -235,8 +234,7 @@ class _Source:
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:
-        import duckdb
-
+        duckdb = import_duckdb("Reading a Parquet file")
         try:
             yield
         except duckdb.Error as error:
@@ -249,9 +247,7 @@ def _overlap(block: range, rows: range) -> range:
 
 def _database() -> DuckDBPyConnection:
     """Database in memory that keeps the order of rows, loads no extension and uses one thread."""
-    import duckdb
-
-    db = duckdb.connect(
+    db: DuckDBPyConnection = import_duckdb("Reading a Parquet file").connect(
         config={"threads": 1, "autoinstall_known_extensions": False, "autoload_known_extensions": False}
     )
     # A footer describes every column of every row group; without the cache each query reads it again.

@@ -1,8 +1,8 @@
 """Which files are meant by what a user names: files, folders, glob patterns, standard input.
 
-A folder stands for the trace files in it, at any depth and in order of their names; of a run directory only `traces`
-and `eval` count. Files found that way may be something else (tasks, a corpus): they are marked as found, and the reader
-passes over those that open with no known format.
+A folder stands for the trace files in it, at any depth and in order of their names; of a run directory, also one inside
+the folder, only `traces` and `eval` count. Files found that way may be something else (tasks, a corpus): they are
+marked as found, and the reader passes over those that open with no known format.
 """
 
 from __future__ import annotations
@@ -64,10 +64,11 @@ def _sources(path: str) -> list[Source]:
 
 
 def _files_in(folder: Path) -> Iterator[Path]:
-    roots = [folder / "traces", folder / "eval"] if (folder / "run.json").exists() else [folder]
-    for root in roots:
-        for file in sorted(root.rglob("*")):
-            if file.is_file() and not file.name.startswith(".") and file.name not in _NOT_TRACES and _fits(file.name):
+    runs = {manifest.parent for manifest in folder.rglob("run.json")}
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and not file.name.startswith(".") and file.name not in _NOT_TRACES and _fits(file.name):
+            run = next((parent for parent in file.parents if parent in runs), None)
+            if run is None or file.relative_to(run).parts[0] in ("traces", "eval"):
                 yield file
 
 

@@ -114,6 +114,8 @@ def split_message(tokens: Sequence[str], call_names: Sequence[str] = (), *, only
     for t, token in enumerate(tokens):
         if token in END_TOKENS and kinds[t] is SegmentKind.REASONING:
             kinds[t] = SegmentKind.CONTROL
+    if tokens and not tokens[-1] and kinds[-1] is SegmentKind.REASONING:
+        kinds[-1] = SegmentKind.CONTROL  # llama.cpp's own server prints the end token as nothing
     _absorb_white_space(kinds, tokens)
     return MessageSpans(tuple(_runs(kinds, _call_starts(extents, ends))), exact)
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, NamedTuple
 
-import zstandard
+from deltah.zstd import zstd
 
 MAX_LINE_BYTES = 512 * 2**20
 """A longer line is skipped as a problem: a file without line breaks must not fill the memory."""
@@ -69,8 +69,8 @@ def open_compressed_writer(raw: IO[bytes], suffix: str) -> Iterator[IO[bytes]]:
         with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as packed:
             yield packed  # type: ignore[misc]  # a GzipFile writes bytes, but is no IO by its type
     elif suffix == ".zst":
-        with zstandard.ZstdCompressor().stream_writer(raw, closefd=False) as packed_zst:
-            yield packed_zst
+        with zstd.ZstdFile(raw, "w") as packed_zst:
+            yield packed_zst  # type: ignore[misc]  # as above
     else:
         yield raw
 
@@ -114,22 +114,20 @@ def _gunzip(first: bytes, raw: IO[bytes]) -> Iterator[bytes]:
 
 
 def _unzstd(first: bytes, raw: IO[bytes]) -> Iterator[bytes]:
-    """Decompress all frames of a Zstandard stream."""
-    chunk, unpacker, inside = first, zstandard.ZstdDecompressor().decompressobj(), False
-    while chunk:
+    """Decompress all frames of a Zstandard stream, each step bounded in memory."""
+    chunk, unpacker, inside = first, zstd.ZstdDecompressor(), False
+    while chunk or not unpacker.needs_input:
         try:
-            out = unpacker.decompress(chunk)
-        except zstandard.ZstdError as error:
+            out = unpacker.decompress(chunk, _CHUNK_BYTES)
+        except zstd.ZstdError as error:
             raise _Damaged(f"the Zstandard stream is damaged ({error})") from error
         if out:
             yield out
-        inside = not unpacker.eof
+        inside, chunk = not unpacker.eof, b""
         if unpacker.eof:
-            chunk = unpacker.unused_data
-            unpacker = zstandard.ZstdDecompressor().decompressobj()
-        else:
-            chunk = b""
-        chunk = chunk or raw.read(_CHUNK_BYTES)
+            chunk, unpacker = unpacker.unused_data, zstd.ZstdDecompressor()
+        if not chunk and unpacker.needs_input:
+            chunk = raw.read(_CHUNK_BYTES)
     if inside:
         raise _Damaged("the Zstandard stream ends in the middle (incomplete copy or interrupted writer?)")
 

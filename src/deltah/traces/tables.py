@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Iterator
 
+from deltah.database import import_duckdb
 from deltah.traces.streams import Line
 
 PARQUET_MAGIC = b"PAR1"
@@ -23,7 +24,7 @@ _ROWS = 64
 
 def parquet_rows(path: str | os.PathLike[str]) -> Iterator[Line]:
     """Rows of a Parquet file, numbered from 1."""
-    import duckdb  # takes a tenth of a second, which other formats need not spend
+    duckdb = import_duckdb("Reading a Parquet file")
 
     number = 0
     try:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deltah.core.types import FloatArray, IntArray
-from deltah.errors import DataError
+from deltah.core.types import BoolArray, FloatArray, IntArray
+from deltah.errors import DataError, InvalidValueError
 from deltah.traces.chatlog import LogprobsBlock, TokenLogprob
 
 STAND_IN = -9999.0
@@ -35,6 +35,8 @@ class PackedTokens:
     """(sum of n_top,) the alternatives' nats, list after list; NaN where a server wrote null."""
     n_top: IntArray
     """(T,) length of each token's list; 0 where none was reported."""
+    has_bytes: BoolArray
+    """(T,) whether the server gave the token's bytes; one that does not may key its lists by text."""
 
     def __len__(self) -> int:
         """T."""
@@ -46,7 +48,7 @@ class PackedTokens:
         return self.logprobs.nbytes + self.top.nbytes + self.n_top.nbytes + 64 * len(self.texts)
 
 
-NO_TOKENS = PackedTokens([], np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.int64))
+NO_TOKENS = PackedTokens([], np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.bool_))
 """Of a message whose tokens the log does not have."""
 
 
@@ -69,6 +71,32 @@ def pack(block: LogprobsBlock | list[TokenLogprob] | None) -> PackedTokens:
         logprobs=np.where(logprobs > STAND_IN, logprobs, np.nan),
         top=np.array([alternative.logprob for listed in lists for alternative in listed], dtype=np.float64),
         n_top=np.array([len(listed) for listed in lists], dtype=np.int64),
+        has_bytes=np.array([token.bytes is not None for token in tokens]),
+    )
+
+
+def pack_lists(
+    texts: Sequence[str], logprobs: Sequence[float | None], top: Sequence[Sequence[float | None]]
+) -> PackedTokens:
+    """Pack plain lists, whose entries no server merged.
+
+    Args:
+        texts: (T,)
+        logprobs: (T,) nats; None, NaN or a stand-in where unknown.
+        top: (T,) lists of alternatives, in nats.
+
+    Raises:
+        InvalidValueError: if the three differ in length.
+    """
+    if not len(texts) == len(logprobs) == len(top):
+        raise InvalidValueError(f"{len(texts)} texts, {len(logprobs)} logprobs and {len(top)} lists of alternatives")
+    drawn = np.array(logprobs, dtype=np.float64)
+    return PackedTokens(
+        texts=list(texts),
+        logprobs=np.where(drawn > STAND_IN, drawn, np.nan),
+        top=np.array([logprob for listed in top for logprob in listed], dtype=np.float64),
+        n_top=np.array([len(listed) for listed in top], dtype=np.int64),
+        has_bytes=np.ones(len(texts), dtype=np.bool_),
     )
 
 
@@ -82,6 +110,7 @@ def concatenate(parts: Sequence[PackedTokens]) -> PackedTokens:
         logprobs=np.concatenate([part.logprobs for part in filled]),
         top=np.concatenate([part.top for part in filled]),
         n_top=np.concatenate([part.n_top for part in filled]),
+        has_bytes=np.concatenate([part.has_bytes for part in filled]),
     )
 
 

@@ -8,10 +8,14 @@ promise in known ways; each is undone here, always on the side of the wider inte
   Whenever the drawn token is the least of its list, it counts as a known tail token and not as one of the best.
 * With k = 1 the one entry may then be just the drawn token. Unless it holds half of the mass, or another token of
   the trajectory shows that the list is honest, the interval assumes nothing about rank.
+* A list shorter than was asked for, or than the trajectory's usual length, has lost entries: llama-cpp-python keeps one
+  of several tokens that print alike, not the best of them. So may a list without `bytes` whose least entry is the drawn
+  token, appended to what was left. Then an unseen token may have any probability, and the interval assumes no rank.
 * A drawn token's own -9999 (OpenAI: "outside the top 20") says nothing and is NaN.
-* Log-probabilities printed with few decimals are known only to half of the last one.
+* Log-probabilities printed with few decimals, or few significant digits, are known only to half of the last one.
 
-A list as long as the vocabulary gives the exact entropy. A token without a list is not measured (NaN).
+A list as long as the vocabulary gives the exact entropy, unless it was printed with few digits. A token without a list
+is not measured (NaN).
 """
 
 from __future__ import annotations
@@ -28,8 +32,17 @@ from deltah.traces.tokens import STAND_IN, PackedTokens
 _MASS_TOLERANCE = 1e-3
 """How far the probabilities of a whole vocabulary may sum from 1, and any list's beyond 1."""
 _MAX_DECIMALS = 5
+"""More decimals err less than the server's arithmetic."""
+_MIN_DIGITS, _MAX_DIGITS = 3, 6
+"""Significant digits of a cut print-out; a float32 has more than 6."""
+_COARSEST_NATS = 0.05
+"""Error of one decimal: nobody prints fewer."""
+_MATTERS_NATS = 100.0
+"""Beyond it a probability is 0 for every purpose here, and a value may be a stand-in."""
+_FLOAT32_ROUNDING = 6e-8
+_FLOAT64_ROUNDING = 1e-9
 _ROWS_LOOKED_AT = 64
-"""Tokens from which the number of printed decimals is told."""
+"""Tokens that usually suffice to tell the number of printed digits."""
 
 
 class Measured(NamedTuple):
@@ -43,12 +56,13 @@ class Measured(NamedTuple):
     estimator: Estimator
 
 
-def measure(tokens: PackedTokens, vocab_size: int | None) -> Measured:
+def measure(tokens: PackedTokens, vocab_size: int | None, *, requested: int | None = None) -> Measured:
     """Entropies of a trajectory's sampled tokens.
 
     Args:
         tokens: T tokens, in order; a server's habits are told from all of them together.
         vocab_size: V; None if unknown.
+        requested: K that the request asked for; None if the log does not say.
 
     Raises:
         DataError: if a list is longer than the vocabulary, or its probabilities cannot be those of a distribution.
@@ -60,16 +74,21 @@ def measure(tokens: PackedTokens, vocab_size: int | None) -> Measured:
     tolerance = max(_MASS_TOLERANCE, 2 * precision)
     exact = np.zeros(len(tokens), dtype=np.bool_)
     starts = np.cumsum(tokens.n_top) - tokens.n_top
+    usual = max(requested or 0, int(np.bincount(tokens.n_top[tokens.n_top > 0]).argmax()))
     for k in np.unique(tokens.n_top[tokens.n_top > 0]).tolist():
         rows = np.flatnonzero(tokens.n_top == k)
         same = len(rows) == len(tokens)
         logp = tokens.top.reshape(-1, k) if same else tokens.top[starts[rows, None] + np.arange(k)]
         _check_mass(logp, rows, vocab_size, tolerance)
         if vocab_size is not None and k == vocab_size:
-            _fill(bounds, rows, _whole_vocabulary(logp, rows, vocab_size, tolerance))
-            exact[rows] = True
+            _fill(bounds, rows, _whole_vocabulary(logp, rows, vocab_size, precision, tolerance))
+            exact[rows] = precision == SERVER_PRECISION_NATS
         else:
-            _measure_top(bounds, rows, logp, tokens.logprobs[rows], vocab_size, precision)
+            drawn = tokens.logprobs[rows]
+            with np.errstate(invalid="ignore"):
+                appended = ~tokens.has_bytes[rows] & (np.nanmin(logp, axis=1, initial=np.inf) >= drawn - 2 * precision)
+            unranked = appended | (k < usual)
+            _measure_top(bounds, rows, logp, drawn, unranked, vocab_size, precision)
     if not np.isfinite(bounds.point).any():
         return Measured(None, None, None, Estimator.NONE)
     if exact[np.isfinite(bounds.point)].all():
@@ -99,7 +118,9 @@ def _check_mass(logp: FloatArray, rows: np.ndarray, vocab_size: int | None, tole
         )
 
 
-def _whole_vocabulary(logp: FloatArray, rows: np.ndarray, vocab_size: int, tolerance: float) -> EntropyBounds:
+def _whole_vocabulary(
+    logp: FloatArray, rows: np.ndarray, vocab_size: int, precision: float, tolerance: float
+) -> EntropyBounds:
     logp = np.where(np.isnan(logp) | (logp <= STAND_IN), -np.inf, logp)
     mass = np.exp(logp).sum(axis=1)
     short = mass < 1 - tolerance
@@ -109,14 +130,15 @@ def _whole_vocabulary(logp: FloatArray, rows: np.ndarray, vocab_size: int, toler
             f"token {rows[row]}: {vocab_size} top_logprobs should cover the whole vocabulary but hold only "
             f"{mass[row]:.4g} of the probability; correct vocab_size"
         )
-    return entropy_bounds(logp, vocab_size)
+    return entropy_bounds(logp, vocab_size, precision=precision)
 
 
 def _measure_top(
     bounds: EntropyBounds,
-    rows: np.ndarray,
+    rows: IntArray,
     logp: FloatArray,
     sampled: FloatArray,
+    unranked: BoolArray,
     vocab_size: int | None,
     precision: float,
 ) -> None:
@@ -124,15 +146,21 @@ def _measure_top(
     logp, n_known = _ranked(logp)
     least = np.take_along_axis(logp, np.maximum(n_known - 1, 0)[:, None], axis=1)[:, 0]
     drawn_is_least = np.abs(least - sampled) <= 2 * precision
-    unranked = (n_known == 1) & drawn_is_least & _single_may_be_unranked(logp[:, 0], sampled, n_known, precision)
+    unranked = unranked | (
+        (n_known == 1) & drawn_is_least & _single_may_be_unranked(logp[:, 0], sampled, n_known, precision)
+    )
     kept = n_known - (drawn_is_least & (n_known > 1))
     for k in np.unique(kept[kept > 0]):
-        at = (kept == k) & ~unranked
-        if at.any():
-            known = logp[at, : int(k)][:, ::-1]  # ascending, as the core sorts them: then nothing is left to sort
-            _fill(bounds, rows[at], entropy_bounds(known, vocab_size, sampled=sampled[at], precision=precision))
-    if unranked.any():
-        _fill(bounds, rows[unranked], _unranked(logp[unranked, 0], vocab_size, precision))
+        at = kept == k
+        known = logp[at, : int(k)][:, ::-1]  # ascending, as the core sorts them: then nothing is left to sort
+        found = entropy_bounds(
+            known,
+            vocab_size,
+            sampled=sampled[at],
+            tail_cap=np.where(unranked[at], 0.0, known[:, 0]),
+            precision=precision,
+        )
+        _fill(bounds, rows[at], found)
 
 
 def _ranked(logp: FloatArray) -> tuple[FloatArray, IntArray]:
@@ -148,29 +176,43 @@ def _ranked(logp: FloatArray) -> tuple[FloatArray, IntArray]:
 def _single_may_be_unranked(best: FloatArray, sampled: FloatArray, n_known: np.ndarray, precision: float) -> BoolArray:
     """True where the one entry of a list may be a drawn token that is not the most likely one."""
     honest = ((n_known == 1) & (best - sampled > 2 * precision)).any()
-    return np.asarray((best <= np.log(0.5)) & ~honest)
-
-
-def _unranked(logp: FloatArray, vocab_size: int | None, precision: float) -> EntropyBounds:
-    """Bounds from the log-probability of one token of unknown rank: the rest on one token, or on all others."""
-    p, slack = np.exp(logp), 20.0 * precision
-    two_way = entropy_bounds(np.stack([logp, np.log1p(-p)], axis=-1), 2).point
-    others = np.inf if vocab_size is None else np.log(vocab_size - 1)
-    lower, upper = np.maximum(two_way - slack, 0.0), two_way + (1 - p) * others + slack * (1 + others)
-    point = np.clip(entropy_bounds(logp[:, None], vocab_size, precision=precision).point, lower, upper)
-    return EntropyBounds(lower, upper, point)
+    return np.asarray((best <= np.log(0.5) + precision) & ~honest)
 
 
 def _precision(tokens: PackedTokens) -> float:
-    """Absolute error in nats: that of float32 arithmetic, or half of the last printed decimal if that is greater."""
-    seen = tokens.top[: int(tokens.n_top[:_ROWS_LOOKED_AT].sum())]
-    values = np.abs(np.concatenate([tokens.logprobs[:_ROWS_LOOKED_AT], seen]))
-    values = values[np.isfinite(values) & (values > 0)]
-    # A tiny non-zero value is proof of a full print-out, and would pass for a rounded 0 below.
-    if len(values) < 4 or values.min() < 0.5 * 10.0**-_MAX_DECIMALS:
-        return SERVER_PRECISION_NATS
-    for decimals in range(1, _MAX_DECIMALS + 1):
-        scaled = values * 10.0**decimals
-        if (np.abs(scaled - np.rint(scaled)) < 1e-6).all():
-            return float(max(SERVER_PRECISION_NATS, 0.5 * 10.0**-decimals))
-    return SERVER_PRECISION_NATS
+    """Absolute error in nats: that of float32 arithmetic, and half of the last printed digit where digits were cut.
+
+    What was cut is told from all values together, for one of them may end in zeros by chance. Few values, or none but
+    zeros, may fit a shorter print-out than the true one; then its greater error is assumed.
+    """
+    for rows in sorted({min(_ROWS_LOOKED_AT, len(tokens)), len(tokens)}):
+        seen = tokens.top[: int(tokens.n_top[:rows].sum())]
+        values = np.abs(np.concatenate([tokens.logprobs[:rows], seen]))
+        cut = _cut_off(values[(values > 0) & (values < _MATTERS_NATS)])
+        if cut == 0:
+            break
+    return SERVER_PRECISION_NATS + cut
+
+
+def _cut_off(values: FloatArray) -> float:
+    """Greatest error in nats of values all printed with few decimals or few digits; 0 for a full print-out."""
+    if not len(values):
+        return _COARSEST_NATS
+    exponents = np.floor(np.log10(values)) + 1.0
+    decimals = _fewest_fitting(values, np.zeros(len(values)), range(1, _MAX_DECIMALS + 1))
+    digits = _fewest_fitting(values, exponents, range(_MIN_DIGITS, _MAX_DIGITS + 1))
+    errors = [0.5 * 10.0**-decimals if decimals else 0.0, 0.5 * 10.0 ** (exponents.max() - digits) if digits else 0.0]
+    return float(min(max(errors), _COARSEST_NATS))
+
+
+def _fewest_fitting(values: FloatArray, exponents: FloatArray, candidates: range) -> int | None:
+    """Least d of the candidates such that every value is a multiple of 10^(its exponent - d); None if there is none."""
+    fitting = None
+    for d in reversed(candidates):
+        scaled = values * 10.0 ** (d - exponents)
+        whole = np.rint(scaled)
+        # A value rounded in float32 and printed as float64 is a multiple but for float32's own rounding.
+        if not ((np.abs(scaled - whole) <= scaled * _FLOAT32_ROUNDING + _FLOAT64_ROUNDING) & (whole > 0)).all():
+            break
+        fitting = d
+    return fitting

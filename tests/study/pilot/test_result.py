@@ -125,6 +125,8 @@ def test_markdown() -> None:
     assert "Not computed: 0 questions with a call that is not good; 5 are needed." in text
     assert "| call\\_index (baseline) |" in text
     assert "Entropy fell and the answer was wrong" in text
+    assert "over all 10 tests of the study" in text
+    assert "The least possible p is 0.0099, 0.0990 after the correction" in text
     widths = {line.count(" | ") for line in text.splitlines() if line.startswith("| delta")}
     assert widths == {12}
 

@@ -11,8 +11,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from study.pilot.test_result import study_table
 
 from deltah.study.pilot import CallReference, StudyResult, run_study
+from deltah.study.pilot.markdown import finding
 from deltah.study.report import study_charts
-from deltah.study.report.study_section import finding, study_section
+from deltah.study.report.study_section import study_section
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,12 @@ def test_the_finding_names_position_beside_the_signal(result: StudyResult) -> No
     assert text is not None
     assert "within call index" in text
     assert "the call index alone has" in text
+    for p, said in (
+        (0.01, "more reduction goes with good calls (p = 0.0100 after Holm)"),
+        (0.3, "no association is shown (p = 0.3000 after Holm)"),
+        (float("nan"), "no association is shown"),
+    ):
+        assert said in str(finding([replace(a, p_partial_holm=p) for a in result.of_label("correct")]))
     assert finding(result.of_label("grade")) is None
     assert finding(result.of_label("thin")) is None
 

@@ -44,16 +44,18 @@ SIGNAL_MEANING: Final[Mapping[str, str]] = {
     "cumulative": "H(r_0) - H(r_k), nats",
     "reduced": "I_k: 1 if ΔH_k < 0 is certain, 0 if ΔH_k >= 0 is",
     "placebo_controlled": "H(r_k) after an unrelated result less H(r_k) after the real one, nats, from the same state",
-    "gold_gain": "rise of the gold answer's log-probability by the result, nats; shares a term with `useful`",
+    "gold_gain": "log-probability of the gold answer after the real result less that without one, nats; `useful` is "
+    "made of the same numbers",
     "call_index": "-k: earlier is greater; baseline that knows nothing but the position",
 }
 LABEL_MEANING: Final[Mapping[str, str]] = {
-    "correct": "the trajectory's outcome is 1",
+    "correct": "the trajectory's outcome is 1, the same for all its calls",
     "executed": "the tool answered without an error",
     "gold_evidence": "the result holds a supporting document of the task",
     "new_evidence": "the result holds a supporting document that no earlier call of the trajectory returned",
     "not_redundant": "no duplicate, no result that stood in the context already, no repeated error",
-    "useful": "counterfactual: the gold answer is likelier after the real result than after an unrelated one",
+    "useful": "counterfactual, probed calls only: the real result made the gold answer more than twice as likely (gain "
+    "above log 2) as no result does, and as an unrelated one does",
 }
 PROBE_SIGNALS: Final[Mapping[str, tuple[str, float]]] = {
     "delta_h_placebo": ("placebo_controlled", -1.0),

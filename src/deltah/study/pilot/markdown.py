@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from deltah.study.bootstrap import LEVEL
+from deltah.study.bootstrap import LEVEL, Estimate
 from deltah.study.pilot.columns import DEAD_BAND_PREFIX, LABEL_MEANING, SIGNAL_MEANING
-from deltah.study.pilot.figures import Failure, FailureKind
+from deltah.study.pilot.figures import REDUCTION, Failure, FailureKind
 from deltah.study.pilot.statistics import Association
 from deltah.study.pilot.table import CALL_INDEX
 from deltah.study.tables import MISSING, Cell, estimate_cell, number
@@ -27,10 +27,12 @@ COLUMNS: Final = (
 """Statistics in the order they are shown, with their titles."""
 TESTS: Final = (
     ("p", "p"),
-    ("p_holm", "Holm"),
+    ("p_holm", "p, Holm"),
     ("p_partial", "partial p"),
-    ("p_partial_holm", "Holm"),
+    ("p_partial_holm", "partial p, Holm"),
 )
+SIGNIFICANT: Final = 0.05
+"""Corrected p-value up to which a finding is stated."""
 FAILURE_TITLES: Final = {
     FailureKind.FELL_AND_WRONG: "Entropy fell and the answer was wrong",
     FailureKind.ROSE_AND_RIGHT: "Entropy rose and the answer was right",
@@ -83,18 +85,58 @@ def computed(rows: Sequence[Association]) -> bool:
     return any(a.reason is None and a.signal != CALL_INDEX for a in rows)
 
 
+def finding(rows: Sequence[Association]) -> str | None:
+    """What one label's table says of ΔH, of position and of the best signal; None without an AUC of ΔH."""
+    by_name = {a.signal: a for a in rows}
+    reduction, baseline = by_name.get(REDUCTION), by_name.get(CALL_INDEX)
+    if reduction is None or not reduction.auc.n or reduction.reason is not None or reduction.graded:
+        return None
+    text = (
+        f"{reduction.label}: −ΔH has AUC {_short(reduction.auc)}, {_short(reduction.auc_within_index)} within call "
+        f"index, {_short(reduction.auc_stratified)} within index, tool and length"
+    )
+    if baseline is not None and baseline.reason is None:
+        text += f"; the call index alone has {_short(baseline.auc)}"
+    text += f". {_beyond(reduction)}"
+    best = next((a for a in rows if a.reason is None and a.signal not in (CALL_INDEX, REDUCTION)), None)
+    if best is not None and best.auc.value > reduction.auc.value and best.auc.low > 0.5:
+        calls = f" on {best.auc.n:,} calls" if best.auc.n != reduction.auc.n else ""
+        within = f", {_short(best.auc_within_index)} within call index" if best.auc_within_index.n else ""
+        text += f" The greatest AUC is that of {best.signal}{calls}: {_short(best.auc)}{within}."
+    return text
+
+
+def _beyond(a: Association) -> str:
+    """What the partial test leaves of a signal."""
+    p = f"p = {p_text(a.p_partial_holm)} after Holm"
+    if not a.p_partial_holm <= SIGNIFICANT:
+        return f"Given index, tool and segment lengths, no association is shown ({p})."
+    way = "goes with good calls" if a.partial_spearman.value > 0 else "goes with calls that are not good"
+    return f"Given index, tool and segment lengths, more reduction {way} ({p})."
+
+
+def _short(estimate: Estimate) -> str:
+    return str(estimate_cell(estimate, 2))
+
+
 def method_notes(result: StudyResult) -> tuple[str, ...]:
     """How the numbers were made, one sentence or two each."""
+    tests = sum(p == p for a in result.associations for p in (a.p, a.p_partial))
+    least = 1 / (result.permutations + 1)
     return (
         "Signals are turned so that greater means more entropy reduction or more evidence of a good call; "
-        "an AUC below 0.5 is evidence against a signal.",
-        f"Intervals: {LEVEL:.0%}, bootstrap over questions, {result.resamples:,} resamples, seed {result.seed}. "
-        f"p: two-sided, {result.permutations:,} sign flips of whole questions; Holm's correction over all tests of the "
-        "table, raw and partial.",
-        "Partial correlations hold call index, tool and log segment lengths fixed; the stratified AUC compares calls "
-        "of the same index, tool and length tertile only.",
-        "A signal that does not beat the call_index baseline, or falls to 0.5 within call index, has shown position, "
-        "not entropy.",
+        "an AUC of 0.5 says nothing, below 0.5 it is evidence against a signal.",
+        "The AUC within call index says what a signal knows beyond position: where it is 0.5, the signal has shown "
+        "position, not entropy, however great its AUC. Compare the AUC itself with that of the call_index baseline.",
+        "Partial correlations hold call index, tool and log segment lengths fixed; the AUC within index, tool and "
+        "length compares calls of the same index, tool and length tertile. Tertiles are coarse: where it is high and "
+        "the partial correlation is not, segment length may explain it.",
+        "Rows of unequal n rest on unequal sets of calls (a probe measures a sample of them): their values cannot be "
+        "compared with each other.",
+        f"Intervals: {LEVEL:.0%}, bootstrap over questions, {result.resamples:,} resamples, seed {result.seed}; not "
+        f"corrected for their number. p: two-sided, {result.permutations:,} sign flips of whole questions; Holm's "
+        f"correction over all {tests:,} tests of the study, raw and partial. The least possible p is {p_text(least)}, "
+        f"{p_text(min(1.0, tests * least))} after the correction: such a value means no more than that.",
     )
 
 
@@ -120,6 +162,10 @@ def _label_section(result: StudyResult, label: str) -> Iterator[str]:
     yield size_note(rows)
     if not computed(rows):
         return
+    found = finding(rows)
+    if found is not None:
+        yield ""
+        yield escaped(found)
     yield ""
     yield from _table(("signal", "n", *(title for _, title in (*COLUMNS, *TESTS))), (_row(a) for a in rows))
 
@@ -133,7 +179,7 @@ def _row(a: Association) -> tuple[str, ...]:
 def _position_section(result: StudyResult) -> Iterator[str]:
     yield "## Position"
     yield ""
-    header = ("call index", "calls", "mean -ΔH, nats", *result.labels)
+    header = ("call index", "calls", "mean −ΔH, nats", *result.labels)
     rows = (
         (
             row.index,
@@ -153,7 +199,7 @@ def _failure_section(result: StudyResult) -> Iterator[str]:
         yield f"{title}: {result.failure_counts[kind]:,} calls; the clearest, one a trajectory:"
         yield ""
         listed = [f for f in result.failures if f.kind is kind]
-        yield from _table(("trajectory", "call", "tool", "call index", "-ΔH, nats"), map(_failure, listed))
+        yield from _table(("trajectory", "call", "tool", "call index", "−ΔH, nats"), map(_failure, listed))
 
 
 def _failure(f: Failure) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from deltah.study.report.data import START, ArmData, ReportData
 from deltah.study.report.groups import call_tables
 from deltah.study.report.headline import headline
 from deltah.study.report.safe import inert_tree
+from deltah.study.report.study_section import study_section
 from deltah.study.report.viewer import choose, pack
 from deltah.study.report.waste import meanings, waste_tables
 from deltah.study.summary import RESAMPLES, Statistics, Summary, compare_tallies, summarise_tallies
@@ -51,7 +52,7 @@ def build(data: ReportData) -> dict[str, Any]:
     summaries = {
         name: {label: _summaries(data, name, needs) for label, needs in SUBSETS} for name in data.evaluation_names
     }
-    picks, note = choose(data)
+    viewer = pack(data, *choose(data))
     payload = {
         "schema_version": SCHEMA_VERSION,
         "title": data.title,
@@ -69,11 +70,11 @@ def build(data: ReportData) -> dict[str, Any]:
         "curves": _curves(data),
         "calls": [call_tables(data, name) for name in data.evaluation_names],
         "waste": {"meanings": meanings(), "tables": waste_tables(data)},
-        "study": _studies(data),
+        "study": _studies(data, viewer),
         "facts": _facts(data),
     }
     # The viewer's part is inert and strict already: its size was measured as it will stand in the page.
-    return {**inert_tree(nan_to_none(payload)), "viewer": pack(data, picks, note)}
+    return {**inert_tree(nan_to_none(payload)), "viewer": viewer}
 
 
 def _arm(data: ReportData, arm: ArmData, index: int) -> dict[str, Any]:
@@ -230,15 +231,18 @@ def _rounded(values: FloatArray) -> list[float]:
     return [round(float(value), 6) for value in values]
 
 
-def _studies(data: ReportData) -> list[dict[str, Any]]:
-    """Each study with the arms it speaks of: trace files of one folder share theirs."""
+def _studies(data: ReportData, viewer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A section for each study, its failure cases linked to the trajectories that the viewer holds."""
     found = list[dict[str, Any]]()
     for i, arm in enumerate(data.columns):
-        same = next((entry for entry in found if entry["content"] == arm.study), None)
-        if same is not None:
-            same["arms"].append(i)
-        elif arm.study is not None:
-            found.append({"arms": [i], "content": arm.study})
+        if arm.study is None:
+            continue
+        links: dict[str, str] = {}
+        for trajectory in viewer["trajectories"]:
+            if trajectory["arm"] == i:
+                links.setdefault(trajectory["id"], trajectory["key"])
+        anchor = f"study-{len(found) + 1}" if found else "study"
+        found.append(study_section(arm.study, links, anchor=anchor, title=f"Pilot study, {arm.name}"))
     return found
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from deltah.errors import InvalidValueError
+from deltah.study.pilot import StudyResult
 from deltah.study.report.evaluation import Evaluation
 
 Evaluations: TypeAlias = Mapping[str, Evaluation]
@@ -32,7 +33,7 @@ class ArmData:
     """All of them, also those beyond the ones kept."""
     notes: Sequence[str] = ()
     """What a reader must know of these numbers, one sentence each."""
-    study: Mapping[str, Any] | None = None
+    study: StudyResult | None = None
     """What a study of these trajectories found (`study.json` beside them), shown as a section of its own."""
 
 

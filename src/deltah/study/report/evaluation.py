@@ -5,7 +5,7 @@ The trajectories themselves stream by once and are let go, so that memory follow
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -17,10 +17,11 @@ from deltah.study.calls import CallRow, rows_of
 from deltah.study.report.sample import Candidate, Collector, Reason
 from deltah.study.savings import Prices, SavingsAccumulator, SavingsReport
 from deltah.study.summary import STATISTICS, ClusterKey, Summary, Tallies, cluster_key, summarise_tallies, tally_of
-from deltah.study.waste import waste_of_calls
+from deltah.study.waste import Waste, waste_of_calls
 
 Scored: TypeAlias = tuple[Trajectory, Signal | None]
 """A trajectory with its signal; None for one without entropies."""
+Watch: TypeAlias = Callable[[Trajectory, Signal | None, tuple[frozenset[Waste], ...]], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,13 +72,23 @@ class Evaluation:
         return len(self.tallies)
 
     @classmethod
-    def of(cls, scored: Iterable[Scored], *, seed: int = 0, costs: Costs | None = None) -> Evaluation:
+    def of(
+        cls,
+        scored: Iterable[Scored],
+        *,
+        seed: int = 0,
+        costs: Costs | None = None,
+        watch: Watch | None = None,
+        view: bool = True,
+    ) -> Evaluation:
         """Read trajectories once, holding one at a time.
 
         Args:
             scored: Each trajectory with its signal.
             seed: Of the draw of trajectories to view.
             costs: For savings in money and seconds; unknown where not given.
+            watch: Called with each trajectory, its signal and the waste of its calls as they stream by.
+            view: Whether to keep trajectories to view.
         """
         known = costs or Costs()
         savings = known.accumulator()
@@ -86,7 +97,10 @@ class Evaluation:
         estimators, temperatures, mixed, assumed = set[str](), set[float](), 0, dict[str, int]()
         for trajectory, signal in scored:
             waste = waste_of_calls(trajectory)
-            collector.offer(trajectory, signal, waste)
+            if watch is not None:
+                watch(trajectory, signal, waste)
+            if view:
+                collector.offer(trajectory, signal, waste)
             values.append(tally_of(trajectory, signal, waste))
             clusters.append(cluster_key(trajectory))
             savings.add(trajectory, signal, waste)

@@ -16,14 +16,17 @@ from typing import Any, Final
 
 from deltah.core.metrics import SECONDS
 from deltah.errors import DataError
-from deltah.study.logs import LogOptions, ScoredLog, run_signal
+from deltah.study.logs import LogOptions, ScoredLog
 from deltah.study.notes import notes_on
+from deltah.study.pilot import StudyResult
 from deltah.study.report.data import START, ArmData, Evaluations, ReportData
 from deltah.study.report.evaluation import Costs, Evaluation
 from deltah.traces.rundir import RunDirectory
 from deltah.traces.sources import STDIN
 
 START_PREFIX: Final = "start-"
+TRAINING: Final = "training"
+"""Evaluation name of the trajectories that a run trained on, shown where it was not evaluated."""
 LOGS: Final = "logs"
 """Evaluation name of a plain trace file."""
 MAX_PROBLEMS_SHOWN: Final = 20
@@ -56,9 +59,10 @@ def load_run(
     """
     run, options = RunDirectory(Path(path)), options or LogOptions()
     config = run.config
-    options = replace(options, signal=options.signal or run_signal(config))
-    files = sorted((run.path / "eval").glob("*.jsonl*"))
-    read = {_stem(file.name): _read([str(file)], options, seed, costs) for file in files}
+    files = {_stem(file.name): [str(file)] for file in sorted((run.path / "eval").glob("*.jsonl*"))}
+    if not files and (training := sorted(map(str, (run.path / "traces").glob("*.jsonl*")))):
+        files = {TRAINING: training}
+    read = {name: _read(listed, options, seed, costs) for name, listed in files.items()}
     metrics = tuple(run.read_metrics())
     return ArmData(
         name=name or _arm_name(config) or run.path.name,
@@ -152,7 +156,8 @@ def load_report(
 
 
 def _is_run(path: Path) -> bool:
-    return (path / "run.json").exists()
+    """Whether a folder is one run; a demo's folder holds several."""
+    return (path / "run.json").exists() and RunDirectory(path).manifest.get("command") != "demo"
 
 
 def _expand(path: Path) -> list[Path]:
@@ -167,22 +172,22 @@ def _read(paths: list[str], options: LogOptions, seed: int, costs: Costs | None)
     return Evaluation.of(log, seed=seed, costs=costs), log
 
 
-def _study(folder: Path) -> Mapping[str, Any] | None:
-    """Content of `study.json`, where a study was run.
+def _study(folder: Path) -> StudyResult | None:
+    """The study in a folder's `study.json`, where one was run.
 
     Raises:
-        DataError: if the file is there but holds no JSON object.
+        DataError: if the file is there but is not a study.
     """
     path = folder / STUDY_FILE
     if not path.exists():
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds a {type(found).__name__}, expected an object")
+        return StudyResult.from_dict(found)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON ({error}); run the study again, or remove the file") from error
-    if not isinstance(found, dict):
-        raise DataError(f"{path} holds a {type(found).__name__}; expected the JSON object that a study writes")
-    return found
+        raise DataError(f"{path} cannot be read as a study ({error}); run it again, or remove the file") from error
 
 
 def _stem(name: str) -> str:

@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from deltah.errors import DataError, InvalidValueError
-from deltah.study.report import charts
+from deltah.study.report import charts, study_charts
 from deltah.study.report.build import build
 from deltah.study.report.data import ReportData
 from deltah.study.report.safe import compact_json, script_json
@@ -67,6 +67,7 @@ def render(payload: Mapping[str, Any]) -> str:
         p=payload,
         arms=arms,
         charts=charts,
+        study_charts=study_charts,
         plane_limits=charts.plane_limits(payload["plane"]) if payload["plane"] else {},
         delta_limits=delta_limits(payload),
         levels=ENTROPY_LEVELS,

@@ -13,13 +13,14 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from deltah.study.bootstrap import Estimate
-from deltah.study.pilot.figures import REDUCTION, ROC_SIGNALS, Failure
+from deltah.study.pilot.figures import ROC_SIGNALS, Failure
 from deltah.study.pilot.markdown import (
     COLUMNS,
     FAILURE_TITLES,
     TESTS,
     cells,
     computed,
+    finding,
     label_note,
     method_notes,
     signal_note,
@@ -80,24 +81,6 @@ def study_section(
     }
     values: dict[str, Any] = inert_tree(nan_to_none(section))
     return values
-
-
-def finding(rows: Sequence[Association]) -> str | None:
-    """What one label's table says of ΔH, of position and of the best signal; None without an AUC of ΔH."""
-    by_name = {a.signal: a for a in rows}
-    reduction, baseline = by_name.get(REDUCTION), by_name.get(CALL_INDEX)
-    if reduction is None or not reduction.auc.n or reduction.reason is not None or reduction.graded:
-        return None
-    text = (
-        f"{reduction.label}: −ΔH has AUC {_shown(reduction.auc)}, {_shown(reduction.auc_within_index)} within call "
-        f"index, {_shown(reduction.auc_stratified)} within index, tool and length"
-    )
-    if baseline is not None and baseline.reason is None:
-        text += f"; the call index alone has {_shown(baseline.auc)}"
-    best = next((a for a in rows if a.reason is None and a.signal not in (CALL_INDEX, REDUCTION)), None)
-    if best is not None and best.auc.value > reduction.auc.value and best.auc.low > 0.5:
-        text += f"; the best signal is {best.signal} with {_shown(best.auc)}"
-    return f"{text}."
 
 
 def _shown(estimate: Estimate) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -38,32 +38,57 @@ def meanings() -> dict[str, dict[str, str]]:
 
 
 def waste_tables(data: ReportData) -> list[dict[str, Any]]:
-    """For each evaluation with calls: calls of each arm by verdict, and by class."""
-    tables = []
-    for name in data.evaluation_names:
-        arms = [
-            {"arm": i, **_counts(arm.evaluations[name].rows), "savings": _savings(arm.evaluations[name])}
-            for i, arm in enumerate(data.columns)
-            if name in arm.evaluations and arm.evaluations[name].rows
-        ]
-        if arms:
-            saves = any(level["calls"] for arm in arms for level in arm["savings"]["levels"])
-            assumptions = list(dict.fromkeys(line for arm in arms for line in arm["savings"]["assumptions"]))
-            tables.append({"evaluation": name, "arms": arms, "saves": saves, "assumptions": assumptions})
+    """For each evaluation with calls: calls of each arm by verdict and by class, and what dropping waste would save."""
+    return [table for name in data.evaluation_names if (table := _table(data, name)) is not None]
+
+
+def _table(data: ReportData, name: str) -> dict[str, Any] | None:
+    found = {i: arm.evaluations[name] for i, arm in enumerate(data.columns) if name in arm.evaluations}
+    found = {i: evaluation for i, evaluation in found.items() if evaluation.rows}
+    if not found:
+        return None
+    levels = _by_level(found)
+    return {
+        "evaluation": name,
+        "arms": [{"arm": i, **_verdicts(evaluation.rows)} for i, evaluation in found.items()],
+        "by_class": _by_class(found),
+        "by_level": levels,
+        "saves": any(row["calls"] for rows in levels.values() for row in rows),
+        "currency": next(iter(found.values())).costs.currency,
+        "assumptions": list(dict.fromkeys(line for e in found.values() for line in e.savings.assumptions)),
+    }
+
+
+def _verdicts(rows: Sequence[CallRow]) -> dict[str, Any]:
+    counts = Counter(row.verdict for row in rows)
+    return {"calls": len(rows), "verdicts": {verdict.value: counts[verdict] for verdict in Verdict}}
+
+
+def _by_class(found: Mapping[int, Evaluation]) -> dict[str, list[dict[str, Any]]]:
+    """Calls of each class that was met, by verdict; `none` counts those that reduced entropy all the same."""
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for i, evaluation in found.items():
+        counts = Counter((waste, row.verdict) for row in evaluation.rows for waste in row.waste)
+        for waste in Waste:
+            row = {verdict.value: counts[waste, verdict] for verdict in Verdict}
+            if any(row.values()):
+                tables.setdefault(waste.value, []).append({"arm": i, **row})
+    return {waste.value: tables[waste.value] for waste in Waste if waste.value in tables}
+
+
+def _by_level(found: Mapping[int, Evaluation]) -> dict[str, list[dict[str, Any]]]:
+    """Savings at both levels of evidence, each number with the text that shows it; null where a price is unknown."""
+    tables: dict[str, list[dict[str, Any]]] = {"certified": []}
+    for i, evaluation in found.items():
+        report = evaluation.savings
+        tables["certified"].append(_saved(i, report.certified))
+        if report.certified_and_likely.calls > report.certified.calls:
+            tables.setdefault("certified and likely", []).append(_saved(i, report.certified_and_likely))
     return tables
 
 
-def _savings(evaluation: Evaluation) -> dict[str, Any]:
-    """Both levels of evidence, each number with the text that shows it; null where a price or a time is unknown."""
-    report = evaluation.savings
-    levels = {"certified": report.certified}
-    if report.certified_and_likely.calls > report.certified.calls:
-        levels["certified and likely"] = report.certified_and_likely
-    return {
-        "levels": [{"name": name, **asdict(saved), "texts": _texts(saved)} for name, saved in levels.items()],
-        "currency": evaluation.costs.currency,
-        "assumptions": list(report.assumptions),
-    }
+def _saved(arm: int, saved: Savings) -> dict[str, Any]:
+    return {"arm": arm, **asdict(saved), "texts": _texts(saved)}
 
 
 def _texts(saved: Savings) -> dict[str, str]:
@@ -76,20 +101,3 @@ def _texts(saved: Savings) -> dict[str, str]:
 def money_text(amount: float) -> str:
     """Two decimals; four of less than one unit."""
     return number(amount, 2 if not amount or amount >= 1 else 4)
-
-
-def _counts(rows: Iterable[CallRow]) -> dict[str, Any]:
-    """Calls by verdict, and for each class those certified, likely, and those that reduced entropy all the same."""
-    verdicts, classes = Counter[Verdict](), Counter[tuple[Waste, Verdict]]()
-    for row in rows:
-        verdicts[row.verdict] += 1
-        classes.update((waste, row.verdict) for waste in row.waste)
-    return {
-        "calls": verdicts.total(),
-        "verdicts": {verdict.value: verdicts[verdict] for verdict in Verdict},
-        "classes": [
-            {"waste": waste.value, **{verdict.value: classes[waste, verdict] for verdict in Verdict}}
-            for waste in Waste
-            if any(classes[waste, verdict] for verdict in Verdict)
-        ],
-    }

@@ -58,7 +58,7 @@ function timelineSegment(t, s, k, tokens, x, width, y) {
     node.append(svgEl("rect", { x: (x + (i * width) / stripes).toFixed(2), y: TOP + PLOT + 1, width: (width / stripes + 0.1).toFixed(2), height: STRIP, class: "f" + level(mean) }));
   }
   if (s.h !== null && width >= 30) {
-    const above = s.low !== s.high && s.high !== null ? Math.min(y(s.h), y(s.high)) : y(s.h);
+    const above = s.low === s.high ? y(s.h) : s.high === null ? TOP : Math.min(y(s.h), y(s.high));
     node.append(svgEl("text", { x: middle, y: Math.max(11, above - 4), class: "value" }, document.createTextNode(s.h.toFixed(2))));
   }
   node.append(svgEl("text", { x: middle, y: TOP + PLOT + STRIP + 15, class: "name" }, document.createTextNode("r" + subscript(k))));

@@ -19,7 +19,7 @@ function textRun(block) {
 
 function segmentText(s) {
   if (!s || s.h === null) return "not measured";
-  const low = s.low === null ? "?" : s.low.toFixed(2);
+  const low = s.low === null ? "0" : s.low.toFixed(2);
   const within = s.high === null ? `[${low}, ∞)` : `[${low}, ${s.high.toFixed(2)}]`;
   return `H = ${s.h.toFixed(3)} nats` + (s.low !== s.high ? ` in ${within}` : "") + `, ${count(s.n, "token")}`;
 }
@@ -32,9 +32,9 @@ const isExact = (block) => block.low === block.high && block.low !== null;
 
 function deltaText(block) {
   if (block.delta_h === null || block.delta_h === undefined) return "ΔH not defined";
-  const low = block.low === null ? MINUS + "∞" : signed(block.low, 2);
-  const high = block.high === null ? "∞" : signed(block.high, 2);
-  return `ΔH ${signed(block.delta_h, 3)} nats` + (isExact(block) ? "" : ` in [${low}, ${high}]`);
+  const low = block.low === null ? `(${MINUS}∞` : "[" + signed(block.low, 2);
+  const high = block.high === null ? "∞)" : signed(block.high, 2) + "]";
+  return `ΔH ${signed(block.delta_h, 3)} nats` + (isExact(block) ? "" : ` in ${low}, ${high}`);
 }
 
 // ΔH with its interval on [-deltaLimit, deltaLimit]; what lies beyond ends in an arrow.

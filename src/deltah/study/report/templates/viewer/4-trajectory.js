@@ -58,8 +58,12 @@ function render() {
   if (golden) main.append(golden);
   const family = siblings(current);
   if (family.length > 1) {
-    const buttons = family.map((t) => el("button", { type: "button", "aria-pressed": String(t === current), onclick: () => go(t, beside) },
-      el("bdi", {}, whose(t)), t.correct === null ? "" : t.correct ? " ✓" : " ✗"));
+    const buttons = family.map((t) => {
+      const alike = family.filter((other) => whose(other) === whose(t));
+      const number = alike.length > 1 ? ` ${alike.indexOf(t) + 1}` : "";
+      return el("button", { type: "button", "aria-pressed": String(t === current), onclick: () => go(t, beside) },
+        el("bdi", {}, whose(t)), number, t.correct === null ? "" : t.correct ? " ✓" : " ✗");
+    });
     main.append(el("div", { class: "siblings" }, ...buttons, el("button", { type: "button", class: "pair", onclick: togglePair }, beside ? "show one" : "put side by side")));
   }
   // In the order of the arms, whichever of the two was opened.

@@ -3,16 +3,16 @@ r"""Waste that the text of a trajectory shows: calls that repeat a call, an erro
 No label, no model and no entropy is used; `verdict` sets the classes beside ΔH's label. The classes err towards
 silence: a call is named waste only if nothing in the record speaks for it.
 
-* **Evidence is local.** A call that may change the world (`deltah.study.calleffects`; one that failed changes nothing,
-  unless it ran code) and a new user message begin a new *epoch*, and only the same epoch counts as evidence. So a file
-  read again after an edit, a test run again after a fix and a look-up that the user asked to repeat are no waste,
-  whatever they return.
+* **Evidence is local.** A call that may change the world (`deltah.study.waste.effects`; one that failed changes
+  nothing, unless it ran code) and a new user message begin a new *epoch*, and only the same epoch counts as evidence.
+  So a file read again after an edit, a test run again after a fix and a look-up that the user asked to repeat are no
+  waste, whatever they return.
 * **Only equal answers make duplicates.** If the same call ever gets two different answers within an epoch, its source
   is changing (polling, a feed, a clock): none of these calls is a duplicate or already in context. An answer that says
   "pending", shows nothing (an image) or only acknowledges ("ok") is no evidence either.
 * **Retries.** A failed call is no duplicate; it is a repeated error only if the same call failed with the same error
   before and does not succeed later.
-* **Pagination.** Calls whose numbers differ are different calls (`deltah.study.callforms`).
+* **Pagination.** Calls whose numbers differ are different calls (`deltah.study.waste.forms`).
 
 Context for "already in context" is what the model had read when it issued the call: user text and earlier results, not
 the results of parallel calls and not what the policy itself wrote. Time is linear in the text but for one substring
@@ -30,8 +30,8 @@ from typing import Final
 
 from deltah.core.scored import CallLabel
 from deltah.core.types import ToolCall, Trajectory
-from deltah.study.calleffects import Effect, effect_of
-from deltah.study.callforms import (
+from deltah.study.waste.effects import Effect, effect_of
+from deltah.study.waste.forms import (
     CallForm,
     ToolKind,
     call_form,
@@ -40,9 +40,9 @@ from deltah.study.callforms import (
     similarity,
     tool_kind,
 )
-from deltah.study.callresults import AnswerKind, SeenText, answer_kind, flatten, passages
-from deltah.study.texts import user_text
-from deltah.study.usage import unused_results
+from deltah.study.waste.results import AnswerKind, SeenText, answer_kind, flatten, passages
+from deltah.study.waste.texts import user_text
+from deltah.study.waste.usage import unused_results
 
 NEAR_SIMILARITY: Final = 0.8
 """Jaccard similarity of query words from which two queries are near duplicates, if the result is in context too."""

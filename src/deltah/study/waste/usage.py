@@ -17,7 +17,7 @@ from itertools import pairwise
 from typing import Final, TypeAlias
 
 from deltah.core.types import ToolCall, Trajectory
-from deltah.study.texts import ascii_words, policy_text, user_text
+from deltah.study.waste.texts import ascii_words, policy_text, user_text
 from deltah.tools.search import STOP_WORDS
 
 STEM_LETTERS: Final = 6

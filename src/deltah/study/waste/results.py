@@ -13,8 +13,8 @@ from enum import StrEnum
 from typing import Final
 
 from deltah.core.types import CallStatus, ToolCall
-from deltah.study.callforms import word_set
-from deltah.study.texts import ascii_words
+from deltah.study.waste.forms import word_set
+from deltah.study.waste.texts import ascii_words
 
 SHORT_CHARS: Final = 400
 """Only answers up to this length are read as a message (pending, nothing found) instead of as content."""

@@ -1,8 +1,9 @@
 """Does a tool call change the world, only look at it, or is that unknown? A guess from its name and arguments.
 
 Logs do not say which tools write. The first word of the tool's name (or of an `action`-like argument) that is a known
-verb decides; tools that run code are judged by the code. The guess errs towards CHANGES: a call taken for a change
-hides waste, a change taken for a look would invent it.
+verb decides. Tools that run code are judged by the code: Python changes something if it writes, sleeps or draws at
+random, a shell command if any program in it is not known to only read or compute. The guess errs towards CHANGES: a
+call taken for a change hides waste, a change taken for a look would invent it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Final
 
-from deltah.study.callforms import ToolKind, name_words, strings, tool_kind, word_set
+from deltah.study.waste.forms import ToolKind, name_words, strings, tool_kind, word_set
 
 
 class Effect(StrEnum):
@@ -56,12 +57,19 @@ _PYTHON_CHANGE = re.compile(
     re.IGNORECASE,
 )
 _SHELL_CHANGE = re.compile(
-    r"(?:^|[;&|(`]\s*|\b(?:sudo|xargs|time|env)\s+)(?:rm|mv|cp|mkdir|rmdir|touch|chmod|chown|ln|tee|dd|truncate|kill|"
-    r"pkill|sleep|wait|pip3?|uv|apt(?:-get)?|npm|yarn|pnpm|make|cmake|docker|kubectl|systemctl|patch|export|source|cd|"
-    r"git\s+(?!status|log|diff|show|blame|grep|ls)\w+)\b"
-    r"|\bsed\s+(?:-\w+\s+)*-\w*i|\bcurl\b.*\s-(?:X|d|-data|F)\b|(?<![-=<>\d&])>{1,2}\s*(?!&|/dev/null)[\w./~$\"']",
-    re.MULTILINE,
+    r"\bsed\s+(?:-\w+\s+)*-\w*i|\bfind\b.*\s-(?:delete|exec|ok)|\bgit\s+(?!status|log|diff|show|blame|grep|ls)\w"
+    r"|\bcurl\b.*\s-(?:X|d|-data\S*|F|T|o|O)\b|(?<![-=<>])>{1,2}\s*[\w./~$\"']"
 )
+_SQL_READ = re.compile(r"\s*(?:select|with|explain|describe|show)\s", re.IGNORECASE)
+_HARMLESS_REDIRECTION = re.compile(r"\d?>&\d|[\d&]?>\s*/dev/null")
+_SHELL_COMMAND = re.compile(r"(?:^|[;&|\n(`])\s*(?:(?:sudo|time|env)\s+|\w+=\S*\s+)*([^\s;&|()`]+)")
+_SHELL_READS: Final = word_set(
+    """awk basename column curl cut dirname du echo egrep false file git hexdump jq less man more nl objdump printf pwd
+    readlink realpath rg sed sort strings tr tree true type uniq wc whereis which with xxd zcat"""
+)
+_SHELL_RUNS: Final = word_set("bash cargo go java mypy node npx perl pytest python python3 ruby ruff sh tox")
+"""Programs that mostly compute and print: they may write, but seldom what the next look is at."""
+_PYTHON_WORDS: Final = word_set("cell code interpreter ipython jupyter notebook python repl")
 
 
 def effect_of(name: str, arguments: object) -> Effect:
@@ -74,13 +82,28 @@ def effect_of(name: str, arguments: object) -> Effect:
     action = _action(arguments)
     if action is not None:
         return action
-    kind = tool_kind(name)
-    if kind is ToolKind.CODE:
-        text = "\n".join(strings(arguments))
-        # In Python `a > b` is no redirection.
-        patterns = (_PYTHON_CHANGE,) if "python" in name.lower() else (_PYTHON_CHANGE, _SHELL_CHANGE)
-        return Effect.CHANGES if any(pattern.search(text) for pattern in patterns) else Effect.UNKNOWN
-    return _effect_of_name(name)
+    if tool_kind(name) is not ToolKind.CODE:
+        return _effect_of_name(name)
+    text = "\n".join(strings(arguments))
+    if not _PYTHON_WORDS.isdisjoint(name_words(name)):
+        return Effect.CHANGES if _PYTHON_CHANGE.search(text) else Effect.UNKNOWN
+    return _effect_of_shell(text)
+
+
+def _effect_of_shell(text: str) -> Effect:
+    """Effect of a shell command or SQL: it only reads if every program in it is known to."""
+    if _PYTHON_CHANGE.search(text):
+        return Effect.CHANGES
+    if _SQL_READ.match(text):
+        return Effect.READS
+    text = _HARMLESS_REDIRECTION.sub("", text)
+    if _SHELL_CHANGE.search(text):
+        return Effect.CHANGES
+    commands = [command.lower() for command in _SHELL_COMMAND.findall(text)]
+    if all(command in _READS or command in _SHELL_READS for command in commands):
+        return Effect.READS if commands else Effect.UNKNOWN
+    known = _READS | _SHELL_READS | _SHELL_RUNS
+    return Effect.UNKNOWN if known.issuperset(commands) else Effect.CHANGES
 
 
 @lru_cache(maxsize=4096)

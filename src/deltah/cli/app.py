@@ -1,0 +1,56 @@
+"""The command line `deltah`: one command a module, and the options that all have in common."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+
+import typer
+
+import deltah
+from deltah.cli import demo, evaluate, lab, probe, report, rollout, score, study, train
+
+app = typer.Typer(
+    name="deltah",
+    help="Did this tool call make the model more certain? Score logs, train agents, read reports.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command("demo")(demo.command)
+app.command("train")(train.command)
+app.command("eval")(evaluate.command)
+app.command("rollout")(rollout.command)
+app.command("score")(score.command)
+app.command("probe")(probe.command)
+app.command("study")(study.command)
+app.command("report")(report.command)
+app.add_typer(lab.app, name="lab")
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"deltah {deltah.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Show log messages of the libraries below."),
+) -> None:
+    # Set before torch or transformers load: progress bars and logs of the hosts would break ours.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if not verbose:
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+        warnings.simplefilter("ignore")
+    # The level stands on the handler: some libraries set their own loggers to DEBUG.
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.INFO if verbose else logging.WARNING)
+    logging.basicConfig(handlers=[handler], format="%(message)s")

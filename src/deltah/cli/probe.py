@@ -1,0 +1,155 @@
+"""`deltah probe`: did a call's result help, against no result and against an unrelated one, from the same state?"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deltah.cli.losses import nothing_read, report_losses
+from deltah.cli.options import Answers, Logs, Strict, TraceFormat, VocabSize, log_options
+from deltah.cli.progress import reporting
+from deltah.errors import ConfigError, DataError, InvalidValueError
+from deltah.study import ScoredLog
+from deltah.traces.rundir import nan_to_none, write_atomic
+
+if TYPE_CHECKING:
+    from deltah.engines.probe.run import ProbeResult
+    from deltah.engines.probe.server import ServerOptions
+    from deltah.engines.probe.types import Backend
+
+
+def command(  # noqa: PLR0913 - the options of a command line
+    paths: Logs,
+    answers: Answers = None,
+    model: Annotated[str | None, typer.Option(help="Local model: directory, hub id, 'lab' or 'smollm2'.")] = None,
+    server: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server with prompt logprobs.")] = None,
+    served_model: Annotated[str | None, typer.Option(help="Name under which the server serves the model.")] = None,
+    api_key_env: Annotated[str | None, typer.Option(help="Environment variable that holds the API key.")] = None,
+    chat_template: Annotated[
+        Path | None, typer.Option(help="Chat template, tokenizer_config.json or model folder: use text completions.")
+    ] = None,
+    tools: Annotated[Path | None, typer.Option(help="JSON list of tool schemas that the agent was given.")] = None,
+    top_logprobs: Annotated[int, typer.Option(help="Alternatives a server is asked for.", min=1)] = 20,
+    vocab_size: VocabSize = None,
+    format: TraceFormat = None,
+    strict: Strict = False,
+    max_calls: Annotated[int, typer.Option(help="Budget: calls probed, spread over the questions.", min=1)] = 200,
+    seed: Annotated[int, typer.Option(help="Seed of the sample and of the placebos.", min=0)] = 0,
+    answer_template: Annotated[
+        str | None, typer.Option(help="Text with {answer}, or 'sentence'; by default the form of its own answer.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Rows, one a call; answers are kept beside it, so that a killed run continues.")
+    ] = Path("probe.jsonl"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost, and stop.")] = False,
+) -> None:
+    """Measure what each call's result did: to the probability of the gold answer, and to the entropy after it."""
+    from deltah.engines.probe.cache import open_cache
+    from deltah.engines.probe.plan import ProbeConfig, make_plan
+    from deltah.engines.probe.run import cost_of, run_plan
+    from deltah.engines.probe.server import ServerOptions, chars_per_token
+
+    config = ProbeConfig(max_calls=max_calls, seed=seed, answer_template=answer_template)
+    if (model is None) == (server is None):
+        raise ConfigError("give either --model for a local model or --server for the URL of one")
+    log = ScoredLog(paths, log_options(answers=answers, format=format, vocab_size=vocab_size, strict=strict))
+    trajectories = [trajectory for trajectory, _ in log]
+    if not trajectories:
+        raise nothing_read(log, paths)
+    schemas = _schemas(tools)
+    if model is not None:
+        backend = _local(model, schemas)
+    else:
+        options = ServerOptions(
+            top_k=top_logprobs, vocab_size=vocab_size, chars_per_token=chars_per_token(trajectories)
+        )
+        backend = _server(str(server), served_model, api_key_env, chat_template, schemas, options)
+    with open_cache(out.with_suffix(".cache.jsonl"), backend.identity) as cache:
+        plan = make_plan(trajectories, backend, config)
+        cost = cost_of(plan, backend, cache)
+        typer.echo(
+            f"{cost.calls} calls, {cost.queries} queries ({cost.cached} already answered); about {cost.tokens:,} "
+            f"model tokens to read; {len(plan.skipped)} calls cannot be probed, {plan.n_left} are over the budget"
+        )
+        if dry_run:
+            return
+        with reporting("probe") as report:
+            result = run_plan(plan, trajectories, backend, cache, config, progress=report)
+    _write(out, result)
+    _print(result, out)
+    report_losses(log)
+
+
+def _schemas(path: Path | None) -> list[dict[str, Any]]:
+    """Tool schemas of a JSON file.
+
+    Raises:
+        ConfigError: if it is not a list of objects.
+    """
+    if path is None:
+        return []
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read the tool schemas {path}: {error}") from error
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise ConfigError(f"{path}: expected a JSON list of tool schemas, as in the field 'tools' of a chat request")
+    return value
+
+
+def _local(model: str, schemas: Sequence[dict[str, Any]]) -> Backend:
+    from deltah.engines.models import resolve_model
+    from deltah.engines.probe.local import load_local
+
+    return load_local(resolve_model(model), tools=schemas)
+
+
+def _server(
+    url: str,
+    served_model: str | None,
+    api_key_env: str | None,
+    chat_template: Path | None,
+    schemas: Sequence[dict[str, Any]],
+    options: ServerOptions,
+) -> Backend:
+    from deltah.engines.probe.server import connect
+    from deltah.engines.probe.template import load_template
+
+    key = None if api_key_env is None else os.environ.get(api_key_env)
+    if api_key_env is not None and not key:
+        raise InvalidValueError(f"--api-key-env {api_key_env}: that environment variable is not set")
+    template = None if chat_template is None else load_template(chat_template, schemas)
+    return connect(url, model=served_model, api_key=key, options=options, template=template, tools=schemas)
+
+
+def _write(out: Path, result: ProbeResult) -> None:
+    lines = (json.dumps(nan_to_none(row), ensure_ascii=True) + "\n" for row in result.rows)
+    try:
+        write_atomic(out, "".join(lines))
+    except OSError as error:
+        raise DataError(f"cannot write {out}: {error.strerror or error}; the cache keeps every answer") from error
+
+
+def _print(result: ProbeResult, out: Path) -> None:
+    """What was found, in three lines."""
+    import numpy as np
+
+    probed = result.probed
+    useful = [row["useful"] for row in probed if row["useful"] is not None]
+    tokens = sum(row["model_tokens"] for row in probed)
+    typer.echo(f"{len(probed)} calls probed, {tokens:,} model tokens; rows in {out}")
+    if useful:
+        gains = [row["gain_placebo"] for row in probed if row["useful"] is not None]
+        entropies = [row["delta_h_placebo"] for row in probed if not np.isnan(row["delta_h_placebo"])]
+        change = f"{np.mean(entropies):+.3f} nats" if entropies else "not measured"
+        typer.echo(
+            f"useful {sum(useful)} of {len(useful)} ({sum(useful) / len(useful):.0%}); mean gain over placebo "
+            f"{np.mean(gains):+.3f} nats; mean placebo-controlled ΔH {change}"
+        )
+    for reason, count in sorted(result.reasons.items()):
+        typer.echo(f"not probed: {count} calls, {reason.value}")

@@ -1,0 +1,203 @@
+r"""From segments and calls back to chat messages: the inverse of `deltah.traces.conversation`.
+
+For a log of text messages the two are exact inverses, up to what a trajectory does not keep:
+
+* The role of a prompt is not kept. The text that equals `Trajectory.question` is the user's and what stands before it
+  the system's; without a question, the first of several prompts is the system's. A prompt "instructions\nquestion", as
+  one joined text, is split again. Other media, names of roles (`developer`, `function`) and empty messages are lost.
+* Results that lie in tokens (our own rollouts) are taken from the calls, in the order the calls were issued.
+* Where an assistant message has tokens, its text is what they spell outside calls and delimiters; what stands between
+  think tags becomes `reasoning_content`. Without tokens, the first of two texts is the thought.
+* Calls that were found as Hermes markup in a text stand in `tool_calls` and no longer in the text.
+
+Messages are in the wire form of the OpenAI protocol: `arguments` is text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from deltah.core.types import Segment, SegmentKind, ToolCall, Trajectory
+from deltah.traces.spans import END_TOKENS, hermes_calls
+
+Message: TypeAlias = dict[str, Any]
+
+_OPEN, _CLOSE = "<think>", "</think>"
+_MARKUP = re.compile(r"\s*<tool_call>.*?(?:</tool_call>|\Z)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedMessage:
+    """One message and where it stands."""
+
+    message: Message
+    turn: int
+    """As `Segment.turn`."""
+    call: int | None = None
+    """For a result: index into `Trajectory.calls` of the call it answers; None where no call is known."""
+
+
+def messages_of(trajectory: Trajectory) -> list[Message]:
+    """Chat messages of a trajectory, in the wire form of the OpenAI protocol."""
+    return [placed.message for placed in placed_messages(trajectory)]
+
+
+def placed_messages(trajectory: Trajectory) -> tuple[PlacedMessage, ...]:
+    """Messages of a trajectory with their turns, in order; turns never fall."""
+    placed: list[PlacedMessage] = []
+    answered: set[int] = set()
+    prompts = iter(_prompts(trajectory))
+    for group in _groups(trajectory.segments):
+        kind, turn = group[0].kind, group[0].turn
+        if kind is SegmentKind.PROMPT:
+            placed += (PlacedMessage(message=m, turn=turn) for m in next(prompts))
+        elif kind is SegmentKind.RESULT:
+            placed += _results(trajectory, group[0], answered)
+        else:
+            placed.append(PlacedMessage(message=_assistant(trajectory, group), turn=turn))
+    return tuple(placed)
+
+
+def with_object_arguments(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """Copy of messages whose call arguments are objects where their text is one: the form chat templates expect."""
+    return [
+        {**m, "tool_calls": [_object_call(call) for call in m["tool_calls"]]} if m.get("tool_calls") else dict(m)
+        for m in messages
+    ]
+
+
+def segment_text(trajectory: Trajectory, segment: Segment) -> str:
+    """Text of a segment, from its tokens where it has any; empty where nothing is known."""
+    if segment.n_tokens and trajectory.token_texts is not None:
+        return "".join(trajectory.token_texts[segment.start : segment.stop])
+    return segment.text or ""
+
+
+def _groups(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
+    """Prompts and results one by one; the sampled segments of one assistant message together."""
+    group: list[Segment] = []
+    for segment in segments:
+        if group and not (segment.kind.sampled and segment.turn == group[0].turn):
+            yield group
+            group = []
+        if segment.kind.sampled:
+            group.append(segment)
+        else:
+            yield [segment]
+    if group:
+        yield group
+
+
+def _prompts(trajectory: Trajectory) -> list[list[Message]]:
+    """Messages of every prompt segment, in order."""
+    segments = [s for s in trajectory.segments if s.kind is SegmentKind.PROMPT]
+    texts = [_prompt_text(trajectory, segment) for segment in segments]
+    if trajectory.question in texts:
+        n_system = texts.index(trajectory.question)
+    else:
+        n_system = int(trajectory.question is None and sum(s.turn == 0 for s in segments) > 1)
+    return [_prompt(text, trajectory.question, system=i < n_system) for i, text in enumerate(texts)]
+
+
+def _prompt_text(trajectory: Trajectory, segment: Segment) -> str:
+    """Text of a prompt; where tokens hold it, template and all, the question stands for it if there is one."""
+    if segment.n_tokens and segment.turn == 0 and trajectory.question is not None:
+        return trajectory.question
+    return segment_text(trajectory, segment)
+
+
+def _prompt(text: str, question: str | None, *, system: bool) -> list[Message]:
+    if not system and question and text != question and text.endswith(f"\n{question}"):
+        instructions = text[: -len(question) - 1]
+        return [{"role": "system", "content": instructions}, {"role": "user", "content": question}]
+    return [{"role": "system" if system else "user", "content": text}]
+
+
+def _results(trajectory: Trajectory, segment: Segment, answered: set[int]) -> Iterator[PlacedMessage]:
+    """Results of one segment: of all calls of its round where tokens hold them, else of the call with its text."""
+    waiting = [i for i, call in enumerate(trajectory.calls) if call.result is not None and i not in answered]
+    if segment.n_tokens or segment.text is None:
+        found = [i for i in waiting if trajectory.calls[i].turn == segment.turn]
+    else:
+        found = [i for i in waiting if trajectory.calls[i].result == segment.text][:1]
+        if not found:
+            yield PlacedMessage(message={"role": "tool", "content": segment.text}, turn=segment.turn)
+    answered.update(found)
+    for i in found:
+        yield PlacedMessage(message=_result_message(trajectory.calls[i]), turn=segment.turn, call=i)
+
+
+def _result_message(call: ToolCall) -> Message:
+    named = {"name": call.name} if call.name else {}
+    return {"role": "tool", "tool_call_id": call.id, **named, "content": call.result}
+
+
+@dataclass(slots=True)
+class _Text:
+    """Text of one assistant message while its segments are read."""
+
+    content: str = ""
+    thought: str = ""
+    thinking: bool = False
+    pieces: list[str] = field(default_factory=list)
+    """Reasoning texts without tokens."""
+
+    def add_control(self, text: str) -> None:
+        """Read a delimiter; a think block without a text lies in one piece and changes nothing."""
+        if _CLOSE in text and _OPEN not in text:
+            if not self.thinking:  # the template wrote the opening tag before the message began
+                self.thought, self.content = self.thought + self.content, ""
+            self.thinking = False
+        elif _OPEN in text and _CLOSE not in text:
+            self.thinking = True
+
+    def add_reasoning(self, text: str) -> None:
+        """Append what the policy wrote."""
+        if self.thinking:
+            self.thought += text
+        else:
+            self.content += text
+
+
+def _assistant(trajectory: Trajectory, group: Sequence[Segment]) -> Message:
+    turn, text = group[0].turn, _Text()
+    named = [call for call in trajectory.calls if call.turn == turn and call.name]
+    has_tokens = any(segment.n_tokens for segment in group)
+    for segment in group:
+        piece = segment_text(trajectory, segment)
+        if segment.kind is SegmentKind.CONTROL:
+            text.add_control(piece)
+        elif segment.kind is SegmentKind.CALL and not named:
+            text.add_reasoning(piece)  # an attempt that did not parse: all that is known of it is its text
+        elif segment.kind is SegmentKind.REASONING and not segment.n_tokens:
+            text.pieces.append(piece)
+        elif segment.kind is SegmentKind.REASONING and piece not in END_TOKENS:
+            text.add_reasoning(piece)
+    if text.pieces and (has_tokens or len(text.pieces) > 1):
+        text.thought = text.pieces.pop(0)
+    content = "".join(text.pieces) + text.content
+    if named and len(hermes_calls(content)) == len(named):
+        content = _MARKUP.sub("", content)
+    message: Message = {"role": "assistant", "content": content.strip() if has_tokens else content}
+    if text.thought:
+        message["reasoning_content"] = text.thought.strip() if has_tokens else text.thought
+    if named:
+        message["tool_calls"] = [_call_entry(call) for call in named]
+    return message
+
+
+def _call_entry(call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def _object_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = dict(call["function"])
+    try:
+        parsed = json.loads(function["arguments"])
+    except (ValueError, RecursionError, TypeError):
+        return dict(call)
+    return {**call, "function": {**function, "arguments": parsed}} if isinstance(parsed, dict) else dict(call)

@@ -1,0 +1,38 @@
+"""The entry point: how a command ends that was stopped before or while it ran."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def stopped_at_import_of(module: str, what: str) -> subprocess.CompletedProcess[str]:
+    """The command line, stopped at the moment it imports a module."""
+    program = (
+        "import sys\nclass Stop:\n    def find_spec(self, name, *rest):\n"
+        f"        if name == {module!r}: raise {what}\n"
+        "import deltah\nsys.meta_path.insert(0, Stop())\nfrom deltah.cli.main import main\nmain()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environment, timeout=60
+    )
+
+
+@pytest.mark.parametrize("module", ["typer", "rich.progress", "deltah.cli.demo"])
+def test_an_interrupt_while_loading_is_one_sentence(module: str) -> None:
+    done = stopped_at_import_of(module, "KeyboardInterrupt")
+    assert done.returncode == 130
+    assert done.stderr == "interrupted; run the same command again to continue\n"
+
+
+def test_a_termination_says_how_to_go_on() -> None:
+    done = stopped_at_import_of("typer", "SystemExit(143)")
+    assert done.returncode == 143
+    assert done.stderr == "asked to end; run the same command again to continue\n"

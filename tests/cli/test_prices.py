@@ -1,0 +1,40 @@
+"""Prices and latencies as options."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from builders import make_trajectory
+from typer.testing import CliRunner
+
+from deltah.cli.app import app
+from deltah.cli.prices import costs
+from deltah.errors import ConfigError
+from deltah.study.savings import Prices
+from deltah.traces import write_traces
+
+
+def test_tokens_and_calls_are_told_apart() -> None:
+    found = costs(["input=2", "output=8", "search=0.005", "a=b=1"], "EUR", ["search=0.8"])
+    assert found.prices == Prices(
+        input_per_million=2.0, output_per_million=8.0, per_call={"search": 0.005, "a=b": 1.0}, currency="EUR"
+    )
+    assert found.latency_s == {"search": 0.8}
+    assert costs(None, "USD", None).prices == Prices()
+
+
+@pytest.mark.parametrize("wrong", ["search", "=1", "search=", "search=-1", "search=nan", "search=many"])
+def test_what_is_no_price_is_refused(wrong: str) -> None:
+    with pytest.raises(ConfigError, match="expected a name and a number, 0 or more"):
+        costs([wrong], "USD", None)
+
+
+def test_the_report_takes_them(tmp_path: Path) -> None:
+    write_traces(tmp_path / "t.jsonl", [make_trajectory([[2.0], [1.0], [1.5]])])
+    arguments = ["report", str(tmp_path / "t.jsonl"), "--price", "input=2", "--currency", "EUR"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    twin = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert twin["waste"]["tables"][0]["currency"] == "EUR"
