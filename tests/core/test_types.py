@@ -13,10 +13,6 @@ from deltah import RewardConfig, Segment, ToolCall, Trajectory, score
 from deltah.errors import InvalidValueError
 
 
-def call(turn: int) -> ToolCall:
-    return ToolCall(id="c", name="search", arguments="{}", turn=turn, result="found")
-
-
 def test_an_entropy_is_not_negative(trajectory: Trajectory) -> None:
     assert trajectory.entropy is not None
     first = int(np.flatnonzero(trajectory.response_mask)[0])
@@ -28,15 +24,6 @@ def test_an_entropy_is_not_negative(trajectory: Trajectory) -> None:
         replace(trajectory, entropy_lower=wrong, entropy_upper=trajectory.entropy, estimator="top_k")
     wrong[first] = -1e-6  # what float32 makes of a point mass
     assert replace(trajectory, entropy=wrong).entropy[first] == -1e-6
-
-
-def test_a_call_belongs_to_a_turn_that_has_a_segment() -> None:
-    segments = (Segment(kind="reasoning", start=0, stop=1, turn=0), Segment(kind="reasoning", start=1, stop=2, turn=2))
-    assert Trajectory(id="t", segments=segments, calls=(call(2),)).n_calls == 1
-    with pytest.raises(InvalidValueError, match="a call belongs to turn 1, which no segment has"):
-        Trajectory(id="t", segments=segments, calls=(call(1),))
-    with pytest.raises(InvalidValueError, match="turn 0, which no segment has"):
-        Trajectory(id="t", segments=(), calls=(call(0),))
 
 
 def test_unknown_members_of_closed_sets_name_the_choices(trajectory: Trajectory) -> None:

@@ -168,8 +168,8 @@ class Trajectory:
 
     Raises:
         InvalidValueError: if segments do not partition 0..T, an array has another length than T, an entropy is negative
-            beyond rounding, lies outside its bounds or stands on a token that was not sampled, or a call belongs to a
-            turn that no segment has.
+            beyond rounding, lies outside its bounds or stands on a token that was not sampled, or two calls share an
+            id or are out of order.
     """
 
     id: str
@@ -269,11 +269,6 @@ class Trajectory:
         turns = [call.turn for call in self.calls]
         if turns != sorted(turns):
             raise InvalidValueError(f"trajectory {self.id!r}: calls are not in the order they were issued")
-        if unknown := set(turns).difference(segment.turn for segment in self.segments):
-            raise InvalidValueError(
-                f"trajectory {self.id!r}: a call belongs to turn {min(unknown)}, which no segment has; give that turn "
-                "its segments, empty ones where its tokens are unknown"
-            )
 
     def __len__(self) -> int:
         """Number of tokens T."""
