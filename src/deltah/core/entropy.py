@@ -130,21 +130,16 @@ def entropy_bounds(
         log_p = np.where(p > 0, logp, p * 0.0)
         head, mass, least_known = -(p * log_p).sum(axis=-1), p.sum(axis=-1), p[..., 0]
         cap = least_known if tail_cap is None else np.exp(_one_a_row("tail_cap", tail_cap, head.shape))
-        if vocab_size == known and precision is None:
-            head = np.maximum(head, 0.0)
-            return EntropyBounds(head, head.copy(), head.copy())
         slack = _rounding_slack((p * np.abs(1.0 + log_p)).sum(axis=-1), mass, tau)
         if vocab_size == known:
+            slack = slack * (precision is not None)
             lower, upper = np.maximum(head - slack, 0.0), np.maximum(head + slack, 0.0)
             return EntropyBounds(lower, upper, _within(head, lower, upper))
         unseen = np.full(head.shape, np.inf if vocab_size is None else vocab_size - known)
         if sampled is not None:
             q, is_new = _drawn_outside(_one_a_row("sampled", sampled, head.shape), logp[..., 0], tau)
-            head = head + np.where(is_new, -q * np.log(np.where(is_new & (q > 0), q, 1.0)), 0.0)
-            mass, unseen = mass + np.where(is_new, q, 0.0), unseen - is_new
-            slack = slack + _rounding_slack(
-                np.where(is_new, q * np.abs(1 + np.log(np.where(q > 0, q, 1.0))), 0.0), q, tau
-            )
+            head, mass, unseen = head + _xlogx(q), mass + q, unseen - is_new
+            slack = slack + _rounding_slack(q * np.abs(1.0 + np.log(np.where(q > 0, q, 1.0))), q, tau)
         error = mass * np.expm1(tau) + known * np.finfo(np.float64).eps
         room = np.where(cap > 0, unseen * cap * np.exp(tau), 0.0)
         most = np.minimum(_within(1.0 - mass + error, 0.0, 1.0), room)
