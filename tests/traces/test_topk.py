@@ -199,6 +199,7 @@ def error_told(*values: float) -> float:
         ([-3.14159274e-7, -15.0], 0.0),
         ([-3e-7, -15.0], 0.05),  # three significant digits are possible
         ([-0.0, -9999.0], 0.05),  # nothing but zeros: one decimal is possible
+        ([-0.0, -1e-310], 0.05),
         ([-0.7], 0.05),
         ([-0.69, -2.5], 0.005),
         ([-0.693, -2.5, -3.0], 0.005),  # three decimals, or three significant digits: the coarser

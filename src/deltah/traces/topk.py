@@ -39,10 +39,14 @@ _COARSEST_NATS = 0.05
 """Error of one decimal: nobody prints fewer."""
 _MATTERS_NATS = 100.0
 """Beyond it a probability is 0 for every purpose here, and a value may be a stand-in."""
+_NO_NATS = 1e-99
+"""Nothing that computes in float32 prints less, but 0."""
 _FLOAT32_ROUNDING = 6e-8
 _FLOAT64_ROUNDING = 1e-9
-_ROWS_LOOKED_AT = 64
-"""Tokens that usually suffice to tell the number of printed digits."""
+_ROWS_LOOKED_AT = 4
+"""Tokens that usually suffice to tell a full print-out."""
+_VALUES_LOOKED_AT = 500
+"""Values that suffice to tell how many digits were cut."""
 
 
 class Measured(NamedTuple):
@@ -182,34 +186,39 @@ def _single_may_be_unranked(best: FloatArray, sampled: FloatArray, n_known: np.n
 def _precision(tokens: PackedTokens) -> float:
     """Absolute error in nats: that of float32 arithmetic, and half of the last printed digit where digits were cut.
 
-    What was cut is told from all values together, for one of them may end in zeros by chance. Few values, or none but
-    zeros, may fit a shorter print-out than the true one; then its greater error is assumed.
+    What was cut is told from many values, for one of them may end in zeros by chance. Few values, or none but zeros,
+    may fit a shorter print-out than the true one; then its greater error is assumed.
     """
-    for rows in sorted({min(_ROWS_LOOKED_AT, len(tokens)), len(tokens)}):
-        seen = tokens.top[: int(tokens.n_top[:rows].sum())]
-        values = np.abs(np.concatenate([tokens.logprobs[:rows], seen]))
-        cut = _cut_off(values[(values > 0) & (values < _MATTERS_NATS)])
-        if cut == 0:
-            break
-    return SERVER_PRECISION_NATS + cut
-
-
-def _cut_off(values: FloatArray) -> float:
-    """Greatest error in nats of values all printed with few decimals or few digits; 0 for a full print-out."""
+    few = _magnitudes(tokens.logprobs[:_ROWS_LOOKED_AT], tokens.top[: int(tokens.n_top[:_ROWS_LOOKED_AT].sum())])
+    if len(few) and _cut_off(few, few.max()) == 0.0:
+        return SERVER_PRECISION_NATS
+    values = _magnitudes(tokens.logprobs, tokens.top)
     if not len(values):
-        return _COARSEST_NATS
+        return SERVER_PRECISION_NATS + _COARSEST_NATS
+    evenly = values[:: 1 + len(values) // _VALUES_LOOKED_AT]
+    return SERVER_PRECISION_NATS + _cut_off(evenly, values.max())
+
+
+def _magnitudes(*logprobs: FloatArray) -> FloatArray:
+    values = np.abs(np.concatenate(logprobs))
+    return values[(values > _NO_NATS) & (values < _MATTERS_NATS)]
+
+
+def _cut_off(values: FloatArray, greatest: float) -> float:
+    """Greatest error in nats of values all printed with few decimals or few digits; 0 for a full print-out."""
     exponents = np.floor(np.log10(values)) + 1.0
-    decimals = _fewest_fitting(values, np.zeros(len(values)), range(1, _MAX_DECIMALS + 1))
-    digits = _fewest_fitting(values, exponents, range(_MIN_DIGITS, _MAX_DIGITS + 1))
-    errors = [0.5 * 10.0**-decimals if decimals else 0.0, 0.5 * 10.0 ** (exponents.max() - digits) if digits else 0.0]
+    decimals = _fewest_fitting(values, range(1, _MAX_DECIMALS + 1))
+    digits = _fewest_fitting(values * 10.0**-exponents, range(_MIN_DIGITS, _MAX_DIGITS + 1))
+    before = np.floor(np.log10(greatest)) + 1.0
+    errors = [0.5 * 10.0**-decimals if decimals else 0.0, 0.5 * 10.0 ** (before - digits) if digits else 0.0]
     return float(min(max(errors), _COARSEST_NATS))
 
 
-def _fewest_fitting(values: FloatArray, exponents: FloatArray, candidates: range) -> int | None:
-    """Least d of the candidates such that every value is a multiple of 10^(its exponent - d); None if there is none."""
+def _fewest_fitting(values: FloatArray, candidates: range) -> int | None:
+    """Least d of the candidates such that every value is a multiple of 10^-d; None if there is none."""
     fitting = None
     for d in reversed(candidates):
-        scaled = values * 10.0 ** (d - exponents)
+        scaled = values * 10.0**d
         whole = np.rint(scaled)
         # A value rounded in float32 and printed as float64 is a multiple but for float32's own rounding.
         if not ((np.abs(scaled - whole) <= scaled * _FLOAT32_ROUNDING + _FLOAT64_ROUNDING) & (whole > 0)).all():
