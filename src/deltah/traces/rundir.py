@@ -172,8 +172,9 @@ class RunDirectory:
 
     def forget_after(self, step: int) -> None:
         """Drop metrics and traces of later steps than the checkpoint a run resumes from."""
-        rows = [row for row in self.read_metrics() if row["step"] <= step]
-        write_atomic(self.metrics_path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+        if self.metrics_path.exists():
+            rows = [row for row in self.read_metrics() if row["step"] <= step]
+            write_atomic(self.metrics_path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
         for trace in (self.path / "traces").glob("*step-*.jsonl.zst"):
             if int(trace.name.split("step-")[1].split(".")[0]) > step:
                 trace.unlink()
