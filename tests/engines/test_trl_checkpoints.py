@@ -195,11 +195,21 @@ def test_weights_that_are_not_finite_are_not_saved(
     files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loss of the step that breaks the weights is finite: only the next one would show it."""
-    config = make_config(files, learning_rate=1e30, warmup_steps=0, save_every=1, trainer={"max_grad_norm": 0.0})
-    with pytest.raises(TrainingError, match="is not a finite number at step"):
+    original = checkpoints.RunTrainer.training_step
+
+    def step(self: Any, model: Any, *arguments: Any) -> Any:
+        loss = original(self, model, *arguments)
+        if self.state.global_step == 1:
+            next(model.parameters()).data.fill_(math.inf)
+        return loss
+
+    monkeypatch.setattr(checkpoints.RunTrainer, "training_step", step)
+    config = make_config(files, save_every=1, trainer={"max_grad_norm": 0.0})
+    with pytest.raises(TrainingError, match="a weight is not a finite number at step 2; start a new run"):
         train(config, tmp_path / "run")
-    for checkpoint in (tmp_path / "run" / "checkpoints").glob("checkpoint-*"):
-        assert all(bool(t.isfinite().all()) for t in load_file(checkpoint / "model.safetensors").values())
+    kept = tmp_path / "run" / "checkpoints" / "checkpoint-1"
+    assert last_complete(kept.parent) == kept
+    assert all(bool(t.isfinite().all()) for t in load_file(kept / "model.safetensors").values())
 
 
 def test_a_training_that_ends_early_is_not_finished(
