@@ -207,12 +207,19 @@ def scripted_first_turn(model: Any, tokenizer: Any, text: str) -> None:
 
 @installed
 @pytest.mark.slow
-def test_it_rolls_out_with_exact_entropies_and_trains(tokenizer: Any, model: Any, tmp_path: Path) -> None:
-    """Eight rollouts (2 prompts x 4) and two optimiser steps; half of the first turns are a scripted call."""
+def test_it_rolls_out_with_exact_entropies_and_trains(
+    directory: Path, tokenizer: Any, model: Any, tmp_path: Path
+) -> None:
+    """Eight rollouts (2 prompts x 4) and two optimiser steps; half of the first turns are a scripted call.
+
+    The entropies are those of one direct forward pass over prompt and completion.
+    """
+    import torch
     from datasets import Dataset
+    from transformers import AutoModelForCausalLM
     from trl import GRPOConfig
 
-    from deltah import RewardConfig, Trajectory
+    from deltah import RewardConfig, Trajectory, entropy_from_logits
     from deltah.engines.trl.trainer import DeltaHTrainer
 
     seen: list[list[dict[str, Any]]] = []
@@ -222,7 +229,10 @@ def test_it_rolls_out_with_exact_entropies_and_trains(tokenizer: Any, model: Any
         seen.extend(completions)
         return [len(messages[-1]["content"]) % 7 / 7 for messages in completions]
 
-    rows = [{"prompt": [{"role": "user", "content": text}]} for text in ("Where is Lima?", "Where is Cusco?")]
+    rows = [
+        {"prompt": [{"role": "user", "content": text}], "question": text}
+        for text in ("Where is Lima?", "Where is Cusco?")
+    ]
     config = GRPOConfig(
         output_dir=str(tmp_path),
         use_cpu=True,
@@ -262,9 +272,18 @@ def test_it_rolls_out_with_exact_entropies_and_trains(tokenizer: Any, model: Any
         assert [message["role"] for message in messages[:2]] == ["assistant", "tool"]
     assert {messages[1]["content"] for messages in answered} >= {"Lima: a town in Peru."}
     assert len(trajectories) == 8
+    reference = AutoModelForCausalLM.from_pretrained(directory).eval()  # all eight were sampled before the first step
     for trajectory in trajectories:
         assert trajectory.estimator == "exact"
-        assert np.isfinite(trajectory.entropy[trajectory.response_mask]).all()
+        question = [{"role": "user", "content": trajectory.question}]
+        prompt = tokenizer.apply_chat_template(question, tools=[search], add_generation_prompt=True, return_dict=True)[
+            "input_ids"
+        ]
+        with torch.no_grad():
+            logits = reference(torch.tensor([[*prompt, *trajectory.token_ids.tolist()]])).logits[0]
+        expected = entropy_from_logits(logits[len(prompt) - 1 : -1].numpy())
+        mask = trajectory.response_mask
+        np.testing.assert_allclose(trajectory.entropy[mask], expected[mask], atol=1e-4)
     assert sum(trajectory.n_calls for trajectory in trajectories) >= 4
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert len(log) == 2

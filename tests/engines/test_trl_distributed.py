@@ -1,6 +1,7 @@
 """Two processes over gloo: groups span ranks with unequal numbers of tool rounds, and the numbers stay those of one.
 
-Run by torchrun on this file: `main` trains one step in each process and writes what it saw.
+Run by torchrun on this file: `main` trains one step in each process and writes what it saw. The second half runs the
+command line itself under torchrun.
 """
 
 from __future__ import annotations
@@ -48,12 +49,16 @@ def main(out: Path, name: str) -> None:
     (out / f"rank{rank}.json").write_text(json.dumps(seen))
 
 
-def launch(tmp_path: Path, name: str) -> list[dict]:
+def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(WORLD)]
-    done = subprocess.run(
-        [*command, __file__, str(tmp_path), name], env=environment, capture_output=True, text=True, check=False
+    return subprocess.run(
+        [*command, *map(str, arguments)], env=environment, capture_output=True, text=True, check=False, timeout=300
     )
+
+
+def launch(tmp_path: Path, name: str) -> list[dict]:
+    done = torchrun(__file__, tmp_path, name)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(WORLD)]
 
@@ -86,6 +91,69 @@ def test_two_ranks_compute_what_one_process_computes(tmp_path: Path, name: str) 
         else:
             np.testing.assert_allclose(got, wanted[key][wanted[key] != 0][:1].sum(), atol=1e-4)
     assert ranks[0]["logged"] == pytest.approx(ranks[1]["logged"])
+
+
+def config_file(path: Path, files: Path, **fields: object) -> Path:
+    """A run with one checkpoint a step and an evaluation, as TOML-able JSON."""
+    from engines.session_fixtures import make_config
+
+    from deltah.engines.trl.config import EvalConfig
+
+    held_out = EvalConfig(tasks=str(files / "tasks.jsonl"), limit=3)
+    config = make_config(files, **{"eval": held_out, "steps": 2, "save_every": 1, **fields}).to_dict()
+    path.write_text(json.dumps(config))
+    return path
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_batch_and_one_evaluates(files: Path, tmp_path: Path) -> None:
+    from engines.session_fixtures import weights
+
+    from deltah import read_traces
+    from deltah.traces.rundir import RunDirectory
+
+    config = config_file(tmp_path / "run.json", files, prompts_per_step=4)
+    command = ["-m", "deltah", "train", "--config", config, "--out", tmp_path / "run"]
+    done = torchrun(*command)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("report  deltah report") == 1
+    run = RunDirectory(tmp_path / "run")
+    rows = list(run.read_metrics())
+    assert [row["step"] for row in rows] == [1, 2]
+    traces = [t for rank in range(WORLD) for t in read_traces(run.step_traces(1, rank))]
+    assert len(traces) == len({t.id for t in traces}) == 16  # 4 prompts x 4 generations, as in one process
+    for name in ("sampled", "greedy"):
+        evaluated = [t.metadata["task_id"] for t in read_traces(run.evaluation(name))]
+        assert evaluated == ["t0", "t1", "t2"]
+    assert json.loads((run.path / "result.json").read_text())["steps"] == 2
+    assert (run.checkpoints / "checkpoint-2" / "rng_state_1.pth").exists()
+
+    before = weights(run.path)  # stopped in its evaluation, and run again
+    (run.path / "result.json").unlink()
+    run.evaluation("greedy").unlink()
+    assert torchrun(*command).returncode == 0
+    assert len(list(read_traces(run.evaluation("greedy")))) == 3
+    assert all((before[key] == value).all() for key, value in weights(run.path).items())
+
+    done = torchrun("-m", "deltah", "eval", "--config", eval_file(tmp_path, config), "--out", tmp_path / "eval")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(list(read_traces(RunDirectory(tmp_path / "eval").evaluation("sampled")))) == 3
+
+
+def eval_file(folder: Path, config: Path) -> Path:
+    fields = json.loads(config.read_text())
+    path = folder / "eval.json"
+    path.write_text(json.dumps({key: fields[key] for key in ("rollout", "eval", "signal")}))
+    return path
+
+
+@pytest.mark.slow
+def test_processes_that_cannot_share_a_step_are_refused(files: Path, tmp_path: Path) -> None:
+    config = config_file(tmp_path / "run.json", files)
+    done = torchrun("-m", "deltah", "train", "--config", config, "--out", tmp_path / "run")
+    assert done.returncode != 0
+    assert "= 8 rows a step is not a multiple of 2 processes x rollout.batch_size 8" in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 if __name__ == "__main__":

@@ -8,95 +8,92 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import make_trajectory
 
 pytest.importorskip("trl")
-import torch
-from engines.trl_fixtures import tiny_model
+from engines.session_fixtures import make_config, same, stop_at, stopped, weights
 from safetensors.torch import load_file
 
-from deltah import RewardConfig, read_traces, score
+from deltah import read_traces, score
+from deltah.core import metrics
 from deltah.core.metrics import batch_metrics
-from deltah.engines.models import resolve_model
+from deltah.engines.trl import session
 from deltah.engines.trl.acting import evaluate, rollout
 from deltah.engines.trl.config import EvalConfig, EvaluateConfig, RolloutConfig, TrainConfig
 from deltah.engines.trl.session import train
-from deltah.errors import ConfigError, DataError, ModelError, TrainingError
+from deltah.errors import ConfigError
 from deltah.tasks import read_tasks
-from deltah.tools import ToolConfig
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model, tasks whose long answers a random model hits in part, and a corpus."""
-    path = tmp_path_factory.mktemp("files")
-    model, tokenizer = tiny_model()
-    model.save_pretrained(path / "model")
-    tokenizer.save_pretrained(path / "model")
-    words = sorted(word.strip() for word in tokenizer.get_vocab() if word.strip().isalpha())
-    answers = [" ".join(words[i::3]) for i in range(3)]
-    tasks = [{"id": f"t{i}", "question": f"What is {i} times 7?", "answer": answers[i % 3]} for i in range(16)]
-    (path / "tasks.jsonl").write_text("".join(json.dumps(t) + "\n" for t in tasks))
-    (path / "corpus.jsonl").write_text('{"id": "1", "contents": "Port Anselm is a city."}\n')
-    return path
-
-
-def make_config(files: Path, **fields: object) -> TrainConfig:
-    rollout_config = RolloutConfig(
-        model=str(files / "model"),
-        tool=ToolConfig(corpus=str(files / "corpus.jsonl")),
-        max_completion_length=16,
-        batch_size=8,
-        device="cpu",
-    )
-    defaults: dict[str, object] = {
-        "tasks": str(files / "tasks.jsonl"),
-        "rollout": rollout_config,
-        "reward": RewardConfig(name="dense"),
-        "steps": 4,
-        "prompts_per_step": 2,
-        "generations": 4,
-        "learning_rate": 1e-2,
-        "save_every": 2,
-        "trace_every": 1,
-    }
-    return TrainConfig(**{**defaults, **fields})
-
-
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    return load_file(path / "model" / "model.safetensors")
-
-
-class Stop(Exception):
-    """Stands for a killed process."""
-
-
-def stop_at(step: int):
-    def progress(done: int, total: int, row: dict[str, float]) -> None:
-        if done == step:
-            raise Stop
-
-    return progress
+from deltah.traces.rundir import RunDirectory
 
 
 def test_interrupted_run_resumes_to_the_undisturbed_result(files: Path, tmp_path: Path) -> None:
-    config = make_config(files)
+    assert_resumes_exactly(make_config(files), files, tmp_path, traced=[1, 2, 3, 4])
+
+
+def test_further_passes_over_a_batch_are_logged_traced_and_resumed(files: Path, tmp_path: Path) -> None:
+    """With two passes the even steps generate nothing: their rows count all the same."""
+    config = make_config(files, num_iterations=2, trace_every=2)
+    run = assert_resumes_exactly(config, files, tmp_path, traced=[1, 3])
+    rows = list(run.read_metrics())
+    assert [metrics.CALLS in row for row in rows] == [True, False, True, False]
+    assert [row[metrics.SECONDS] for row in rows] == pytest.approx(np.cumsum([row["step_time"] for row in rows]))
+    assert json.loads((run.path / "result.json").read_text())["seconds"] == pytest.approx(rows[-1][metrics.SECONDS])
+
+
+@pytest.mark.parametrize(
+    ("every", "stride", "written"),
+    [(4, 1, [1, 4, 8]), (4, 2, [1, 5, 9]), (3, 2, [1, 3, 7, 9]), (1, 3, [1, 4, 7]), (20, 2, [1])],
+)
+def test_traces_are_of_the_first_batch_at_or_after_each_multiple(
+    tmp_path: Path, every: int, stride: int, written: list[int]
+) -> None:
+    write = session._trace_writer(RunDirectory(tmp_path), every, stride)
+    for step in range(1, 10, stride):
+        write([make_trajectory([[1.0]])], [], step, "train")
+        write([make_trajectory([[1.0]])], [], 99, "eval")
+    assert [step_of(path) for path in sorted((tmp_path / "traces").iterdir())] == written
+
+
+def step_of(trace: Path) -> int:
+    return int(trace.name.split("-")[1].split(".")[0])
+
+
+def assert_resumes_exactly(config: TrainConfig, files: Path, tmp_path: Path, *, traced: list[int]) -> RunDirectory:
+    """Cut after step 3, so that a checkpoint of step 2 is continued."""
     whole = train(config, tmp_path / "whole")
-    with pytest.raises(Stop):
+    with stopped():
         train(config, tmp_path / "cut", progress=stop_at(3))
     assert not (tmp_path / "cut" / "result.json").exists()
     cut = train(config, tmp_path / "cut")
     start = load_file(files / "model" / "model.safetensors")
     a, b = weights(whole.path), weights(cut.path)
-    assert any(not torch.equal(start[key], a[key]) for key in a)
-    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert not same(start, a)
+    assert same(a, b)
     rows = [list(run.read_metrics()) for run in (whole, cut)]
     assert [row["step"] for row in rows[1]] == [1, 2, 3, 4]
     for x, y in zip(*rows, strict=True):
         assert {k: v for k, v in x.items() if k.startswith("deltah/") and k != "deltah/seconds"} == {
             k: v for k, v in y.items() if k.startswith("deltah/") and k != "deltah/seconds"
         }
-    assert [p.name for p in sorted((cut.path / "traces").iterdir())] == [f"step-{i:06d}.jsonl.zst" for i in range(1, 5)]
+    assert [step_of(path) for path in sorted((cut.path / "traces").iterdir())] == traced
+    before = (cut.path / "result.json").stat().st_mtime_ns
     assert train(config, cut.path).path == cut.path  # a finished run is left as it is
+    assert (cut.path / "result.json").stat().st_mtime_ns == before
+    return cut
+
+
+def test_a_step_shows_the_latest_figures_and_the_evaluation_its_progress(files: Path, tmp_path: Path) -> None:
+    config = make_config(files, steps=3, num_iterations=2, eval=EvalConfig(tasks=str(files / "tasks.jsonl"), limit=3))
+    steps: list[tuple[int, int, bool]] = []
+    done: list[tuple[int, int]] = []
+    train(
+        config,
+        tmp_path / "run",
+        progress=lambda k, n, row: steps.append((k, n, metrics.CALLS in row)),
+        evaluation_progress=lambda k, n, row: done.append((k, n)),
+    )
+    assert steps == [(1, 3, False), (2, 3, True), (3, 3, True)]  # the figures of the step before
+    assert done == [(k, 6) for k in range(1, 7)]
 
 
 def test_logged_metrics_equal_scores_of_the_written_traces(files: Path, tmp_path: Path) -> None:
@@ -124,58 +121,6 @@ def test_reports_to_tensorboard(files: Path, tmp_path: Path) -> None:
     events = [p for p in run.path.rglob("events.out.tfevents*")]
     tags = EventAccumulator(str(events[0].parent)).Reload().Tags()["scalars"]
     assert any("deltah/calls" in tag for tag in tags)
-
-
-def test_broken_numbers_stop_the_run(files: Path, tmp_path: Path) -> None:
-    config = make_config(files, learning_rate=1e30, warmup_steps=0, trainer={"max_grad_norm": 0.0})
-    with pytest.raises(TrainingError, match="not a finite number at step"):
-        train(config, tmp_path / "run")
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        ({"tasks": "missing.jsonl"}, DataError, "missing.jsonl"),
-        ({"trainer": {"no_such_field": 1}}, ConfigError, "trainer.no_such_field is not a field of TRL's GRPOConfig"),
-        ({"trainer": {"num_generations": 3}}, ConfigError, "TRL refuses this configuration"),
-    ],
-)
-def test_bad_input_is_one_sentence(
-    files: Path, tmp_path: Path, change: dict[str, object], error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message):
-        train(make_config(files, **change), tmp_path / "run")
-    assert not (tmp_path / "run").exists()  # so that the corrected command may use the directory
-
-
-def test_evaluation_is_checked_before_training(files: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nowhere\.jsonl"):
-        train(make_config(files, eval=EvalConfig(tasks="nowhere.jsonl")), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-def test_model_without_a_chat_template(files: Path, tmp_path: Path) -> None:
-    model, tokenizer = tiny_model()
-    tokenizer.chat_template = None
-    model.save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    base = make_config(files)
-    config = replace(base, rollout=replace(base.rollout, model=str(tmp_path / "model")))
-    with pytest.raises(ModelError, match="no chat template"):
-        train(config, tmp_path / "run")
-
-
-def test_full_disk_is_refused_before_training(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deltah.engines.trl.session.shutil.disk_usage", lambda p: type("Usage", (), {"free": 10**6}))
-    with pytest.raises(TrainingError, match="has 1 MiB free; the run needs about 200 MiB"):
-        train(make_config(files), tmp_path / "run")
-
-
-def test_unknown_models_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no model at '\./nowhere'"):
-        resolve_model("./nowhere")
-    with pytest.raises(ModelError, match="holds no model"):
-        resolve_model(str(tmp_path))
 
 
 def test_evaluation_is_written_once_and_graded(files: Path, tmp_path: Path) -> None:

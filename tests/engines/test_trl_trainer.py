@@ -16,12 +16,14 @@ import pytest
 
 pytest.importorskip("trl")
 import torch
+from builders import make_trajectory
 from engines.trl_fixtures import call, make_trainer, outcome, tiny_model
 from trl import GRPOTrainer
 
-from deltah import CallLabel, Group, RewardConfig, SegmentKind, Trajectory, entropy_from_logits, score
+from deltah import CallLabel, Group, RewardConfig, SegmentKind, Trajectory, entropy_from_logits, score, sparse_reward
 from deltah.core import metrics
-from deltah.core.advantages import token_advantages
+from deltah.core.advantages import normalise, token_advantages
+from deltah.core.rewards import shuffle_verdicts
 from deltah.core.types import CallStatus, StopReason
 from deltah.errors import InvalidValueError, UnsupportedVersionError
 
@@ -82,6 +84,7 @@ def test_entropies_are_those_of_the_full_softmax(tmp_path: Path) -> None:
         expected = entropy_from_logits(logits.numpy(), temperature=0.7)
         np.testing.assert_allclose(t.entropy[t.response_mask], expected[t.response_mask], atol=1e-5)
         assert np.isnan(t.entropy[~t.response_mask]).all()
+        assert t.temperature == 0.7
 
 
 def test_parallel_calls_share_one_delta_h(tmp_path: Path) -> None:
@@ -137,23 +140,73 @@ def test_logged_metrics_traces_and_score_agree(tmp_path: Path) -> None:
     assert logged[metrics.CALLS] == pytest.approx(logged["tools/call_frequency"])
 
 
-@pytest.mark.parametrize("name", ["sparse", "penalty", "otc", "shuffled"])
-def test_scalar_rewards_reach_trl_and_its_advantages_are_ours(tmp_path: Path, name: str) -> None:
-    config = RewardConfig(name=name)
-    captured = {}
-    trainer = make_trainer(tmp_path, CALLS, reward=config, on_trajectories=(recorder := Recorder()))
+def captured_batch(trainer: Any) -> dict[str, torch.Tensor]:
+    """Train; what the loss is given."""
+    captured: dict[str, torch.Tensor] = {}
     original = trainer._compute_loss
     trainer._compute_loss = lambda model, inputs: captured.update(inputs) or original(model, inputs)
     trainer.train()
-    if name == "shuffled":
-        return
-    group = Group(
+    return captured
+
+
+def group_of(recorder: Recorder, signals: Any = None) -> Group:
+    return Group(
         trajectories=recorder.trajectories,
-        signals=recorder.signals,
+        signals=signals or recorder.signals,
         outcomes=np.array([t.outcome for t in recorder.trajectories]),
     )
-    expected = sorted(a.max() if a.max() > 0 else a.min() for a in token_advantages(group, config))
-    np.testing.assert_allclose(sorted(captured["advantages"].tolist()), expected, atol=1e-5)
+
+
+def one_number(advantages: Any) -> list[float]:
+    """The one advantage of each row, sorted: the host deals rows out in an order of its own."""
+    return sorted(float(row[np.abs(row).argmax()]) for row in advantages)
+
+
+@pytest.mark.parametrize("name", ["sparse", "penalty", "otc"])
+def test_scalar_rewards_reach_trl_and_its_advantages_are_ours(tmp_path: Path, name: str) -> None:
+    config = RewardConfig(name=name)
+    trainer = make_trainer(tmp_path, CALLS, reward=config, on_trajectories=(recorder := Recorder()))
+    got = captured_batch(trainer)["advantages"]
+    expected = one_number(token_advantages(group_of(recorder), config))
+    np.testing.assert_allclose(sorted(got.tolist()), expected, atol=1e-5)
+
+
+def test_the_shuffled_arm_trains_on_shuffled_verdicts(tmp_path: Path) -> None:
+    """Those that `shuffle_verdicts` gives for the run's seed and the step, which are not the measured ones."""
+    trainer = make_trainer(
+        tmp_path, CALLS, reward=RewardConfig(name="shuffled"), on_trajectories=(recorder := Recorder())
+    )
+    seen: list[Any] = []
+    original = trainer._assign_credit
+
+    def assign(trajectories: Any, signals: Any, outcomes: Any) -> Any:
+        seen[:] = [signals]
+        return original(trajectories, signals, outcomes)
+
+    trainer._assign_credit = assign
+    got = captured_batch(trainer)["advantages"]
+    shuffled = shuffle_verdicts(seen[0], np.random.default_rng([3, 0]))
+    expected = one_number(token_advantages(group_of(recorder, shuffled), RewardConfig(name="sparse")))
+    np.testing.assert_allclose(sorted(got.tolist()), expected, atol=1e-5)
+
+
+def test_verdicts_are_shuffled_anew_at_each_step_and_by_seed(tmp_path: Path) -> None:
+    """Twenty rollouts of one call, every second reduced, all correct: the reward of each is its verdict."""
+    rows = [make_trajectory([[1.0], [0.5 if i % 2 else 1.5]], id=str(i), outcome=1.0) for i in range(20)]
+    signals, outcomes = [score(row) for row in rows], np.ones(20)
+    measured = [1.0 if i % 2 else 0.0 for i in range(20)]
+
+    def verdicts(step: int, seed: int, name: str = "shuffled") -> list[float]:
+        trainer = make_trainer(tmp_path, CALLS, reward=RewardConfig(name=name), grpo={"seed": seed})
+        trainer.state.global_step = step
+        return trainer._assign_credit(rows, signals, outcomes).totals.tolist()
+
+    assert verdicts(0, 3, "sparse") == measured
+    drawn = [verdicts(0, 3), verdicts(1, 3), verdicts(0, 4)]
+    assert all(sum(row) == 10 for row in drawn)
+    assert measured not in drawn
+    assert len({tuple(row) for row in drawn}) == 3
+    assert verdicts(1, 3) == drawn[1]
 
 
 @pytest.mark.parametrize(
@@ -246,17 +299,72 @@ def test_peft_with_kl_measures_the_policy_not_the_reference(tmp_path: Path, num_
     assert np.abs(t.entropy[mask] - entropy_from_logits(reference.numpy())[mask]).max() > 1e-2
 
 
-def test_a_second_reward_function_is_added_not_shaped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["dense", "sparse"])
+def test_a_second_reward_function_is_added_not_shaped(tmp_path: Path, name: str) -> None:
+    """Dense: weight x our tokens + the group advantage of 2 x the second. Sparse: one group advantage of the sum."""
+
     def brevity(completions: list[Any], **kw: Any) -> list[float]:
         return [float(-len(c)) for c in completions]
 
-    captured: dict[str, torch.Tensor] = {}
-    trainer = make_trainer(tmp_path, CALLS, reward=RewardConfig(name="dense"), reward_funcs=[outcome, brevity])
-    original = trainer._compute_loss
-    trainer._compute_loss = lambda model, inputs: captured.update(inputs) or original(model, inputs)
+    config, recorder = RewardConfig(name=name), Recorder()
+    trainer = make_trainer(
+        tmp_path,
+        CALLS,
+        reward=config,
+        reward_funcs=[outcome, brevity],
+        grpo={"reward_weights": [0.5, 2.0]},
+        on_trajectories=recorder,
+    )
+    batch = captured_batch(trainer)
+    group, short = group_of(recorder), 2.0 * np.array([-5.0, -3.0, -4.0, -1.0])  # messages of CALLS, results included
+    if name == "sparse":
+        totals = 0.5 * np.array([sparse_reward(s, o) for s, o in zip(group.signals, group.outcomes, strict=True)])
+        expected = sorted(normalise(totals + short, scale=True, eps=config.eps))
+        np.testing.assert_allclose(sorted(batch["advantages"].tolist()), expected, atol=1e-5)
+        return
+    others = normalise(short, scale=True, eps=config.eps)
+    ours = token_advantages(group, config)
+    by_ids = {
+        tuple(t.token_ids.tolist()): 0.5 * a + other * t.response_mask
+        for t, a, other in zip(group.trajectories, ours, others, strict=True)
+    }
+    rows = [batch[key] for key in ("completion_ids", "completion_mask", "advantages")]
+    for ids, mask, row in zip(*rows, strict=True):
+        n = int(mask.sum())
+        np.testing.assert_allclose(row[:n].numpy(), by_ids[tuple(ids[:n].tolist())], atol=1e-5)
+
+
+@pytest.mark.parametrize("num_iterations", [1, 2])
+@pytest.mark.parametrize("kind", ["a rate in the layer", "a module"])
+def test_entropies_are_measured_without_dropout(tmp_path: Path, num_iterations: int, kind: str) -> None:
+    """The policy acted without it; the pass that TRL runs for several iterations has it on and is not reused then."""
+    model, tokenizer = tiny_model()
+    if kind == "a module":
+        model.model.layers[0].mlp.act_fn = torch.nn.Sequential(torch.nn.SiLU(), torch.nn.Dropout(0.5))
+    else:
+        model.model.layers[0].self_attn.attention_dropout = 0.5
+    recorder = Recorder()
+    trainer = make_trainer(
+        tmp_path,
+        CALLS,
+        model=(model, tokenizer),
+        on_trajectories=recorder,
+        grpo={"num_iterations": num_iterations, "learning_rate": 0.0},
+    )
     trainer.train()
-    assert captured["advantages"].shape == captured["completion_ids"].shape
-    assert trainer.state.log_history[0]["rewards/outcome/mean"] == pytest.approx(0.625)
+    assert trainer.model.training
+    prompt = prompt_ids(tokenizer)
+    model.eval()
+    for t in recorder.trajectories:
+        with torch.no_grad():
+            logits = model(torch.tensor([[*prompt, *t.token_ids.tolist()]])).logits[0, len(prompt) - 1 : -1]
+        expected = entropy_from_logits(logits.numpy())
+        np.testing.assert_allclose(t.entropy[t.response_mask], expected[t.response_mask], atol=1e-5)
+
+
+def prompt_ids(tokenizer: Any) -> list[int]:
+    messages = [{"role": "user", "content": "Where is it ?"}]
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
 
 
 def test_outcomes_outside_the_unit_interval_are_refused(tmp_path: Path) -> None:
@@ -271,13 +379,21 @@ def test_changed_trl_is_refused_with_the_supported_versions(monkeypatch: pytest.
         make_trainer(tmp_path, CALLS)
 
 
-def test_collapse_alarm_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    trainer = make_trainer(tmp_path, CALLS)
-    good = {metrics.CALLS: 3.0, metrics.OUTCOME: 0.6, metrics.DELTA_H_STD: 0.5}
-    for _ in range(9):
-        trainer._monitor.update(good)
-    for _ in range(4):
-        trainer._monitor.update({metrics.CALLS: 0.1, metrics.OUTCOME: 0.2, metrics.DELTA_H_STD: 0.5})
+def test_collapse_alarm_is_logged_in_training_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    alarm = "deltah alarm at step 1: "
+
+    def alarms(mode_is_train: bool) -> str:
+        trainer = make_trainer(tmp_path, CALLS)
+        trainer.model.train(mode_is_train)
+        good = {metrics.CALLS: 3.0, metrics.OUTCOME: 0.6, metrics.DELTA_H_STD: 0.5}
+        for _ in range(10):
+            trainer._monitor.update(good)
+        caplog.clear()
+        for _ in range(10):  # no calls, and wrong
+            trainer._record_metrics([score(make_trajectory([[1.0]]))], np.zeros(1))
+        return caplog.text
+
     with caplog.at_level(logging.WARNING):
-        trainer._record_metrics([], np.zeros(1))
-    assert "dropping its tools" in caplog.text or trainer._monitor._given
+        assert "dropping its tools" in alarms(True)
+        assert alarm in caplog.text
+        assert alarm not in alarms(False)

@@ -42,8 +42,11 @@ def command(  # noqa: PLR0913 - the options of a command line
         defaults={"eval": {}},
     )
     from deltah.engines.trl.acting import evaluate
+    from deltah.engines.trl.processes import rank
     from deltah.study import load_run
 
+    if rank():  # torchrun started several processes: the first one does it
+        return
     with reporting("evaluate") as report:
         run = evaluate(resolved, out, progress=report)
     evaluations = load_run(run.path).evaluations

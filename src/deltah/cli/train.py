@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from deltah.cli.config import resolve
-from deltah.cli.progress import reporting
+from deltah.cli.progress import reporting_phases
 
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Any other configuration key, e.g. reward.alpha=0.3; repeatable.")
@@ -48,10 +48,13 @@ def command(  # noqa: PLR0913 - the options of a command line
         },
         settings=settings or (),
     )
+    from deltah.engines.trl.processes import rank
     from deltah.engines.trl.session import train
 
-    with reporting(f"train {resolved.reward.name.value}") as report:
-        run = train(resolved, out, progress=report)
+    with reporting_phases(f"train {resolved.reward.name.value}", "evaluate", hidden=rank() > 0) as (training, held_out):
+        run = train(resolved, out, progress=training, evaluation_progress=held_out)
+    if rank():  # torchrun started several processes: the first one speaks
+        return
     typer.echo(f"model   {run.model}")
     typer.echo(f"report  deltah report {run.path}")
 

@@ -10,26 +10,41 @@ Layout::
     checkpoints/checkpoint-N/    engine state to resume from
     model/                       final model
     report.html, report.json
+    .lock                        held by the process that works here (`claim`)
 
-A directory belongs to one configuration: opening it under another one is refused and the differing keys are named.
-Files are written under a temporary name and renamed, so a run killed at any moment leaves no half-written file but the
-last line of `metrics.jsonl`, which readers skip.
+A directory belongs to one configuration: opening it under another one is refused and the differing keys are named. It
+belongs to one process at a time: `claim` refuses a second one. Files are written under a temporary name and renamed, so
+a run killed at any moment leaves no half-written file but the last line of `metrics.jsonl`, which readers skip.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import math
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from deltah.errors import ConfigError, DataError
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - Windows has no flock; runs there are not protected from one another
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
+
+LOCK, MANIFEST, STATUS = ".lock", "run.json", "status.json"
+_FOLDERS = ("checkpoints", "traces", "eval", "model")
 
 PACKAGES = ("deltah", "numpy", "torch", "transformers", "trl", "accelerate", "datasets", "pydantic-monty", "bm25s")
 """Packages whose versions a run records."""
@@ -86,11 +101,11 @@ class RunDirectory:
             DataError: if it is missing or unreadable.
         """
         try:
-            content = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+            content = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise DataError(f"{self.path} is not a run directory: run.json cannot be read ({error})") from error
-        if not isinstance(content, dict) or "config" not in content:
-            raise DataError(f"{self.path / 'run.json'}: expected an object with the key 'config'")
+        if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
+            raise DataError(f"{self.path / MANIFEST}: expected an object with the key 'config'")
         return content
 
     @property
@@ -125,13 +140,13 @@ class RunDirectory:
 
     def set_status(self, phase: str, done: int, total: int) -> None:
         """Say how far a run is, for whoever watches its directory."""
-        write_atomic(self.path / "status.json", json.dumps({"phase": phase, "done": done, "total": total}) + "\n")
+        write_atomic(self.path / STATUS, json.dumps({"phase": phase, "done": done, "total": total}) + "\n")
 
     @property
     def status(self) -> dict[str, Any]:
         """The last status: `phase`, `done`, `total`; empty before the first."""
         try:
-            return dict(json.loads((self.path / "status.json").read_text(encoding="utf-8")))
+            return dict(json.loads((self.path / STATUS).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return {}
 
@@ -157,8 +172,9 @@ class RunDirectory:
 
     def forget_after(self, step: int) -> None:
         """Drop metrics and traces of later steps than the checkpoint a run resumes from."""
-        rows = [row for row in self.read_metrics() if row["step"] <= step]
-        write_atomic(self.metrics_path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+        if self.metrics_path.exists():
+            rows = [row for row in self.read_metrics() if row["step"] <= step]
+            write_atomic(self.metrics_path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
         for trace in (self.path / "traces").glob("*step-*.jsonl.zst"):
             if int(trace.name.split("step-")[1].split(".")[0]) > step:
                 trace.unlink()
@@ -167,6 +183,98 @@ class RunDirectory:
 def _ends_with_newline(file: Any) -> bool:
     file.seek(-1, os.SEEK_END)
     return bool(file.read(1) == b"\n")
+
+
+@contextmanager
+def claim(path: Path) -> Iterator[None]:
+    """Hold a run directory for this process alone; the lock goes with the process, however it ends.
+
+    An error that leaves before anything of worth was written takes away what was made here, so that a run that cannot
+    start leaves nothing and the corrected command may use the name.
+
+    Args:
+        path: The directory; created with its parents.
+
+    Raises:
+        ConfigError: if another process holds it (its id and host are named), or it cannot be written.
+    """
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    before = {child.name for child in path.iterdir()} if path.is_dir() else set()
+    try:
+        lock = _locked_file(path)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write the run directory {path}: {error.strerror or error}; choose another --out"
+        ) from error
+    try:
+        yield
+    except BaseException:
+        if MANIFEST not in before and not _worth_keeping(path, before):
+            _discard(path, made)
+        raise
+    finally:
+        os.close(lock)
+
+
+def _locked_file(path: Path) -> int:
+    """Descriptor of the locked `.lock` file, with this process's name in it.
+
+    Raises:
+        ConfigError: if another process holds it.
+        OSError: if the directory cannot be made or written.
+    """
+    while True:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            _flock(lock, path)
+            with suppress(FileNotFoundError):  # the holder before may have removed the file as it left
+                if os.path.samestat(os.fstat(lock), (path / LOCK).stat()):
+                    os.ftruncate(lock, 0)
+                    os.write(lock, f"process {os.getpid()} on {platform.node() or 'an unnamed host'}".encode())
+                    return lock
+        except BaseException:
+            os.close(lock)
+            raise
+        os.close(lock)
+
+
+def _flock(lock: int, path: Path) -> None:
+    if fcntl is None:  # pragma: no cover - Windows
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            logger.warning("%s is on a file system without locks (%s): start one run in it at a time", path, error)
+            return
+        holder = os.pread(lock, 200, 0).decode(errors="replace") or "another process"
+        raise ConfigError(
+            f"{path} is in use by {holder}; wait until it ends, or give another --out to start a new run"
+        ) from error
+
+
+def _content(path: Path) -> Iterator[Path]:
+    """What a directory holds beside the lock and our own folders without a file in them."""
+    for child in path.iterdir():
+        empty = child.name in _FOLDERS and not any(file.is_file() for file in child.rglob("*"))
+        if child.name != LOCK and not empty:
+            yield child
+
+
+def _worth_keeping(path: Path, before: set[str]) -> bool:
+    return any(child.name not in (MANIFEST, STATUS, *before) for child in _content(path))
+
+
+def _discard(path: Path, made: list[Path]) -> None:
+    """Remove a run that never started, and the folders that were made for it."""
+    for name in _FOLDERS:
+        shutil.rmtree(path / name, ignore_errors=True)
+    for name in (MANIFEST, STATUS, LOCK):
+        (path / name).unlink(missing_ok=True)
+    for folder in made:
+        with suppress(OSError):  # someone else put something in it
+            folder.rmdir()
 
 
 def open_run(
@@ -181,14 +289,14 @@ def open_run(
         free_keys: Top-level keys that may differ between the sittings of one run (where it logs, how many threads).
 
     Raises:
-        ConfigError: if the directory holds another run, or files that are not a run.
+        ConfigError: if the directory holds another run, or files that are not a run, or cannot be written.
     """
     run = RunDirectory(path)
     resolved = json.loads(json.dumps(nan_to_none(dict(config))))
-    if (path / "run.json").exists():
+    if (path / MANIFEST).exists():
         _check_same(path, run.manifest, resolved, command, free_keys)
         return run
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and (not path.is_dir() or any(_content(path))):
         raise ConfigError(f"{path} exists and is not a run of deltah; choose an empty or a new directory")
     manifest = {
         "schema_version": 1,
@@ -197,7 +305,12 @@ def open_run(
         "versions": package_versions(),
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "argv": sys.argv[1:]},
     }
-    write_atomic(path / "run.json", json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+    try:
+        write_atomic(path / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write the run directory {path}: {error.strerror or error}; choose another --out"
+        ) from error
     return run
 
 
@@ -207,11 +320,29 @@ def _check_same(
     """Refuse to mix two configurations in one directory."""
     if manifest.get("command") != command:
         raise ConfigError(f"{path} holds a run of `deltah {manifest.get('command')}`, not of `deltah {command}`")
-    old = manifest["config"]
-    keys = sorted(k for k in old.keys() | config.keys() if k not in free_keys and old.get(k) != config.get(k))
+    old, new = _flat(manifest["config"]), _flat(config)
+    keys = sorted(key for key in old.keys() | new.keys() if old.get(key, _UNSET) != new.get(key, _UNSET))
+    keys = [key for key in keys if key.split(".")[0] not in free_keys]
     if keys:
-        changes = "; ".join(f"{k}: {old.get(k)!r} then, {config.get(k)!r} now" for k in keys[:6])
+        changes = "; ".join(f"{key}: {_shown(old, key)} then, {_shown(new, key)} now" for key in keys[:_KEYS_NAMED])
+        more = f"; and {len(keys) - _KEYS_NAMED} more" if len(keys) > _KEYS_NAMED else ""
         raise ConfigError(
-            f"{path} was started under another configuration ({changes}); "
+            f"{path} was started under another configuration ({changes}{more}); "
             "give the same options to continue it, or another --out to start a new run"
         )
+
+
+_UNSET = object()
+_KEYS_NAMED = 6
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as dotted keys, as the command line writes them."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _shown(flat: Mapping[str, Any], key: str) -> str:
+    return repr(flat[key]) if key in flat else "not set"

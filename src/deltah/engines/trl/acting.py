@@ -7,20 +7,35 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from datasets import Dataset
-
 from deltah.core.rewards import RewardConfig, RewardName
 from deltah.core.scored import Signal
 from deltah.core.signals import SignalConfig
 from deltah.core.types import Trajectory
 from deltah.engines.models import ModelFiles, resolve_model
 from deltah.engines.trl.config import EvalConfig, EvaluateConfig, Progress, RolloutConfig
-from deltah.engines.trl.host import generation_fields, load_model, make_grpo_config, on_gpu, outcome_function, rows_of
-from deltah.engines.trl.trainer import DeltaHTrainer
+from deltah.engines.trl.processes import alone
+from deltah.errors import missing_dependency
 from deltah.tasks import Task, read_tasks
 from deltah.tools import build_tools
 from deltah.traces import write_traces
-from deltah.traces.rundir import RunDirectory, open_run, write_atomic
+from deltah.traces.rundir import RunDirectory, claim, open_run, write_atomic
+
+try:
+    from datasets import Dataset
+
+    from deltah.engines.trl.faults import disk_faults
+    from deltah.engines.trl.host import (
+        generation_fields,
+        load_model,
+        make_grpo_config,
+        on_gpu,
+        outcome_function,
+        rows_of,
+    )
+    from deltah.engines.trl.preflight import check_vllm
+    from deltah.engines.trl.trainer import DeltaHTrainer
+except ImportError as error:
+    raise missing_dependency(error.name or "trl", extra="train", purpose="Letting a model act") from error
 
 
 def rollout(
@@ -69,6 +84,7 @@ def _acting_trainer(
     signal: SignalConfig | None,
 ) -> DeltaHTrainer:
     """A trainer that only acts: the same loop, masks and scoring pass as in training."""
+    check_vllm(config)
     model, tokenizer = load_model(files or resolve_model(config.model), config)
     fields = generation_fields(config) | {
         "output_dir": scratch,
@@ -97,14 +113,19 @@ def _acting_trainer(
 def evaluate(config: EvaluateConfig, out: Path, *, progress: Progress | None = None) -> RunDirectory:
     """Evaluate a model, sampled and greedy, into `eval/` of a run directory of its own.
 
+    One process does it, also where `torchrun` started several: call it in the first.
+
     Raises:
         DeltahError: one sentence on what is wrong, before anything is generated wherever it can be known then.
     """
-    check_evaluation(config.eval, config.rollout)
-    resolve_model(config.rollout.model)
-    run = open_run(out, config.to_dict(), command="eval")
-    evaluate_into(config, run, progress)
-    write_atomic(run.path / "result.json", "{}\n")
+    run = RunDirectory(out)
+    with claim(out), disk_faults(out), alone():
+        check_vllm(config.rollout)
+        check_evaluation(config.eval, config.rollout)
+        resolve_model(config.rollout.model)
+        open_run(out, config.to_dict(), command="eval")
+        evaluate_into(config, run, progress)
+        write_atomic(out / "result.json", "{}\n")
     return run
 
 

@@ -57,13 +57,19 @@ class RolloutConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "tools", tuple(self.tools))
         _check_positive(self, "temperature", "max_completion_length", "max_rounds", "batch_size")
+        if self.max_turn_tokens is not None:
+            _check_positive(self, "max_turn_tokens")
         if self.device not in ("auto", "cpu"):
             raise InvalidValueError(f"device is {self.device!r}; choose 'auto' or 'cpu'")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalConfig:
-    """Evaluation that follows training on held-out tasks."""
+    """Evaluation that follows training on held-out tasks.
+
+    Raises:
+        InvalidValueError: if a number is out of range.
+    """
 
     tasks: str
     """Task file."""
@@ -72,6 +78,9 @@ class EvalConfig:
     limit: int | None = None
     """Use only the first so many tasks."""
     batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "batch_size", *(["limit"] if self.limit is not None else []))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +124,7 @@ class TrainConfig:
     lora_rank: int = 0
     """Train a LoRA adapter of this rank; 0: all weights. Needs peft."""
     save_every: int = 10
-    """Steps between checkpoints."""
+    """Steps between checkpoints; a multiple of `num_iterations`."""
     trace_every: int = 10
     """Steps between written trajectories; 0 writes none."""
     report_to: tuple[str, ...] = ()
@@ -128,6 +137,9 @@ class TrainConfig:
         _check_positive(
             self, "steps", "prompts_per_step", "generations", "learning_rate", "num_iterations", "save_every"
         )
+        for name in ("warmup_steps", "beta", "lora_rank", "trace_every"):
+            if getattr(self, name) < 0:
+                raise InvalidValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
         if self.generations < 2:
             raise InvalidValueError("generations is 1; a group needs 2 or more trajectories to compare")
         if (self.prompts_per_step * self.generations) % self.rollout.batch_size:

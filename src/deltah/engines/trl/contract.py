@@ -27,6 +27,9 @@ _ARGUMENTS = {
         "batch_size",
         "compute_entropy",
     ),
+    "_save_checkpoint": ("model", "trial"),
+    "_get_output_dir": ("trial",),
+    "_load_from_checkpoint": ("resume_from_checkpoint",),
 }
 _OUTPUT_KEYS = ("prompt_ids", "completion_ids", "completion_mask", "advantages")
 
@@ -40,14 +43,14 @@ def check_trainer_class(trainer_class: type) -> None:
     version = metadata.version("trl")
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if not _LOWEST <= numbers < _BELOW:
-        raise _unsupported(f"version {version} is outside the supported range >=1.16,<2")
+        raise unsupported(f"version {version} is outside the supported range >=1.16,<2")
     for name, expected in _ARGUMENTS.items():
         method: Callable[..., Any] | None = getattr(trainer_class, name, None)
         if method is None:
-            raise _unsupported(f"GRPOTrainer.{name} no longer exists")
+            raise unsupported(f"GRPOTrainer.{name} no longer exists")
         missing = [argument for argument in expected if argument not in inspect.signature(method).parameters]
         if missing:
-            raise _unsupported(f"GRPOTrainer.{name} no longer takes {', '.join(missing)}")
+            raise unsupported(f"GRPOTrainer.{name} no longer takes {', '.join(missing)}")
 
 
 def check_rollout(output: tuple[Any, ...], n_prompts: int) -> None:
@@ -58,7 +61,7 @@ def check_rollout(output: tuple[Any, ...], n_prompts: int) -> None:
     """
     rows = [len(item) for item in output[:2]] if len(output) >= 3 else []
     if rows != [n_prompts, n_prompts] or (output[2] is not None and len(output[2]) != n_prompts):
-        raise _unsupported("GRPOTrainer._generate returns another tuple")
+        raise unsupported("GRPOTrainer._generate returns another tuple")
 
 
 def check_scored_batch(output: Mapping[str, Any]) -> None:
@@ -69,10 +72,11 @@ def check_scored_batch(output: Mapping[str, Any]) -> None:
     """
     missing = [key for key in _OUTPUT_KEYS if key not in output]
     if missing:
-        raise _unsupported(f"the scored batch no longer has {', '.join(missing)}")
+        raise unsupported(f"the scored batch no longer has {', '.join(missing)}")
 
 
-def _unsupported(what: str) -> UnsupportedVersionError:
+def unsupported(what: str) -> UnsupportedVersionError:
+    """The error for a contract that the installed TRL does not keep."""
     return UnsupportedVersionError(
         f"this release of TRL does not fit deltah: {what} (tested with TRL {TESTED_VERSIONS}); "
         "install one with: pip install 'trl==1.16.*'"

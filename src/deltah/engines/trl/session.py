@@ -1,75 +1,108 @@
 """A training run: preflight checks, trainer, resume, evaluation, all in one run directory.
 
-Everything that can be known to be wrong is checked before the first long step: tasks, tools, chat template, disk.
+Everything that can be known to be wrong is checked before the first long step: tasks, tools, packages, chat template,
+disk. Several processes (`torchrun`) train together; the first owns the directory and evaluates alone.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from deltah.core.metrics import PREFIX, SECONDS
+from deltah.core.metrics import SECONDS
 from deltah.core.scored import Signal
 from deltah.core.types import Trajectory
 from deltah.engines.models import resolve_model
 from deltah.engines.trl.config import EvaluateConfig, Progress, TrainConfig
+from deltah.engines.trl.processes import alone, rank
 from deltah.errors import TrainingError, missing_dependency
 from deltah.tasks import read_tasks
 from deltah.tools import build_tools
 from deltah.traces import write_traces
-from deltah.traces.rundir import RunDirectory, open_run, write_atomic
+from deltah.traces.rundir import MANIFEST, RunDirectory, claim, open_run, write_atomic
 
 try:
     from datasets import Dataset
     from transformers import PrinterCallback, TrainerCallback
-    from transformers.trainer_utils import get_last_checkpoint
 
     from deltah.engines.trl.acting import check_evaluation, evaluate_into
-    from deltah.engines.trl.host import grpo_config, load_model, outcome_function, rows_of
-    from deltah.engines.trl.trainer import DeltaHTrainer
-except ImportError as error:  # pragma: no cover - exercised in an environment without the extra
+    from deltah.engines.trl.checkpoints import RunTrainer, drop_partial, last_complete, step_of
+    from deltah.engines.trl.faults import broken_numbers, disk_faults
+    from deltah.engines.trl.host import grpo_config, load_model, outcome_function, rows_of, steps_per_rollout
+    from deltah.engines.trl.preflight import check_disk, check_enough_tasks, check_trackers, check_vllm, lora_config
+except ImportError as error:
     raise missing_dependency(error.name or "trl", extra="train", purpose="Training") from error
 
 FREE_KEYS = frozenset({"report_to"})
 """Configuration that may change between the sittings of one run."""
 
-_MIN_FREE_BYTES = 200 * 2**20
 
-
-def train(config: TrainConfig, out: Path, *, progress: Progress | None = None) -> RunDirectory:
+def train(
+    config: TrainConfig, out: Path, *, progress: Progress | None = None, evaluation_progress: Progress | None = None
+) -> RunDirectory:
     """Train, evaluate, and leave everything in a run directory; continues where an earlier sitting stopped.
+
+    Of several processes the first evaluates and the others return when the model is saved.
 
     Args:
         config: The run.
         out: Its directory.
         progress: Called after every step.
+        evaluation_progress: Called after every held-out trajectory.
 
     Raises:
         DeltahError: one sentence on what is wrong, before training starts wherever it can be known then.
     """
     run = RunDirectory(out)
-    if (out / "run.json").exists():  # refused under another configuration before anything is loaded
-        open_run(out, config.to_dict(), command="train", free_keys=FREE_KEYS)
-        if (out / "result.json").exists():
-            return run
+    with claim(out) if rank() == 0 else nullcontext(), disk_faults(out):
+        if (out / MANIFEST).exists():  # refused under another configuration before anything is loaded
+            open_run(out, config.to_dict(), command="train", free_keys=FREE_KEYS)
+            if (out / "result.json").exists():
+                return run
+        steps = _fit(config, run, progress)
+        if rank() == 0:
+            with alone():
+                _finish(config, run, steps, evaluation_progress)
+    return run
+
+
+def _fit(config: TrainConfig, run: RunDirectory, progress: Progress | None) -> int:
+    """Train from the last whole checkpoint and save the model; the number of steps it has had.
+
+    A run that was stopped after its last step has a checkpoint of it, and trains no further.
+    """
     trainer = build_trainer(config, run, progress=progress)
-    last = get_last_checkpoint(str(run.checkpoints)) if run.checkpoints.is_dir() else None
-    run.forget_after(_step_of(last))
-    _train_guarded(trainer, last)
-    trainer.save_model(str(run.model))
-    trainer.processing_class.save_pretrained(str(run.model))
+    drop_partial(run.checkpoints)
+    trainer.accelerator.wait_for_everyone()
+    last = last_complete(run.checkpoints)
+    if rank() == 0:
+        run.forget_after(step_of(last))
+    steps = trainer.args.max_steps
+    if last is not None and step_of(last) >= steps:
+        trainer.restore(last)
+    else:
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    if trainer.state.global_step < steps:
+        raise TrainingError(
+            f"the trainer stopped after {trainer.state.global_step} of {steps} steps, so nothing is saved as finished; "
+            "check the fields under [trainer] that end a training early"
+        )
+    trainer.save_final(run.model)
+    return int(trainer.state.global_step)
+
+
+def _finish(config: TrainConfig, run: RunDirectory, steps: int, progress: Progress | None) -> None:
+    """Evaluate the saved model, and mark the run as finished."""
     if config.eval is not None:
         final = replace(config.rollout, model=str(run.model))
-        evaluate_into(EvaluateConfig(rollout=final, eval=config.eval, signal=config.signal), run)
-    result = {"steps": trainer.state.global_step, "seconds": training_seconds(run)}
+        evaluate_into(EvaluateConfig(rollout=final, eval=config.eval, signal=config.signal), run, progress)
+    result = {"steps": steps, "seconds": training_seconds(run)}
     write_atomic(run.path / "result.json", json.dumps(result) + "\n")
-    return run
 
 
 def training_seconds(run: RunDirectory) -> float:
@@ -77,24 +110,8 @@ def training_seconds(run: RunDirectory) -> float:
     return sum(float(row.get("step_time") or 0.0) for row in run.read_metrics())
 
 
-def _step_of(checkpoint: str | None) -> int:
-    return 0 if checkpoint is None else int(checkpoint.rsplit("-", 1)[1])
-
-
-def _train_guarded(trainer: DeltaHTrainer, checkpoint: str | None) -> None:
-    try:
-        trainer.train(resume_from_checkpoint=checkpoint)
-    except OSError as error:
-        if error.errno in (28, 122):  # no space left, quota exceeded
-            raise TrainingError(
-                "no space left on the disk; free some and run the same command again: it continues from the last "
-                "checkpoint"
-            ) from error
-        raise
-
-
-def build_trainer(config: TrainConfig, run: RunDirectory, *, progress: Progress | None = None) -> DeltaHTrainer:
-    """Check everything a run needs, then make its directory and its trainer: a run that cannot start leaves nothing.
+def build_trainer(config: TrainConfig, run: RunDirectory, *, progress: Progress | None = None) -> RunTrainer:
+    """Check everything a run needs, then write its manifest and make its trainer.
 
     Raises:
         DeltahError: if tasks, tools, model, template, host configuration or disk cannot do what the run needs.
@@ -104,11 +121,15 @@ def build_trainer(config: TrainConfig, run: RunDirectory, *, progress: Progress 
     tools = build_tools(config.rollout.tools, config.rollout.tool)
     if config.eval is not None:
         check_evaluation(config.eval, config.rollout)
-    model, tokenizer = load_model(files, config.rollout)
-    _check_disk(run.path, sum(p.numel() for p in model.parameters()) * 16)
-    arguments, adapter = grpo_config(config, run), _lora(config)
-    open_run(run.path, config.to_dict(), command="train", free_keys=FREE_KEYS)
-    trainer = DeltaHTrainer(
+    check_vllm(config.rollout)
+    arguments, adapter = grpo_config(config, run), lora_config(config)
+    check_trackers(arguments)
+    check_enough_tasks(config, arguments, len(tasks))
+    model, tokenizer = load_model(files, config.rollout, train_all=adapter is None)
+    check_disk(run.path, model, arguments, adapter_only=adapter is not None)
+    if rank() == 0:
+        open_run(run.path, config.to_dict(), command="train", free_keys=FREE_KEYS)
+    trainer = RunTrainer(
         model=model,
         processing_class=tokenizer,
         reward_funcs=outcome_function(tasks),
@@ -118,75 +139,61 @@ def build_trainer(config: TrainConfig, run: RunDirectory, *, progress: Progress 
         peft_config=adapter,
         reward=config.reward,
         signal=config.signal,
-        on_trajectories=_trace_writer(run, config.trace_every),
-        callbacks=[_RunCallback(run, config.steps, progress)],
+        on_trajectories=_trace_writer(run, config.trace_every, steps_per_rollout(arguments)),
+        callbacks=[_RunCallback(run, progress)],
     )
-    _quiet(trainer)
+    trainer.remove_callback(PrinterCallback)  # our own progress and metrics replace the host's printing
     return trainer
 
 
-def _lora(config: TrainConfig) -> Any:
-    if not config.lora_rank:
-        return None
-    try:
-        from peft import LoraConfig
-    except ImportError as error:
-        raise missing_dependency("peft", extra="train", purpose="lora_rank") from error
-    return LoraConfig(r=config.lora_rank, lora_alpha=2 * config.lora_rank, task_type="CAUSAL_LM")
+def _trace_writer(
+    run: RunDirectory, every: int, stride: int
+) -> Callable[[list[Trajectory], list[Signal], int, str], None] | None:
+    """Write the first batch of trajectories, and the first at or after each multiple of `every` steps.
 
-
-def _check_disk(path: Path, needed: int) -> None:
-    """Refuse to start on a disk that cannot hold two checkpoints."""
-    existing = next(folder for folder in (path, *path.resolve().parents) if folder.exists())
-    free = shutil.disk_usage(existing).free
-    wanted = max(2 * needed, _MIN_FREE_BYTES)
-    if free < wanted:
-        raise TrainingError(
-            f"{path} has {free / 2**20:.0f} MiB free; the run needs about {wanted / 2**20:.0f} MiB for its checkpoints"
-        )
-
-
-def _trace_writer(run: RunDirectory, every: int) -> Callable[[list[Trajectory], list[Signal], int, str], None] | None:
+    Args:
+        run: Where they go.
+        every: Steps between them; 0: none are written.
+        stride: Steps between two batches, above 1 with several passes over each.
+    """
     if not every:
         return None
 
     def write(trajectories: list[Trajectory], signals: list[Signal], step: int, mode: str) -> None:
         del signals
-        if mode == "train" and (step == 1 or step % every == 0):
-            write_traces(run.step_traces(step, int(os.environ.get("RANK", "0"))), trajectories)
+        if mode == "train" and (step == 1 or step // every > (step - stride) // every):
+            write_traces(run.step_traces(step, rank()), trajectories)
 
     return write
-
-
-def _quiet(trainer: DeltaHTrainer) -> None:
-    """Our own progress and metrics replace the host's printing."""
-    trainer.remove_callback(PrinterCallback)
 
 
 class _RunCallback(TrainerCallback):
     """Writes logged rows to the run directory, reports progress, and stops a run whose numbers broke."""
 
-    def __init__(self, run: RunDirectory, steps: int, progress: Progress | None) -> None:
-        self._run, self._steps, self._progress = run, steps, progress
+    def __init__(self, run: RunDirectory, progress: Progress | None) -> None:
+        self._run, self._progress = run, progress
         self._latest: dict[str, float] = {}
+        self._seconds = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._seconds = training_seconds(self._run)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         row = {k: v for k, v in (logs or {}).items() if isinstance(v, int | float)}
-        if not state.is_world_process_zero or not any(key.startswith(PREFIX) for key in row):
+        if "loss" not in row:  # the host's closing summary
             return
         broken = next((k for k in ("loss", "grad_norm") if k in row and not math.isfinite(row[k])), None)
-        if broken is not None:
-            raise TrainingError(
-                f"{broken} is not a finite number at step {state.global_step}; lower learning_rate, or set "
-                f"trainer.max_grad_norm; the last good checkpoint is in {self._run.checkpoints}"
-            )
-        self._latest = row
-        seconds = training_seconds(self._run) + row.get("step_time", 0.0)
-        self._run.append_metrics({"step": state.global_step, SECONDS: seconds, **row})
+        if broken is not None:  # before the step's checkpoint is written, and in every process
+            raise broken_numbers(broken, state.global_step, self._run.checkpoints)
+        if not state.is_world_process_zero:
+            return
+        self._latest |= row  # a further pass over a batch has no figures of trajectories: those before still hold
+        self._seconds += row.get("step_time", 0.0)
+        self._run.append_metrics({"step": state.global_step, SECONDS: self._seconds, **row})
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
             return
-        self._run.set_status("training", state.global_step, self._steps)
+        self._run.set_status("training", state.global_step, state.max_steps)
         if self._progress is not None:
-            self._progress(state.global_step, self._steps, self._latest)
+            self._progress(state.global_step, state.max_steps, self._latest)

@@ -130,7 +130,7 @@ class DeltaHTrainer(GRPOTrainer):
 
     # Override 3: per-token advantages where the form needs them.
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        self._captured, self._capture_next = None, self._has_old_logprob_pass()
+        self._captured, self._capture_next = None, self._has_old_logprob_pass() and not self._drops_out
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         contract.check_scored_batch(output)
         if self.reward.name is not RewardName.OUTCOME and self.reward.needs_token_advantages:
@@ -144,7 +144,8 @@ class DeltaHTrainer(GRPOTrainer):
         """Keep the entropies of the old-logprob pass, which TRL computes and throws away.
 
         Armed only when that pass is known to run: with beta > 0 and PEFT the reference pass uses the same method and
-        the same model object, and would otherwise be mistaken for it.
+        the same model object, and would otherwise be mistaken for it. Nor with dropout, which is on in that pass: its
+        entropies are not those of the policy that acted.
         """
         if not self._capture_next:
             return super()._get_per_token_logps_and_entropies(*args, **kwargs)
@@ -163,6 +164,15 @@ class DeltaHTrainer(GRPOTrainer):
         misaligned = self.args.gradient_accumulation_steps % generate_every != 0
         corrected = self.use_vllm and getattr(self, "vllm_importance_sampling_correction", False)
         return bool(misaligned or corrected)
+
+    @property
+    def _drops_out(self) -> bool:
+        """Whether training mode changes the model's output: a dropout layer, or a rate that a layer applies itself."""
+        return any(
+            isinstance(value, float) and value > 0 and ("dropout" in name or isinstance(module, torch.nn.Dropout))
+            for module in self.model.modules()
+            for name, value in vars(module).items()
+        )
 
     def _gathered(self, items: list[Any]) -> list[Any]:
         return gather_object(items) if self.accelerator.num_processes > 1 else items

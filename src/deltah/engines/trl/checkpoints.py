@@ -1,0 +1,129 @@
+"""Checkpoints and the final model of a run: written under a temporary name, and used only when whole.
+
+A checkpoint directory is renamed into place after its last file, `files.json`, which lists every other with its size;
+one whose files differ from that list (a killed writer, a damaged disk) is never resumed from. What is in the files is
+the host's own.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from deltah.engines.trl.contract import unsupported
+from deltah.engines.trl.faults import check_finite
+from deltah.engines.trl.processes import rank
+from deltah.engines.trl.trainer import DeltaHTrainer
+
+logger = logging.getLogger(__name__)
+
+INVENTORY, PARTIAL, ADAPTER = "files.json", ".partial", "adapter"
+
+
+class RunTrainer(DeltaHTrainer):
+    """`DeltaHTrainer` whose checkpoints are there whole or not at all."""
+
+    _staged = False
+
+    def _get_output_dir(self, trial: Any) -> str:
+        folder: str = super()._get_output_dir(trial)
+        return os.path.join(folder, PARTIAL) if self._staged else folder
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder, name = Path(self._get_output_dir(trial)), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        check_finite(self.model, self.state.global_step, folder)
+        if self.args.should_save:
+            shutil.rmtree(folder / PARTIAL, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self._staged = True
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._staged = False
+        self.accelerator.wait_for_everyone()  # each process writes the state of its random numbers
+        if self.args.should_save:
+            _publish(folder / PARTIAL / name, folder / name)
+            rotate_checkpoints(str(folder), self.args.save_total_limit, use_mtime=True)
+
+    def restore(self, checkpoint: Path) -> None:
+        """Take weights and step count of a checkpoint, to go on without training."""
+        self._load_from_checkpoint(str(checkpoint))
+        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+
+    def save_final(self, path: Path) -> None:
+        """Write model and tokenizer; a LoRA adapter is merged into the model, and kept beside it in `adapter/`.
+
+        Raises:
+            TrainingError: if a weight is not finite.
+        """
+        check_finite(self.model, self.state.global_step, Path(self.args.output_dir))
+        staging = path.with_name(f".{path.name}{PARTIAL}")
+        if self.args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        if not hasattr(self.model, "merge_and_unload"):
+            self.save_model(str(staging))
+        elif self.args.should_save:
+            self.model.save_pretrained(staging / ADAPTER)
+            self.model.merge_and_unload().save_pretrained(staging)
+        if self.args.should_save:
+            self.processing_class.save_pretrained(str(staging))
+            _replace(staging, path)
+        self.accelerator.wait_for_everyone()
+
+
+def _publish(staged: Path, target: Path) -> None:
+    """List the files of a finished checkpoint and move it into place."""
+    if not staged.is_dir():
+        raise unsupported("checkpoints are no longer written where Trainer._get_output_dir says")
+    sizes = {str(file.relative_to(staged)): file.stat().st_size for file in staged.rglob("*") if file.is_file()}
+    (staged / INVENTORY).write_text(json.dumps(sizes), encoding="utf-8")
+    _replace(staged, target)
+    shutil.rmtree(staged.parent, ignore_errors=True)
+
+
+def _replace(staged: Path, target: Path) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    staged.replace(target)
+
+
+def step_of(checkpoint: Path | None) -> int:
+    """Optimiser steps behind a checkpoint; 0 for None."""
+    return 0 if checkpoint is None else int(checkpoint.name.rsplit("-", 1)[1])
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether every file that was written is there in full length."""
+    try:
+        sizes = json.loads((checkpoint / INVENTORY).read_text(encoding="utf-8"))
+        return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def last_complete(folder: Path) -> Path | None:
+    """The whole checkpoint with the most steps, or None."""
+    return next((checkpoint for checkpoint in _newest_first(folder) if is_complete(checkpoint)), None)
+
+
+def drop_partial(folder: Path) -> None:
+    """Remove what a killed writer left: checkpoints that are newer than the last whole one, and half-written ones."""
+    kept = step_of(last_complete(folder))
+    for checkpoint in _newest_first(folder):
+        if step_of(checkpoint) > kept and rank() == 0:
+            logger.warning("%s is not whole and is removed; the run continues from step %d", checkpoint, kept)
+            shutil.rmtree(checkpoint, ignore_errors=True)
+    if rank() == 0:
+        shutil.rmtree(folder / PARTIAL, ignore_errors=True)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    found = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.rsplit("-", 1)[1].isdigit()]
+    return sorted(found, key=step_of, reverse=True)
