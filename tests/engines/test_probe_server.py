@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from probe_fixtures import Answer, FakeServer
 
-from deltah.core.entropy import entropy_bounds
+from deltah.core.entropy import SERVER_PRECISION_NATS, entropy_bounds
 from deltah.core.types import Estimator
 from deltah.engines.probe import http
 from deltah.engines.probe.dialects import tail_start
@@ -131,12 +131,12 @@ def test_each_dialect_gives_the_same_numbers(handle: Any, template: Any, dialect
     np.testing.assert_allclose(tagged.logprobs, [math.log(0.25)] * 4, atol=1e-9)
     assert tagged.focus.tolist() == [False, True, True, False]
     assert tagged.estimator is Estimator.TOP_K
-    known = entropy_bounds(np.log(PROBABILITIES), 100, precision=2e-6)
+    known = entropy_bounds(np.log(PROBABILITIES), 100, precision=SERVER_PRECISION_NATS)
     assert (tagged.lower <= known.lower + 1e-9).all()
     assert (tagged.upper >= known.upper - 1e-9).all()
     assert open_turn.n_context == len(pieces("<user>Where is it<assistant>I think"))
     assert open_turn.logprobs[-1] == pytest.approx(math.log(0.01))
-    rare = entropy_bounds(np.log(PROBABILITIES), 100, sampled=np.log(0.01), precision=2e-6)
+    rare = entropy_bounds(np.log(PROBABILITIES), 100, sampled=np.log(0.01), precision=SERVER_PRECISION_NATS)
     assert open_turn.lower[-1] == pytest.approx(rare.lower)
     assert open_turn.upper[-1] == pytest.approx(rare.upper)
 

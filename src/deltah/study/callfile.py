@@ -89,9 +89,10 @@ def call_records(
     """
     spelled = _call_tokens(trajectory)
     found = waste_of_calls(trajectory) if wastes is None else wastes
+    measured = _measured(signal) if signal is not None else [_UNMEASURED] * trajectory.n_calls
     for i, (call, waste) in enumerate(zip(trajectory.calls, found, strict=True)):
         k = int(trajectory.round_of_call[i])
-        label = None if signal is None else signal.labels[k]
+        label = measured[i]["label"]
         yield CallRecord(
             trajectory=trajectory.id,
             question=trajectory.question,
@@ -102,7 +103,6 @@ def call_records(
             status=call.status,
             round=k + 1,
             calls_in_round=len(trajectory.rounds[k].calls),
-            label=label,
             waste=sorted(waste),
             verdict=verdict(waste, label),
             call_tokens=spelled.get(call.turn),
@@ -112,7 +112,7 @@ def call_records(
             estimator=trajectory.estimator,
             temperature=trajectory.temperature,
             spans=trajectory.spans,
-            **_measured(signal, k),
+            **measured[i],
         )
 
 
@@ -126,23 +126,33 @@ def _call_tokens(trajectory: Trajectory) -> dict[int, int]:
 
 
 _UNMEASURED: dict[str, Any] = dict.fromkeys(
-    ("signal", "delta_h", "lower", "upper", "entropy_before", "entropy_after", "tokens_before", "tokens_after")
+    ("signal", "delta_h", "lower", "upper", "label", "entropy_before", "entropy_after", "tokens_before", "tokens_after")
 )
 
 
-def _measured(signal: Signal | None, k: int) -> dict[str, Any]:
-    if signal is None:
-        return _UNMEASURED
-    return {
-        "signal": signal.name,
-        "delta_h": _finite(signal.delta_h[k]),
-        "lower": _finite(signal.lower[k]),
-        "upper": _finite(signal.upper[k]),
-        "entropy_before": _finite(signal.segment_entropy[k]),
-        "entropy_after": _finite(signal.segment_entropy[k + 1]),
-        "tokens_before": int(signal.segment_tokens[k]),
-        "tokens_after": int(signal.segment_tokens[k + 1]),
-    }
+def _measured(signal: Signal) -> list[dict[str, Any]]:
+    """What was measured of each call; an unanswered one has no value, whatever its round has."""
+    return [
+        {
+            "signal": signal.name,
+            "delta_h": _finite(value),
+            "lower": _finite(lower),
+            "upper": _finite(upper),
+            "label": label,
+            "entropy_before": _finite(signal.segment_entropy[k]),
+            "entropy_after": _finite(signal.segment_entropy[k + 1]),
+            "tokens_before": int(signal.segment_tokens[k]),
+            "tokens_after": int(signal.segment_tokens[k + 1]),
+        }
+        for k, value, lower, upper, label in zip(
+            signal.round_of_call.tolist(),
+            signal.call_delta_h,
+            signal.call_lower,
+            signal.call_upper,
+            signal.call_labels,
+            strict=True,
+        )
+    ]
 
 
 def _finite(value: float) -> float | None:

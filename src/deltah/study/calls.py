@@ -88,6 +88,8 @@ def rows_of(
         cluster: Metadata key that names the question.
     """
     key, correct = cluster_key(trajectory, cluster), is_correct(trajectory)
+    if signal is not None:
+        values, uppers, labels = signal.call_delta_h, signal.call_upper, signal.call_labels
     for i, (call, classes, found) in enumerate(zip(trajectory.calls, waste, verdicts(signal, waste), strict=True)):
         k = int(trajectory.round_of_call[i])
         yield CallRow(
@@ -95,11 +97,11 @@ def rows_of(
             tool=sys.intern(call.name[:MAX_TOOL_CHARS]),
             round=k + 1,
             status=call.status,
-            delta_h=float("nan") if signal is None else float(signal.delta_h[k]),
-            label=None if signal is None else signal.labels[k],
+            delta_h=float("nan") if signal is None else float(values[i]),
+            label=None if signal is None else labels[i],
             waste=_SETS.setdefault(classes, classes),
             verdict=found,
-            bounded=signal is None or not np.isinf(signal.upper[k]),
+            bounded=signal is None or not np.isinf(uppers[i]),
             correct=correct,
         )
 

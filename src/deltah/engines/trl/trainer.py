@@ -27,7 +27,7 @@ from trl.models.utils import disable_gradient_checkpointing
 
 from deltah.core.advantages import BatchCredit, batch_credit, normalise
 from deltah.core.align import pad
-from deltah.core.metrics import CollapseMonitor, batch_metrics
+from deltah.core.metrics import DROPPED, CollapseMonitor, batch_metrics
 from deltah.core.rewards import RewardConfig, RewardName, shuffle_verdicts
 from deltah.core.scored import Signal
 from deltah.core.signals import SignalConfig, score
@@ -119,6 +119,7 @@ class DeltaHTrainer(GRPOTrainer):
         if self.reward.name is RewardName.OUTCOME:
             return rewards
         credit = self._assign_credit(trajectories, signals, outcomes)
+        self._metrics[self._mode][DROPPED].append(credit.dropped_rate)
         others = self._other_advantages(rewards)
         self._advantages = [
             credit.tokens[i] * float(self.reward_weights[0]) + others[i] * trajectories[i].response_mask
