@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,11 +20,12 @@ from engines.session_fixtures import Stop, make_config, same, stop_at, stopped, 
 from engines.trl_fixtures import tiny_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
 
 from deltah import read_traces
+from deltah.cli.app import app
 from deltah.engines.models import resolve_model
 from deltah.engines.trl import checkpoints
-from deltah.engines.trl.acting import evaluate
 from deltah.engines.trl.checkpoints import drop_partial, is_complete, last_complete
 from deltah.engines.trl.config import EvalConfig, EvaluateConfig, TrainConfig
 from deltah.engines.trl.host import load_model
@@ -242,8 +244,26 @@ def test_a_lora_run_leaves_a_whole_model_with_its_adapter_beside(files: Path, tm
     ids = torch.arange(20)[None]
     with torch.no_grad():
         np.testing.assert_allclose(merged(ids).logits.numpy(), beside(ids).logits.numpy(), atol=1e-4)
-    again = replace(config.rollout, model=str(run.model))
-    evaluate(EvaluateConfig(rollout=again, eval=config.eval), tmp_path / "eval")
+
+
+def test_the_commands_train_a_lora_and_evaluate_what_it_left(files: Path, tmp_path: Path) -> None:
+    """The evaluation after the training has a bar of its own; `deltah eval` reads the merged model and the adapter."""
+    pytest.importorskip("peft")
+    config = lora_run(files)
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(config.to_dict()))
+    out = tmp_path / "run"
+    trained = CliRunner().invoke(app, ["train", "--config", str(path), "--out", str(out)])
+    assert trained.exit_code == 0, trained.output
+    assert re.search(r"train dense .* 2/2", trained.output)
+    assert re.search(r"evaluate .* 4/4", trained.output)
+    held_out = EvaluateConfig(rollout=config.rollout, eval=config.eval).to_dict()
+    path.write_text(json.dumps(held_out))
+    for name in ("model", "model/adapter"):
+        options = ["--model", str(out / name), "--out", str(tmp_path / "eval" / name)]
+        done = CliRunner().invoke(app, ["eval", "--config", str(path), *options])
+        assert done.exit_code == 0, done.output
+        assert "greedy" in done.output
 
 
 def test_a_lora_run_stopped_in_its_evaluation_keeps_what_it_learned(files: Path, tmp_path: Path) -> None:
