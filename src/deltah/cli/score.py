@@ -54,7 +54,7 @@ def command(  # noqa: PLR0913 - the options of a command line
         signal=signal,
         margin=margin,
     )
-    log = ScoredLog(paths, options)
+    log = ScoredLog(paths, options, skip=("logprobs", "token_ids"))
     tally = MetricsTally()
     with ExitStack() as stack:
         writer = None if out is None else stack.enter_context(CallWriter(out))

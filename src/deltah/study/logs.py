@@ -6,7 +6,7 @@ grades, which signal.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -58,8 +58,13 @@ class LogOptions:
 class ScoredLog(Iterable[tuple[Trajectory, Signal | None]]):
     """Trajectories of logs with their signals, None for one without entropies; iterable again unless from stdin."""
 
-    def __init__(self, paths: Paths, options: LogOptions | None = None) -> None:
+    def __init__(self, paths: Paths, options: LogOptions | None = None, *, skip: Sequence[str] = ()) -> None:
         """Open the files.
+
+        Args:
+            paths: See `deltah.read_traces`.
+            options: How they are read and scored.
+            skip: Fields that the caller does not need, see `deltah.read_traces`.
 
         Raises:
             DataError: if a file does not exist, may not be read, or the answers' file is wrong.
@@ -74,6 +79,7 @@ class ScoredLog(Iterable[tuple[Trajectory, Signal | None]]):
             strict=options.strict,
             vocab_size=options.vocab_size,
             join=options.join,
+            skip=skip,
         )
         self.signal = _signal_of_sources(self.reader, options)
 

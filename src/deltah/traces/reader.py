@@ -9,7 +9,7 @@ are joined into conversations across the files of one reader, as logs rotate.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from deltah.core.types import Trajectory
@@ -57,11 +57,13 @@ class TraceReader(Iterable[Trajectory]):
         on_error: Callable[[ReadProblem], None] | None = None,
         vocab_size: int | None = None,
         join: bool = True,
+        skip: Sequence[str] = (),
     ) -> None:
         """Prepare to read; see `read_traces` for the arguments and errors."""
         self.strict = strict
         self._format = None if format is None else parse_format(format)
         self._options = ImportOptions(vocab_size=vocab_size, join=join)
+        self._skip = tuple(skip)
         self.sources = expand(paths)
         self._on_error = on_error
         self._started = False
@@ -124,7 +126,7 @@ class TraceReader(Iterable[Trajectory]):
             self._report(Position(path, row, "row"), reason)
 
         try:
-            for trajectory in read_parquet(path, on_error=report):
+            for trajectory in read_parquet(path, skip=self._skip, on_error=report):
                 self.n_read += 1
                 yield trajectory
         except DataError as error:
@@ -192,6 +194,7 @@ def read_traces(
     on_error: Callable[[ReadProblem], None] | None = None,
     vocab_size: int | None = None,
     join: bool = True,
+    skip: Sequence[str] = (),
 ) -> TraceReader:
     """Read the trajectories of files.
 
@@ -203,6 +206,7 @@ def read_traces(
         on_error: Called with each problem as it is met.
         vocab_size: V for logs whose records do not state it.
         join: Whether API calls of one conversation, logged one a line, become one trajectory.
+        skip: Fields of `deltah.traces.parquet.OPTIONAL` that the caller does not need: Parquet is then read faster.
 
     Returns:
         An iterable of `Trajectory` that carries `.problems`, `.n_problems`, `.n_read`, `.n_unjoined`, `.n_branches` and
@@ -213,7 +217,9 @@ def read_traces(
             `strict`.
         InvalidValueError: if the format is unknown or the vocabulary size not positive.
     """
-    return TraceReader(paths, format=format, strict=strict, on_error=on_error, vocab_size=vocab_size, join=join)
+    return TraceReader(
+        paths, format=format, strict=strict, on_error=on_error, vocab_size=vocab_size, join=join, skip=skip
+    )
 
 
 def _is_foreign(record: Line) -> bool:
