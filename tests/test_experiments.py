@@ -113,3 +113,11 @@ def test_what_counts_as_a_finding(pages: ModuleType, changes: dict[str, Any], sa
 )
 def test_verdicts(pages: ModuleType, sign: int, fresh: list[float | None], said: str) -> None:
     assert pages.verdict({"sign": sign, "differences": {"fresh": fresh}}) == said
+
+
+def test_the_page_of_bounds_says_what_its_numbers_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    content = json.loads((RESULTS / "topk.json").read_text(encoding="utf-8"))
+    saved = (RESULTS / "topk.md").read_text(encoding="utf-8")
+    written = importlib.import_module("topk_page").page(content["rows"], content["facts"])
+    assert written == saved, "write it again: python experiments/topk_bounds.py --page-only"
