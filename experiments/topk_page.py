@@ -66,8 +66,8 @@ def failures(rows: list[dict[str, Any]], assumed: float) -> list[str]:
     cells = [f"{row['set']}, {row['printed']}, K = {row['k']}: {row['violations']} of {row['tokens']}" for row in found]
     text = (
         f"They failed at {'; '.join(cells)}. The bounds of this run allowed a float32 log-probability an error of "
-        f"{assumed:g} nats; that of a float32 log-softmax over this vocabulary is larger (2.1e-5 at most on 5,517 tokens "
-        "of `script`)."
+        f"{assumed:g} nats; that of a float32 log-softmax over this vocabulary is larger (2.1e-5 at most on 5,517 "
+        "tokens of `script`)."
     )
     if assumed != SERVER_PRECISION_NATS:
         text += (
