@@ -347,6 +347,14 @@ class Trajectory:
             return self.token_texts.join(start, stop)
         return "".join(self.token_texts[start:stop])
 
+    def segment_text(self, segment: Segment) -> str | None:
+        """Text of one of its segments; None where the record does not have it."""
+        if segment.text is not None:
+            return segment.text
+        if self.token_texts is None:
+            return None if segment.n_tokens else ""
+        return self.text(segment.start, segment.stop)
+
 
 def _rebuild(state: dict[str, object]) -> Trajectory:
     """Unpickle: `MappingProxyType` does not pickle, so the fields travel as a plain dict."""

@@ -70,13 +70,6 @@ def with_object_arguments(messages: Sequence[Mapping[str, Any]]) -> list[Message
     ]
 
 
-def segment_text(trajectory: Trajectory, segment: Segment) -> str:
-    """Text of a segment, from its tokens where it has any; empty where nothing is known."""
-    if segment.n_tokens and trajectory.token_texts is not None:
-        return "".join(trajectory.token_texts[segment.start : segment.stop])
-    return segment.text or ""
-
-
 def _groups(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
     """Prompts and results one by one; the sampled segments of one assistant message together."""
     group: list[Segment] = []
@@ -107,7 +100,7 @@ def _prompt_text(trajectory: Trajectory, segment: Segment) -> str:
     """Text of a prompt; where tokens hold it, template and all, the question stands for it if there is one."""
     if segment.n_tokens and segment.turn == 0 and trajectory.question is not None:
         return trajectory.question
-    return segment_text(trajectory, segment)
+    return trajectory.segment_text(segment) or ""
 
 
 def _prompt(text: str, question: str | None, *, system: bool) -> list[Message]:
@@ -168,7 +161,7 @@ def _assistant(trajectory: Trajectory, group: Sequence[Segment]) -> Message:
     named = [call for call in trajectory.calls if call.turn == turn and call.name]
     has_tokens = any(segment.n_tokens for segment in group)
     for segment in group:
-        piece = segment_text(trajectory, segment)
+        piece = trajectory.segment_text(segment) or ""
         if segment.kind is SegmentKind.CONTROL:
             text.add_control(piece)
         elif segment.kind is SegmentKind.CALL and not named:

@@ -22,7 +22,6 @@ from deltah.core.types import SegmentKind, StopReason, Trajectory
 from deltah.engines.probe.types import TextContinuation
 from deltah.errors import InvalidValueError
 from deltah.tasks.answers import extract_answer
-from deltah.traces.messages import segment_text
 
 FIELD = "{answer}"
 """Where the answer stands in a template."""
@@ -89,7 +88,7 @@ def final_text(trajectory: Trajectory) -> str | None:
     if not turns or ends_open or any(call.turn == turns[-1] for call in trajectory.calls):
         return None
     last = (s for s in trajectory.segments if s.turn == turns[-1] and s.kind is SegmentKind.REASONING)
-    return "".join(segment_text(trajectory, segment) for segment in last) or None
+    return "".join(trajectory.segment_text(segment) or "" for segment in last) or None
 
 
 def continuations(golden_answers: Sequence[str], template: str, limit: int) -> tuple[TextContinuation, ...]:

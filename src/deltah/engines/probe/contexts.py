@@ -32,7 +32,7 @@ from deltah.engines.probe.types import (
     TokenContinuation,
     TokenView,
 )
-from deltah.traces.messages import Message, PlacedMessage, placed_messages, segment_text
+from deltah.traces.messages import Message, PlacedMessage, placed_messages
 
 PARAGRAPH = "\n\n"
 """Stands between two texts of one message that would run into one word."""
@@ -250,7 +250,7 @@ def _open_text(trajectory: Trajectory, turn: int, message: Message) -> str:
     if not any(s.n_tokens for s in own):
         return str(message["content"])
     first_call = next((i for i, s in enumerate(own) if s.kind is SegmentKind.CALL), len(own))
-    return "".join(segment_text(trajectory, s) for s in own[:first_call])
+    return "".join(trajectory.segment_text(s) or "" for s in own[:first_call])
 
 
 def _text_segment(trajectory: Trajectory, turn: int) -> TextContinuation | None:
@@ -258,6 +258,6 @@ def _text_segment(trajectory: Trajectory, turn: int) -> TextContinuation | None:
     following = [s for s in trajectory.segments if s.kind.sampled and s.turn > turn]
     own = [s for s in following if s.turn == following[0].turn] if following else []
     first_call = next((i for i, s in enumerate(own) if s.kind is SegmentKind.CALL), len(own))
-    spoken = [segment_text(trajectory, s) for s in _without_end(own[:first_call])]
+    spoken = [trajectory.segment_text(s) or "" for s in _without_end(own[:first_call])]
     text = ("" if any(s.n_tokens for s in own) else PARAGRAPH).join(spoken)
     return TextContinuation(text=text) if text.strip() else None

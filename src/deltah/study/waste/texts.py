@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from deltah.core.types import Segment, SegmentKind, Trajectory
+from deltah.core.types import SegmentKind, Trajectory
 
 _WRITTEN: Final = (SegmentKind.REASONING, SegmentKind.CALL)
 _TEMPLATE = re.compile(r"<[^<>]{0,40}>|\b(?:system|user|assistant|tool)\b|[^\w<]+|[_<]")
@@ -21,15 +21,6 @@ def ascii_words(text: str) -> list[str]:
     return text.encode("ascii").translate(_SEPARATORS).decode("ascii").split()
 
 
-def segment_text(trajectory: Trajectory, segment: Segment) -> str | None:
-    """Text of a segment; None where the record does not have it."""
-    if segment.text is not None:
-        return segment.text
-    if trajectory.token_texts is None:
-        return None if segment.n_tokens else ""
-    return trajectory.text(segment.start, segment.stop)
-
-
 def user_text(trajectory: Trajectory) -> dict[int, str]:
     """System and user text by the turn it precedes, the question included, in order.
 
@@ -40,7 +31,7 @@ def user_text(trajectory: Trajectory) -> dict[int, str]:
     for segment in trajectory.segments:
         if segment.kind is not SegmentKind.PROMPT:
             continue
-        text = segment_text(trajectory, segment)
+        text = trajectory.segment_text(segment)
         if text is None or segment.turn == 0 or _TEMPLATE.sub("", text):
             found[segment.turn] = f"{found.get(segment.turn, '')}\n{text or ''}"
     return found
@@ -55,7 +46,7 @@ def policy_text(trajectory: Trajectory) -> dict[int, str | None]:
     spelled = set()
     for segment in trajectory.segments:
         if segment.kind in _WRITTEN:
-            parts.setdefault(segment.turn, []).append(text := segment_text(trajectory, segment))
+            parts.setdefault(segment.turn, []).append(text := trajectory.segment_text(segment))
             if text and segment.kind is SegmentKind.CALL:
                 spelled.add(segment.turn)
     for call in trajectory.calls:
