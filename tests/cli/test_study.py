@@ -76,6 +76,7 @@ def test_errors_say_what_to_do(traces: Path, tmp_path: Path) -> None:
     assert isinstance(error, DataError)
     assert "no trajectory could be read" in str(error)
     assert "choose another place" in str(error_of(run(traces, "--out", traces / "x")))
+    assert "ends in .json" in str(error_of(run(traces, "--out", tmp_path / "x.pdf")))
 
 
 def test_unreadable_records_change_the_exit_code(traces: Path) -> None:

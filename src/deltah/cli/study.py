@@ -135,10 +135,13 @@ def _write(result: StudyResult, out: Path) -> None:
     """Write the JSON and, beside it, the Markdown file.
 
     Raises:
+        ConfigError: for another ending than .json.
         DataError: if a file cannot be written.
     """
     from deltah.traces.rundir import write_atomic
 
+    if out.suffix and out.suffix.lower() != ".json" and not out.is_dir():
+        raise ConfigError(f"--out {out}: expected a directory, or a name that ends in .json")
     data = out if out.suffix.lower() == ".json" else out / "study.json"
     try:
         data.parent.mkdir(parents=True, exist_ok=True)
