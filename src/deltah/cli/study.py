@@ -38,6 +38,8 @@ def command(  # noqa: PLR0913 - the options of a command line
     from deltah.study import ScoredLog, waste_of_calls
     from deltah.study.pilot import PROBE_COLUMNS, build_table, read_call_values, run_study
 
+    if out is not None and out.suffix and out.suffix.lower() != ".json" and not out.is_dir():
+        raise ConfigError(f"--out {out}: expected a directory, or a name that ends in .json")
     evidence = _evidence(tasks, corpus)
     log = ScoredLog(paths, log_options(answers=tasks, format=format, vocab_size=vocab_size, join=join, strict=strict))
     trajectories = [trajectory for trajectory, _ in log]
@@ -135,13 +137,10 @@ def _write(result: StudyResult, out: Path) -> None:
     """Write the JSON and, beside it, the Markdown file.
 
     Raises:
-        ConfigError: for another ending than .json.
         DataError: if a file cannot be written.
     """
     from deltah.traces.rundir import write_atomic
 
-    if out.suffix and out.suffix.lower() != ".json" and not out.is_dir():
-        raise ConfigError(f"--out {out}: expected a directory, or a name that ends in .json")
     data = out if out.suffix.lower() == ".json" else out / "study.json"
     try:
         data.parent.mkdir(parents=True, exist_ok=True)
