@@ -120,6 +120,25 @@ def test_coverage_of_a_clustered_ratio(clusters: int) -> None:
     assert 0.92 <= covered / 400 <= 0.98
 
 
+def test_many_clusters_are_resampled_in_groups_without_changing_the_interval() -> None:
+    """Against the delta method, whose standard error of a ratio is exact for so many clusters."""
+    rng = np.random.default_rng(3)
+    calls = rng.poisson(3.0, 30_000) + 1.0
+    reduced = rng.binomial(calls.astype(int), rng.beta(2, 5, len(calls))).astype(float)
+    replicates = ratio_replicates(reduced[:, None], calls[:, None])[:, 0]
+    rate = reduced.sum() / calls.sum()
+    error = float(np.sqrt(((reduced - rate * calls) ** 2).sum())) / calls.sum()
+    assert replicates.mean() == pytest.approx(rate, abs=error / 10)
+    assert replicates.std() == pytest.approx(error, rel=0.08)  # 2000 resamples of 2000 groups: 1.6 % each
+
+
+def test_groups_of_clusters_keep_two_sides_paired() -> None:
+    rng = np.random.default_rng(4)
+    a, ones = rng.random((5000, 1)), np.ones((5000, 1))
+    difference = ratio_replicates(a + 0.25, ones) - ratio_replicates(a, ones)
+    assert np.allclose(difference, 0.25, atol=1e-12)
+
+
 def test_pairing_cancels_what_is_hard_for_both() -> None:
     rng = np.random.default_rng(2)
     hard = rng.random(60)

@@ -9,15 +9,21 @@ Intervals are expanded percentile intervals (Hesterberg, "What Teachers Should K
 Statistician, 2015): the tail probability $\alpha/2$ becomes $\Phi(-\sqrt{n/(n-1)}\,t_{1-\alpha/2,n-1})$, which repairs
 the narrowness of plain percentile intervals for few clusters. No interval is given for fewer than five clusters. An
 interval of zero width means that every cluster agreed, not that the quantity is known exactly.
+
+Beyond `MAX_RESAMPLED` clusters, as many groups of clusters, formed at random, are resampled in their stead. Only sums
+count, and the variance of a sum of independent clusters is that of the sum of its groups, so the intervals keep their
+width but for a relative error of about $1/\sqrt{2 \cdot 2000}$ = 1.6 %, and cost the same for any number of clusters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtr, stdtrit
 
 from deltah.core.types import FloatArray, IntArray
@@ -29,6 +35,8 @@ MIN_CLUSTERS = 5
 """With fewer clusters no interval is given: a resample has too few different outcomes to say anything."""
 MAX_UNDEFINED_SHARE = 0.05
 """With a larger share of resamples whose denominator is 0 the interval is not given."""
+MAX_RESAMPLED = 2000
+"""More clusters than these are resampled in groups."""
 _CHUNK_DRAWS = 4_000_000
 
 
@@ -87,14 +95,28 @@ def ratio_replicates(
     Returns:
         (B, S); NaN where a resample has no denominator.
     """
-    clusters = len(numerators)
+    clusters, statistics = numerators.shape
     if clusters == 0:
-        return np.full((resamples, numerators.shape[1]), np.nan)
-    blocks = [
-        ratio(weights @ numerators, weights @ denominators)
-        for weights in cluster_weights(clusters, resamples=resamples, seed=seed)
-    ]
-    return np.concatenate(blocks)
+        return np.full((resamples, statistics), np.nan)
+    sums = np.concatenate((numerators, denominators), axis=1)
+    if clusters > MAX_RESAMPLED:
+        sums = _group_sums(sums, MAX_RESAMPLED, seed)
+    blocks = [weights @ sums for weights in _ratio_weights(len(sums), resamples, seed)]
+    resampled = np.concatenate(blocks)
+    return ratio(resampled[:, :statistics], resampled[:, statistics:])
+
+
+@lru_cache(maxsize=2)
+def _ratio_weights(clusters: int, resamples: int, seed: int) -> tuple[NDArray[np.uint16], ...]:
+    """All blocks of `cluster_weights`, kept: the tables of one log ask for the same ones again and again."""
+    return tuple(w.astype(np.uint16) for w in cluster_weights(clusters, resamples=resamples, seed=seed))
+
+
+def _group_sums(sums: FloatArray, groups: int, seed: int) -> FloatArray:
+    """(G, ...) sums of Q rows in G groups of equal size, give or take one row; the same Q and seed form the same."""
+    order = np.random.default_rng(seed).permutation(len(sums))
+    starts = np.linspace(0, len(sums), groups, endpoint=False).astype(np.int64)
+    return np.add.reduceat(sums[order], starts, axis=0)
 
 
 def interval(replicates: FloatArray, clusters: int, *, level: float = LEVEL) -> tuple[float, float]:

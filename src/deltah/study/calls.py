@@ -117,19 +117,21 @@ def calls_by(rows: Iterable[CallRow], key: Callable[[CallRow], Key]) -> dict[Key
 def summarise_calls(rows: Sequence[CallRow], *, resamples: int = RESAMPLES, seed: int = 0) -> CallSummary:
     """Summarise calls; statistics over nothing are NaN and count what was left out."""
     names = {name: i for i, name in enumerate(dict.fromkeys(row.cluster for row in rows))}
-    sums = np.zeros((len(names), 2, 2))  # cluster, statistic, (numerator, denominator)
-    for row in rows:
-        i = names[row.cluster]
-        if row.label is not None:
-            sums[i, 0] += row.label is CallLabel.REDUCED, 1
-        if np.isfinite(row.delta_h):
-            sums[i, 1] += row.delta_h, 1
-    replicates = ratio_replicates(sums[..., 0], sums[..., 1], resamples=resamples, seed=seed)
+    cluster = np.array([names[row.cluster] for row in rows], dtype=np.int64)
+    labelled = np.array([row.label is not None for row in rows], dtype=np.float64)
+    reduced = np.array([row.label is CallLabel.REDUCED for row in rows], dtype=np.float64)
+    values = np.array([row.delta_h for row in rows], dtype=np.float64)
+    measured = np.isfinite(values)
+    # Each (Q, 2): reduction rate and mean signal.
+    numerators = _cluster_sums(cluster, len(names), (reduced, np.where(measured, values, 0.0)))
+    denominators = _cluster_sums(cluster, len(names), (labelled, measured.astype(np.float64)))
+    replicates = ratio_replicates(numerators, denominators, resamples=resamples, seed=seed)
 
     def estimate(s: int) -> Estimate:
-        low, high = interval(replicates[:, s], int((sums[:, s, 1] > 0).sum()))
-        total, n = sums[:, s].sum(axis=0), int(sums[:, s, 1].sum())
-        return Estimate(value=float(ratio(total[0], total[1])), low=low, high=high, n=n, left_out=len(rows) - n)
+        low, high = interval(replicates[:, s], int((denominators[:, s] > 0).sum()))
+        n = int(denominators[:, s].sum())
+        value = float(ratio(numerators[:, s].sum(), denominators[:, s].sum()))
+        return Estimate(value=value, low=low, high=high, n=n, left_out=len(rows) - n)
 
     return CallSummary(
         n=len(rows),
@@ -142,6 +144,14 @@ def summarise_calls(rows: Sequence[CallRow], *, resamples: int = RESAMPLES, seed
         certified=sum(row.verdict is Verdict.CERTIFIED for row in rows),
         likely=sum(row.verdict is Verdict.LIKELY for row in rows),
     )
+
+
+def _cluster_sums(cluster: IntArray, n_clusters: int, columns: Sequence[FloatArray]) -> FloatArray:
+    """(Q, S) sums over clusters of S columns, each (C,); `cluster` is (C,)."""
+    sums = np.empty((n_clusters, len(columns)))
+    for s, column in enumerate(columns):
+        sums[:, s] = np.bincount(cluster, weights=column, minlength=n_clusters)
+    return sums
 
 
 def histogram_edges(rows: Iterable[CallRow], bins: int = HISTOGRAM_BINS) -> FloatArray:

@@ -13,12 +13,12 @@ from deltah.core.types import SegmentKind, Trajectory
 _WRITTEN: Final = (SegmentKind.REASONING, SegmentKind.CALL)
 _TEMPLATE = re.compile(r"<[^<>]{0,40}>|\b(?:system|user|assistant|tool)\b|[^\w<]+|[_<]")
 
-_SEPARATORS: Final = bytes(code if chr(code).isalnum() else 32 for code in range(128)).ljust(256, b" ")
+_LOWER_OR_SPACE: Final = bytes(ord(chr(code).lower()) if chr(code).isalnum() else 32 for code in range(128)).ljust(256)
 
 
 def ascii_words(text: str) -> list[str]:
-    """Runs of letters and digits of an ASCII text, in order: what a regular expression finds, several times faster."""
-    return text.encode("ascii").translate(_SEPARATORS).decode("ascii").split()
+    """Runs of letters and digits of an ASCII text, in order and lower case, several times faster than by a pattern."""
+    return text.encode("ascii").translate(_LOWER_OR_SPACE).decode("ascii").split()
 
 
 def user_text(trajectory: Trajectory) -> dict[int, str]:

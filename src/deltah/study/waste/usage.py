@@ -13,8 +13,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from itertools import pairwise
-from typing import Final, TypeAlias
+from itertools import pairwise, product, repeat
+from operator import itemgetter
+from string import ascii_lowercase
+from typing import Final, TypeAlias, TypeVar
 
 from deltah.core.types import ToolCall, Trajectory
 from deltah.study.waste.texts import ascii_words, policy_text, user_text
@@ -23,10 +25,15 @@ from deltah.tools.search import STOP_WORDS
 STEM_LETTERS: Final = 6
 _FRACTION = re.compile(r"\b\d?\.\d+")
 """Decimals; of 1023.5 the whole part stays, of 0.5 nothing."""
+_DECIMAL_POINT = re.compile(r"\.\d")
 _THOUSANDS = re.compile(r",(?=\d{3}\b)")
 _WORD = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_]+")
-_IGNORED: Final = frozenset(word[:STEM_LETTERS] for word in STOP_WORDS)
+_SHORT_WORDS: Final = frozenset(map("".join, product(ascii_lowercase, ["", *ascii_lowercase])))
+"""Of one or two letters: most are of no language in particular, and any text holds some."""
+_IGNORED: Final = _SHORT_WORDS.union(word[:STEM_LETTERS] for word in STOP_WORDS)
+_stem = itemgetter(slice(STEM_LETTERS))
 _Pair: TypeAlias = tuple[str, str]
+Item = TypeVar("Item")
 
 
 def unused_results(trajectory: Trajectory) -> tuple[bool, ...]:
@@ -35,52 +42,53 @@ def unused_results(trajectory: Trajectory) -> tuple[bool, ...]:
     False also where that cannot be said: no result, no new word, nothing written later, or later text that the record
     does not have.
     """
+    calls = trajectory.calls
+    if not calls:
+        return ()
     heard = {turn: _words(text) for turn, text in user_text(trajectory).items()}
+    results = [_words(call.result or "") for call in calls]
     later, heard_pairs = _Later(trajectory), _HeardPairs(heard)
     unused: list[bool] = []
-    for call, new in zip(trajectory.calls, _new_words(trajectory.calls, heard), strict=True):
+    for call, result, new in zip(calls, results, _new_words(calls, results, heard), strict=True):
         silent = bool(new) and later.known_after(call.turn) and not later.any_word(new, call.turn)
-        unused.append(silent and not later.any_pair(heard_pairs.unheard(call), call.turn))
+        unused.append(silent and not later.any_pair(heard_pairs.unheard(call, result), call.turn))
     return tuple(unused)
 
 
 class _Later:
-    """What the policy wrote, asked by turn."""
+    """What the policy wrote after its first call, asked by turn."""
 
     def __init__(self, trajectory: Trajectory) -> None:
-        self._written = policy_text(trajectory)
-        self._last_turn = max(self._written, default=-1)
-        self._unknown = max((turn for turn, text in self._written.items() if text is None), default=-1)
+        written = policy_text(trajectory)
+        self._last_turn = max(written, default=-1)
+        self._unknown = max((turn for turn, text in written.items() if text is None), default=-1)
+        first = trajectory.calls[0].turn
+        self._words = {turn: _words(text or "") for turn, text in written.items() if turn > first}
         # The answer that was graded counts as the very last text.
-        self._words = {turn: _words(text or "") for turn, text in self._written.items()}
         self._words[self._last_turn + 1] = _words(trajectory.prediction or "")
 
     def known_after(self, turn: int) -> bool:
         """Whether something was written after a turn, and the record has all of it."""
         return self._unknown <= turn < self._last_turn
 
-    def any_word(self, words: Iterable[str], turn: int) -> bool:
+    def any_word(self, words: set[str], turn: int) -> bool:
         """Whether any of the words occurs after a turn."""
-        return any(self._last_word.get(word, -1) > turn for word in words)
+        last = self._last_word
+        return any(last[word] > turn for word in last.keys() & words)
 
-    def any_pair(self, pairs: Iterable[_Pair], turn: int) -> bool:
+    def any_pair(self, pairs: set[_Pair], turn: int) -> bool:
         """Whether any pair of neighbouring words occurs after a turn."""
-        return any(self._last_pair.get(pair, -1) > turn for pair in pairs)
+        last = self._last_pair
+        return any(last[pair] > turn for pair in last.keys() & pairs)
 
     @cached_property
     def _last_word(self) -> Mapping[str, int]:
         """Last turn in which a word was written."""
-        last: dict[str, int] = {}
-        for turn, words in self._words.items():
-            last.update(dict.fromkeys(words, turn))
-        return last
+        return _turns(self._words.items())
 
     @cached_property
     def _last_pair(self) -> Mapping[_Pair, int]:
-        last: dict[_Pair, int] = {}
-        for turn, words in self._words.items():
-            last.update(dict.fromkeys(_pairs(words), turn))
-        return last
+        return _turns((turn, _pairs(words)) for turn, words in self._words.items())
 
 
 class _HeardPairs:
@@ -91,51 +99,54 @@ class _HeardPairs:
 
     @cached_property
     def _first_turn(self) -> Mapping[_Pair, int]:
-        first: dict[_Pair, int] = {}
-        for turn, words in reversed(list(self._heard.items())):
-            first.update(dict.fromkeys(_pairs(words), turn))
-        return first
+        return _turns((turn, _pairs(self._heard[turn])) for turn in sorted(self._heard, reverse=True))
 
-    def unheard(self, call: ToolCall) -> set[_Pair]:
+    def unheard(self, call: ToolCall, result: list[str]) -> set[_Pair]:
         """Pairs of a call's result that neither the call nor user text before it holds."""
-        own = _pairs(_words(call.result or "")) - _pairs(_words(call.arguments))
+        own = _pairs(result) - _pairs(_words(call.arguments))
         return {pair for pair in own if self._first_turn.get(pair, call.turn + 1) > call.turn}
 
 
-def _new_words(calls: Sequence[ToolCall], heard: Mapping[int, list[str]]) -> list[set[str]]:
+def _turns(texts: Iterable[tuple[int, Iterable[Item]]]) -> dict[Item, int]:
+    """Turn of the last of the texts that holds an item."""
+    found: dict[Item, int] = {}
+    for turn, items in texts:
+        found.update(zip(items, repeat(turn), strict=False))
+    return found
+
+
+def _new_words(
+    calls: Sequence[ToolCall], results: Sequence[list[str]], heard: Mapping[int, list[str]]
+) -> list[set[str]]:
     """Words that each call's result brought in; results of one turn do not see each other."""
     messages = list(heard.items())[::-1]
     seen, waiting = set(_IGNORED), set[str]()
     brought: list[set[str]] = []
     turn = -1
-    for call in calls:
+    for call, result in zip(calls, results, strict=True):
         if call.turn != turn:
             seen |= waiting
             waiting, turn = set(), call.turn
             while messages and messages[-1][0] <= turn:
                 seen.update(messages.pop()[1])
-        new = set(_words(call.result or "")) - seen
+        new = set(result) - seen
         waiting |= new
         if new:
             new.difference_update(_words(call.arguments))
-        brought.append({word for word in new if _counts(word)})
+        brought.append(new)
     return brought
 
 
 def _pairs(words: Iterable[str]) -> set[_Pair]:
     """Neighbouring content words; words that do not count are skipped."""
-    return set(pairwise(word for word in words if word not in _IGNORED and _counts(word)))
-
-
-def _counts(word: str) -> bool:
-    return len(word) > 2 or not word.isalpha() or not word.isascii()
+    return set(pairwise(word for word in words if word not in _IGNORED))
 
 
 def _words(text: str) -> list[str]:
-    """Words of a text in order, shortened."""
-    plain = text.casefold()
-    if "." in plain:
+    """Words of a text in order, lower case and shortened."""
+    plain = text if text.isascii() else text.casefold()
+    if "." in plain and _DECIMAL_POINT.search(plain):
         plain = _FRACTION.sub("", plain)
     if "," in plain:
         plain = _THOUSANDS.sub("", plain)
-    return [word[:STEM_LETTERS] for word in (ascii_words(plain) if plain.isascii() else _WORD.findall(plain))]
+    return list(map(_stem, ascii_words(plain) if plain.isascii() else _WORD.findall(plain)))
