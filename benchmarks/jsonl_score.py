@@ -3,7 +3,7 @@
     python benchmarks/jsonl_score.py --megabytes 200 --repetitions 7
 
 * `deltah score`: the command as a user runs it, with `--out calls.jsonl`: reading, entropies, bounds, segments,
-  signals, waste, statistics, tables.
+  signals, waste, statistics, tables; with `--workers 1` and `2`.
 * `msgspec, every field`: typed records of all that is in the file. `msgspec, needed fields`: what an entropy needs,
   the rest is skipped; the fastest decoder into typed records that we know.
 * `orjson`: dictionaries and lists, no types.
@@ -18,6 +18,7 @@ import io
 import os
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import harness
@@ -112,19 +113,20 @@ def untyped(path: str) -> harness.Work:
     return decode_all(path, orjson.loads)
 
 
-def whole_command(path: str) -> harness.Work:
+def whole_command(path: str, workers: int) -> harness.Work:
     from deltah.cli.app import app
 
     def work() -> int:
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-            app(["score", path, "--out", os.path.join(folder, "calls.jsonl")], standalone_mode=False)
+            out = os.path.join(folder, "calls.jsonl")
+            app(["score", path, "--out", out, "--workers", str(workers)], standalone_mode=False)
         return os.path.getsize(path)
 
     return work
 
 
 CASES: dict[str, harness.Case] = {
-    "deltah score": whole_command,
+    **{f"deltah score, {n}": partial(whole_command, workers=n) for n in (1, 2)},
     "msgspec, needed fields": needed_fields,
     "msgspec, every field": every_field,
     "orjson": untyped,
@@ -145,9 +147,11 @@ def main() -> None:
         small, large = (os.path.join(folder, f"log-{scale}.jsonl") for scale in (1, 4))
         generate(small, arguments.megabytes * 10**6)
         generate(large, 4 * arguments.megabytes * 10**6)
-        harness.report(harness.measure(list(CASES), small, arguments.repetitions), 1e6, "MB/s", ["deltah score"])
+        ours = [name for name in CASES if name.startswith("deltah")]
+        harness.report(harness.measure(list(CASES), large, arguments.repetitions), 1e6, "MB/s", ours)
         print()
-        harness.report_memory("deltah score", {"1x": small, "4x": large})
+        for name in ours:
+            harness.report_memory(name, {"1x": small, "4x": large})
 
 
 if __name__ == "__main__":

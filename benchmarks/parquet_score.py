@@ -3,11 +3,12 @@
     python benchmarks/parquet_score.py --repetitions 7
 
 * `rows, N workers`: trajectories are read, validated and scored, and one row a call is made; nothing else.
-* `deltah score`: the whole command, with waste, savings, statistics and tables, started as a user would.
+* `deltah score --no-waste`: the whole command without a look at the text: ΔH, statistics and tables.
+* `deltah score`: the whole command, with waste and savings too. Both with `--workers 1` and `2`.
 * `pyarrow`, `polars`: read the columns that the scoring needs into memory, row group by row group, on one thread.
 
-Exact entropies, and top-k estimates with their bounds (three times as many numbers). Starting a worker takes about
-half a second, so the rows are measured on the larger of two files.
+Exact entropies, and top-k estimates with their bounds (three times as many numbers). Starting the workers takes about
+half a second, so all is measured on the larger of two files.
 """
 
 from __future__ import annotations
@@ -40,7 +41,10 @@ COLUMNS = [
     "entropy_lower",
     "entropy_upper",
 ]
-ROWS, COMMAND, PEERS = ("rows, 1 worker", "rows, 2 workers"), "deltah score", ("pyarrow", "polars")
+ROWS = ("rows, 1 worker", "rows, 2 workers")
+FLAGS = {"deltah score --no-waste": ("--no-waste",), "deltah score": ()}
+COMMANDS = {f"{name}, {n}": (*flags, "--workers", str(n)) for name, flags in FLAGS.items() for n in (1, 2)}
+PEERS = ("pyarrow", "polars")
 
 
 def call_rows(trajectory: Trajectory, signal: Signal) -> Iterator[tuple[Any, ...]]:
@@ -63,12 +67,12 @@ def score_rows(path: str, workers: int) -> harness.Work:
     return lambda: sum(n for n, _ in map_ordered(partial(score_range, path), row_ranges(path), workers=workers))
 
 
-def whole_command(path: str) -> harness.Work:
+def whole_command(path: str, options: tuple[str, ...]) -> harness.Work:
     from deltah.cli.app import app
 
     def work() -> int:
         with contextlib.redirect_stdout(io.StringIO()):
-            app(["score", path], standalone_mode=False)
+            app(["score", path, *options], standalone_mode=False)
         return n_tokens(path)
 
     return work
@@ -107,7 +111,7 @@ def with_polars(path: str) -> harness.Work:
 CASES: dict[str, harness.Case] = {
     "rows, 1 worker": partial(score_rows, workers=1),
     "rows, 2 workers": partial(score_rows, workers=2),
-    "deltah score": whole_command,
+    **{name: partial(whole_command, options=options) for name, options in COMMANDS.items()},
     "pyarrow": with_pyarrow,
     "polars": with_polars,
 }
@@ -137,13 +141,12 @@ def main() -> None:
             small, large = (os.path.join(folder, f"{estimator}-{scale}.parquet") for scale in (1, 4))
             generate(small, arguments.trajectories, estimator)
             generate(large, 4 * arguments.trajectories, estimator)
-            for path, ours in ((large, ROWS), (small, (COMMAND,))):
-                size = os.path.getsize(path) / 1e6
-                print(f"\n== {estimator}: {n_tokens(path) / 1e6:.1f} M tokens, {size:.0f} MB", flush=True)
-                found = harness.measure((*ours, *PEERS), path, arguments.repetitions)
-                harness.report(found, 1e6, "M tokens/s", ours)
+            size = os.path.getsize(large) / 1e6
+            print(f"\n== {estimator}: {n_tokens(large) / 1e6:.1f} M tokens, {size:.0f} MB", flush=True)
+            ours = (*ROWS, *COMMANDS)
+            harness.report(harness.measure((*ours, *PEERS), large, arguments.repetitions), 1e6, "M tokens/s", ours)
             print()
-            for name in (*ROWS, COMMAND):
+            for name in ours:
                 harness.report_memory(name, {"1x": small, "4x": large})
 
 

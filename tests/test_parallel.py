@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from functools import partial
 
 import pytest
 
-from deltah.errors import DataError, InvalidValueError
+from deltah.errors import DataError, InvalidValueError, ProcessError
 from deltah.parallel import available_cores, map_ordered
 
 
@@ -49,6 +50,26 @@ def test_an_error_is_raised_at_its_place_and_few_items_are_taken() -> None:
     with pytest.raises(DataError, match="item 2 is bad"):
         next(results)
     assert len(taken) < 10
+
+
+def test_this_process_works_alone_at_first() -> None:
+    pids = [pid for _, pid in map_ordered(slow_square, range(40), workers=2, alone_s=0.1)]
+    alone = pids.count(os.getpid())
+    assert 5 <= alone < 40
+    assert os.getpid() not in pids[alone:]
+    short = [pid for _, pid in map_ordered(slow_square, range(4), workers=2, alone_s=60.0)]
+    assert short == [os.getpid()] * 4
+
+
+def die(x: int) -> int:
+    if x == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
+def test_a_killed_worker_is_one_clear_error() -> None:
+    with pytest.raises(ProcessError, match="a worker process was killed"):
+        list(map_ordered(die, range(6), workers=2))
 
 
 def test_workers_must_be_positive() -> None:

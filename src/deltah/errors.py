@@ -36,6 +36,10 @@ class ServerError(DeltahError, RuntimeError):
     """A model server that refuses access, does not answer, or does not report what a command needs."""
 
 
+class ProcessError(DeltahError, RuntimeError):
+    """A worker process that was killed."""
+
+
 class UnsupportedVersionError(DeltahError, RuntimeError):
     """An engine's version whose contract differs from the one deltah was built against."""
 

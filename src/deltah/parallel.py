@@ -10,23 +10,27 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
 from typing import TypeVar
 
-from deltah.errors import InvalidValueError
+from deltah.errors import InvalidValueError, ProcessError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+MAX_WORKERS = 8
+"""Processes that are started unasked: each holds its own copy of the program in memory."""
 _AHEAD = 2
 """Items under way for each worker: one at work, one waiting."""
 
 
 def map_ordered(
-    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int | None = None
+    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int | None = None, alone_s: float = 0.0
 ) -> Iterator[Result]:
     """Yield `function(item)` for each item, in order, as results are asked for.
 
@@ -36,18 +40,35 @@ def map_ordered(
     Args:
         function: A function of a module (or a `functools.partial` of one), without side effects.
         items: Consumed a few at a time.
-        workers: Processes; None: one for each core that this process may use.
+        workers: Processes; None: one for each core that this process may use, `MAX_WORKERS` at most.
+        alone_s: Seconds that this process works by itself before it starts others, so that a short job needs none.
 
     Raises:
         InvalidValueError: if `workers` is below 1.
+        ProcessError: from the iteration, if a worker is killed.
     """
     if workers is not None and workers < 1:
         raise InvalidValueError(f"workers is {workers}; expected 1 or more")
-    n_workers = available_cores() if workers is None else workers
+    n_workers = min(available_cores(), MAX_WORKERS) if workers is None else workers
     iterator = iter(items)
-    first = list(islice(iterator, 2))
-    together = chain(first, iterator)
-    return map(function, together) if n_workers == 1 or len(first) < 2 else _map(function, together, n_workers)
+    return map(function, iterator) if n_workers == 1 else _alone_then_together(function, iterator, n_workers, alone_s)
+
+
+def _alone_then_together(
+    function: Callable[[Item], Result], items: Iterator[Item], n_workers: int, alone_s: float
+) -> Iterator[Result]:
+    began = time.monotonic()
+    while alone_s > 0 and time.monotonic() - began < alone_s:
+        for item in islice(items, 1):
+            yield function(item)
+            break
+        else:
+            return
+    first = list(islice(items, 2))
+    if len(first) < 2:
+        yield from map(function, first)
+    else:
+        yield from _map(function, chain(first, items), n_workers)
 
 
 def available_cores() -> int:
@@ -64,6 +85,10 @@ def _map(function: Callable[[Item], Result], items: Iterator[Item], n_workers: i
             result = waiting.popleft().result()
             waiting.extend(pool.submit(function, item) for item in islice(items, 1))
             yield result
+    except BrokenProcessPool as error:
+        raise ProcessError(
+            "a worker process was killed (out of memory?); run with one worker, or free some memory"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from builders import make_trajectory
@@ -59,6 +60,24 @@ def test_score_as_json_equals_the_library(traces: Path) -> None:
     expected = batch_metrics([score(t, margin=0.02) for t in trajectories], np.ones(3))
     assert said["deltah/reduction_rate"] == pytest.approx(1 / 3)
     assert {k: said[k] for k in expected} == pytest.approx(expected)
+
+
+def test_score_in_several_processes_and_without_waste(traces: Path, tmp_path: Path) -> None:
+    def said(*options: str) -> dict[str, Any]:
+        result = CliRunner().invoke(app, ["score", str(traces), "--json", *options])
+        assert result.exit_code == 0
+        found: dict[str, Any] = json.loads(result.output)
+        return found
+
+    whole, alone = said("--workers", "2"), said("--no-waste", "--workers", "1")
+    assert said("--workers", "1") == whole
+    assert (alone.pop("waste"), alone.pop("savings")) == (None, None)
+    assert set(whole.pop("waste")) == {"certified", "likely", "hint", "none"}
+    del whole["savings"]
+    assert alone == whole
+    table = CliRunner().invoke(app, ["score", str(traces), "--no-waste"]).output
+    assert "reduced" in table
+    assert "waste" not in table
 
 
 def test_score_uses_the_signal_of_the_run_the_traces_lie_in(traces: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from deltah.core.signals import score
 from deltah.core.types import Segment, SegmentKind, ToolCall, Trajectory
 from deltah.errors import ConfigError, DataError
 from deltah.study.callfile import FIELDS, SQL_TYPES, CallWriter, call_records
+from deltah.study.waste import waste_of_calls
 
 MEASURED = make_trajectory([[2.0, 1.0], [0.5], [0.75]], id="a", outcome=1.0, question="Where?")
 
@@ -30,8 +31,8 @@ def write(path: Path, *trajectories: Trajectory) -> None:
     with CallWriter(path) as writer:
         for trajectory in trajectories:
             signal = None if trajectory.entropy is None else score(trajectory)
-            for record in call_records(trajectory, signal):
-                writer.write(record)
+            records = list(call_records(trajectory, signal, waste_of_calls(trajectory)))
+            writer.write(writer.encode(records), len(records))
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -94,7 +95,7 @@ def test_an_interrupted_writer_leaves_the_old_file(tmp_path: Path) -> None:
 
     def interrupted() -> None:
         with CallWriter(path) as writer:
-            writer.write(next(call_records(unmeasured(), None)))
+            writer.write(writer.encode(call_records(unmeasured(), None, None)), 1)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -38,9 +38,11 @@ def test_a_grade_is_found_by_id_group_task_or_question(
     tmp_path: Path, row: dict[str, Any], fields: dict[str, Any]
 ) -> None:
     table = answers(tmp_path, {"id": "other", "score": 1}, row)
-    assert table.apply(made(**fields)).outcome == 0.25
-    assert table.apply(made("none")).outcome is None
-    assert (table.n_rows, table.n_matched) == (2, 1)
+    found, matched = table.apply(made(**fields))
+    assert (found.outcome, matched) == (0.25, True)
+    other, matched = table.apply(made("none"))
+    assert (other.outcome, matched) == (None, False)
+    assert table.n_rows == 2
 
 
 def test_gold_answers_are_graded(tmp_path: Path) -> None:
@@ -49,15 +51,15 @@ def test_gold_answers_are_graded(tmp_path: Path) -> None:
         {"id": "q7", "golden_answers": ["Port Anselm", "Anselm"]},
         {"id": "q8", "answer": "some steps #### 42", "hops": 2},
     )
-    found = table.apply(made())
+    found, _ = table.apply(made())
     assert (found.outcome, found.golden_answers) == (1.0, ("Port Anselm", "Anselm"))
     pytest.importorskip("math_verify")
-    number = table.apply(made("q8", prediction="so \\boxed{42}"))
+    number, _ = table.apply(made("q8", prediction="so \\boxed{42}"))
     assert (number.outcome, number.metadata["hops"]) == (1.0, 2)
 
 
 def test_a_trajectory_without_a_final_answer_missed_it(tmp_path: Path) -> None:
-    assert answers(tmp_path, {"id": "q7", "answer": "x"}).apply(made(prediction=None)).outcome == 0.0
+    assert answers(tmp_path, {"id": "q7", "answer": "x"}).apply(made(prediction=None))[0].outcome == 0.0
 
 
 def test_own_gold_answers_are_graded_unless_a_grade_stands() -> None:

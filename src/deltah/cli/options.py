@@ -21,6 +21,10 @@ TraceFormat = Annotated[
 VocabSize = Annotated[int | None, typer.Option(help="Vocabulary size of logs that do not state it.", min=1)]
 Join = Annotated[bool, typer.Option("--join/--no-join", help="Join API calls of one conversation.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first record that cannot be read.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(help="Processes; by default one a core, if half a second does not do.", min=1),
+]
 Signal = Annotated[str | None, typer.Option(help="Signal; delta_h is the method's.")]
 Margin = Annotated[float | None, typer.Option(help="Dead band in nats.", min=0.0)]
 

@@ -15,17 +15,17 @@ from rich.console import Console
 from rich.table import Table
 
 from deltah.cli.losses import nothing_read, report_losses
-from deltah.cli.options import Answers, Join, Logs, Margin, Signal, Strict, TraceFormat, VocabSize, log_options
+from deltah.cli.options import Answers, Join, Logs, Margin, Signal, Strict, TraceFormat, VocabSize, Workers, log_options
 from deltah.cli.prices import Currency, Latency, Price, costs
 from deltah.cli.tables import escaped, two_lines
-from deltah.core.metrics import MetricsTally
-from deltah.core.scored import Signal as SignalOf
-from deltah.core.types import Estimator, Trajectory
+from deltah.core.types import Estimator
 from deltah.study import CallRow, Evaluation, ScoredLog, calls_by, summarise_calls
-from deltah.study.callfile import CallWriter, call_records
+from deltah.study.callfile import CallWriter
 from deltah.study.notes import notes_on
+from deltah.study.scoring import LogScore, score_log
 from deltah.study.tables import estimate_cell, number
-from deltah.study.waste import Verdict, Waste
+from deltah.study.waste import Verdict
+from deltah.traces.parquet import OPTIONAL
 from deltah.traces.rundir import nan_to_none
 
 
@@ -42,7 +42,11 @@ def command(  # noqa: PLR0913 - the options of a command line
     price: Price = None,
     currency: Currency = "USD",
     latency: Latency = None,
+    waste: Annotated[
+        bool, typer.Option("--waste/--no-waste", help="Look for waste in the text; without, ΔH alone, and faster.")
+    ] = True,
     strict: Strict = False,
+    workers: Workers = None,
 ) -> None:
     """Score every tool call of traces or logs."""
     options = log_options(
@@ -54,33 +58,26 @@ def command(  # noqa: PLR0913 - the options of a command line
         signal=signal,
         margin=margin,
     )
-    log = ScoredLog(paths, options, skip=("logprobs", "token_ids"))
-    tally = MetricsTally()
+    log = ScoredLog(paths, options, skip=("logprobs", "token_ids") if waste else OPTIONAL)
     with ExitStack() as stack:
         writer = None if out is None else stack.enter_context(CallWriter(out))
-
-        def watch(trajectory: Trajectory, found: SignalOf | None, waste: tuple[frozenset[Waste], ...]) -> None:
-            if found is not None:
-                tally.add(found, trajectory.outcome)
-            if writer is not None:
-                for record in call_records(trajectory, found, waste):
-                    writer.write(record)
-
-        evaluation = Evaluation.of(log, costs=costs(price, currency, latency), watch=watch, view=False)
+        scored = score_log(log, costs=costs(price, currency, latency), rows=writer, waste=waste, workers=workers)
+    evaluation = scored.evaluation
     if not len(evaluation):
         raise nothing_read(log, paths)
     if as_json:
-        typer.echo(json.dumps(nan_to_none(_summary(log, evaluation, tally)), indent=1))
+        typer.echo(json.dumps(nan_to_none(_summary(log, scored, waste=waste)), indent=1))
     else:
-        _print_tables(log, evaluation)
+        _print_tables(log, evaluation, waste=waste)
     if out is not None and writer is not None:
         typer.echo(f"{writer.n_written} rows in {out}", err=True)
     report_losses(log)
 
 
-def _summary(log: ScoredLog, evaluation: Evaluation, tally: MetricsTally) -> dict[str, Any]:
+def _summary(log: ScoredLog, scored: LogScore, *, waste: bool) -> dict[str, Any]:
     """What `--json` prints."""
-    waste = Counter(row.verdict.value for row in evaluation.rows)
+    evaluation, tally = scored.evaluation, scored.metrics
+    verdicts = Counter(row.verdict.value for row in evaluation.rows)
     reader = log.reader
     return {
         "trajectories": len(evaluation),
@@ -91,24 +88,26 @@ def _summary(log: ScoredLog, evaluation: Evaluation, tally: MetricsTally) -> dic
         "branches": reader.n_branches,
         "signal": log.signal.name.value,
         "margin": log.signal.resolved_margin,
-        "waste": {name: waste.get(name, 0) for name in Verdict},
-        "savings": msgspec.to_builtins(evaluation.savings),
+        "waste": {name: verdicts.get(name, 0) for name in Verdict} if waste else None,
+        "savings": msgspec.to_builtins(evaluation.savings) if waste else None,
         **tally.row(),
     }
 
 
-def _print_tables(log: ScoredLog, evaluation: Evaluation) -> None:
+def _print_tables(log: ScoredLog, evaluation: Evaluation, *, waste: bool) -> None:
     console = Console()
     rows = evaluation.rows
     console.print(_headline(log, evaluation), highlight=False, soft_wrap=True)
     if not rows:
         return
-    console.print(_call_table("tool", calls_by(rows, lambda row: row.tool or "(not parsed)")))
-    console.print(_call_table("round", calls_by(sorted(rows, key=lambda row: row.round), lambda row: str(row.round))))
+    console.print(_call_table("tool", calls_by(rows, lambda row: row.tool or "(not parsed)"), waste))
+    console.print(
+        _call_table("round", calls_by(sorted(rows, key=lambda row: row.round), lambda row: str(row.round)), waste)
+    )
     graded = {True: "correct", False: "not correct"}
     by_outcome = calls_by((row for row in rows if row.correct is not None), lambda row: graded[bool(row.correct)])
     if by_outcome:
-        console.print(_call_table("outcome", by_outcome))
+        console.print(_call_table("outcome", by_outcome, waste))
     _print_savings(console, evaluation)
     for note in notes_on(log, evaluation):
         console.print(note, highlight=False, soft_wrap=True, markup=False)
@@ -147,16 +146,17 @@ def _headline(log: ScoredLog, evaluation: Evaluation) -> str:
     return "; ".join(parts)
 
 
-def _call_table(label: str, groups: dict[str, list[CallRow]]) -> Table:
-    """One row a group: calls, verdicts, mean ΔH with its interval, waste."""
+def _call_table(label: str, groups: dict[str, list[CallRow]], waste: bool) -> Table:
+    """One row a group: calls, verdicts, mean ΔH with its interval, and waste if it was looked for."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    names = ("calls", "reduced", "mean ΔH, nats", "un-\ndecided", "un-\ndefined", "errors", "waste", "likely\nwaste")
+    names = ("calls", "reduced", "mean ΔH, nats", "un-\ndecided", "un-\ndefined", "errors")
     table.add_column(label, overflow="fold")
-    for name in names:
+    for name in (*names, "waste", "likely\nwaste") if waste else names:
         table.add_column(name, justify="right")
     for name, rows in groups.items():
         summary = summarise_calls(rows)
         rate, delta = estimate_cell(summary.reduction_rate, 2), estimate_cell(summary.delta_h, 3, signed=True)
-        counts = (summary.undecided, summary.undefined, summary.errors, summary.certified, summary.likely)
+        counts = [summary.undecided, summary.undefined, summary.errors]
+        counts += [summary.certified, summary.likely] if waste else []
         table.add_row(escaped(name), str(summary.n), two_lines(rate), two_lines(delta), *map(str, counts))
     return table

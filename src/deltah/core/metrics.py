@@ -68,6 +68,11 @@ class _Mean:
         """Take one finite value."""
         self._merge(1, value, 0.0)
 
+    def merge(self, other: _Mean) -> None:
+        """Take the values that another one took."""
+        if other.n:
+            self._merge(other.n, other.mean, other.deviations)
+
     def _merge(self, n: int, mean: float, deviations: float) -> None:
         total, shift = self.n + n, mean - self.mean if self.n else 0.0
         self.deviations += deviations + shift**2 * self.n * n / total
@@ -88,6 +93,15 @@ class MetricsTally:
         self._outcome, self._correct, self._calls, self._no_call = _Mean(), _Mean(), _Mean(), _Mean()
         self._efficiency, self._delta, self._tokens, self._entropy = _Mean(), _Mean(), _Mean(), _Mean()
         self._n_calls = self._n_reduced = self._n_undefined = self._n_undecided = self._n_correct = 0
+
+    def merge(self, other: MetricsTally) -> None:
+        """Take the trajectories that another tally took."""
+        for name, value in vars(other).items():
+            mine = getattr(self, name)
+            if isinstance(mine, _Mean):
+                mine.merge(value)
+            else:
+                setattr(self, name, mine + value)
 
     @property
     def n(self) -> int:

@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, stdtrit
 
 from deltah.core.types import FloatArray, IntArray
 from deltah.errors import InvalidValueError
@@ -133,6 +132,8 @@ def interval(replicates: FloatArray, clusters: int, *, level: float = LEVEL) -> 
     defined = replicates[np.isfinite(replicates)]
     if clusters < MIN_CLUSTERS or len(defined) < (1 - MAX_UNDEFINED_SHARE) * len(replicates):
         return float("nan"), float("nan")
+    from scipy.special import ndtr, stdtrit  # here, because it takes long to load
+
     quantile: Any = stdtrit(clusters - 1, (1 + level) / 2)
     tail = float(ndtr(-np.sqrt(clusters / (clusters - 1)) * quantile))
     low, high = np.quantile(defined, (tail, 1 - tail))

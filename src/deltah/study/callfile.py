@@ -9,10 +9,10 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Protocol, Self
+from typing import Any, Self
 
 import msgspec
 import numpy as np
@@ -20,8 +20,8 @@ import numpy as np
 from deltah.core.scored import CallLabel, Signal
 from deltah.core.types import CallStatus, Estimator, SegmentKind, SpanQuality, Trajectory
 from deltah.database import import_duckdb
-from deltah.errors import ConfigError, DataError
-from deltah.study.waste import Verdict, Waste, verdict, waste_of_calls
+from deltah.errors import ConfigError, DataError, InvalidValueError
+from deltah.study.waste import Verdict, Waste, verdict
 
 
 class CallRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -51,8 +51,9 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     tokens_before: int | None
     """Tokens that H(r_{k-1}) pools."""
     tokens_after: int | None
-    waste: list[Waste]
-    verdict: Verdict
+    waste: list[Waste] | None
+    """Null where nobody looked for waste."""
+    verdict: Verdict | None
     """Waste and label together: certified, likely, hint or none."""
     call_tokens: int | None
     """Sampled tokens that spell the round's calls; null where the log does not have them."""
@@ -78,21 +79,25 @@ SQL_TYPES = (
 
 
 def call_records(
-    trajectory: Trajectory, signal: Signal | None, wastes: Sequence[frozenset[Waste]] | None = None
+    trajectory: Trajectory, signal: Signal | None, wastes: Sequence[frozenset[Waste]] | None
 ) -> Iterator[CallRecord]:
     """Rows of a trajectory's calls, in the order they were issued.
 
     Args:
         trajectory: C calls.
         signal: None for one without entropies.
-        wastes: (C,) what `waste_of_calls` says of it, where the caller has it already.
+        wastes: (C,) what `waste_of_calls` says of it; None: nobody looked for waste.
+
+    Raises:
+        InvalidValueError: if `wastes` speaks of another number of calls.
     """
     spelled = _call_tokens(trajectory)
-    found = waste_of_calls(trajectory) if wastes is None else wastes
     measured = _measured(signal) if signal is not None else [_UNMEASURED] * trajectory.n_calls
-    for i, (call, waste) in enumerate(zip(trajectory.calls, found, strict=True)):
+    if wastes is not None and len(wastes) != trajectory.n_calls:
+        raise InvalidValueError(f"got the waste of {len(wastes)} calls for {trajectory.n_calls}; give one for each")
+    for i, call in enumerate(trajectory.calls):
         k = int(trajectory.round_of_call[i])
-        label = measured[i]["label"]
+        waste = None if wastes is None else wastes[i]
         yield CallRecord(
             trajectory=trajectory.id,
             question=trajectory.question,
@@ -103,8 +108,8 @@ def call_records(
             status=call.status,
             round=k + 1,
             calls_in_round=len(trajectory.rounds[k].calls),
-            waste=sorted(waste),
-            verdict=verdict(waste, label),
+            waste=None if waste is None else sorted(waste),
+            verdict=None if waste is None else verdict(waste, measured[i]["label"]),
             call_tokens=spelled.get(call.turn),
             result_chars=None if call.result is None else len(call.result),
             duration_s=call.duration_s,
@@ -159,35 +164,43 @@ def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-class _Rows(Protocol):
-    """Writes rows to an open file."""
-
-    def write(self, record: CallRecord) -> None: ...
-
-
-class _JsonLines:
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._encoder = file, msgspec.json.Encoder()
-
-    def write(self, record: CallRecord) -> None:
-        try:
-            line = self._encoder.encode(record)
-        except UnicodeEncodeError:  # a lone surrogate, which no UTF-8 file can hold
-            plain = msgspec.structs.asdict(record)
-            line = self._encoder.encode({k: _replaced(v) for k, v in plain.items()})
-        self._file.write(line + b"\n")
+def json_lines(records: Iterable[CallRecord]) -> bytes:
+    """Rows as JSON lines."""
+    return b"".join(_json_line(record) for record in records)
 
 
-class _Csv:
-    def __init__(self, file: IO[bytes]) -> None:
-        # Written as text, closed with the file it wraps.
-        self._text = io.TextIOWrapper(file, encoding="utf-8", errors="replace", newline="", write_through=True)
-        self._writer = csv.writer(self._text)
-        self._writer.writerow(FIELDS)
+def csv_lines(records: Iterable[CallRecord]) -> bytes:
+    """Rows as CSV, without the header."""
+    return _csv([v if not isinstance(v, list) else "|".join(v) for v in msgspec.structs.astuple(r)] for r in records)
 
-    def write(self, record: CallRecord) -> None:
-        values = msgspec.structs.astuple(record)
-        self._writer.writerow(["|".join(v) if isinstance(v, list) else v for v in values])
+
+def encoder_of(path: Path) -> Callable[[Iterable[CallRecord]], bytes]:
+    """How the rows of a file are written; Parquet is made from JSON lines at the end.
+
+    Raises:
+        ConfigError: if the name has another ending than `.jsonl`, `.csv` or `.parquet`.
+    """
+    if path.suffix not in _ENCODERS:
+        raise ConfigError(f"--out {path}: expected a name that ends in .jsonl, .csv or .parquet")
+    return _ENCODERS[path.suffix]
+
+
+_ENCODERS = {".jsonl": json_lines, ".csv": csv_lines, ".parquet": json_lines}
+_JSON = msgspec.json.Encoder()
+
+
+def _json_line(record: CallRecord) -> bytes:
+    try:
+        return _JSON.encode(record) + b"\n"
+    except UnicodeEncodeError:  # a lone surrogate, which no UTF-8 file can hold
+        plain = msgspec.structs.asdict(record)
+        return _JSON.encode({k: _replaced(v) for k, v in plain.items()}) + b"\n"
+
+
+def _csv(rows: Iterable[Sequence[object]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode("utf-8", errors="replace")
 
 
 def _replaced(value: Any) -> Any:
@@ -207,30 +220,29 @@ class CallWriter:
         """
         self.path = Path(path)
         self.n_written = 0
+        self.encode = encoder_of(self.path)
         self._parquet = self.path.suffix == ".parquet"
-        if self.path.suffix not in (".jsonl", ".csv", ".parquet"):
-            raise ConfigError(f"--out {self.path}: expected a name that ends in .jsonl, .csv or .parquet")
         if self._parquet:
             import_duckdb("Writing a Parquet file")
         self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._temporary.open("wb")
+            self._file.write(_csv([FIELDS]) if self.path.suffix == ".csv" else b"")
         except OSError as error:
             raise self._failed(error) from error
-        self._rows: _Rows = _Csv(self._file) if self.path.suffix == ".csv" else _JsonLines(self._file)
 
-    def write(self, record: CallRecord) -> None:
-        """Append a row.
+    def write(self, rows: bytes, count: int) -> None:
+        """Append rows that `encode` made.
 
         Raises:
             DataError: if the disk is full.
         """
         try:
-            self._rows.write(record)
+            self._file.write(rows)
         except OSError as error:
             raise self._failed(error) from error
-        self.n_written += 1
+        self.n_written += count
 
     def __enter__(self) -> Self:
         """Return the writer itself."""

@@ -36,8 +36,6 @@ class Answers:
         """
         self.path = os.fspath(path)
         self.n_rows = 0
-        self.n_matched = 0
-        """Trajectories that found a row."""
         self._by_id: dict[str, float | Task] = {}
         self._by_question: dict[str, float | Task] = {}
         for number, row in task_rows(self.path):
@@ -46,19 +44,21 @@ class Answers:
         if not self.n_rows:
             raise DataError(f"{self.path}: the file holds no row; expected one a trajectory, with an id and a score")
 
-    def apply(self, trajectory: Trajectory) -> Trajectory:
-        """The trajectory with its outcome, if the file or its own gold answers give one; else itself.
+    def apply(self, trajectory: Trajectory) -> tuple[Trajectory, bool]:
+        """The trajectory with its outcome, if the file or its own gold answers give one, else itself.
+
+        Returns:
+            The trajectory, and whether it found a row of the file.
 
         Raises:
             MissingDependencyError: if a math task needs math-verify and it is not installed.
         """
         found = self._find(trajectory)
         if found is None:
-            return graded(trajectory)
-        self.n_matched += 1
+            return graded(trajectory), False
         if isinstance(found, float):
-            return replace(trajectory, outcome=found)
-        return _graded_by(trajectory, found)
+            return replace(trajectory, outcome=found), True
+        return _graded_by(trajectory, found), True
 
     def _add(self, row: Mapping[str, Any], where: str) -> None:
         key = next((str(row[name]) for name in _ID_FIELDS if row.get(name) is not None), None)

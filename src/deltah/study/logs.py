@@ -10,12 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deltah.core.scored import Signal
 from deltah.core.signals import SIGNALS, SignalConfig, SignalName
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, InvalidValueError
 from deltah.study.grading import Answers, graded
-from deltah.study.summary import score_measured
+from deltah.study.summary import Scored, score_measured
 from deltah.traces import TraceReader, read_traces
 from deltah.traces.reader import Paths
 from deltah.traces.runsignal import signal_of
@@ -55,7 +54,7 @@ class LogOptions:
         return replace(base, name=name, margin=kept if self.margin is None else self.margin)
 
 
-class ScoredLog(Iterable[tuple[Trajectory, Signal | None]]):
+class ScoredLog(Iterable[Scored]):
     """Trajectories of logs with their signals, None for one without entropies; iterable again unless from stdin."""
 
     def __init__(self, paths: Paths, options: LogOptions | None = None, *, skip: Sequence[str] = ()) -> None:
@@ -72,7 +71,10 @@ class ScoredLog(Iterable[tuple[Trajectory, Signal | None]]):
             InvalidValueError: if the format is unknown or the vocabulary size not positive.
         """
         options = options or LogOptions()
+        self.answers_path = options.answers
         self.answers = None if options.answers is None else Answers(options.answers)
+        self.n_matched = 0
+        """Trajectories that found a row of the answers' file."""
         self.reader: TraceReader = read_traces(
             paths,
             format=options.format,
@@ -83,11 +85,25 @@ class ScoredLog(Iterable[tuple[Trajectory, Signal | None]]):
         )
         self.signal = _signal_of_sources(self.reader, options)
 
-    def __iter__(self) -> Iterator[tuple[Trajectory, Signal | None]]:
+    def __iter__(self) -> Iterator[Scored]:
         """Grade and score the trajectories that can be read, as they are asked for."""
-        for read in self.reader:
-            trajectory = graded(read) if self.answers is None else self.answers.apply(read)
-            yield trajectory, score_measured(trajectory, self.signal)
+        self.n_matched = 0
+        yield from map(self.scored, self.reader)
+
+    def scored(self, trajectory: Trajectory) -> Scored:
+        """Grade and score one trajectory of the log."""
+        trajectory, matched = graded_by(self.answers, trajectory)
+        self.n_matched += matched
+        return trajectory, score_measured(trajectory, self.signal)
+
+
+def graded_by(answers: Answers | None, trajectory: Trajectory) -> tuple[Trajectory, bool]:
+    """A trajectory graded by the answers' file, if there is one, or by its own; and whether the file has a row of it.
+
+    Raises:
+        MissingDependencyError: if a math task needs math-verify and it is not installed.
+    """
+    return (graded(trajectory), False) if answers is None else answers.apply(trajectory)
 
 
 def _signal_name(name: str) -> SignalName:

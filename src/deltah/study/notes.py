@@ -50,7 +50,7 @@ def _reading(log: ScoredLog, evaluation: Evaluation) -> Iterator[str]:
     if reader.n_branches:
         yield f"{reader.n_branches:,} retries or forks were not continued; each is a trajectory of its own."
     if log.answers is not None:
-        matched, rows = log.answers.n_matched, log.answers.n_rows
+        matched, rows = log.n_matched, log.answers.n_rows
         yield f"{matched:,} of {len(evaluation):,} trajectories found a row among the {rows:,} of the answers' file."
     if reader.skipped:
         yield f"{len(reader.skipped):,} files hold no traces and were passed over: {', '.join(reader.skipped[:5])}."

@@ -159,6 +159,14 @@ class SavingsAccumulator:
         if Verdict.CERTIFIED in verdicts or Verdict.LIKELY in verdicts:
             self._drop(trajectory, verdicts)
 
+    def merge(self, other: SavingsAccumulator) -> None:
+        """Count what another accumulator, of the same prices and latencies, counted."""
+        self._trajectories += other._trajectories
+        self._verdicts += other._verdicts
+        self._classes += other._classes
+        for level, sums in self._sums.items():
+            sums.merge(other._sums[level])
+
     def _drop(self, trajectory: Trajectory, verdicts: list[Verdict]) -> None:
         costs = _call_costs(trajectory, self._chars_per_token)
         for level, levels in _LEVELS.items():
@@ -259,6 +267,11 @@ class _Sums:
         seconds = latency_s.get(call.name) if call.duration_s is None else call.duration_s
         self.calls_without_seconds += seconds is None
         self.seconds += seconds or 0.0
+
+    def merge(self, other: _Sums) -> None:
+        """Add up."""
+        for name in _Sums.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def savings(self, prices: Prices) -> Savings:
         """Sums with money; NaN where nothing is known."""

@@ -32,6 +32,8 @@ MAX_KEY_CHARS: Final = 200
 Key = TypeVar("Key", bound=Hashable)
 ClusterKey: TypeAlias = tuple[str, str]
 """What names the question ("task_id", "question" or "id"), and its name."""
+Scored: TypeAlias = tuple[Trajectory, Signal | None]
+"""A trajectory with its signal; None for one without entropies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +128,7 @@ class Tallies:
         return Tallies(values=values, clusters=clusters, calls=int(values[:, column, 0].sum()))
 
 
-def tally(scored: Iterable[tuple[Trajectory, Signal | None]], *, cluster: str = "task_id") -> Tallies:
+def tally(scored: Iterable[Scored], *, cluster: str = "task_id") -> Tallies:
     """Read scored trajectories once and keep their tallies.
 
     Args:
@@ -276,9 +278,7 @@ def is_correct(trajectory: Trajectory) -> bool | None:
     return None if trajectory.outcome is None else trajectory.outcome >= CORRECT_OUTCOME
 
 
-def _paired(
-    trajectories: Iterable[Trajectory], signals: Sequence[Signal | None] | None
-) -> Iterator[tuple[Trajectory, Signal | None]]:
+def _paired(trajectories: Iterable[Trajectory], signals: Sequence[Signal | None] | None) -> Iterator[Scored]:
     """Trajectories with their signals, scored with the defaults where none were given."""
     if signals is None:
         yield from ((trajectory, score_measured(trajectory)) for trajectory in trajectories)

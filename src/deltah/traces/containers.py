@@ -14,7 +14,7 @@ import msgspec
 
 from deltah.traces.inspect_files import ZIP_MAGIC, eval_samples, is_json_log
 from deltah.traces.sources import STDIN
-from deltah.traces.streams import MAX_LINE_BYTES, Line, read_lines
+from deltah.traces.streams import COMPRESSED_MAGICS, MAX_LINE_BYTES, Line, read_lines
 from deltah.traces.tables import PARQUET_MAGIC, parquet_rows
 
 _HEAD_BYTES = 1024
@@ -29,6 +29,16 @@ def open_records(path: str) -> tuple[str, Iterator[Line]]:
     if head.startswith(PARQUET_MAGIC):
         return "row", parquet_rows(path)
     return "line", _text_records(path)
+
+
+def first_line(path: str) -> bytes | None:
+    """First line of an uncompressed file of JSON lines; None for any other file."""
+    head = _head(path)
+    if head.startswith((ZIP_MAGIC, PARQUET_MAGIC, *COMPRESSED_MAGICS)) or is_json_log(head):
+        return None
+    line = next(read_lines(path), None)
+    whole = line is not None and line.damage is None and line.data != b"{" and line.data[:1] == b"{"
+    return line.data if line is not None and whole else None
 
 
 def _head(path: str) -> bytes:

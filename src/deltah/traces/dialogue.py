@@ -22,6 +22,10 @@ from deltah.traces.streams import Position
 from deltah.traces.tokens import NO_TOKENS, PackedTokens, pack
 
 
+class NeedsOthers(Exception):
+    """A record that other records of its log complete: an API call of a conversation, a piece of a stream."""
+
+
 @dataclass(frozen=True, slots=True)
 class Said:
     """One message; sampled tokens only if it is the assistant's and the log has them."""

@@ -77,7 +77,12 @@ class Importer(Protocol):
         """Retries and forks that were not continued."""
 
     def add(self, data: bytes, where: Position) -> Iterable[Pending]:
-        """Take one record; raises `DataError`, with nothing taken, if it is not of this format."""
+        """Take one record.
+
+        Raises:
+            DataError: with nothing taken, if it is not of this format.
+            NeedsOthers: with nothing taken, if others complete it and the importer is to read each by itself.
+        """
 
     def finish(self, where: Position) -> Iterable[Pending]:
         """Give what still waited for further records."""
@@ -96,6 +101,8 @@ _SIGNATURES: Final = (
     (Format.OPENAI, ("choices",)),
 )
 """Top-level names that tell the formats apart."""
+_OF_API_CALLS: Final = ("request", "response", "choices")
+"""Names of a chat log with one line an API call."""
 _NAMES: Final = tuple(dict.fromkeys(name for _, names in _SIGNATURES for name in names))
 _Fields = msgspec.defstruct(
     "_Fields", [(name, msgspec.Raw | msgspec.UnsetType, msgspec.UNSET) for name in _NAMES], module=__name__
@@ -125,7 +132,10 @@ def detect(data: bytes) -> Format:
     Raises:
         DataError: if the record is not a JSON object, or has the fields of no known format.
     """
-    present = _top_level(data)
+    return _format_of(_top_level(data))
+
+
+def _format_of(present: frozenset[str]) -> Format:
     for fmt, names in _SIGNATURES:
         if present.issuperset(names):
             return fmt
@@ -135,9 +145,33 @@ def detect(data: bytes) -> Format:
     )
 
 
-def make_importer(fmt: Format, options: ImportOptions) -> Importer:
-    """Importer of a format."""
-    return _IMPORTERS[fmt](options)
+def stands_alone(data: bytes, options: ImportOptions, fmt: Format | None = None) -> bool:
+    """Whether a record looks like a whole trajectory that no other record continues; False for what cannot be read.
+
+    Args:
+        data: The record.
+        options: How it will be imported.
+        fmt: Its format; None: told from its content.
+    """
+    try:
+        names = _top_level(data)
+        found = _format_of(names) if fmt is None else fmt
+    except DataError:
+        return False
+    if found is not Format.OPENAI:
+        return True
+    return "response" in names if not options.join and "messages" not in names else names.isdisjoint(_OF_API_CALLS)
+
+
+def make_importer(fmt: Format, options: ImportOptions, *, alone: bool = False) -> Importer:
+    """Importer of a format.
+
+    Args:
+        fmt: The format.
+        options: What its records do not say.
+        alone: Whether it is to refuse records that others complete, with `NeedsOthers`.
+    """
+    return _ChatLogs(options, alone=alone) if fmt is Format.OPENAI else _IMPORTERS[fmt](options)
 
 
 def default_id(where: Position) -> str:
@@ -176,8 +210,8 @@ class _Single:
 class _ChatLogs:
     """Importer of chat logs."""
 
-    def __init__(self, options: ImportOptions) -> None:
-        self._importer, self._options = openai.ChatLogImporter(join=options.join), options
+    def __init__(self, options: ImportOptions, *, alone: bool) -> None:
+        self._importer, self._options = openai.ChatLogImporter(join=options.join, alone=alone), options
 
     @property
     def n_unjoined(self) -> int:
@@ -215,7 +249,6 @@ def _own(data: bytes, name: str, options: ImportOptions) -> Trajectory:
 
 _IMPORTERS: dict[Format, Callable[[ImportOptions], Importer]] = {
     Format.DELTAH: lambda options: _Single(_own, options),
-    Format.OPENAI: _ChatLogs,
     Format.INSPECT: _foreign(inspect_ai.decode),
     Format.PRIME_RL: _foreign(prime_rl.decode),
     Format.VERL: _foreign(verl.decode),

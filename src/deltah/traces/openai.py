@@ -38,7 +38,7 @@ from deltah.traces.chatlog import ChatLine, Message, Response
 from deltah.traces.chunks import ChunkBuffer, assemble
 from deltah.traces.conversation import Conversation, message_text
 from deltah.traces.decode import decode_line
-from deltah.traces.dialogue import Dialogue, Exchange, Facts, Said, read_line
+from deltah.traces.dialogue import Dialogue, Exchange, Facts, NeedsOthers, Said, read_line
 from deltah.traces.joining import Joiner, alone
 from deltah.traces.streams import Position
 from deltah.traces.tokens import concatenate
@@ -52,12 +52,14 @@ _CHUNK = "chat.completion.chunk"
 class ChatLogImporter:
     """Takes the lines of chat logs in order; gives each conversation when it is over."""
 
-    def __init__(self, *, join: bool = True) -> None:
+    def __init__(self, *, join: bool = True, alone: bool = False) -> None:
         """Start a log.
 
         Args:
             join: False leaves every API call a trajectory of its own.
+            alone: Take no line that others complete.
         """
+        self._alone = alone
         self.joiner = Joiner() if join else None
         self._chunks = ChunkBuffer()
 
@@ -66,9 +68,12 @@ class ChatLogImporter:
 
         Raises:
             DataError: if the line does not fit the format, its response is an error, or a number in it cannot be.
+            NeedsOthers: if others complete the line, and it should stand alone.
         """
         log = decode_line(_event_data(line), _DECODER)
         if log.object == _CHUNK or any(choice.delta is not None for choice in log.choices or []):
+            if self._alone:
+                raise NeedsOthers
             identifier = None if log.id is None else str(log.id)
             whole = self._chunks.add(Response(id=identifier, choices=log.choices, model=log.model, error=log.error))
             if whole is None:
@@ -76,7 +81,11 @@ class ChatLogImporter:
             log = ChatLine(response=whole)
         read = read_line(log, where)
         if isinstance(read, Exchange):
-            return (alone(read),) if self.joiner is None else self.joiner.add(read)
+            if self.joiner is None:
+                return (alone(read),)
+            if self._alone:
+                raise NeedsOthers
+            return self.joiner.add(read)
         return (read,)
 
     def finish(self, where: Position) -> Iterator[Dialogue]:

@@ -16,6 +16,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -133,16 +134,38 @@ def read_parquet(
     """
     if unknown := sorted(set(skip) - set(OPTIONAL)):
         raise InvalidValueError(f"cannot skip {unknown[0]!r}; choose from: {', '.join(OPTIONAL)}")
-    source = _Source(os.fspath(path), skip)
-    return source.trajectories(rows, on_error)
+    if rows is not None:
+        return _kept_open(os.fspath(path), tuple(skip), _stamp(path)).trajectories(rows, on_error)
+    return _closing(_Source(os.fspath(path), skip), on_error)
 
 
-def row_ranges(path: str | os.PathLike[str], *, row_groups: int = 4) -> list[range]:
+def _closing(source: _Source, on_error: Callable[[int, str], None] | None) -> Iterator[Trajectory]:
+    with closing(source):
+        yield from source.trajectories(None, on_error)
+
+
+@lru_cache(maxsize=1)
+def _kept_open(path: str, skip: tuple[str, ...], stamp: tuple[int, ...]) -> _Source:
+    """The file whose rows were read last: whoever reads some soon reads more, and opening costs as much as a few."""
+    del stamp  # part of the key: a file that was written anew is opened anew
+    return _Source(path, skip)
+
+
+def _stamp(path: str | os.PathLike[str]) -> tuple[int, ...]:
+    """What changes when a file is written anew; empty for what cannot be read."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def row_ranges(path: str | os.PathLike[str], *, row_groups: int = 1) -> list[range]:
     """Ranges of rows for several processes to read, each by `read_parquet(path, rows=...)`.
 
     Args:
         path: Local file.
-        row_groups: Row groups in a range; opening the file costs about half as much as reading and scoring one.
+        row_groups: Row groups in a range.
 
     Returns:
         Adjacent ranges, in order, that together are all rows; empty for a file without rows.
@@ -177,27 +200,26 @@ class _Source:
         self._db.close()
 
     def trajectories(self, rows: range | None, on_error: Callable[[int, str], None] | None) -> Iterator[Trajectory]:
-        """Read block by block and close; see `read_parquet`."""
+        """Read block by block; see `read_parquet`."""
 
         def report(row: int, where: str, error: DataError) -> None:
             if on_error is None:
                 raise DataError(f"{self.path}, {where}: {error}") from error
             on_error(row + 1, str(error))
 
-        with closing(self):
-            for block in self.blocks if rows is None else filter(None, (_overlap(b, rows) for b in self.blocks)):
+        for block in self.blocks if rows is None else filter(None, (_overlap(b, rows) for b in self.blocks)):
+            try:
+                read = self._read(block)
+            except DataError as error:
+                report(block.start, f"rows {block.start + 1} to {block.stop}", error)
+                continue
+            for i in range(len(read)):
                 try:
-                    read = self._read(block)
+                    trajectory = read.trajectory(i)
                 except DataError as error:
-                    report(block.start, f"rows {block.start + 1} to {block.stop}", error)
-                    continue
-                for i in range(len(read)):
-                    try:
-                        trajectory = read.trajectory(i)
-                    except DataError as error:
-                        report(block.start + i, f"row {block.start + i + 1}", error)
-                    else:
-                        yield trajectory
+                    report(block.start + i, f"row {block.start + i + 1}", error)
+                else:
+                    yield trajectory
 
     def _read(self, rows: range) -> Rows:
         source = "read_parquet($file, file_row_number = true) WHERE file_row_number BETWEEN $first AND $last"

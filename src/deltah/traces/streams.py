@@ -20,7 +20,8 @@ MAX_LINE_BYTES = 512 * 2**20
 """A longer line is skipped as a problem: a file without line breaks must not fill the memory."""
 
 _CHUNK_BYTES = 2**18
-_GZIP_MAGIC, _ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+COMPRESSED_MAGICS = _GZIP_MAGIC, _ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+"""First bytes of gzip and Zstandard streams."""
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -59,6 +60,20 @@ def read_lines(path: str) -> Iterator[Line]:
         return
     with open(path, "rb") as raw:
         yield from _split(_chunks(raw))
+
+
+def read_span(path: str, start: int, stop: int, first: int) -> Iterator[Line]:
+    """Lines in bytes [start, stop) of an uncompressed file, of which the first has the number `first`."""
+    with open(path, "rb") as raw:
+        raw.seek(start)
+        yield from _split(_span(raw, start, stop), first)
+
+
+def _span(raw: IO[bytes], start: int, stop: int) -> Iterator[bytes]:
+    left = stop - start
+    while left > 0 and (chunk := raw.read(min(_CHUNK_BYTES, left))):
+        left -= len(chunk)
+        yield chunk.removeprefix(_BOM) if raw.tell() == len(chunk) else chunk
 
 
 @contextmanager
@@ -132,8 +147,8 @@ def _unzstd(first: bytes, raw: IO[bytes]) -> Iterator[bytes]:
         raise _Damaged("the Zstandard stream ends in the middle (incomplete copy or interrupted writer?)")
 
 
-def _split(chunks: Iterator[bytes]) -> Iterator[Line]:
-    number, parts, size, damage = 1, list[bytes](), 0, None
+def _split(chunks: Iterator[bytes], first: int = 1) -> Iterator[Line]:
+    number, parts, size, damage = first, list[bytes](), 0, None
     try:
         for chunk in chunks:
             pieces = chunk.split(b"\n")

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from deltah.core.types import BoolArray, FloatArray, IntArray
 from deltah.study.bootstrap import cluster_weights
@@ -21,6 +20,9 @@ from deltah.study.pilot.controls import Controls
 from deltah.study.pilot.moments import ClusterProducts, Products, correlation, partial_correlation
 from deltah.study.pilot.ranks import Sorting, StratumSums, auc, doubled_ranks, sorting, stratum_sums
 from deltah.study.pilot.table import StudyTable, is_binary, known
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 STATISTICS: Final = (
     "auc",
@@ -124,6 +126,8 @@ class BlockStatistics:
 
     def _by_stratum(self, strata: IntArray, values: FloatArray) -> csr_matrix:
         """(strata, Q) sums of the calls' values."""
+        from scipy.sparse import csr_matrix  # here, because it takes long to load and few commands need it
+
         shape = (int(strata.max()) + 1, self._block.clusters)
         return csr_matrix((values, (strata, self._block.cluster)), shape=shape)
 

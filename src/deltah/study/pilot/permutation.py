@@ -19,7 +19,6 @@ that p is never 0. Q questions have $2^{Q-1}$ distinct flips: five cannot reject
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import rankdata
 
 from deltah.core.types import FloatArray, IntArray
 from deltah.study.pilot.blocks import Block
@@ -30,6 +29,8 @@ _CHUNK_SIGNS = 4_000_000
 
 def scores(block: Block) -> FloatArray:
     """(Q, S, L, 2) score of each question: raw, and given the controls; NaN where a residual is constant."""
+    from scipy.stats import rankdata  # here, because it loads for half a second and few commands need it
+
     x, y = rankdata(block.x, axis=0), rankdata(block.y, axis=0)
     parts = [
         _cluster_scores(_residuals(x, z), _residuals(y, z), block.cluster, block.clusters)

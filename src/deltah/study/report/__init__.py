@@ -1,7 +1,7 @@
 """The report: one self-contained HTML page with inline SVG and a trajectory viewer, and its JSON twin."""
 
 from deltah.study.report.data import ArmData, Evaluations, ReportData
-from deltah.study.report.evaluation import Costs, Evaluation, Scored
+from deltah.study.report.evaluation import Costs, Evaluation
 from deltah.study.report.load import load_report, load_run, load_traces
 from deltah.study.report.render import write_report
 
@@ -11,7 +11,6 @@ __all__ = [
     "Evaluation",
     "Evaluations",
     "ReportData",
-    "Scored",
     "load_report",
     "load_run",
     "load_traces",

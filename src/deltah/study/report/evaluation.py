@@ -5,9 +5,8 @@ The trajectories themselves stream by once and are let go, so that memory follow
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import numpy as np
 
@@ -16,12 +15,17 @@ from deltah.core.types import FloatArray, SpanQuality, Trajectory
 from deltah.study.calls import CallRow, rows_of
 from deltah.study.report.sample import Candidate, Collector, Reason
 from deltah.study.savings import Prices, SavingsAccumulator, SavingsReport
-from deltah.study.summary import STATISTICS, ClusterKey, Summary, Tallies, cluster_key, summarise_tallies, tally_of
+from deltah.study.summary import (
+    STATISTICS,
+    ClusterKey,
+    Scored,
+    Summary,
+    Tallies,
+    cluster_key,
+    summarise_tallies,
+    tally_of,
+)
 from deltah.study.waste import Waste, waste_of_calls
-
-Scored: TypeAlias = tuple[Trajectory, Signal | None]
-"""A trajectory with its signal; None for one without entropies."""
-Watch: TypeAlias = Callable[[Trajectory, Signal | None, tuple[frozenset[Waste], ...]], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,63 +76,20 @@ class Evaluation:
         return len(self.tallies)
 
     @classmethod
-    def of(
-        cls,
-        scored: Iterable[Scored],
-        *,
-        seed: int = 0,
-        costs: Costs | None = None,
-        watch: Watch | None = None,
-        view: bool = True,
-    ) -> Evaluation:
-        """Read trajectories once, holding one at a time.
+    def of(cls, scored: Iterable[Scored], *, seed: int = 0, costs: Costs | None = None) -> Evaluation:
+        """Read trajectories once, holding one at a time and those that the viewer may show.
 
         Args:
             scored: Each trajectory with its signal.
             seed: Of the draw of trajectories to view.
             costs: For savings in money and seconds; unknown where not given.
-            watch: Called with each trajectory, its signal and the waste of its calls as they stream by.
-            view: Whether to keep trajectories to view.
         """
-        known = costs or Costs()
-        savings = known.accumulator()
-        collector, values, clusters = Collector(seed), list[FloatArray](), list[ClusterKey]()
-        needs, rows, approximate, calls = list[bool | None](), list[CallRow](), 0, 0
-        estimators, temperatures, mixed, assumed = set[str](), set[float](), 0, dict[str, int]()
+        tally, collector = EvaluationTally(costs), Collector(seed)
         for trajectory, signal in scored:
             waste = waste_of_calls(trajectory)
-            if watch is not None:
-                watch(trajectory, signal, waste)
-            if view:
-                collector.offer(trajectory, signal, waste)
-            values.append(tally_of(trajectory, signal, waste))
-            clusters.append(cluster_key(trajectory))
-            savings.add(trajectory, signal, waste)
-            rows += rows_of(trajectory, signal, waste)
-            calls += trajectory.n_calls
-            needed = trajectory.metadata.get("needs_tools")
-            needs.append(None if needed is None else bool(needed))
-            estimators.add(trajectory.estimator.value)
-            if trajectory.temperature is not None:
-                temperatures.add(trajectory.temperature)
-            approximate += trajectory.spans is SpanQuality.APPROXIMATE
-            mixed += bool(trajectory.metadata.get("mixed_sampling"))
-            if "vocab_size_from" in trajectory.metadata and trajectory.model is not None:
-                assumed[trajectory.model] = int(trajectory.metadata.get("vocab_size") or 0)
-        table = np.array(values, dtype=np.float64).reshape(len(values), len(STATISTICS), 3)
-        return cls(
-            tallies=Tallies(values=table, clusters=tuple(clusters), calls=calls),
-            needs_tools=tuple(needs),
-            rows=tuple(rows),
-            candidates=collector.candidates(),
-            estimators=frozenset(estimators),
-            temperatures=frozenset(temperatures),
-            approximate=approximate,
-            savings=savings.result(),
-            costs=known,
-            mixed=mixed,
-            assumed_vocabularies=assumed,
-        )
+            collector.offer(trajectory, signal, waste)
+            tally.add(trajectory, signal, waste)
+        return tally.evaluation(collector.candidates())
 
     def subset(self, needs_tools: bool | None) -> Tallies:
         """Tallies of the trajectories whose question needs tools, or needs none; of all for None."""
@@ -139,3 +100,80 @@ class Evaluation:
     def summarise(self, *, needs_tools: bool | None = None, seed: int = 0) -> Summary:
         """Summary of all trajectories, or of those whose question needs tools or needs none."""
         return summarise_tallies(self.subset(needs_tools), seed=seed)
+
+
+class EvaluationTally:
+    """What is kept of trajectories while they stream by; those of parts of a log can be merged in order."""
+
+    def __init__(self, costs: Costs | None = None) -> None:
+        """Start with no trajectory.
+
+        Args:
+            costs: For savings in money and seconds; unknown where not given.
+        """
+        self._costs = costs or Costs()
+        self._savings = self._costs.accumulator()
+        self._values: list[FloatArray] = []
+        self._clusters: list[ClusterKey] = []
+        self._needs_tools: list[bool | None] = []
+        self._rows: list[CallRow] = []
+        self._estimators: set[str] = set()
+        self._temperatures: set[float] = set()
+        self._assumed: dict[str, int] = {}
+        self._approximate = self._mixed = 0
+
+    def add(self, trajectory: Trajectory, signal: Signal | None, waste: tuple[frozenset[Waste], ...]) -> None:
+        """Take one trajectory.
+
+        Args:
+            trajectory: C calls.
+            signal: None for one without entropies.
+            waste: (C,) classes of each call.
+        """
+        self._values.append(tally_of(trajectory, signal, waste))
+        self._clusters.append(cluster_key(trajectory))
+        self._savings.add(trajectory, signal, waste)
+        self._rows += rows_of(trajectory, signal, waste)
+        needed = trajectory.metadata.get("needs_tools")
+        self._needs_tools.append(None if needed is None else bool(needed))
+        self._estimators.add(trajectory.estimator.value)
+        if trajectory.temperature is not None:
+            self._temperatures.add(trajectory.temperature)
+        self._approximate += trajectory.spans is SpanQuality.APPROXIMATE
+        self._mixed += bool(trajectory.metadata.get("mixed_sampling"))
+        if "vocab_size_from" in trajectory.metadata and trajectory.model is not None:
+            self._assumed[trajectory.model] = int(trajectory.metadata.get("vocab_size") or 0)
+
+    def merge(self, other: EvaluationTally) -> None:
+        """Take the trajectories that another tally, of the same costs, took."""
+        self._savings.merge(other._savings)
+        self._values += other._values
+        self._clusters += other._clusters
+        self._needs_tools += other._needs_tools
+        self._rows += other._rows
+        self._estimators |= other._estimators
+        self._temperatures |= other._temperatures
+        self._assumed |= other._assumed
+        self._approximate += other._approximate
+        self._mixed += other._mixed
+
+    def evaluation(self, candidates: Mapping[Reason, tuple[Candidate, ...]] | None = None) -> Evaluation:
+        """What was kept.
+
+        Args:
+            candidates: Trajectories that the viewer may show.
+        """
+        table = np.array(self._values, dtype=np.float64).reshape(len(self._values), len(STATISTICS), 3)
+        return Evaluation(
+            tallies=Tallies(values=table, clusters=tuple(self._clusters), calls=len(self._rows)),
+            needs_tools=tuple(self._needs_tools),
+            rows=tuple(self._rows),
+            candidates={} if candidates is None else candidates,
+            estimators=frozenset(self._estimators),
+            temperatures=frozenset(self._temperatures),
+            approximate=self._approximate,
+            savings=self._savings.result(),
+            costs=self._costs,
+            mixed=self._mixed,
+            assumed_vocabularies=self._assumed,
+        )

@@ -1,0 +1,99 @@
+"""Parts of logs that can be read by themselves, so that several processes share one log.
+
+A part is a run of whole lines of an uncompressed file whose records are trajectories, or the rows of a Parquet file of
+ours that lie together. Compressed files, standard input, documents and logs that hold one line an API call have no
+parts: their records follow from one another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from deltah.core.types import Trajectory
+from deltah.errors import DataError
+from deltah.traces.containers import first_line
+from deltah.traces.formats import stands_alone
+from deltah.traces.parquet import holds_traces, row_ranges
+from deltah.traces.reading import Counts, Pass, ReadOptions
+from deltah.traces.sources import STDIN, Source
+from deltah.traces.streams import Position, read_span
+
+PART_BYTES: Final = 8 * 2**20
+"""Of a part made of lines, to the end of the line that reaches it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinePart:
+    """Bytes [start, stop) of a file: whole lines, of which the first is line number `first`."""
+
+    path: str
+    start: int
+    stop: int
+    first: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowPart:
+    """Some rows of a Parquet file of ours."""
+
+    path: str
+    rows: range
+
+
+Part: TypeAlias = LinePart | RowPart
+
+
+def parts_of(source: Source, options: ReadOptions) -> Iterator[Part] | None:
+    """Parts of a file in order, found as they are asked for; None if it has to be read as a whole."""
+    if source.path == STDIN:
+        return None
+    if holds_traces(source.path):
+        return _row_parts(source.path)
+    line = first_line(source.path)
+    alone = line is not None and stands_alone(line, options.imports, options.format)
+    return _line_parts(source.path) if alone else None
+
+
+def read_part(part: Part, options: ReadOptions) -> tuple[Iterator[Trajectory], Counts]:
+    """Trajectories of a part, and what is met beside them: complete once those are read.
+
+    Raises:
+        DataError: from the iteration, at the first problem if `strict`.
+    """
+    one = Pass(options, alone=True)
+    return _read(one, part), one.met
+
+
+def _read(one: Pass, part: Part) -> Iterator[Trajectory]:
+    if isinstance(part, RowPart):
+        yield from one.table(part.path, part.rows)
+    else:
+        for line in read_span(part.path, part.start, part.stop, part.first):
+            yield from one.record(line, Position(part.path, line.number))
+        yield from one.finish()
+
+
+def _row_parts(path: str) -> Iterator[Part]:
+    try:
+        ranges = row_ranges(path)
+    except DataError:
+        ranges = [range(0)]  # whoever reads it reports what is wrong
+    return (RowPart(path, rows) for rows in ranges)
+
+
+def _line_parts(path: str) -> Iterator[Part]:
+    """Cut a file after the last line break of each `PART_BYTES`; a longer line is a part of its own."""
+    start, first = 0, 1
+    with open(path, "rb") as file:
+        end = 0
+        while chunk := file.read(PART_BYTES):
+            last = chunk.rfind(b"\n")
+            if last >= 0:
+                stop = end + last + 1
+                yield LinePart(path, start, stop, first)
+                start, first = stop, first + chunk.count(b"\n")
+            end += len(chunk)
+    if end > start:
+        yield LinePart(path, start, end, first)

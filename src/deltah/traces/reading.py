@@ -1,0 +1,223 @@
+"""One pass over records: each is given to the importer of its format, and what is lost on the way is counted.
+
+A pass may read a whole log, or parts of one in several processes (`deltah.traces.parts`): then each part has a pass of
+its own, and a record that others complete is left for the pass that reads the log in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from deltah.core.types import Trajectory
+from deltah.errors import DataError, DeltahError
+from deltah.traces.dialogue import NeedsOthers
+from deltah.traces.formats import Format, Importer, ImportOptions, Pending, detect, make_importer
+from deltah.traces.parquet import read_parquet
+from deltah.traces.sources import Source
+from deltah.traces.streams import Line, Position
+
+MAX_KEPT_PROBLEMS = 1000
+"""Problems kept in full; all are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadProblem:
+    """One record that could not be read."""
+
+    file: str
+    """As the caller named it; "-" is standard input."""
+    line: int
+    """Counted from 1; of a file without lines, the number of the sample or row."""
+    reason: str
+    unit: str = "line"
+
+    def __str__(self) -> str:
+        """One line for a terminal."""
+        return f"{self.file}, {self.unit} {self.line}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadOptions:
+    """How logs are read."""
+
+    format: Format | None = None
+    """None: told from the content of each record."""
+    strict: bool = False
+    """Stop at the first record that cannot be read."""
+    imports: ImportOptions = field(default_factory=ImportOptions)
+    skip: tuple[str, ...] = ()
+    """Fields of `deltah.traces.parquet.OPTIONAL` to leave out of Parquet."""
+
+
+class LeftRecord(NamedTuple):
+    """A record that others complete."""
+
+    where: Position
+    record: Line
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a pass met beside the trajectories it gave."""
+
+    n_read: int = 0
+    n_problems: int = 0
+    n_unjoined: int = 0
+    """API calls whose history holds an assistant's turn that the log does not."""
+    n_branches: int = 0
+    """Retries and forks that were not continued, each a trajectory of its own."""
+    skipped: list[str] = field(default_factory=list)
+    """Files of a folder or pattern that hold no traces."""
+    problems: list[ReadProblem] = field(default_factory=list)
+    """The first `MAX_KEPT_PROBLEMS` of them."""
+    left: list[LeftRecord] = field(default_factory=list)
+    """Records of a part that cannot be read without the rest of the log."""
+
+
+class Pass:
+    """Reads records in order; what it met stands in `met`."""
+
+    def __init__(
+        self, options: ReadOptions, *, alone: bool = False, on_error: Callable[[ReadProblem], None] | None = None
+    ) -> None:
+        """Begin.
+
+        Args:
+            options: How logs are read.
+            alone: Leave records that others complete, instead of waiting for those.
+            on_error: Called with each problem as it is met.
+        """
+        self.met = Counts()
+        self._options, self._alone, self._on_error = options, alone, on_error
+        self._importers: dict[Format, Importer] = {}
+        self._last = options.format
+        self._end = Position("", 0)
+
+    def records(self, source: Source, unit: str, records: Iterable[Line]) -> Iterator[Trajectory]:
+        """Trajectories of the records of one file.
+
+        Raises:
+            DataError: at the first problem if `strict`.
+        """
+        self._last = self._options.format
+        for record in records:
+            if not source.named and self._last is None and _is_foreign(record):
+                self.met.skipped.append(source.path)
+                return
+            yield from self.record(record, Position(source.path, record.number, unit))
+
+    def record(self, record: Line, where: Position) -> Iterator[Trajectory]:
+        """Trajectories that are over with one more record; errors as in `records`."""
+        self._end = where
+        try:
+            pending = self._add(record, where)
+        except NeedsOthers:
+            self.met.left.append(LeftRecord(where, record))
+        except DeltahError as error:
+            self.report(where, _with_hint(record, str(error)))
+        else:
+            yield from self._build(pending)
+
+    def table(self, path: str, rows: range | None = None) -> Iterator[Trajectory]:
+        """Trajectories of a Parquet file of ours, or of some rows of it; errors as in `records`."""
+
+        def report(row: int, reason: str) -> None:
+            self.report(Position(path, row, "row"), reason)
+
+        try:
+            for trajectory in read_parquet(path, rows=rows, skip=self._options.skip, on_error=report):
+                self.met.n_read += 1
+                yield trajectory
+        except DataError as error:
+            if self._options.strict:
+                raise
+            report(1, str(error))
+
+    def finish(self) -> Iterator[Trajectory]:
+        """Trajectories that still waited for further records; errors as in `records`."""
+        for importer in self._importers.values():
+            try:
+                yield from self._build(importer.finish(self._end))
+            except DataError as error:
+                self.report(self._end, str(error))
+            self.met.n_unjoined += importer.n_unjoined
+            self.met.n_branches += importer.n_branches
+
+    def absorb(self, part: Counts) -> Iterator[Trajectory]:
+        """Count what the pass over a part met; trajectories of the records it left come as they are over."""
+        met = self.met
+        met.n_read += part.n_read
+        met.n_problems += part.n_problems
+        met.problems += part.problems[: MAX_KEPT_PROBLEMS - len(met.problems)]
+        if self._on_error is not None:
+            for problem in part.problems:
+                self._on_error(problem)
+        for where, record in part.left:
+            yield from self.record(record, where)
+
+    def report(self, where: Position, reason: str) -> None:
+        """Take note of a problem.
+
+        Raises:
+            DataError: that problem, if `strict`.
+        """
+        problem = ReadProblem(where.file, where.number, reason, where.unit)
+        if self._options.strict:
+            raise DataError(str(problem))
+        self.met.n_problems += 1
+        if len(self.met.problems) < MAX_KEPT_PROBLEMS:
+            self.met.problems.append(problem)
+        if self._on_error is not None:
+            self._on_error(problem)
+
+    def _add(self, record: Line, where: Position) -> Iterable[Pending]:
+        """Try the format of the record before first: detection costs a pass over the record."""
+        if record.damage is not None:
+            raise DataError(record.damage)
+        if self._last is None:
+            self._last = detect(record.data)
+            return self._importer(self._last).add(record.data, where)
+        try:
+            return self._importer(self._last).add(record.data, where)
+        except DataError:
+            if self._options.format is not None:
+                raise
+            found = detect(record.data)
+            if found is self._last:
+                raise
+            self._last = found
+            return self._importer(found).add(record.data, where)
+
+    def _build(self, pending: Iterable[Pending]) -> Iterator[Trajectory]:
+        for one in pending:
+            try:
+                trajectory = one.build()
+            except DataError as error:
+                self.report(one.where, str(error))
+                continue
+            self.met.n_read += 1
+            yield trajectory
+
+    def _importer(self, fmt: Format) -> Importer:
+        if fmt not in self._importers:
+            self._importers[fmt] = make_importer(fmt, self._options.imports, alone=self._alone)
+        return self._importers[fmt]
+
+
+def _is_foreign(record: Line) -> bool:
+    """Whether a file's first record is sound but of no known format: tasks or a corpus beside the traces."""
+    if record.damage is not None:
+        return False
+    try:
+        detect(record.data)
+    except DataError:
+        return True
+    return False
+
+
+def _with_hint(record: Line, reason: str) -> str:
+    if record.complete or record.damage is not None:
+        return reason
+    return f"the last line is cut off (interrupted writer?): {reason}"

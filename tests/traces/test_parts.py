@@ -1,0 +1,135 @@
+"""Parts of a log, read one by one, give what the whole log gives: trajectories, default ids, problems, counts."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+import deltah.traces.parts
+from deltah.core.types import Trajectory
+from deltah.errors import DataError
+from deltah.traces import TraceReader, read_traces, write_traces
+from deltah.traces.parquet import write_parquet
+from deltah.traces.parts import LinePart, RowPart, read_part
+from deltah.traces.record import encode
+
+from .chat import assistant, line, token, user
+from .test_joining import conversation, exchanges
+from .test_reader import make
+from .test_record import assert_same
+
+
+def in_parts(reader: TraceReader) -> tuple[list[Trajectory], int]:
+    """Trajectories, and the number of parts."""
+    found, n = list[Trajectory](), 0
+    for part in reader.parts():
+        trajectories, met = read_part(part, reader.options)
+        found += trajectories
+        found += reader.absorb(met)
+        n += 1
+    return found + list(reader.rest()), n
+
+
+def assert_whole(path: Path, **options: object) -> int:
+    """The parts give what the whole gives, files without parts after the others; returns their number."""
+    whole, reader = read_traces(path, **options), read_traces(path, **options)
+    expected = list(whole)
+    found, n = in_parts(reader)
+    if path.is_dir():
+        expected.sort(key=lambda t: t.id)
+        found.sort(key=lambda t: t.id)
+    for a, b in zip(found, expected, strict=True):
+        assert_same(a, b)
+    for name in ("n_read", "n_problems", "n_unjoined", "n_branches", "problems", "skipped"):
+        assert getattr(reader, name) == getattr(whole, name), name
+    return n
+
+
+def chat(text: str) -> bytes:
+    """One whole conversation without an id: its trajectory is named by its line."""
+    return line([user("Where?"), assistant([token(text)], content=text)])
+
+
+@pytest.mark.parametrize("size", [1, 7, 200, 1000, 10**6])
+@pytest.mark.parametrize("end", [b"\n", b"", b'\n{"messages": [', b"\n\n\n"])
+def test_parts_of_lines_are_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, end: bytes) -> None:
+    monkeypatch.setattr(deltah.traces.parts, "PART_BYTES", size)
+    lines = [chat("a"), b"", chat("b"), b'{"broken', encode(make("own")), b"  ", b"[]", chat("c" * 400), b'{"x": 1}']
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + b"\n".join([*lines, *([chat("d")] * 5)]) + end)
+    n = assert_whole(path)
+    assert n > 1 if size < 1000 else n >= 1
+    assert [t.id for t in read_traces(path)][:3] == ["log.jsonl:1", "log.jsonl:3", "own"]
+
+
+def test_a_foreign_record_at_the_start_of_a_part_hides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deltah.traces.parts, "PART_BYTES", 1)
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join([chat("a"), b'{"question": "?"}', chat("b")]) + b"\n")
+    (tmp_path / "tasks.jsonl").write_bytes(b'{"id": 1, "question": "?"}\n')
+    assert_whole(tmp_path)
+    reader = read_traces(tmp_path)
+    assert len(in_parts(reader)[0]) == 2
+    assert (reader.n_problems, len(reader.skipped)) == (1, 1)
+
+
+def test_api_calls_have_no_parts_but_those_among_whole_conversations_are_joined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deltah.traces.parts, "PART_BYTES", 1)
+    calls = [json.dumps(one).encode() for one in exchanges(conversation())]
+    path = tmp_path / "calls.jsonl"
+    path.write_bytes(b"\n".join(calls) + b"\n")
+    assert assert_whole(path) == 0
+    path.write_bytes(b"\n".join([chat("first"), *calls]) + b"\n")
+    assert assert_whole(path) == 1 + len(calls)
+    assert [len(t.calls) for t in read_traces(path)] == [0, 2]
+    assert assert_whole(path, join=False) == 1 + len(calls)
+
+
+def test_what_follows_from_what_stands_before_it_has_no_parts(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(chat("a") + b"\n"))
+    (tmp_path / "b.json").write_bytes(b"[\n" + chat("b") + b"\n]\n")
+    (tmp_path / "c.json").write_bytes(b"[" + chat("c") + b"]\n")
+    (tmp_path / "d.jsonl").write_bytes(b"")
+    (tmp_path / "e.jsonl").write_bytes(chat("e") + b"\n")
+    assert assert_whole(tmp_path) == 1
+
+
+def test_parts_of_parquet_are_its_row_groups(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    write_parquet(path, [make(str(i)) for i in range(2500)])
+    parts = list(read_traces(path).parts())
+    assert [part.rows for part in parts if isinstance(part, RowPart)] == [range(2048), range(2048, 2500)]
+    assert_whole(path)
+    write_traces(tmp_path / "more.jsonl", [make("x")])
+    assert [type(part) for part in read_traces(tmp_path).parts()] == [LinePart, RowPart, RowPart]
+
+
+def test_a_file_written_anew_is_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    for name in ("old", "new"):
+        write_parquet(path, [make(name)])
+        assert [t.id for t in in_parts(read_traces(path))[0]] == [name]
+
+
+def test_a_damaged_table_is_one_problem(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    write_parquet(path, [make(str(i)) for i in range(10)])
+    data = bytearray(path.read_bytes())
+    data[8:200] = bytes(192)
+    path.write_bytes(data)
+    assert_whole(path)
+    assert read_traces(path).n_problems == 0
+    reader = read_traces(path)
+    in_parts(reader)
+    assert reader.n_problems == 1
+
+
+def test_strict_reading_stops_at_the_first_problem_of_a_part(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(chat("a") + b"\n{\n")
+    with pytest.raises(DataError, match=r"log\.jsonl, line 2"):
+        in_parts(read_traces(path, strict=True))
