@@ -5,6 +5,7 @@ Keys are the ones that reach TensorBoard, W&B, `metrics.jsonl` and the report; e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -58,11 +59,11 @@ class _Mean:
 
     def add(self, values: FloatArray) -> None:
         """Take values; those that are not finite are left out."""
-        finite = values[np.isfinite(values)]
-        if not len(finite):
+        finite = [value for value in values.tolist() if math.isfinite(value)]  # few: faster than as an array
+        if not finite:
             return
-        mean = float(finite.mean())
-        self._merge(len(finite), mean, float(((finite - mean) ** 2).sum()))
+        mean = math.fsum(finite) / len(finite)
+        self._merge(len(finite), mean, math.fsum((value - mean) ** 2 for value in finite))
 
     def add_one(self, value: float) -> None:
         """Take one finite value."""

@@ -7,6 +7,7 @@ One row is one call; parallel calls share their round's ΔH. Intervals are clust
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -133,16 +134,18 @@ def summarise_calls(rows: Sequence[CallRow], *, resamples: int = RESAMPLES, seed
         value = float(ratio(numerators[:, s].sum(), denominators[:, s].sum()))
         return Estimate(value=value, low=low, high=high, n=n, left_out=len(rows) - n)
 
+    labels, statuses = Counter(row.label for row in rows), Counter(row.status for row in rows)
+    found = Counter(row.verdict for row in rows)
     return CallSummary(
         n=len(rows),
-        errors=sum(row.status is CallStatus.ERROR for row in rows),
-        unanswered=sum(row.status is CallStatus.UNANSWERED for row in rows),
+        errors=statuses[CallStatus.ERROR],
+        unanswered=statuses[CallStatus.UNANSWERED],
         reduction_rate=estimate(0),
         delta_h=estimate(1),
-        undecided=sum(row.label is CallLabel.UNDECIDED for row in rows),
-        undefined=sum(row.label is CallLabel.UNDEFINED for row in rows),
-        certified=sum(row.verdict is Verdict.CERTIFIED for row in rows),
-        likely=sum(row.verdict is Verdict.LIKELY for row in rows),
+        undecided=labels[CallLabel.UNDECIDED],
+        undefined=labels[CallLabel.UNDEFINED],
+        certified=found[Verdict.CERTIFIED],
+        likely=found[Verdict.LIKELY],
     )
 
 
