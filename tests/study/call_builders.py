@@ -10,6 +10,9 @@ from deltah.core.results import status_of
 from deltah.study.waste import Waste, waste_of_calls
 
 QUESTION = "Where does Mira Kovel live?"
+FACT = "Mira Kovel lives in Larkholm and works for Tessen Paper."
+OTHER = "Ilse Varga lives in Quillport and works for Solvi Glass."
+THIRD = "Orin Tade lives in Ostbridge and works for Arden Optics."
 
 
 class Call(NamedTuple):

@@ -6,17 +6,14 @@ import json
 import time
 
 import pytest
-from call_builders import QUESTION, Call, Say, User, classes, hints, python, search, written
+from call_builders import FACT, OTHER, QUESTION, THIRD, Call, Say, User, classes, python, search, written
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deltah import Segment, SegmentKind, ToolCall, Trajectory
+from deltah import Trajectory
 from deltah.core.scored import CallLabel
 from deltah.study.waste import Verdict, Waste, verdict, waste_of_calls
 
-FACT = "Mira Kovel lives in Larkholm and works for Tessen Paper."
-OTHER = "Ilse Varga lives in Quillport and works for Solvi Glass."
-THIRD = "Orin Tade lives in Ostbridge and works for Arden Optics."
 PAGE = "\n".join(f"{i}  def step_{i}(state): return advance(state, by={i})" for i in range(12))
 EXACT, NEAR, CONTEXT, ERROR = ({w.value} for w in list(Waste)[:4])
 
@@ -181,76 +178,6 @@ def test_commands_that_only_look_or_compute_are_duplicates(command: str) -> None
     assert classes(call, call)[1] == EXACT
 
 
-# Near duplicates
-
-
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [
-        ({"query": "Mira Kovel, city"}, {"query": "the mira   kovel city?"}),
-        ({"query": "capital of France"}, {"query": "“capital France”"}),
-        ({"query": "Ａrden Optics"}, {"query": "arden optics"}),
-        ({"query": "x", "filter": None}, {"query": "x"}),
-        ({"city": "Paris"}, {"city": " 'paris' "}),
-        ({"id": "17"}, {"id": 17}),
-        ({"queries": ["a b", "c"]}, {"queries": ["A b", "C"]}),
-    ],
-)
-def test_arguments_that_agree_once_normalised(first: object, second: object) -> None:
-    for answer in ("21", "No results."):
-        assert classes(Call("find_weather", first, answer), Call("find_weather", second, answer)) == [set(), NEAR]
-
-
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [
-        ({"query": "sort in C++"}, {"query": "sort in C#"}),
-        ({"query": "2 + 2"}, {"query": "2 * 2"}),
-        ({"query": "jaguar"}, {"query": "-jaguar"}),
-        ({"query": "flights from Rome to Oslo"}, {"query": "flights from Oslo to Rome"}),
-        ({"query": "is it safe"}, {"query": "is it not safe"}),
-        ({"query": "where did he live"}, {"query": "when did he live"}),
-        ({"query": "census 2020"}, {"query": "census 2010"}),
-    ],
-)
-def test_queries_that_ask_for_something_else(first: object, second: object) -> None:
-    assert classes(Call("web", first, "4"), Call("web", second, "4"))[1] == set()
-
-
-@pytest.mark.parametrize("key", ["page", "offset", "cursor", "limit", "start_line"])
-def test_pagination_is_no_duplicate(key: str) -> None:
-    pages = [Call("search", {"query": "Mira Kovel", key: n}, "No more results.") for n in (1, 2, 3)]
-    assert classes(search("Mira Kovel", "No more results."), *pages) == [set()] * 4
-
-
-def test_a_similar_query_is_a_near_duplicate_only_if_it_brings_nothing() -> None:
-    first, second = "Mira Kovel current home town", "current Mira Kovel home town address"
-    assert classes(search(first, FACT), search(second, FACT))[1] == NEAR | CONTEXT
-    assert classes(search(first, FACT), search(second, f"{FACT}\n{OTHER}"))[1] == set()
-    assert classes(search(first, "Oslo"), search(second, "Oslo"))[1] == set()
-
-
-def test_an_unlike_query_that_brings_nothing_is_only_in_context() -> None:
-    assert classes(search("Mira Kovel", FACT), search("Tessen Paper staff", FACT))[1] == CONTEXT
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "same"),
-    [
-        ("print(1+2)", "print( 1 + 2 )  # add", True),
-        ("x = [1,\n     2]\nprint(sum(x))", "x = [1, 2]\n\nprint(sum(x))", True),
-        ("print('a b')", "print('ab')", False),
-        ("print('# a')", "print('#')", False),
-        ("for i in x:\n  f(i)\ng()", "for i in x:\n  f(i)\n  g()", False),
-        ("print(1 + 2)", "print(12)", False),
-        ("not python at  all", "not python at all", True),
-        ("echo 'a  b", "echo 'a b", False),
-    ],
-)
-def test_code_is_compared_by_its_tokens(first: str, second: str, same: bool) -> None:
-    assert classes(python(first, "3"), python(second, "3")) == [set(), NEAR if same else set()]
-
-
 # Result in context
 
 
@@ -342,62 +269,6 @@ def test_a_refused_change_that_is_tried_again_is_a_repeated_error() -> None:
     book = Call("book_flight", {"n": 1}, "Error: payment does not add up")
     assert classes(book, Call("think", {"thought": "hm"}, ""), book)[2] == ERROR
     assert classes(book, Call("update_card", {"n": 2}, "Card 2 is set."), book)[2] == set()
-
-
-# Unused results
-
-
-def test_a_result_of_which_nothing_is_said_is_unused() -> None:
-    assert hints(search("Mira", FACT), search("Ilse", OTHER), end="In Quillport.") == [True, False]
-
-
-@pytest.mark.parametrize("end", ["In Larkholm.", "Larkholm's", "(larkholm)", "employer: Tessen", "Tessens Papier"])
-def test_one_new_word_in_another_form_is_a_use(end: str) -> None:
-    assert hints(search("Mira", FACT), end=end) == [False]
-
-
-def test_use_in_a_later_call_or_in_the_graded_answer_counts() -> None:
-    assert hints(search("Mira", FACT), search("Larkholm", THIRD), end="Done.")[0] is False
-    t = written(search("Mira", FACT), end="Done.")
-    fields = {name: getattr(t, name) for name in t.__dataclass_fields__}
-    assert waste_of_calls(Trajectory(**fields | {"prediction": "Larkholm"})) == (frozenset(),)
-
-
-def test_a_confirmed_guess_is_a_use() -> None:
-    assert hints(Say("I think she lives in Larkholm."), search("Mira", FACT), end="So it is Larkholm.") == [False]
-    known = "Tessen Paper was founded in Larkholm by Mira."
-    assert hints(search("a", FACT), search("b", f"{known} {OTHER}"), end="Tessen Paper it is.")[1] is False
-
-
-def test_words_of_the_question_and_of_the_call_are_no_use() -> None:
-    assert hints(search("Larkholm", FACT), end="Mira Kovel? I looked for Larkholm.") == [True]
-
-
-def test_numbers_and_scripts_without_spaces() -> None:
-    assert hints(python("1", "1234567"), end="It is 1,234,567.") == [False]
-    assert hints(python("1", "0.3333"), end="A third.") == [False]
-    assert hints(python("7 * 8", "56"), end="I do not know.") == [True]
-    assert hints(search("a", "東京は日本の首都です"), end="答えは東京です。") == [False]
-
-
-def test_unused_is_not_claimed_where_it_cannot_be_known() -> None:
-    assert hints(search("Mira", FACT), end=None) == [False]
-    assert hints(search("Mira", None), search("Mira", "error: down")) == [False, False]
-    assert hints(Call("write_file", {"path": "a"}, "Wrote many bytes somewhere.")) == [False]
-    assert hints(search("a", FACT), search("b", FACT), end="Nothing.") == [True, False]
-
-
-def test_unused_is_not_claimed_where_later_text_is_unknown() -> None:
-    segments = (
-        Segment(kind=SegmentKind.REASONING, start=0, stop=5, turn=0),
-        Segment(kind=SegmentKind.RESULT, start=5, stop=9, turn=0),
-        Segment(kind=SegmentKind.REASONING, start=9, stop=12, turn=1),
-    )
-    call = ToolCall(id="a", name="search", arguments="{}", turn=0, result=FACT)
-    assert waste_of_calls(Trajectory(id="t", segments=segments, calls=(call,))) == (frozenset(),)
-    texts = ("well", " let", " me", " see", " now", "<r>", ".", ".", "</r>", "I", " give", " up")
-    known = Trajectory(id="t", segments=segments, calls=(call,), token_texts=texts)
-    assert waste_of_calls(known) == (frozenset({Waste.RESULT_UNUSED}),)
 
 
 # Verdicts

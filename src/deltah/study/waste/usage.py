@@ -23,7 +23,7 @@ from deltah.study.waste.texts import ascii_words, policy_text, user_text
 from deltah.tools.search import STOP_WORDS
 
 STEM_LETTERS: Final = 6
-_FRACTION = re.compile(r"\b\d?\.\d+")
+_FRACTION = re.compile(r"(?:\b\d)?\.\d+")
 """Decimals; of 1023.5 the whole part stays, of 0.5 nothing."""
 _DECIMAL_POINT = re.compile(r"\.\d")
 _THOUSANDS = re.compile(r",(?=\d{3}\b)")
