@@ -1,6 +1,6 @@
 """Certified ΔH on a real language model: how wide the intervals are, and how often a call is certified.
 
-    python experiments/topk_bounds.py --seed 0 --tokens 10000
+    python experiments/topk_bounds.py --seed 0 --tokens 10000 --out runs/topk-bounds
 
 SmolLM2-135M-Instruct gives the full distribution of every token, so the exact entropy is known; deltah sees of it only
 what a server would report, the K best log-probabilities and that of the drawn token. Three sets of text:
@@ -11,6 +11,7 @@ what a server would report, the K best log-probabilities and that of the drawn t
 * agent: the same calls and results, but the reasoning before each call is drawn from the model at temperature 1.
 
 The last two follow one worked example, which is not scored. Writes docs/results/topk.json and docs/results/topk.md.
+Resumable: what the model says of each set is kept under `--out`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import argparse
 import copy
 import json
 import os
+import pickle
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -45,6 +47,7 @@ from deltah.study.bootstrap import interval, ratio_replicates
 from deltah.tools import make_python
 from deltah.traces.rundir import nan_to_none, package_versions
 from deltah.traces.spans import split_message
+from deltah.traces.tokens import pack_lists
 from deltah.traces.topk import measure
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -210,7 +213,8 @@ def seen(scored: Scored, k: int, printed: str, vocab_size: int) -> Trajectory:
     best = best[:, :k]
     if printed == "4 decimals":
         best, drawn = np.round(best, 4), np.round(drawn, 4)
-    measured = measure(drawn, best.tolist(), vocab_size)
+    texts = ["x"] * len(drawn)  # not looked at
+    measured = measure(pack_lists(texts, drawn.tolist(), best.tolist()), vocab_size)
     return replace(
         scored.skeleton,
         entropy=measured.entropy,
@@ -293,6 +297,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tokens", type=int, default=10_000, help="of the set chat")
     parser.add_argument("--conversations", type=int, default=60, help="of each set with tools")
+    parser.add_argument("--out", type=Path, default=Path("runs/topk-bounds"), help="keeps each set once it is measured")
     parser.add_argument("--page-only", action="store_true", help="write the page again from topk.json")
     options = parser.parse_args()
     if options.page_only:
@@ -303,15 +308,29 @@ def main() -> None:
     (RESULTS / "topk.md").write_text(page(content["rows"], content["facts"]), encoding="utf-8")
 
 
+def conversations(agent: Agent, name: str, options: argparse.Namespace) -> Iterator[Scored]:
+    """One of `SETS`."""
+    if name == "chat":
+        yield from chat_set(agent, options.tokens)
+        return
+    example, written = scripts(options.conversations, options.seed)
+    spoken = written if name == "script" else with_own_reasoning(agent, example, written)
+    for i, messages in enumerate(spoken):
+        yield agent.measure(f"{name}-{i}", [*example, *messages], TOOLS)
+
+
 def measured(options: argparse.Namespace) -> dict[str, Any]:
     """Facts of the run and its rows."""
-    torch.manual_seed(options.seed)
-    agent = Agent()
-    example, written = scripts(options.conversations, options.seed)
-    sets = {"chat": list(chat_set(agent, options.tokens))}
-    print("chat measured", flush=True)
-    for name, conversations in (("script", written), ("agent", with_own_reasoning(agent, example, written))):
-        sets[name] = [agent.measure(f"{name}-{i}", [*example, *m], TOOLS) for i, m in enumerate(conversations)]
+    sets, agent = dict[str, list[Scored]](), Agent()
+    for name in SETS:
+        kept = options.out / f"{name}-{options.seed}-{options.tokens}-{options.conversations}.pickle"
+        if not kept.exists():
+            torch.manual_seed(options.seed)
+            options.out.mkdir(parents=True, exist_ok=True)
+            half = kept.with_suffix(".tmp")
+            half.write_bytes(pickle.dumps(list(conversations(agent, name, options))))
+            half.replace(kept)
+        sets[name] = pickle.loads(kept.read_bytes())
         print(f"{name} measured", flush=True)
     facts = {
         "command": f"python experiments/topk_bounds.py --seed {options.seed} --tokens {options.tokens} "

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 from deltah import Segment, ToolCall, Trajectory
@@ -121,3 +122,36 @@ def test_the_page_of_bounds_says_what_its_numbers_say(monkeypatch: pytest.Monkey
     saved = (RESULTS / "topk.md").read_text(encoding="utf-8")
     written = importlib.import_module("topk_page").page(content["rows"], content["facts"])
     assert written == saved, "write it again: python experiments/topk_bounds.py --page-only"
+
+
+@pytest.fixture
+def bounds(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    pytest.importorskip("transformers")
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    return importlib.import_module("topk_bounds")
+
+
+@pytest.mark.parametrize("printed", ["float64", "float32", "4 decimals"])
+def test_what_is_seen_of_a_known_distribution_bounds_its_entropy(bounds: ModuleType, printed: str) -> None:
+    """Twelve equal tokens and a drawn one that is listed or not: the entropy is known in closed form."""
+    logp = np.full(12, -np.log(12))
+    best, drawn = np.tile(np.pad(logp, (0, 88), constant_values=-60.0), (3, 1)), logp[:3]
+    segments = (
+        Segment(kind="reasoning", start=0, stop=1, turn=0),
+        Segment(kind="result", start=1, stop=1, turn=0, text="r"),
+        Segment(kind="reasoning", start=1, stop=3, turn=1),
+    )
+    call = ToolCall(id="a", name="search", arguments="{}", turn=0, result="r")
+    skeleton = Trajectory(id="t", segments=segments, calls=(call,))
+    exact = np.full(3, np.log(12))
+    scored = bounds.Scored(skeleton, exact, best, drawn, best, drawn)
+    for k in (1, 5, 20):
+        found = bounds.seen(scored, k, printed, 200)
+        lower, upper = found.entropy_bounds
+        assert (lower <= exact).all()
+        assert (exact <= upper).all()
+        if k == 20:
+            assert upper - lower == pytest.approx(0.0, abs=0.02)
+    rows = [row for row in bounds.numbers([scored], "script", 200) if row["printed"] == printed]
+    assert [row["violations"] for row in rows] == [0] * len(bounds.KS)
+    assert [row["tokens"] for row in rows] == [3] * len(bounds.KS)
