@@ -17,14 +17,14 @@ from rich.table import Table
 from deltah.cli.losses import nothing_read, report_losses
 from deltah.cli.options import Answers, Join, Logs, Margin, Signal, Strict, TraceFormat, VocabSize, log_options
 from deltah.cli.prices import Currency, Latency, Price, costs
-from deltah.cli.tables import escaped, two_lines
+from deltah.cli.tables import broken, escaped, two_lines
 from deltah.core.metrics import MetricsTally
 from deltah.core.scored import Signal as SignalOf
 from deltah.core.types import Estimator, Trajectory
 from deltah.study import CallRow, Evaluation, ScoredLog, calls_by, summarise_calls
 from deltah.study.callfile import CallWriter, call_records
 from deltah.study.notes import notes_on
-from deltah.study.tables import estimate_cell, number
+from deltah.study.tables import estimate_cell, number, tool_title
 from deltah.study.waste import Verdict, Waste
 from deltah.traces.rundir import nan_to_none
 
@@ -103,12 +103,14 @@ def _print_tables(log: ScoredLog, evaluation: Evaluation) -> None:
     console.print(_headline(log, evaluation), highlight=False, soft_wrap=True)
     if not rows:
         return
-    console.print(_call_table("tool", calls_by(rows, lambda row: row.tool or "(not parsed)")))
-    console.print(_call_table("round", calls_by(sorted(rows, key=lambda row: row.round), lambda row: str(row.round))))
+    room = max(console.width - _NUMBERS_WIDTH, 10)
+    by_round = calls_by(sorted(rows, key=lambda row: row.round), lambda row: str(row.round))
+    console.print(_call_table("tool", calls_by(rows, lambda row: tool_title(row.tool)), room))
+    console.print(_call_table("round", by_round, room))
     graded = {True: "correct", False: "not correct"}
     by_outcome = calls_by((row for row in rows if row.correct is not None), lambda row: graded[bool(row.correct)])
     if by_outcome:
-        console.print(_call_table("outcome", by_outcome))
+        console.print(_call_table("outcome", by_outcome, room))
     _print_savings(console, evaluation)
     for note in notes_on(log, evaluation):
         console.print(note, highlight=False, soft_wrap=True, markup=False)
@@ -116,7 +118,7 @@ def _print_tables(log: ScoredLog, evaluation: Evaluation) -> None:
 
 def _print_savings(console: Console, evaluation: Evaluation) -> None:
     """What dropping the waste would save, and what that takes for granted."""
-    savings, prices = evaluation.savings, evaluation.costs.prices
+    savings, currency = evaluation.savings, evaluation.costs.currency
     if not savings.certified_and_likely.calls:
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="if these calls were dropped", title_justify="left")
@@ -126,13 +128,16 @@ def _print_savings(console: Console, evaluation: Evaluation) -> None:
         "sampled\ntokens",
         "result\ntokens",
         "prompt\ntokens",
-        "money" if prices is None else prices.currency,
+        currency,
+        f"{currency},\ncached",
         "seconds",
     ):
         table.add_column(name, justify="right" if name else "left")
     for name, found in (("certified waste", savings.certified), ("and likely waste", savings.certified_and_likely)):
         counts = (found.calls, found.call_tokens, found.result_tokens, found.prompt_tokens)
-        table.add_row(name, *(number(n, 0) for n in counts), number(found.money, 2), number(found.seconds, 1))
+        money = (found.money, found.money_with_cache)
+        numbers = (*(number(n, 0) for n in counts), *(number(n, 2) for n in money), number(found.seconds, 1))
+        table.add_row(name, *numbers)
     console.print(table)
     for assumption in savings.assumptions:
         console.print(f"[dim]· {escaped(assumption)}[/]", highlight=False, soft_wrap=True)
@@ -147,16 +152,20 @@ def _headline(log: ScoredLog, evaluation: Evaluation) -> str:
     return "; ".join(parts)
 
 
-def _call_table(label: str, groups: dict[str, list[CallRow]]) -> Table:
+_NUMBERS_WIDTH = 70
+"""Of a table of calls without its first column, in characters: an 80-column terminal leaves 10 to the names."""
+
+
+def _call_table(label: str, groups: dict[str, list[CallRow]], room: int) -> Table:
     """One row a group: calls, verdicts, mean ΔH with its interval, waste."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    names = ("calls", "reduced", "mean ΔH, nats", "un-\ndecided", "un-\ndefined", "errors", "waste", "likely\nwaste")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+    names = ("calls", "reduced", "mean ΔH,\nnats", "unde-\ncided", "unde-\nfined", "errors", "waste", "likely\nwaste")
     table.add_column(label, overflow="fold")
     for name in names:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for name, rows in groups.items():
         summary = summarise_calls(rows)
         rate, delta = estimate_cell(summary.reduction_rate, 2), estimate_cell(summary.delta_h, 3, signed=True)
         counts = (summary.undecided, summary.undefined, summary.errors, summary.certified, summary.likely)
-        table.add_row(escaped(name), str(summary.n), two_lines(rate), two_lines(delta), *map(str, counts))
+        table.add_row(escaped(broken(name, room)), str(summary.n), two_lines(rate), two_lines(delta), *map(str, counts))
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from rich import box
@@ -33,6 +34,19 @@ def print_summaries(
 def two_lines(cell: Cell) -> str:
     """A value over its interval."""
     return f"{cell.text}\n[dim]{escaped(cell.interval)}[/]" if cell.interval else cell.text
+
+
+def broken(name: str, width: int) -> str:
+    """A name on lines of at most `width` characters, cut after spaces, underscores, dots, dashes, slashes and colons.
+
+    A part without any of them that is longer keeps a line of its own.
+    """
+    lines = [""]
+    for part in re.findall(r"[^\s_.\-/:]*[\s_.\-/:]|[^\s_.\-/:]+", name):
+        if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def escaped(text: str) -> str:

@@ -10,7 +10,7 @@ from deltah.study.pilot.columns import DEAD_BAND_PREFIX, LABEL_MEANING, SIGNAL_M
 from deltah.study.pilot.figures import REDUCTION, Failure, FailureKind
 from deltah.study.pilot.statistics import Association
 from deltah.study.pilot.table import CALL_INDEX
-from deltah.study.tables import MISSING, Cell, estimate_cell, number
+from deltah.study.tables import MISSING, Cell, estimate_cell, number, tool_title
 
 if TYPE_CHECKING:
     from deltah.study.pilot.result import StudyResult
@@ -203,7 +203,7 @@ def _failure_section(result: StudyResult) -> Iterator[str]:
 
 
 def _failure(f: Failure) -> tuple[str, ...]:
-    return f.trajectory, f.call, f.tool, str(f.index), number(f.reduction, DIGITS, signed=True)
+    return f.trajectory, f.call, tool_title(f.tool), str(f.index), number(f.reduction, DIGITS, signed=True)
 
 
 def _glossary(result: StudyResult) -> Iterator[str]:
