@@ -12,6 +12,9 @@ from rich.table import Table
 from deltah.study import Statistics, table
 from deltah.study.tables import DEMO_COLUMNS, Cell
 
+_TITLE_WIDTH = 12
+"""Of a title's longest line, in characters: that of an interval."""
+
 
 def print_summaries(
     summaries: Mapping[str, Statistics],
@@ -22,10 +25,10 @@ def print_summaries(
 ) -> None:
     """Print one row a summary, value over its 95 % interval."""
     content = table(summaries, seconds=seconds, columns=columns)
-    shown = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    shown = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
     shown.add_column("")
     for column in content.columns:
-        shown.add_column(column.title, justify="right")
+        shown.add_column(broken(column.title, _TITLE_WIDTH), justify="right", no_wrap=True)
     for row in content.rows:
         shown.add_row(f"[bold]{escaped(row.name)}[/]", *map(two_lines, row.cells))
     Console().print(shown)
