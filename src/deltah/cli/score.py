@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
@@ -101,8 +102,15 @@ def _print_tables(log: ScoredLog, evaluation: Evaluation) -> None:
     console = Console()
     rows = evaluation.rows
     console.print(_headline(log, evaluation), highlight=False, soft_wrap=True)
-    if not rows:
-        return
+    if rows:
+        _print_calls(console, rows)
+        _print_savings(console, evaluation)
+    for note in notes_on(log, evaluation):
+        console.print(note, highlight=False, soft_wrap=True, markup=False)
+
+
+def _print_calls(console: Console, rows: Sequence[CallRow]) -> None:
+    """Calls by tool, by round and, where outcomes are known, by outcome."""
     room = max(console.width - _NUMBERS_WIDTH, 10)
     by_round = calls_by(sorted(rows, key=lambda row: row.round), lambda row: str(row.round))
     console.print(_call_table("tool", calls_by(rows, lambda row: tool_title(row.tool)), room))
@@ -111,9 +119,6 @@ def _print_tables(log: ScoredLog, evaluation: Evaluation) -> None:
     by_outcome = calls_by((row for row in rows if row.correct is not None), lambda row: graded[bool(row.correct)])
     if by_outcome:
         console.print(_call_table("outcome", by_outcome, room))
-    _print_savings(console, evaluation)
-    for note in notes_on(log, evaluation):
-        console.print(note, highlight=False, soft_wrap=True, markup=False)
 
 
 def _print_savings(console: Console, evaluation: Evaluation) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from deltah.core.scored import Signal
 from deltah.core.signals import SIGNALS, SignalConfig, SignalName
@@ -17,6 +18,7 @@ from deltah.errors import ConfigError, InvalidValueError
 from deltah.study.grading import Answers, graded
 from deltah.study.summary import score_measured
 from deltah.traces import TraceReader, read_traces
+from deltah.traces.openai import TOKENS_WITHOUT_LOGPROBS
 from deltah.traces.reader import Paths
 from deltah.traces.runsignal import signal_of
 from deltah.traces.sources import STDIN
@@ -55,6 +57,19 @@ class LogOptions:
         return replace(base, name=name, margin=kept if self.margin is None else self.margin)
 
 
+class TokenCount(NamedTuple):
+    """Tokens, and in how many trajectories they stand."""
+
+    tokens: int
+    trajectories: int
+
+    def plus(self, found: object) -> TokenCount:
+        """Count those of one more trajectory; anything but a positive whole number is none."""
+        if not isinstance(found, int) or found <= 0:
+            return self
+        return TokenCount(self.tokens + found, self.trajectories + 1)
+
+
 class ScoredLog(Iterable[tuple[Trajectory, Signal | None]]):
     """Trajectories of logs with their signals, None for one without entropies; iterable again unless from stdin."""
 
@@ -82,10 +97,14 @@ class ScoredLog(Iterable[tuple[Trajectory, Signal | None]]):
             skip=skip,
         )
         self.signal = _signal_of_sources(self.reader, options)
+        self.unlisted = TokenCount(0, 0)
+        """Drawn tokens that the logs give no log-probability of, so far."""
 
     def __iter__(self) -> Iterator[tuple[Trajectory, Signal | None]]:
         """Grade and score the trajectories that can be read, as they are asked for."""
+        self.unlisted = TokenCount(0, 0)
         for read in self.reader:
+            self.unlisted = self.unlisted.plus(read.metadata.get(TOKENS_WITHOUT_LOGPROBS))
             trajectory = graded(read) if self.answers is None else self.answers.apply(read)
             yield trajectory, score_measured(trajectory, self.signal)
 

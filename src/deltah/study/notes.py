@@ -10,7 +10,7 @@ from deltah.study.report.evaluation import Evaluation
 
 def notes_on(log: ScoredLog, evaluation: Evaluation) -> list[str]:
     """Notes on a log that was read to its end, the most consequential first."""
-    return [*_measurement(evaluation), *_reading(log, evaluation)]
+    return [*_measurement(evaluation), *_unlisted(log), *_reading(log, evaluation)]
 
 
 def _measurement(evaluation: Evaluation) -> Iterator[str]:
@@ -33,6 +33,15 @@ def _measurement(evaluation: Evaluation) -> Iterator[str]:
     if len(evaluation.temperatures) > 1:
         found = ", ".join(f"{value:g}" for value in sorted(evaluation.temperatures))
         yield f"The trajectories were measured at different temperatures ({found}); compare them with care."
+
+
+def _unlisted(log: ScoredLog) -> Iterator[str]:
+    if log.unlisted.tokens:
+        yield (
+            f"{log.unlisted.tokens:,} sampled tokens of {log.unlisted.trajectories:,} trajectories have no logprobs, "
+            "by the server's own count: llama.cpp's server lists the several tokens of one character (an emoji) once, "
+            "other servers leave out hidden reasoning or calls. No entropy speaks of them."
+        )
 
 
 def _reading(log: ScoredLog, evaluation: Evaluation) -> Iterator[str]:
