@@ -1,17 +1,24 @@
 """deltah: did this tool call make the model more certain?
 
 ΔH is the change of policy entropy across a tool call. This package measures it, exactly or with certified bounds, and
-turns it into a diagnosis of logs and into rewards for training. Importing it loads numpy and msgspec, nothing heavy.
+turns it into a diagnosis of logs and into rewards for training. Importing it loads nothing: a name loads its module,
+and with it numpy and msgspec, when it is first used, so that the command is ready for Ctrl-C from its first moment.
 """
 
-from deltah.core.advantages import token_advantages
-from deltah.core.entropy import EntropyBounds, entropy_bounds, entropy_from_logits
-from deltah.core.rewards import Reward, RewardConfig, dense_reward, group_rewards, sparse_reward
-from deltah.core.scored import CallLabel, Group, Signal
-from deltah.core.signals import PositionBaseline, SignalConfig, score
-from deltah.core.types import Segment, SegmentKind, ToolCall, Trajectory
-from deltah.errors import DeltahError
-from deltah.traces import read_traces, signal_of, write_traces
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from deltah.core.advantages import token_advantages
+    from deltah.core.entropy import EntropyBounds, entropy_bounds, entropy_from_logits
+    from deltah.core.rewards import Reward, RewardConfig, dense_reward, group_rewards, sparse_reward
+    from deltah.core.scored import CallLabel, Group, Signal
+    from deltah.core.signals import PositionBaseline, SignalConfig, score
+    from deltah.core.types import Segment, SegmentKind, ToolCall, Trajectory
+    from deltah.errors import DeltahError
+    from deltah.traces import read_traces, signal_of, write_traces
 
 __version__ = "0.1.0"
 
@@ -40,3 +47,32 @@ __all__ = [
     "token_advantages",
     "write_traces",
 ]
+
+_HOMES = {
+    "deltah.core.advantages": ("token_advantages",),
+    "deltah.core.entropy": ("EntropyBounds", "entropy_bounds", "entropy_from_logits"),
+    "deltah.core.rewards": ("Reward", "RewardConfig", "dense_reward", "group_rewards", "sparse_reward"),
+    "deltah.core.scored": ("CallLabel", "Group", "Signal"),
+    "deltah.core.signals": ("PositionBaseline", "SignalConfig", "score"),
+    "deltah.core.types": ("Segment", "SegmentKind", "ToolCall", "Trajectory"),
+    "deltah.errors": ("DeltahError",),
+    "deltah.traces": ("read_traces", "signal_of", "write_traces"),
+}
+"""Where each public name lives."""
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+_PARTS = ("core", "errors", "traces")
+
+if not TYPE_CHECKING:  # a type checker would take any name for one of this package
+
+    def __getattr__(name: str) -> object:
+        """Load a public name at its first use."""
+        if name in _PARTS:
+            return import_module(f"{__name__}.{name}")
+        if name not in _HOME_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(_HOME_OF[name]), name)
+        return value
+
+    def __dir__() -> list[str]:
+        """Public names, loaded or not."""
+        return sorted({*globals(), *__all__})

@@ -155,6 +155,17 @@ def test_unreadable_records_are_listed_and_change_the_exit_code(traces: Path) ->
     assert "1 records could not be read" in result.output
 
 
+def test_tokens_that_the_log_does_not_list_are_noted(tmp_path: Path) -> None:
+    [log] = (Path(__file__).parents[1] / "traces" / "data").glob("llama-server-emoji.jsonl*")
+    said = "27 sampled tokens of 1 trajectories have no logprobs, by the server's own count"
+    result = CliRunner().invoke(app, ["score", str(log), "--vocab-size", "1394"])
+    assert result.exit_code == 0, result.output
+    assert said in " ".join(result.output.split())
+    result = CliRunner().invoke(app, ["report", str(log), "--out", str(tmp_path / "r.html"), "--vocab-size", "1394"])
+    assert result.exit_code == 0, result.output
+    assert said in (tmp_path / "r.json").read_text()
+
+
 def test_report_is_written_beside_the_traces(traces: Path) -> None:
     result = CliRunner().invoke(app, ["report", str(traces)])
     assert result.exit_code == 0, result.output

@@ -17,7 +17,7 @@ def stopped_at_import_of(module: str, what: str) -> subprocess.CompletedProcess[
     program = (
         "import sys\nclass Stop:\n    def find_spec(self, name, *rest):\n"
         f"        if name == {module!r}: raise {what}\n"
-        "import deltah\nsys.meta_path.insert(0, Stop())\nfrom deltah.cli.main import main\nmain()"
+        "sys.meta_path.insert(0, Stop())\nfrom deltah.cli.main import main\nmain()"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     return subprocess.run(
@@ -25,7 +25,9 @@ def stopped_at_import_of(module: str, what: str) -> subprocess.CompletedProcess[
     )
 
 
-@pytest.mark.parametrize("module", ["typer", "rich.progress", "deltah.cli.demo"])
+@pytest.mark.parametrize(
+    "module", ["numpy", "msgspec", "deltah.core.types", "typer", "rich.progress", "deltah.cli.demo"]
+)
 def test_an_interrupt_while_loading_is_one_sentence(module: str) -> None:
     done = stopped_at_import_of(module, "KeyboardInterrupt")
     assert done.returncode == 130
@@ -36,3 +38,17 @@ def test_a_termination_says_how_to_go_on() -> None:
     done = stopped_at_import_of("typer", "SystemExit(143)")
     assert done.returncode == 143
     assert done.stderr == "asked to end; run the same command again to continue\n"
+
+
+def test_public_names_load_at_their_first_use() -> None:
+    program = (
+        "import sys, deltah\nassert not {'numpy', 'msgspec', 'rich'} & set(sys.modules)\n"
+        "found = [getattr(deltah, name) for name in deltah.__all__]\nassert set(deltah.__all__) <= set(dir(deltah))\n"
+        "assert deltah.traces.read_traces is deltah.read_traces\n"
+        "try:\n    deltah.scores\nexcept AttributeError as error:\n    print(len(found), error)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environment, timeout=60
+    )
+    assert done.stdout == "23 module 'deltah' has no attribute 'scores'\n", done.stderr

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +66,17 @@ def test_the_whole_way_through_a_server(log: Path, tmp_path: Path) -> None:
         assert dry.exit_code == 0, dry.output
         assert "4 calls, 24 queries (0 already answered)" in dry.output
         assert "1 calls cannot be probed" in dry.output
+        assert server.requests == []
         assert list(tmp_path.iterdir()) == [log]
         done = run(log, "--server", server.url, "--out", out, "--vocab-size", 50)
         n = len(server.requests)
         again = run(log, "--server", server.url, "--out", out, "--vocab-size", 50)
         assert len(server.requests) == n + 2, "finding the server out is all that is asked again"
+    # Nobody listens any more: the answers so far say which model it was.
+    known = run(log, "--server", server.url, "--out", out, "--vocab-size", 50, "--dry-run")
+    assert "24 queries (24 already answered); about 0 model tokens" in known.output
+    other = run(log, "--server", server.url, "--out", out, "--dry-run")
+    assert "vocab_size: 50 then, None now" in str(other.exception)
     assert done.exit_code == 0, done.output
     assert "useful 4 of 4 (100%)" in done.output
     assert "not probed: 1 calls, no_golden_answer" in done.output
@@ -83,6 +90,28 @@ def test_the_whole_way_through_a_server(log: Path, tmp_path: Path) -> None:
     assert (first["contexts"], first["estimator"], first["backend"]) == ("messages", "top_k", "server")
     assert first["delta_h_placebo_lower"] <= first["delta_h_placebo"] <= first["delta_h_placebo_upper"]
     assert rows[-1]["reason"] == "no_golden_answer"
+
+
+def test_a_dry_run_needs_no_server_and_says_what_it_rests_on(log: Path, tmp_path: Path) -> None:
+    began = time.monotonic()
+    dry = run(log, "--server", "http://127.0.0.1:9", "--out", tmp_path / "p.jsonl", "--dry-run")
+    assert dry.exit_code == 0, dry.output
+    assert time.monotonic() - began < 5
+    first, second = dry.output.splitlines()
+    assert first.startswith("4 calls, 24 queries (0 already answered); about ")
+    assert int(first.split("about ")[1].split(" model")[0].replace(",", "")) > 24 * 5
+    assert second.startswith("nothing was sent: tokens are estimated at 4.0 characters a token")
+    assert list(tmp_path.iterdir()) == [log]
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://no-such-host.invalid:8000"])
+def test_a_server_that_is_not_there_is_said_at_once(log: Path, tmp_path: Path, url: str) -> None:
+    began = time.monotonic()
+    result = run(log, "--server", url, "--out", tmp_path / "p.jsonl")
+    assert isinstance(result.exception, ServerError)
+    assert str(result.exception).startswith(f"no server answers at {url}/v1 (")
+    assert "check --server, and that it runs" in str(result.exception)
+    assert time.monotonic() - began < 10
 
 
 def test_a_budget_and_a_seed(log: Path, tmp_path: Path) -> None:

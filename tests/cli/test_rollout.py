@@ -25,6 +25,7 @@ from deltah.engines.trl import acting
 from deltah.engines.trl.config import RolloutConfig
 from deltah.tasks import Task
 from deltah.traces import read_traces
+from deltah.traces.rundir import RunDirectory
 
 ROOT = Path(__file__).parents[2]
 
@@ -122,7 +123,8 @@ def test_a_directory_becomes_a_run(
     assert manifest["command"] == "rollout"
     assert manifest["config"]["samples"] == 4
     assert manifest["config"]["rollout"]["model"] == "lab"
-    assert sorted(path.name for path in out.iterdir()) == ["eval", "result.json", "run.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["eval", "result.json", "run.json", "status.json"]
+    assert RunDirectory(out).status == {"phase": "done", "done": len(ALL), "total": len(ALL)}
     sittings = len(agent.seeds)
     again = run(tasks, out, *options)
     assert (again.exit_code, len(agent.seeds)) == (0, sittings)

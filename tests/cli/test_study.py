@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -85,3 +86,17 @@ def test_unreadable_records_change_the_exit_code(traces: Path) -> None:
     result = run(traces)
     assert result.exit_code == 1
     assert "1 records could not be read" in result.output
+
+
+def test_a_label_that_no_call_has_says_which_option_gives_it(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "traces.jsonl"
+    write_traces(
+        path, [replace(agent(rng, q, calls=2.5, skill=0.6), outcome=None, golden_answers=()) for q in range(10)]
+    )
+    result = run(path)
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.output.split())
+    assert "Not computed: no trajectory is graded; give a task file that holds their questions with --tasks" in said
+    assert "0 good of 0 calls" not in said
+    assert "has both" not in said

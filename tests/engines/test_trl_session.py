@@ -94,6 +94,7 @@ def test_a_step_shows_the_latest_figures_and_the_evaluation_its_progress(files: 
     )
     assert steps == [(1, 3, False), (2, 3, True), (3, 3, True)]  # the figures of the step before
     assert done == [(k, 6) for k in range(1, 7)]
+    assert RunDirectory(tmp_path / "run").status == {"phase": "done", "done": 3, "total": 3}
 
 
 def test_logged_metrics_equal_scores_of_the_written_traces(files: Path, tmp_path: Path) -> None:
@@ -129,6 +130,7 @@ def test_evaluation_is_written_once_and_graded(files: Path, tmp_path: Path) -> N
     run = evaluate(config, tmp_path / "eval")
     greedy = list(read_traces(run.evaluation("greedy")))
     assert [t.metadata["task_id"] for t in greedy] == ["t0", "t1", "t2"]
+    assert run.status == {"phase": "done", "done": 6, "total": 6}
     assert all(t.outcome is not None and t.entropy is not None for t in greedy)
     before = run.evaluation("sampled").stat().st_mtime_ns
     evaluate(config, tmp_path / "eval")

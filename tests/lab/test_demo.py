@@ -12,6 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from builders import make_trajectory
+
+from deltah.core.metrics import CALLS, OUTCOME, REDUCTION_RATE
+from deltah.core.rewards import RewardName
+from deltah.traces import write_traces
 
 pytest.importorskip("trl")
 ROOT = Path(__file__).parents[2]
@@ -58,6 +63,30 @@ def test_score_of_the_demos_traces_equals_its_logged_values(tmp_path: Path) -> N
     assert len(shared) >= 10
     for key in shared:
         assert said[key] == pytest.approx(logged[key], abs=1e-6), key
+
+
+def test_a_finished_job_shows_its_evaluation_and_not_its_last_batch(tmp_path: Path) -> None:
+    from deltah.lab.demo import DemoConfig, _arm_job, _refresh
+
+    job = _arm_job(tmp_path, RewardName.SPARSE, DemoConfig(steps=2))
+    job.run.path.mkdir()
+    job.run.append_metrics({"step": 2, OUTCOME: 0.1, CALLS: 9.0})
+    job.run.set_status("training", 2, 2)
+    _refresh(job)
+    assert job.state.metrics is not None
+    assert job.state.metrics[OUTCOME] == 0.1
+    job.run.set_status("evaluating", 392, 400)
+    _refresh(job)
+    assert (job.state.phase, job.state.done, job.state.metrics) == ("evaluating", 392, None)
+    held_out = [make_trajectory([[1.0], [0.5]], id=str(i), outcome=i / 2) for i in (1, 2)]
+    write_traces(job.run.evaluation("sampled"), held_out)
+    job.run.finish({}, total=2)
+    _refresh(job)
+    assert (job.state.phase, job.state.done, job.state.total) == ("done", 2, 2)
+    assert job.state.metrics is not None
+    assert {key: job.state.metrics[key] for key in (OUTCOME, CALLS, REDUCTION_RATE)} == {
+        OUTCOME: 0.75, CALLS: 1.0, REDUCTION_RATE: 1.0
+    }  # fmt: skip
 
 
 def working_on(out: Path) -> list[int]:

@@ -309,3 +309,15 @@ def test_a_study_beside_the_traces_is_shown_and_must_be_one(tmp_path: Path) -> N
         (tmp_path / "study.json").write_text(damaged)
         with pytest.raises(DataError, match=r"study\.json"):
             load_report([tmp_path / "a.jsonl"])
+
+
+def test_calls_without_a_name_are_said_to_be_unparsed(tmp_path: Path) -> None:
+    t = hostile_trajectory("plain")
+    blank = replace(t, calls=tuple(replace(call, name=" ") for call in t.calls))
+    data = ReportData(title="t", arms=(ArmData(name="a", evaluations={"logs": evaluated([blank])}),))
+    payload = build(data)
+    assert [row["name"] for row in payload["calls"][0]["by_tool"]] == ["(not parsed)"]
+    rounds = [b for b in payload["viewer"]["trajectories"][0]["blocks"] if b["kind"] == "round"]
+    assert {call["name"] for block in rounds for call in block["calls"]} == {"(not parsed)"}
+    write_report(data, tmp_path / "report.html")
+    assert "(not parsed)" in Page((tmp_path / "report.html").read_text()).texts

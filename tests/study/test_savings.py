@@ -164,6 +164,17 @@ def test_assumptions_are_sentences_that_name_what_was_given() -> None:
     assert len(report.assumptions) == len(estimate_savings([]).assumptions) + 2
 
 
+def test_sums_of_money_are_named_as_tables_name_them() -> None:
+    [said] = [s for s in estimate_savings([], Prices(input_per_million=1.0, currency="EUR")).assumptions if "EUR" in s]
+    assert '"EUR" is the cost at the stated prices without a prefix cache' in said
+    assert '"EUR, cached"' in said
+    [said] = [s for s in estimate_savings([]).assumptions if "USD" in s]
+    assert said == "No price was stated, so no sum in USD is given."
+    assert not any(
+        "money_with_cache" in s or "`" in s for s in estimate_savings([], Prices(per_call={"f": 1})).assumptions
+    )
+
+
 def test_wrong_input_is_refused_with_its_name() -> None:
     with pytest.raises(InvalidValueError, match="input_per_million is -1"):
         Prices(input_per_million=-1)

@@ -15,7 +15,7 @@ from builders import make_trajectory
 import deltah.traces.parts
 from deltah.core.metrics import batch_metrics
 from deltah.errors import DataError
-from deltah.study import Costs, Evaluation, LogOptions, Prices, ScoredLog
+from deltah.study import CallSummary, Costs, Evaluation, LogOptions, Prices, ScoredLog, calls_by, summarise_calls
 from deltah.study.callfile import CallWriter
 from deltah.study.scoring import LogScore, score_log
 from deltah.traces import write_traces
@@ -56,29 +56,39 @@ def score_with(folder: Path, workers: int, **options: Any) -> tuple[ScoredLog, L
     return log, score_log(log, costs=COSTS, workers=workers)
 
 
+def flat(summary: CallSummary) -> list[float]:
+    return [x for value in asdict(summary).values() for x in (value.values() if isinstance(value, dict) else [value])]
+
+
 def plain(scored: LogScore) -> dict[str, Any]:
     """Everything that was kept, comparable."""
-    kept = asdict(scored.evaluation)
-    tallies = kept.pop("tallies")
-    return kept | tallies | {"values": tallies["values"].tolist(), "metrics": scored.metrics.row()}
+    calls = scored.calls
+    return {
+        "facts": scored.facts,
+        "metrics": scored.metrics.row(),
+        "tables": repr((calls.by_tool(), calls.by_round(), calls.by_outcome())),
+    }
 
 
 def test_the_number_of_processes_changes_nothing(folder: Path) -> None:
     (one_log, one), (two_log, two) = (score_with(folder, workers) for workers in (1, 2))
-    assert len(one.evaluation) == 120
+    assert one.facts.trajectories == 120
     assert plain(one) == plain(two)
     assert one_log.reader.problems == two_log.reader.problems != ()
 
 
 def test_parts_add_up_to_the_trajectories_read_one_by_one(folder: Path) -> None:
     log = ScoredLog([str(folder)])
-    pairs = list(log)
+    pairs = sorted(log, key=lambda pair: int(pair[0].id[1:]))
     expected = Evaluation.of(pairs, costs=COSTS)
     _, scored = score_with(folder, 1)
-    assert scored.evaluation.rows == expected.rows
-    assert scored.evaluation.savings == expected.savings
-    assert scored.evaluation.tallies.clusters == expected.tallies.clusters
-    assert np.array_equal(scored.evaluation.tallies.values, expected.tallies.values)
+    assert scored.facts == expected.facts
+    by_tool = {name: summarise_calls(rows) for name, rows in calls_by(expected.rows, lambda row: row.tool).items()}
+    by_round = {k: summarise_calls(rows) for k, rows in calls_by(expected.rows, lambda row: row.round).items()}
+    for found, whole in ((scored.calls.by_tool(), by_tool), (scored.calls.by_round(), by_round)):
+        assert set(found) == set(whole)
+        for name, summary in found.items():
+            assert flat(summary) == pytest.approx(flat(whole[name]), rel=1e-9, nan_ok=True)
     row = batch_metrics([s for _, s in pairs if s is not None], np.array([t.outcome for t, _ in pairs]))
     assert scored.metrics.row() == pytest.approx(row, rel=1e-12)
 
@@ -90,8 +100,7 @@ def test_rows_come_in_the_order_of_the_log(folder: Path, tmp_path: Path, suffix:
         path = tmp_path / f"calls{suffix}"
         with CallWriter(path) as writer:
             log = ScoredLog([str(folder)])
-            kept = score_log(log, rows=writer, workers=workers).evaluation
-        assert writer.n_written == len(kept.rows)
+            assert score_log(log, rows=writer, workers=workers).facts.calls == writer.n_written > 0
         written.append(path.read_bytes())
     assert written[0] == written[1]
     if suffix == ".jsonl":
@@ -104,9 +113,8 @@ def test_grades_reach_every_process_and_their_matches_are_counted(folder: Path, 
     grades.write_text("".join(json.dumps({"id": f"t{i}", "score": 0.25}) + "\n" for i in range(0, 120, 2)))
     log, scored = score_with(folder, 2, answers=str(grades))
     assert log.n_matched == 60
-    f1 = scored.evaluation.tallies.values[:, 0, 0]
-    assert (f1[::2] == 0.25).all()
-    assert set(f1[1::2]) == {0.0, 1.0}
+    ungraded = [t.outcome for i in (0, 40, 80) for t in trajectories(i, 40)][1::2]
+    assert scored.metrics.row()["deltah/outcome"] == pytest.approx((60 * 0.25 + sum(ungraded)) / 120)
 
 
 def test_without_looking_for_waste_no_call_is_called_waste(folder: Path, tmp_path: Path) -> None:
@@ -114,12 +122,10 @@ def test_without_looking_for_waste_no_call_is_called_waste(folder: Path, tmp_pat
         scored = score_log(ScoredLog([str(folder)]), rows=writer, waste=False)
     rows = [json.loads(line) for line in (tmp_path / "calls.jsonl").read_text().splitlines()]
     assert {(row["waste"], row["verdict"]) for row in rows} == {(None, None)}
-    assert scored.evaluation.savings.certified_and_likely.calls == 0
+    assert scored.facts.savings.certified_and_likely.calls == 0
     _, full = score_with(folder, 1)
-    assert [r.delta_h for r in scored.evaluation.rows] == pytest.approx(
-        [r.delta_h for r in full.evaluation.rows], nan_ok=True
-    )
-    assert full.evaluation.savings.certified_and_likely.calls > 0
+    assert full.facts.savings.certified_and_likely.calls > 0
+    assert scored.metrics.row() == full.metrics.row()
 
 
 def test_a_problem_in_another_process_stops_strict_scoring(folder: Path) -> None:
@@ -133,4 +139,4 @@ def test_a_damaged_archive_among_parts_is_counted_once(folder: Path) -> None:
     assert gzip.decompress(packed)
     log, scored = score_with(folder, 2)
     assert log.reader.n_problems == 2
-    assert 80 < len(scored.evaluation) < 120
+    assert 80 < scored.facts.trajectories < 120

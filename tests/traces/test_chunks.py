@@ -129,3 +129,37 @@ def test_any_cutting_of_text_and_arguments_is_undone(content: str, arguments: st
     clean = arguments.encode("utf-8", "replace").decode().replace("\ud800", "\ufffd")
     assert trajectory.calls[0].arguments == clean
     assert "".join(s.text or "" for s in trajectory.segments if s.kind.value == "reasoning") == content
+
+
+@pytest.mark.parametrize(("drawn", "unlisted"), [(6, None), (7, None), (8, 2), (40, 34), (5, None), ("8", None)])
+@pytest.mark.parametrize("form", ["whole", "stream", "bare"])
+def test_drawn_tokens_beyond_those_listed_are_counted(drawn: object, unlisted: int | None, form: str) -> None:
+    """Six tokens are listed; one more may be the end of the turn, which some servers count and do not list."""
+    usage = {"completion_tokens": drawn}
+    message = {"role": "assistant", "content": "I think."}
+    whole = {
+        "choices": [{"message": message, "logprobs": {"content": TOKENS}, "finish_reason": "stop"}],
+        "usage": usage,
+    }
+    counting = [*(c | {"usage": {"completion_tokens": 1}} for c in CHUNKS[:-1]), CHUNKS[-1] | {"usage": usage}]
+    line = {
+        "whole": {"request": REQUEST, "response": whole},
+        "stream": {"request": REQUEST, "response": stream_text(counting)},
+        "bare": whole,
+    }[form]
+    assert decode(json.dumps(line).encode(), default_id="d").metadata.get("tokens_without_logprobs") == unlisted
+
+
+def test_what_says_nothing_of_unlisted_tokens_is_not_taken_for_it() -> None:
+    def found(tokens: list[Any] | None, choices: int = 1, finish: str = "stop", **usage: Any) -> object:
+        message = {"role": "assistant", "content": "x"}
+        one = {"message": message, "logprobs": {"content": tokens}, "finish_reason": finish}
+        line = {"request": REQUEST, "response": {"choices": [one] * choices} | usage}
+        return decode(json.dumps(line).encode(), default_id="d").metadata.get("tokens_without_logprobs")
+
+    assert found(None, usage={"completion_tokens": 40}) is None, "a log without logprobs"
+    assert found(TOKENS, choices=2, usage={"completion_tokens": 40}) is None, "usage is of both choices"
+    assert found(TOKENS, usage=None) is None
+    assert found(TOKENS, usage="8") is None
+    assert found(TOKENS, usage={"completion_tokens": 7}) is None
+    assert found(TOKENS, finish="length", usage={"completion_tokens": 7}) == 1, "a cut-off message has no end"

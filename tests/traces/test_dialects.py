@@ -135,6 +135,13 @@ def test_llama_server_tools() -> None:
     assert (streamed.estimator, streamed.n_calls) == (Estimator.NONE, 3)
 
 
+@pytest.mark.parametrize("name", RECORDED)
+def test_tokens_that_share_an_entry_are_counted_and_no_others(name: str) -> None:
+    """An emoji takes several tokens; llama.cpp's server drew 40 there and listed 13 entries."""
+    found = [t.metadata.get("tokens_without_logprobs") for t in read_traces(DATA / name)]
+    assert found == ([27] if name.startswith("llama-server-emoji.") else [None] * len(found))
+
+
 def test_llama_server_calls_left_in_the_text() -> None:
     for name in ("llama-server-text-calls", "llama-server-text-calls-stream"):
         [t], _ = read(name, strict=True)

@@ -240,3 +240,11 @@ def test_joined_traces_survive_our_own_record(tmp_path: Path) -> None:
     deltah.write_traces(tmp_path / "t.jsonl", [joined])
     [again] = read_traces(tmp_path / "t.jsonl", strict=True)
     assert_same(again, joined)
+
+
+def test_tokens_without_logprobs_of_a_conversation_are_those_of_its_replies(tmp_path: Path) -> None:
+    lines = exchanges(conversation())
+    for one, drawn in zip(lines, (3, 9, 12), strict=True):
+        one["response"]["usage"] = {"completion_tokens": drawn}
+    [t], _ = read(tmp_path / "log.jsonl", lines)
+    assert t.metadata["tokens_without_logprobs"] == (9 - 3) + (12 - 2)

@@ -148,6 +148,10 @@ def test_newer_version_is_named_even_if_its_fields_are_unknown() -> None:
         (b'{"schema_version":1,"id":"a","segments":[],"entropy":[1.0]}', "one number a token"),
         (b'{"schema_version":1,"id":"a","segments":[{"kind":"poem","start":0,"stop":1,"turn":0}]}', "poem"),
         (b'{"schema_version":1,"id":"a","segments":[{"kind":"call","start":2,"stop":3,"turn":0}]}', "without gap"),
+        (
+            b'{"schema_version":1,"id":"a","segments":[],"calls":[{"id":"c","name":"f","arguments":"","turn":-1}]}',
+            "call 'c': turn is -1; expected the index of an assistant message",
+        ),
         (b'{"schema_version":1,"id":"a","segments":[],"outcome":1.5}', "outcome"),
         (b'{"schema_version":1,"id":"a","segments":[],"token_ids":[99999999999999999999]}', "64 bits|token_ids"),
         (b'{"schema_version":1,"id":"a","segme', "not valid JSON"),

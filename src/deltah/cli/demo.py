@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import TaskID
 
-from deltah.cli.progress import make_progress, numbers_of
+from deltah.cli.progress import State, display, numbers_of
 from deltah.cli.tables import print_summaries
 from deltah.cli.targets import check_directory
 from deltah.cli.train import split_names
@@ -68,27 +67,21 @@ def _run_shown(config: DemoConfig, out: Path) -> ReportData:
     """Run with one bar for each process."""
     from deltah.lab.demo import run_demo
 
-    with make_progress() as progress:
-        bars: dict[str, TaskID] = {}
+    with display() as shown:
         phases: dict[str, str] = {}
 
         def watch(states: Sequence[JobState]) -> None:
-            for state in states:
-                name, phase = state.name, state.phase
-                if name not in bars:
-                    bars[name] = progress.add_task(name, total=state.total, numbers="", start=False)
-                if phase != "waiting" and phase != phases.get(name):
-                    # A new phase has a speed of its own, so its time left starts afresh.
-                    progress.reset(bars[name], start=True, total=state.total)
-                phases[name] = phase
-                numbers = numbers_of(state.metrics or {})
-                progress.update(
-                    bars[name],
-                    description=f"{name:<8} {phase}",
-                    completed=state.done,
-                    total=state.total,
-                    numbers=numbers,
+            for job in states:
+                state = State(
+                    description=f"{job.name:<8} {job.phase}",
+                    done=job.done,
+                    total=job.total,
+                    numbers=numbers_of(job.metrics or {}),
+                    waiting=job.phase == "waiting",
                 )
+                # A new phase has a speed of its own; the end has none, and keeps the time of what it ends.
+                shown.show(job.name, state, afresh=job.phase not in ("done", phases.get(job.name)))
+                phases[job.name] = job.phase
 
         return run_demo(config, out, watch=watch)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,12 +13,14 @@ import typer
 from deltah.cli.losses import nothing_read, report_losses
 from deltah.cli.options import Answers, Logs, Strict, TraceFormat, VocabSize, log_options
 from deltah.cli.progress import reporting
+from deltah.core.types import Scalar
 from deltah.errors import ConfigError, DataError, InvalidValueError
 from deltah.study import ScoredLog
 from deltah.traces.rundir import nan_to_none, write_atomic
 
 if TYPE_CHECKING:
-    from deltah.engines.probe.run import ProbeResult
+    from deltah.engines.probe.plan import Plan
+    from deltah.engines.probe.run import Cost, ProbeResult
     from deltah.engines.probe.server import ServerOptions
     from deltah.engines.probe.types import Backend
 
@@ -49,7 +51,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost, and stop.")] = False,
 ) -> None:
     """Measure what each call's result did: to the probability of the gold answer, and to the entropy after it."""
-    from deltah.engines.probe.cache import open_cache
+    from deltah.engines.probe.cache import identity_on_disk, open_cache
     from deltah.engines.probe.plan import ProbeConfig, make_plan
     from deltah.engines.probe.run import cost_of, run_plan
     from deltah.engines.probe.server import ServerOptions, chars_per_token
@@ -61,28 +63,38 @@ def command(  # noqa: PLR0913 - the options of a command line
     trajectories = [trajectory for trajectory, _ in log]
     if not trajectories:
         raise nothing_read(log, paths)
-    schemas = _schemas(tools)
+    schemas, kept = _schemas(tools), out.with_suffix(".cache.jsonl")
     if model is not None:
         backend = _local(model, schemas)
     else:
         options = ServerOptions(
             top_k=top_logprobs, vocab_size=vocab_size, chars_per_token=chars_per_token(trajectories)
         )
-        backend = _server(str(server), served_model, api_key_env, chat_template, schemas, options)
-    with open_cache(out.with_suffix(".cache.jsonl"), backend.identity) as cache:
+        known = identity_on_disk(kept) if dry_run else None
+        backend = _server(str(server), served_model, api_key_env, chat_template, schemas, options, known)
+    with open_cache(kept, backend.identity) as cache:
         plan = make_plan(trajectories, backend, config)
-        cost = cost_of(plan, backend, cache)
-        typer.echo(
-            f"{cost.calls} calls, {cost.queries} queries ({cost.cached} already answered); about {cost.tokens:,} "
-            f"model tokens to read; {len(plan.skipped)} calls cannot be probed, {plan.n_left} are over the budget"
-        )
+        _print_cost(plan, cost_of(plan, backend, cache))
         if dry_run:
+            if server is not None:
+                typer.echo(
+                    f"nothing was sent: tokens are estimated at {options.chars_per_token:.1f} characters a token, and "
+                    "whether the server reports what a probe needs is found out when it runs"
+                )
             return
         with reporting("probe") as report:
             result = run_plan(plan, trajectories, backend, cache, config, progress=report)
     _write(out, result)
     _print(result, out)
     report_losses(log)
+
+
+def _print_cost(plan: Plan, cost: Cost) -> None:
+    """What the probe would ask, before it asks."""
+    typer.echo(
+        f"{cost.calls} calls, {cost.queries} queries ({cost.cached} already answered); about {cost.tokens:,} "
+        f"model tokens to read; {len(plan.skipped)} calls cannot be probed, {plan.n_left} are over the budget"
+    )
 
 
 def _schemas(path: Path | None) -> list[dict[str, Any]]:
@@ -116,14 +128,18 @@ def _server(
     chat_template: Path | None,
     schemas: Sequence[dict[str, Any]],
     options: ServerOptions,
+    known: Mapping[str, Scalar] | None,
 ) -> Backend:
-    from deltah.engines.probe.server import connect
+    """The server's backend; where an identity is `known`, if only an empty one, nothing is asked of the server."""
+    from deltah.engines.probe.server import connect, unasked
     from deltah.engines.probe.template import load_template
 
     key = None if api_key_env is None else os.environ.get(api_key_env)
     if api_key_env is not None and not key:
         raise InvalidValueError(f"--api-key-env {api_key_env}: that environment variable is not set")
     template = None if chat_template is None else load_template(chat_template, schemas)
+    if known is not None:
+        return unasked(url, model=served_model, options=options, template=template, tools=schemas, known=known)
     return connect(url, model=served_model, api_key=key, options=options, template=template, tools=schemas)
 
 

@@ -29,7 +29,7 @@ from deltah.cli.targets import check_directory, check_file
 from deltah.cli.train import Settings, split_names
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError
-from deltah.traces.rundir import RunDirectory, open_run, write_atomic
+from deltah.traces.rundir import RunDirectory, open_run
 
 if TYPE_CHECKING:
     from deltah.engines.trl.config import RolloutConfig
@@ -135,7 +135,7 @@ class _Target:
         if self.is_file:
             shutil.rmtree(self.work)
             return
-        write_atomic(self.work / "result.json", f'{{"trajectories": {count}}}\n')
+        RunDirectory(self.work).finish({"trajectories": count}, total=count)
         self.partial.unlink()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,13 +17,14 @@ from rich.table import Table
 from deltah.cli.losses import nothing_read, report_losses
 from deltah.cli.options import Answers, Join, Logs, Margin, Signal, Strict, TraceFormat, VocabSize, Workers, log_options
 from deltah.cli.prices import Currency, Latency, Price, costs
-from deltah.cli.tables import escaped, two_lines
+from deltah.cli.tables import broken, escaped, two_lines
 from deltah.core.types import Estimator
-from deltah.study import CallRow, Evaluation, ScoredLog, calls_by, summarise_calls
+from deltah.study import CallSummary, ScoredLog
 from deltah.study.callfile import CallWriter
+from deltah.study.facts import LogFacts
 from deltah.study.notes import notes_on
 from deltah.study.scoring import LogScore, score_log
-from deltah.study.tables import estimate_cell, number
+from deltah.study.tables import estimate_cell, number, tool_title
 from deltah.study.waste import Verdict
 from deltah.traces.parquet import OPTIONAL
 from deltah.traces.rundir import nan_to_none
@@ -62,13 +63,12 @@ def command(  # noqa: PLR0913 - the options of a command line
     with ExitStack() as stack:
         writer = None if out is None else stack.enter_context(CallWriter(out))
         scored = score_log(log, costs=costs(price, currency, latency), rows=writer, waste=waste, workers=workers)
-    evaluation = scored.evaluation
-    if not len(evaluation):
+    if not scored.facts.trajectories:
         raise nothing_read(log, paths)
     if as_json:
         typer.echo(json.dumps(nan_to_none(_summary(log, scored, waste=waste)), indent=1))
     else:
-        _print_tables(log, evaluation, waste=waste)
+        _print_tables(log, scored, waste=waste)
     if out is not None and writer is not None:
         typer.echo(f"{writer.n_written} rows in {out}", err=True)
     report_losses(log)
@@ -76,46 +76,47 @@ def command(  # noqa: PLR0913 - the options of a command line
 
 def _summary(log: ScoredLog, scored: LogScore, *, waste: bool) -> dict[str, Any]:
     """What `--json` prints."""
-    evaluation, tally = scored.evaluation, scored.metrics
-    verdicts = Counter(row.verdict.value for row in evaluation.rows)
-    reader = log.reader
+    reader, facts, metrics = log.reader, scored.facts, scored.metrics
     return {
-        "trajectories": len(evaluation),
-        "without_entropies": len(evaluation) - tally.n,
-        "calls": len(evaluation.rows),
+        "trajectories": facts.trajectories,
+        "without_entropies": facts.trajectories - metrics.n,
+        "calls": facts.calls,
         "unreadable": reader.n_problems,
         "unjoined": reader.n_unjoined,
         "branches": reader.n_branches,
         "signal": log.signal.name.value,
         "margin": log.signal.resolved_margin,
-        "waste": {name: verdicts.get(name, 0) for name in Verdict} if waste else None,
-        "savings": msgspec.to_builtins(evaluation.savings) if waste else None,
-        **tally.row(),
+        "waste": {name: facts.savings.verdicts[name] for name in Verdict} if waste else None,
+        "savings": msgspec.to_builtins(facts.savings) if waste else None,
+        **metrics.row(),
     }
 
 
-def _print_tables(log: ScoredLog, evaluation: Evaluation, *, waste: bool) -> None:
+def _print_tables(log: ScoredLog, scored: LogScore, *, waste: bool) -> None:
     console = Console()
-    rows = evaluation.rows
-    console.print(_headline(log, evaluation), highlight=False, soft_wrap=True)
-    if not rows:
-        return
-    console.print(_call_table("tool", calls_by(rows, lambda row: row.tool or "(not parsed)"), waste))
-    console.print(
-        _call_table("round", calls_by(sorted(rows, key=lambda row: row.round), lambda row: str(row.round)), waste)
-    )
-    graded = {True: "correct", False: "not correct"}
-    by_outcome = calls_by((row for row in rows if row.correct is not None), lambda row: graded[bool(row.correct)])
-    if by_outcome:
-        console.print(_call_table("outcome", by_outcome, waste))
-    _print_savings(console, evaluation)
-    for note in notes_on(log, evaluation):
+    console.print(_headline(log, scored.facts), highlight=False, soft_wrap=True)
+    if scored.facts.calls:
+        _print_calls(console, scored, waste=waste)
+        _print_savings(console, scored.facts)
+    for note in notes_on(log, scored.facts):
         console.print(note, highlight=False, soft_wrap=True, markup=False)
 
 
-def _print_savings(console: Console, evaluation: Evaluation) -> None:
+def _print_calls(console: Console, scored: LogScore, *, waste: bool) -> None:
+    """Calls by tool, by round and, where outcomes are known, by outcome."""
+    calls = scored.calls
+    by_tool = {tool_title(name): summary for name, summary in calls.by_tool().items()}
+    by_round = {str(k): summary for k, summary in calls.by_round().items()}
+    by_outcome = {"correct" if right else "not correct": summary for right, summary in calls.by_outcome().items()}
+    room = max(console.width - _NUMBERS_WIDTH, 10)
+    for label, groups in (("tool", by_tool), ("round", by_round), ("outcome", by_outcome)):
+        if groups:
+            console.print(_call_table(label, groups, room, waste=waste))
+
+
+def _print_savings(console: Console, facts: LogFacts) -> None:
     """What dropping the waste would save, and what that takes for granted."""
-    savings, prices = evaluation.savings, evaluation.costs.prices
+    savings, currency = facts.savings, facts.costs.currency
     if not savings.certified_and_likely.calls:
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="if these calls were dropped", title_justify="left")
@@ -125,38 +126,44 @@ def _print_savings(console: Console, evaluation: Evaluation) -> None:
         "sampled\ntokens",
         "result\ntokens",
         "prompt\ntokens",
-        "money" if prices is None else prices.currency,
+        currency,
+        f"{currency},\ncached",
         "seconds",
     ):
         table.add_column(name, justify="right" if name else "left")
     for name, found in (("certified waste", savings.certified), ("and likely waste", savings.certified_and_likely)):
         counts = (found.calls, found.call_tokens, found.result_tokens, found.prompt_tokens)
-        table.add_row(name, *(number(n, 0) for n in counts), number(found.money, 2), number(found.seconds, 1))
+        money = (found.money, found.money_with_cache)
+        numbers = (*(number(n, 0) for n in counts), *(number(n, 2) for n in money), number(found.seconds, 1))
+        table.add_row(name, *numbers)
     console.print(table)
     for assumption in savings.assumptions:
         console.print(f"[dim]· {escaped(assumption)}[/]", highlight=False, soft_wrap=True)
 
 
-def _headline(log: ScoredLog, evaluation: Evaluation) -> str:
-    estimators = ", ".join(sorted(evaluation.estimators - {Estimator.NONE.value})) or "none"
+def _headline(log: ScoredLog, facts: LogFacts) -> str:
+    estimators = ", ".join(sorted(facts.estimators - {Estimator.NONE.value})) or "none"
     parts = [
-        f"{len(evaluation)} trajectories, {len(evaluation.rows)} calls, entropies: {estimators}",
+        f"{facts.trajectories} trajectories, {facts.calls} calls, entropies: {estimators}",
         f"signal {log.signal.name.value}, margin {log.signal.resolved_margin:g}",
     ]
     return "; ".join(parts)
 
 
-def _call_table(label: str, groups: dict[str, list[CallRow]], waste: bool) -> Table:
+_NUMBERS_WIDTH = 70
+"""Of a table of calls without its first column, in characters: an 80-column terminal leaves 10 to the names."""
+
+
+def _call_table(label: str, groups: Mapping[str, CallSummary], room: int, *, waste: bool) -> Table:
     """One row a group: calls, verdicts, mean ΔH with its interval, and waste if it was looked for."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    names = ("calls", "reduced", "mean ΔH, nats", "un-\ndecided", "un-\ndefined", "errors")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+    names = ("calls", "reduced", "mean ΔH,\nnats", "unde-\ncided", "unde-\nfined", "errors")
     table.add_column(label, overflow="fold")
     for name in (*names, "waste", "likely\nwaste") if waste else names:
-        table.add_column(name, justify="right")
-    for name, rows in groups.items():
-        summary = summarise_calls(rows)
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, summary in groups.items():
         rate, delta = estimate_cell(summary.reduction_rate, 2), estimate_cell(summary.delta_h, 3, signed=True)
         counts = [summary.undecided, summary.undefined, summary.errors]
         counts += [summary.certified, summary.likely] if waste else []
-        table.add_row(escaped(name), str(summary.n), two_lines(rate), two_lines(delta), *map(str, counts))
+        table.add_row(escaped(broken(name, room)), str(summary.n), two_lines(rate), two_lines(delta), *map(str, counts))
     return table

@@ -106,9 +106,9 @@ def _print(result: StudyResult) -> None:
         console.print(f"[dim]· {escaped(note)}[/]", highlight=False)
 
 
-_SHOWN = (("auc", "AUC"), ("auc_within_index", "within call index"))
-_GRADED = (("spearman", "Spearman"), ("partial_spearman", "partial Spearman"))
-_TESTS = (("p_holm", "p, Holm"), ("p_partial_holm", "partial p, Holm"))
+_SHOWN = (("auc", "AUC"), ("auc_within_index", "within\ncall index"))
+_GRADED = (("spearman", "Spearman"), ("partial_spearman", "partial\nSpearman"))
+_TESTS = (("p_holm", "p,\nHolm"), ("p_partial_holm", "partial\np, Holm"))
 """What fits a terminal of 80 columns; the files hold all."""
 
 
@@ -125,7 +125,7 @@ def _table(rows: Sequence[Association]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("signal", overflow="fold")
     for _, title in (("", "n"), *shown, *_TESTS):
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=True)
     for a in (a for a in rows if a.reason is None):
         cells = [two_lines(estimate_cell(getattr(a, key), 2, signed=graded)) for key, _ in shown]
         tests = [p_text(getattr(a, key)) for key, _ in _TESTS]

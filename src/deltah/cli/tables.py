@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from rich import box
@@ -10,6 +11,9 @@ from rich.table import Table
 
 from deltah.study import Statistics, table
 from deltah.study.tables import DEMO_COLUMNS, Cell
+
+_TITLE_WIDTH = 12
+"""Of a title's longest line, in characters: that of an interval."""
 
 
 def print_summaries(
@@ -21,10 +25,10 @@ def print_summaries(
 ) -> None:
     """Print one row a summary, value over its 95 % interval."""
     content = table(summaries, seconds=seconds, columns=columns)
-    shown = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    shown = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
     shown.add_column("")
     for column in content.columns:
-        shown.add_column(column.title, justify="right")
+        shown.add_column(broken(column.title, _TITLE_WIDTH), justify="right", no_wrap=True)
     for row in content.rows:
         shown.add_row(f"[bold]{escaped(row.name)}[/]", *map(two_lines, row.cells))
     Console().print(shown)
@@ -33,6 +37,19 @@ def print_summaries(
 def two_lines(cell: Cell) -> str:
     """A value over its interval."""
     return f"{cell.text}\n[dim]{escaped(cell.interval)}[/]" if cell.interval else cell.text
+
+
+def broken(name: str, width: int) -> str:
+    """A name on lines of at most `width` characters, cut after spaces, underscores, dots, dashes, slashes and colons.
+
+    A part without any of them that is longer keeps a line of its own.
+    """
+    lines = [""]
+    for part in re.findall(r"[^\s_.\-/:]*[\s_.\-/:]|[^\s_.\-/:]+", name):
+        if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def escaped(text: str) -> str:

@@ -111,6 +111,10 @@ class ToolCall:
     def __post_init__(self) -> None:
         if type(self.status) is not CallStatus:
             object.__setattr__(self, "status", choice(CallStatus, self.status, "call status"))
+        if self.turn < 0:
+            raise InvalidValueError(
+                f"call {self.id!r}: turn is {self.turn}; expected the index of an assistant message, 0 or more"
+            )
         if (self.result is None) != (self.status is CallStatus.UNANSWERED):
             raise InvalidValueError(
                 f"call {self.id!r}: status {self.status.value!r} does not fit a result of {self.result!r}; "

@@ -26,15 +26,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from deltah.core.metrics import MetricsTally
 from deltah.core.rewards import RewardName
-from deltah.core.signals import SignalConfig
+from deltah.core.signals import SignalConfig, score
 from deltah.engines.trl.config import EvaluateConfig
 from deltah.errors import TrainingError, missing_dependency
 from deltah.lab.composition import composition
 from deltah.lab.guarded import start, stop, stop_on_termination
 from deltah.lab.recipe import ARMS, EVAL_TASKS, SIGNAL, STEPS, eval_config, rollout_config, train_config, write_world
 from deltah.study import ReportData, load_run, write_report
-from deltah.traces.rundir import RunDirectory, open_run, package_versions, write_atomic
+from deltah.traces import read_traces
+from deltah.traces.rundir import DONE, RunDirectory, open_run, package_versions, write_atomic
 
 _POLL_S = 0.5
 
@@ -66,6 +68,7 @@ class JobState:
     total: int
     done: int = 0
     metrics: dict[str, float] | None = None
+    """Of the last training step; of a finished run, of its sampled evaluation."""
     phase: str = "waiting"
 
 
@@ -129,6 +132,9 @@ class _Job:
     arguments: list[str]
     log: Path
     run: RunDirectory
+    signal: SignalConfig
+    final: dict[str, float] | None = None
+    """Metrics of the finished run; None before they were read."""
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -154,7 +160,7 @@ def _start_job(out: Path, config: DemoConfig) -> _Job:
     """`deltah eval` of the agent before training."""
     held_out = eval_config(out / "world", config.eval_tasks)
     resolved = EvaluateConfig(rollout=rollout_config(config.seed), eval=held_out, signal=config.signal)
-    return _job("start", "eval", resolved.to_dict(), out, total=2 * config.eval_tasks)
+    return _job("start", "eval", resolved.to_dict(), out, total=2 * config.eval_tasks, signal=config.signal)
 
 
 def _arm_job(out: Path, arm: RewardName, config: DemoConfig) -> _Job:
@@ -167,10 +173,10 @@ def _arm_job(out: Path, arm: RewardName, config: DemoConfig) -> _Job:
         eval_tasks=config.eval_tasks,
         signal=config.signal,
     )
-    return _job(arm.value, "train", resolved.to_dict(), out, total=config.steps)
+    return _job(arm.value, "train", resolved.to_dict(), out, total=config.steps, signal=config.signal)
 
 
-def _job(name: str, command: str, config: dict[str, Any], out: Path, *, total: int) -> _Job:
+def _job(name: str, command: str, config: dict[str, Any], out: Path, *, total: int, signal: SignalConfig) -> _Job:
     path = out / "logs" / f"{name}.json"
     write_atomic(path, json.dumps(config, indent=1))
     return _Job(
@@ -178,6 +184,7 @@ def _job(name: str, command: str, config: dict[str, Any], out: Path, *, total: i
         arguments=[command, "--config", str(path), "--out", str(out / name)],
         log=path.with_suffix(".log"),
         run=RunDirectory(out / name),
+        signal=signal,
     )
 
 
@@ -223,12 +230,24 @@ def _refresh(job: _Job) -> None:
         raise TrainingError(
             f"{job.state.name} failed: {_last_line(job.log).removeprefix('error: ')} (whole output: {job.log})"
         )
-    state, rows, status = job.state, list(job.run.read_metrics()), job.run.status
-    state.metrics = rows[-1] if rows else None
+    state, status = job.state, job.run.status
     if status:
         state.phase, state.done, state.total = status["phase"], status["done"], status["total"]
     if job.finished:
-        state.done, state.phase = state.total, "done"
+        if job.final is None:
+            job.final = _final_metrics(job)
+        state.metrics, state.done, state.phase = job.final, state.total, DONE
+    else:
+        # A batch of training says nothing of the model that is evaluated after it.
+        state.metrics = next(reversed(list(job.run.read_metrics())), None) if state.phase == "training" else None
+
+
+def _final_metrics(job: _Job) -> dict[str, float]:
+    """What the finished run's sampled evaluation says; empty if it has none."""
+    path, tally = job.run.evaluation("sampled"), MetricsTally()
+    for trajectory in read_traces(path) if path.exists() else ():
+        tally.add(score(trajectory, job.signal), trajectory.outcome)
+    return tally.row() if tally.n else {}
 
 
 def _last_line(log: Path) -> str:

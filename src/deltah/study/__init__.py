@@ -1,11 +1,11 @@
 """Statistics on trajectories with clustered intervals, waste and savings, and the HTML report with its JSON twin."""
 
 from deltah.study.bootstrap import Estimate
-from deltah.study.calls import CallRow, CallSummary, call_rows, calls_by, summarise_calls
+from deltah.study.callgroups import CallSummary, summarise_calls
+from deltah.study.calls import CallRow, call_rows, calls_by
 from deltah.study.logs import LogOptions, ScoredLog
 from deltah.study.report import (
     ArmData,
-    Costs,
     Evaluation,
     ReportData,
     load_report,
@@ -13,7 +13,7 @@ from deltah.study.report import (
     load_traces,
     write_report,
 )
-from deltah.study.savings import Prices, Savings, SavingsAccumulator, SavingsReport, estimate_savings
+from deltah.study.savings import Costs, Prices, Savings, SavingsAccumulator, SavingsReport, estimate_savings
 from deltah.study.summary import STATISTICS, Comparison, Statistics, Summary, by, compare, summarise
 from deltah.study.tables import ALL_COLUMNS, DEMO_COLUMNS, Cell, Column, Row, Table, table
 from deltah.study.waste import Verdict, Waste, verdict, waste_of_calls

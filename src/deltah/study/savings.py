@@ -72,7 +72,7 @@ class Savings:
     money: float
     """Without a prefix cache, in `Prices.currency`."""
     money_with_cache: float
-    """With a prefix cache that never misses."""
+    """The same with a prefix cache that never misses; tables call it "cached"."""
     seconds: float
     """Time spent in the tools; NaN if no dropped call has a known one."""
     calls_with_estimated_tokens: int
@@ -187,6 +187,17 @@ class SavingsAccumulator:
             assumptions=self._assumptions(),
         )
 
+    def _money_sentence(self) -> str:
+        """What the two sums of money are, by the names under which tables show them."""
+        prices = self._prices
+        stated = (prices.input_per_million, prices.cached_input_per_million, prices.output_per_million)
+        if all(price is None for price in stated) and not prices.per_call:
+            return f"No price was stated, so no sum in {prices.currency} is given."
+        return (
+            f'"{prices.currency}" is the cost at the stated prices without a prefix cache; in "{prices.currency}, '
+            'cached" every token has the cached price once it was read.'
+        )
+
     def _assumptions(self) -> tuple[str, ...]:
         estimated = self._sums[Verdict.LIKELY].calls_with_estimated_tokens
         sentences = [
@@ -194,7 +205,7 @@ class SavingsAccumulator:
             "Only the text of the dropped calls and of their results is counted; the reasoning around them and "
             "requests that would fall away are not.",
             "Every assistant message is one request that reads the whole conversation before it.",
-            "`money` is without a prefix cache; `money_with_cache` takes every token to be cached once it was read.",
+            self._money_sentence(),
             "Seconds are those of the tools, one after another; the model's own time is not counted.",
         ]
         if estimated:
@@ -206,6 +217,24 @@ class SavingsAccumulator:
         if self._latency_s:
             sentences.append("Where no duration was measured, the given seconds of the tool stand in for it.")
         return tuple(sentences)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """What tokens, calls and waiting cost, as far as the reader of the report knows."""
+
+    prices: Prices | None = None
+    latency_s: Mapping[str, float] = field(default_factory=dict)
+    """Seconds of one call by tool, for calls whose duration was not measured."""
+
+    @property
+    def currency(self) -> str:
+        """Of the prices."""
+        return (self.prices or Prices()).currency
+
+    def accumulator(self) -> SavingsAccumulator:
+        """A new accumulator of savings at these costs."""
+        return SavingsAccumulator(self.prices, latency_s=self.latency_s)
 
 
 def estimate_savings(

@@ -1,8 +1,8 @@
 """Whole logs scored at once, by several processes where the log has parts that can be read by themselves.
 
-One datum's way: part of a file -> trajectories -> waste and signal -> what is kept of it (`EvaluationTally`,
-`MetricsTally`, encoded rows), which is merged in the order of the parts. The parts, and so every number, are the same
-for any number of processes.
+One datum's way: part of a file -> trajectories -> waste and signal -> sums (`FactTally`, `MetricsTally`, `CallTables`)
+and encoded rows, which are merged in the order of the parts. The parts, and so every number, are the same for any
+number of processes, and what is kept does not grow with the log.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ from deltah.core.signals import SignalConfig
 from deltah.core.types import Trajectory
 from deltah.parallel import map_ordered
 from deltah.study.callfile import CallRecord, CallWriter, call_records
+from deltah.study.callgroups import CallTables
+from deltah.study.calls import rows_of
+from deltah.study.facts import FactTally, LogFacts
 from deltah.study.grading import Answers
 from deltah.study.logs import ScoredLog, graded_by
-from deltah.study.report.evaluation import Costs, Evaluation, EvaluationTally
+from deltah.study.savings import Costs
 from deltah.study.summary import score_measured
 from deltah.study.waste import waste_of_calls
 from deltah.traces.parts import Part, read_part
@@ -34,9 +37,10 @@ _Encoder = Callable[[Iterable[CallRecord]], bytes]
 class LogScore:
     """A scored log."""
 
-    evaluation: Evaluation
+    facts: LogFacts
     metrics: MetricsTally
     """Of the trajectories with entropies."""
+    calls: CallTables
 
 
 def score_log(
@@ -87,7 +91,7 @@ def score_log(
         read_here(log.reader.absorb(met))
     read_here(log.reader.rest())
     log.n_matched = whole.n_matched
-    return LogScore(evaluation=whole.tally.evaluation(), metrics=whole.metrics)
+    return LogScore(facts=whole.facts.facts(), metrics=whole.metrics, calls=whole.calls)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +111,7 @@ class _Kept:
     """What is kept of trajectories."""
 
     def __init__(self, costs: Costs) -> None:
-        self.tally, self.metrics = EvaluationTally(costs), MetricsTally()
+        self.facts, self.metrics, self.calls = FactTally(costs), MetricsTally(), CallTables()
         self.n_matched = 0
         self._rows = list[bytes]()
         self._n_rows = 0
@@ -115,17 +119,19 @@ class _Kept:
     def add(self, trajectory: Trajectory, job: _Job, answers: Answers | None) -> None:
         trajectory, matched = graded_by(answers, trajectory)
         signal = score_measured(trajectory, job.signal)
-        waste = waste_of_calls(trajectory) if job.waste else None
+        waste = waste_of_calls(trajectory) if job.waste else (frozenset(),) * trajectory.n_calls
         self.n_matched += matched
-        self.tally.add(trajectory, signal, (frozenset(),) * trajectory.n_calls if waste is None else waste)
+        self.facts.add(trajectory, signal, waste)
+        self.calls.add(rows_of(trajectory, signal, waste))
         if signal is not None:
             self.metrics.add(signal, trajectory.outcome)
         if job.encode is not None and trajectory.calls:
-            self._rows.append(job.encode(call_records(trajectory, signal, waste)))
+            self._rows.append(job.encode(call_records(trajectory, signal, waste if job.waste else None)))
             self._n_rows += trajectory.n_calls
 
     def merge(self, other: _Kept) -> None:
-        self.tally.merge(other.tally)
+        self.facts.merge(other.facts)
+        self.calls.merge(other.calls)
         self.metrics.merge(other.metrics)
         self.n_matched += other.n_matched
         self._rows += other._rows

@@ -17,6 +17,8 @@ from deltah.study.summary import STATISTICS, Statistics
 
 MISSING: Final = "–"
 """Shown for what was not measured."""
+UNPARSED: Final = "(not parsed)"
+"""Shown for the tool of a call that could not be parsed, whose name is blank."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +129,11 @@ def estimate_cell(estimate: Estimate, digits: int, *, signed: bool = False) -> C
     low, high = number(estimate.low, digits, signed=signed), number(estimate.high, digits, signed=signed)
     interval = "" if MISSING in (low, high) else f"[{low}, {high}]"
     return Cell(text=number(estimate.value, digits, signed=signed), interval=interval, estimate=estimate)
+
+
+def tool_title(name: str) -> str:
+    """Name of a tool as it is shown."""
+    return name if name.strip() else UNPARSED
 
 
 def number(value: float | None, digits: int, *, signed: bool = False) -> str:

@@ -110,6 +110,8 @@ class Response(msgspec.Struct):
     choices: list[Choice] | None = None
     model: str | None = None
     error: Any = None
+    usage: Any = None
+    """`completion_tokens`: tokens drawn, over all choices."""
     body: Response | None = None
 
 
@@ -130,6 +132,8 @@ class ChatLine(msgspec.Struct):
     thread_id: str | int | None = None
     trace_id: str | int | None = None
     error: Any = None
+    usage: Any = None
+    """Of a bare response or chunk."""
     started_at: Any = None
     """Seconds since the epoch at which the API call began."""
     duration_s: Any = None

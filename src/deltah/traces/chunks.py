@@ -52,7 +52,10 @@ def assemble(chunks: Sequence[Response]) -> Response:
     )
     first = chunks[0]
     others = [Choice(index=i) for i in range(1, n_choices)]
-    return Response(id=first.id, choices=[whole, *others], model=next((c.model for c in chunks if c.model), None))
+    # Servers that report usage in every chunk count up.
+    usage = next((chunk.usage for chunk in reversed(chunks) if chunk.usage is not None), None)
+    model = next((c.model for c in chunks if c.model), None)
+    return Response(id=first.id, choices=[whole, *others], model=model, usage=usage)
 
 
 def parse_event_stream(text: str) -> list[Response]:

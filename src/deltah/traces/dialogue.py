@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -57,6 +57,8 @@ class Facts:
     started_at: float = math.nan
     """Seconds since the epoch; NaN where the log does not say."""
     ended_at: float = math.nan
+    n_without_logprobs: int = 0
+    """Tokens that were drawn, by the server's count, beyond those its logprobs list."""
     metadata: dict[str, Scalar] = field(default_factory=dict)
 
 
@@ -109,7 +111,8 @@ def read_line(log: ChatLine, where: Position) -> Dialogue | Exchange:
     reply = Said(_without_logprobs(choice.message), pack(block))
     request = _request(log)
     history = request.messages if request is not None else log.messages or []
-    return Exchange([_said(m) for m in history], reply, _facts(log, response, choice), where)
+    facts = replace(_facts(log, response, choice), n_without_logprobs=_unlisted(response, choice, len(reply.tokens)))
+    return Exchange([_said(m) for m in history], reply, facts, where)
 
 
 def whole_response(log: ChatLine) -> Response:
@@ -120,7 +123,7 @@ def whole_response(log: ChatLine) -> Response:
     if isinstance(given, list) or log.chunks is not None:
         return assemble(given if isinstance(given, list) else log.chunks or [])
     if given is None:
-        return Response(id=_text(log.id), choices=log.choices, model=log.model, error=log.error)
+        return Response(id=_text(log.id), choices=log.choices, model=log.model, error=log.error, usage=log.usage)
     unwrapped: Response = given.body if given.body is not None else given
     if unwrapped.choices and any(choice.delta is not None for choice in unwrapped.choices):
         return assemble([unwrapped])
@@ -163,8 +166,22 @@ def merge_facts(parts: Sequence[Facts], name: str | None) -> Facts:
         golden_answers=next((p.golden_answers for p in reversed(parts) if p.golden_answers), ()),
         outcome=last("outcome"),
         finish_reason=parts[-1].finish_reason,
+        n_without_logprobs=sum(part.n_without_logprobs for part in parts),
         metadata=metadata | ({"n_requests": len(parts)} if len(parts) > 1 else {}),
     )
+
+
+def _unlisted(response: Response, choice: Choice, n_listed: int) -> int:
+    """Drawn tokens of a reply that its logprobs do not list; 0 where the log has no logprobs or does not say.
+
+    llama.cpp's own server lists the several tokens of one character once, hosted APIs leave out hidden reasoning or
+    calls. A token that only ends the message may be counted and not listed; usage is that of all choices together.
+    """
+    drawn = response.usage.get("completion_tokens") if isinstance(response.usage, dict) else None
+    if not isinstance(drawn, int) or not n_listed or len(response.choices or ()) != 1:
+        return 0
+    end = choice.finish_reason != "length"
+    return drawn - n_listed if drawn > n_listed + end else 0
 
 
 def _said(message: Message) -> Said:

@@ -18,7 +18,8 @@ of one chunk each (`deltah.traces.chunks`). The batch API's `body` wrappers are 
 * temperature: of the *reported* distribution: 1 if `logprobs_mode` is raw, the sampling temperature if it is processed
   or 1; None where the log does not say, or mixes several.
 * metadata: flat `metadata`, `sampling_temperature`, `logprobs_mode`, `n_choices` if more than one was drawn,
-  `n_requests` of a joined conversation, `unjoined` where its beginning is not in the log, `mixed_sampling`.
+  `n_requests` of a joined conversation, `unjoined` where its beginning is not in the log, `mixed_sampling`,
+  `tokens_without_logprobs` where a response's `usage` counts more drawn tokens than its logprobs have entries.
 * outcome: `outcome`, else `score`, in [0, 1]. golden_answers: `golden_answers`, else `answer`.
 
 `spans` is approximate where a border lies inside a token, where a message has calls but neither the call's text nor
@@ -47,6 +48,8 @@ from deltah.traces.vocabularies import vocab_size_of
 
 _DECODER = msgspec.json.Decoder(ChatLine, strict=True)
 _CHUNK = "chat.completion.chunk"
+TOKENS_WITHOUT_LOGPROBS = "tokens_without_logprobs"
+"""Metadata key: drawn tokens of a trajectory that its logprobs do not list."""
 
 
 class ChatLogImporter:
@@ -75,7 +78,8 @@ class ChatLogImporter:
             if self._alone:
                 raise NeedsOthers
             identifier = None if log.id is None else str(log.id)
-            whole = self._chunks.add(Response(id=identifier, choices=log.choices, model=log.model, error=log.error))
+            chunk = Response(id=identifier, choices=log.choices, model=log.model, error=log.error, usage=log.usage)
+            whole = self._chunks.add(chunk)
             if whole is None:
                 return ()
             log = ChatLine(response=whole)
@@ -129,6 +133,7 @@ def to_trajectory(dialogue: Dialogue, *, default_id: str, vocab_size: int | None
     tokens = concatenate([said.tokens for said in dialogue.said if not said.context])
     size, origin = _vocabulary(facts, vocab_size)
     measured = measure(tokens, size, requested=facts.top_logprobs)
+    uncounted = {TOKENS_WITHOUT_LOGPROBS: facts.n_without_logprobs} if facts.n_without_logprobs else {}
     last = dialogue.said[-1].message
     stop_reason = _stop_reason(conversation, last, facts.finish_reason)
     try:
@@ -151,7 +156,7 @@ def to_trajectory(dialogue: Dialogue, *, default_id: str, vocab_size: int | None
             stop_reason=stop_reason,
             spans=SpanQuality.EXACT if conversation.exact else SpanQuality.APPROXIMATE,
             model=facts.model,
-            metadata=facts.metadata | origin,
+            metadata=facts.metadata | origin | uncounted,
         )
     except InvalidValueError as error:
         raise DataError(str(error)) from error

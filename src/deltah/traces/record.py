@@ -68,7 +68,7 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     id: str
     name: str
     arguments: str
-    turn: Count
+    turn: int
     result: str | None = None
     status: CallStatus = CallStatus.OK
     duration_s: Number = None

@@ -4,7 +4,8 @@ Layout::
 
     run.json                     config, package versions, seed, machine; written once, atomically
     metrics.jsonl                one object a logged step, {"step": int, ...}; null stands for "not measured"
-    status.json                  phase, done and total of what is running
+    status.json                  phase, done and total of what is running; of a finished run phase "done"
+    result.json                  written last: the run is finished
     traces/step-000010.jsonl.zst trajectories of one training step (`traces/rank1-step-...` on other ranks)
     eval/NAME.jsonl.zst          trajectories of one evaluation
     checkpoints/checkpoint-N/    engine state to resume from
@@ -44,6 +45,8 @@ except ImportError:  # pragma: no cover - Windows has no flock; runs there are n
 logger = logging.getLogger(__name__)
 
 LOCK, MANIFEST, STATUS = ".lock", "run.json", "status.json"
+DONE = "done"
+"""Phase of a finished run's status."""
 _FOLDERS = ("checkpoints", "traces", "eval", "model")
 
 PACKAGES = ("deltah", "numpy", "torch", "transformers", "trl", "accelerate", "datasets", "pydantic-monty", "bm25s")
@@ -149,6 +152,16 @@ class RunDirectory:
             return dict(json.loads((self.path / STATUS).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return {}
+
+    def finish(self, result: Mapping[str, Any], total: int) -> None:
+        """Mark the run as finished: `result.json` says so, and the status is final.
+
+        Args:
+            result: What result.json holds.
+            total: Steps or trajectories that the run was to make, all done.
+        """
+        self.set_status(DONE, total, total)
+        write_atomic(self.path / "result.json", json.dumps(nan_to_none(dict(result))) + "\n")
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Append one row; a half-written last line of an earlier, killed process is closed first."""

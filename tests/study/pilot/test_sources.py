@@ -78,5 +78,31 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "latin.csv").write_bytes(b"trajectory,call,good\nt\xe9,a,1\n")
     with pytest.raises(DataError, match="not valid UTF-8"):
         read_call_values(tmp_path / "latin.csv")
-    with pytest.raises(DataError, match="not JSON"):
-        read_call_values(write(tmp_path / "labels.txt", "trajectory,call,good\n"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("labels.txt", b"call c0 of q1 was good\n"),
+        ("labels.txt", b"trajectory,call,good\nt,a,1\n"),
+        ("labels.json", b'[{"trajectory": "t", "call": "a", "good": 1}]'),
+        ("labels.xlsx", b"PK\x03\x04\xff\xfe\x00\x01"),
+        ("labels.csv.gz", gzip.compress(b"trajectory,call,good\nt,a,1\n")),
+    ],
+)
+def test_a_file_of_another_kind_is_one_sentence_that_names_both(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read_call_values(tmp_path / name)
+    said = str(caught.value)
+    assert said.startswith(f"{tmp_path / name}: its first row is not a JSON object, and its name does not end in .csv")
+    assert "a file that ends in .csv" in said
+    assert '{"trajectory": "a", "call": "c0", "good": 1}' in said
+
+
+def test_a_later_broken_row_and_a_missing_file_keep_their_own_words(tmp_path: Path) -> None:
+    broken = write(tmp_path / "labels.jsonl", '{"trajectory": "t", "call": "a", "good": 1}\nbroken\n')
+    with pytest.raises(DataError, match=r"labels\.jsonl:2: the line is not JSON"):
+        read_call_values(broken)
+    with pytest.raises(DataError, match="cannot read it"):
+        read_call_values(tmp_path / "absent.txt")

@@ -17,6 +17,7 @@ from deltah.errors import InvalidValueError
 from deltah.study.bootstrap import cluster_weights, interval
 from deltah.study.pilot.blocks import STATISTICS, BlockStatistics, blocks
 from deltah.study.pilot.controls import controls_of
+from deltah.study.pilot.markdown import size_note
 from deltah.study.pilot.permutation import holm, scores, sign_flip_p
 from deltah.study.pilot.ranks import doubled_ranks, running_sum, sorting
 from deltah.study.pilot.statistics import Association, associate
@@ -162,13 +163,24 @@ def test_thin_groups_say_so() -> None:
     table = make_table(
         np.arange(n) // 2,
         {"x": x, "flat": np.ones(n), "never": np.full(n, np.nan)},
-        {"few": few, "all": np.ones(n), "alternate": np.arange(n) % 2, "third": np.full(n, 0.3)},
+        {
+            "few": few,
+            "all": np.ones(n),
+            "alternate": np.arange(n) % 2,
+            "third": np.full(n, 0.3),
+            "correct": np.full(n, np.nan),
+            "mine": np.full(n, np.nan),
+        },
     )
     found = by_pair(associate(table, resamples=100, permutations=100))
     assert found["x", "few"].reason == "4 questions with a good call; 5 are needed"
     assert found["x", "all"].reason == "0 questions with a call that is not good; 5 are needed"
     assert found["flat", "alternate"].reason == "the signal is the same for all calls"
-    assert found["never", "alternate"].reason == "no call has both"
+    assert found["never", "alternate"].reason == "no call has this signal"
+    assert found["x", "correct"].reason == "no call has this label"
+    assert "--tasks, or log an outcome" in size_note([found["x", "correct"], found["call_index", "correct"]])
+    assert size_note([found["x", "mine"]]) == "Not computed: no call has a value of mine."
+    assert size_note([found["x", "few"]]).startswith("4 good of 40 calls, 20 questions.")
     assert found["x", "third"].reason == "the label is the same for all calls"
     for a in found.values():
         if a.reason is not None:

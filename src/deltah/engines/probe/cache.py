@@ -142,6 +142,15 @@ def open_cache(path: Path, identity: Mapping[str, Scalar]) -> ProbeCache:
     return ProbeCache(path, identity, entries, end=end)
 
 
+def identity_on_disk(path: Path) -> dict[str, Scalar]:
+    """Identity of the model whose answers a file holds; empty where there is no such file, or nothing in it."""
+    try:
+        with path.open("rb") as file:
+            return dict(_HEADERS.decode(file.readline()).identity)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return {}  # `open_cache` says what is wrong with it
+
+
 def digest(value: Any) -> str:
     """SHA-256 of a JSON-like value, as hex digits; equal for equal values in any order of keys."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))

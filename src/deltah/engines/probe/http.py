@@ -13,7 +13,8 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPException
-from typing import Any, Final
+from socket import gaierror
+from typing import Any, Final, TypeGuard
 
 from deltah.errors import InvalidValueError, ServerError
 
@@ -36,6 +37,8 @@ class JsonClient:
     timeout_s: float = 600.0
     """Per request."""
     tries: int = 6
+    patient: bool = True
+    """Whether a server that is not there is tried again: False while nothing shows that there ever was one."""
     sleep: Callable[[float], None] = time.sleep
 
     def get(self, path: str) -> dict[str, Any]:
@@ -48,7 +51,7 @@ class JsonClient:
         Raises:
             RejectedError: for HTTP 400, 413 and 422.
             ServerError: if access is refused, the path or model does not exist, the answer is not JSON, or the server
-                does not answer after all tries.
+                does not answer after all tries; if not `patient`, at once where there is no server.
         """
         return self._send(path, json.dumps(body).encode())
 
@@ -62,6 +65,10 @@ class JsonClient:
             except urllib.error.HTTPError as error:
                 failure, wait = self._read_failure(error, url), _retry_after(error)
             except (urllib.error.URLError, OSError, HTTPException) as error:
+                if not self.patient and _is_absent(error):
+                    raise ServerError(
+                        f"no server answers at {self.base} ({error.reason}); check --server, and that it runs"
+                    ) from error
                 failure, wait = f"{getattr(error, 'reason', None) or error}", None
             if attempt + 1 < self.tries:
                 self.sleep(min(wait if wait is not None else 0.5 * 2.0**attempt, MAX_WAIT_S))
@@ -131,6 +138,11 @@ def _message(error: urllib.error.HTTPError) -> str:
     except (ValueError, RecursionError):
         pass
     return " ".join(text.split())[:_SHOWN_CHARS] or str(error.reason)
+
+
+def _is_absent(error: Exception) -> TypeGuard[urllib.error.URLError]:
+    """Whether nothing listens there, or the host has no address."""
+    return isinstance(error, urllib.error.URLError) and isinstance(error.reason, ConnectionRefusedError | gaierror)
 
 
 def _retry_after(error: urllib.error.HTTPError) -> float | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -161,6 +161,36 @@ def chars_per_token(trajectories: Iterable[Trajectory]) -> float:
     return sum(map(len, texts)) / len(texts) if any(texts) else ServerOptions().chars_per_token
 
 
+def unasked(
+    url: str,
+    *,
+    model: str | None = None,
+    options: ServerOptions | None = None,
+    template: ChatTemplate | None = None,
+    tools: Sequence[Mapping[str, Any]] = (),
+    known: Mapping[str, Scalar] | None = None,
+) -> ServerBackend:
+    """A backend of a server that is not asked anything, to count what a plan costs.
+
+    Args:
+        url: With or without /v1.
+        model: As for `connect`.
+        options: As for `connect`.
+        template: As for `connect`.
+        tools: As for `connect`.
+        known: Identity under which earlier answers are kept: it says what the server would.
+
+    Raises:
+        InvalidValueError: if the URL is none.
+    """
+    known = known or {}
+    name = model or str(known.get("model") or "")
+    usual = Dialect.CHAT if template is None else Dialect.COMPLETIONS
+    dialect = Dialect(str(known["dialect"])) if known.get("dialect") in list(Dialect) else usual
+    client = JsonClient(base=base_url(url))
+    return ServerBackend(client, name, dialect, options or ServerOptions(), template=template, tools=tools)
+
+
 def connect(
     url: str,
     *,
@@ -184,19 +214,22 @@ def connect(
         InvalidValueError: if the URL is none.
         ServerError: if the server cannot be reached, refuses access or does not report what is needed.
     """
-    client = JsonClient(base=base_url(url), api_key=api_key)
+    client = JsonClient(base=base_url(url), api_key=api_key, patient=False)
     name = model or _served_model(client)
     failure: ServerError | None = None
     for dialect in (Dialect.CHAT,) if template is None else (Dialect.COMPLETIONS, Dialect.ECHO):
-        backend = ServerBackend(client, name, dialect, options or ServerOptions(), template=template, tools=tools)
+
+        def backend(client: JsonClient, dialect: Dialect = dialect) -> ServerBackend:
+            return ServerBackend(client, name, dialect, options or ServerOptions(), template=template, tools=tools)
+
         try:
             if dialect is Dialect.ECHO and template is not None:
                 _check_alignment(client, name, template)
-            backend.read(_GREETING, "ok")
+            backend(client).read(_GREETING, "ok")
         except (IgnoredError, RejectedError) as error:
             failure = error
         else:
-            return backend
+            return backend(replace(client, patient=True))
     raise failure or ServerError(f"{url} offers no way to score text")
 
 

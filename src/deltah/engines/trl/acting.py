@@ -18,7 +18,7 @@ from deltah.errors import missing_dependency
 from deltah.tasks import Task, read_tasks
 from deltah.tools import build_tools
 from deltah.traces import write_traces
-from deltah.traces.rundir import RunDirectory, claim, open_run, write_atomic
+from deltah.traces.rundir import RunDirectory, claim, open_run
 
 try:
     from datasets import Dataset
@@ -125,7 +125,7 @@ def evaluate(config: EvaluateConfig, out: Path, *, progress: Progress | None = N
         resolve_model(config.rollout.model)
         open_run(out, config.to_dict(), command="eval")
         evaluate_into(config, run, progress)
-        write_atomic(out / "result.json", "{}\n")
+        run.finish({}, total=2 * len(read_tasks(Path(config.eval.tasks))[: config.eval.limit]))
     return run
 
 
@@ -159,7 +159,7 @@ def evaluate_into(config: EvaluateConfig, run: RunDirectory, progress: Progress 
         ):
             done.append(trajectory)
             finished = k * len(tasks) + len(done)
-            if len(done) % config.eval.batch_size == 0:
+            if len(done) % config.eval.batch_size == 0 or len(done) == len(tasks):
                 run.set_status("evaluating", finished, 2 * len(tasks))
             if progress is not None:
                 progress(finished, 2 * len(tasks), {})

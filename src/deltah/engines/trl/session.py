@@ -6,7 +6,6 @@ disk. Several processes (`torchrun`) train together; the first owns the director
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -24,7 +23,7 @@ from deltah.errors import TrainingError, missing_dependency
 from deltah.tasks import read_tasks
 from deltah.tools import build_tools
 from deltah.traces import write_traces
-from deltah.traces.rundir import MANIFEST, RunDirectory, claim, open_run, write_atomic
+from deltah.traces.rundir import MANIFEST, RunDirectory, claim, open_run
 
 try:
     from datasets import Dataset
@@ -101,8 +100,7 @@ def _finish(config: TrainConfig, run: RunDirectory, steps: int, progress: Progre
     if config.eval is not None:
         final = replace(config.rollout, model=str(run.model))
         evaluate_into(EvaluateConfig(rollout=final, eval=config.eval, signal=config.signal), run, progress)
-    result = {"steps": steps, "seconds": training_seconds(run)}
-    write_atomic(run.path / "result.json", json.dumps(result) + "\n")
+    run.finish({"steps": steps, "seconds": training_seconds(run)}, total=steps)
 
 
 def training_seconds(run: RunDirectory) -> float:

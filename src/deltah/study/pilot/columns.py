@@ -57,6 +57,13 @@ LABEL_MEANING: Final[Mapping[str, str]] = {
     "useful": "counterfactual, probed calls only: the real result made the gold answer more than twice as likely (gain "
     "above log 2) as no result does, and as an unrelated one does",
 }
+_NO_EVIDENCE: Final = "no result holds a supporting document; give the --tasks and the --corpus of these trajectories"
+LABEL_SOURCE: Final[Mapping[str, str]] = {
+    "correct": "no trajectory is graded; give a task file that holds their questions with --tasks, or log an outcome",
+    "gold_evidence": _NO_EVIDENCE,
+    "new_evidence": _NO_EVIDENCE,
+}
+"""What is missing where no call has a label, and which option gives it."""
 PROBE_SIGNALS: Final[Mapping[str, tuple[str, float]]] = {
     "delta_h_placebo": ("placebo_controlled", -1.0),
     "gain_none": ("gold_gain", 1.0),

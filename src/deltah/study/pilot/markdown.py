@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from deltah.study.bootstrap import LEVEL, Estimate
-from deltah.study.pilot.columns import DEAD_BAND_PREFIX, LABEL_MEANING, SIGNAL_MEANING
+from deltah.study.pilot.columns import DEAD_BAND_PREFIX, LABEL_MEANING, LABEL_SOURCE, SIGNAL_MEANING
 from deltah.study.pilot.figures import REDUCTION, Failure, FailureKind
 from deltah.study.pilot.statistics import Association
 from deltah.study.pilot.table import CALL_INDEX
-from deltah.study.tables import MISSING, Cell, estimate_cell, number
+from deltah.study.tables import MISSING, Cell, estimate_cell, number, tool_title
 
 if TYPE_CHECKING:
     from deltah.study.pilot.result import StudyResult
@@ -72,6 +72,9 @@ def label_note(name: str) -> str:
 def size_note(rows: Sequence[Association]) -> str:
     """What one label's table rests on: good calls, calls, questions; one common reason where there is no number."""
     largest = max(rows, key=lambda a: a.spearman.n)
+    if not largest.spearman.n:
+        label = largest.label
+        return f"Not computed: {LABEL_SOURCE.get(label, f'no call has a value of {label}')}."
     share = "" if largest.graded else f"{largest.good:,} good of "
     size = f"{share}{largest.spearman.n:,} calls, {largest.questions:,} questions."
     if computed(rows):
@@ -203,7 +206,7 @@ def _failure_section(result: StudyResult) -> Iterator[str]:
 
 
 def _failure(f: Failure) -> tuple[str, ...]:
-    return f.trajectory, f.call, f.tool, str(f.index), number(f.reduction, DIGITS, signed=True)
+    return f.trajectory, f.call, tool_title(f.tool), str(f.index), number(f.reduction, DIGITS, signed=True)
 
 
 def _glossary(result: StudyResult) -> Iterator[str]:

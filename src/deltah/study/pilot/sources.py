@@ -49,7 +49,7 @@ def read_call_values(
     """
     name = os.fspath(path)
     is_csv = name.lower().endswith(".csv")
-    rows = _csv_rows(name) if is_csv else read_json_objects(name)
+    rows = _csv_rows(name) if is_csv else _json_rows(name)
     lines: dict[CallKey, int] = {}
     cells: dict[str, dict[CallKey, Any]] = {}
     for line, row in rows:
@@ -81,6 +81,23 @@ def _wanted(column: str, only: Collection[str] | None) -> bool:
     if only is not None:
         return column in only
     return column not in KEY_COLUMNS and column not in OWN_COLUMNS
+
+
+def _json_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of JSON lines; a file that does not begin as such may have been meant as something else."""
+    begun = False
+    try:
+        for row in read_json_objects(name):
+            begun = True
+            yield row
+    except DataError as error:
+        if begun or isinstance(error.__cause__, OSError):
+            raise
+        raise DataError(
+            f"{name}: its first row is not a JSON object, and its name does not end in .csv; expected one row a call, "
+            'either JSON lines such as {"trajectory": "a", "call": "c0", "good": 1}, or comma-separated text with the '
+            "header trajectory,call,good in a file that ends in .csv"
+        ) from error
 
 
 def _csv_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -25,7 +25,7 @@ from deltah.study.bootstrap import MIN_CLUSTERS, Estimate, interval
 from deltah.study.pilot.blocks import STATISTICS, Block, BlockStatistics, blocks
 from deltah.study.pilot.controls import controls_of
 from deltah.study.pilot.permutation import holm, scores, sign_flip_p
-from deltah.study.pilot.table import CALL_INDEX, StudyTable
+from deltah.study.pilot.table import CALL_INDEX, StudyTable, known
 from deltah.study.summary import RESAMPLES
 
 PERMUTATIONS: Final = 9999
@@ -136,7 +136,7 @@ def associate(
         for pair in _pairs(block, resamples, seed, on_progress, (done, len(listed) * resamples)):
             found[block.signals[pair.s], block.labels[pair.j]] = pair
     order = [(signal, label) for label in table.labels for signal in table.with_baseline()]
-    raw = [_association(key, found.get(key), len(table)) for key in order]
+    raw = [_association(key, found.get(key), table) for key in order]
     return tuple(_with_tests(raw, [found.get(key) for key in order], permutations, seed))
 
 
@@ -157,10 +157,10 @@ def _pairs(
             yield _Pair(block, s, j, supports, estimate[s, j], replicates[:, s, j], tests[:, s, j])
 
 
-def _association(key: tuple[str, str], pair: _Pair | None, total: int) -> Association:
+def _association(key: tuple[str, str], pair: _Pair | None, table: StudyTable) -> Association:
     signal, label = key
-    reason = "no call has both" if pair is None else shortage(pair.block, pair.s, pair.j)
-    estimates = {name: _estimate(i, name, pair, total, reason) for i, name in enumerate(STATISTICS)}
+    reason = _missing(table, signal, label) if pair is None else shortage(pair.block, pair.s, pair.j)
+    estimates = {name: _estimate(i, name, pair, len(table), reason) for i, name in enumerate(STATISTICS)}
     binary = pair is None or bool(pair.block.binary[pair.j])
     return Association(
         signal=signal,
@@ -175,6 +175,15 @@ def _association(key: tuple[str, str], pair: _Pair | None, total: int) -> Associ
         p_partial_holm=_NAN,
         reason=reason,
     )
+
+
+def _missing(table: StudyTable, signal: str, label: str) -> str:
+    """Which side of a pair has no value where the other has one."""
+    if not known(table.labels[label]).any():
+        return "no call has this label"
+    if not known(table.with_baseline()[signal]).any():
+        return "no call has this signal"
+    return "no call has both this label and this signal"
 
 
 def shortage(block: Block, s: int, j: int) -> str | None:

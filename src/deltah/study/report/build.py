@@ -249,14 +249,14 @@ def _studies(data: ReportData, viewer: Mapping[str, Any]) -> list[dict[str, Any]
 def _facts(data: ReportData) -> dict[str, Any]:
     """What the footer says of the numbers: caller's facts, and what the trajectories themselves state."""
     every = [evaluation for arm in data.columns for evaluation in arm.evaluations.values()]
-    temperatures = sorted(frozenset[float]().union(*(e.temperatures for e in every)))
+    temperatures = sorted(frozenset[float]().union(*(e.facts.temperatures for e in every)))
     derived = {
         "trajectories": f"{sum(map(len, every)):,}",
-        "entropy estimator": ", ".join(sorted(frozenset[str]().union(*(e.estimators for e in every)))),
+        "entropy estimator": ", ".join(sorted(frozenset[str]().union(*(e.facts.estimators for e in every)))),
         "temperature": ", ".join(f"{value:g}" for value in temperatures) or "not stated by the source",
         "intervals": f"{LEVEL:.0%}, cluster bootstrap by question, {RESAMPLES:,} resamples, seed {data.seed}",
     }
-    approximate = sum(e.approximate for e in every)
+    approximate = sum(e.facts.approximate for e in every)
     if approximate:
         derived["approximate spans"] = f"{approximate:,} trajectories: borders of reasoning and calls are estimated"
     return {**derived, **{key: str(value)[:MAX_FACT_CHARS] for key, value in data.facts.items()}}

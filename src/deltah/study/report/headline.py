@@ -59,12 +59,12 @@ def _share(arm: int, estimate: Estimate) -> dict[str, Any]:
 
 def _saved(arm: int, evaluation: Evaluation) -> dict[str, Any] | None:
     """Tokens saved without certified waste; None where no call could be certified or is wasted."""
-    saved = evaluation.savings.certified
+    saved = evaluation.facts.savings.certified
     if not saved.calls:
         return None
     parts = [f"{saved.calls:,} certified calls dropped"]
     if math.isfinite(saved.money) and saved.money > 0:
-        parts.append(f"{money_text(saved.money)} {evaluation.costs.currency}")
+        parts.append(f"{money_text(saved.money)} {evaluation.facts.costs.currency}")
     if math.isfinite(saved.seconds) and saved.seconds > 0:
         parts.append(f"{number(saved.seconds, 1)} s of tools")
     text = number(saved.call_tokens + saved.prompt_tokens, 0)

@@ -20,7 +20,8 @@ from deltah.study.logs import LogOptions, ScoredLog
 from deltah.study.notes import notes_on
 from deltah.study.pilot import StudyResult
 from deltah.study.report.data import START, ArmData, Evaluations, ReportData
-from deltah.study.report.evaluation import Costs, Evaluation
+from deltah.study.report.evaluation import Evaluation
+from deltah.study.savings import Costs
 from deltah.traces.rundir import RunDirectory
 from deltah.traces.sources import STDIN
 
@@ -102,7 +103,7 @@ def load_traces(
     return ArmData(
         name=_stem(Path(path).resolve().name) if str(path) != STDIN else "stdin",
         evaluations={LOGS: evaluation},
-        notes=notes_on(log, evaluation),
+        notes=notes_on(log, evaluation.facts),
         problems=problems,
         n_problems=log.reader.n_problems,
         study=_study(folder),

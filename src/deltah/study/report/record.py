@@ -19,6 +19,7 @@ from deltah.core.scored import CallLabel, Signal
 from deltah.core.types import Round, Segment, SegmentKind, ToolCall, Trajectory
 from deltah.study.report.safe import cut, inert, inert_tree
 from deltah.study.summary import is_correct, verdicts
+from deltah.study.tables import tool_title
 from deltah.study.waste import Verdict, Waste
 from deltah.traces.rundir import nan_to_none
 
@@ -173,7 +174,7 @@ def _card(call: ToolCall, waste: frozenset[Waste], judged: Verdict) -> dict[str,
     """One call."""
     arguments, arguments_cut = cut(call.arguments, MAX_ARGUMENT_CHARS)
     result, result_cut = cut(call.result or "", MAX_RESULT_CHARS)
-    card: dict[str, Any] = {"name": call.name[:200], "arguments": arguments, "status": call.status.value}
+    card: dict[str, Any] = {"name": tool_title(call.name[:200]), "arguments": arguments, "status": call.status.value}
     card["result"] = None if call.result is None else result
     if waste:
         card |= {"waste": [w.value for w in Waste if w in waste], "verdict": judged.value}

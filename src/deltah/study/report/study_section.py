@@ -31,7 +31,7 @@ from deltah.study.pilot.result import StudyResult
 from deltah.study.pilot.statistics import Association
 from deltah.study.pilot.table import CALL_INDEX
 from deltah.study.report.safe import inert_tree
-from deltah.study.tables import estimate_cell, number
+from deltah.study.tables import estimate_cell, number, tool_title
 from deltah.traces.rundir import nan_to_none
 
 MAX_NAME_CHARS: Final = 200
@@ -167,7 +167,7 @@ def _failure(f: Failure, links: Mapping[str, str]) -> dict[str, Any]:
     return {
         "trajectory": f.trajectory[:MAX_NAME_CHARS],
         "link": None if key is None else f"#t={quote(key, safe='')}&at=r{f.index}",
-        "tool": f.tool[:MAX_NAME_CHARS],
+        "tool": tool_title(f.tool[:MAX_NAME_CHARS]),
         "index": f.index,
         "reduction": number(f.reduction, 3, signed=True),
     }

@@ -54,8 +54,8 @@ def _table(data: ReportData, name: str) -> dict[str, Any] | None:
         "by_class": _by_class(found),
         "by_level": levels,
         "saves": any(row["calls"] for rows in levels.values() for row in rows),
-        "currency": next(iter(found.values())).costs.currency,
-        "assumptions": list(dict.fromkeys(line for e in found.values() for line in e.savings.assumptions)),
+        "currency": next(iter(found.values())).facts.costs.currency,
+        "assumptions": list(dict.fromkeys(line for e in found.values() for line in e.facts.savings.assumptions)),
     }
 
 
@@ -80,7 +80,7 @@ def _by_level(found: Mapping[int, Evaluation]) -> dict[str, list[dict[str, Any]]
     """Savings at both levels of evidence, each number with the text that shows it; null where a price is unknown."""
     tables: dict[str, list[dict[str, Any]]] = {"certified": []}
     for i, evaluation in found.items():
-        report = evaluation.savings
+        report = evaluation.facts.savings
         tables["certified"].append(_saved(i, report.certified))
         if report.certified_and_likely.calls > report.certified.calls:
             tables.setdefault("certified and likely", []).append(_saved(i, report.certified_and_likely))

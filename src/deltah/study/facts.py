@@ -1,0 +1,116 @@
+"""What a reader of a log's numbers must know of the log, gathered while its trajectories stream by; of fixed size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from deltah.core.scored import Signal
+from deltah.core.types import SpanQuality, Trajectory
+from deltah.study.savings import Costs, SavingsReport
+from deltah.study.waste import Waste
+from deltah.traces.openai import TOKENS_WITHOUT_LOGPROBS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogFacts:
+    """What was met in a log."""
+
+    trajectories: int
+    calls: int
+    unmeasured: int
+    """Calls of trajectories without entropies."""
+    unbounded: int
+    """Calls whose signal has no upper bound, so that they can never be certified."""
+    unlisted_tokens: int
+    """Drawn tokens that the log gives no log-probability of, by the server's own count."""
+    with_unlisted: int
+    """Trajectories that have some."""
+    approximate: int
+    """Trajectories whose borders of reasoning and calls are estimated."""
+    mixed: int
+    """Trajectories that mix sampling temperatures or modes of log-probabilities."""
+    estimators: frozenset[str]
+    temperatures: frozenset[float]
+    """Those that were stated."""
+    assumed_vocabularies: Mapping[str, int]
+    """Models whose vocabulary size was taken from their name, with that size."""
+    savings: SavingsReport
+    """What dropping wasteful calls would have saved."""
+    costs: Costs
+    """Those that `savings` was reckoned with."""
+
+
+class FactTally:
+    """Gathers facts; those of parts of a log can be merged."""
+
+    def __init__(self, costs: Costs | None = None) -> None:
+        """Start with no trajectory.
+
+        Args:
+            costs: For savings in money and seconds; unknown where not given.
+        """
+        self._costs = costs or Costs()
+        self._savings = self._costs.accumulator()
+        self._trajectories = self._calls = self._unmeasured = self._unbounded = 0
+        self._unlisted_tokens = self._with_unlisted = self._approximate = self._mixed = 0
+        self._estimators: set[str] = set()
+        self._temperatures: set[float] = set()
+        self._assumed: dict[str, int] = {}
+
+    def add(self, trajectory: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> None:
+        """Take one trajectory.
+
+        Args:
+            trajectory: C calls.
+            signal: None for one without entropies.
+            waste: (C,) classes of each call.
+        """
+        self._savings.add(trajectory, signal, tuple(waste))
+        self._trajectories += 1
+        self._calls += trajectory.n_calls
+        if signal is None:
+            self._unmeasured += trajectory.n_calls
+        else:
+            self._unbounded += int(np.isinf(signal.call_upper).sum())
+        unlisted = trajectory.metadata.get(TOKENS_WITHOUT_LOGPROBS)
+        if isinstance(unlisted, int) and unlisted > 0:
+            self._unlisted_tokens += unlisted
+            self._with_unlisted += 1
+        self._approximate += trajectory.spans is SpanQuality.APPROXIMATE
+        self._mixed += bool(trajectory.metadata.get("mixed_sampling"))
+        self._estimators.add(trajectory.estimator.value)
+        if trajectory.temperature is not None:
+            self._temperatures.add(trajectory.temperature)
+        if "vocab_size_from" in trajectory.metadata and trajectory.model is not None:
+            self._assumed[trajectory.model] = int(trajectory.metadata.get("vocab_size") or 0)
+
+    def merge(self, other: FactTally) -> None:
+        """Take the trajectories that another tally, of the same costs, took."""
+        self._savings.merge(other._savings)
+        self._estimators |= other._estimators
+        self._temperatures |= other._temperatures
+        self._assumed |= other._assumed
+        for name, value in vars(other).items():
+            if isinstance(value, int):
+                setattr(self, name, getattr(self, name) + value)
+
+    def facts(self) -> LogFacts:
+        """What was met so far."""
+        return LogFacts(
+            trajectories=self._trajectories,
+            calls=self._calls,
+            unmeasured=self._unmeasured,
+            unbounded=self._unbounded,
+            unlisted_tokens=self._unlisted_tokens,
+            with_unlisted=self._with_unlisted,
+            approximate=self._approximate,
+            mixed=self._mixed,
+            estimators=frozenset(self._estimators),
+            temperatures=frozenset(self._temperatures),
+            assumed_vocabularies=dict(self._assumed),
+            savings=self._savings.result(),
+            costs=self._costs,
+        )
