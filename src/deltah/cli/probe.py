@@ -67,9 +67,8 @@ def command(  # noqa: PLR0913 - the options of a command line
     if model is not None:
         backend = _local(model, schemas)
     else:
-        options = ServerOptions(
-            top_k=top_logprobs, vocab_size=vocab_size, chars_per_token=chars_per_token(trajectories)
-        )
+        per_token = chars_per_token(trajectories)
+        options = ServerOptions(top_k=top_logprobs, vocab_size=vocab_size, chars_per_token=per_token)
         known = identity_on_disk(kept) if dry_run else None
         backend = _server(str(server), served_model, api_key_env, chat_template, schemas, options, known)
     with open_cache(kept, backend.identity) as cache:
@@ -77,16 +76,19 @@ def command(  # noqa: PLR0913 - the options of a command line
         _print_cost(plan, cost_of(plan, backend, cache))
         if dry_run:
             if server is not None:
-                typer.echo(
-                    f"nothing was sent: tokens are estimated at {options.chars_per_token:.1f} characters a token, and "
-                    "whether the server reports what a probe needs is found out when it runs"
-                )
+                typer.echo(_NOTHING_SENT.format(per_token))
             return
         with reporting("probe") as report:
             result = run_plan(plan, trajectories, backend, cache, config, progress=report)
     _write(out, result)
     _print(result, out)
     report_losses(log)
+
+
+_NOTHING_SENT = (
+    "nothing was sent: tokens are estimated at {:.1f} characters a token, and whether the server reports what a probe "
+    "needs is found out when it runs"
+)
 
 
 def _print_cost(plan: Plan, cost: Cost) -> None:

@@ -36,7 +36,7 @@ MAX_UNDEFINED_SHARE = 0.05
 """With a larger share of resamples whose denominator is 0 the interval is not given."""
 MAX_RESAMPLED = 2000
 """More clusters than these are resampled in groups."""
-_CHUNK_DRAWS = 4_000_000
+_CHUNK_DRAWS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
