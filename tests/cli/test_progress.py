@@ -14,8 +14,12 @@ from rich.console import Console
 from rich.progress import Progress
 from study_builders import agent
 
-from deltah.cli.progress import Bars, Lines, State, display, reporting, reporting_phases
+import deltah.cli.progress
+from deltah.cli.progress import Bars, Lines, State, display, reading, reporting, reporting_phases
 from deltah.core import metrics
+from deltah.core.types import Trajectory
+from deltah.study import LogOptions, ScoredLog
+from deltah.study.scoring import score_log
 from deltah.traces import write_traces
 
 ROOT = Path(__file__).parents[2]
@@ -120,3 +124,19 @@ def test_a_piped_command_gives_results_alone(tmp_path: Path) -> None:
     assert line.startswith("resampling ")
     done_part, total = line.split(",")[0].removeprefix("resampling ").split("/")
     assert done_part == total
+
+
+def test_reading_is_told_only_of_logs_that_take_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "traces.jsonl"
+    write_traces(path, [Trajectory(id=name, segments=()) for name in "ab"])
+    for after, said in ((60.0, ""), (0.0, "trajectories read 2, 0:00\n")):
+        monkeypatch.setattr(deltah.cli.progress, "READING_SHOWN_AFTER_S", after)
+        monkeypatch.setattr(deltah.cli.progress, "_REDRAWN_AFTER_S", 0.0)
+        with reading() as watch:
+            assert len(list(ScoredLog(path, LogOptions(watch=watch)))) == 2
+        assert capfd.readouterr().err == said
+        with reading() as watch:
+            score_log(ScoredLog(path, LogOptions(watch=watch)))
+        assert capfd.readouterr().err == said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ import typer
 
 from deltah.cli.losses import nothing_read, report_losses
 from deltah.cli.options import Answers, Logs, Strict, TraceFormat, VocabSize, log_options
-from deltah.cli.progress import reporting
+from deltah.cli.progress import reading, reporting
 from deltah.core.types import Scalar
 from deltah.errors import ConfigError, DataError, InvalidValueError
 from deltah.study import ScoredLog
@@ -59,8 +60,10 @@ def command(  # noqa: PLR0913 - the options of a command line
     config = ProbeConfig(max_calls=max_calls, seed=seed, answer_template=answer_template)
     if (model is None) == (server is None):
         raise ConfigError("give either --model for a local model or --server for the URL of one")
-    log = ScoredLog(paths, log_options(answers=answers, format=format, vocab_size=vocab_size, strict=strict))
-    trajectories = [trajectory for trajectory, _ in log]
+    with reading() as watch:
+        read = log_options(answers=answers, format=format, vocab_size=vocab_size, strict=strict)
+        log = ScoredLog(paths, replace(read, watch=watch))
+        trajectories = [trajectory for trajectory, _ in log]
     if not trajectories:
         raise nothing_read(log, paths)
     schemas, kept = _schemas(tools), out.with_suffix(".cache.jsonl")

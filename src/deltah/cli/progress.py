@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -28,6 +28,8 @@ from deltah.core import metrics
 
 LINE_EVERY_S: Final = 10.0
 """Between two plain lines."""
+READING_SHOWN_AFTER_S: Final = 1.0
+_REDRAWN_AFTER_S: Final = 0.1
 
 Report = Callable[[int, int, dict[str, float]], None]
 """Called with (done, total, latest metrics)."""
@@ -122,11 +124,11 @@ class Lines:
 
 
 @contextmanager
-def display(*, hidden: bool = False) -> Iterator[Display]:
-    """Show progress while the block runs, as bars or as lines."""
+def display(*, hidden: bool = False, transient: bool = False) -> Iterator[Display]:
+    """Show progress while the block runs, as bars (which vanish afterwards if `transient`) or as lines."""
     console = Console(stderr=True)
     if hidden or console.is_terminal:
-        with _layout(console, disable=hidden) as progress:
+        with _layout(console, disable=hidden, transient=transient) as progress:
             yield Bars(progress)
         return
     lines = Lines(_to_stderr)
@@ -157,6 +159,24 @@ def reporting_phases(first: str, *later: str, hidden: bool = False) -> Iterator[
         yield [_mover(shown, text) for text in (first, *later)]
 
 
+@contextmanager
+def reading() -> Iterator[Callable[[int], None]]:
+    """Show how many trajectories of a log were read, once that has taken a second; yields the function to tell it."""
+    due, shown = time.monotonic() + READING_SHOWN_AFTER_S, list[Display]()
+    with ExitStack() as stack:
+
+        def watch(n: int) -> None:
+            nonlocal due
+            if time.monotonic() < due:
+                return
+            if not shown:
+                shown.append(stack.enter_context(display(transient=True)))
+            shown[0].show("read", State(description="trajectories read", done=n))
+            due = time.monotonic() + _REDRAWN_AFTER_S
+
+        yield watch
+
+
 def _mover(shown: Display, name: str) -> Report:
     """Function that moves one bar."""
 
@@ -166,7 +186,7 @@ def _mover(shown: Display, name: str) -> Report:
     return report
 
 
-def _layout(console: Console, *, disable: bool) -> Progress:
+def _layout(console: Console, *, disable: bool, transient: bool) -> Progress:
     """Bars in the project's layout."""
     return Progress(
         TextColumn("{task.description:<22}"),
@@ -178,6 +198,7 @@ def _layout(console: Console, *, disable: bool) -> Progress:
         TimeRemainingColumn(compact=True),
         console=console,
         disable=disable,
+        transient=transient,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from deltah.cli.options import Answers, Join, Logs, Margin, Signal, Strict, TraceFormat, VocabSize, log_options
 from deltah.cli.prices import Currency, Latency, Price, costs
+from deltah.cli.progress import reading
 
 
 def command(  # noqa: PLR0913 - the options of a command line
@@ -32,7 +34,9 @@ def command(  # noqa: PLR0913 - the options of a command line
     options = log_options(
         answers=answers, format=format, vocab_size=vocab_size, join=join, strict=strict, signal=signal, margin=margin
     )
-    data = load_report(paths, options=options, title=title, costs=costs(price, currency, latency))
+    with reading() as watch:
+        options = replace(options, watch=watch)
+        data = load_report(paths, options=options, title=title, costs=costs(price, currency, latency))
     first = Path(paths[0])
     page = out or (first / "report.html" if first.is_dir() else first.with_name("report.html"))
     write_report(data, page)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from rich.table import Table
 from deltah.cli.losses import nothing_read, report_losses
 from deltah.cli.options import Answers, Join, Logs, Margin, Signal, Strict, TraceFormat, VocabSize, Workers, log_options
 from deltah.cli.prices import Currency, Latency, Price, costs
+from deltah.cli.progress import reading
 from deltah.cli.tables import broken, escaped, two_lines
 from deltah.core.types import Estimator
 from deltah.study import CallSummary, ScoredLog
@@ -59,8 +61,9 @@ def command(  # noqa: PLR0913 - the options of a command line
         signal=signal,
         margin=margin,
     )
-    log = ScoredLog(paths, options, skip=("logprobs", "token_ids") if waste else OPTIONAL)
     with ExitStack() as stack:
+        options = replace(options, watch=stack.enter_context(reading()))
+        log = ScoredLog(paths, options, skip=("logprobs", "token_ids") if waste else OPTIONAL)
         writer = None if out is None else stack.enter_context(CallWriter(out))
         scored = score_log(log, costs=costs(price, currency, latency), rows=writer, waste=waste, workers=workers)
     if not scored.facts.trajectories:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,15 +35,17 @@ def command(  # noqa: PLR0913 - the options of a command line
     out: Annotated[Path | None, typer.Option(help="Directory, or .json file, for study.json and study.md.")] = None,
 ) -> None:
     """Test how well signals of entropy tell good calls from others."""
-    from deltah.cli.progress import reporting
+    from deltah.cli.progress import reading, reporting
     from deltah.study import ScoredLog, waste_of_calls
     from deltah.study.pilot import PROBE_COLUMNS, build_table, read_call_values, run_study
 
     if out is not None and out.suffix and out.suffix.lower() != ".json" and not out.is_dir():
         raise ConfigError(f"--out {out}: expected a directory, or a name that ends in .json")
     evidence = _evidence(tasks, corpus)
-    log = ScoredLog(paths, log_options(answers=tasks, format=format, vocab_size=vocab_size, join=join, strict=strict))
-    trajectories = [trajectory for trajectory, _ in log]
+    options = log_options(answers=tasks, format=format, vocab_size=vocab_size, join=join, strict=strict)
+    with reading() as watch:
+        log = ScoredLog(paths, replace(options, watch=watch))
+        trajectories = [trajectory for trajectory, _ in log]
     if not trajectories:
         raise nothing_read(log, paths)
     table = build_table(

@@ -6,7 +6,7 @@ grades, which signal.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,6 +39,8 @@ class LogOptions:
     """Name of the signal; None: that of the run that the traces lie in, else the method's."""
     margin: float | None = None
     """Dead band; None: likewise."""
+    watch: Callable[[int], object] | None = None
+    """Called with the number of trajectories read so far."""
 
     def signal_config(self, base: SignalConfig) -> SignalConfig:
         """A run's configuration with what is stated here in its place.
@@ -75,6 +77,7 @@ class ScoredLog(Iterable[Scored]):
         self.answers = None if options.answers is None else Answers(options.answers)
         self.n_matched = 0
         """Trajectories that found a row of the answers' file."""
+        self._watch = options.watch
         self.reader: TraceReader = read_traces(
             paths,
             format=options.format,
@@ -88,13 +91,16 @@ class ScoredLog(Iterable[Scored]):
     def __iter__(self) -> Iterator[Scored]:
         """Grade and score the trajectories that can be read, as they are asked for."""
         self.n_matched = 0
-        yield from map(self.scored, self.reader)
+        for read in self.reader:
+            trajectory, matched = graded_by(self.answers, read)
+            self.n_matched += matched
+            self.tell()
+            yield trajectory, score_measured(trajectory, self.signal)
 
-    def scored(self, trajectory: Trajectory) -> Scored:
-        """Grade and score one trajectory of the log."""
-        trajectory, matched = graded_by(self.answers, trajectory)
-        self.n_matched += matched
-        return trajectory, score_measured(trajectory, self.signal)
+    def tell(self) -> None:
+        """Say to whoever watches how many trajectories were read."""
+        if self._watch is not None:
+            self._watch(self.reader.n_read)
 
 
 def graded_by(answers: Answers | None, trajectory: Trajectory) -> tuple[Trajectory, bool]:

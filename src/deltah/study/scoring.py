@@ -83,12 +83,14 @@ def score_log(
         for trajectory in trajectories:
             whole.add(trajectory, job, log.answers)
             write_rows()
+            log.tell()
 
     alone_s = ALONE_S if workers is None else 0.0
     for kept, met in map_ordered(partial(_score_part, job), log.reader.parts(), workers=workers, alone_s=alone_s):
         whole.merge(kept)
         write_rows()
         read_here(log.reader.absorb(met))
+        log.tell()
     read_here(log.reader.rest())
     log.n_matched = whole.n_matched
     return LogScore(facts=whole.facts.facts(), metrics=whole.metrics, calls=whole.calls)
