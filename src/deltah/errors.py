@@ -24,6 +24,26 @@ class DataError(DeltahError, ValueError):
     """A file whose content breaks its format; the message names file, line and field."""
 
 
+class VocabularySizeError(InvalidValueError, DataError):
+    """A vocabulary size that is too small for the tokens, or the probabilities, that stand beside it."""
+
+    def __init__(self, evidence: str, vocab_size: int) -> None:
+        """Say what refutes the size.
+
+        Args:
+            evidence: A clause.
+            vocab_size: V, as it was stated.
+        """
+        super().__init__(
+            f"a vocabulary of {vocab_size:,} tokens is too small: {evidence}; state the model's own size (vocab_size "
+            "in its config.json)"
+        )
+        self.evidence, self.vocab_size = evidence, vocab_size
+
+    def __reduce__(self) -> tuple[type[VocabularySizeError], tuple[str, int]]:
+        return type(self), (self.evidence, self.vocab_size)
+
+
 class MissingDependencyError(DeltahError, ImportError):
     """An optional package is not installed; the message names the extra that brings it."""
 

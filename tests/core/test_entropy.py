@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deltah import entropy_bounds, entropy_from_logits
-from deltah.errors import InvalidValueError
+from deltah.errors import InvalidValueError, VocabularySizeError
 
 LN2 = np.log(2.0)
 
@@ -222,3 +222,23 @@ def test_point_estimate_beats_the_middle_of_the_interval_on_power_laws() -> None
     lower, upper, point = entropy_bounds(np.log(p[:, :20]), 32000)
     assert np.abs(point - truth).max() < 0.02
     assert np.abs(point - truth).mean() < 0.05 * np.abs((lower + upper) / 2 - truth).mean()
+
+
+def test_a_vocabulary_that_cannot_hold_the_rest_is_refused() -> None:
+    """0.3 is left to tokens of at most 0.01 each: there are at least 30 beside the two that are known."""
+    known = np.log([0.69, 0.01])
+    for vocab_size in (None, 32, 50_000):
+        assert np.isfinite(entropy_bounds(known, vocab_size).lower)
+    with pytest.raises(
+        VocabularySizeError, match=r"hold 0\.3 of the probability, none more than 0\.01, which takes at le"
+    ):
+        entropy_bounds(known, 31)
+    rows = np.log([[0.69, 0.01], [0.9, 0.09]])
+    with pytest.raises(VocabularySizeError, match=r"a vocabulary of 20 tokens is too small: .* takes at least 32;"):
+        entropy_bounds(rows, 20)
+    # Lists that may not be the best ones, a drawn token that takes a share, and rounded numbers say less.
+    assert np.isfinite(entropy_bounds(known, 20, tail_cap=0.0).upper)
+    assert np.isfinite(entropy_bounds(np.log([0.5, 0.2]), 4, sampled=np.log(0.11), precision=0.0).upper)
+    assert np.isfinite(entropy_bounds(np.log([0.5, 0.2499]), 3, precision=5e-4).upper)
+    with pytest.raises(VocabularySizeError):
+        entropy_bounds(np.log([0.5, 0.2499]), 3)

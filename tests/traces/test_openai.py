@@ -83,7 +83,7 @@ def test_import_survives_our_own_record(tmp_path: Path) -> None:
 
 
 def test_vocabulary_size_may_come_from_outside(tmp_path: Path) -> None:
-    (tmp_path / "log").write_bytes(line(qwen_turns()) + b"\n" + line(qwen_turns(), vocab_size=4))
+    (tmp_path / "log").write_bytes(line(qwen_turns()) + b"\n" + line(qwen_turns(), vocab_size=40))
     estimators = [t.estimator for t in read_traces(tmp_path / "log", vocab_size=3)]
     assert estimators == [Estimator.EXACT, Estimator.TOP_K]
 
@@ -252,7 +252,10 @@ def test_python_and_javascript_writers_are_read() -> None:
         ({"messages": [assistant([token("a", logprob=0.5)])]}, "logprob 0.5"),
         ({"messages": [assistant([token("a")])], "logprobs_mode": "raw_logits"}, "expected log-probabilities"),
         ({"messages": [assistant([token("a")])], "score": 3}, "outcome 3"),
-        ({"messages": [assistant([token("a")])], "vocab_size": 2}, "vocabulary has 2"),
+        (
+            {"messages": [assistant([token("a")])], "vocab_size": 2},
+            "field vocab_size: a vocabulary of 2 tokens is too small: token 0 has 3 top_logprobs; state the",
+        ),
         ({"request": {"messages": []}, "response": {"error": {"message": "overloaded"}}}, "holds an error"),
         ({"request": {"messages": []}, "response": {"choices": []}}, "no choices"),
         ({"request": {"messages": []}, "response": {"choices": [{}]}}, "whole response or its chunks"),

@@ -70,8 +70,8 @@ def test_nothing_reported_is_not_measured() -> None:
 @pytest.mark.parametrize(
     ("top", "vocab_size", "message"),
     [
-        ([LOG(0.5), LOG(0.25), LOG(0.25)], 2, "vocabulary has 2"),
-        ([LOG(0.5), LOG(0.2)], 2, "whole vocabulary but hold only 0.7"),
+        ([LOG(0.5), LOG(0.25), LOG(0.25)], 2, "vocabulary of 2 tokens is too small: token 0 has 3 top_logprobs"),
+        ([LOG(0.5), LOG(0.2)], 2, "too small: the 2 top_logprobs of token 0 hold only 0.7 of the probability"),
         ([0.0, LOG(0.9)], 10, "sum to a probability of 1.9"),
         ([0.7], None, "sum to a probability of 2.01"),
     ],

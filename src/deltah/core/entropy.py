@@ -18,6 +18,7 @@ chosen so that the tail has mass e; it is then clipped to the bounds.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from deltah.core.types import BoolArray, FloatArray
-from deltah.errors import InvalidValueError
+from deltah.errors import InvalidValueError, VocabularySizeError
 
 SERVER_PRECISION_NATS = 5e-5
 """Absolute error of a log-probability that a server computed in float32 and printed in full.
@@ -117,7 +118,8 @@ def entropy_bounds(
         precision is stated; NaN where a row has a NaN.
 
     Raises:
-        InvalidValueError: if shapes disagree, K is 0 or exceeds V, or a log-probability is positive beyond rounding.
+        InvalidValueError: if shapes disagree, K is 0, or a log-probability is positive beyond rounding.
+        VocabularySizeError: if K exceeds V, or the V - K unseen tokens cannot hold the mass that is left.
     """
     given = np.asarray(logprobs)
     tau = _precision(given.dtype, precision)
@@ -141,6 +143,7 @@ def entropy_bounds(
             slack = slack + _rounding_slack(q * np.abs(1 + log_q), q, tau)
         error = mass * np.expm1(tau) + known * np.finfo(np.float64).eps
         room = np.where(cap > 0, unseen * cap * np.exp(tau), 0.0)
+        _check_room(1.0 - mass - error, room, cap * np.exp(tau), vocab_size)
         most = np.minimum(_within(1.0 - mass + error, 0.0, 1.0), room)
         least = np.minimum(_within(1.0 - mass - error, 0.0, 1.0), most)
         best = _within(1.0 - mass, least, most)
@@ -163,11 +166,25 @@ def _check_logprobs(logp: FloatArray, vocab_size: int | None, tau: float) -> Non
     if logp.ndim == 0 or logp.shape[-1] == 0:
         raise InvalidValueError(f"logprobs have shape {logp.shape}; expected (..., K) with K >= 1")
     if vocab_size is not None and logp.shape[-1] > vocab_size:
-        raise InvalidValueError(f"{logp.shape[-1]} log-probabilities for a vocabulary of {vocab_size} tokens")
+        raise VocabularySizeError(f"a token has {logp.shape[-1]} log-probabilities", vocab_size)
     greatest = np.fmax.reduce(logp, axis=None, initial=-np.inf)
     if greatest > max(tau, 1e-3):
         raise InvalidValueError(
             f"a log-probability is {greatest:.6g}; expected natural logarithms of probabilities, at most 0"
+        )
+
+
+def _check_room(left: FloatArray, room: FloatArray, cap: FloatArray, vocab_size: int | None) -> None:
+    """Refuse a vocabulary whose unseen tokens, each at most `cap`, cannot hold the probability that is `left`."""
+    wrong = (left > room) & (cap > 0)
+    if vocab_size is not None and wrong.any():
+        i = int(np.argmax(np.where(wrong, left - room, -np.inf)))
+        share, each = left.flat[i], cap.flat[i]
+        needed = vocab_size + math.ceil((share - room.flat[i]) / each)
+        raise VocabularySizeError(
+            f"tokens beyond a list of the best hold {share:.3g} of the probability, none more than {each:.3g}, which "
+            f"takes at least {needed:,}",
+            vocab_size,
         )
 
 

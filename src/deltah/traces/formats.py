@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
 from deltah.core.types import Trajectory
-from deltah.errors import DataError, InvalidValueError
+from deltah.errors import ConfigError, DataError, DeltahError, InvalidValueError
 from deltah.traces import inspect_ai, openai, prime_rl, record, trl, verl
 from deltah.traces.decode import decode_line
 from deltah.traces.dialogue import Dialogue
@@ -190,6 +191,10 @@ def _top_level(data: bytes) -> frozenset[str]:
     return frozenset(name for name in _NAMES if getattr(fields, name) is not msgspec.UNSET)
 
 
+def _fail(error: DeltahError) -> Trajectory:
+    raise error
+
+
 class _Single:
     """Importer of a format whose records are trajectories."""
 
@@ -199,7 +204,10 @@ class _Single:
         self._decode, self._options = decode, options
 
     def add(self, data: bytes, where: Position) -> Iterable[Pending]:
-        trajectory = self._decode(data, default_id(where), self._options)
+        try:
+            trajectory = self._decode(data, default_id(where), self._options)
+        except ConfigError as error:
+            return (Pending(where, partial(_fail, error)),)  # no fault of this record: it stops the reading
         return (Pending(where, lambda: trajectory),)
 
     def finish(self, where: Position) -> Iterable[Pending]:
@@ -230,7 +238,9 @@ class _ChatLogs:
     def _pending(self, dialogue: Dialogue) -> Pending:
         def build() -> Trajectory:
             name = default_id(dialogue.where)
-            return openai.to_trajectory(dialogue, default_id=name, vocab_size=self._options.vocab_size)
+            return openai.to_trajectory(
+                dialogue, default_id=name, vocab_size=self._options.vocab_size, seen=self._importer.seen
+            )
 
         return Pending(dialogue.where, build)
 

@@ -33,14 +33,15 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 import numpy as np
 
-from deltah.core.types import Scalar, SpanQuality, StopReason, Trajectory
-from deltah.errors import DataError, InvalidValueError
+from deltah.core.types import Estimator, Scalar, SpanQuality, StopReason, Trajectory
+from deltah.errors import ConfigError, DataError, DeltahError, InvalidValueError, VocabularySizeError
 from deltah.traces.chatlog import ChatLine, Message, Response
 from deltah.traces.chunks import ChunkBuffer, assemble
 from deltah.traces.conversation import Conversation, message_text
 from deltah.traces.decode import decode_line
 from deltah.traces.dialogue import Dialogue, Exchange, Facts, NeedsOthers, Said, read_line
 from deltah.traces.joining import Joiner, alone
+from deltah.traces.seen import SeenTokens
 from deltah.traces.streams import Position
 from deltah.traces.tokens import concatenate
 from deltah.traces.topk import measure
@@ -64,6 +65,8 @@ class ChatLogImporter:
         """
         self._alone = alone
         self.joiner = Joiner() if join else None
+        self.seen = SeenTokens()
+        """Different tokens of the log so far, see `to_trajectory`."""
         self._chunks = ChunkBuffer()
 
     def add(self, line: bytes, where: Position) -> Iterable[Dialogue]:
@@ -73,7 +76,8 @@ class ChatLogImporter:
             DataError: if the line does not fit the format, its response is an error, or a number in it cannot be.
             NeedsOthers: if others complete the line, and it should stand alone.
         """
-        log = decode_line(_event_data(line), _DECODER)
+        data = _event_data(line)
+        log = decode_line(data, _DECODER)
         if log.object == _CHUNK or any(choice.delta is not None for choice in log.choices or []):
             if self._alone:
                 raise NeedsOthers
@@ -84,6 +88,7 @@ class ChatLogImporter:
                 return ()
             log = ChatLine(response=whole)
         read = read_line(log, where)
+        self.seen.sample(data, read.facts)
         if isinstance(read, Exchange):
             if self.joiner is None:
                 return (alone(read),)
@@ -115,14 +120,28 @@ def decode(line: bytes, *, default_id: str, vocab_size: int | None = None) -> Tr
 
     Raises:
         DataError: if the line does not fit the format, its response is an error, or its numbers contradict each other.
+        ConfigError: if `vocab_size` is too small for what the line holds.
     """
     read = read_line(decode_line(_event_data(line), _DECODER), Position("", 1))
     dialogue = alone(read) if isinstance(read, Exchange) else read
     return to_trajectory(dialogue, default_id=default_id, vocab_size=vocab_size)
 
 
-def to_trajectory(dialogue: Dialogue, *, default_id: str, vocab_size: int | None = None) -> Trajectory:
-    """Build the trajectory of one conversation; see `decode` for the arguments and errors."""
+def to_trajectory(
+    dialogue: Dialogue, *, default_id: str, vocab_size: int | None = None, seen: SeenTokens | None = None
+) -> Trajectory:
+    """Build the trajectory of one conversation.
+
+    Args:
+        dialogue: What was said.
+        default_id: See `decode`.
+        vocab_size: See `decode`.
+        seen: Different tokens of the log; None: this conversation is all of it.
+
+    Raises:
+        DataError: see `decode`; a size that the record states, or its model's name, may be too small for what it holds.
+        ConfigError: if `vocab_size` is: it is wrong for all of the log.
+    """
     facts = dialogue.facts
     conversation = Conversation()
     for said in dialogue.said:
@@ -132,7 +151,12 @@ def to_trajectory(dialogue: Dialogue, *, default_id: str, vocab_size: int | None
             conversation.add(said.message, said.tokens.texts)
     tokens = concatenate([said.tokens for said in dialogue.said if not said.context])
     size, origin = _vocabulary(facts, vocab_size)
-    measured = measure(tokens, size, requested=facts.top_logprobs)
+    try:
+        measured = measure(tokens, size, requested=facts.top_logprobs)
+        if size is not None and measured.estimator is Estimator.TOP_K:
+            (SeenTokens() if seen is None else seen).check(facts, tokens.texts, size)
+    except VocabularySizeError as error:
+        raise _wrong_size(error, facts, vocab_size) from error
     uncounted = {TOKENS_WITHOUT_LOGPROBS: facts.n_without_logprobs} if facts.n_without_logprobs else {}
     last = dialogue.said[-1].message
     stop_reason = _stop_reason(conversation, last, facts.finish_reason)
@@ -172,6 +196,13 @@ def _vocabulary(facts: Facts, given: int | None) -> tuple[int | None, dict[str, 
     stated = facts.vocab_size or given
     known = None if stated or facts.model is None else vocab_size_of(facts.model)
     return (stated, {}) if known is None else (known, {"vocab_size": known, "vocab_size_from": "model name"})
+
+
+def _wrong_size(error: VocabularySizeError, facts: Facts, given: int | None) -> DeltahError:
+    """The error of a refuted size by who stated it: the caller's is wrong for the whole log."""
+    if facts.vocab_size:
+        return DataError(f"field vocab_size: {error}")
+    return ConfigError(f"--vocab-size: {error}") if given else DataError(f"model {facts.model!r}: {error}")
 
 
 def _temperature(facts: Facts) -> float | None:

@@ -26,7 +26,7 @@ import numpy as np
 
 from deltah.core.entropy import SERVER_PRECISION_NATS, EntropyBounds, entropy_bounds
 from deltah.core.types import BoolArray, Estimator, FloatArray, IntArray
-from deltah.errors import DataError
+from deltah.errors import DataError, VocabularySizeError
 from deltah.traces.tokens import STAND_IN, PackedTokens
 
 _MASS_TOLERANCE = 1e-3
@@ -69,7 +69,8 @@ def measure(tokens: PackedTokens, vocab_size: int | None, *, requested: int | No
         requested: K that the request asked for; None if the log does not say.
 
     Raises:
-        DataError: if a list is longer than the vocabulary, or its probabilities cannot be those of a distribution.
+        DataError: if the probabilities of a list cannot be those of a distribution.
+        VocabularySizeError: if a list, or the probability that it leaves to other tokens, needs a larger vocabulary.
     """
     if not tokens.n_top.any():
         return Measured(None, None, None, Estimator.NONE)
@@ -109,7 +110,7 @@ def _check_mass(logp: FloatArray, rows: np.ndarray, vocab_size: int | None, tole
     """Refuse lists that no distribution can have."""
     k = logp.shape[1]
     if vocab_size is not None and k > vocab_size:
-        raise DataError(f"token {rows[0]} has {k} top_logprobs but the vocabulary has {vocab_size}; correct vocab_size")
+        raise VocabularySizeError(f"token {rows[0]} has {k} top_logprobs", vocab_size)
     with np.errstate(over="ignore"):
         p = np.exp(logp)
     mass = np.where(np.isnan(p), 0.0, p).sum(axis=1)
@@ -130,9 +131,9 @@ def _whole_vocabulary(
     short = mass < 1 - tolerance
     if short.any():
         row = int(np.argmax(short))
-        raise DataError(
-            f"token {rows[row]}: {vocab_size} top_logprobs should cover the whole vocabulary but hold only "
-            f"{mass[row]:.4g} of the probability; correct vocab_size"
+        raise VocabularySizeError(
+            f"the {vocab_size} top_logprobs of token {rows[row]} hold only {mass[row]:.4g} of the probability",
+            vocab_size,
         )
     return entropy_bounds(logp, vocab_size, precision=precision)
 

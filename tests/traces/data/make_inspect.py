@@ -71,7 +71,7 @@ def call(id: str, city: str) -> ToolCall:
 
 BOTH = [ContentReasoning(reasoning="Two cities."), ContentText(text="Both")]
 ONE_CITY = [
-    reply([token("I", 0.5, 0.25), token(" look", 0.25, 0.25)], [call("c1", "Port Anselm")], "tool_calls"),
+    reply([token("I", 0.5, 0.25), token(" look", 0.25, 0.5)], [call("c1", "Port Anselm")], "tool_calls"),
     reply([token("12345", 0.9, 0.05)]),
 ]
 TWO_CITIES = [
