@@ -20,8 +20,8 @@ from deltah.traces.reading import Counts, Pass, ReadOptions
 from deltah.traces.sources import STDIN, Source
 from deltah.traces.streams import Position, read_span
 
-PART_BYTES: Final = 8 * 2**20
-"""Of a part made of lines, to the end of the line that reaches it."""
+PART_BYTES: Final = 32 * 2**20
+"""Of a part made of lines; it ends after the last line break in it. Each part pays anew for what a pass begins with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +84,16 @@ def _row_parts(path: str) -> Iterator[Part]:
 
 
 def _line_parts(path: str) -> Iterator[Part]:
-    """Cut a file after the last line break of each `PART_BYTES`; a longer line is a part of its own."""
-    start, first = 0, 1
+    """Cut a file after the last line break of each `PART_BYTES`; a line without one goes with those before it."""
+    start, end, first = 0, 0, 1
     with open(path, "rb") as file:
-        end = 0
-        while chunk := file.read(PART_BYTES):
+        while len(chunk := file.read(PART_BYTES)) == PART_BYTES:
             last = chunk.rfind(b"\n")
             if last >= 0:
                 stop = end + last + 1
                 yield LinePart(path, start, stop, first)
                 start, first = stop, first + chunk.count(b"\n")
             end += len(chunk)
+        end += len(chunk)
     if end > start:
         yield LinePart(path, start, end, first)

@@ -4,7 +4,8 @@ A vocabulary size that is too small makes certified bounds false. What a log sho
 every drawn token counts, and so do the alternatives of the first lines (`SAMPLE_BYTES`), which are many more but would
 cost as much to read as all else. Only texts of ASCII count: one token always prints them alike, while the bytes of any
 other character may be spread over tokens, or several tokens share one entry. Kept are at most V + 1 drawn texts for
-each of `MAX_MODELS` models, so memory does not grow with the log. A size that nothing here refutes may still be wrong.
+each of `MAX_MODELS` models, so memory does not grow with the log. Parts of a large log that are read by themselves
+(`deltah.traces.parts`) are counted by themselves. A size that nothing here refutes may still be wrong.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from deltah.errors import VocabularySizeError
 from deltah.traces.dialogue import Facts
 
-SAMPLE_BYTES: Final = 1_000_000
+SAMPLE_BYTES: Final = 500_000
 """Of lines whose alternatives are read by their texts."""
 MAX_MODELS: Final = 16
 
