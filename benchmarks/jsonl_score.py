@@ -4,6 +4,7 @@
 
 * `deltah score`: the command as a user runs it, with `--out calls.jsonl`: reading, entropies, bounds, segments,
   signals, waste, statistics, tables; with `--workers 1` and `2`.
+* Two logs: one line a conversation, and one line an API call, whose conversations have to be joined (by one process).
 * `msgspec, every field`: typed records of all that is in the file. `msgspec, needed fields`: what an entropy needs,
   the rest is skipped; the fastest decoder into typed records that we know.
 * `orjson`: dictionaries and lists, no types.
@@ -19,7 +20,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import harness
 import msgspec
@@ -36,9 +37,12 @@ class NeededToken(msgspec.Struct, gc=False):
     top_logprobs: list[NeededTop]
 
 
-class Top(msgspec.Struct, gc=False):
+class NeededBlock(msgspec.Struct, gc=False):
+    content: list[NeededToken]
+
+
+class Top(NeededTop, gc=False):
     token: str
-    logprob: float
     bytes: list[int]
 
 
@@ -49,44 +53,47 @@ class Token(msgspec.Struct, gc=False):
     top_logprobs: list[Top]
 
 
-class NeededBlock(msgspec.Struct, gc=False):
-    content: list[NeededToken]
-
-
 class Block(msgspec.Struct, gc=False):
     content: list[Token]
 
 
-class NeededMessage(msgspec.Struct, gc=False):
+LogProbs = TypeVar("LogProbs")
+
+
+class Message(msgspec.Struct, Generic[LogProbs], gc=False):
     role: str
     content: str
     tool_calls: list[dict[str, Any]] = []
     tool_call_id: str | None = None
-    logprobs: NeededBlock | None = None
+    logprobs: LogProbs | None = None
 
 
-class Message(msgspec.Struct, gc=False):
-    role: str
-    content: str
-    tool_calls: list[dict[str, Any]] = []
-    tool_call_id: str | None = None
-    logprobs: Block | None = None
+class Choice(msgspec.Struct, Generic[LogProbs], gc=False):
+    index: int
+    finish_reason: str
+    message: Message[LogProbs]
+    logprobs: LogProbs
 
 
-class NeededLine(msgspec.Struct, gc=False):
-    id: str
-    messages: list[NeededMessage]
-    vocab_size: int
-    outcome: float
-
-
-class Line(msgspec.Struct, gc=False):
-    id: str
+class Request(msgspec.Struct, Generic[LogProbs], gc=False):
     model: str
-    messages: list[Message]
+    messages: list[Message[LogProbs]]
+
+
+class Response(msgspec.Struct, Generic[LogProbs], gc=False):
+    model: str
+    choices: list[Choice[LogProbs]]
+
+
+class Line(msgspec.Struct, Generic[LogProbs], gc=False):
+    id: str
     vocab_size: int
     logprobs_mode: str
-    outcome: float
+    model: str = ""
+    messages: list[Message[LogProbs]] = []
+    outcome: float | None = None
+    request: Request[LogProbs] | None = None
+    response: Response[LogProbs] | None = None
 
 
 def decode_all(path: str, decode: Callable[[bytes], object]) -> harness.Work:
@@ -100,11 +107,11 @@ def decode_all(path: str, decode: Callable[[bytes], object]) -> harness.Work:
 
 
 def every_field(path: str) -> harness.Work:
-    return decode_all(path, msgspec.json.Decoder(Line).decode)
+    return decode_all(path, msgspec.json.Decoder(Line[Block]).decode)
 
 
 def needed_fields(path: str) -> harness.Work:
-    return decode_all(path, msgspec.json.Decoder(NeededLine).decode)
+    return decode_all(path, msgspec.json.Decoder(Line[NeededBlock]).decode)
 
 
 def untyped(path: str) -> harness.Work:
@@ -133,25 +140,31 @@ CASES: dict[str, harness.Case] = {
 }
 
 
-def generate(path: str, n_bytes: int) -> None:
+FORMS = {"conversations": synthetic.chat_lines, "API calls": synthetic.api_lines}
+"""What a line of the log holds."""
+
+
+def generate(path: str, form: str, n_bytes: int) -> None:
     with open(path, "wb") as file:
-        file.writelines(synthetic.chat_lines(n_bytes))
+        file.writelines(FORMS[form](n_bytes))
 
 
 def main() -> None:
     parser = harness.parser(__doc__)
-    parser.add_argument("--megabytes", type=int, default=200)
+    parser.add_argument("--megabytes", type=int, default=100, help="of the smaller of two files")
     arguments = parser.parse_args()
     harness.print_machine(["deltah", "numpy", "msgspec", "orjson"])
+    ours = [name for name in CASES if name.startswith("deltah")]
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        small, large = (os.path.join(folder, f"log-{scale}.jsonl") for scale in (1, 4))
-        generate(small, arguments.megabytes * 10**6)
-        generate(large, 4 * arguments.megabytes * 10**6)
-        ours = [name for name in CASES if name.startswith("deltah")]
-        harness.report(harness.measure(list(CASES), large, arguments.repetitions), 1e6, "MB/s", ours)
-        print()
-        for name in ours:
-            harness.report_memory(name, {"1x": small, "4x": large})
+        for form in FORMS:
+            small, large = (os.path.join(folder, f"{form.replace(' ', '-')}-{scale}.jsonl") for scale in (1, 4))
+            generate(small, form, arguments.megabytes * 10**6)
+            generate(large, form, 4 * arguments.megabytes * 10**6)
+            print(f"\n== {form}: {os.path.getsize(large) / 1e6:.0f} MB", flush=True)
+            harness.report(harness.measure(list(CASES), large, arguments.repetitions), 1e6, "MB/s", ours)
+            print()
+            for name in ours:
+                harness.report_memory(name, {"1x": small, "4x": large})
 
 
 if __name__ == "__main__":

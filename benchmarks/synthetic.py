@@ -73,29 +73,46 @@ class Generator:
             content.append(f'{entries[0]},"top_logprobs":[{"},".join(entries)}}}]}}')
         return "".join(text), f"[{','.join(content)}]"
 
-    def chat_line(self, name: str) -> bytes:
-        """One conversation as an OpenAI-style line with top-20 log-probabilities."""
-        messages = [json.dumps({"role": "user", "content": self._text(30)}, ensure_ascii=False)]
+    def _conversation(self) -> list[tuple[str, str]]:
+        """Messages as JSON objects without the closing brace, each with its logprobs block, empty where it has none."""
+        messages = [(json.dumps({"role": "user", "content": self._text(30)}, ensure_ascii=False)[:-1], "")]
         n_calls = int(self._rng.integers(3, 7))
         for k in range(n_calls + 1):
             text, content = self._block(int(self._rng.integers(60, 300)))
             head = json.dumps({"role": "assistant", "content": text}, ensure_ascii=False)[:-1]
-            logprobs = f', "logprobs": {{"content": {content}}}'
+            block = f'{{"content": {content}}}'
             if k == n_calls:
-                messages.append(f"{head}{logprobs}}}")
+                messages.append((head, block))
                 continue
             arguments = json.dumps({"query": self._text(6)}, ensure_ascii=False)
             function = {"name": "search", "arguments": arguments}
             call = json.dumps([{"id": f"call-{k}", "type": "function", "function": function}], ensure_ascii=False)
-            messages.append(f'{head}, "tool_calls": {call}{logprobs}}}')
+            messages.append((f'{head}, "tool_calls": {call}', block))
             result = {
                 "role": "tool",
                 "tool_call_id": f"call-{k}",
                 "content": self._text(int(self._rng.integers(60, 200))),
             }
-            messages.append(json.dumps(result, ensure_ascii=False))
+            messages.append((json.dumps(result, ensure_ascii=False)[:-1], ""))
+        return messages
+
+    def chat_line(self, name: str) -> bytes:
+        """One conversation as an OpenAI-style line with top-20 log-probabilities."""
+        messages = [f'{m}, "logprobs": {block}}}' if block else f"{m}}}" for m, block in self._conversation()]
         fields = {"id": name, "model": "m", "vocab_size": VOCAB_SIZE, "logprobs_mode": "raw_logprobs", "outcome": 1.0}
         return f'{json.dumps(fields)[:-1]}, "messages": [{", ".join(messages)}]}}'.encode()
+
+    def call_lines(self, name: str) -> Iterator[bytes]:
+        """The same as its API calls are logged: a line each, every request repeating the history."""
+        messages = self._conversation()
+        for i, (message, block) in enumerate(messages):
+            if not block:
+                continue
+            history = ", ".join(f"{m}}}" for m, _ in messages[:i])
+            choice = f'{{"index": 0, "finish_reason": "stop", "message": {message}}}, "logprobs": {block}}}'
+            head = f'{{"id": "{name}-{i}", "vocab_size": {VOCAB_SIZE}, "logprobs_mode": "raw_logprobs"'
+            request = f'{{"model": "m", "messages": [{history}]}}'
+            yield f'{head}, "request": {request}, "response": {{"model": "m", "choices": [{choice}]}}}}'.encode()
 
     def trajectory(self, name: str, estimator: Estimator) -> Trajectory:
         """One conversation as a training run records it: prompt and results have tokens too."""
@@ -155,6 +172,16 @@ def chat_lines(n_bytes: int, seed: int = 0) -> Iterator[bytes]:
         line = generator.chat_line(f"c{i}")
         size, i = size + len(line) + 1, i + 1
         yield line + b"\n"
+
+
+def api_lines(n_bytes: int, seed: int = 0) -> Iterator[bytes]:
+    """Lines of API calls, about n_bytes in all."""
+    generator, size, i = Generator(seed), 0, 0
+    while size < n_bytes:
+        for line in generator.call_lines(f"c{i}"):
+            size += len(line) + 1
+            yield line + b"\n"
+        i += 1
 
 
 def trajectories(n: int, estimator: Estimator, seed: int = 0) -> Iterator[Trajectory]:

@@ -25,6 +25,20 @@ def load(name: str) -> ModuleType:
     return module
 
 
+def test_generated_api_calls_are_the_same_conversations(tmp_path: Path) -> None:
+    synthetic = load("synthetic")
+    (tmp_path / "whole.jsonl").write_bytes(b"".join(synthetic.chat_lines(3_000_000)))
+    (tmp_path / "calls.jsonl").write_bytes(b"".join(synthetic.api_lines(3_000_000)))
+    whole = list(read_traces(tmp_path / "whole.jsonl"))
+    reader = read_traces(tmp_path / "calls.jsonl")
+    joined = sorted(reader, key=lambda t: int(t.id[1:].split("-")[0]))
+    assert (reader.n_problems, reader.n_unjoined, reader.n_branches) == (0, 0, 0)
+    assert len(whole) == len(joined)
+    for a, b in zip(whole, joined, strict=True):
+        assert [c.arguments for c in a.calls] == [c.arguments for c in b.calls]
+        np.testing.assert_array_equal(a.entropy, b.entropy)
+
+
 def test_generated_chat_lines_are_read_whole(tmp_path: Path) -> None:
     synthetic = load("synthetic")
     lines = list(synthetic.chat_lines(2_000_000))

@@ -126,17 +126,35 @@ def test_a_piped_command_gives_results_alone(tmp_path: Path) -> None:
     assert done_part == total
 
 
-def test_reading_is_told_only_of_logs_that_take_long(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("every_s", "said"), [(60.0, ""), (0.0, "trajectories read 1, 0:00")])
+def test_reading_is_told_of_logs_that_take_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], every_s: float, said: str
 ) -> None:
     path = tmp_path / "traces.jsonl"
     write_traces(path, [Trajectory(id=name, segments=()) for name in "ab"])
-    for after, said in ((60.0, ""), (0.0, "trajectories read 2, 0:00\n")):
-        monkeypatch.setattr(deltah.cli.progress, "READING_SHOWN_AFTER_S", after)
-        monkeypatch.setattr(deltah.cli.progress, "_REDRAWN_AFTER_S", 0.0)
-        with reading() as watch:
-            assert len(list(ScoredLog(path, LogOptions(watch=watch)))) == 2
-        assert capfd.readouterr().err == said
-        with reading() as watch:
-            score_log(ScoredLog(path, LogOptions(watch=watch)))
-        assert capfd.readouterr().err == said
+    monkeypatch.setattr(deltah.cli.progress, "LINE_EVERY_S", every_s)
+    with reading() as watch:
+        assert len(list(ScoredLog(path, LogOptions(watch=watch)))) == 2
+    lines = capfd.readouterr().err.splitlines()
+    assert said in [*lines, ""]
+    assert len(lines) == (3 if said else 0)
+    with reading() as watch:
+        score_log(ScoredLog(path, LogOptions(watch=watch)))
+    assert capfd.readouterr().err.splitlines()[-1:] == (["trajectories read 2, 0:00"] if said else [])
+
+
+def test_a_bar_of_reading_appears_late_and_vanishes(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(
+        deltah.cli.progress, "Console", lambda **_: Console(file=screen, force_terminal=True, width=100)
+    )
+    with reading() as watch:
+        watch(1)
+    assert "read" not in screen.getvalue()
+    monkeypatch.setattr(deltah.cli.progress, "_BAR_AFTER_S", 0.0)
+    with reading() as watch:
+        watch(12)
+    shown = screen.getvalue()
+    assert "trajectories read" in shown
+    assert "12/?" in shown
+    assert shown.endswith("\x1b[2K"), "the line is erased at the end"

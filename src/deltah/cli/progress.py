@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -28,7 +28,7 @@ from deltah.core import metrics
 
 LINE_EVERY_S: Final = 10.0
 """Between two plain lines."""
-READING_SHOWN_AFTER_S: Final = 1.0
+_BAR_AFTER_S: Final = 1.0
 _REDRAWN_AFTER_S: Final = 0.1
 
 Report = Callable[[int, int, dict[str, float]], None]
@@ -124,11 +124,11 @@ class Lines:
 
 
 @contextmanager
-def display(*, hidden: bool = False, transient: bool = False) -> Iterator[Display]:
-    """Show progress while the block runs, as bars (which vanish afterwards if `transient`) or as lines."""
+def display(*, hidden: bool = False) -> Iterator[Display]:
+    """Show progress while the block runs, as bars or as lines."""
     console = Console(stderr=True)
     if hidden or console.is_terminal:
-        with _layout(console, disable=hidden, transient=transient) as progress:
+        with _layout(console, disable=hidden) as progress:
             yield Bars(progress)
         return
     lines = Lines(_to_stderr)
@@ -161,20 +161,33 @@ def reporting_phases(first: str, *later: str, hidden: bool = False) -> Iterator[
 
 @contextmanager
 def reading() -> Iterator[Callable[[int], None]]:
-    """Show how many trajectories of a log were read, once that has taken a second; yields the function to tell it."""
-    due, shown = time.monotonic() + READING_SHOWN_AFTER_S, list[Display]()
-    with ExitStack() as stack:
+    """Show how many trajectories of a log were read; yields the function to tell it.
 
-        def watch(n: int) -> None:
-            nonlocal due
+    A bar appears after a second and vanishes at the end, a line after `LINE_EVERY_S`: most logs are read before.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        lines = Lines(_to_stderr)
+
+        def write(n: int) -> None:
+            lines.show("read", State(description="trajectories read", done=n))
+
+        write(0)
+        yield write
+        return
+    due, bar = time.monotonic() + _BAR_AFTER_S, None
+    with _layout(console, disable=False, transient=True) as progress:
+
+        def draw(n: int) -> None:
+            nonlocal due, bar
             if time.monotonic() < due:
                 return
-            if not shown:
-                shown.append(stack.enter_context(display(transient=True)))
-            shown[0].show("read", State(description="trajectories read", done=n))
+            if bar is None:
+                bar = progress.add_task("trajectories read", total=None, numbers="")
+            progress.update(bar, completed=n)
             due = time.monotonic() + _REDRAWN_AFTER_S
 
-        yield watch
+        yield draw
 
 
 def _mover(shown: Display, name: str) -> Report:
@@ -186,7 +199,7 @@ def _mover(shown: Display, name: str) -> Report:
     return report
 
 
-def _layout(console: Console, *, disable: bool, transient: bool) -> Progress:
+def _layout(console: Console, *, disable: bool, transient: bool = False) -> Progress:
     """Bars in the project's layout."""
     return Progress(
         TextColumn("{task.description:<22}"),
