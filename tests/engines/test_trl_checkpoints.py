@@ -255,8 +255,8 @@ def test_the_commands_train_a_lora_and_evaluate_what_it_left(files: Path, tmp_pa
     out = tmp_path / "run"
     trained = CliRunner().invoke(app, ["train", "--config", str(path), "--out", str(out)])
     assert trained.exit_code == 0, trained.output
-    assert re.search(r"train dense .* 2/2", trained.output)
-    assert re.search(r"evaluate .* 4/4", trained.output)
+    assert re.search(r"train dense 2/2, .*calls", trained.output)
+    assert re.search(r"evaluate 4/4, ", trained.output)
     held_out = EvaluateConfig(rollout=config.rollout, eval=config.eval).to_dict()
     path.write_text(json.dumps(held_out))
     for name in ("model", "model/adapter"):

@@ -38,6 +38,7 @@ from deltah.errors import (
     TrainingError,
     UnsupportedVersionError,
 )
+from deltah.traces import rundir
 from deltah.traces.rundir import RunDirectory
 
 
@@ -324,10 +325,8 @@ def test_a_disk_that_fills_later_is_one_sentence_too(
             raise OSError(28, "No space left on device")
         original(path, text)
 
-    from deltah.engines.trl import session
-
-    original = session.write_atomic
-    monkeypatch.setattr(session, "write_atomic", full)
+    original = rundir.write_atomic
+    monkeypatch.setattr(rundir, "write_atomic", full)
     with pytest.raises(TrainingError, match=r"\(No space left on device\)"):
         train(make_config(files, steps=1), tmp_path / "run")
 

@@ -67,19 +67,18 @@ def command(  # noqa: PLR0913 - the options of a command line
     if not trajectories:
         raise nothing_read(log, paths)
     schemas, kept = _schemas(tools), out.with_suffix(".cache.jsonl")
+    options = ServerOptions(top_k=top_logprobs, vocab_size=vocab_size, chars_per_token=chars_per_token(trajectories))
     if model is not None:
         backend = _local(model, schemas)
     else:
-        per_token = chars_per_token(trajectories)
-        options = ServerOptions(top_k=top_logprobs, vocab_size=vocab_size, chars_per_token=per_token)
         known = identity_on_disk(kept) if dry_run else None
         backend = _server(str(server), served_model, api_key_env, chat_template, schemas, options, known)
     with open_cache(kept, backend.identity) as cache:
         plan = make_plan(trajectories, backend, config)
-        _print_cost(plan, cost_of(plan, backend, cache))
+        _say_cost(plan, cost_of(plan, backend, cache))
         if dry_run:
             if server is not None:
-                typer.echo(_NOTHING_SENT.format(per_token))
+                _say_unasked(options)
             return
         with reporting("probe") as report:
             result = run_plan(plan, trajectories, backend, cache, config, progress=report)
@@ -88,17 +87,19 @@ def command(  # noqa: PLR0913 - the options of a command line
     report_losses(log)
 
 
-_NOTHING_SENT = (
-    "nothing was sent: tokens are estimated at {:.1f} characters a token, and whether the server reports what a probe "
-    "needs is found out when it runs"
-)
-
-
-def _print_cost(plan: Plan, cost: Cost) -> None:
-    """What the probe would ask, before it asks."""
+def _say_cost(plan: Plan, cost: Cost) -> None:
+    """What a probe will ask, before it does."""
     typer.echo(
         f"{cost.calls} calls, {cost.queries} queries ({cost.cached} already answered); about {cost.tokens:,} "
         f"model tokens to read; {len(plan.skipped)} calls cannot be probed, {plan.n_left} are over the budget"
+    )
+
+
+def _say_unasked(options: ServerOptions) -> None:
+    """What the plan of a probe rests on whose server was not asked."""
+    typer.echo(
+        f"nothing was sent: tokens are estimated at {options.chars_per_token:.1f} characters a token, and whether the "
+        "server reports what a probe needs is found out when it runs"
     )
 
 
