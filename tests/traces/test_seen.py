@@ -15,7 +15,7 @@ from deltah.cli.app import app
 from deltah.errors import ConfigError, DataError, VocabularySizeError
 from deltah.traces import read_traces
 from deltah.traces.dialogue import Facts
-from deltah.traces.seen import MAX_MODELS, SAMPLE_BYTES, SeenTokens
+from deltah.traces.seen import DENSE_TOKENS, MAX_MODELS, SAMPLE_BYTES, STRIDE, SeenTokens
 
 from .chat import assistant, line, token, user
 
@@ -137,6 +137,16 @@ def test_alternatives_are_read_of_the_first_lines_only() -> None:
     seen.sample(b"{broken", facts)
     with pytest.raises(VocabularySizeError, match="at least 4"):
         seen.check(facts, ["e"], 3)
+
+
+def test_of_a_long_log_some_trajectories_are_counted_and_a_refuted_size_stays_refuted() -> None:
+    seen, facts = SeenTokens(), Facts(model="m")
+    seen.check(facts, ["a"] * DENSE_TOKENS, 5)
+    for _ in range(STRIDE - 2):
+        seen.check(facts, list("bcdefghi"), 5)
+    for _ in range(STRIDE):
+        with pytest.raises(VocabularySizeError, match="at least 9 different"):
+            seen.check(facts, list("bcdefghi"), 5)
 
 
 @pytest.mark.parametrize("seed", range(5))

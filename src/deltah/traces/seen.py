@@ -1,8 +1,9 @@
 """Different tokens that a chat log shows: more of them than a stated vocabulary holds refute its size.
 
 A vocabulary size that is too small makes certified bounds false. What a log shows gives a lower bound of the true one:
-every drawn token counts, and so do the alternatives of the first lines (`SAMPLE_BYTES`), which are many more but would
-cost as much to read as all else. Only texts of ASCII count: one token always prints them alike, while the bytes of any
+drawn tokens count (after the first `DENSE_TOKENS` those of every `STRIDE`-th trajectory, as new ones have become rare),
+and so do the alternatives of the first lines (`SAMPLE_BYTES`), which are many more but would cost as much to read as
+all else. Only texts of ASCII count: one token always prints them alike, while the bytes of any
 other character may be spread over tokens, or several tokens share one entry. Kept are at most V + 1 drawn texts for
 each of `MAX_MODELS` models, so memory does not grow with the log. Parts of a large log that are read by themselves
 (`deltah.traces.parts`) are counted by themselves. A size that nothing here refutes may still be wrong.
@@ -21,6 +22,8 @@ from deltah.traces.dialogue import Facts
 
 SAMPLE_BYTES: Final = 500_000
 """Of lines whose alternatives are read by their texts."""
+DENSE_TOKENS: Final = 50_000
+STRIDE: Final = 8
 MAX_MODELS: Final = 16
 
 _Key: TypeAlias = tuple[str | None, int | None]
@@ -34,6 +37,7 @@ class SeenTokens:
         """Start a log."""
         self._models: dict[_Key, _Texts] = {}
         self._left = SAMPLE_BYTES
+        self._n_drawn = self._n_trajectories = 0
 
     def sample(self, line: bytes, facts: Facts) -> None:
         """Count the alternatives of a line, if it is among the first.
@@ -60,8 +64,11 @@ class SeenTokens:
         Raises:
             VocabularySizeError: if the log has shown more than V different tokens of this model.
         """
+        self._n_drawn += len(drawn)
+        self._n_trajectories += 1
+        left_out = self._n_drawn > DENSE_TOKENS and self._n_trajectories % STRIDE
         texts = self._of(facts)
-        if texts is not None and (n := texts.count(drawn, vocab_size)) > vocab_size:
+        if texts is not None and (n := texts.count(() if left_out else drawn, vocab_size)) > vocab_size:
             whose = "" if facts.model is None else f" of {facts.model}"
             raise VocabularySizeError(f"the log holds at least {n:,} different tokens{whose}", vocab_size)
 
@@ -84,8 +91,8 @@ class _Texts:
         """Size of `_drawn` up to which there are certainly no more texts than the limit."""
 
     def sample(self, texts: Iterable[str]) -> None:
-        hashes = np.array([hash(text) for text in set(texts) if text.isascii()], dtype=np.int64)
-        self._sampled = np.union1d(self._sampled, hashes)
+        hashes = {hash(text) for text in set(texts) if text.isascii()}
+        self._sampled = np.array([*hashes.union(self._sampled.tolist())], dtype=np.int64)
         self._counted = 0
 
     def count(self, drawn: Sequence[str], limit: int) -> int:
