@@ -19,8 +19,8 @@ function textRun(block) {
 
 function segmentText(s) {
   if (!s || s.h === null) return "not measured";
-  const low = s.low === null ? "0" : s.low.toFixed(2);
-  const within = s.high === null ? `[${low}, ∞)` : `[${low}, ${s.high.toFixed(2)}]`;
+  const low = s.low === null ? "0" : s.low.toFixed(3);
+  const within = s.high === null ? `[${low}, ∞)` : `[${low}, ${s.high.toFixed(3)}]`;
   return `H = ${s.h.toFixed(3)} nats` + (s.low !== s.high ? ` in ${within}` : "") + `, ${count(s.n, "token")}`;
 }
 
@@ -32,8 +32,8 @@ const isExact = (block) => block.low === block.high && block.low !== null;
 
 function deltaText(block) {
   if (block.delta_h === null || block.delta_h === undefined) return "ΔH not defined";
-  const low = block.low === null ? `(${MINUS}∞` : "[" + signed(block.low, 2);
-  const high = block.high === null ? "∞)" : signed(block.high, 2) + "]";
+  const low = block.low === null ? `(${MINUS}∞` : "[" + signed(block.low, 3);
+  const high = block.high === null ? "∞)" : signed(block.high, 3) + "]";
   return `ΔH ${signed(block.delta_h, 3)} nats` + (isExact(block) ? "" : ` in ${low}, ${high}`);
 }
 
