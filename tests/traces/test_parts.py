@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 from pathlib import Path
@@ -10,14 +11,14 @@ import pytest
 
 import deltah.traces.parts
 from deltah.core.types import Trajectory
-from deltah.errors import DataError
+from deltah.errors import ConfigError, DataError
 from deltah.traces import TraceReader, read_traces, write_traces
 from deltah.traces.parquet import write_parquet
 from deltah.traces.parts import LinePart, RowPart, read_part
 from deltah.traces.record import encode
 
 from .chat import assistant, line, token, user
-from .test_joining import conversation, exchanges
+from .test_joining import conversation, exchanges, turn
 from .test_reader import make
 from .test_record import assert_same
 
@@ -75,18 +76,50 @@ def test_a_foreign_record_at_the_start_of_a_part_hides_nothing(tmp_path: Path, m
     assert (reader.n_problems, len(reader.skipped)) == (1, 1)
 
 
-def test_api_calls_have_no_parts_but_those_among_whole_conversations_are_joined(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(deltah.traces.parts, "PART_BYTES", 1)
-    calls = [json.dumps(one).encode() for one in exchanges(conversation())]
+@pytest.mark.parametrize("size", [1, 1000, 10**6])
+def test_api_calls_are_joined_across_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(deltah.traces.parts, "PART_BYTES", size)
+    talks = [exchanges(conversation(question)) for question in ("Where?", "When?", "Why?")]
+    retry = copy.deepcopy(talks[1][0])
+    retry["response"]["id"] = "again"
+    mixed = [call for round_ in zip(*talks, strict=True) for call in round_]  # as a proxy of three agents logs them
     path = tmp_path / "calls.jsonl"
-    path.write_bytes(b"\n".join(calls) + b"\n")
+    lines = [json.dumps(one).encode() for one in (mixed[0], retry, *mixed[1:])]
+    path.write_bytes(b"\n".join([*lines[:4], b'{"request"', chat("whole"), *lines[4:]]))
+    n = assert_whole(path)
+    assert n > 3 if size < 10**6 else n == 1
+    assert sorted(len(t.calls) for t in read_traces(path)) == [0, 1, 2, 2, 2]
+    assert assert_whole(path, join=False) == n
+
+
+def test_a_stream_logged_one_chunk_a_line_has_no_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deltah.traces.parts, "PART_BYTES", 1)
+    message = turn("The answer| is there")
+    block = message.pop("logprobs")
+    chunks = [
+        {"id": "s", "object": "chat.completion.chunk", "choices": [{"index": 0, **fields}]}
+        for fields in (
+            {"delta": {"role": "assistant", "content": message["content"]}, "logprobs": block},
+            {"delta": {}, "finish_reason": "stop"},
+        )
+    ]
+    path = tmp_path / "stream.jsonl"
+    path.write_bytes(b"\n".join(json.dumps(chunk).encode() for chunk in chunks))
     assert assert_whole(path) == 0
-    path.write_bytes(b"\n".join([chat("first"), *calls]) + b"\n")
-    assert assert_whole(path) == 1 + len(calls)
-    assert [len(t.calls) for t in read_traces(path)] == [0, 2]
-    assert assert_whole(path, join=False) == 1 + len(calls)
+    assert [t.prediction for t in read_traces(path)] == ["The answer is there"]
+    path.write_bytes(chat("first") + b"\n" + path.read_bytes())
+    assert assert_whole(path) == 3, "chunks after a whole line are left to one process"
+
+
+def test_tokens_of_all_parts_refute_a_vocabulary_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deltah.traces.parts, "PART_BYTES", 1)
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b"\n".join(line([user("?"), assistant([token(f"w{i}")], content=f"w{i}")]) for i in range(9)))
+    most = len({name for i in range(9) for name in (f"w{i}", *(a["token"] for a in token(f"w{i}")["top_logprobs"]))})
+    assert_whole(path, vocab_size=most)
+    for size in (most - 1, most - 3):
+        with pytest.raises(ConfigError, match=rf"--vocab-size: a vocabulary of {size} tokens is too small"):
+            in_parts(read_traces(path, vocab_size=size))
 
 
 def test_what_follows_from_what_stands_before_it_has_no_parts(tmp_path: Path) -> None:

@@ -22,10 +22,6 @@ from deltah.traces.streams import Position
 from deltah.traces.tokens import NO_TOKENS, PackedTokens, pack
 
 
-class NeedsOthers(Exception):
-    """A record that other records of its log complete: an API call of a conversation, a piece of a stream."""
-
-
 @dataclass(frozen=True, slots=True)
 class Said:
     """One message; sampled tokens only if it is the assistant's and the log has them."""
@@ -80,6 +76,19 @@ class Exchange:
     reply: Said
     facts: Facts
     where: Position
+
+
+class NeedsOthers(Exception):
+    """A record that others of its log complete: an API call of a conversation, or a piece of a stream."""
+
+    def __init__(self, exchange: Exchange | None = None) -> None:
+        """Say what it is.
+
+        Args:
+            exchange: The API call, as it was decoded; None for a piece of a stream.
+        """
+        super().__init__("others of its log complete the record")
+        self.exchange = exchange
 
 
 def read_line(log: ChatLine, where: Position) -> Dialogue | Exchange:

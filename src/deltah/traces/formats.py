@@ -19,7 +19,8 @@ from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError, DeltahError, InvalidValueError
 from deltah.traces import inspect_ai, openai, prime_rl, record, trl, verl
 from deltah.traces.decode import decode_line
-from deltah.traces.dialogue import Dialogue
+from deltah.traces.dialogue import Dialogue, Exchange
+from deltah.traces.seen import SeenTokens
 from deltah.traces.streams import Position
 
 
@@ -102,8 +103,6 @@ _SIGNATURES: Final = (
     (Format.OPENAI, ("choices",)),
 )
 """Top-level names that tell the formats apart."""
-_OF_API_CALLS: Final = ("request", "response", "choices")
-"""Names of a chat log with one line an API call."""
 _NAMES: Final = tuple(dict.fromkeys(name for _, names in _SIGNATURES for name in names))
 _Fields = msgspec.defstruct(
     "_Fields", [(name, msgspec.Raw | msgspec.UnsetType, msgspec.UNSET) for name in _NAMES], module=__name__
@@ -146,12 +145,11 @@ def _format_of(present: frozenset[str]) -> Format:
     )
 
 
-def stands_alone(data: bytes, options: ImportOptions, fmt: Format | None = None) -> bool:
-    """Whether a record looks like a whole trajectory that no other record continues; False for what cannot be read.
+def decodes_alone(data: bytes, fmt: Format | None = None) -> bool:
+    """Whether a record can be decoded without others: not a piece of a stream; False for what cannot be read.
 
     Args:
         data: The record.
-        options: How it will be imported.
         fmt: Its format; None: told from its content.
     """
     try:
@@ -159,9 +157,7 @@ def stands_alone(data: bytes, options: ImportOptions, fmt: Format | None = None)
         found = _format_of(names) if fmt is None else fmt
     except DataError:
         return False
-    if found is not Format.OPENAI:
-        return True
-    return "response" in names if not options.join and "messages" not in names else names.isdisjoint(_OF_API_CALLS)
+    return found is not Format.OPENAI or "choices" not in names
 
 
 def make_importer(fmt: Format, options: ImportOptions, *, alone: bool = False) -> Importer:
@@ -172,7 +168,7 @@ def make_importer(fmt: Format, options: ImportOptions, *, alone: bool = False) -
         options: What its records do not say.
         alone: Whether it is to refuse records that others complete, with `NeedsOthers`.
     """
-    return _ChatLogs(options, alone=alone) if fmt is Format.OPENAI else _IMPORTERS[fmt](options)
+    return ChatLogs(options, alone=alone) if fmt is Format.OPENAI else _IMPORTERS[fmt](options)
 
 
 def default_id(where: Position) -> str:
@@ -215,24 +211,48 @@ class _Single:
         return ()
 
 
-class _ChatLogs:
+class ChatLogs:
     """Importer of chat logs."""
 
-    def __init__(self, options: ImportOptions, *, alone: bool) -> None:
+    def __init__(self, options: ImportOptions, *, alone: bool = False) -> None:
+        """Start a log; see `make_importer`."""
         self._importer, self._options = openai.ChatLogImporter(join=options.join, alone=alone), options
 
     @property
     def n_unjoined(self) -> int:
+        """See `Importer`."""
         return self._importer.joiner.n_unjoined if self._importer.joiner is not None else 0
 
     @property
     def n_branches(self) -> int:
+        """See `Importer`."""
         return self._importer.joiner.n_branches if self._importer.joiner is not None else 0
 
+    @property
+    def seen(self) -> SeenTokens:
+        """Different tokens of the log so far."""
+        return self._importer.seen
+
     def add(self, data: bytes, where: Position) -> Iterable[Pending]:
+        """See `Importer`."""
         return [self._pending(dialogue) for dialogue in self._importer.add(data, where)]
 
+    def join(self, exchange: Exchange) -> Iterable[Pending]:
+        """Take one API call that was decoded before."""
+        return [self._pending(dialogue) for dialogue in self._importer.join(exchange)]
+
+    def merge_seen(self, seen: SeenTokens) -> None:
+        """Count the tokens of a part of the log.
+
+        Raises:
+            ConfigError: if the log has shown more different tokens than the caller's vocabulary size.
+        """
+        self.seen.merge(seen)
+        if self._options.vocab_size is not None:
+            openai.check_size(self.seen, self._options.vocab_size)
+
     def finish(self, where: Position) -> Iterator[Pending]:
+        """See `Importer`."""
         return map(self._pending, self._importer.finish(where))
 
     def _pending(self, dialogue: Dialogue) -> Pending:

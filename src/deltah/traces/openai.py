@@ -89,13 +89,15 @@ class ChatLogImporter:
             log = ChatLine(response=whole)
         read = read_line(log, where)
         self.seen.sample(data, read.facts)
-        if isinstance(read, Exchange):
-            if self.joiner is None:
-                return (alone(read),)
-            if self._alone:
-                raise NeedsOthers
-            return self.joiner.add(read)
-        return (read,)
+        if not isinstance(read, Exchange):
+            return (read,)
+        if self._alone and self.joiner is not None:
+            raise NeedsOthers(read)
+        return self.join(read)
+
+    def join(self, exchange: Exchange) -> Iterable[Dialogue]:
+        """Take one API call that was decoded before."""
+        return (alone(exchange),) if self.joiner is None else self.joiner.add(exchange)
 
     def finish(self, where: Position) -> Iterator[Dialogue]:
         """Give what is still open, streams without an end included.
@@ -196,6 +198,22 @@ def _vocabulary(facts: Facts, given: int | None) -> tuple[int | None, dict[str, 
     stated = facts.vocab_size or given
     known = None if stated or facts.model is None else vocab_size_of(facts.model)
     return (stated, {}) if known is None else (known, {"vocab_size": known, "vocab_size_from": "model name"})
+
+
+def check_size(seen: SeenTokens, vocab_size: int) -> None:
+    """Refuse a size that the caller stated for a log.
+
+    Args:
+        seen: Different tokens of the log.
+        vocab_size: V.
+
+    Raises:
+        ConfigError: if the log has shown more than V different tokens of one model whose size it does not state.
+    """
+    try:
+        seen.check_all(vocab_size)
+    except VocabularySizeError as error:
+        raise ConfigError(f"--vocab-size: {error}") from error
 
 
 def _wrong_size(error: VocabularySizeError, facts: Facts, given: int | None) -> DeltahError:

@@ -1,8 +1,9 @@
-"""Parts of logs that can be read by themselves, so that several processes share one log.
+"""Parts of logs that can be decoded by themselves, so that several processes share one log.
 
-A part is a run of whole lines of an uncompressed file whose records are trajectories, or the rows of a Parquet file of
-ours that lie together. Compressed files, standard input, documents and logs that hold one line an API call have no
-parts: their records follow from one another.
+A part is a run of whole lines of an uncompressed file, or the rows of a Parquet file of ours that lie together. Lines
+that are trajectories become so in the part; API calls are decoded there and left, with what little is kept of them, to
+the process that joins them in their order. Compressed files, standard input, documents and streams logged one chunk a
+line have no parts.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final, TypeAlias
 from deltah.core.types import Trajectory
 from deltah.errors import DataError
 from deltah.traces.containers import first_line
-from deltah.traces.formats import stands_alone
+from deltah.traces.formats import decodes_alone
 from deltah.traces.parquet import holds_traces, row_ranges
 from deltah.traces.reading import Counts, Pass, ReadOptions
 from deltah.traces.sources import STDIN, Source
@@ -52,8 +53,7 @@ def parts_of(source: Source, options: ReadOptions) -> Iterator[Part] | None:
     if holds_traces(source.path):
         return _row_parts(source.path)
     line = first_line(source.path)
-    alone = line is not None and stands_alone(line, options.imports, options.format)
-    return _line_parts(source.path) if alone else None
+    return _line_parts(source.path) if line is not None and decodes_alone(line, options.format) else None
 
 
 def read_part(part: Part, options: ReadOptions) -> tuple[Iterator[Trajectory], Counts]:

@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 from deltah.core.types import Trajectory
 from deltah.errors import DataError, DeltahError
-from deltah.traces.dialogue import NeedsOthers
-from deltah.traces.formats import Format, Importer, ImportOptions, Pending, detect, make_importer
+from deltah.traces.dialogue import Exchange, NeedsOthers
+from deltah.traces.formats import ChatLogs, Format, Importer, ImportOptions, Pending, detect, make_importer
 from deltah.traces.parquet import read_parquet
+from deltah.traces.seen import SeenTokens
 from deltah.traces.sources import Source
 from deltah.traces.streams import Line, Position
 
@@ -52,10 +53,10 @@ class ReadOptions:
 
 
 class LeftRecord(NamedTuple):
-    """A record that others complete."""
+    """A record that others complete, decoded if it is an API call."""
 
     where: Position
-    record: Line
+    record: Line | Exchange
 
 
 @dataclass(slots=True)
@@ -73,7 +74,9 @@ class Counts:
     problems: list[ReadProblem] = field(default_factory=list)
     """The first `MAX_KEPT_PROBLEMS` of them."""
     left: list[LeftRecord] = field(default_factory=list)
-    """Records of a part that cannot be read without the rest of the log."""
+    """Records of a part that make no trajectory without the rest of the log."""
+    seen: SeenTokens | None = None
+    """Different tokens of a part of a chat log; None for other formats."""
 
 
 class Pass:
@@ -113,8 +116,8 @@ class Pass:
         self._end = where
         try:
             pending = self._add(record, where)
-        except NeedsOthers:
-            self.met.left.append(LeftRecord(where, record))
+        except NeedsOthers as needed:
+            self.met.left.append(LeftRecord(where, record if needed.exchange is None else needed.exchange))
         except DeltahError as error:
             self.report(where, _with_hint(record, str(error)))
         else:
@@ -138,6 +141,8 @@ class Pass:
     def finish(self) -> Iterator[Trajectory]:
         """Trajectories that still waited for further records; errors as in `records`."""
         for importer in self._importers.values():
+            if self._alone and isinstance(importer, ChatLogs):
+                self.met.seen = importer.seen
             try:
                 yield from self._build(importer.finish(self._end))
             except DataError as error:
@@ -146,7 +151,12 @@ class Pass:
             self.met.n_branches += importer.n_branches
 
     def absorb(self, part: Counts) -> Iterator[Trajectory]:
-        """Count what the pass over a part met; trajectories of the records it left come as they are over."""
+        """Count what the pass over a part met; trajectories of the records it left come as they are over.
+
+        Raises:
+            DataError: at the first problem if `strict`.
+            ConfigError: if the parts so far show more different tokens than the stated vocabulary holds.
+        """
         met = self.met
         met.n_read += part.n_read
         met.n_problems += part.n_problems
@@ -154,8 +164,14 @@ class Pass:
         if self._on_error is not None:
             for problem in part.problems:
                 self._on_error(problem)
+        if part.seen is not None:
+            self._chat_logs().merge_seen(part.seen)
         for where, record in part.left:
-            yield from self.record(record, where)
+            if isinstance(record, Exchange):
+                self._end = where
+                yield from self._build(self._chat_logs().join(record))
+            else:
+                yield from self.record(record, where)
 
     def report(self, where: Position, reason: str) -> None:
         """Take note of a problem.
@@ -199,6 +215,11 @@ class Pass:
                 continue
             self.met.n_read += 1
             yield trajectory
+
+    def _chat_logs(self) -> ChatLogs:
+        importer = self._importer(Format.OPENAI)
+        assert isinstance(importer, ChatLogs)
+        return importer
 
     def _importer(self, fmt: Format) -> Importer:
         if fmt not in self._importers:

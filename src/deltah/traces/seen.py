@@ -5,14 +5,14 @@ drawn tokens count (after the first `DENSE_TOKENS` those of every `STRIDE`-th tr
 and so do the alternatives of the first lines (`SAMPLE_BYTES`), which are many more but would cost as much to read as
 all else. Only texts of ASCII count: one token always prints them alike, while the bytes of any
 other character may be spread over tokens, or several tokens share one entry. Kept are at most V + 1 drawn texts for
-each of `MAX_MODELS` models, so memory does not grow with the log. Parts of a large log that are read by themselves
-(`deltah.traces.parts`) are counted by themselves. A size that nothing here refutes may still be wrong.
+each of `MAX_MODELS` models, so memory does not grow with the log. A size that nothing here refutes may still be wrong.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, TypeAlias
+from zlib import crc32
 
 import msgspec
 import numpy as np
@@ -68,16 +68,43 @@ class SeenTokens:
         self._n_trajectories += 1
         left_out = self._n_drawn > DENSE_TOKENS and self._n_trajectories % STRIDE
         texts = self._of(facts)
-        if texts is not None and (n := texts.count(() if left_out else drawn, vocab_size)) > vocab_size:
-            whose = "" if facts.model is None else f" of {facts.model}"
-            raise VocabularySizeError(f"the log holds at least {n:,} different tokens{whose}", vocab_size)
+        if texts is not None:
+            _refuse_more(texts.count(() if left_out else drawn, vocab_size), vocab_size, facts.model)
+
+    def check_all(self, vocab_size: int) -> None:
+        """Check a size against all tokens so far of each model whose size no line states; errors as in `check`."""
+        for (model, stated), texts in self._models.items():
+            if not stated:
+                _refuse_more(texts.count((), vocab_size), vocab_size, model)
+
+    def merge(self, other: SeenTokens) -> None:
+        """Count the tokens of a part of the same log."""
+        self._left -= SAMPLE_BYTES - other._left
+        self._n_drawn += other._n_drawn
+        self._n_trajectories += other._n_trajectories
+        for key, texts in other._models.items():
+            if (mine := self._of_key(key)) is not None:
+                mine.merge(texts)
 
     def _of(self, facts: Facts) -> _Texts | None:
         """Texts seen of a model; None where there are too many models to count."""
-        key = facts.model, facts.vocab_size
+        return self._of_key((facts.model, facts.vocab_size))
+
+    def _of_key(self, key: _Key) -> _Texts | None:
         if key not in self._models and len(self._models) == MAX_MODELS:
             return None
         return self._models.setdefault(key, _Texts())
+
+
+def _refuse_more(n: int, vocab_size: int, model: str | None) -> None:
+    if n > vocab_size:
+        whose = "" if model is None else f" of {model}"
+        raise VocabularySizeError(f"the log holds at least {n:,} different tokens{whose}", vocab_size)
+
+
+def _hash(text: str) -> int:
+    """The same in every process; two texts that share it count as one, which errs towards silence."""
+    return crc32(text.encode("ascii"))
 
 
 class _Texts:
@@ -91,8 +118,13 @@ class _Texts:
         """Size of `_drawn` up to which there are certainly no more texts than the limit."""
 
     def sample(self, texts: Iterable[str]) -> None:
-        hashes = {hash(text) for text in set(texts) if text.isascii()}
+        hashes = {_hash(text) for text in set(texts) if text.isascii()}
         self._sampled = np.array([*hashes.union(self._sampled.tolist())], dtype=np.int64)
+        self._counted = 0
+
+    def merge(self, other: _Texts) -> None:
+        self._drawn |= other._drawn
+        self._sampled = np.array([*{*self._sampled.tolist(), *other._sampled.tolist()}], dtype=np.int64)
         self._counted = 0
 
     def count(self, drawn: Sequence[str], limit: int) -> int:
@@ -103,7 +135,7 @@ class _Texts:
             return 0
         # Only now does it matter which of them count, and which were among the alternatives.
         self._drawn = {text for text in self._drawn if text.isascii()}
-        n = len({*self._sampled.tolist(), *map(hash, self._drawn)})
+        n = len({*self._sampled.tolist(), *map(_hash, self._drawn)})
         self._counted = len(self._drawn) + limit - n
         return n
 
