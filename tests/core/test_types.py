@@ -32,7 +32,7 @@ def test_an_entropy_is_that_of_a_distribution(trajectory: Trajectory, nats: floa
     first = int(np.flatnonzero(trajectory.response_mask)[0])
     wrong = trajectory.entropy.copy()
     wrong[first] = nats
-    with pytest.raises(InvalidValueError, match=f"token {first} has an entropy of .*at most the logarithm of the vocab"):
+    with pytest.raises(InvalidValueError, match=f"token {first} has an entropy of .*at most the logarithm"):
         replace(trajectory, entropy=wrong)
     bounded = replace(trajectory, entropy_lower=trajectory.entropy, entropy_upper=wrong, estimator="top_k")
     assert bounded.entropy_upper is not None  # an upper bound may be infinite

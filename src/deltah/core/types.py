@@ -263,9 +263,10 @@ class Trajectory:
         for values in (self.entropy,) if lower is None else (self.entropy, lower):
             if (wrong := (values < -_ROUNDING_NATS) | (values > _MOST_NATS)).any():
                 value = values[wrong.argmax()]
+                range_ = "0 or more" if value < 0 else "at most the logarithm of the vocabulary's size"
                 raise InvalidValueError(
-                    f"trajectory {self.id!r}: token {int(wrong.argmax())} has an entropy of {value:.6g}; expected nats, "
-                    + ("0 or more" if value < 0 else "at most the logarithm of the vocabulary's size")
+                    f"trajectory {self.id!r}: token {int(wrong.argmax())} has an entropy of {value:.6g}; "
+                    f"expected nats, {range_}"
                 )
         if (lower is not None and (lower > self.entropy).any()) or (upper is not None and (upper < self.entropy).any()):
             raise InvalidValueError(f"trajectory {self.id!r}: an entropy lies outside its own bounds")
