@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from deltah.cli.losses import nothing_read, report_losses
 from deltah.cli.options import Answers, Join, Logs, Margin, Signal, Strict, TraceFormat, VocabSize, Workers, log_options
 from deltah.cli.prices import Currency, Latency, Price, costs
 from deltah.cli.progress import reading
-from deltah.cli.tables import broken, escaped, two_lines
+from deltah.cli.tables import broken, escaped, inert, two_lines
 from deltah.core.types import Estimator
 from deltah.study import CallSummary, ScoredLog
 from deltah.study.callfile import CallWriter
@@ -102,15 +102,15 @@ def _print_tables(log: ScoredLog, scored: LogScore, *, waste: bool) -> None:
         _print_calls(console, scored, waste=waste)
         _print_savings(console, scored.facts)
     for note in notes_on(log, scored.facts):
-        console.print(note, highlight=False, soft_wrap=True, markup=False)
+        console.print(inert(note), highlight=False, soft_wrap=True, markup=False)
 
 
 def _print_calls(console: Console, scored: LogScore, *, waste: bool) -> None:
     """Calls by tool, by round and, where outcomes are known, by outcome."""
     calls = scored.calls
-    by_tool = {tool_title(name): summary for name, summary in calls.by_tool().items()}
-    by_round = {str(k): summary for k, summary in calls.by_round().items()}
-    by_outcome = {"correct" if right else "not correct": summary for right, summary in calls.by_outcome().items()}
+    by_tool = [(tool_title(name), summary) for name, summary in calls.by_tool().items()]
+    by_round = [(str(k), summary) for k, summary in calls.by_round().items()]
+    by_outcome = [("correct" if right else "not correct", summary) for right, summary in calls.by_outcome().items()]
     room = max(console.width - _NUMBERS_WIDTH, 10)
     for label, groups in (("tool", by_tool), ("round", by_round), ("outcome", by_outcome)):
         if groups:
@@ -157,14 +157,14 @@ _NUMBERS_WIDTH = 70
 """Of a table of calls without its first column, in characters: an 80-column terminal leaves 10 to the names."""
 
 
-def _call_table(label: str, groups: Mapping[str, CallSummary], room: int, *, waste: bool) -> Table:
+def _call_table(label: str, groups: Sequence[tuple[str, CallSummary]], room: int, *, waste: bool) -> Table:
     """One row a group: calls, verdicts, mean ΔH with its interval, and waste if it was looked for."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     names = ("calls", "reduced", "mean ΔH,\nnats", "unde-\ncided", "unde-\nfined", "errors")
     table.add_column(label, overflow="fold")
     for name in (*names, "waste", "likely\nwaste") if waste else names:
         table.add_column(name, justify="right", no_wrap=True)
-    for name, summary in groups.items():
+    for name, summary in groups:
         rate, delta = estimate_cell(summary.reduction_rate, 2), estimate_cell(summary.delta_h, 3, signed=True)
         counts = [summary.undecided, summary.undefined, summary.errors]
         counts += [summary.certified, summary.likely] if waste else []
