@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from deltah.cli.prices import Currency, Latency, Price, costs
 from deltah.cli.progress import reading
 from deltah.cli.tables import broken, escaped, inert, two_lines
 from deltah.core.types import Estimator
+from deltah.errors import ConfigError
 from deltah.study import CallSummary, ScoredLog
 from deltah.study.callfile import CallWriter
 from deltah.study.facts import LogFacts
@@ -64,10 +66,13 @@ def command(  # noqa: PLR0913 - the options of a command line
     with ExitStack() as stack:
         options = replace(options, watch=stack.enter_context(reading()))
         log = ScoredLog(paths, options, skip=("logprobs", "token_ids") if waste else OPTIONAL)
+        _spare_logs(out, (source.path for source in log.reader.sources if source.named))
         writer = None if out is None else stack.enter_context(CallWriter(out))
         scored = score_log(log, costs=costs(price, currency, latency), rows=writer, waste=waste, workers=workers)
-    if not scored.facts.trajectories:
-        raise nothing_read(log, paths)
+        # In here, so that the file of an earlier run stays as it was.
+        if not scored.facts.trajectories:
+            raise nothing_read(log, paths)
+        _spare_logs(out, (s.path for s in log.reader.sources if s.path not in log.reader.skipped))
     if as_json:
         typer.echo(json.dumps(nan_to_none(_summary(log, scored, waste=waste)), indent=1))
     else:
@@ -75,6 +80,12 @@ def command(  # noqa: PLR0913 - the options of a command line
     if out is not None and writer is not None:
         typer.echo(f"{writer.n_written} rows in {out}", err=True)
     report_losses(log)
+
+
+def _spare_logs(out: Path | None, logs: Iterable[str]) -> None:
+    """Refuse to write over a log; a file in its folder that is none is that of an earlier run."""
+    if out is not None and out.exists() and any(os.path.realpath(path) == os.path.realpath(out) for path in logs):
+        raise ConfigError(f"--out {out} is one of the logs and would be overwritten; choose another name")
 
 
 def _summary(log: ScoredLog, scored: LogScore, *, waste: bool) -> dict[str, Any]:
