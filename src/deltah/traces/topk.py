@@ -27,7 +27,7 @@ import numpy as np
 
 from deltah.core.entropy import SERVER_PRECISION_NATS, EntropyBounds, entropy_bounds
 from deltah.core.types import BoolArray, Estimator, FloatArray, IntArray
-from deltah.errors import DataError, VocabularySizeError
+from deltah.errors import DataError, InvalidValueError, VocabularySizeError
 from deltah.traces.tokens import STAND_IN, PackedTokens
 
 _MASS_TOLERANCE = 1e-3
@@ -98,7 +98,12 @@ def measure(tokens: PackedTokens, vocab_size: int | None, *, requested: int | No
             with np.errstate(invalid="ignore"):
                 appended = ~tokens.has_bytes[rows] & (np.nanmin(logp, axis=1, initial=np.inf) >= drawn - 2 * precision)
             unranked = appended | (k < usual)
-            _measure_top(bounds, rows, logp, drawn, unranked, vocab_size, precision)
+            try:
+                _measure_top(bounds, rows, logp, drawn, unranked, vocab_size, precision)
+            except VocabularySizeError:
+                raise
+            except InvalidValueError as error:  # no fault of the caller's: the log's
+                raise DataError(f"field top_logprobs: {error}") from error
     if not np.isfinite(bounds.point).any():
         return Measured(None, None, None, Estimator.NONE)
     if exact[np.isfinite(bounds.point)].all():
