@@ -25,6 +25,14 @@ def refuse(x: int, *, bad: int) -> int:
     return x
 
 
+HELD_AT_START = hasattr(signal, "pthread_sigmask") and signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+"""Whether Ctrl-C waited in this process when it loaded this module, in a worker before it could ignore it."""
+
+
+def was_held(_: int) -> bool:
+    return HELD_AT_START
+
+
 def test_results_come_in_order_from_other_processes() -> None:
     results = list(map_ordered(slow_square, range(12), workers=2))
     assert [value for value, _ in results] == [x * x for x in range(12)]
@@ -76,3 +84,9 @@ def test_workers_must_be_positive() -> None:
     with pytest.raises(InvalidValueError, match="workers is 0"):
         map_ordered(slow_square, [1], workers=0)
     assert available_cores() >= 1
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no signal masks on this platform")
+def test_a_worker_is_deaf_to_ctrl_c_while_it_loads_and_this_process_never() -> None:
+    assert list(map_ordered(was_held, range(4), workers=2)) == [True] * 4
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import chain, islice
 from typing import TypeVar
 
@@ -79,11 +80,16 @@ def available_cores() -> int:
 def _map(function: Callable[[Item], Result], items: Iterator[Item], n_workers: int) -> Iterator[Result]:
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(n_workers, mp_context=context, initializer=_ignore_interrupts)
+
+    def submit(item: Item) -> Future[Result]:
+        with _interrupts_held():
+            return pool.submit(function, item)
+
     try:
-        waiting: deque[Future[Result]] = deque(pool.submit(function, i) for i in islice(items, _AHEAD * n_workers))
+        waiting = deque(map(submit, islice(items, _AHEAD * n_workers)))
         while waiting:
             result = waiting.popleft().result()
-            waiting.extend(pool.submit(function, item) for item in islice(items, 1))
+            waiting.extend(map(submit, islice(items, 1)))
             yield result
     except BrokenProcessPool as error:
         raise ProcessError(
@@ -91,6 +97,19 @@ def _map(function: Callable[[Item], Result], items: Iterator[Item], n_workers: i
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C wait while processes may be started: they inherit that, and are deaf to it from the first moment."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _ignore_interrupts() -> None:

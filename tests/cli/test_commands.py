@@ -49,6 +49,33 @@ def test_score_prints_tables_and_writes_rows(traces: Path, tmp_path: Path) -> No
     )
 
 
+@pytest.mark.parametrize("named", ["log.jsonl", "link.jsonl", "."])
+def test_score_writes_over_no_log(tmp_path: Path, traces: Path, named: str) -> None:
+    log = tmp_path / "logs" / "log.jsonl"
+    log.parent.mkdir()
+    traces.rename(log)
+    (log.parent / "link.jsonl").symlink_to(log)
+    before = log.read_bytes()
+    result = CliRunner().invoke(app, ["score", str(log.parent / named), "--out", str(log)])
+    assert isinstance(result.exception, ConfigError)
+    assert "log.jsonl is one of the logs" in str(result.exception)
+    assert log.read_bytes() == before
+    calls = log.with_name("calls.jsonl")
+    for _ in range(2):  # the second time the rows of the first lie among the logs
+        assert CliRunner().invoke(app, ["score", str(log.parent), "--out", str(calls)]).exit_code == 0
+    assert len(calls.read_bytes().splitlines()) == 3
+    assert sorted(os.listdir(log.parent)) == ["calls.jsonl", "link.jsonl", "log.jsonl"]
+
+
+def test_rows_of_an_earlier_run_survive_a_log_without_trajectories(tmp_path: Path) -> None:
+    out, empty = tmp_path / "calls.jsonl", tmp_path / "empty.jsonl"
+    out.write_text("earlier\n")
+    empty.touch()
+    result = CliRunner().invoke(app, ["score", str(empty), "--out", str(out)])
+    assert "no trajectory could be read" in str(result.exception)
+    assert out.read_text() == "earlier\n"
+
+
 def test_score_as_json_equals_the_library(traces: Path) -> None:
     from deltah import read_traces
 

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from deltah import write_traces
 from deltah.cli.app import app
 from deltah.cli.tables import broken
+from deltah.core.types import Scalar
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,30 @@ def test_score_breaks_no_word_and_no_interval(tmp_path: Path) -> None:
     assert text.count("[") == text.count("]") == len(re.findall(r"\[[^\n\]]*\]", text)), "an interval is cut"
     first = [line.split()[0] for line in tables if line.split()]
     assert {"search_", "documents", "open_page", "(not", "parsed)"} <= set(first)
+
+
+def test_names_from_a_log_are_neither_markup_nor_commands_to_the_terminal(tmp_path: Path) -> None:
+    names = ("x\\[/red]", "[bold]y", "\x1b[31mz\x07", "end\\", "", "  ")
+    t = make_trajectory([[1.0]] * (1 + len(names)))
+    calls = tuple(replace(c, name=n) for c, n in zip(t.calls, names, strict=True))
+    write_traces(tmp_path / "t.jsonl", [replace(t, calls=calls, model="gpt-4\x1b[0m", metadata=ASSUMED)])
+    lines = at_80_columns("score", tmp_path / "t.jsonl", "--price", "a\\[/b]=1")
+    assert sum(line.split()[:2] == ["(not", "1"] for line in lines) == 2, "two blank names are two rows"
+    text = "\n".join(lines)
+    assert "\x1b" not in text
+    assert "\x07" not in text
+    for shown in ("x\\[/red]", "[bold]y", "\ufffd[31mz\ufffd", "end\\", "gpt-4\ufffd[0m"):
+        assert shown in text
+
+
+ASSUMED: dict[str, Scalar] = {"vocab_size_from": "model name", "vocab_size": 7}
+
+
+@pytest.mark.parametrize("size", ["many", None, float("inf")])
+def test_metadata_that_passes_for_ours_is_no_error(tmp_path: Path, size: Scalar) -> None:
+    t = make_trajectory([[1.0], [0.5]], model="m", metadata=ASSUMED | {"vocab_size": size})
+    write_traces(tmp_path / "t.jsonl", [t])
+    assert at_80_columns("score", tmp_path / "t.jsonl")[0].startswith("1 trajectories, 1 calls")
 
 
 def test_study_breaks_no_name_of_a_signal(tmp_path: Path) -> None:

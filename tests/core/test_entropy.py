@@ -242,3 +242,11 @@ def test_a_vocabulary_that_cannot_hold_the_rest_is_refused() -> None:
     assert np.isfinite(entropy_bounds(np.log([0.5, 0.2499]), 3, precision=5e-4).upper)
     with pytest.raises(VocabularySizeError):
         entropy_bounds(np.log([0.5, 0.2499]), 3)
+
+
+@pytest.mark.parametrize("least", [-100.0, -740.0, -745.0])
+def test_a_list_that_no_vocabulary_completes_refutes_none(least: float) -> None:
+    for vocab_size in (3, 50_000):
+        with pytest.raises(InvalidValueError, match=r"leaves 0\.632 of the probability .* more than any") as raised:
+            entropy_bounds([-1.0, least], vocab_size)
+        assert not isinstance(raised.value, VocabularySizeError)

@@ -26,6 +26,19 @@ def test_an_entropy_is_not_negative(trajectory: Trajectory) -> None:
     assert replace(trajectory, entropy=wrong).entropy[first] == -1e-6
 
 
+@pytest.mark.parametrize("nats", [1e7, 1e200, float("inf")])
+def test_an_entropy_is_that_of_a_distribution(trajectory: Trajectory, nats: float) -> None:
+    assert trajectory.entropy is not None
+    first = int(np.flatnonzero(trajectory.response_mask)[0])
+    wrong = trajectory.entropy.copy()
+    wrong[first] = nats
+    with pytest.raises(InvalidValueError, match=f"token {first} has an entropy of .*at most the logarithm"):
+        replace(trajectory, entropy=wrong)
+    bounded = replace(trajectory, entropy_lower=trajectory.entropy, entropy_upper=wrong, estimator="top_k")
+    assert bounded.entropy_upper is not None  # an upper bound may be infinite
+    assert bounded.entropy_upper[first] == nats
+
+
 def test_unknown_members_of_closed_sets_name_the_choices(trajectory: Trajectory) -> None:
     with pytest.raises(InvalidValueError, match="unknown segment kind 'think'; choose one of: prompt, reasoning"):
         Segment(kind="think", start=0, stop=1, turn=0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import gzip
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -146,6 +148,63 @@ def test_a_file_written_anew_is_read_anew(tmp_path: Path) -> None:
     for name in ("old", "new"):
         write_parquet(path, [make(name)])
         assert [t.id for t in in_parts(read_traces(path))[0]] == [name]
+
+
+def changed_while_read(path: Path, change: Callable[[Path], object]) -> tuple[list[str], list[str]]:
+    """Ids and problems of a log that is changed after its second part was cut."""
+    reader, found = read_traces(path), list[str]()
+    for i, part in enumerate(reader.parts()):
+        if i == 2:
+            change(path)
+        trajectories, met = read_part(part, reader.options)
+        found += [t.id for t in trajectories]
+        assert not list(reader.absorb(met))
+    return found, [str(problem) for problem in reader.problems]
+
+
+def rotate(path: Path) -> None:
+    path.rename(path.with_suffix(".1"))
+    path.write_bytes(b"".join(encode(make(f"new{i}")) + b"\n" for i in range(6)))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (Path.unlink, "No such file"),
+        (lambda path: os.truncate(path, 0), "the file became shorter while it was read"),
+        (rotate, "another file took the place of this one while it was read"),
+    ],
+)
+def test_lines_of_a_file_that_changes_are_lost_but_not_unannounced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], object], problem: str
+) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b"".join(encode(make(str(i))) + b"\n" for i in range(6)))
+    monkeypatch.setattr(deltah.traces.parts, "PART_BYTES", path.stat().st_size // 6)
+    found, problems = changed_while_read(path, change)
+    assert found == ["0", "1"]
+    assert problem in problems[0]
+    assert "line 3" in problems[0]
+
+
+def test_a_log_may_grow_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, lines = tmp_path / "log.jsonl", [encode(make(str(i))) + b"\n" for i in range(9)]
+    path.write_bytes(b"".join(lines[:6]))
+    monkeypatch.setattr(deltah.traces.parts, "PART_BYTES", len(lines[0]))
+
+    def grow(path: Path) -> None:
+        with path.open("ab") as file:
+            file.writelines(lines[6:])
+
+    assert changed_while_read(path, grow) == ([str(i) for i in range(9)], [])
+
+
+def test_a_table_that_is_written_anew_while_it_is_read_is_not_mixed_with_the_old(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    write_parquet(path, [make(str(i)) for i in range(6000)])
+    found, problems = changed_while_read(path, lambda path: write_parquet(path, [make("new")] * 6000))
+    assert found == [str(i) for i in range(4096)]
+    assert problems == [f"{path}, row 4097: the file was changed while it was read; its rows up to 6,000 are lost"]
 
 
 def test_a_damaged_table_is_one_problem(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
+import threading
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,6 +149,41 @@ def test_standard_input_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [(p.file, p.line) for p in reader.problems] == [("-", 2)]
     with pytest.raises(DataError, match="already read"):
         list(reader)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names on this platform")
+@pytest.mark.parametrize("in_parts", [False, True])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_pipe_is_read_once_and_whole(tmp_path: Path, pack: Any, in_parts: bool) -> None:
+    pipe, lines = tmp_path / "pipe.jsonl", [encode(make(str(i))) for i in range(2000)]
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(pack(b"\n".join(lines) + b"\n"),), daemon=True)
+    writer.start()
+    reader = read_traces(pipe)
+    assert [*reader.parts()] == [] if in_parts else True
+    assert [t.id for t in (reader.rest() if in_parts else reader)] == [str(i) for i in range(2000)]
+    assert not reader.n_problems
+    writer.join(timeout=10)
+    with pytest.raises(DataError, match=r"pipe\.jsonl was already read"):
+        list(reader)
+
+
+def test_a_file_met_under_two_names_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "logs").mkdir()
+    write_traces(tmp_path / "logs" / "a.jsonl", [make("a")])
+    (tmp_path / "logs" / "latest.jsonl").symlink_to("a.jsonl")
+    monkeypatch.chdir(tmp_path)
+    assert ids(["logs", "./logs/a.jsonl", str(tmp_path / "logs" / "*.jsonl")]) == ["a"]
+
+
+def test_a_file_that_vanishes_before_its_turn_is_a_problem(tmp_path: Path) -> None:
+    for name in "abc":
+        write_traces(tmp_path / f"{name}.jsonl.gz", [make(name)])
+    reader = read_traces(tmp_path)
+    (tmp_path / "b.jsonl.gz").unlink()
+    assert [t.id for t in reader] == ["a", "c"]
+    assert [Path(problem.file).name for problem in reader.problems] == ["b.jsonl.gz"]
+    assert "No such file" in reader.problems[0].reason
 
 
 def test_what_cannot_be_opened_is_said_at_once(tmp_path: Path) -> None:

@@ -64,6 +64,15 @@ def test_a_size_known_from_a_models_name_says_so(tmp_path: Path) -> None:
     assert "hold 0.5 of the probability, none more than 1e-06, which takes at least 49" in reader.problems[0].reason
 
 
+def test_a_list_that_no_vocabulary_completes_is_left_out_alone(tmp_path: Path) -> None:
+    lines = [line([user(), assistant([token("a", p)], content="a")]) for p in ((0.5, 1e-320), (0.9, 0.05))]
+    reader = read_traces(write(tmp_path / "log.jsonl", *lines), vocab_size=100)
+    assert len(list(reader)) == 1
+    [problem] = reader.problems
+    assert problem.line == 1
+    assert problem.reason.startswith("field top_logprobs: a list of log-probabilities leaves 0.5 of the probability to")
+
+
 def test_other_formats_stop_too(tmp_path: Path) -> None:
     for name in ("inspect.json", "inspect.eval"):
         with pytest.raises(ConfigError, match="--vocab-size: a vocabulary of 2 tokens is too small"):

@@ -134,8 +134,19 @@ def mixed_distributions(rng: np.random.Generator, n: int, vocab: int) -> np.ndar
     return np.asarray(p / p.sum(axis=1, keepdims=True))
 
 
+def half_precision(logp: np.ndarray, kind: str) -> np.ndarray:
+    """Round to float16, or to bfloat16, whose bits are the upper half of a float32's, to even."""
+    if kind == "float16":
+        return logp.astype(np.float16).astype(np.float64)
+    bits = logp.astype(np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
+    return rounded.astype(np.uint32).view(np.float32).astype(np.float64)
+
+
 def cut(logp: np.ndarray, how: str) -> np.ndarray:
-    """Print with a number of decimals, or of significant digits, in double or in single precision."""
+    """Print with a number of decimals, or of significant digits, in double or in single precision; or in half."""
+    if "float16" in how:
+        return half_precision(logp, how)
     if how.startswith("digits"):
         return np.array([[float(f"{x:.{how[-1]}g}") for x in row] for row in logp])
     rounded = np.round(logp, int(how[-1]))
@@ -143,6 +154,7 @@ def cut(logp: np.ndarray, how: str) -> np.ndarray:
 
 
 PRINTS = [*(f"decimals{d}" for d in range(1, 7)), "single1", "single3", "single5", "digits3", "digits4", "digits6"]
+PRINTS += ["float16", "bfloat16"]
 
 
 def violations_of_cut_print_outs(n_messages: int, seed: int) -> tuple[int, int]:
@@ -185,6 +197,44 @@ def test_interval_holds_for_100000_tokens_printed_with_few_digits() -> None:
     assert violations == 0
 
 
+def sampling(logits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """What a server does to logits before it reports: nothing, a temperature, the k best, a nucleus, bfloat16."""
+    ordered = -np.sort(-logits, axis=1)
+    how = rng.integers(0, 5)
+    if how == 1:
+        return np.asarray(logits / rng.choice([0.1, 0.5, 1.5], size=(len(logits), 1)))
+    if how == 2:
+        return np.where(logits >= ordered[:, int(rng.integers(1, 40)), None], logits, -np.inf)
+    if how == 3:
+        mass = np.exp(ordered - ordered[:, :1]).cumsum(axis=1)
+        last = (mass < 0.9 * mass[:, -1:]).sum(axis=1)
+        return np.where(logits >= np.take_along_axis(ordered, last[:, None], axis=1), logits, -np.inf)
+    return half_precision(logits, "bfloat16") if how == 4 else logits
+
+
+def test_no_honest_list_refutes_the_true_vocabulary() -> None:
+    """Where all but a trace of the probability is listed, the print-out's error must not pass for a missing tail."""
+    rng = np.random.default_rng(0)
+    for i in range(150):
+        n, vocab, k = 6, int(rng.choice([60, 1400, 20_000])), int(rng.choice([1, 5, 20, 50]))
+        logits = rng.normal(size=(n, vocab)) * rng.choice([0.01, 1.0, 4.0], size=(n, 1))
+        logits[:, :2] += rng.choice([0.0, 5.0, 12.0, 25.0], size=(n, 2))
+        logits = sampling(logits, rng)
+        z = logits.astype(np.float32)
+        logp = z - z.max(axis=1, keepdims=True)
+        logp -= np.log(np.exp(logp).sum(axis=1, keepdims=True))
+        p = np.exp(logp.astype(np.float64))
+        drawn = (p.cumsum(axis=1) / p.sum(axis=1, keepdims=True) > rng.random((n, 1))).argmax(axis=1)
+        how = [*PRINTS, "full", "full"][i % (len(PRINTS) + 2)]
+        printed = logp.astype(np.float64) if how == "full" else cut(logp, how)
+        order = [server_choice(row, v, k, DIALECTS[i % 3]) for row, v in zip(logp, drawn, strict=True)]
+        top = [[max(float(row[v]), -9999.0) for v in chosen] for row, chosen in zip(printed, order, strict=True)]
+        found, truth = measure(printed[np.arange(n), drawn], top, vocab), entropy_from_logits(logits)
+        assert found.lower is not None
+        assert found.upper is not None
+        assert ((found.lower <= truth + 1e-9) & (found.upper >= truth - 1e-9)).all(), (i, how)
+
+
 def error_told(*values: float) -> float:
     """The error that a message of one token with these alternatives is taken to have, nats."""
     return _precision(pack_lists([""], [values[0]], [values]))
@@ -207,6 +257,11 @@ def error_told(*values: float) -> float:
         ([-0.6930000185966492, -2.5120000839233398], 0.0005),  # rounded in float32, printed as float64
         ([-0.00123, -12.3], 0.05),  # three significant digits
         ([-0.69315, -12.34568], 0.000005),
+        ([-0.10498046875, -11.0625], 2.0**-5),  # bfloat16
+        ([-0.10498046875, -0.0010986328125], 2.0**-12),
+        ([-0.10498046875, -50.25], 2.0**-4),  # and of no consequence beyond 32
+        ([-0.1048583984375, -11.0625], 2.0**-8),  # float16
+        ([-0.1048617, -11.0625], 0.0),  # one of them is not: a full print-out
     ],
 )
 def test_error_told_from_the_digits(values: list[float], nats: float) -> None:

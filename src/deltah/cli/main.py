@@ -35,6 +35,7 @@ def main() -> None:
 
 def _run() -> None:
     from rich.console import Console
+    from rich.text import Text
 
     from deltah.cli.app import app
     from deltah.errors import DeltahError
@@ -42,8 +43,8 @@ def _run() -> None:
     try:
         app()
     except DeltahError as error:
-        message = str(error).replace("[", r"\[")  # brackets are no markup here
-        Console(stderr=True).print(f"[bold red]error:[/] {message}", soft_wrap=True, highlight=False)
+        message = Text.assemble(("error:", "bold red"), f" {error}")  # brackets are no markup here
+        Console(stderr=True).print(message, soft_wrap=True, highlight=False)
         sys.exit(2)
 
 

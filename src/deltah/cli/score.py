@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,9 @@ from deltah.cli.losses import nothing_read, report_losses
 from deltah.cli.options import Answers, Join, Logs, Margin, Signal, Strict, TraceFormat, VocabSize, Workers, log_options
 from deltah.cli.prices import Currency, Latency, Price, costs
 from deltah.cli.progress import reading
-from deltah.cli.tables import broken, escaped, two_lines
+from deltah.cli.tables import broken, escaped, inert, two_lines
 from deltah.core.types import Estimator
+from deltah.errors import ConfigError
 from deltah.study import CallSummary, ScoredLog
 from deltah.study.callfile import CallWriter
 from deltah.study.facts import LogFacts
@@ -64,10 +66,13 @@ def command(  # noqa: PLR0913 - the options of a command line
     with ExitStack() as stack:
         options = replace(options, watch=stack.enter_context(reading()))
         log = ScoredLog(paths, options, skip=("logprobs", "token_ids") if waste else OPTIONAL)
+        _spare_logs(out, (source.path for source in log.reader.sources if source.named))
         writer = None if out is None else stack.enter_context(CallWriter(out))
         scored = score_log(log, costs=costs(price, currency, latency), rows=writer, waste=waste, workers=workers)
-    if not scored.facts.trajectories:
-        raise nothing_read(log, paths)
+        # In here, so that the file of an earlier run stays as it was.
+        if not scored.facts.trajectories:
+            raise nothing_read(log, paths)
+        _spare_logs(out, (s.path for s in log.reader.sources if s.path not in log.reader.skipped))
     if as_json:
         typer.echo(json.dumps(nan_to_none(_summary(log, scored, waste=waste)), indent=1))
     else:
@@ -75,6 +80,12 @@ def command(  # noqa: PLR0913 - the options of a command line
     if out is not None and writer is not None:
         typer.echo(f"{writer.n_written} rows in {out}", err=True)
     report_losses(log)
+
+
+def _spare_logs(out: Path | None, logs: Iterable[str]) -> None:
+    """Refuse to write over a log; a file in its folder that is none is that of an earlier run."""
+    if out is not None and out.exists() and any(os.path.realpath(path) == os.path.realpath(out) for path in logs):
+        raise ConfigError(f"--out {out} is one of the logs and would be overwritten; choose another name")
 
 
 def _summary(log: ScoredLog, scored: LogScore, *, waste: bool) -> dict[str, Any]:
@@ -102,15 +113,15 @@ def _print_tables(log: ScoredLog, scored: LogScore, *, waste: bool) -> None:
         _print_calls(console, scored, waste=waste)
         _print_savings(console, scored.facts)
     for note in notes_on(log, scored.facts):
-        console.print(note, highlight=False, soft_wrap=True, markup=False)
+        console.print(inert(note), highlight=False, soft_wrap=True, markup=False)
 
 
 def _print_calls(console: Console, scored: LogScore, *, waste: bool) -> None:
     """Calls by tool, by round and, where outcomes are known, by outcome."""
     calls = scored.calls
-    by_tool = {tool_title(name): summary for name, summary in calls.by_tool().items()}
-    by_round = {str(k): summary for k, summary in calls.by_round().items()}
-    by_outcome = {"correct" if right else "not correct": summary for right, summary in calls.by_outcome().items()}
+    by_tool = [(tool_title(name), summary) for name, summary in calls.by_tool().items()]
+    by_round = [(str(k), summary) for k, summary in calls.by_round().items()]
+    by_outcome = [("correct" if right else "not correct", summary) for right, summary in calls.by_outcome().items()]
     room = max(console.width - _NUMBERS_WIDTH, 10)
     for label, groups in (("tool", by_tool), ("round", by_round), ("outcome", by_outcome)):
         if groups:
@@ -157,14 +168,14 @@ _NUMBERS_WIDTH = 70
 """Of a table of calls without its first column, in characters: an 80-column terminal leaves 10 to the names."""
 
 
-def _call_table(label: str, groups: Mapping[str, CallSummary], room: int, *, waste: bool) -> Table:
+def _call_table(label: str, groups: Sequence[tuple[str, CallSummary]], room: int, *, waste: bool) -> Table:
     """One row a group: calls, verdicts, mean ΔH with its interval, and waste if it was looked for."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     names = ("calls", "reduced", "mean ΔH,\nnats", "unde-\ncided", "unde-\nfined", "errors")
     table.add_column(label, overflow="fold")
     for name in (*names, "waste", "likely\nwaste") if waste else names:
         table.add_column(name, justify="right", no_wrap=True)
-    for name, summary in groups.items():
+    for name, summary in groups:
         rate, delta = estimate_cell(summary.reduction_rate, 2), estimate_cell(summary.delta_h, 3, signed=True)
         counts = [summary.undecided, summary.undefined, summary.errors]
         counts += [summary.certified, summary.likely] if waste else []

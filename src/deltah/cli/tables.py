@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from deltah.study import Statistics, table
@@ -52,6 +53,15 @@ def broken(name: str, width: int) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Characters that a terminal obeys; a name in a log may hold any. Tabs and line breaks do no harm."""
+
+
+def inert(text: str) -> str:
+    """Text that a terminal shows and does not obey."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
 def escaped(text: str) -> str:
-    """Text whose brackets are not read as markup."""
-    return text.replace("[", r"\[")
+    """Inert text whose brackets are not read as markup."""
+    return escape(inert(text))

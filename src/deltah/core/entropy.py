@@ -34,6 +34,8 @@ SERVER_PRECISION_NATS = 5e-5
 A log-softmax over 49,152 tokens in float32 was off by up to 2.1e-5 nats (docs/results/topk.md)."""
 
 _FLOAT64_PRECISION_NATS = 1e-14
+_MOST_TOKENS = 10_000_000
+"""No model's vocabulary comes near."""
 _E = float(np.e)
 _CACHED_VALUES = 2**16
 """Logits worked on at once, 0.5 MB of float64."""
@@ -118,7 +120,8 @@ def entropy_bounds(
         precision is stated; NaN where a row has a NaN.
 
     Raises:
-        InvalidValueError: if shapes disagree, K is 0, or a log-probability is positive beyond rounding.
+        InvalidValueError: if shapes disagree, K is 0, a log-probability is positive beyond rounding, or no vocabulary
+            could hold the mass that is left.
         VocabularySizeError: if K exceeds V, or the V - K unseen tokens cannot hold the mass that is left.
     """
     given = np.asarray(logprobs)
@@ -180,7 +183,13 @@ def _check_room(left: FloatArray, room: FloatArray, cap: FloatArray, vocab_size:
     if vocab_size is not None and wrong.any():
         i = int(np.argmax(np.where(wrong, left - room, -np.inf)))
         share, each = left.flat[i], cap.flat[i]
-        needed = vocab_size + math.ceil((share - room.flat[i]) / each)
+        missing = (share - room.flat[i]) / each
+        if missing > _MOST_TOKENS:
+            raise InvalidValueError(
+                f"a list of log-probabilities leaves {share:.3g} of the probability to tokens of at most {each:.3g} "
+                "each, more than any vocabulary has; expected the greatest of a whole distribution, whose sum is 1"
+            )
+        needed = vocab_size + math.ceil(missing)
         raise VocabularySizeError(
             f"tokens beyond a list of the best hold {share:.3g} of the probability, none more than {each:.3g}, which "
             f"takes at least {needed:,}",

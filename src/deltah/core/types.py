@@ -50,6 +50,8 @@ class SegmentKind(StrEnum):
 
 _ROUNDING_NATS = 1e-3
 """How far below 0 low-precision arithmetic may put the entropy of a point mass."""
+_MOST_NATS = 1e6
+"""No distribution over tokens comes near; the squares of greater numbers may overflow where they are summed."""
 
 _SAMPLED = tuple(kind for kind in SegmentKind if kind.sampled)
 
@@ -172,8 +174,8 @@ class Trajectory:
 
     Raises:
         InvalidValueError: if segments do not partition 0..T, an array has another length than T, an entropy is negative
-            beyond rounding, lies outside its bounds or stands on a token that was not sampled, or two calls share an
-            id or are out of order.
+            beyond rounding or of no distribution, lies outside its bounds or stands on a token that was not sampled, or
+            two calls share an id or are out of order.
     """
 
     id: str
@@ -259,10 +261,12 @@ class Trajectory:
             )
         lower, upper = self.entropy_lower, self.entropy_upper
         for values in (self.entropy,) if lower is None else (self.entropy, lower):
-            if (negative := values < -_ROUNDING_NATS).any():
+            if (wrong := (values < -_ROUNDING_NATS) | (values > _MOST_NATS)).any():
+                value = values[wrong.argmax()]
+                range_ = "0 or more" if value < 0 else "at most the logarithm of the vocabulary's size"
                 raise InvalidValueError(
-                    f"trajectory {self.id!r}: token {int(negative.argmax())} has an entropy of "
-                    f"{values[negative.argmax()]:.6g}; expected nats, 0 or more"
+                    f"trajectory {self.id!r}: token {int(wrong.argmax())} has an entropy of {value:.6g}; "
+                    f"expected nats, {range_}"
                 )
         if (lower is not None and (lower > self.entropy).any()) or (upper is not None and (upper < self.entropy).any()):
             raise InvalidValueError(f"trajectory {self.id!r}: an entropy lies outside its own bounds")

@@ -85,7 +85,8 @@ class FactTally:
         if trajectory.temperature is not None:
             self._temperatures.add(trajectory.temperature)
         if "vocab_size_from" in trajectory.metadata and trajectory.model is not None:
-            self._assumed[trajectory.model] = int(trajectory.metadata.get("vocab_size") or 0)
+            size = trajectory.metadata.get("vocab_size")
+            self._assumed[trajectory.model] = size if isinstance(size, int) else 0
 
     def merge(self, other: FactTally) -> None:
         """Take the trajectories that another tally, of the same costs, took."""

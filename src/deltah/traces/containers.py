@@ -13,7 +13,7 @@ from itertools import chain
 import msgspec
 
 from deltah.traces.inspect_files import ZIP_MAGIC, eval_samples, is_json_log
-from deltah.traces.sources import STDIN
+from deltah.traces.sources import reads_once
 from deltah.traces.streams import COMPRESSED_MAGICS, MAX_LINE_BYTES, Line, read_lines
 from deltah.traces.tables import PARQUET_MAGIC, parquet_rows
 
@@ -22,8 +22,8 @@ _ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def open_records(path: str) -> tuple[str, Iterator[Line]]:
-    """What a file counts ("line", "sample" or "row"), and its records, numbered from 1; "-" is standard input."""
-    head = b"" if path == STDIN else _head(path)
+    """What a file counts ("line", "sample" or "row"), and its records, numbered from 1; of a pipe, or "-", lines."""
+    head = b"" if reads_once(path) else _head(path)
     if head.startswith(ZIP_MAGIC) or is_json_log(head):
         return "sample", eval_samples(path)
     if head.startswith(PARQUET_MAGIC):
@@ -42,8 +42,12 @@ def first_line(path: str) -> bytes | None:
 
 
 def _head(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(_HEAD_BYTES)
+    """First bytes of a file; none of one that is gone or may not be read: whoever reads its lines says so."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(_HEAD_BYTES)
+    except OSError:
+        return b""
 
 
 def _text_records(path: str) -> Iterator[Line]:

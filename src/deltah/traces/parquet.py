@@ -135,7 +135,7 @@ def read_parquet(
     if unknown := sorted(set(skip) - set(OPTIONAL)):
         raise InvalidValueError(f"cannot skip {unknown[0]!r}; choose from: {', '.join(OPTIONAL)}")
     if rows is not None:
-        return _kept_open(os.fspath(path), tuple(skip), _stamp(path)).trajectories(rows, on_error)
+        return _kept_open(os.fspath(path), tuple(skip), stamp(path)).trajectories(rows, on_error)
     return _closing(_Source(os.fspath(path), skip), on_error)
 
 
@@ -145,13 +145,13 @@ def _closing(source: _Source, on_error: Callable[[int, str], None] | None) -> It
 
 
 @lru_cache(maxsize=1)
-def _kept_open(path: str, skip: tuple[str, ...], stamp: tuple[int, ...]) -> _Source:
+def _kept_open(path: str, skip: tuple[str, ...], found: tuple[int, ...]) -> _Source:
     """The file whose rows were read last: whoever reads some soon reads more, and opening costs as much as a few."""
-    del stamp  # part of the key: a file that was written anew is opened anew
+    del found  # part of the key: a file that was written anew is opened anew
     return _Source(path, skip)
 
 
-def _stamp(path: str | os.PathLike[str]) -> tuple[int, ...]:
+def stamp(path: str | os.PathLike[str]) -> tuple[int, ...]:
     """What changes when a file is written anew; empty for what cannot be read."""
     try:
         found = os.stat(path)

@@ -2,8 +2,8 @@
 
 A part is a run of whole lines of an uncompressed file, or the rows of a Parquet file of ours that lie together. Lines
 that are trajectories become so in the part; API calls are decoded there and left, with what little is kept of them, to
-the process that joins them in their order. Compressed files, standard input, documents and streams logged one chunk a
-line have no parts.
+the process that joins them in their order. Compressed files, pipes, documents and streams logged one chunk a line have
+no parts.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from deltah.core.types import Trajectory
 from deltah.errors import DataError
 from deltah.traces.containers import first_line
 from deltah.traces.formats import decodes_alone
-from deltah.traces.parquet import holds_traces, row_ranges
+from deltah.traces.parquet import holds_traces, row_ranges, stamp
 from deltah.traces.reading import Counts, Pass, ReadOptions
-from deltah.traces.sources import STDIN, Source
-from deltah.traces.streams import Position, read_span
+from deltah.traces.sources import Source, reads_once
+from deltah.traces.streams import FileId, Position, file_id, read_span
 
 PART_BYTES: Final = 32 * 2**20
 """Of a part made of lines; it ends after the last line break in it. Each part pays anew for what a pass begins with."""
@@ -33,6 +33,8 @@ class LinePart:
     start: int
     stop: int
     first: int
+    file: FileId
+    """That the lines were found in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class RowPart:
 
     path: str
     rows: range
+    stamp: tuple[int, ...]
+    """Of the file that the rows were counted in, see `deltah.traces.parquet.stamp`."""
 
 
 Part: TypeAlias = LinePart | RowPart
@@ -48,7 +52,7 @@ Part: TypeAlias = LinePart | RowPart
 
 def parts_of(source: Source, options: ReadOptions) -> Iterator[Part] | None:
     """Parts of a file in order, found as they are asked for; None if it has to be read as a whole."""
-    if source.path == STDIN:
+    if reads_once(source.path):
         return None
     if holds_traces(source.path):
         return _row_parts(source.path)
@@ -68,32 +72,38 @@ def read_part(part: Part, options: ReadOptions) -> tuple[Iterator[Trajectory], C
 
 def _read(one: Pass, part: Part) -> Iterator[Trajectory]:
     if isinstance(part, RowPart):
-        yield from one.table(part.path, part.rows)
+        if stamp(part.path) == part.stamp:
+            yield from one.table(part.path, part.rows)
+        else:
+            where = Position(part.path, part.rows.start + 1, "row")
+            one.report(where, f"the file was changed while it was read; its rows up to {part.rows.stop:,} are lost")
     else:
-        for line in read_span(part.path, part.start, part.stop, part.first):
+        for line in read_span(part.path, part.start, part.stop, part.first, part.file):
             yield from one.record(line, Position(part.path, line.number))
         yield from one.finish()
 
 
 def _row_parts(path: str) -> Iterator[Part]:
+    found = stamp(path)
     try:
         ranges = row_ranges(path)
     except DataError:
         ranges = [range(0)]  # whoever reads it reports what is wrong
-    return (RowPart(path, rows) for rows in ranges)
+    return (RowPart(path, rows, found) for rows in ranges)
 
 
 def _line_parts(path: str) -> Iterator[Part]:
     """Cut a file after the last line break of each `PART_BYTES`; a line without one goes with those before it."""
     start, end, first = 0, 0, 1
     with open(path, "rb") as file:
+        found = file_id(file)
         while len(chunk := file.read(PART_BYTES)) == PART_BYTES:
             last = chunk.rfind(b"\n")
             if last >= 0:
                 stop = end + last + 1
-                yield LinePart(path, start, stop, first)
+                yield LinePart(path, start, stop, first, found)
                 start, first = stop, first + chunk.count(b"\n")
             end += len(chunk)
         end += len(chunk)
     if end > start:
-        yield LinePart(path, start, end, first)
+        yield LinePart(path, start, end, first, found)

@@ -18,7 +18,7 @@ from deltah.traces.formats import ImportOptions, parse_format
 from deltah.traces.parquet import holds_traces
 from deltah.traces.parts import Part, parts_of
 from deltah.traces.reading import MAX_KEPT_PROBLEMS, Counts, Pass, ReadOptions, ReadProblem
-from deltah.traces.sources import STDIN, Source, expand
+from deltah.traces.sources import STDIN, Source, expand, reads_once
 
 __all__ = ["MAX_KEPT_PROBLEMS", "Paths", "ReadProblem", "TraceReader", "read_traces"]
 
@@ -28,7 +28,7 @@ Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 class TraceReader(Iterable[Trajectory]):
     """Trajectories of files, in order, read as they are asked for.
 
-    Each iteration starts anew and resets the counts; standard input can be iterated once.
+    Each iteration starts anew and resets the counts; standard input and pipes can be iterated once.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class TraceReader(Iterable[Trajectory]):
         """Yield the trajectories that can be read.
 
         Raises:
-            DataError: at the first problem if `strict`, or if standard input is read a second time.
+            DataError: at the first problem if `strict`, or if standard input or a pipe is read a second time.
         """
         self._begin()
         return self._read(self.sources)
@@ -100,7 +100,7 @@ class TraceReader(Iterable[Trajectory]):
         What was met in each belongs to `absorb`; when all are read, `rest` gives the trajectories of the other files.
 
         Raises:
-            DataError: if standard input is read a second time.
+            DataError: if standard input or a pipe is read a second time.
         """
         self._begin()
         self._whole = []
@@ -119,8 +119,10 @@ class TraceReader(Iterable[Trajectory]):
         return self._read(self._whole)
 
     def _begin(self) -> None:
-        if self._started and any(source.path == STDIN for source in self.sources):
-            raise DataError("standard input was already read; keep its trajectories, or save them to a file first")
+        once = next((source.path for source in self.sources if reads_once(source.path)), None)
+        if self._started and once is not None:
+            name = "standard input" if once == STDIN else once
+            raise DataError(f"{name} was already read; keep its trajectories, or save them to a file first")
         self._started = True
         self._pass = Pass(self.options, on_error=self._on_error)
 
@@ -134,7 +136,7 @@ class TraceReader(Iterable[Trajectory]):
 
     def _read(self, sources: Iterable[Source]) -> Iterator[Trajectory]:
         for source in sources:
-            if source.path != STDIN and holds_traces(source.path):
+            if not reads_once(source.path) and holds_traces(source.path):
                 yield from self._pass.table(source.path)
             else:
                 yield from self._pass.records(source, *open_records(source.path))

@@ -30,8 +30,16 @@ class Source:
     """Whether the user named the file itself; False if a folder or a pattern led to it."""
 
 
+def reads_once(path: str) -> bool:
+    """Whether what was read of a path is gone: standard input, a pipe (`<(cat log.jsonl)`), a device.
+
+    It must not be opened to look what it holds.
+    """
+    return path == STDIN or (os.path.exists(path) and not os.path.isfile(path))
+
+
 def expand(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Source]:
-    """Files behind paths, in the order given; a file met twice is read once.
+    """Files behind paths, in the order given; a file met twice, also under another name, is read once.
 
     Raises:
         DataError: if a path does not exist or may not be read, or a folder or pattern holds no file to read.
@@ -40,7 +48,7 @@ def expand(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> 
     found: dict[str, Source] = {}
     for path in listed:
         for source in _sources(os.fspath(path)):
-            found.setdefault(source.path, source)
+            found.setdefault(STDIN if source.path == STDIN else os.path.realpath(source.path), source)
     return list(found.values())
 
 
@@ -80,6 +88,8 @@ def _fits(name: str) -> bool:
 
 
 def _check_readable(path: str) -> None:
+    if reads_once(path):
+        return
     try:
         with open(path, "rb"):
             pass

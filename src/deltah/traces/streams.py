@@ -7,12 +7,13 @@ could be read and then one last `Line` that says what is wrong, instead of an ex
 from __future__ import annotations
 
 import gzip
+import os
 import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, TypeAlias
 
 from deltah.zstd import zstd
 
@@ -23,6 +24,8 @@ _CHUNK_BYTES = 2**18
 COMPRESSED_MAGICS = _GZIP_MAGIC, _ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 """First bytes of gzip and Zstandard streams."""
 _BOM = b"\xef\xbb\xbf"
+FileId: TypeAlias = tuple[int, int]
+"""Device and number of a file; see `file_id`."""
 
 
 class Position(NamedTuple):
@@ -55,25 +58,39 @@ class Line:
 
 def read_lines(path: str) -> Iterator[Line]:
     """Lines of a file, or of standard input ("-"); blank lines are skipped but numbered."""
-    if path == "-":
-        yield from _split(_chunks(sys.stdin.buffer))
-        return
-    with open(path, "rb") as raw:
-        yield from _split(_chunks(raw))
+    return _split(_chunks(sys.stdin.buffer) if path == "-" else _opened(path))
 
 
-def read_span(path: str, start: int, stop: int, first: int) -> Iterator[Line]:
-    """Lines in bytes [start, stop) of an uncompressed file, of which the first has the number `first`."""
+def read_span(path: str, start: int, stop: int, first: int, file: FileId) -> Iterator[Line]:
+    """Lines in bytes [start, stop) of an uncompressed file, of which the first has the number `first`.
+
+    A file that is another one by now, or ends before `stop`, is damaged.
+    """
+    return _split(_span(path, start, stop, file), first)
+
+
+def file_id(raw: IO[bytes]) -> FileId:
+    """What tells an open file from another one of its name: a log that is rotated goes on in a new file."""
+    found = os.fstat(raw.fileno())
+    return found.st_dev, found.st_ino
+
+
+def _opened(path: str) -> Iterator[bytes]:
     with open(path, "rb") as raw:
+        yield from _chunks(raw)
+
+
+def _span(path: str, start: int, stop: int, file: FileId) -> Iterator[bytes]:
+    with open(path, "rb") as raw:
+        if file_id(raw) != file:
+            raise _Damaged("another file took the place of this one while it was read")
         raw.seek(start)
-        yield from _split(_span(raw, start, stop), first)
-
-
-def _span(raw: IO[bytes], start: int, stop: int) -> Iterator[bytes]:
-    left = stop - start
-    while left > 0 and (chunk := raw.read(min(_CHUNK_BYTES, left))):
-        left -= len(chunk)
-        yield chunk.removeprefix(_BOM) if raw.tell() == len(chunk) else chunk
+        left = stop - start
+        while left > 0 and (chunk := raw.read(min(_CHUNK_BYTES, left))):
+            left -= len(chunk)
+            yield chunk.removeprefix(_BOM) if raw.tell() == len(chunk) else chunk
+        if left > 0:
+            raise _Damaged("the file became shorter while it was read")
 
 
 @contextmanager
@@ -91,7 +108,7 @@ def open_compressed_writer(raw: IO[bytes], suffix: str) -> Iterator[IO[bytes]]:
 
 
 class _Damaged(Exception):
-    """A compressed stream that ends or breaks in the middle."""
+    """A stream that ends or breaks in the middle."""
 
 
 def _chunks(raw: IO[bytes]) -> Iterator[bytes]:

@@ -12,7 +12,8 @@ promise in known ways; each is undone here, always on the side of the wider inte
   of several tokens that print alike, not the best of them. So may a list without `bytes` whose least entry is the drawn
   token, appended to what was left. Then an unseen token may have any probability, and the interval assumes no rank.
 * A drawn token's own -9999 (OpenAI: "outside the top 20") says nothing and is NaN.
-* Log-probabilities printed with few decimals, or few significant digits, are known only to half of the last one.
+* Log-probabilities printed with few decimals or significant digits, or in half precision (bfloat16, float16), are known
+  only to half of the last one.
 
 A list as long as the vocabulary gives the exact entropy, unless it was printed with few digits. A token without a list
 is not measured (NaN).
@@ -26,7 +27,7 @@ import numpy as np
 
 from deltah.core.entropy import SERVER_PRECISION_NATS, EntropyBounds, entropy_bounds
 from deltah.core.types import BoolArray, Estimator, FloatArray, IntArray
-from deltah.errors import DataError, VocabularySizeError
+from deltah.errors import DataError, InvalidValueError, VocabularySizeError
 from deltah.traces.tokens import STAND_IN, PackedTokens
 
 _MASS_TOLERANCE = 1e-3
@@ -37,6 +38,10 @@ _MIN_DIGITS, _MAX_DIGITS = 3, 6
 """Significant digits of a cut print-out; a float32 has more than 6."""
 _COARSEST_NATS = 0.05
 """Error of one decimal: nobody prints fewer."""
+_HALF_PRECISION_BITS = (8, 11)
+"""Significant bits of bfloat16 and float16."""
+_COARSEST_HALF_NATS = 2.0**-4
+"""Error of bfloat16 between 16 and 32 nats; what is less likely matters to no interval."""
 _MATTERS_NATS = 100.0
 """Beyond it a probability is 0 for every purpose here, and a value may be a stand-in."""
 _NO_NATS = 1e-99
@@ -93,7 +98,12 @@ def measure(tokens: PackedTokens, vocab_size: int | None, *, requested: int | No
             with np.errstate(invalid="ignore"):
                 appended = ~tokens.has_bytes[rows] & (np.nanmin(logp, axis=1, initial=np.inf) >= drawn - 2 * precision)
             unranked = appended | (k < usual)
-            _measure_top(bounds, rows, logp, drawn, unranked, vocab_size, precision)
+            try:
+                _measure_top(bounds, rows, logp, drawn, unranked, vocab_size, precision)
+            except VocabularySizeError:
+                raise
+            except InvalidValueError as error:  # no fault of the caller's: the log's
+                raise DataError(f"field top_logprobs: {error}") from error
     if not np.isfinite(bounds.point).any():
         return Measured(None, None, None, Estimator.NONE)
     if exact[np.isfinite(bounds.point)].all():
@@ -185,7 +195,7 @@ def _single_may_be_unranked(best: FloatArray, sampled: FloatArray, n_known: np.n
 
 
 def _precision(tokens: PackedTokens) -> float:
-    """Absolute error in nats: that of float32 arithmetic, and half of the last printed digit where digits were cut.
+    """Absolute error in nats: that of float32 arithmetic, and half of the last digit, or bit, where some were cut.
 
     What was cut is told from many values, for one of them may end in zeros by chance. Few values, or none but zeros,
     may fit a shorter print-out than the true one; then its greater error is assumed.
@@ -206,13 +216,23 @@ def _magnitudes(*logprobs: FloatArray) -> FloatArray:
 
 
 def _cut_off(values: FloatArray, greatest: float) -> float:
-    """Greatest error in nats of values all printed with few decimals or few digits; 0 for a full print-out."""
+    """Greatest error in nats of values all printed with few decimals, digits or bits; 0 for a full print-out."""
     exponents = np.floor(np.log10(values)) + 1.0
     decimals = _fewest_fitting(values, range(1, _MAX_DECIMALS + 1))
     digits = _fewest_fitting(values * 10.0**-exponents, range(_MIN_DIGITS, _MAX_DIGITS + 1))
     before = np.floor(np.log10(greatest)) + 1.0
     errors = [0.5 * 10.0**-decimals if decimals else 0.0, 0.5 * 10.0 ** (before - digits) if digits else 0.0]
-    return float(min(max(errors), _COARSEST_NATS))
+    return max(float(min(max(errors), _COARSEST_NATS)), _half_precision(values, greatest))
+
+
+def _half_precision(values: FloatArray, greatest: float) -> float:
+    """Greatest error in nats of values all rounded to the bits of a type of half precision; 0 for others."""
+    mantissas, _ = np.frexp(values)
+    for bits in _HALF_PRECISION_BITS:
+        scaled = mantissas * 2.0**bits
+        if (np.abs(scaled - np.rint(scaled)) <= scaled * _FLOAT32_ROUNDING).all():
+            return float(min(2.0 ** (int(np.frexp(greatest)[1]) - bits - 1), _COARSEST_HALF_NATS))
+    return 0.0
 
 
 def _fewest_fitting(values: FloatArray, candidates: range) -> int | None:
