@@ -24,6 +24,8 @@ from deltah.traces.streams import FileId, Position, file_id, read_span
 PART_BYTES: Final = 32 * 2**20
 """Of a part made of lines; it ends after the last line break in it. Each part pays anew for what a pass begins with."""
 
+_SCANNED_BYTES: Final = 2**20
+
 
 @dataclass(frozen=True, slots=True)
 class LinePart:
@@ -93,17 +95,16 @@ def _row_parts(path: str) -> Iterator[Part]:
 
 
 def _line_parts(path: str) -> Iterator[Part]:
-    """Cut a file after the last line break of each `PART_BYTES`; a line without one goes with those before it."""
-    start, end, first = 0, 0, 1
+    """Cut a file after the last line break before `PART_BYTES`; a line without one goes with those before it."""
+    start, cut, end, first, breaks = 0, 0, 0, 1, 0
     with open(path, "rb") as file:
         found = file_id(file)
-        while len(chunk := file.read(PART_BYTES)) == PART_BYTES:
-            last = chunk.rfind(b"\n")
-            if last >= 0:
-                stop = end + last + 1
-                yield LinePart(path, start, stop, first, found)
-                start, first = stop, first + chunk.count(b"\n")
-            end += len(chunk)
-        end += len(chunk)
+        while block := file.read(min(PART_BYTES, _SCANNED_BYTES)):
+            if end + len(block) - start > PART_BYTES and cut > start:
+                yield LinePart(path, start, cut, first, found)
+                start, first, breaks = cut, first + breaks, 0
+            if (last := block.rfind(b"\n")) >= 0:
+                cut, breaks = end + last + 1, breaks + block.count(b"\n")
+            end += len(block)
     if end > start:
         yield LinePart(path, start, end, first, found)
