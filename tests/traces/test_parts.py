@@ -94,6 +94,23 @@ def test_api_calls_are_joined_across_parts(tmp_path: Path, monkeypatch: pytest.M
     assert assert_whole(path, join=False) == n
 
 
+@pytest.mark.parametrize("size", [1, 10**6])
+@pytest.mark.parametrize("packed", ["a", "b", "c", "ab", "bc", "ac"])
+def test_a_conversation_goes_on_in_the_next_log_though_that_is_compressed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, packed: str
+) -> None:
+    monkeypatch.setattr(deltah.traces.parts, "PART_BYTES", size)
+    calls = [json.dumps(one).encode() + b"\n" for one in exchanges(conversation())]
+    assert len(calls) == 3
+    for name, call in zip("abc", calls, strict=True):  # each day its log, some of them compressed by now
+        data = gzip.compress(call) if name in packed else call
+        (tmp_path / f"{name}.jsonl{'.gz' if name in packed else ''}").write_bytes(data)
+    assert assert_whole(tmp_path) == 3 - len(packed)
+    reader = read_traces(tmp_path)
+    assert [len(t.calls) for t in in_parts(reader)[0]] == [2]
+    assert reader.n_unjoined == 0
+
+
 def test_a_stream_logged_one_chunk_a_line_has_no_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deltah.traces.parts, "PART_BYTES", 1)
     message = turn("The answer| is there")

@@ -23,7 +23,7 @@ Join = Annotated[bool, typer.Option("--join/--no-join", help="Join API calls of 
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first record that cannot be read.")]
 Workers = Annotated[
     int | None,
-    typer.Option(help="Processes; by default one a core, if half a second does not do.", min=1),
+    typer.Option(help="Processes; by default one a core, 8 at most, if half a second does not do.", min=1),
 ]
 Signal = Annotated[str | None, typer.Option(help="Signal; delta_h is the method's.")]
 Margin = Annotated[float | None, typer.Option(help="Dead band in nats.", min=0.0)]

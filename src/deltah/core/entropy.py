@@ -120,8 +120,7 @@ def entropy_bounds(
         precision is stated; NaN where a row has a NaN.
 
     Raises:
-        InvalidValueError: if shapes disagree, K is 0, a log-probability is positive beyond rounding, or no vocabulary
-            could hold the mass that is left.
+        InvalidValueError: if shapes disagree, K is 0, a log-probability is positive, or none could hold what is left.
         VocabularySizeError: if K exceeds V, or the V - K unseen tokens cannot hold the mass that is left.
     """
     given = np.asarray(logprobs)

@@ -58,8 +58,8 @@ def score_log(
         costs: For savings in money and seconds; unknown where not given.
         rows: Gets one row a call.
         waste: Whether to look for waste in the text; without it, no call counts as waste.
-        workers: Processes; None: as many as there are cores, once half a second of work has not been enough. A program
-            that asks for several must guard its main module (see `multiprocessing`, "spawn").
+        workers: Processes; None: one a core, `deltah.parallel.MAX_WORKERS` at most, once half a second of work has not
+            been enough. A program that asks for several must guard its main module (see `multiprocessing`, "spawn").
 
     Raises:
         DataError: if the rows cannot be written; at the first problem, if the log is read strictly.

@@ -9,6 +9,7 @@ are joined into conversations across the files of one reader, as logs rotate.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from deltah.core.types import Trajectory
@@ -53,6 +54,9 @@ class TraceReader(Iterable[Trajectory]):
         self._on_error = on_error
         self._started = False
         self._whole: list[Source] = []
+        """Files without parts that were met since the last part."""
+        self._before: deque[list[Source]] = deque()
+        """Those before each part that is not absorbed yet."""
         self._pass = Pass(self.options)
 
     @property
@@ -97,25 +101,27 @@ class TraceReader(Iterable[Trajectory]):
     def parts(self) -> Iterator[Part]:
         """Start anew with the parts that can be read by themselves, in any process (`deltah.traces.parts.read_part`).
 
-        What was met in each belongs to `absorb`; when all are read, `rest` gives the trajectories of the other files.
+        What was met in each belongs to `absorb`, in the order of the parts; then `rest` gives what is left.
 
         Raises:
             DataError: if standard input or a pipe is read a second time.
         """
         self._begin()
-        self._whole = []
+        self._whole, self._before = [], deque()
         return self._parts()
 
     def absorb(self, met: Counts) -> Iterator[Trajectory]:
-        """Count what was met in a part; yields trajectories of the records that it left.
+        """Count what was met in the next part; yields trajectories of files before it, and of what it left.
 
         Raises:
             DataError: at the first problem if `strict`.
         """
-        return self._pass.absorb(met)
+        # In this order, because the conversations of one log go on in the next.
+        yield from self._read_files(self._before.popleft())
+        yield from self._pass.absorb(met)
 
     def rest(self) -> Iterator[Trajectory]:
-        """Trajectories that stand in no part; errors as in the iteration."""
+        """Trajectories of files after the last part, and of what waited for more; errors as in the iteration."""
         return self._read(self._whole)
 
     def _begin(self) -> None:
@@ -131,16 +137,22 @@ class TraceReader(Iterable[Trajectory]):
             parts = parts_of(source, self.options)
             if parts is None:
                 self._whole.append(source)
-            else:
-                yield from parts
+                continue
+            for part in parts:
+                self._before.append(self._whole)
+                self._whole = []
+                yield part
 
     def _read(self, sources: Iterable[Source]) -> Iterator[Trajectory]:
+        yield from self._read_files(sources)
+        yield from self._pass.finish()
+
+    def _read_files(self, sources: Iterable[Source]) -> Iterator[Trajectory]:
         for source in sources:
             if not reads_once(source.path) and holds_traces(source.path):
                 yield from self._pass.table(source.path)
             else:
                 yield from self._pass.records(source, *open_records(source.path))
-        yield from self._pass.finish()
 
 
 def read_traces(
