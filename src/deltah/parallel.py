@@ -93,7 +93,8 @@ def _map(function: Callable[[Item], Result], items: Iterator[Item], n_workers: i
             yield result
     except BrokenProcessPool as error:
         raise ProcessError(
-            "a worker process was killed (out of memory?); run with one worker, or free some memory"
+            "a worker process was killed (out of memory?) or could not start (a program that starts workers has to "
+            "guard its main module, see multiprocessing); run with one worker, or free some memory"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

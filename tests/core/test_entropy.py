@@ -246,7 +246,7 @@ def test_a_vocabulary_that_cannot_hold_the_rest_is_refused() -> None:
 
 @pytest.mark.parametrize("least", [-100.0, -740.0, -745.0])
 def test_a_list_that_no_vocabulary_completes_refutes_none(least: float) -> None:
-    for vocab_size in (3, 50_000):
+    for vocab_size in (3, 50_000, None):
         with pytest.raises(InvalidValueError, match=r"leaves 0\.632 of the probability .* more than any") as raised:
             entropy_bounds([-1.0, least], vocab_size)
         assert not isinstance(raised.value, VocabularySizeError)

@@ -1,7 +1,8 @@
 """Progress of every long command, on standard error: what, how far, numbers that matter, time left.
 
 On a terminal there is a bar for each thing under way. Where standard error is a file or a pipe, a plain line says the
-same now and then, and one at the end, so that a log shows that the command is alive and a pipe gets results alone.
+same now and then, so that a log shows that the command is alive and a pipe gets results alone. What was done is said at
+the end, but for reading, which most commands begin with.
 """
 
 from __future__ import annotations

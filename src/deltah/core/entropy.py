@@ -178,22 +178,23 @@ def _check_logprobs(logp: FloatArray, vocab_size: int | None, tau: float) -> Non
 
 def _check_room(left: FloatArray, room: FloatArray, cap: FloatArray, vocab_size: int | None) -> None:
     """Refuse a vocabulary whose unseen tokens, each at most `cap`, cannot hold the probability that is `left`."""
-    wrong = (left > room) & (cap > 0)
-    if vocab_size is not None and wrong.any():
-        i = int(np.argmax(np.where(wrong, left - room, -np.inf)))
-        share, each = left.flat[i], cap.flat[i]
-        missing = (share - room.flat[i]) / each
-        if missing > _MOST_TOKENS:
-            raise InvalidValueError(
-                f"a list of log-probabilities leaves {share:.3g} of the probability to tokens of at most {each:.3g} "
-                "each, more than any vocabulary has; expected the greatest of a whole distribution, whose sum is 1"
-            )
-        needed = vocab_size + math.ceil(missing)
-        raise VocabularySizeError(
-            f"tokens beyond a list of the best hold {share:.3g} of the probability, none more than {each:.3g}, which "
-            f"takes at least {needed:,}",
-            vocab_size,
+    held = room if vocab_size is not None else np.zeros_like(cap)
+    missing = np.divide(left - held, cap, out=np.zeros_like(cap), where=cap > 0)
+    i = int(np.argmax(np.nan_to_num(missing, nan=0.0))) if missing.size else None
+    if i is None or not missing.flat[i] > (0.0 if vocab_size is not None else _MOST_TOKENS):
+        return
+    share, each = left.flat[i], cap.flat[i]
+    if vocab_size is None or missing.flat[i] > _MOST_TOKENS:
+        raise InvalidValueError(
+            f"a list of log-probabilities leaves {share:.3g} of the probability to tokens of at most {each:.3g} "
+            "each, more than any vocabulary has; expected the greatest of a whole distribution, whose sum is 1"
         )
+    needed = vocab_size + math.ceil(missing.flat[i])
+    raise VocabularySizeError(
+        f"tokens beyond a list of the best hold {share:.3g} of the probability, none more than {each:.3g}, which "
+        f"takes at least {needed:,}",
+        vocab_size,
+    )
 
 
 def _one_a_row(name: str, values: ArrayLike, shape: tuple[int, ...]) -> FloatArray:

@@ -1,4 +1,4 @@
-"""What a reader of a log's numbers must know of the log, gathered while its trajectories stream by; of fixed size."""
+"""What a reader of a log's numbers must know of the log, gathered while its trajectories stream by; small."""
 
 from __future__ import annotations
 

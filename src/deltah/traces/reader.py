@@ -172,7 +172,7 @@ def read_traces(
             input, or several of them.
         format: Name of a `Format`; None: each record's format is detected from its content.
         strict: Stop with an error at the first record that cannot be read, instead of counting it.
-        on_error: Called with each problem as it is met.
+        on_error: Called with each problem as it is met; of a part, with its first `MAX_KEPT_PROBLEMS` once it is read.
         vocab_size: V for logs whose records do not state it.
         join: Whether API calls of one conversation, logged one a line, become one trajectory.
         skip: Fields of `deltah.traces.parquet.OPTIONAL` that the caller does not need: Parquet is then read faster.

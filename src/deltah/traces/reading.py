@@ -90,7 +90,7 @@ class Pass:
         Args:
             options: How logs are read.
             alone: Leave records that others complete, instead of waiting for those.
-            on_error: Called with each problem as it is met.
+            on_error: Called with each problem as it is met; of a part, with its first `MAX_KEPT_PROBLEMS` after it.
         """
         self.met = Counts()
         self._options, self._alone, self._on_error = options, alone, on_error
