@@ -244,6 +244,13 @@ def test_a_vocabulary_that_cannot_hold_the_rest_is_refused() -> None:
         entropy_bounds(np.log([0.5, 0.2499]), 3)
 
 
+@pytest.mark.parametrize("vocab_size", [3, 151_936, None])
+def test_rounding_of_a_nearly_certain_distribution_refutes_nothing(vocab_size: int | None) -> None:
+    """A sum that float32 left short by 1e-13, which tokens of 1e-174 cannot make up."""
+    found = entropy_bounds([-1e-13, -400.0], vocab_size)
+    assert (found.lower, found.point) == (pytest.approx(0.0, abs=1e-10), pytest.approx(0.0, abs=1e-10))
+
+
 @pytest.mark.parametrize("least", [-100.0, -740.0, -745.0])
 def test_a_list_that_no_vocabulary_completes_refutes_none(least: float) -> None:
     for vocab_size in (3, 50_000, None):

@@ -36,6 +36,8 @@ A log-softmax over 49,152 tokens in float32 was off by up to 2.1e-5 nats (docs/r
 _FLOAT64_PRECISION_NATS = 1e-14
 _MOST_TOKENS = 10_000_000
 """No model's vocabulary comes near."""
+_UNHELD_MASS = 1e-6
+"""Probability that unseen tokens may fail to hold: rounding of a caller who states no precision, and no matter."""
 _E = float(np.e)
 _CACHED_VALUES = 2**16
 """Logits worked on at once, 0.5 MB of float64."""
@@ -179,7 +181,8 @@ def _check_logprobs(logp: FloatArray, vocab_size: int | None, tau: float) -> Non
 def _check_room(left: FloatArray, room: FloatArray, cap: FloatArray, vocab_size: int | None) -> None:
     """Refuse a vocabulary whose unseen tokens, each at most `cap`, cannot hold the probability that is `left`."""
     held = room if vocab_size is not None else np.zeros_like(cap)
-    missing = np.divide(left - held, cap, out=np.zeros_like(cap), where=cap > 0)
+    unheld = left - held
+    missing = np.divide(unheld, cap, out=np.zeros_like(cap), where=(cap > 0) & (unheld > _UNHELD_MASS))
     i = int(np.argmax(np.nan_to_num(missing, nan=0.0))) if missing.size else None
     if i is None or not missing.flat[i] > (0.0 if vocab_size is not None else _MOST_TOKENS):
         return
