@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from builders import make_trajectory
+
+from deltah.traces import write_traces
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,3 +55,29 @@ def test_public_names_load_at_their_first_use() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environment, timeout=60
     )
     assert done.stdout == "23 module 'deltah' has no attribute 'scores'\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("output", "code", "said"), [("closed", 141, ""), ("/dev/full", 2, "error: the output cannot be written: no space")]
+)
+def test_an_output_that_takes_no_more_is_no_traceback(tmp_path: Path, output: str, code: int, said: str) -> None:
+    if output == "/dev/full" and not Path(output).exists():
+        pytest.skip("no full device here")
+    traces = tmp_path / "traces.jsonl"
+    write_traces(traces, [make_trajectory([[1.0], [0.5]])])
+    command = [sys.executable, "-m", "deltah", "score", str(traces)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    if output == "closed":
+        reader, writer = os.pipe()
+        os.close(reader)
+    else:
+        writer = os.open(output, os.O_WRONLY)
+    try:
+        done = subprocess.run(
+            command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, env=environment, timeout=60
+        )
+    finally:
+        os.close(writer)
+    assert done.returncode == code
+    assert done.stderr.startswith(said)
+    assert "Traceback" not in done.stderr

@@ -6,6 +6,8 @@ expected.
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 
 _STOPPED = {
@@ -27,10 +29,18 @@ def main() -> None:
         _say_stopped(130)
         sys.exit(130)
     except SystemExit as leaving:
+        if isinstance(leaving.__context__, BrokenPipeError):  # rich turns it into an exit with code 1
+            sys.exit(141)
         _say_stopped(leaving.code)
         raise
     except BrokenPipeError:
         sys.exit(141)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries once more at its end
+        sys.stderr.write("error: the output cannot be written: no space is left; free some, or write elsewhere\n")
+        sys.exit(2)
 
 
 def _run() -> None:
