@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,13 +59,32 @@ def test_score_writes_over_no_log(tmp_path: Path, traces: Path, named: str) -> N
     before = log.read_bytes()
     result = CliRunner().invoke(app, ["score", str(log.parent / named), "--out", str(log)])
     assert isinstance(result.exception, ConfigError)
-    assert "log.jsonl is one of the logs" in str(result.exception)
+    assert re.search(r"--out \S+log.jsonl would overwrite \S+\.jsonl, which is read", str(result.exception))
     assert log.read_bytes() == before
     calls = log.with_name("calls.jsonl")
     for _ in range(2):  # the second time the rows of the first lie among the logs
         assert CliRunner().invoke(app, ["score", str(log.parent), "--out", str(calls)]).exit_code == 0
     assert len(calls.read_bytes().splitlines()) == 3
     assert sorted(os.listdir(log.parent)) == ["calls.jsonl", "link.jsonl", "log.jsonl"]
+
+
+def test_no_command_writes_over_what_it_reads(tmp_path: Path, traces: Path) -> None:
+    log, grades = tmp_path / "agent.json", tmp_path / "grades.jsonl"
+    traces.rename(log)
+    grades.write_text('{"id": "0", "score": 1}\n')
+    before = log.read_bytes(), grades.read_bytes()
+    for command in (
+        ("report", log, "--out", tmp_path / "agent.html"),  # its twin is agent.json
+        ("report", log, "--out", log),
+        ("study", log, "--out", log),
+        ("score", log, "--answers", grades, "--out", grades),
+        ("probe", log, "--server", "http://127.0.0.1:9", "--dry-run", "--out", log),
+    ):
+        result = CliRunner().invoke(app, [str(part) for part in command])
+        assert isinstance(result.exception, ConfigError), command
+        assert "would overwrite" in str(result.exception)
+    assert (log.read_bytes(), grades.read_bytes()) == before
+    assert CliRunner().invoke(app, ["report", str(log), "--out", str(tmp_path / "page.html")]).exit_code == 0
 
 
 def test_rows_of_an_earlier_run_survive_a_log_without_trajectories(tmp_path: Path) -> None:
@@ -101,6 +121,12 @@ def test_score_in_several_processes_and_without_waste(traces: Path, tmp_path: Pa
     assert (alone.pop("waste"), alone.pop("savings")) == (None, None)
     assert set(whole.pop("waste")) == {"certified", "likely", "hint", "none"}
     del whole["savings"]
+    for name in ("by_tool", "by_round", "by_outcome"):
+        for group, row in alone[name].items():
+            assert (row.pop("certified"), row.pop("likely")) == (None, None)
+            assert isinstance(whole[name][group].pop("certified"), int)
+            del whole[name][group]["likely"]
+    assert [row["n"] for row in whole["by_round"].values()] == [2, 1]
     assert alone == whole
     table = CliRunner().invoke(app, ["score", str(traces), "--no-waste"]).output
     assert "reduced" in table

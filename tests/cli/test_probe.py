@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -97,7 +98,8 @@ def test_a_dry_run_needs_no_server_and_says_what_it_rests_on(log: Path, tmp_path
     dry = run(log, "--server", "http://127.0.0.1:9", "--out", tmp_path / "p.jsonl", "--dry-run")
     assert dry.exit_code == 0, dry.output
     assert time.monotonic() - began < 5
-    first, second = dry.output.splitlines()
+    first, reason, second = dry.output.splitlines()
+    assert re.fullmatch(r"cannot be probed: \d+ calls, no_golden_answer", reason)
     assert first.startswith("4 calls, 24 queries (0 already answered); about ")
     assert int(first.split("about ")[1].split(" model")[0].replace(",", "")) > 24 * 5
     assert second.startswith("nothing was sent: tokens are estimated at 4.0 characters a token")

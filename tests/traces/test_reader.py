@@ -284,3 +284,14 @@ def test_json_documents_are_records(tmp_path: Path) -> None:
     reader = read_traces(tmp_path / "log.json")
     assert [t.id for t in reader] == []
     assert "array" in reader.problems[0].reason
+
+
+def test_junk_at_the_start_of_a_file_in_a_folder_hides_nothing(tmp_path: Path) -> None:
+    write_traces(tmp_path / "a.jsonl", [make("a"), make("b")])
+    (tmp_path / "a.jsonl").write_bytes(b"#!junk\n" + (tmp_path / "a.jsonl").read_bytes())
+    (tmp_path / "server.log").write_text("INFO started\nINFO ready\n")
+    (tmp_path / "tasks.jsonl").write_text('{"question": "?", "answer": "!"}\n')
+    reader = read_traces(tmp_path)
+    assert [t.id for t in reader] == ["a", "b"]
+    assert [(Path(problem.file).name, problem.line) for problem in reader.problems] == [("a.jsonl", 1)]
+    assert [Path(path).name for path in reader.skipped] == ["server.log", "tasks.jsonl"]

@@ -1,15 +1,38 @@
-"""What was lost while reading logs, said alike by every command that reads them."""
+"""What was lost while reading logs, and that nothing is lost by writing: alike for every command that reads them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import typer
 
-from deltah.errors import DataError
+from deltah.errors import ConfigError, DataError
 from deltah.study import ScoredLog
 
 MAX_PROBLEMS_PRINTED = 20
+
+
+def spare_inputs(outputs: Iterable[Path | None], inputs: Iterable[str | Path | None]) -> None:
+    """Refuse to write over what is read.
+
+    Args:
+        outputs: Files that will be written; None is none.
+        inputs: Files that are read; None is none.
+
+    Raises:
+        ConfigError: if a file is both.
+    """
+    kept = {os.path.realpath(path): path for path in inputs if path is not None}
+    for out in outputs:
+        if out is not None and out.exists() and (path := kept.get(os.path.realpath(out))) is not None:
+            raise ConfigError(f"--out {out} would overwrite {path}, which is read; choose another name")
+
+
+def named_files(log: ScoredLog) -> list[str]:
+    """Files that the user named; one found in a folder may be the output of an earlier run."""
+    return [source.path for source in log.reader.sources if source.named]
 
 
 def report_losses(log: ScoredLog) -> None:

@@ -16,6 +16,8 @@ _STOPPED = {
     143: "asked to end",
 }
 """Exit codes of a command that a signal stopped."""
+_CONTINUED = frozenset({"demo", "train", "rollout", "probe"})
+"""Commands that go on where they were stopped."""
 
 
 def main() -> None:
@@ -60,7 +62,8 @@ def _run() -> None:
 
 def _say_stopped(code: object) -> None:
     if isinstance(code, int) and code in _STOPPED:
-        sys.stderr.write(f"{_STOPPED[code]}; run the same command again to continue\n")
+        hint = "; run the same command again to continue" if _CONTINUED.intersection(sys.argv[1:2]) else ""
+        sys.stderr.write(f"{_STOPPED[code]}{hint}\n")
 
 
 if __name__ == "__main__":

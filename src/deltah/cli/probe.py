@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deltah.cli.losses import nothing_read, report_losses
+from deltah.cli.losses import named_files, nothing_read, report_losses, spare_inputs
 from deltah.cli.options import Answers, Logs, Strict, TraceFormat, VocabSize, log_options
 from deltah.cli.progress import reading, reporting
 from deltah.core.types import Scalar
@@ -63,6 +64,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     with reading() as watch:
         read = log_options(answers=answers, format=format, vocab_size=vocab_size, strict=strict)
         log = ScoredLog(paths, replace(read, watch=watch))
+        spare_inputs([out], [answers, tools, *named_files(log)])
         trajectories = [trajectory for trajectory, _ in log]
     if not trajectories:
         raise nothing_read(log, paths)
@@ -93,6 +95,8 @@ def _say_cost(plan: Plan, cost: Cost) -> None:
         f"{cost.calls} calls, {cost.queries} queries ({cost.cached} already answered); about {cost.tokens:,} "
         f"model tokens to read; {len(plan.skipped)} calls cannot be probed, {plan.n_left} are over the budget"
     )
+    for reason, count in sorted(Counter(skipped.reason.value for skipped in plan.skipped).items()):
+        typer.echo(f"cannot be probed: {count} calls, {reason}")
 
 
 def _say_unasked(options: ServerOptions) -> None:

@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
+from deltah.cli.losses import spare_inputs
 from deltah.cli.options import Answers, Join, Logs, Margin, Signal, Strict, TraceFormat, VocabSize, log_options
 from deltah.cli.prices import Currency, Latency, Price, costs
 from deltah.cli.progress import reading
+from deltah.traces.sources import STDIN
 
 
 def command(  # noqa: PLR0913 - the options of a command line
@@ -39,6 +41,7 @@ def command(  # noqa: PLR0913 - the options of a command line
         data = load_report(paths, options=options, title=title, costs=costs(price, currency, latency))
     first = Path(paths[0])
     page = out or (first / "report.html" if first.is_dir() else first.with_name("report.html"))
+    spare_inputs([page, page.with_suffix(".json")], [answers, *(path for path in paths if path != STDIN)])
     write_report(data, page)
     typer.echo(f"page  {page.resolve().as_uri()}\njson  {page.with_suffix('.json')}")
     lost = sum(arm.n_problems for arm in data.arms)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,13 +15,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from deltah.cli.losses import nothing_read, report_losses
+from deltah.cli.losses import named_files, nothing_read, report_losses, spare_inputs
 from deltah.cli.options import Answers, Join, Logs, Margin, Signal, Strict, TraceFormat, VocabSize, Workers, log_options
 from deltah.cli.prices import Currency, Latency, Price, costs
 from deltah.cli.progress import reading
 from deltah.cli.tables import broken, escaped, inert, two_lines
 from deltah.core.types import Estimator
-from deltah.errors import ConfigError
 from deltah.study import CallSummary, ScoredLog
 from deltah.study.callfile import CallWriter
 from deltah.study.facts import LogFacts
@@ -66,13 +64,13 @@ def command(  # noqa: PLR0913 - the options of a command line
     with ExitStack() as stack:
         options = replace(options, watch=stack.enter_context(reading()))
         log = ScoredLog(paths, options, skip=("logprobs", "token_ids") if waste else OPTIONAL)
-        _spare_logs(out, (source.path for source in log.reader.sources if source.named))
+        spare_inputs([out], [answers, *named_files(log)])
         writer = None if out is None else stack.enter_context(CallWriter(out))
         scored = score_log(log, costs=costs(price, currency, latency), rows=writer, waste=waste, workers=workers)
         # In here, so that the file of an earlier run stays as it was.
         if not scored.facts.trajectories:
             raise nothing_read(log, paths)
-        _spare_logs(out, (s.path for s in log.reader.sources if s.path not in log.reader.skipped))
+        spare_inputs([out], (s.path for s in log.reader.sources if s.path not in log.reader.skipped))
     if as_json:
         typer.echo(json.dumps(nan_to_none(_summary(log, scored, waste=waste)), indent=1))
     else:
@@ -82,15 +80,14 @@ def command(  # noqa: PLR0913 - the options of a command line
     report_losses(log)
 
 
-def _spare_logs(out: Path | None, logs: Iterable[str]) -> None:
-    """Refuse to write over a log; a file in its folder that is none is that of an earlier run."""
-    if out is not None and out.exists() and any(os.path.realpath(path) == os.path.realpath(out) for path in logs):
-        raise ConfigError(f"--out {out} is one of the logs and would be overwritten; choose another name")
-
-
 def _summary(log: ScoredLog, scored: LogScore, *, waste: bool) -> dict[str, Any]:
     """What `--json` prints."""
-    reader, facts, metrics = log.reader, scored.facts, scored.metrics
+    reader, facts, metrics, calls = log.reader, scored.facts, scored.metrics, scored.calls
+    unknown = {} if waste else {"certified": None, "likely": None}
+
+    def rows(table: Mapping[Any, CallSummary]) -> dict[str, dict[str, Any]]:
+        return {str(name): asdict(summary) | unknown for name, summary in table.items()}
+
     return {
         "trajectories": facts.trajectories,
         "without_entropies": facts.trajectories - metrics.n,
@@ -103,17 +100,26 @@ def _summary(log: ScoredLog, scored: LogScore, *, waste: bool) -> dict[str, Any]
         "waste": {name: facts.savings.verdicts[name] for name in Verdict} if waste else None,
         "savings": msgspec.to_builtins(facts.savings) if waste else None,
         **metrics.row(),
+        "by_tool": rows(calls.by_tool()),
+        "by_round": rows(calls.by_round()),
+        "by_outcome": rows({"correct" if k else "not correct": v for k, v in calls.by_outcome().items()}),
+        "notes": notes_on(log, facts),
     }
 
 
 def _print_tables(log: ScoredLog, scored: LogScore, *, waste: bool) -> None:
     console = Console()
     console.print(_headline(log, scored.facts), highlight=False, soft_wrap=True)
+    for note in notes_on(log, scored.facts):
+        _print_text(console, inert(note))
     if scored.facts.calls:
         _print_calls(console, scored, waste=waste)
         _print_savings(console, scored.facts)
-    for note in notes_on(log, scored.facts):
-        console.print(inert(note), highlight=False, soft_wrap=True, markup=False)
+
+
+def _print_text(console: Console, text: str) -> None:
+    """Print a sentence, wrapped on a terminal; in a file it stays one line."""
+    console.print(text, highlight=False, soft_wrap=not console.is_terminal, markup=False)
 
 
 def _print_calls(console: Console, scored: LogScore, *, waste: bool) -> None:
@@ -152,7 +158,7 @@ def _print_savings(console: Console, facts: LogFacts) -> None:
         table.add_row(name, *numbers)
     console.print(table)
     for assumption in savings.assumptions:
-        console.print(f"[dim]· {escaped(assumption)}[/]", highlight=False, soft_wrap=True)
+        console.print(f"[dim]· {escaped(assumption)}[/]", highlight=False, soft_wrap=not console.is_terminal)
 
 
 def _headline(log: ScoredLog, facts: LogFacts) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deltah.cli.losses import nothing_read, report_losses
+from deltah.cli.losses import named_files, nothing_read, report_losses, spare_inputs
 from deltah.cli.options import Join, Logs, Strict, TraceFormat, VocabSize, log_options
 from deltah.errors import ConfigError, DataError
 
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 def command(  # noqa: PLR0913 - the options of a command line
     paths: Logs,
-    tasks: Annotated[Path | None, typer.Option(help="Task file: grades, and 'supporting' names documents.")] = None,
+    tasks: Annotated[
+        Path | None,
+        typer.Option("--tasks", "--answers", help="Grades or gold answers; 'supporting' names documents."),
+    ] = None,
     corpus: Annotated[Path | None, typer.Option(help="JSONL of those documents; goes with --tasks.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Your labels: CSV or JSONL, trajectory, call, columns.")] = None,
     probe: Annotated[Path | None, typer.Option(help="What `deltah probe` measured of the calls.")] = None,
@@ -45,6 +48,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     options = log_options(answers=tasks, format=format, vocab_size=vocab_size, join=join, strict=strict)
     with reading() as watch:
         log = ScoredLog(paths, replace(options, watch=watch))
+        spare_inputs(_targets(out), [tasks, corpus, labels, probe, *named_files(log)])
         trajectories = [trajectory for trajectory, _ in log]
     if not trajectories:
         raise nothing_read(log, paths)
@@ -136,6 +140,14 @@ def _table(rows: Sequence[Association]) -> Table:
     return table
 
 
+def _targets(out: Path | None) -> tuple[Path, ...]:
+    """The JSON and the Markdown file."""
+    if out is None:
+        return ()
+    data = out if out.suffix.lower() == ".json" else out / "study.json"
+    return data, data.with_suffix(".md")
+
+
 def _write(result: StudyResult, out: Path) -> None:
     """Write the JSON and, beside it, the Markdown file.
 
@@ -144,11 +156,11 @@ def _write(result: StudyResult, out: Path) -> None:
     """
     from deltah.traces.rundir import write_atomic
 
-    data = out if out.suffix.lower() == ".json" else out / "study.json"
+    data, page = _targets(out)
     try:
         data.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(data, json.dumps(result.as_dict(), ensure_ascii=False, allow_nan=False, indent=1) + "\n")
-        write_atomic(data.with_suffix(".md"), result.to_markdown())
+        write_atomic(page, result.to_markdown())
     except OSError as error:
         raise DataError(f"cannot write {data}: {error.strerror or error}; choose another place") from error
     typer.echo(f"{data}\n{data.with_suffix('.md')}")

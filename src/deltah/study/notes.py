@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from deltah.core.types import Estimator
 from deltah.study.facts import LogFacts
 from deltah.study.logs import ScoredLog
 
@@ -23,6 +24,11 @@ def _measurement(facts: LogFacts) -> Iterator[str]:
             f"{facts.unbounded:,} of {facts.calls:,} calls have no upper bound, so none of them can be certified: "
             "state the vocabulary size with --vocab-size (vocab_size in the model's config.json)."
         )
+    if Estimator.TOP_K.value in facts.estimators and facts.unmeasured < facts.calls:
+        yield (
+            "Certified are the verdicts (reduced, not reduced, undecided). A mean ΔH is one of point estimates, which "
+            "extrapolate what lies beyond the listed logprobs; its bracket is the sampling of questions alone."
+        )
     if facts.assumed_vocabularies:
         sizes = ", ".join(f"{model}: {size:,}" for model, size in sorted(facts.assumed_vocabularies.items()))
         yield f"The vocabulary size was taken from the model's name ({sizes}); --vocab-size states it."
@@ -37,8 +43,8 @@ def _measurement(facts: LogFacts) -> Iterator[str]:
     if facts.unlisted_tokens:
         yield (
             f"{facts.unlisted_tokens:,} sampled tokens of {facts.with_unlisted:,} trajectories have no logprobs, by "
-            "the server's own count: llama.cpp's server lists the several tokens of one character (an emoji) once, "
-            "other servers leave out hidden reasoning or calls. No entropy speaks of them."
+            "the server's own count (tokens of calls, hidden reasoning, or of one character that was listed once); no "
+            "entropy speaks of them."
         )
 
 

@@ -10,8 +10,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import msgspec
+
 from deltah.core.types import Trajectory
 from deltah.errors import DataError, DeltahError
+from deltah.traces.decode import decode_line
 from deltah.traces.dialogue import Exchange, NeedsOthers
 from deltah.traces.formats import ChatLogs, Format, Importer, ImportOptions, Pending, detect, make_importer
 from deltah.traces.parquet import read_parquet
@@ -19,6 +22,7 @@ from deltah.traces.seen import SeenTokens
 from deltah.traces.sources import Source
 from deltah.traces.streams import Line, Position
 
+_ANY_OBJECT = msgspec.json.Decoder(dict[str, object])
 MAX_KEPT_PROBLEMS = 1000
 """Problems kept in full; all are counted."""
 
@@ -106,7 +110,7 @@ class Pass:
         """
         self._last = self._options.format
         for record in records:
-            if not source.named and self._last is None and _is_foreign(record):
+            if not source.named and self._last is None and _is_foreign(record, source.path):
                 self.met.skipped.append(source.path)
                 return
             yield from self.record(record, Position(source.path, record.number, unit))
@@ -227,15 +231,29 @@ class Pass:
         return self._importers[fmt]
 
 
-def _is_foreign(record: Line) -> bool:
-    """Whether a file's first record is sound but of no known format: tasks or a corpus beside the traces."""
+def _is_foreign(record: Line, path: str) -> bool:
+    """Whether a file's first record is sound but of no known format: tasks, a corpus or plain text beside the traces.
+
+    What is no JSON in a file that should hold it is a damaged record, behind which others may stand.
+    """
     if record.damage is not None:
+        return False
+    if not path.lower().removesuffix(".gz").removesuffix(".zst").endswith((".log", ".txt")) and not _is_object(record):
         return False
     try:
         detect(record.data)
     except DataError:
         return True
     return False
+
+
+def _is_object(record: Line) -> bool:
+    """Whether a record is a JSON object."""
+    try:
+        decode_line(record.data, _ANY_OBJECT)
+    except DataError:
+        return False
+    return True
 
 
 def _with_hint(record: Line, reason: str) -> str:

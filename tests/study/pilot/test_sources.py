@@ -7,9 +7,13 @@ import json
 from pathlib import Path
 
 import pytest
+from builders import make_trajectory
 
+from deltah import score
 from deltah.errors import DataError
+from deltah.study.callfile import CallWriter, call_records
 from deltah.study.pilot import read_call_values
+from deltah.study.waste import waste_of_calls
 
 
 def write(path: Path, text: str) -> Path:
@@ -106,3 +110,17 @@ def test_a_later_broken_row_and_a_missing_file_keep_their_own_words(tmp_path: Pa
         read_call_values(broken)
     with pytest.raises(DataError, match="cannot read it"):
         read_call_values(tmp_path / "absent.txt")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_label_added_to_the_file_of_score_is_the_only_one(tmp_path: Path, suffix: str) -> None:
+    path, trajectory = tmp_path / f"calls{suffix}", make_trajectory([[1.0], [0.5], [0.2]])
+    with CallWriter(path) as writer:
+        records = list(call_records(trajectory, score(trajectory), waste_of_calls(trajectory)))
+        writer.write(writer.encode(records), len(records))
+    lines = path.read_text().splitlines()
+    if suffix == ".csv":
+        path.write_text("\n".join(f"{line},{'mine' if i == 0 else i % 2}" for i, line in enumerate(lines)) + "\n")
+    else:
+        path.write_text("\n".join(json.dumps(json.loads(line) | {"mine": i % 2}) for i, line in enumerate(lines)))
+    assert {name for row in read_call_values(path).values() for name in row} == {"mine"}

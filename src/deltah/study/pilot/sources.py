@@ -18,6 +18,7 @@ from typing import Any, Final, TypeAlias
 
 from deltah.errors import DataError
 from deltah.jsonlines import read_json_objects
+from deltah.study.callfile import FIELDS
 
 CallKey: TypeAlias = tuple[str, str]
 """(trajectory id, call id)."""
@@ -25,10 +26,7 @@ CallValues: TypeAlias = Mapping[CallKey, Mapping[str, float]]
 """What is known of single calls, by column name; an absent entry is not known."""
 
 KEY_COLUMNS: Final = ("trajectory", "call")
-OWN_COLUMNS: Final = frozenset(
-    {"tool", "arguments", "status", "round", "signal", "delta_h", "lower", "upper", "label", "entropy_before"}
-    | {"entropy_after", "outcome", "estimator", "temperature"}
-)
+OWN_COLUMNS: Final = frozenset(FIELDS).difference(KEY_COLUMNS)
 """Columns of `deltah score --out`: signals already, never labels."""
 _WORDS: Final = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
 _EMPTY: Final = frozenset({"", "nan", "na", "none", "null"})

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
+from deltah.core.scored import CallLabel
 from deltah.study.bootstrap import Estimate
 from deltah.study.report.data import ReportData
 from deltah.study.report.evaluation import Evaluation
@@ -41,6 +42,9 @@ def headline(data: ReportData, evaluation: str, summaries: Mapping[str, Summary]
         figures.append({"key": "savings", "title": "Savings", "about": about, "rows": rows})
     for row in (row for figure in figures if figure["key"] == "waste" for row in figure["rows"]):
         row["detail"] = _verdicts(data, row["arm"], evaluation)
+    for row in (row for figure in figures if figure["key"] == "reduction_rate" for row in figure["rows"]):
+        undecided = sum(r.label is CallLabel.UNDECIDED for r in data.columns[row["arm"]].evaluations[evaluation].rows)
+        row["detail"] = ", ".join(part for part in (undecided and f"{undecided:,} undecided", row["detail"]) if part)
     return {"evaluation": evaluation, "figures": figures}
 
 
