@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -149,6 +150,94 @@ def test_a_retry_is_a_branch_and_nothing_is_counted_twice(tmp_path: Path) -> Non
     assert sum(len(t) for t in found) == 3 + 3 + 2 + 2
 
 
+def first_request_again(lines: Sequence[dict[str, Any]], reply: Message, **fields: Any) -> dict[str, Any]:
+    """The first API call of a conversation, sent once more and answered otherwise."""
+    other = exchanges([*lines[0]["request"]["messages"], reply], **fields)[-1]
+    other["response"]["id"] = "again"
+    return other
+
+
+@pytest.mark.parametrize("order", ["before", "after", "late", "last"])
+def test_a_retry_of_the_first_call_of_a_session_is_a_branch(tmp_path: Path, order: str) -> None:
+    lines = exchanges(conversation(), session_id="s", golden_answers=["The answer is there"])
+    lines[-1]["outcome"] = 1.0
+    retry = first_request_again(lines, turn("never| mind", call("broken", id="x")), session_id="s")
+    at = {"before": 0, "after": 1, "late": 2, "last": 3}[order]
+    found, reader = read(tmp_path / "log", [*lines[:at], retry, *lines[at:]])
+    main, branch = found
+    assert (reader.n_branches, reader.n_unjoined) == (1, 0)
+    assert (main.id, main.metadata["n_requests"], main.outcome) == ("s", 3, 1.0)
+    assert [c.name for c in main.calls] == ["search", "search"]
+    assert (branch.id, text_of(branch), branch.outcome, branch.prediction) == ("s/branch-1", "never mind", None, None)
+    assert [c.name for c in branch.calls] == ["broken"]
+    assert sum(len(t) for t in found) == 3 + 3 + 2 + 2
+    # But for the retry the conversation is what it is without one.
+    [alone], _ = read(tmp_path / "alone", lines)
+    assert_same(main, alone)
+
+
+def test_an_attempt_that_went_on_for_a_while_is_one_branch(tmp_path: Path) -> None:
+    lines = exchanges(conversation(), session_id="s")
+    other = first_request_again(lines, turn("no|", call(id="x")), session_id="s")
+    history = [*other["request"]["messages"], other["response"]["choices"][0]["message"], result("nothing", "x")]
+    given_up = exchanges([*history, turn("I give| up")], session_id="s")[-1]
+    for log in ([other, given_up, *lines], [lines[0], other, lines[1], given_up, lines[2]]):
+        found, reader = read(tmp_path / "log", log)
+        assert [(t.id, t.n_calls, t.prediction) for t in found] == [
+            ("s", 2, "The answer is there"),
+            ("s/branch-1", 1, "I give up"),
+        ]
+        assert found[1].calls[0].result == "nothing"
+        assert reader.n_branches == 1
+
+
+def test_of_attempts_that_nothing_continues_the_last_is_the_conversation(tmp_path: Path) -> None:
+    lines = exchanges(conversation(n_rounds=0), session_id="s")
+    retries = [first_request_again(lines, turn(text), session_id="s") for text in ("one", "two")]
+    found, reader = read(tmp_path / "log", [*lines, *retries])
+    assert [(t.id, t.prediction) for t in found] == [
+        ("s", "two"),
+        ("s/branch-1", "The answer is there"),
+        ("s/branch-2", "one"),
+    ]
+    assert reader.n_branches == 2
+
+
+def test_a_first_request_that_opens_with_a_greeting_continues_nothing_when_sent_again(tmp_path: Path) -> None:
+    """The greeting is an assistant's turn that no log holds."""
+    lines = exchanges([turn("Hello"), user(), turn("It is| here")], session_id="s")[1:]
+    found, reader = read(tmp_path / "log", [first_request_again(lines, turn("Well"), session_id="s"), *lines])
+    assert [(t.id, text_of(t)) for t in found] == [("s", "It is here"), ("s/branch-1", "Well")]
+    assert (reader.n_branches, reader.n_unjoined) == (1, 2)
+
+
+def test_only_the_same_first_request_of_the_same_session_is_a_retry(tmp_path: Path) -> None:
+    lines = exchanges(conversation(), session_id="s")
+    for field, value, ids in (
+        (1, "Another question?", ["s", "s#2"]),
+        (0, "Only say which tool fits.", ["s", "s#2"]),  # a second agent under the trace of the first
+    ):
+        other = first_request_again(lines, turn("so"), session_id="s")
+        other["request"]["messages"][field]["content"] = value
+        found, reader = read(tmp_path / "log", [lines[0], other, *lines[1:]])
+        assert [t.id for t in found] == ids
+        assert reader.n_branches == 0
+    for session in ({}, {"session_id": "other"}):
+        other = first_request_again(lines, turn("so"), **session)
+        found, reader = read(tmp_path / "log", [other, *lines])
+        assert [t.id for t in found] == [session.get("session_id", "again"), "s"]
+        assert reader.n_branches == 0
+    responses = [{k: v for k, v in one.items() if k != "request"} for one in lines]
+    found, reader = read(tmp_path / "log", responses)
+    assert [t.id for t in found] == ["s", "s#2", "s#3"], "what was not logged is not the same"
+    assert reader.n_branches == 0
+    sampled = exchanges(conversation())
+    other = first_request_again(sampled, turn("so"))
+    found, reader = read(tmp_path / "log", [other, *sampled])
+    assert [t.id for t in found] == ["again", "r2"]
+    assert reader.n_branches == 0
+
+
 def test_a_session_id_joins_a_rewritten_history(tmp_path: Path) -> None:
     lines = exchanges(conversation(), metadata={"session_id": "s1"})
     lines[1]["request"]["messages"][1]["content"] = "(the question, shortened)"
@@ -201,6 +290,21 @@ def test_memory_of_open_conversations_is_bounded() -> None:
     assert importer.joiner._n_bytes == 0
     assert not importer.joiner._ends
     assert not importer.joiner._trees
+
+
+def test_memory_of_one_request_sent_without_end_is_bounded() -> None:
+    importer = ChatLogImporter()
+    importer.joiner = Joiner(max_bytes=200_000)
+    ping = json.dumps(exchanges(conversation(), session_id="s")[0]).encode()
+    found = []
+    for i in range(600):
+        found += importer.add(ping, Position("log", i))
+        assert importer.joiner._n_bytes <= 210_000
+    assert found, "more than fits into the memory"
+    found += importer.finish(Position("log", 600))
+    assert len({dialogue.facts.id for dialogue in found}) == 600
+    assert importer.joiner._n_bytes == 0
+    assert not importer.joiner._begun
 
 
 def test_a_conversation_that_cannot_be_a_trajectory_is_one_problem(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from deltah.traces.parts import LinePart, RowPart, read_part
 from deltah.traces.record import encode
 
 from .chat import assistant, line, token, user
-from .test_joining import conversation, exchanges, turn
+from .test_joining import conversation, exchanges, first_request_again, turn
 from .test_reader import make
 from .test_record import assert_same
 
@@ -92,6 +92,23 @@ def test_api_calls_are_joined_across_parts(tmp_path: Path, monkeypatch: pytest.M
     assert n > 3 if size < 10**6 else n == 1
     assert sorted(len(t.calls) for t in read_traces(path)) == [0, 1, 2, 2, 2]
     assert assert_whole(path, join=False) == n
+
+
+@pytest.mark.parametrize("size", [1, 1000, 10**6])
+@pytest.mark.parametrize("at", [0, 1, 3])
+def test_a_first_call_sent_again_is_a_branch_though_it_lies_in_another_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, at: int
+) -> None:
+    monkeypatch.setattr(deltah.traces.parts, "PART_BYTES", size)
+    calls = exchanges(conversation(), session_id="s")
+    calls.insert(at, first_request_again(calls, turn("never| mind"), session_id="s"))
+    path = tmp_path / "calls.jsonl"
+    path.write_bytes(b"".join(json.dumps(one).encode() + b"\n" for one in calls))
+    n = assert_whole(path)
+    assert n == 4 if size == 1 else n >= 1
+    reader = read_traces(path)
+    assert [(t.id, len(t.calls)) for t in in_parts(reader)[0]] == [("s", 2), ("s/branch-1", 0)]
+    assert reader.n_branches == 1
 
 
 @pytest.mark.parametrize("size", [1, 10**6])

@@ -7,8 +7,9 @@ put the time there. Where no history matches, a session id that the line carries
 
 Exchanges that continue the same one are a fork: a retry, or several samples of one step. The longest path (of equals,
 the last) is the conversation; every other branch becomes a trajectory of its own in which the shared history is context
-only, so that nothing is counted twice and nothing is lost. An exchange that continues something the log does not hold
-stays a trajectory of its own and is counted (`n_unjoined`).
+only, so that nothing is counted twice and nothing is lost. So are exchanges of one session that repeat its first
+request word for word; without a session id those are samples of one question, each a conversation. An exchange that
+continues something the log does not hold stays a trajectory of its own and is counted (`n_unjoined`).
 
 Memory is bounded: when the open conversations outgrow `max_bytes`, the one that has waited longest is closed.
 """
@@ -51,7 +52,10 @@ class _Tree:
 
     number: int
     """Counted in the order they began."""
+    request: int | None
+    """Identifies its first request, see `_request`."""
     nodes: list[_Node] = field(default_factory=list)
+    """Those without a parent are attempts at the first request."""
     n_bytes: int = 0
 
 
@@ -74,6 +78,8 @@ class Joiner:
         self._trees: OrderedDict[int, _Tree] = OrderedDict()
         self._ends: dict[int, list[_Node]] = {}
         self._last_of_session: dict[str, _Node] = {}
+        self._begun: dict[int, _Tree] = {}
+        """Conversations that have a session, by their first request."""
         self._names: dict[str, int] = {}
         self._n_bytes = 0
         self._n_trees = 0
@@ -109,16 +115,14 @@ class Joiner:
                 # Of equal histories take the latest that nothing has continued yet.
                 return next((n for n in reversed(ends) if n.n_children == 0), ends[-1]), i + 1
             if session is not None and (last := self._last_of_session.get(session)) is not None:
-                return last, turns[-1] + 1
+                # A first request may hold turns of its own, as examples or a greeting: sent again it continues nothing.
+                return (None, 0) if _request(exchange) in self._begun else (last, turns[-1] + 1)
         return None, 0
 
     def _insert(self, exchange: Exchange, new: list[Said], parent: _Node | None, key: int) -> _Node:
-        tree = _Tree(self._n_trees) if parent is None else parent.tree
+        tree = self._tree(exchange) if parent is None else parent.tree
         node = _Node(exchange, new, parent, tree, key, 0 if parent is None else parent.depth + 1)
-        if parent is None:
-            self._trees[id(tree)] = tree
-            self._n_trees += 1
-        else:
+        if parent is not None:
             parent.n_children += 1
             self.n_joined += 1
         tree.nodes.append(node)
@@ -132,13 +136,28 @@ class Joiner:
         self._n_bytes += size
         return node
 
+    def _tree(self, exchange: Exchange) -> _Tree:
+        """The conversation that an exchange without a parent begins, or tries to begin once more."""
+        request = _request(exchange)
+        tree = self._begun.get(request) if request is not None else None
+        # One request sent without end must not hold the memory of all others.
+        if tree is None or tree.n_bytes > self.max_bytes // 2:
+            tree = _Tree(self._n_trees, request)
+            self._trees[id(tree)] = tree
+            self._n_trees += 1
+            if request is not None:
+                self._begun[request] = tree
+        return tree
+
     def _close(self, key: int) -> Iterator[Dialogue]:
         tree = self._trees.pop(key)
         self._n_bytes -= tree.n_bytes
         for node in tree.nodes:
             self._forget(node)
+        if tree.request is not None and self._begun.get(tree.request) is tree:
+            del self._begun[tree.request]
         leaves = [node for node in tree.nodes if node.n_children == 0]
-        main = max(leaves, key=lambda node: (node.depth, tree.nodes.index(node)))
+        main = max(reversed(leaves), key=lambda node: node.depth)
         told: set[_Node] = set()
         name = self._name(_path(main))
         yield _dialogue(_path(main), told, name)
@@ -182,10 +201,11 @@ def _dialogue(path: Sequence[_Node], told: set[_Node], name: str | None) -> Dial
     """The messages along a path; what an earlier dialogue told is context."""
     said: list[Said] = []
     own = [node for node in path if node not in told]
+    is_branch = bool(told)
     for node in path:
         repeated = node in told
-        # The results that lead to a branch answer calls of the shared history.
-        context = repeated or (node is own[0] and node is not path[0])
+        # The results that lead to a branch answer calls of the shared history; a first request sent again is shared.
+        context = repeated or (node is own[0] and is_branch)
         said += [replace(message, context=context) for message in _timed(node)]
         said.append(replace(node.exchange.reply, context=repeated))
     told.update(own)
@@ -218,6 +238,17 @@ def _running_hashes(history: Sequence[Said], seed: int) -> list[int]:
             current = hash((current, _spoken(said.message)))
         hashes.append(current)
     return hashes
+
+
+def _request(exchange: Exchange) -> int | None:
+    """Identifies what was asked under a session, system messages included; None without a session or a request.
+
+    A request is sent again word for word; other instructions to the same question are another agent's.
+    """
+    if exchange.facts.session is None or not exchange.history:
+        return None
+    asked = [(said.message.role, said.message.content) for said in exchange.history]
+    return hash((exchange.facts.session, *((role, c if isinstance(c, str) else _canonical(c)) for role, c in asked)))
 
 
 def _spoken(message: Message) -> tuple[object, ...]:
