@@ -83,3 +83,14 @@ def test_own_gold_answers_are_graded_unless_a_grade_stands() -> None:
 def test_a_bad_file_is_one_clear_error(tmp_path: Path, rows: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(DataError, match=message):
         answers(tmp_path, *rows)
+
+
+def test_a_grade_of_a_conversation_is_not_one_of_its_abandoned_branches(tmp_path: Path) -> None:
+    table = answers(
+        tmp_path, {"id": "c1", "score": 1}, {"id": "c2/branch-1", "score": 0.5}, {"id": "q7", "answer": "x"}
+    )
+    assert table.apply(made("c1"))[0].outcome == 1.0
+    assert table.apply(made("c1/branch-1")) == (made("c1/branch-1"), False)
+    assert table.apply(made("c2/branch-1"))[0].outcome == 0.5
+    gold, matched = table.apply(made("q7/branch-1", prediction="y"))
+    assert (gold.outcome, matched) == (0.0, True), "a gold answer grades what the branch itself says"

@@ -21,6 +21,8 @@ from deltah.tasks import Task, TaskKind, grade, task_from_row, task_rows
 _ID_FIELDS = ("id", "trajectory", "custom_id", "task_id", "session_id")
 _GRADE_FIELDS = ("outcome", "score", "correct")
 _ANSWER_FIELDS = ("golden_answers", "answer", "reward_model")
+_BRANCH = re.compile(r"/branch-\d+\Z")
+"""How `deltah.traces.joining` names a path of a conversation that was not continued."""
 _SAMPLE_NUMBER = re.compile(r"[/#][^/#]*\Z")
 
 
@@ -54,7 +56,7 @@ class Answers:
             MissingDependencyError: if a math task needs math-verify and it is not installed.
         """
         found = self._find(trajectory)
-        if found is None:
+        if found is None or (isinstance(found, float) and self._is_abandoned(trajectory)):
             return graded(trajectory), False
         if isinstance(found, float):
             return replace(trajectory, outcome=found), True
@@ -72,6 +74,10 @@ class Answers:
             self._by_id[key] = value
         if isinstance(question, str):
             self._by_question.setdefault(question.strip(), value)
+
+    def _is_abandoned(self, trajectory: Trajectory) -> bool:
+        """Whether it is a retry that was not continued: a grade of its conversation is not one of it."""
+        return _BRANCH.search(trajectory.id) is not None and trajectory.id not in self._by_id
 
     def _find(self, trajectory: Trajectory) -> float | Task | None:
         task_id = trajectory.metadata.get("task_id")
