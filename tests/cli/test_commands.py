@@ -76,6 +76,7 @@ def test_no_command_writes_over_what_it_reads(tmp_path: Path, traces: Path) -> N
     for command in (
         ("report", log, "--out", tmp_path / "agent.html"),  # its twin is agent.json
         ("report", log, "--out", log),
+        ("report", tmp_path / "*.json", "--out", tmp_path / "agent.html"),
         ("study", log, "--out", log),
         ("score", log, "--answers", grades, "--out", grades),
         ("probe", log, "--server", "http://127.0.0.1:9", "--dry-run", "--out", log),

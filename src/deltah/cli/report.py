@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,7 @@ from deltah.cli.losses import spare_inputs
 from deltah.cli.options import Answers, Join, Logs, Margin, Signal, Strict, TraceFormat, VocabSize, log_options
 from deltah.cli.prices import Currency, Latency, Price, costs
 from deltah.cli.progress import reading
+from deltah.cli.tables import inert
 from deltah.traces.sources import STDIN
 
 
@@ -41,9 +43,12 @@ def command(  # noqa: PLR0913 - the options of a command line
         data = load_report(paths, options=options, title=title, costs=costs(price, currency, latency))
     first = Path(paths[0])
     page = out or (first / "report.html" if first.is_dir() else first.with_name("report.html"))
-    spare_inputs([page, page.with_suffix(".json")], [answers, *(path for path in paths if path != STDIN)])
+    read = [name for path in paths if path != STDIN for name in glob.glob(path, recursive=True) or [path]]
+    spare_inputs([page, page.with_suffix(".json")], [answers, *read])
     write_report(data, page)
     typer.echo(f"page  {page.resolve().as_uri()}\njson  {page.with_suffix('.json')}")
+    for note in dict.fromkeys(note for arm in data.arms for note in arm.notes):
+        typer.echo(f"note  {inert(note)}", err=True)
     lost = sum(arm.n_problems for arm in data.arms)
     if lost:
         typer.echo(f"{lost} records could not be read; the page lists them", err=True)
