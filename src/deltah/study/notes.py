@@ -26,7 +26,7 @@ def _measurement(facts: LogFacts) -> Iterator[str]:
         )
     if Estimator.TOP_K.value in facts.estimators and facts.unmeasured < facts.calls:
         yield (
-            "Certified are the verdicts (reduced, not reduced, undecided). A mean ΔH is one of point estimates, which "
+            "Certified are the verdicts (reduced, not reduced, undecided). A mean ΔH averages point estimates, which "
             "extrapolate what lies beyond the listed logprobs; its bracket is the sampling of questions alone."
         )
     if facts.assumed_vocabularies:
