@@ -54,7 +54,7 @@ class FactTally:
         """
         self._costs = costs or Costs()
         self._savings = self._costs.accumulator()
-        self._trajectories = self._calls = self._unmeasured = self._unbounded = 0
+        self._unmeasured = self._unbounded = 0
         self._unlisted_tokens = self._with_unlisted = self._approximate = self._mixed = 0
         self._estimators: set[str] = set()
         self._temperatures: set[float] = set()
@@ -69,8 +69,6 @@ class FactTally:
             waste: (C,) classes of each call.
         """
         self._savings.add(trajectory, signal, tuple(waste))
-        self._trajectories += 1
-        self._calls += trajectory.n_calls
         if signal is None:
             self._unmeasured += trajectory.n_calls
         else:
@@ -100,9 +98,10 @@ class FactTally:
 
     def facts(self) -> LogFacts:
         """What was met so far."""
+        savings = self._savings.result()
         return LogFacts(
-            trajectories=self._trajectories,
-            calls=self._calls,
+            trajectories=savings.trajectories,
+            calls=savings.calls,
             unmeasured=self._unmeasured,
             unbounded=self._unbounded,
             unlisted_tokens=self._unlisted_tokens,
@@ -112,6 +111,6 @@ class FactTally:
             estimators=frozenset(self._estimators),
             temperatures=frozenset(self._temperatures),
             assumed_vocabularies=dict(self._assumed),
-            savings=self._savings.result(),
+            savings=savings,
             costs=self._costs,
         )
