@@ -38,3 +38,14 @@ def test_the_report_takes_them(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     twin = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert twin["waste"]["tables"][0]["currency"] == "EUR"
+
+
+def test_small_sums_are_shown_as_on_the_page(tmp_path: Path) -> None:
+    """The second of two equal calls with equal answers is waste; its fee is a fifth of a cent."""
+    path = tmp_path / "t.jsonl"
+    write_traces(path, [make_trajectory([[1.0], [1.0], [1.5]])])
+    prices = ["--price", "input=0", "--price", "output=0", "--price", "search=0.002"]
+    result = CliRunner().invoke(app, ["score", str(path), *prices])
+    assert result.exit_code == 0, result.output
+    (row,) = (line for line in result.output.splitlines() if line.strip().startswith("certified "))
+    assert "0.0020" in row

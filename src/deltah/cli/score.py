@@ -26,7 +26,7 @@ from deltah.study.callfile import CallWriter
 from deltah.study.facts import LogFacts
 from deltah.study.notes import notes_on
 from deltah.study.scoring import LogScore, score_log
-from deltah.study.tables import estimate_cell, number, tool_title
+from deltah.study.tables import estimate_cell, money_text, number, tool_title
 from deltah.study.waste import Verdict
 from deltah.traces.parquet import OPTIONAL
 from deltah.traces.rundir import nan_to_none
@@ -139,7 +139,7 @@ def _print_savings(console: Console, facts: LogFacts) -> None:
     savings, currency = facts.savings, facts.costs.currency
     if not savings.certified_and_likely.calls:
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="if these calls were dropped", title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="if these wasteful calls were dropped", title_justify="left")
     for name in (
         "",
         "calls",
@@ -151,10 +151,10 @@ def _print_savings(console: Console, facts: LogFacts) -> None:
         "seconds",
     ):
         table.add_column(name, justify="right" if name else "left")
-    for name, found in (("certified waste", savings.certified), ("and likely waste", savings.certified_and_likely)):
+    for name, found in (("certified", savings.certified), ("with likely", savings.certified_and_likely)):
         counts = (found.calls, found.call_tokens, found.result_tokens, found.prompt_tokens)
         money = (found.money, found.money_with_cache)
-        numbers = (*(number(n, 0) for n in counts), *(number(n, 2) for n in money), number(found.seconds, 1))
+        numbers = (*(number(n, 0) for n in counts), *map(money_text, money), number(found.seconds, 1))
         table.add_row(name, *numbers)
     console.print(table)
     for assumption in savings.assumptions:

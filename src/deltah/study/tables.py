@@ -144,3 +144,8 @@ def number(value: float | None, digits: int, *, signed: bool = False) -> str:
     if not text.strip("+-0.,"):
         text = text.lstrip("+-")
     return text.replace("-", "\N{MINUS SIGN}")
+
+
+def money_text(amount: float) -> str:
+    """Two decimals; four of less than one unit."""
+    return number(amount, 2 if not amount or amount >= 1 else 4)

@@ -10,9 +10,8 @@ from deltah.core.scored import CallLabel
 from deltah.study.bootstrap import Estimate
 from deltah.study.report.data import ReportData
 from deltah.study.report.evaluation import Evaluation
-from deltah.study.report.waste import money_text
 from deltah.study.summary import Summary
-from deltah.study.tables import estimate_cell, number
+from deltah.study.tables import estimate_cell, money_text, number
 from deltah.study.waste import Verdict
 
 MAX_ARMS: Final = 4

@@ -11,7 +11,7 @@ from deltah.study.calls import CallRow
 from deltah.study.report.data import ReportData
 from deltah.study.report.evaluation import Evaluation
 from deltah.study.savings import Savings
-from deltah.study.tables import number
+from deltah.study.tables import money_text, number
 from deltah.study.waste import Verdict, Waste
 
 CLASSES: Final = {
@@ -96,8 +96,3 @@ def _texts(saved: Savings) -> dict[str, str]:
     tokens = {key: number(getattr(saved, key), 0) for key in ("call_tokens", "result_tokens", "prompt_tokens")}
     money = {key: money_text(getattr(saved, key)) for key in ("money", "money_with_cache")}
     return {**tokens, **money, "seconds": number(saved.seconds, 2 if saved.seconds < 100 else 0)}
-
-
-def money_text(amount: float) -> str:
-    """Two decimals; four of less than one unit."""
-    return number(amount, 2 if not amount or amount >= 1 else 4)
