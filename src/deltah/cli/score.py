@@ -139,7 +139,9 @@ def _print_savings(console: Console, facts: LogFacts) -> None:
     savings, currency = facts.savings, facts.costs.currency
     if not savings.certified_and_likely.calls:
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="if these wasteful calls were dropped", title_justify="left")
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, title="if these wasteful calls were dropped", title_justify="left"
+    )
     for name in (
         "",
         "calls",
