@@ -6,11 +6,13 @@ command line itself under torchrun.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +24,16 @@ WORLD = 2
 
 
 def main(out: Path, name: str) -> None:
+    """Train, leave the group, and write what was seen."""
+    from deltah.engines.trl.processes import alone, rank
+
+    number, seen = rank(), train_one_step(out, name)
+    with alone():
+        seen["gloo_threads"] = [thread for thread in thread_names() if "gloo" in thread]
+    (out / f"rank{number}.json").write_text(json.dumps(seen))
+
+
+def train_one_step(out: Path, name: str) -> dict[str, Any]:
     """One training step of two rows a rank; all four rows are one group."""
     from engines.test_trl_trainer import CALLS, Recorder
     from engines.trl_fixtures import make_trainer
@@ -41,12 +53,20 @@ def main(out: Path, name: str) -> None:
     trainer._compute_loss = lambda model, inputs: captured.update(inputs) or original(model, inputs)
     trainer.train()
     rows = zip(captured["completion_ids"].tolist(), captured["advantages"].tolist(), strict=True)
-    seen = {
+    return {
         "calls": [t.n_calls for t in recorder.trajectories],
         "advantages": [[ids, advantage] for ids, advantage in rows],
         "logged": {k: v for k, v in trainer.state.log_history[0].items() if k.startswith("deltah/")},
     }
-    (out / f"rank{rank}.json").write_text(json.dumps(seen))
+
+
+def thread_names() -> list[str]:
+    """Names of this process's threads, where the system tells them."""
+    names = []
+    for path in Path("/proc/self/task").glob("*/comm"):
+        with contextlib.suppress(OSError):  # it has just ended
+            names.append(path.read_text().strip())
+    return names
 
 
 def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -57,7 +77,7 @@ def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def launch(tmp_path: Path, name: str) -> list[dict]:
+def launch(tmp_path: Path, name: str) -> list[dict[str, Any]]:
     done = torchrun(__file__, tmp_path, name)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(WORLD)]
@@ -74,6 +94,7 @@ def test_two_ranks_compute_what_one_process_computes(tmp_path: Path, name: str) 
 
     ranks = launch(tmp_path, name)
     assert [n for rank in ranks for n in rank["calls"]] == [2, 1, 2, 0]
+    assert not any(rank["gloo_threads"] for rank in ranks)  # one left at exit may abort the process
     make_trainer(tmp_path / "one", CALLS, on_trajectories=(recorder := Recorder())).train()
     group = Group(
         trajectories=recorder.trajectories,

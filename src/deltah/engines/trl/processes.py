@@ -24,7 +24,9 @@ def world_size() -> int:
 def alone() -> Iterator[None]:
     """Leave the group of processes: trainers made inside act in this process only and wait for no other.
 
-    Every process of the run must come here, or end, after its last common work. Training cannot go on afterwards.
+    Every process of the run must come here after its last common work, one that has nothing left to do as well: a
+    process that ends as a member of a gloo group may abort at exit, because the group's threads drop Python objects
+    while the interpreter is taken down (pytorch/pytorch#179291). Training cannot go on afterwards.
     """
     import torch
     from accelerate.state import AcceleratorState

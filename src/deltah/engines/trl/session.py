@@ -57,15 +57,15 @@ def train(
     Raises:
         DeltahError: one sentence on what is wrong, before training starts wherever it can be known then.
     """
-    run = RunDirectory(out)
-    with claim(out) if rank() == 0 else nullcontext(), disk_faults(out):
+    run, first = RunDirectory(out), rank() == 0
+    with claim(out) if first else nullcontext(), disk_faults(out):
         if (out / MANIFEST).exists():  # refused under another configuration before anything is loaded
             open_run(out, config.to_dict(), command="train", free_keys=FREE_KEYS)
             if (out / "result.json").exists():
                 return run
         steps = _fit(config, run, progress)
-        if rank() == 0:
-            with alone():
+        with alone():
+            if first:
                 _finish(config, run, steps, evaluation_progress)
     return run
 
