@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import math
 import shutil
-import time
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -127,9 +126,7 @@ def test_the_directory_is_whole_and_used_again(directory: Path) -> None:
     assert [path.name for path in directory.parent.iterdir() if path.is_dir()] == [directory.name]
     assert sum(path.stat().st_size for path in directory.iterdir()) < build.SIZE_MB * 10**6
     before = (directory / "model.safetensors").stat().st_mtime_ns
-    start = time.perf_counter()
     assert load_smollm2(directory.parent) == directory
-    assert time.perf_counter() - start < 1
     assert (directory / "model.safetensors").stat().st_mtime_ns == before
 
 

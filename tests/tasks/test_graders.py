@@ -123,10 +123,10 @@ def test_extract_answer(text: str, answer: str | None) -> None:
 
 @pytest.mark.parametrize("piece", ["<answer>", "\\boxed{", "{", "####", "#### ", "!", " ", "so ", "\\", "answer "])
 def test_extraction_is_fast_on_repetition(piece: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     extract_answer(piece * 50_000)
     extract_answer(piece * 50_000 + "x")
-    assert time.perf_counter() - start < 2.0
+    assert time.process_time() - start < 2.0
 
 
 @given(st.text(alphabet="ab{}\\<>/# \nanswerboxed", max_size=80))

@@ -157,7 +157,7 @@ def test_a_query_over_5000_documents_takes_about_a_millisecond() -> None:
     rng = np.random.default_rng(0)
     names = [f"name{i}" for i in range(2000)]
     idx = index(*(f"{' '.join(rng.choice(names, 12))} lives in a city" for _ in range(5000)))
-    start = time.perf_counter()
+    start = time.process_time()
     for i in range(100):
         idx.search(f"where does name{i} live in the city", 2)
-    assert (time.perf_counter() - start) / 100 < 0.01  # 0.2 ms when the machine is free
+    assert (time.process_time() - start) / 100 < 0.01  # 0.2 ms when the machine is free

@@ -240,6 +240,6 @@ def test_thinking_that_is_never_closed_is_no_answer() -> None:
 )
 def test_hostile_repetition_stays_linear(piece: str) -> None:
     text = piece * (100_000 // len(piece))
-    start = time.perf_counter()
+    start = time.process_time()
     text_trajectory(prompt_messages(text).messages, completion_messages("a" + text), Facts(id="t"))
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3

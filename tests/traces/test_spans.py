@@ -85,6 +85,6 @@ def test_hermes_calls_are_parsed() -> None:
     "piece", ['{"a":', "<tool_call>", "<tool_call></tool_call>", "<|start|>", "<think>", "<|channel|>"]
 )
 def test_hostile_text_takes_linear_time(piece: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     split_message([piece] * 20_000, ("f",))
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
