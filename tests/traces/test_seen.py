@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,14 @@ def test_a_list_that_no_vocabulary_completes_is_left_out_alone(tmp_path: Path) -
     [problem] = reader.problems
     assert problem.line == 1
     assert problem.reason.startswith("field top_logprobs: a list of log-probabilities leaves 0.5 of the probability to")
+
+
+def test_a_list_without_its_drawn_token_is_not_the_fault_of_the_callers_size(tmp_path: Path) -> None:
+    """Its least entry, one in a million, caps nothing: the drawn token is likelier and not among them."""
+    steep = token("a", (0.02, 1e-6)) | {"logprob": math.log(0.9)}
+    log = write(tmp_path / "log.jsonl", line([user(), assistant([steep], content="a")]), said("b"))
+    reader = read_traces(log, vocab_size=100, strict=True)
+    assert [np.isfinite(t.entropy_bounds[1]).all() for t in reader] == [True, True]
 
 
 def test_other_formats_stop_too(tmp_path: Path) -> None:

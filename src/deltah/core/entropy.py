@@ -19,6 +19,7 @@ chosen so that the tail has mass e; it is then clipped to the bounds.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -122,7 +123,8 @@ def entropy_bounds(
         precision is stated; NaN where a row has a NaN.
 
     Raises:
-        InvalidValueError: if shapes disagree, K is 0, a log-probability is positive, or none could hold what is left.
+        InvalidValueError: if shapes disagree, K is 0, a log-probability is positive, or no vocabulary could hold what
+            is left, or a list that leaves too much lacks the drawn token and holds less likely ones.
         VocabularySizeError: if K exceeds V, or the V - K unseen tokens cannot hold the mass that is left.
     """
     given = np.asarray(logprobs)
@@ -147,7 +149,11 @@ def entropy_bounds(
             slack = slack + _rounding_slack(q * np.abs(1 + log_q), q, tau)
         error = mass * np.expm1(tau) + known * np.finfo(np.float64).eps
         room = np.where(cap > 0, unseen * cap * np.exp(tau), 0.0)
-        _check_room(1.0 - mass - error, room, cap * np.exp(tau), vocab_size)
+
+        def lacks_drawn(row: int) -> bool:
+            return sampled is not None and _lacks(logp.reshape(-1, known)[row], np.ravel(sampled)[row], tau)
+
+        _check_room(1.0 - mass - error, room, cap * np.exp(tau), vocab_size, lacks_drawn)
         most = np.minimum(_within(1.0 - mass + error, 0.0, 1.0), room)
         least = np.minimum(_within(1.0 - mass - error, 0.0, 1.0), most)
         best = _within(1.0 - mass, least, most)
@@ -178,8 +184,13 @@ def _check_logprobs(logp: FloatArray, vocab_size: int | None, tau: float) -> Non
         )
 
 
-def _check_room(left: FloatArray, room: FloatArray, cap: FloatArray, vocab_size: int | None) -> None:
-    """Refuse a vocabulary whose unseen tokens, each at most `cap`, cannot hold the probability that is `left`."""
+def _check_room(
+    left: FloatArray, room: FloatArray, cap: FloatArray, vocab_size: int | None, lacks_drawn: Callable[[int], bool]
+) -> None:
+    """Refuse a vocabulary whose unseen tokens, each at most `cap`, cannot hold the probability that is `left`.
+
+    A list that lacks a drawn token likelier than some of its own is not one of the best: then it is refused itself.
+    """
     held = room if vocab_size is not None else np.zeros_like(cap)
     unheld = left - held
     missing = np.divide(unheld, cap, out=np.zeros_like(cap), where=(cap > 0) & (unheld > _UNHELD_MASS))
@@ -187,6 +198,11 @@ def _check_room(left: FloatArray, room: FloatArray, cap: FloatArray, vocab_size:
     if i is None or not missing.flat[i] > (0.0 if vocab_size is not None else _MOST_TOKENS):
         return
     share, each = left.flat[i], cap.flat[i]
+    if lacks_drawn(i):
+        raise InvalidValueError(
+            f"a list of log-probabilities leaves {share:.3g} of the probability to tokens of at most {each:.3g} each, "
+            "but the drawn token is likelier and not listed; expected the greatest of the distribution"
+        )
     if vocab_size is None or missing.flat[i] > _MOST_TOKENS:
         raise InvalidValueError(
             f"a list of log-probabilities leaves {share:.3g} of the probability to tokens of at most {each:.3g} "
@@ -198,6 +214,11 @@ def _check_room(left: FloatArray, room: FloatArray, cap: FloatArray, vocab_size:
         f"takes at least {needed:,}",
         vocab_size,
     )
+
+
+def _lacks(logp: FloatArray, sampled: float, tau: float) -> bool:
+    """Whether a list, (K,), holds a token less likely than the drawn one, and not the drawn one."""
+    return bool((logp < sampled - 2 * tau).any() and not (np.abs(logp - sampled) <= 2 * tau).any())
 
 
 def _one_a_row(name: str, values: ArrayLike, shape: tuple[int, ...]) -> FloatArray:

@@ -11,6 +11,7 @@ promise in known ways; each is undone here, always on the side of the wider inte
 * A list shorter than was asked for, or than the trajectory's usual length, has lost entries: llama-cpp-python keeps one
   of several tokens that print alike, not the best of them. So may a list without `bytes` whose least entry is the drawn
   token, appended to what was left. Then an unseen token may have any probability, and the interval assumes no rank.
+* A list that lacks the drawn token but holds less likely ones is not of the k best: the interval assumes no rank.
 * A drawn token's own -9999 (OpenAI: "outside the top 20") says nothing and is NaN.
 * Log-probabilities printed with few decimals or significant digits, or in half precision (bfloat16, float16), are known
   only to half of the last one.
@@ -89,12 +90,12 @@ def measure(tokens: PackedTokens, vocab_size: int | None, *, requested: int | No
         rows = np.flatnonzero(tokens.n_top == k)
         same = len(rows) == len(tokens)
         logp = tokens.top.reshape(-1, k) if same else tokens.top[starts[rows, None] + np.arange(k)]
+        drawn = tokens.logprobs[rows]
         _check_mass(logp, rows, vocab_size, tolerance)
         if vocab_size is not None and k == vocab_size:
-            _fill(bounds, rows, _whole_vocabulary(logp, rows, vocab_size, precision, tolerance))
+            _fill(bounds, rows, _whole_vocabulary(logp, rows, drawn, vocab_size, precision, tolerance))
             exact[rows] = precision == SERVER_PRECISION_NATS
         else:
-            drawn = tokens.logprobs[rows]
             with np.errstate(invalid="ignore"):
                 appended = ~tokens.has_bytes[rows] & (np.nanmin(logp, axis=1, initial=np.inf) >= drawn - 2 * precision)
             unranked = appended | (k < usual)
@@ -118,9 +119,6 @@ def _fill(into: EntropyBounds, rows: np.ndarray, values: EntropyBounds) -> None:
 
 def _check_mass(logp: FloatArray, rows: np.ndarray, vocab_size: int | None, tolerance: float) -> None:
     """Refuse lists that no distribution can have."""
-    k = logp.shape[1]
-    if vocab_size is not None and k > vocab_size:
-        raise VocabularySizeError(f"token {rows[0]} has {k} top_logprobs", vocab_size)
     with np.errstate(over="ignore"):
         p = np.exp(logp)
     mass = np.where(np.isnan(p), 0.0, p).sum(axis=1)
@@ -131,16 +129,24 @@ def _check_mass(logp: FloatArray, rows: np.ndarray, vocab_size: int | None, tole
             f"token {rows[row]}: its top_logprobs sum to a probability of {mass[row]:.4g}; expected natural logarithms "
             "of probabilities, at most 1 in sum"
         )
+    # Only now: a list that no distribution has says nothing of the size.
+    if vocab_size is not None and logp.shape[1] > vocab_size:
+        raise VocabularySizeError(f"token {rows[0]} has {logp.shape[1]} top_logprobs", vocab_size)
 
 
 def _whole_vocabulary(
-    logp: FloatArray, rows: np.ndarray, vocab_size: int, precision: float, tolerance: float
+    logp: FloatArray, rows: np.ndarray, drawn: FloatArray, vocab_size: int, precision: float, tolerance: float
 ) -> EntropyBounds:
     logp = np.where(np.isnan(logp) | (logp <= STAND_IN), -np.inf, logp)
     mass = np.exp(logp).sum(axis=1)
     short = mass < 1 - tolerance
     if short.any():
         row = int(np.argmax(short))
+        if _lacks_drawn(-np.sort(-logp[short], axis=1), drawn[short], precision)[0]:
+            raise DataError(
+                f"token {rows[row]} was drawn with a probability of {np.exp(drawn[row]):.3g}, but its top_logprobs "
+                "hold less likely tokens and not this one; expected the greatest of the distribution"
+            )
         raise VocabularySizeError(
             f"the {vocab_size} top_logprobs of token {rows[row]} hold only {mass[row]:.4g} of the probability",
             vocab_size,
@@ -161,9 +167,8 @@ def _measure_top(
     logp, n_known = _ranked(logp)
     least = np.take_along_axis(logp, np.maximum(n_known - 1, 0)[:, None], axis=1)[:, 0]
     drawn_is_least = np.abs(least - sampled) <= 2 * precision
-    unranked = unranked | (
-        (n_known == 1) & drawn_is_least & _single_may_be_unranked(logp[:, 0], sampled, n_known, precision)
-    )
+    unranked = unranked | _lacks_drawn(logp, sampled, precision)
+    unranked |= (n_known == 1) & drawn_is_least & _single_may_be_unranked(logp[:, 0], sampled, n_known, precision)
     kept = n_known - (drawn_is_least & (n_known > 1))
     for k in np.unique(kept[kept > 0]):
         at = kept == k
@@ -186,6 +191,22 @@ def _ranked(logp: FloatArray) -> tuple[FloatArray, IntArray]:
     if not known.all() or (logp[:, 1:] > logp[:, :-1]).any():
         logp = -np.sort(-logp, axis=1)
     return logp, known.sum(axis=1)
+
+
+def _lacks_drawn(ranked: FloatArray, sampled: FloatArray, precision: float) -> BoolArray:
+    """(n,) True where a list holds tokens less likely than the drawn one, and not the drawn one.
+
+    Args:
+        ranked: (n, K) in descending order, NaN last.
+        sampled: (n,) of the drawn token; NaN where unknown.
+        precision: Of each value, nats.
+    """
+    lacks = np.abs(ranked[:, 0] - sampled) > 2 * precision  # most drawn tokens are the most likely one
+    at = np.flatnonzero(lacks)
+    with np.errstate(invalid="ignore"):  # -inf less -inf
+        apart = ranked[at] - sampled[at, None]
+    lacks[at] = (apart < -2 * precision).any(axis=1) & ~(np.abs(apart) <= 2 * precision).any(axis=1)
+    return lacks
 
 
 def _single_may_be_unranked(best: FloatArray, sampled: FloatArray, n_known: np.ndarray, precision: float) -> BoolArray:
