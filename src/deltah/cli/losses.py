@@ -41,6 +41,9 @@ def report_losses(log: ScoredLog) -> None:
         typer.echo(f"passed over: {path} (no known trace format)", err=True)
     for problem in log.reader.problems[:MAX_PROBLEMS_PRINTED]:
         typer.echo(f"left out: {problem}", err=True)
+    more = log.reader.n_problems - min(len(log.reader.problems), MAX_PROBLEMS_PRINTED)
+    if more:
+        typer.echo(f"left out: {more:,} more", err=True)
     if log.reader.n_problems:
         typer.echo(f"{log.reader.n_problems} records could not be read", err=True)
         raise typer.Exit(1)

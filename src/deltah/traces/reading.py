@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from heapq import merge
 from typing import NamedTuple
 
 import msgspec
@@ -164,13 +165,15 @@ class Pass:
         met = self.met
         met.n_read += part.n_read
         met.n_problems += part.n_problems
-        met.problems += part.problems[: MAX_KEPT_PROBLEMS - len(met.problems)]
-        if self._on_error is not None:
-            for problem in part.problems:
-                self._on_error(problem)
         if part.seen is not None:
             self._chat_logs().merge_seen(part.seen)
-        for where, record in part.left:
+        # In the order of the lines, as if they were read here.
+        lines: Iterator[ReadProblem | LeftRecord] = merge(part.problems, part.left, key=_number)
+        for line in lines:
+            if isinstance(line, ReadProblem):
+                self._keep(line)
+                continue
+            where, record = line
             if isinstance(record, Exchange):
                 self._end = where
                 yield from self._build(self._chat_logs().join(record))
@@ -187,6 +190,9 @@ class Pass:
         if self._options.strict:
             raise DataError(str(problem))
         self.met.n_problems += 1
+        self._keep(problem)
+
+    def _keep(self, problem: ReadProblem) -> None:
         if len(self.met.problems) < MAX_KEPT_PROBLEMS:
             self.met.problems.append(problem)
         if self._on_error is not None:
@@ -229,6 +235,11 @@ class Pass:
         if fmt not in self._importers:
             self._importers[fmt] = make_importer(fmt, self._options.imports, alone=self._alone)
         return self._importers[fmt]
+
+
+def _number(met: ReadProblem | LeftRecord) -> int:
+    """Which record of its file it is."""
+    return met.line if isinstance(met, ReadProblem) else met.where.number
 
 
 def _is_foreign(record: Line, path: str) -> bool:
