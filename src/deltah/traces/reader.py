@@ -18,7 +18,7 @@ from deltah.traces.containers import open_records
 from deltah.traces.formats import ImportOptions, parse_format
 from deltah.traces.parquet import holds_traces
 from deltah.traces.parts import Part, parts_of
-from deltah.traces.reading import MAX_KEPT_PROBLEMS, Counts, Pass, ReadOptions, ReadProblem
+from deltah.traces.reading import MAX_KEPT_PROBLEMS, Counts, Pass, ReadOptions, ReadProblem, RefutedSize
 from deltah.traces.sources import STDIN, Source, expand, reads_once
 
 __all__ = ["MAX_KEPT_PROBLEMS", "Paths", "ReadProblem", "TraceReader", "read_traces"]
@@ -78,6 +78,15 @@ class TraceReader(Iterable[Trajectory]):
     def n_branches(self) -> int:
         """Retries and forks that were not continued, each a trajectory of its own."""
         return self._pass.met.n_branches
+
+    @property
+    def refuted_sizes(self) -> tuple[RefutedSize, ...]:
+        """Vocabulary sizes known from models' names that the log refutes: each is dropped from there on.
+
+        A trajectory whose metadata names such a size (`vocab_size_from`) was read before, or in another part of the
+        log; its upper bounds may be false.
+        """
+        return tuple(self._pass.met.refuted)
 
     @property
     def skipped(self) -> list[str]:
@@ -178,8 +187,8 @@ def read_traces(
         skip: Fields of `deltah.traces.parquet.OPTIONAL` that the caller does not need: Parquet is then read faster.
 
     Returns:
-        An iterable of `Trajectory` that carries `.problems`, `.n_problems`, `.n_read`, `.n_unjoined`, `.n_branches` and
-        `.skipped`.
+        An iterable of `Trajectory` that carries `.problems`, `.n_problems`, `.n_read`, `.n_unjoined`, `.n_branches`,
+        `.refuted_sizes` and `.skipped`.
 
     Raises:
         DataError: if a file does not exist or may not be read, or a folder holds none; later, from the iteration, if

@@ -14,10 +14,11 @@ from typing import NamedTuple
 import msgspec
 
 from deltah.core.types import Trajectory
-from deltah.errors import DataError, DeltahError
+from deltah.errors import DataError, DeltahError, VocabularySizeError
 from deltah.traces.decode import decode_line
 from deltah.traces.dialogue import Exchange, NeedsOthers
 from deltah.traces.formats import ChatLogs, Format, Importer, ImportOptions, Pending, detect, make_importer
+from deltah.traces.namedsizes import NamedSizes
 from deltah.traces.parquet import read_parquet
 from deltah.traces.seen import SeenTokens
 from deltah.traces.sources import Source
@@ -57,6 +58,18 @@ class ReadOptions:
     """Fields of `deltah.traces.parquet.OPTIONAL` to leave out of Parquet."""
 
 
+@dataclass(frozen=True, slots=True)
+class RefutedSize:
+    """A vocabulary size, known from a model's name, that the log refutes."""
+
+    model: str
+    vocab_size: int
+    evidence: str
+    """What refutes it, a clause."""
+    where: Position | None
+    """The record that did; None if several parts of the log did together."""
+
+
 class LeftRecord(NamedTuple):
     """A record that others complete, decoded if it is an API call."""
 
@@ -78,6 +91,8 @@ class Counts:
     """Files of a folder or pattern that hold no traces."""
     problems: list[ReadProblem] = field(default_factory=list)
     """The first `MAX_KEPT_PROBLEMS` of them."""
+    refuted: list[RefutedSize] = field(default_factory=list)
+    """One a model, in the order they were refuted."""
     left: list[LeftRecord] = field(default_factory=list)
     """Records of a part that make no trajectory without the rest of the log."""
     seen: SeenTokens | None = None
@@ -100,6 +115,7 @@ class Pass:
         self.met = Counts()
         self._options, self._alone, self._on_error = options, alone, on_error
         self._importers: dict[Format, Importer] = {}
+        self._sizes = NamedSizes()
         self._last = options.format
         self._end = Position("", 0)
 
@@ -165,8 +181,12 @@ class Pass:
         met = self.met
         met.n_read += part.n_read
         met.n_problems += part.n_problems
+        for size in part.refuted:
+            self._sizes.refuted.setdefault(size.model, VocabularySizeError(size.evidence, size.vocab_size))
+            self._note_refuted(size.where)
         if part.seen is not None:
             self._chat_logs().merge_seen(part.seen)
+            self._note_refuted(None)
         # In the order of the lines, as if they were read here.
         lines: Iterator[ReadProblem | LeftRecord] = merge(part.problems, part.left, key=_number)
         for line in lines:
@@ -224,7 +244,13 @@ class Pass:
                 self.report(one.where, str(error))
                 continue
             self.met.n_read += 1
+            self._note_refuted(one.where)
             yield trajectory
+
+    def _note_refuted(self, where: Position | None) -> None:
+        """Take note of the sizes that were refuted since."""
+        for model, error in list(self._sizes.refuted.items())[len(self.met.refuted) :]:
+            self.met.refuted.append(RefutedSize(model, error.vocab_size, error.evidence, where))
 
     def _chat_logs(self) -> ChatLogs:
         importer = self._importer(Format.OPENAI)
@@ -233,7 +259,7 @@ class Pass:
 
     def _importer(self, fmt: Format) -> Importer:
         if fmt not in self._importers:
-            self._importers[fmt] = make_importer(fmt, self._options.imports, alone=self._alone)
+            self._importers[fmt] = make_importer(fmt, self._options.imports, alone=self._alone, sizes=self._sizes)
         return self._importers[fmt]
 
 
