@@ -69,7 +69,7 @@ def test_a_size_known_from_a_models_name_says_so(tmp_path: Path) -> None:
     assert (size.model, size.vocab_size, size.where) == ("granite-3.1-8b", 49_155, (str(log), 1, "line"))
     # None beyond the list is likelier than one in a million, and together they hold a half.
     assert "hold 0.5 of the probability, none more than 1e-06, which takes at least 49" in size.evidence
-    with pytest.raises(DataError, match="model 'granite-3.1-8b': a vocabulary of 49,155 tokens is too small"):
+    with pytest.raises(DataError, match=r"model 'granite-3\.1-8b': a vocabulary of 49,155 tokens is too small"):
         openai.decode(log.read_bytes(), default_id="")
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -123,8 +123,7 @@ def entropy_bounds(
         precision is stated; NaN where a row has a NaN.
 
     Raises:
-        InvalidValueError: if shapes disagree, K is 0, a log-probability is positive, or no vocabulary could hold what
-            is left, or a list that leaves too much lacks the drawn token and holds less likely ones.
+        InvalidValueError: if shapes disagree, K is 0, a log-probability is positive, or the lists are none of the best.
         VocabularySizeError: if K exceeds V, or the V - K unseen tokens cannot hold the mass that is left.
     """
     given = np.asarray(logprobs)
@@ -149,11 +148,7 @@ def entropy_bounds(
             slack = slack + _rounding_slack(q * np.abs(1 + log_q), q, tau)
         error = mass * np.expm1(tau) + known * np.finfo(np.float64).eps
         room = np.where(cap > 0, unseen * cap * np.exp(tau), 0.0)
-
-        def lacks_drawn(row: int) -> bool:
-            return sampled is not None and _lacks(logp.reshape(-1, known)[row], np.ravel(sampled)[row], tau)
-
-        _check_room(1.0 - mass - error, room, cap * np.exp(tau), vocab_size, lacks_drawn)
+        _check_room(1.0 - mass - error, room, cap * np.exp(tau), vocab_size, partial(_lacks_drawn, logp, sampled, tau))
         most = np.minimum(_within(1.0 - mass + error, 0.0, 1.0), room)
         least = np.minimum(_within(1.0 - mass - error, 0.0, 1.0), most)
         best = _within(1.0 - mass, least, most)
@@ -216,9 +211,12 @@ def _check_room(
     )
 
 
-def _lacks(logp: FloatArray, sampled: float, tau: float) -> bool:
-    """Whether a list, (K,), holds a token less likely than the drawn one, and not the drawn one."""
-    return bool((logp < sampled - 2 * tau).any() and not (np.abs(logp - sampled) <= 2 * tau).any())
+def _lacks_drawn(logp: FloatArray, sampled: ArrayLike | None, tau: float, row: int) -> bool:
+    """Whether a list holds a token less likely than the drawn one, and not the drawn one."""
+    if sampled is None:
+        return False
+    listed, drawn = logp.reshape(-1, logp.shape[-1])[row], np.ravel(np.asarray(sampled))[row]
+    return bool((listed < drawn - 2 * tau).any() and not (np.abs(listed - drawn) <= 2 * tau).any())
 
 
 def _one_a_row(name: str, values: ArrayLike, shape: tuple[int, ...]) -> FloatArray:
