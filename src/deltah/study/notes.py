@@ -81,3 +81,6 @@ def _reading(log: ScoredLog, facts: LogFacts) -> Iterator[str]:
         yield f"{matched:,} of {facts.trajectories:,} trajectories found a row among the {rows:,} of the answers' file."
     if reader.skipped:
         yield f"{len(reader.skipped):,} files hold no traces and were passed over: {', '.join(reader.skipped[:5])}."
+    if reader.copies:
+        listed = ", ".join(map(str, reader.copies[:5]))
+        yield f"{len(reader.copies):,} files repeat others, plain or compressed, and were left out: {listed}."

@@ -2,8 +2,9 @@
 
 Gzip, Zstandard, zip and Parquet are recognised by their first bytes, formats by their content, "-" is standard input.
 Nothing is lost unannounced: a record that cannot be read, a line cut off by an interrupted writer and a damaged
-compressed stream each become a `ReadProblem`; a file of a folder that holds no traces is listed in `skipped`. API calls
-are joined into conversations across the files of one reader, as logs rotate.
+compressed stream each become a `ReadProblem`; a file of a folder that holds no traces is listed in `skipped`, one that
+lies there plain and compressed is read once and listed in `copies`. API calls are joined into conversations across the
+files of one reader, as logs rotate.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from deltah.core.types import Trajectory
 from deltah.errors import DataError
 from deltah.traces.containers import open_records
+from deltah.traces.copies import Copy, without_copies
 from deltah.traces.formats import ImportOptions, parse_format
 from deltah.traces.parquet import holds_traces
 from deltah.traces.parts import Part, parts_of
@@ -94,6 +96,11 @@ class TraceReader(Iterable[Trajectory]):
         return self._pass.met.skipped
 
     @property
+    def copies(self) -> tuple[Copy, ...]:
+        """Files of a folder or pattern that were left out: another, plain or compressed, holds what they hold."""
+        return tuple(self._pass.met.copies)
+
+    @property
     def problems(self) -> tuple[ReadProblem, ...]:
         """Problems met so far, at most `MAX_KEPT_PROBLEMS` of them; `n_problems` counts all."""
         return tuple(self._pass.met.problems)
@@ -105,7 +112,7 @@ class TraceReader(Iterable[Trajectory]):
             DataError: at the first problem if `strict`, or if standard input or a pipe is read a second time.
         """
         self._begin()
-        return self._read(self.sources)
+        return self._read(self._files())
 
     def parts(self) -> Iterator[Part]:
         """Start anew with the parts that can be read by themselves, in any process (`deltah.traces.parts.read_part`).
@@ -141,8 +148,11 @@ class TraceReader(Iterable[Trajectory]):
         self._started = True
         self._pass = Pass(self.options, on_error=self._on_error)
 
+    def _files(self) -> Iterator[Source]:
+        return without_copies(self.sources, self._pass.met.copies)
+
     def _parts(self) -> Iterator[Part]:
-        for source in self.sources:
+        for source in self._files():
             parts = parts_of(source, self.options)
             if parts is None:
                 self._whole.append(source)
@@ -188,7 +198,7 @@ def read_traces(
 
     Returns:
         An iterable of `Trajectory` that carries `.problems`, `.n_problems`, `.n_read`, `.n_unjoined`, `.n_branches`,
-        `.refuted_sizes` and `.skipped`.
+        `.refuted_sizes`, `.skipped` and `.copies`.
 
     Raises:
         DataError: if a file does not exist or may not be read, or a folder holds none; later, from the iteration, if

@@ -15,6 +15,7 @@ import msgspec
 
 from deltah.core.types import Trajectory
 from deltah.errors import DataError, DeltahError, VocabularySizeError
+from deltah.traces.copies import Copy
 from deltah.traces.decode import decode_line
 from deltah.traces.dialogue import Exchange, NeedsOthers
 from deltah.traces.formats import ChatLogs, Format, Importer, ImportOptions, Pending, detect, make_importer
@@ -89,6 +90,8 @@ class Counts:
     """Retries and forks that were not continued, each a trajectory of its own."""
     skipped: list[str] = field(default_factory=list)
     """Files of a folder or pattern that hold no traces."""
+    copies: list[Copy] = field(default_factory=list)
+    """Files of a folder or pattern that were left out, as others hold what they hold."""
     problems: list[ReadProblem] = field(default_factory=list)
     """The first `MAX_KEPT_PROBLEMS` of them."""
     refuted: list[RefutedSize] = field(default_factory=list)
