@@ -31,7 +31,12 @@ def _measurement(log: ScoredLog, facts: LogFacts) -> Iterator[str]:
         yield (
             f"{facts.unmeasured:,} of {facts.calls:,} calls have no entropies (no logprobs): text alone judges them."
         )
-    if facts.unbounded:
+    if facts.unbounded and log.reader.options.imports.vocab_size is not None:
+        yield (
+            f"{facts.unbounded:,} of {facts.calls:,} calls have no upper bound and cannot be certified: their "
+            "traces were written without what --vocab-size needs; give it when reading the original log."
+        )
+    elif facts.unbounded:
         yield (
             f"{facts.unbounded:,} of {facts.calls:,} calls have no upper bound, so none of them can be certified: "
             "state the vocabulary size with --vocab-size (vocab_size in the model's config.json)."
@@ -45,7 +50,13 @@ def _measurement(log: ScoredLog, facts: LogFacts) -> Iterator[str]:
     assumed = {model: size for model, size in facts.assumed_vocabularies.items() if model not in refuted}
     if assumed:
         sizes = ", ".join(f"{model}: {size:,}" for model, size in sorted(assumed.items()))
-        yield f"The vocabulary size was taken from the model's name ({sizes}); --vocab-size states it."
+        stated = log.reader.options.imports.vocab_size is not None
+        how = (
+            "give --vocab-size when reading the log that these traces were written from"
+            if stated
+            else ("--vocab-size states it")
+        )
+        yield f"The vocabulary size was taken from the model's name ({sizes}); {how}."
     if facts.mixed:
         yield (
             f"{facts.mixed:,} trajectories mix sampling temperatures or logprob modes; their entropies do not "

@@ -20,6 +20,7 @@ from deltah.errors import ConfigError, DataError, DeltahError, InvalidValueError
 from deltah.traces import inspect_ai, openai, prime_rl, record, trl, verl
 from deltah.traces.decode import decode_line
 from deltah.traces.dialogue import Dialogue, Exchange
+from deltah.traces.evidence import bounded, with_evidence
 from deltah.traces.namedsizes import NamedSizes
 from deltah.traces.seen import SeenTokens
 from deltah.traces.streams import Position
@@ -54,6 +55,8 @@ class ImportOptions:
     """V for records that do not state it; None: unknown, so upper bounds from top-k log-probabilities are infinite."""
     join: bool = True
     """Whether API calls of one conversation become one trajectory."""
+    evidence: bool = True
+    """Whether trajectories of unknown vocabulary size carry what takes the place of their lists once it is stated."""
 
     def __post_init__(self) -> None:
         if self.vocab_size is not None and self.vocab_size < 1:
@@ -271,6 +274,8 @@ class ChatLogs:
             openai.to_trajectory, default_id=default_id(dialogue.where), vocab_size=given, seen=self._importer.seen
         )
         whole = to_trajectory if given is not None else partial(self._sizes.build, to_trajectory=to_trajectory)
+        if self._options.evidence:
+            whole = partial(with_evidence, to_trajectory=whole)
         return Pending(dialogue.where, partial(whole, dialogue))
 
 
@@ -285,12 +290,14 @@ def _foreign(decode: Callable[..., Trajectory]) -> _Decode:
 
 
 def _inspect(sizes: NamedSizes, data: bytes, name: str, options: ImportOptions) -> Trajectory:
-    return inspect_ai.decode(data, default_id=name, vocab_size=options.vocab_size, sizes=sizes)
+    return inspect_ai.decode(
+        data, default_id=name, vocab_size=options.vocab_size, sizes=sizes, evidence=options.evidence
+    )
 
 
 def _own(data: bytes, name: str, options: ImportOptions) -> Trajectory:
-    del name, options  # a record says everything of itself
-    return record.decode(data)
+    del name  # a record says everything of itself, but for the size of a vocabulary
+    return bounded(record.decode(data), options.vocab_size)
 
 
 _DECODERS: Final[dict[Format, _Decode]] = {

@@ -49,7 +49,7 @@ class TraceReader(Iterable[Trajectory]):
         self.options = ReadOptions(
             format=None if format is None else parse_format(format),
             strict=strict,
-            imports=ImportOptions(vocab_size=vocab_size, join=join),
+            imports=ImportOptions(vocab_size=vocab_size, join=join, evidence="top_k_evidence" not in skip),
             skip=tuple(skip),
         )
         self.sources = expand(paths)
@@ -192,9 +192,10 @@ def read_traces(
         format: Name of a `Format`; None: each record's format is detected from its content.
         strict: Stop with an error at the first record that cannot be read, instead of counting it.
         on_error: Called with each problem as it is met; of a part, with its first `MAX_KEPT_PROBLEMS` once it is read.
-        vocab_size: V for logs whose records do not state it.
+        vocab_size: V for logs whose records do not state it, and for traces that were written without it.
         join: Whether API calls of one conversation, logged one a line, become one trajectory.
-        skip: Fields of `deltah.traces.parquet.OPTIONAL` that the caller does not need: Parquet is then read faster.
+        skip: Fields of `deltah.traces.parquet.OPTIONAL` that the caller does not need: Parquet is then read faster,
+            and logs of unknown vocabulary size without `top_k_evidence`.
 
     Returns:
         An iterable of `Trajectory` that carries `.problems`, `.n_problems`, `.n_read`, `.n_unjoined`, `.n_branches`,

@@ -153,8 +153,10 @@ class Pass:
         def report(row: int, reason: str) -> None:
             self.report(Position(path, row, "row"), reason)
 
+        size = self._options.imports.vocab_size
+        skip = [name for name in self._options.skip if size is None or name != "top_k_evidence"]
         try:
-            for trajectory in read_parquet(path, rows=rows, skip=self._options.skip, on_error=report):
+            for trajectory in read_parquet(path, rows=rows, skip=skip, vocab_size=size, on_error=report):
                 self.met.n_read += 1
                 yield trajectory
         except DataError as error:
