@@ -126,7 +126,7 @@ def test_parts_refute_a_size_together_and_the_command_says_what_rests_on_it(
         monkeypatch.setattr(deltah.traces.parts, "PART_BYTES", size)
         shown = CliRunner().invoke(app, ["score", str(log), "--json"])
         assert shown.exit_code == 0, shown.output
-        printed.append(json.loads(shown.output)["notes"][0])
+        printed.append(json.loads(shown.stdout)["notes"][0])
     one = f"The name of {TINY} stands for a vocabulary of 10 tokens, which the log refutes"
     evidence = f"the log holds at least 14 different tokens of {TINY}"
     rely = (
