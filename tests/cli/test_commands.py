@@ -209,6 +209,17 @@ def test_unreadable_records_are_listed_and_change_the_exit_code(traces: Path) ->
     assert "1 records could not be read" in result.output
 
 
+def test_of_many_unreadable_records_the_first_are_listed_and_the_rest_counted(traces: Path) -> None:
+    with traces.open("a") as file:
+        file.write("{broken\n" * 1234)
+    for workers in ("1", "2"):
+        result = CliRunner().invoke(app, ["score", str(traces), "--workers", workers])
+        listed = [line for line in result.output.splitlines() if line.startswith("left out: ")]
+        assert [line.split(", line ")[1].split(":")[0] for line in listed[:-1]] == [str(n) for n in range(4, 24)]
+        assert listed[-1] == "left out: 1,214 more"
+        assert "1234 records could not be read" in result.output
+
+
 def test_tokens_that_the_log_does_not_list_are_noted(tmp_path: Path) -> None:
     [log] = (Path(__file__).parents[1] / "traces" / "data").glob("llama-server-emoji.jsonl*")
     said = "27 sampled tokens of 1 trajectories have no logprobs, by the server's own count"

@@ -257,3 +257,14 @@ def test_a_list_that_no_vocabulary_completes_refutes_none(least: float) -> None:
         with pytest.raises(InvalidValueError, match=r"leaves 0\.632 of the probability .* more than any") as raised:
             entropy_bounds([-1.0, least], vocab_size)
         assert not isinstance(raised.value, VocabularySizeError)
+
+
+def test_a_list_that_lacks_a_likelier_drawn_token_refutes_no_vocabulary() -> None:
+    """0.97 is left to tokens of at most 1e-6, says the list; the drawn token alone holds 0.9 of it."""
+    lists = np.log([[[0.5, 0.4], [0.02, 1e-6]]])
+    with pytest.raises(InvalidValueError, match=r"at most 1e-06 each, but the drawn token is likelier") as raised:
+        entropy_bounds(lists, 100, sampled=np.log([[0.5, 0.9]]))
+    assert not isinstance(raised.value, VocabularySizeError)
+    for drawn in (0.02, 1e-7, np.nan):  # listed, outside of the best, unknown
+        with pytest.raises(VocabularySizeError):
+            entropy_bounds(lists[0, 1:], 100, sampled=np.log([drawn]))

@@ -112,6 +112,10 @@ def test_the_time_between_two_calls_is_the_tools(tmp_path: Path) -> None:
         one |= {"started_at": start, "duration_s": 2.0}
     [joined], _ = read(tmp_path / "log", lines)
     assert [c.duration_s for c in joined.calls] == [1.5, 4.5]
+    for per_second in (10**3, 10**6, 10**9):
+        scaled = [one | {"started_at": int((one["started_at"] + 1.7e9) * per_second)} for one in lines]
+        [joined], _ = read(tmp_path / "scaled.jsonl", scaled)
+        assert [c.duration_s for c in joined.calls] == pytest.approx([1.5, 4.5], abs=1e-5), per_second
     lines[1]["request"]["messages"][-1]["duration_s"] = 0.25
     lines[2]["started_at"] = "2026-11-25T10:00:00Z"
     [joined], _ = read(tmp_path / "log", lines)

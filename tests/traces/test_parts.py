@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import deltah.traces.parts
+import deltah.traces.reading
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError
 from deltah.traces import TraceReader, read_traces, write_traces
@@ -239,6 +240,26 @@ def test_a_table_that_is_written_anew_while_it_is_read_is_not_mixed_with_the_old
     found, problems = changed_while_read(path, lambda path: write_parquet(path, [make("new")] * 6000))
     assert found == [str(i) for i in range(4096)]
     assert problems == [f"{path}, row 4097: the file was changed while it was read; its rows up to 6,000 are lost"]
+
+
+@pytest.mark.parametrize("size", [1, 30_000, 10**6])
+def test_of_many_problems_the_first_are_listed_and_all_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Some parts hold more of them than are kept, and pieces of a stream that only the whole log can tell as broken."""
+    monkeypatch.setattr(deltah.traces.parts, "PART_BYTES", size)
+    monkeypatch.setattr(deltah.traces.reading, "MAX_KEPT_PROBLEMS", 100)
+    broken_stream = b'{"id": "s", "object": "chat.completion.chunk", "error": "full", "choices": []}'
+    path = tmp_path / "log.jsonl"
+    lines = [broken_stream if i % 3 else b'{"broken": %d' % i for i in range(1000)]
+    path.write_bytes(b"\n".join([chat("a"), *lines, chat("b")]))
+    assert_whole(path)
+    told: list[int] = []
+    reader = read_traces(path, on_error=lambda problem: told.append(problem.line))
+    assert len(in_parts(reader)[0]) == 2
+    assert reader.n_problems == 1000
+    assert [problem.line for problem in reader.problems] == list(range(2, 102))
+    assert told[:100] == list(range(2, 102))
 
 
 def test_a_damaged_table_is_one_problem(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import deltah.traces.parts
+import deltah.traces.vocabularies
 from deltah.cli.app import app
+from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError, VocabularySizeError
-from deltah.traces import read_traces
+from deltah.traces import openai, read_traces
 from deltah.traces.dialogue import Facts
 from deltah.traces.seen import DENSE_TOKENS, MAX_MODELS, SAMPLE_BYTES, STRIDE, SeenTokens
 
-from .chat import assistant, line, token, user
+from .chat import assistant, call, line, result, token, user
 
 ROOT = Path(__file__).parents[2]
 HALF = (0.5, 0.25, 0.2)
@@ -58,10 +63,88 @@ def test_a_size_known_from_a_models_name_says_so(tmp_path: Path) -> None:
     steep = token("a", (0.5, 1e-6))
     log = write(tmp_path / "log.jsonl", line([user(), assistant([steep], content="a")], model="granite-3.1-8b"))
     reader = read_traces(log)
-    assert list(reader) == []
-    assert reader.problems[0].reason.startswith("model 'granite-3.1-8b': a vocabulary of 49,155 tokens is too small")
+    [trajectory] = reader
+    assert np.isinf(trajectory.entropy_bounds[1]).all()
+    [size] = reader.refuted_sizes
+    assert (size.model, size.vocab_size, size.where) == ("granite-3.1-8b", 49_155, (str(log), 1, "line"))
     # None beyond the list is likelier than one in a million, and together they hold a half.
-    assert "hold 0.5 of the probability, none more than 1e-06, which takes at least 49" in reader.problems[0].reason
+    assert "hold 0.5 of the probability, none more than 1e-06, which takes at least 49" in size.evidence
+    with pytest.raises(DataError, match=r"model 'granite-3\.1-8b': a vocabulary of 49,155 tokens is too small"):
+        openai.decode(log.read_bytes(), default_id="")
+
+
+TINY = "smollm-tiny"
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A family of which the table says far too little: ten tokens."""
+    monkeypatch.setattr(deltah.traces.vocabularies, "_FAMILIES", ((TINY, 10),))
+
+
+def bounded(trajectories: Iterable[Trajectory]) -> dict[str, bool]:
+    return {t.id: bool(np.isfinite(t.entropy_bounds[1]).all()) for t in trajectories}
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_size_known_from_a_name_is_dropped_once_the_log_refutes_it(tmp_path: Path) -> None:
+    """Four drawn tokens a conversation and two alternatives: the third shows twelve and more."""
+    lines = [said(*(f"{i}.{j}" for j in range(4)), id=f"t{i}", model=TINY) for i in range(5)]
+    lines.insert(2, said("x", "y", id="other", model="another", vocab_size=50))
+    log = write(tmp_path / "log.jsonl", *lines)
+    reader = read_traces(log, strict=True)
+    found = list(reader)
+    assert bounded(found) == {"t0": True, "t1": True, "other": True, "t2": False, "t3": False, "t4": False}
+    assert [t.model for t in found if t.id != "other"] == [TINY] * 5
+    assert [t.id for t in found if "vocab_size_from" in t.metadata] == ["t0", "t1"]
+    [size] = reader.refuted_sizes
+    assert (size.model, size.vocab_size, size.where and size.where.number) == (TINY, 10, 4)
+    assert all(bounded(read_traces(log, vocab_size=30, strict=True)).values())
+    assert read_traces(log, vocab_size=30).refuted_sizes == ()
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_list_that_no_vocabulary_completes_drops_no_size(tmp_path: Path) -> None:
+    broken = line([user(), assistant([token("a", (0.5, 1e-320))], content="a")], model=TINY)
+    reader = read_traces(write(tmp_path / "log.jsonl", broken, said("b", id="b", model=TINY)))
+    assert bounded(reader) == {"b": True}
+    assert (reader.n_problems, reader.refuted_sizes) == (1, ())
+
+
+@pytest.mark.usefixtures("tiny")
+def test_parts_refute_a_size_together_and_the_command_says_what_rests_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def talk(i: int) -> bytes:
+        first = assistant([token(f"{i}.{j}", HALF) for j in range(2)], content="x", tool_calls=[call()])
+        last = assistant([token(f"{i}.{j}", HALF) for j in range(2, 4)], content="y")
+        return line([user(), first, result("found"), last], id=f"t{i}", model=TINY)
+
+    log = write(tmp_path / "log.jsonl", *map(talk, range(5)))
+    printed = []
+    for size in (1, 10**6):
+        monkeypatch.setattr(deltah.traces.parts, "PART_BYTES", size)
+        shown = CliRunner().invoke(app, ["score", str(log), "--json"])
+        assert shown.exit_code == 0, shown.output
+        printed.append(json.loads(shown.stdout)["notes"][0])
+    one = f"The name of {TINY} stands for a vocabulary of 10 tokens, which the log refutes"
+    evidence = f"the log holds at least 14 different tokens of {TINY}"
+    rely = (
+        "of its calls had been measured with it: do not rely on their upper bounds and verdicts. State the model's own"
+    )
+    assert printed[0].startswith(f"{one} ({evidence}): that size was dropped. 5 {rely}")
+    assert printed[1].startswith(f"{one} at {log}, line 3 ({evidence}): that size was dropped. 2 {rely}")
+
+
+def test_samples_of_inspect_drop_a_refuted_size_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = ROOT / "tests" / "traces" / "data" / "inspect.eval"
+    [model] = {t.model for t in read_traces(data)}
+    assert model is not None
+    monkeypatch.setattr(deltah.traces.vocabularies, "_FAMILIES", ((model, 2),))
+    reader = read_traces(data, strict=True)
+    assert len(list(reader)) == len(list(read_traces(data, vocab_size=10**6)))
+    [size] = reader.refuted_sizes
+    assert (size.model, size.vocab_size) == (model, 2)
 
 
 def test_a_list_that_no_vocabulary_completes_is_left_out_alone(tmp_path: Path) -> None:
@@ -71,6 +154,14 @@ def test_a_list_that_no_vocabulary_completes_is_left_out_alone(tmp_path: Path) -
     [problem] = reader.problems
     assert problem.line == 1
     assert problem.reason.startswith("field top_logprobs: a list of log-probabilities leaves 0.5 of the probability to")
+
+
+def test_a_list_without_its_drawn_token_is_not_the_fault_of_the_callers_size(tmp_path: Path) -> None:
+    """Its least entry, one in a million, caps nothing: the drawn token is likelier and not among them."""
+    steep = token("a", (0.02, 1e-6)) | {"logprob": math.log(0.9)}
+    log = write(tmp_path / "log.jsonl", line([user(), assistant([steep], content="a")]), said("b"))
+    reader = read_traces(log, vocab_size=100, strict=True)
+    assert [np.isfinite(t.entropy_bounds[1]).all() for t in reader] == [True, True]
 
 
 def test_other_formats_stop_too(tmp_path: Path) -> None:

@@ -73,6 +73,8 @@ def test_nothing_reported_is_not_measured() -> None:
         ([LOG(0.5), LOG(0.25), LOG(0.25)], 2, "vocabulary of 2 tokens is too small: token 0 has 3 top_logprobs"),
         ([LOG(0.5), LOG(0.2)], 2, "too small: the 2 top_logprobs of token 0 hold only 0.7 of the probability"),
         ([0.0, LOG(0.9)], 10, "sum to a probability of 1.9"),
+        ([0.0, LOG(0.9), LOG(0.1)], 2, "sum to a probability of 2"),
+        ([LOG(0.3), LOG(0.2)], 2, "drawn with a probability of 0.5, but its top_logprobs hold less likely"),
         ([0.7], None, "sum to a probability of 2.01"),
     ],
 )
@@ -309,3 +311,32 @@ def test_a_list_that_lost_entries_caps_nothing() -> None:
     # The unseen 0.4 on one token, for it may be one that ranks anywhere.
     by_hand = -sum(p * LOG(p) for p in (0.3, 0.2, 0.1, 0.4))
     assert measured.lower[2] == pytest.approx(by_hand, abs=1e-4)
+
+
+def test_a_list_without_a_likelier_drawn_token_caps_nothing_and_refutes_nothing() -> None:
+    """The drawn token holds 0.7 and is not listed: what is missing may be likelier than the least entry shown."""
+    truth = np.array([0.7, 0.15, 0.1, 0.03, 0.02])
+    exact = -(truth * np.log(truth)).sum()
+    for shown in ([1, 2], [2, 3], [1, 3, 4]):
+        lists = [np.log(truth[:3]).tolist(), np.log(truth[shown]).tolist()]
+        found = measure(np.log([0.7, 0.7]), lists, 5)
+        assert found.lower is not None
+        assert found.upper is not None
+        assert (found.lower - 1e-9 <= exact).all()
+        assert (exact <= found.upper + 1e-9).all()
+        # All that is not shown on one token: no entry caps it.
+        packed = [*truth[shown], 1 - truth[shown].sum()]
+        assert found.lower[1] == pytest.approx(-sum(p * LOG(p) for p in packed), abs=1e-3)
+    [steep] = [np.log([0.02, 1e-6]).tolist()]
+    refuted = measure(np.log([0.9]), [steep], 100)
+    assert refuted.upper is not None
+    assert np.isfinite(refuted.upper).all()
+
+
+def test_recorded_lists_hold_every_drawn_token_that_belongs_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[bool] = []
+    lacks = topk._lacks_drawn
+    monkeypatch.setattr(topk, "_lacks_drawn", lambda *args: told.extend(lacks(*args)) or lacks(*args))
+    list(read_traces(sorted(DATA.glob("*.jsonl*"))))
+    assert len(told) > 1000
+    assert not any(told)

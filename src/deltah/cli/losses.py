@@ -39,8 +39,15 @@ def report_losses(log: ScoredLog) -> None:
     """List what was lost on standard error, and leave with code 1 if a record could not be read."""
     for path in log.reader.skipped:
         typer.echo(f"passed over: {path} (no known trace format)", err=True)
+    for copy in log.reader.copies:
+        typer.echo(f"passed over: {copy}", err=True)
+    for size in log.reader.refuted_sizes:
+        typer.echo(f"dropped: the vocabulary size {size.vocab_size:,} of {size.model} ({size.evidence})", err=True)
     for problem in log.reader.problems[:MAX_PROBLEMS_PRINTED]:
         typer.echo(f"left out: {problem}", err=True)
+    more = log.reader.n_problems - min(len(log.reader.problems), MAX_PROBLEMS_PRINTED)
+    if more:
+        typer.echo(f"left out: {more:,} more", err=True)
     if log.reader.n_problems:
         typer.echo(f"{log.reader.n_problems} records could not be read", err=True)
         raise typer.Exit(1)

@@ -19,12 +19,14 @@ chosen so that the tail has mass e; it is then clipped to the bounds.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from deltah.core.tails import extrapolated, packed, spread, within
 from deltah.core.types import BoolArray, FloatArray
 from deltah.errors import InvalidValueError, VocabularySizeError
 
@@ -38,11 +40,8 @@ _MOST_TOKENS = 10_000_000
 """No model's vocabulary comes near."""
 _UNHELD_MASS = 1e-6
 """Probability that unseen tokens may fail to hold: rounding of a caller who states no precision, and no matter."""
-_E = float(np.e)
 _CACHED_VALUES = 2**16
 """Logits worked on at once, 0.5 MB of float64."""
-_EXPONENTS = np.concatenate([np.linspace(0.0, 4.0, 401), np.linspace(4.0, 60.0, 225)[1:]])
-"""Zipf exponents s at which the tail is tabulated; beyond 60 the tail is one token for every K >= 1."""
 
 
 class EntropyBounds(NamedTuple):
@@ -122,38 +121,134 @@ def entropy_bounds(
         precision is stated; NaN where a row has a NaN.
 
     Raises:
-        InvalidValueError: if shapes disagree, K is 0, a log-probability is positive, or none could hold what is left.
+        InvalidValueError: if shapes disagree, K is 0, a log-probability is positive, or the lists are none of the best.
         VocabularySizeError: if K exceeds V, or the V - K unseen tokens cannot hold the mass that is left.
     """
     given = np.asarray(logprobs)
     tau = _precision(given.dtype, precision)
     logp = np.sort(given.astype(np.float64), axis=-1) if given.ndim else given.astype(np.float64)
     _check_logprobs(logp, vocab_size, tau)
-    known = logp.shape[-1]
+    if vocab_size == logp.shape[-1]:
+        whole = _known(logp, None, None, tau)
+        return _around(whole.head, whole.slack if precision is not None else np.zeros_like(whole.slack))
+    known = _known(logp, sampled, tail_cap, tau)
+    return _bounds(known, logp.shape[-1], vocab_size, partial(_lacks_drawn, logp, sampled, tau))
+
+
+def top_k_evidence(
+    logprobs: ArrayLike,
+    *,
+    sampled: ArrayLike | None = None,
+    tail_cap: ArrayLike | None = None,
+    precision: float | None = None,
+) -> FloatArray:
+    """What `entropy_bounds` needs to know of lists to bound the entropy once the vocabulary's size is known.
+
+    Args:
+        logprobs: (..., K), see `entropy_bounds`.
+        sampled: (...,) likewise.
+        tail_cap: (...,) likewise.
+        precision: Likewise.
+
+    Returns:
+        (8, ...), in the order of `EVIDENCE`.
+
+    Raises:
+        InvalidValueError: see `entropy_bounds`.
+    """
+    given = np.asarray(logprobs)
+    tau = _precision(given.dtype, precision)
+    logp = np.sort(given.astype(np.float64), axis=-1) if given.ndim else given.astype(np.float64)
+    _check_logprobs(logp, None, tau)
+    known = _known(logp, sampled, tail_cap, tau)
+    return np.stack([*known, np.where(np.isnan(known.head), np.nan, logp.shape[-1])])
+
+
+def bounds_from_evidence(evidence: ArrayLike, vocab_size: int) -> EntropyBounds:
+    """The bounds that `entropy_bounds` gives of the lists that the evidence was taken from.
+
+    Args:
+        evidence: (8, T) of `top_k_evidence`; the lengths of the lists may differ. NaN where there was none.
+        vocab_size: V. Where a list held all V tokens, the bounds are those of their errors.
+
+    Returns:
+        `EntropyBounds` of arrays (T,) in nats; NaN where there is no evidence.
+
+    Raises:
+        InvalidValueError: if it is no such evidence.
+        VocabularySizeError: see `entropy_bounds`.
+    """
+    array = np.asarray(evidence, dtype=np.float64)
+    if array.ndim != 2 or len(array) != len(EVIDENCE):
+        raise InvalidValueError(f"the evidence has shape {array.shape}; expected ({len(EVIDENCE)}, T)")
+    listed = array[-1]
+    bounds = EntropyBounds(*(np.full(listed.shape, np.nan) for _ in EntropyBounds._fields))
+    for k in np.unique(listed[~np.isnan(listed)]).tolist():
+        if not 1 <= k <= _MOST_TOKENS or k != int(k):
+            raise InvalidValueError(f"the evidence speaks of a list of {k:g} log-probabilities; expected 1 or more")
+        if k > vocab_size:
+            raise VocabularySizeError(f"a token has {int(k)} log-probabilities", vocab_size)
+        at = listed == k
+        found = _bounds(_Known(*array[:-1, at]), int(k), vocab_size, lambda _: False)
+        for target, source in zip(bounds, found, strict=True):
+            target[at] = source
+    return bounds
+
+
+class _Known(NamedTuple):
+    """What lists say whatever the vocabulary's size; arrays of one shape."""
+
+    head: FloatArray
+    """Entropy of the known tokens, nats."""
+    slack: FloatArray
+    """Its error."""
+    mass: FloatArray
+    """Their probability."""
+    error: FloatArray
+    """Its error."""
+    cap: FloatArray
+    """Probability that no unseen token exceeds."""
+    least: FloatArray
+    """That of the least token of the list."""
+    new: FloatArray
+    """1 where the drawn token is known beside those of the list."""
+
+
+EVIDENCE: Final = (*_Known._fields, "listed")
+"""Rows of `top_k_evidence`; `listed` is K."""
+
+
+def _known(logp: FloatArray, sampled: ArrayLike | None, tail_cap: ArrayLike | None, tau: float) -> _Known:
+    """Sum up lists in ascending order, (..., K)."""
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         p = np.exp(logp)
         # exp(-inf) * -inf is NaN, but an impossible token carries no entropy; a NaN stays one.
         log_p = np.where(p > 0, logp, p * 0.0)
-        head, mass, least_known = -(p * log_p).sum(axis=-1), p.sum(axis=-1), p[..., 0]
-        cap = least_known if tail_cap is None else np.exp(_one_a_row("tail_cap", tail_cap, head.shape))
-        slack = _rounding_slack((p * np.abs(1.0 + log_p)).sum(axis=-1), mass, tau)
-        if vocab_size == known:
-            return _around(head, slack if precision is not None else np.zeros_like(slack))
-        unseen = np.full(head.shape, np.inf if vocab_size is None else vocab_size - known)
+        head, mass, least = -(p * log_p).sum(axis=-1), p.sum(axis=-1), p[..., 0]
+        cap = least if tail_cap is None else np.exp(_one_a_row("tail_cap", tail_cap, head.shape))
+        slack, new = _rounding_slack((p * np.abs(1.0 + log_p)).sum(axis=-1), mass, tau), np.zeros(head.shape)
         if sampled is not None:
             q, is_new = _drawn_outside(_one_a_row("sampled", sampled, head.shape), logp[..., 0], tau)
             log_q = np.log(np.where(q > 0, q, 1.0))  # 0 where the token adds nothing
-            head, mass, unseen = head - q * log_q, mass + q, unseen - is_new
+            head, mass, new = head - q * log_q, mass + q, new + is_new
             slack = slack + _rounding_slack(q * np.abs(1 + log_q), q, tau)
-        error = mass * np.expm1(tau) + known * np.finfo(np.float64).eps
-        room = np.where(cap > 0, unseen * cap * np.exp(tau), 0.0)
-        _check_room(1.0 - mass - error, room, cap * np.exp(tau), vocab_size)
-        most = np.minimum(_within(1.0 - mass + error, 0.0, 1.0), room)
-        least = np.minimum(_within(1.0 - mass - error, 0.0, 1.0), most)
-        best = _within(1.0 - mass, least, most)
-        lower = np.maximum(head - slack + _packed(least, most, cap * np.exp(tau)), 0.0)
-        upper = np.maximum(head + slack + _spread(least, most, unseen), lower)
-        point = _within(head + _extrapolated(best, least_known, known, unseen, vocab_size), lower, upper)
+        error = mass * np.expm1(tau) + logp.shape[-1] * np.finfo(np.float64).eps
+        return _Known(*map(np.asarray, (head, slack, mass, error, cap * np.exp(tau), least, new)))
+
+
+def _bounds(known: _Known, listed: int, vocab_size: int | None, lacks_drawn: Callable[[int], bool]) -> EntropyBounds:
+    """Bounds from what lists of one length say."""
+    head, slack, mass, error, cap, least_known, new = known
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        unseen = (np.inf if vocab_size is None else vocab_size - listed) - new
+        room = np.where(cap > 0, unseen * cap, 0.0)
+        _check_room(1.0 - mass - error, room, cap, vocab_size, lacks_drawn)
+        most = np.minimum(within(1.0 - mass + error, 0.0, 1.0), room)
+        least = np.minimum(within(1.0 - mass - error, 0.0, 1.0), most)
+        best = within(1.0 - mass, least, most)
+        lower = np.maximum(head - slack + packed(least, most, cap), 0.0)
+        upper = np.maximum(head + slack + spread(least, most, unseen), lower)
+        point = within(head + extrapolated(best, least_known, listed, unseen, vocab_size), lower, upper)
     return EntropyBounds(lower, upper, point)
 
 
@@ -178,8 +273,13 @@ def _check_logprobs(logp: FloatArray, vocab_size: int | None, tau: float) -> Non
         )
 
 
-def _check_room(left: FloatArray, room: FloatArray, cap: FloatArray, vocab_size: int | None) -> None:
-    """Refuse a vocabulary whose unseen tokens, each at most `cap`, cannot hold the probability that is `left`."""
+def _check_room(
+    left: FloatArray, room: FloatArray, cap: FloatArray, vocab_size: int | None, lacks_drawn: Callable[[int], bool]
+) -> None:
+    """Refuse a vocabulary whose unseen tokens, each at most `cap`, cannot hold the probability that is `left`.
+
+    A list that lacks a drawn token likelier than some of its own is not one of the best: then it is refused itself.
+    """
     held = room if vocab_size is not None else np.zeros_like(cap)
     unheld = left - held
     missing = np.divide(unheld, cap, out=np.zeros_like(cap), where=(cap > 0) & (unheld > _UNHELD_MASS))
@@ -187,6 +287,11 @@ def _check_room(left: FloatArray, room: FloatArray, cap: FloatArray, vocab_size:
     if i is None or not missing.flat[i] > (0.0 if vocab_size is not None else _MOST_TOKENS):
         return
     share, each = left.flat[i], cap.flat[i]
+    if lacks_drawn(i):
+        raise InvalidValueError(
+            f"a list of log-probabilities leaves {share:.3g} of the probability to tokens of at most {each:.3g} each, "
+            "but the drawn token is likelier and not listed; expected the greatest of the distribution"
+        )
     if vocab_size is None or missing.flat[i] > _MOST_TOKENS:
         raise InvalidValueError(
             f"a list of log-probabilities leaves {share:.3g} of the probability to tokens of at most {each:.3g} "
@@ -200,6 +305,14 @@ def _check_room(left: FloatArray, room: FloatArray, cap: FloatArray, vocab_size:
     )
 
 
+def _lacks_drawn(logp: FloatArray, sampled: ArrayLike | None, tau: float, row: int) -> bool:
+    """Whether a list holds a token less likely than the drawn one, and not the drawn one."""
+    if sampled is None:
+        return False
+    listed, drawn = logp.reshape(-1, logp.shape[-1])[row], np.ravel(np.asarray(sampled))[row]
+    return bool((listed < drawn - 2 * tau).any() and not (np.abs(listed - drawn) <= 2 * tau).any())
+
+
 def _one_a_row(name: str, values: ArrayLike, shape: tuple[int, ...]) -> FloatArray:
     array = np.asarray(values, dtype=np.float64)
     if array.shape != shape:
@@ -210,7 +323,7 @@ def _one_a_row(name: str, values: ArrayLike, shape: tuple[int, ...]) -> FloatArr
 def _around(entropy: FloatArray, slack: FloatArray) -> EntropyBounds:
     """Bounds of a distribution that is known whole, but for the error of its print-out."""
     lower, upper = np.maximum(entropy - slack, 0.0), np.maximum(entropy + slack, 0.0)
-    return EntropyBounds(lower, upper, _within(entropy, lower, upper))
+    return EntropyBounds(lower, upper, within(entropy, lower, upper))
 
 
 def _rounding_slack(slope: FloatArray, mass: FloatArray, tau: float) -> FloatArray:
@@ -226,75 +339,3 @@ def _drawn_outside(sampled: FloatArray, least: FloatArray, tau: float) -> tuple[
     # A tie with the K-th entry may be that entry itself: counting it twice would break the bounds, so it adds nothing.
     is_new = sampled < least - 2 * tau - 1e-12
     return np.where(is_new, np.exp(np.where(is_new, sampled, 0.0)), 0.0), is_new
-
-
-def _within(x: FloatArray, low: FloatArray | float, high: FloatArray | float) -> FloatArray:
-    """Return x, moved to the nearer end where it lies outside; `np.clip` costs several times as much."""
-    return np.asarray(np.minimum(np.maximum(x, low), high))
-
-
-def _xlogx(x: FloatArray) -> FloatArray:
-    """Return -x log x with its limit 0 at 0."""
-    return np.where(x > 0, -x * np.log(np.where(x > 0, x, 1.0)), 0.0)
-
-
-def _packed(least: FloatArray, most: FloatArray, cap: FloatArray) -> FloatArray:
-    """Least entropy of a tail whose mass lies in [least, most] and whose tokens are at most `cap`.
-
-    The value rises from one multiple of the cap to the next but may dip just below a multiple, so the last multiple
-    inside the interval is tried beside both ends.
-    """
-    full = np.where(cap > 0, np.floor(np.where(cap > 0, most / np.where(cap > 0, cap, 1.0), 0.0)), 0.0)
-    multiple = full * cap
-    candidates = [_packed_at(least, cap), _packed_at(most, cap)]
-    candidates.append(np.where(multiple >= least, full * _xlogx(cap), np.inf))
-    return np.asarray(np.minimum.reduce(candidates))
-
-
-def _packed_at(mass: FloatArray, cap: FloatArray) -> FloatArray:
-    full = np.where(cap > 0, np.floor(mass / np.where(cap > 0, cap, 1.0)), 0.0)
-    rest = _within(mass - full * cap, 0.0, cap)
-    return full * _xlogx(cap) + _xlogx(rest)
-
-
-def _spread(least: FloatArray, most: FloatArray, unseen: FloatArray) -> FloatArray:
-    """Greatest entropy of a tail of `unseen` tokens whose mass lies in [least, most]: e log(N / e)."""
-    # e log(N/e) rises up to e = N/exp(1), which matters only for tails of one or two tokens.
-    mass = _within(unseen / _E, least, most)
-    finite = np.where(np.isfinite(unseen) & (unseen > 0), unseen, 1.0)
-    tail = np.where(unseen > 0, _xlogx(mass) + mass * np.log(finite), 0.0)
-    return np.where(np.isinf(unseen) & (mass > 0), np.inf, tail)
-
-
-_INFINITE_TAIL_TOKENS = 2**17
-"""Tail length assumed by the point estimate when the vocabulary size is unknown."""
-
-
-def _extrapolated(
-    mass: FloatArray, cap: FloatArray, known: int, unseen: FloatArray, vocab_size: int | None
-) -> FloatArray:
-    """Entropy of a power-law tail of the given mass that continues from probability `cap` at rank `known`."""
-    log_ratio, tail_entropy = _zipf_table(known, _INFINITE_TAIL_TOKENS if vocab_size is None else vocab_size - known)
-    ratio = np.log(np.where((mass > 0) & (cap > 0), mass / np.where(cap > 0, cap, 1.0), 1.0))
-    shape = np.interp(ratio, log_ratio, tail_entropy)
-    return np.where((mass > 0) & (unseen > 0), _xlogx(mass) + mass * shape, 0.0)
-
-
-@lru_cache(maxsize=256)
-def _zipf_table(known: int, tail: int) -> tuple[FloatArray, FloatArray]:
-    """Tabulate the tail p_r = (r / K)^-s, r = K+1 ... K+tail, over exponents s.
-
-    Returns:
-        (log of its mass in units of p_K, entropy of the tail normalised to 1), both ascending in the mass.
-    """
-    exact = np.arange(known + 1, known + min(tail, 64) + 1, dtype=np.float64)
-    # Beyond 64 ranks the sum is the integral between half ranks: its relative error is below 1e-5 there.
-    edges = np.geomspace(exact[-1] + 0.5, known + tail + 0.5, 129) if tail > 64 else np.empty(0)
-    mid, width = np.sqrt(edges[1:] * edges[:-1]), np.diff(edges)
-    ranks, counts = np.concatenate([exact, mid]), np.concatenate([np.ones(len(exact)), width])
-    weights = counts * (ranks / known) ** -_EXPONENTS[:, None]
-    mass = weights.sum(axis=1)
-    mean_log = (weights * np.log(ranks / known)).sum(axis=1) / mass
-    entropy = np.log(mass) + _EXPONENTS * mean_log
-    # Exponents below 0 (mass above `tail`) cannot occur: no unseen token exceeds p_K.
-    return np.log(mass)[::-1], np.maximum(entropy, 0.0)[::-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -37,6 +38,8 @@ class LogFacts:
     """Those that were stated."""
     assumed_vocabularies: Mapping[str, int]
     """Models whose vocabulary size was taken from their name, with that size."""
+    assumed_calls: Mapping[str, int]
+    """Calls of each of them that have an upper bound."""
     savings: SavingsReport
     """What dropping wasteful calls would have saved."""
     costs: Costs
@@ -59,6 +62,7 @@ class FactTally:
         self._estimators: set[str] = set()
         self._temperatures: set[float] = set()
         self._assumed: dict[str, int] = {}
+        self._assumed_calls = Counter[str]()
 
     def add(self, trajectory: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> None:
         """Take one trajectory.
@@ -85,6 +89,8 @@ class FactTally:
         if "vocab_size_from" in trajectory.metadata and trajectory.model is not None:
             size = trajectory.metadata.get("vocab_size")
             self._assumed[trajectory.model] = size if isinstance(size, int) else 0
+            bounded = 0 if signal is None else int(np.isfinite(signal.call_upper).sum())
+            self._assumed_calls[trajectory.model] += bounded
 
     def merge(self, other: FactTally) -> None:
         """Take the trajectories that another tally, of the same costs, took."""
@@ -92,6 +98,7 @@ class FactTally:
         self._estimators |= other._estimators
         self._temperatures |= other._temperatures
         self._assumed |= other._assumed
+        self._assumed_calls.update(other._assumed_calls)  # which keeps models without any, unlike +=
         for name, value in vars(other).items():
             if isinstance(value, int):
                 setattr(self, name, getattr(self, name) + value)
@@ -111,6 +118,7 @@ class FactTally:
             estimators=frozenset(self._estimators),
             temperatures=frozenset(self._temperatures),
             assumed_vocabularies=dict(self._assumed),
+            assumed_calls=dict(self._assumed_calls),
             savings=savings,
             costs=self._costs,
         )

@@ -84,7 +84,7 @@ class ScoredLog(Iterable[Scored]):
             strict=options.strict,
             vocab_size=options.vocab_size,
             join=options.join,
-            skip=skip,
+            skip=tuple(dict.fromkeys([*skip, "top_k_evidence"])),
         )
         self.signal = _signal_of_sources(self.reader, options)
 

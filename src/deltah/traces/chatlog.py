@@ -135,7 +135,7 @@ class ChatLine(msgspec.Struct):
     usage: Any = None
     """Of a bare response or chunk."""
     started_at: Any = None
-    """Seconds since the epoch at which the API call began."""
+    """When the API call began, see `deltah.traces.fields.epoch_seconds`."""
     duration_s: Any = None
     """Seconds the API call took."""
     id: str | int | None = None

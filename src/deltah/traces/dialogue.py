@@ -18,6 +18,7 @@ from deltah.core.types import Scalar
 from deltah.errors import DataError
 from deltah.traces.chatlog import ChatLine, Choice, Message, Request, Response
 from deltah.traces.chunks import assemble, parse_event_stream
+from deltah.traces.fields import epoch_seconds, seconds
 from deltah.traces.streams import Position
 from deltah.traces.tokens import NO_TOKENS, PackedTokens, pack
 
@@ -235,15 +236,10 @@ def _facts(log: ChatLine, response: Response | None, last: Choice | Message) -> 
         golden_answers=_golden_answers(log),
         outcome=_outcome(log),
         finish_reason=last.finish_reason,
-        started_at=_seconds(log.started_at),
-        ended_at=_seconds(log.started_at) + _seconds(log.duration_s),
+        started_at=epoch_seconds(log.started_at),
+        ended_at=epoch_seconds(log.started_at) + seconds(log.duration_s),
         metadata=_metadata(log, temperature, response),
     )
-
-
-def _seconds(value: Any) -> float:
-    """A number of seconds; NaN for anything else: a log may hold dates there."""
-    return float(value) if isinstance(value, int | float) else math.nan
 
 
 _SESSION_KEYS = ("session_id", "conversation_id", "thread_id", "trace_id")

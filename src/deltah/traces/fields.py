@@ -16,6 +16,10 @@ from deltah.core.types import Scalar
 from deltah.errors import DataError
 
 _INT64 = 2**63
+_EPOCH_UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
+"""Least time since 1970 that is one in nano-, micro- and milliseconds, and how many of these a second has.
+
+Each lies between 1973 in its own unit and the year 5138 in the next longer one."""
 
 
 def scalars(values: Mapping[str, Any], *, leave_out: frozenset[str] = frozenset()) -> dict[str, Scalar]:
@@ -71,3 +75,18 @@ def finite(value: Any) -> float | None:
     """A finite number as a float; None for anything else."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if number and abs(value) < 1e300 and math.isfinite(value) else None
+
+
+def seconds(value: Any) -> float:
+    """A length of time that is stated in seconds; NaN for anything else."""
+    number = finite(value)
+    return math.nan if number is None else number
+
+
+def epoch_seconds(value: Any) -> float:
+    """A moment as seconds since 1970, given as a number of seconds, milli-, micro- or nanoseconds since then.
+
+    The unit is told from the magnitude. NaN for anything else: a log may hold dates there.
+    """
+    moment = seconds(value)
+    return next((moment / per_second for least, per_second in _EPOCH_UNITS if abs(moment) >= least), moment)

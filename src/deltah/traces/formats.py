@@ -20,6 +20,8 @@ from deltah.errors import ConfigError, DataError, DeltahError, InvalidValueError
 from deltah.traces import inspect_ai, openai, prime_rl, record, trl, verl
 from deltah.traces.decode import decode_line
 from deltah.traces.dialogue import Dialogue, Exchange
+from deltah.traces.evidence import bounded, with_evidence
+from deltah.traces.namedsizes import NamedSizes
 from deltah.traces.seen import SeenTokens
 from deltah.traces.streams import Position
 
@@ -53,6 +55,8 @@ class ImportOptions:
     """V for records that do not state it; None: unknown, so upper bounds from top-k log-probabilities are infinite."""
     join: bool = True
     """Whether API calls of one conversation become one trajectory."""
+    evidence: bool = True
+    """Whether trajectories of unknown vocabulary size carry what takes the place of their lists once it is stated."""
 
     def __post_init__(self) -> None:
         if self.vocab_size is not None and self.vocab_size < 1:
@@ -160,15 +164,21 @@ def decodes_alone(data: bytes, fmt: Format | None = None) -> bool:
     return found is not Format.OPENAI or "choices" not in names
 
 
-def make_importer(fmt: Format, options: ImportOptions, *, alone: bool = False) -> Importer:
+def make_importer(
+    fmt: Format, options: ImportOptions, *, alone: bool = False, sizes: NamedSizes | None = None
+) -> Importer:
     """Importer of a format.
 
     Args:
         fmt: The format.
         options: What its records do not say.
         alone: Whether it is to refuse records that others complete, with `NeedsOthers`.
+        sizes: What the log says of the sizes known from models' names; kept up to date.
     """
-    return ChatLogs(options, alone=alone) if fmt is Format.OPENAI else _IMPORTERS[fmt](options)
+    sizes = NamedSizes() if sizes is None else sizes
+    if fmt is Format.OPENAI:
+        return ChatLogs(options, sizes, alone=alone)
+    return _Single(partial(_inspect, sizes) if fmt is Format.INSPECT else _DECODERS[fmt], options)
 
 
 def default_id(where: Position) -> str:
@@ -214,9 +224,10 @@ class _Single:
 class ChatLogs:
     """Importer of chat logs."""
 
-    def __init__(self, options: ImportOptions, *, alone: bool = False) -> None:
+    def __init__(self, options: ImportOptions, sizes: NamedSizes, *, alone: bool = False) -> None:
         """Start a log; see `make_importer`."""
         self._importer, self._options = openai.ChatLogImporter(join=options.join, alone=alone), options
+        self._sizes = sizes
 
     @property
     def n_unjoined(self) -> int:
@@ -250,36 +261,47 @@ class ChatLogs:
         self.seen.merge(seen)
         if self._options.vocab_size is not None:
             openai.check_size(self.seen, self._options.vocab_size)
+        else:
+            self._sizes.check(self.seen)
 
     def finish(self, where: Position) -> Iterator[Pending]:
         """See `Importer`."""
         return map(self._pending, self._importer.finish(where))
 
     def _pending(self, dialogue: Dialogue) -> Pending:
-        def build() -> Trajectory:
-            name = default_id(dialogue.where)
-            return openai.to_trajectory(
-                dialogue, default_id=name, vocab_size=self._options.vocab_size, seen=self._importer.seen
-            )
+        given = self._options.vocab_size
+        to_trajectory = partial(
+            openai.to_trajectory, default_id=default_id(dialogue.where), vocab_size=given, seen=self._importer.seen
+        )
+        whole = to_trajectory if given is not None else partial(self._sizes.build, to_trajectory=to_trajectory)
+        if self._options.evidence:
+            whole = partial(with_evidence, to_trajectory=whole)
+        return Pending(dialogue.where, partial(whole, dialogue))
 
-        return Pending(dialogue.where, build)
+
+_Decode = Callable[[bytes, str, ImportOptions], Trajectory]
 
 
-def _foreign(decode: Callable[..., Trajectory]) -> Callable[[ImportOptions], Importer]:
+def _foreign(decode: Callable[..., Trajectory]) -> _Decode:
     def read(data: bytes, name: str, options: ImportOptions) -> Trajectory:
         return decode(data, default_id=name, vocab_size=options.vocab_size)
 
-    return lambda options: _Single(read, options)
+    return read
+
+
+def _inspect(sizes: NamedSizes, data: bytes, name: str, options: ImportOptions) -> Trajectory:
+    return inspect_ai.decode(
+        data, default_id=name, vocab_size=options.vocab_size, sizes=sizes, evidence=options.evidence
+    )
 
 
 def _own(data: bytes, name: str, options: ImportOptions) -> Trajectory:
-    del name, options  # a record says everything of itself
-    return record.decode(data)
+    del name  # a record says everything of itself, but for the size of a vocabulary
+    return bounded(record.decode(data), options.vocab_size)
 
 
-_IMPORTERS: dict[Format, Callable[[ImportOptions], Importer]] = {
-    Format.DELTAH: lambda options: _Single(_own, options),
-    Format.INSPECT: _foreign(inspect_ai.decode),
+_DECODERS: Final[dict[Format, _Decode]] = {
+    Format.DELTAH: _own,
     Format.PRIME_RL: _foreign(prime_rl.decode),
     Format.VERL: _foreign(verl.decode),
     Format.TRL: _foreign(trl.decode),

@@ -2,8 +2,9 @@
 
 Gzip, Zstandard, zip and Parquet are recognised by their first bytes, formats by their content, "-" is standard input.
 Nothing is lost unannounced: a record that cannot be read, a line cut off by an interrupted writer and a damaged
-compressed stream each become a `ReadProblem`; a file of a folder that holds no traces is listed in `skipped`. API calls
-are joined into conversations across the files of one reader, as logs rotate.
+compressed stream each become a `ReadProblem`; a file of a folder that holds no traces is listed in `skipped`, one that
+lies there plain and compressed is read once and listed in `copies`. API calls are joined into conversations across the
+files of one reader, as logs rotate.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from deltah.core.types import Trajectory
 from deltah.errors import DataError
 from deltah.traces.containers import open_records
+from deltah.traces.copies import Copy, without_copies
 from deltah.traces.formats import ImportOptions, parse_format
 from deltah.traces.parquet import holds_traces
 from deltah.traces.parts import Part, parts_of
-from deltah.traces.reading import MAX_KEPT_PROBLEMS, Counts, Pass, ReadOptions, ReadProblem
+from deltah.traces.reading import MAX_KEPT_PROBLEMS, Counts, Pass, ReadOptions, ReadProblem, RefutedSize
 from deltah.traces.sources import STDIN, Source, expand, reads_once
 
 __all__ = ["MAX_KEPT_PROBLEMS", "Paths", "ReadProblem", "TraceReader", "read_traces"]
@@ -47,7 +49,7 @@ class TraceReader(Iterable[Trajectory]):
         self.options = ReadOptions(
             format=None if format is None else parse_format(format),
             strict=strict,
-            imports=ImportOptions(vocab_size=vocab_size, join=join),
+            imports=ImportOptions(vocab_size=vocab_size, join=join, evidence="top_k_evidence" not in skip),
             skip=tuple(skip),
         )
         self.sources = expand(paths)
@@ -80,9 +82,23 @@ class TraceReader(Iterable[Trajectory]):
         return self._pass.met.n_branches
 
     @property
+    def refuted_sizes(self) -> tuple[RefutedSize, ...]:
+        """Vocabulary sizes known from models' names that the log refutes: each is dropped from there on.
+
+        A trajectory whose metadata names such a size (`vocab_size_from`) was read before, or in another part of the
+        log; its upper bounds may be false.
+        """
+        return tuple(self._pass.met.refuted)
+
+    @property
     def skipped(self) -> list[str]:
         """Files of a folder or pattern that hold no traces."""
         return self._pass.met.skipped
+
+    @property
+    def copies(self) -> tuple[Copy, ...]:
+        """Files of a folder or pattern that were left out: another, plain or compressed, holds what they hold."""
+        return tuple(self._pass.met.copies)
 
     @property
     def problems(self) -> tuple[ReadProblem, ...]:
@@ -96,7 +112,7 @@ class TraceReader(Iterable[Trajectory]):
             DataError: at the first problem if `strict`, or if standard input or a pipe is read a second time.
         """
         self._begin()
-        return self._read(self.sources)
+        return self._read(self._files())
 
     def parts(self) -> Iterator[Part]:
         """Start anew with the parts that can be read by themselves, in any process (`deltah.traces.parts.read_part`).
@@ -132,8 +148,11 @@ class TraceReader(Iterable[Trajectory]):
         self._started = True
         self._pass = Pass(self.options, on_error=self._on_error)
 
+    def _files(self) -> Iterator[Source]:
+        return without_copies(self.sources, self._pass.met.copies)
+
     def _parts(self) -> Iterator[Part]:
-        for source in self.sources:
+        for source in self._files():
             parts = parts_of(source, self.options)
             if parts is None:
                 self._whole.append(source)
@@ -173,13 +192,14 @@ def read_traces(
         format: Name of a `Format`; None: each record's format is detected from its content.
         strict: Stop with an error at the first record that cannot be read, instead of counting it.
         on_error: Called with each problem as it is met; of a part, with its first `MAX_KEPT_PROBLEMS` once it is read.
-        vocab_size: V for logs whose records do not state it.
+        vocab_size: V for logs whose records do not state it, and for traces that were written without it.
         join: Whether API calls of one conversation, logged one a line, become one trajectory.
-        skip: Fields of `deltah.traces.parquet.OPTIONAL` that the caller does not need: Parquet is then read faster.
+        skip: Fields of `deltah.traces.parquet.OPTIONAL` that the caller does not need: Parquet is then read faster,
+            and logs of unknown vocabulary size without `top_k_evidence`.
 
     Returns:
-        An iterable of `Trajectory` that carries `.problems`, `.n_problems`, `.n_read`, `.n_unjoined`, `.n_branches` and
-        `.skipped`.
+        An iterable of `Trajectory` that carries `.problems`, `.n_problems`, `.n_read`, `.n_unjoined`, `.n_branches`,
+        `.refuted_sizes`, `.skipped` and `.copies`.
 
     Raises:
         DataError: if a file does not exist or may not be read, or a folder holds none; later, from the iteration, if

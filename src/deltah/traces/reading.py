@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from heapq import merge
 from typing import NamedTuple
 
 import msgspec
 
 from deltah.core.types import Trajectory
-from deltah.errors import DataError, DeltahError
+from deltah.errors import DataError, DeltahError, VocabularySizeError
+from deltah.traces.copies import Copy
 from deltah.traces.decode import decode_line
 from deltah.traces.dialogue import Exchange, NeedsOthers
 from deltah.traces.formats import ChatLogs, Format, Importer, ImportOptions, Pending, detect, make_importer
+from deltah.traces.namedsizes import NamedSizes
 from deltah.traces.parquet import read_parquet
 from deltah.traces.seen import SeenTokens
 from deltah.traces.sources import Source
@@ -56,6 +59,18 @@ class ReadOptions:
     """Fields of `deltah.traces.parquet.OPTIONAL` to leave out of Parquet."""
 
 
+@dataclass(frozen=True, slots=True)
+class RefutedSize:
+    """A vocabulary size, known from a model's name, that the log refutes."""
+
+    model: str
+    vocab_size: int
+    evidence: str
+    """What refutes it, a clause."""
+    where: Position | None
+    """The record that did; None if several parts of the log did together."""
+
+
 class LeftRecord(NamedTuple):
     """A record that others complete, decoded if it is an API call."""
 
@@ -75,8 +90,12 @@ class Counts:
     """Retries and forks that were not continued, each a trajectory of its own."""
     skipped: list[str] = field(default_factory=list)
     """Files of a folder or pattern that hold no traces."""
+    copies: list[Copy] = field(default_factory=list)
+    """Files of a folder or pattern that were left out, as others hold what they hold."""
     problems: list[ReadProblem] = field(default_factory=list)
     """The first `MAX_KEPT_PROBLEMS` of them."""
+    refuted: list[RefutedSize] = field(default_factory=list)
+    """One a model, in the order they were refuted."""
     left: list[LeftRecord] = field(default_factory=list)
     """Records of a part that make no trajectory without the rest of the log."""
     seen: SeenTokens | None = None
@@ -99,6 +118,7 @@ class Pass:
         self.met = Counts()
         self._options, self._alone, self._on_error = options, alone, on_error
         self._importers: dict[Format, Importer] = {}
+        self._sizes = NamedSizes()
         self._last = options.format
         self._end = Position("", 0)
 
@@ -133,8 +153,10 @@ class Pass:
         def report(row: int, reason: str) -> None:
             self.report(Position(path, row, "row"), reason)
 
+        size = self._options.imports.vocab_size
+        skip = [name for name in self._options.skip if size is None or name != "top_k_evidence"]
         try:
-            for trajectory in read_parquet(path, rows=rows, skip=self._options.skip, on_error=report):
+            for trajectory in read_parquet(path, rows=rows, skip=skip, vocab_size=size, on_error=report):
                 self.met.n_read += 1
                 yield trajectory
         except DataError as error:
@@ -164,13 +186,19 @@ class Pass:
         met = self.met
         met.n_read += part.n_read
         met.n_problems += part.n_problems
-        met.problems += part.problems[: MAX_KEPT_PROBLEMS - len(met.problems)]
-        if self._on_error is not None:
-            for problem in part.problems:
-                self._on_error(problem)
+        for size in part.refuted:
+            self._sizes.refuted.setdefault(size.model, VocabularySizeError(size.evidence, size.vocab_size))
+            self._note_refuted(size.where)
         if part.seen is not None:
             self._chat_logs().merge_seen(part.seen)
-        for where, record in part.left:
+            self._note_refuted(None)
+        # In the order of the lines, as if they were read here.
+        lines: Iterator[ReadProblem | LeftRecord] = merge(part.problems, part.left, key=_number)
+        for line in lines:
+            if isinstance(line, ReadProblem):
+                self._keep(line)
+                continue
+            where, record = line
             if isinstance(record, Exchange):
                 self._end = where
                 yield from self._build(self._chat_logs().join(record))
@@ -187,6 +215,9 @@ class Pass:
         if self._options.strict:
             raise DataError(str(problem))
         self.met.n_problems += 1
+        self._keep(problem)
+
+    def _keep(self, problem: ReadProblem) -> None:
         if len(self.met.problems) < MAX_KEPT_PROBLEMS:
             self.met.problems.append(problem)
         if self._on_error is not None:
@@ -218,7 +249,13 @@ class Pass:
                 self.report(one.where, str(error))
                 continue
             self.met.n_read += 1
+            self._note_refuted(one.where)
             yield trajectory
+
+    def _note_refuted(self, where: Position | None) -> None:
+        """Take note of the sizes that were refuted since."""
+        for model, error in list(self._sizes.refuted.items())[len(self.met.refuted) :]:
+            self.met.refuted.append(RefutedSize(model, error.vocab_size, error.evidence, where))
 
     def _chat_logs(self) -> ChatLogs:
         importer = self._importer(Format.OPENAI)
@@ -227,8 +264,13 @@ class Pass:
 
     def _importer(self, fmt: Format) -> Importer:
         if fmt not in self._importers:
-            self._importers[fmt] = make_importer(fmt, self._options.imports, alone=self._alone)
+            self._importers[fmt] = make_importer(fmt, self._options.imports, alone=self._alone, sizes=self._sizes)
         return self._importers[fmt]
+
+
+def _number(met: ReadProblem | LeftRecord) -> int:
+    """Which record of its file it is."""
+    return met.line if isinstance(met, ReadProblem) else met.where.number
 
 
 def _is_foreign(record: Line, path: str) -> bool:

@@ -10,7 +10,7 @@ each of `MAX_MODELS` models, so memory does not grow with the log. A size that n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, TypeAlias
 from zlib import crc32
 
@@ -76,6 +76,19 @@ class SeenTokens:
         for (model, stated), texts in self._models.items():
             if not stated:
                 _refuse_more(texts.count((), vocab_size), vocab_size, model)
+
+    def refuted(self, size_of: Callable[[str], int | None]) -> Iterator[tuple[str, VocabularySizeError]]:
+        """Models whose size no line states and of which the log has shown more tokens than a size that is assumed.
+
+        Args:
+            size_of: V of a model; None: unknown.
+        """
+        for (model, stated), texts in self._models.items():
+            if model is not None and not stated and (size := size_of(model)) is not None:
+                try:
+                    _refuse_more(texts.count((), size), size, model)
+                except VocabularySizeError as error:
+                    yield model, error
 
     def merge(self, other: SeenTokens) -> None:
         """Count the tokens of a part of the same log."""

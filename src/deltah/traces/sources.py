@@ -48,7 +48,9 @@ def expand(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> 
     found: dict[str, Source] = {}
     for path in listed:
         for source in _sources(os.fspath(path)):
-            found.setdefault(STDIN if source.path == STDIN else os.path.realpath(source.path), source)
+            key = STDIN if source.path == STDIN else os.path.realpath(source.path)
+            if key not in found or source.named:  # in its first place, but as a file that was named
+                found[key] = source
     return list(found.values())
 
 

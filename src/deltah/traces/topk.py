@@ -11,6 +11,7 @@ promise in known ways; each is undone here, always on the side of the wider inte
 * A list shorter than was asked for, or than the trajectory's usual length, has lost entries: llama-cpp-python keeps one
   of several tokens that print alike, not the best of them. So may a list without `bytes` whose least entry is the drawn
   token, appended to what was left. Then an unseen token may have any probability, and the interval assumes no rank.
+* A list that lacks the drawn token but holds less likely ones is not of the k best: the interval assumes no rank.
 * A drawn token's own -9999 (OpenAI: "outside the top 20") says nothing and is NaN.
 * Log-probabilities printed with few decimals or significant digits, or in half precision (bfloat16, float16), are known
   only to half of the last one.
@@ -21,11 +22,12 @@ is not measured (NaN).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from deltah.core.entropy import SERVER_PRECISION_NATS, EntropyBounds, entropy_bounds
+from deltah.core.entropy import EVIDENCE, SERVER_PRECISION_NATS, EntropyBounds, entropy_bounds, top_k_evidence
 from deltah.core.types import BoolArray, Estimator, FloatArray, IntArray
 from deltah.errors import DataError, InvalidValueError, VocabularySizeError
 from deltah.traces.tokens import STAND_IN, PackedTokens
@@ -83,32 +85,71 @@ def measure(tokens: PackedTokens, vocab_size: int | None, *, requested: int | No
     precision = _precision(tokens)
     tolerance = max(_MASS_TOLERANCE, 2 * precision)
     exact = np.zeros(len(tokens), dtype=np.bool_)
-    starts = np.cumsum(tokens.n_top) - tokens.n_top
-    usual = max(requested or 0, int(np.bincount(tokens.n_top[tokens.n_top > 0]).argmax()))
-    for k in np.unique(tokens.n_top[tokens.n_top > 0]).tolist():
-        rows = np.flatnonzero(tokens.n_top == k)
-        same = len(rows) == len(tokens)
-        logp = tokens.top.reshape(-1, k) if same else tokens.top[starts[rows, None] + np.arange(k)]
+    for lists in _by_length(tokens, precision, requested):
+        rows, logp = lists.rows, lists.logp
         _check_mass(logp, rows, vocab_size, tolerance)
-        if vocab_size is not None and k == vocab_size:
-            _fill(bounds, rows, _whole_vocabulary(logp, rows, vocab_size, precision, tolerance))
+        if vocab_size is not None and logp.shape[1] == vocab_size:
+            _fill(bounds, rows, _whole_vocabulary(logp, rows, lists.drawn, vocab_size, precision, tolerance))
             exact[rows] = precision == SERVER_PRECISION_NATS
-        else:
-            drawn = tokens.logprobs[rows]
-            with np.errstate(invalid="ignore"):
-                appended = ~tokens.has_bytes[rows] & (np.nanmin(logp, axis=1, initial=np.inf) >= drawn - 2 * precision)
-            unranked = appended | (k < usual)
-            try:
-                _measure_top(bounds, rows, logp, drawn, unranked, vocab_size, precision)
-            except VocabularySizeError:
-                raise
-            except InvalidValueError as error:  # no fault of the caller's: the log's
-                raise DataError(f"field top_logprobs: {error}") from error
+            continue
+        try:
+            for at, known, drawn, cap in _best(lists, precision):
+                found = entropy_bounds(known, vocab_size, sampled=drawn, tail_cap=cap, precision=precision)
+                _fill(bounds, at, found)
+        except VocabularySizeError:
+            raise
+        except InvalidValueError as error:  # no fault of the caller's: the log's
+            raise DataError(f"field top_logprobs: {error}") from error
     if not np.isfinite(bounds.point).any():
         return Measured(None, None, None, Estimator.NONE)
     if exact[np.isfinite(bounds.point)].all():
         return Measured(bounds.point, None, None, Estimator.EXACT)
     return Measured(bounds.point, bounds.lower, bounds.upper, Estimator.TOP_K)
+
+
+def evidence_of(tokens: PackedTokens, *, requested: int | None = None) -> FloatArray:
+    """What the lists of tokens that can be measured say whatever the vocabulary's size.
+
+    Args:
+        tokens: T tokens, see `measure`.
+        requested: See `measure`.
+
+    Returns:
+        (8, T), see `deltah.core.entropy.top_k_evidence`; NaN for tokens without a list.
+    """
+    found = np.full((len(EVIDENCE), len(tokens)), np.nan)
+    precision = _precision(tokens)
+    for lists in _by_length(tokens, precision, requested):
+        for at, known, drawn, cap in _best(lists, precision):
+            found[:, at] = top_k_evidence(known, sampled=drawn, tail_cap=cap, precision=precision)
+    return found
+
+
+class _Lists(NamedTuple):
+    """The n lists of one length K."""
+
+    rows: IntArray
+    """(n,) tokens they belong to."""
+    logp: FloatArray
+    """(n, K) as the server gave them."""
+    drawn: FloatArray
+    """(n,) log-probability of the drawn token; NaN where unknown."""
+    unranked: BoolArray
+    """(n,) whether they may not be the best ones."""
+
+
+def _by_length(tokens: PackedTokens, precision: float, requested: int | None) -> Iterator[_Lists]:
+    starts = np.cumsum(tokens.n_top) - tokens.n_top
+    lengths = tokens.n_top[tokens.n_top > 0]
+    usual = max(requested or 0, int(np.bincount(lengths).argmax()) if len(lengths) else 0)
+    for k in np.unique(lengths).tolist():
+        rows = np.flatnonzero(tokens.n_top == k)
+        same = len(rows) == len(tokens)
+        logp = tokens.top.reshape(-1, k) if same else tokens.top[starts[rows, None] + np.arange(k)]
+        drawn = tokens.logprobs[rows]
+        with np.errstate(invalid="ignore"):
+            appended = ~tokens.has_bytes[rows] & (np.nanmin(logp, axis=1, initial=np.inf) >= drawn - 2 * precision)
+        yield _Lists(rows, logp, drawn, appended | (k < usual))
 
 
 def _fill(into: EntropyBounds, rows: np.ndarray, values: EntropyBounds) -> None:
@@ -118,9 +159,6 @@ def _fill(into: EntropyBounds, rows: np.ndarray, values: EntropyBounds) -> None:
 
 def _check_mass(logp: FloatArray, rows: np.ndarray, vocab_size: int | None, tolerance: float) -> None:
     """Refuse lists that no distribution can have."""
-    k = logp.shape[1]
-    if vocab_size is not None and k > vocab_size:
-        raise VocabularySizeError(f"token {rows[0]} has {k} top_logprobs", vocab_size)
     with np.errstate(over="ignore"):
         p = np.exp(logp)
     mass = np.where(np.isnan(p), 0.0, p).sum(axis=1)
@@ -131,16 +169,24 @@ def _check_mass(logp: FloatArray, rows: np.ndarray, vocab_size: int | None, tole
             f"token {rows[row]}: its top_logprobs sum to a probability of {mass[row]:.4g}; expected natural logarithms "
             "of probabilities, at most 1 in sum"
         )
+    # Only now: a list that no distribution has says nothing of the size.
+    if vocab_size is not None and logp.shape[1] > vocab_size:
+        raise VocabularySizeError(f"token {rows[0]} has {logp.shape[1]} top_logprobs", vocab_size)
 
 
 def _whole_vocabulary(
-    logp: FloatArray, rows: np.ndarray, vocab_size: int, precision: float, tolerance: float
+    logp: FloatArray, rows: np.ndarray, drawn: FloatArray, vocab_size: int, precision: float, tolerance: float
 ) -> EntropyBounds:
     logp = np.where(np.isnan(logp) | (logp <= STAND_IN), -np.inf, logp)
     mass = np.exp(logp).sum(axis=1)
     short = mass < 1 - tolerance
     if short.any():
         row = int(np.argmax(short))
+        if _lacks_drawn(-np.sort(-logp[short], axis=1), drawn[short], precision)[0]:
+            raise DataError(
+                f"token {rows[row]} was drawn with a probability of {np.exp(drawn[row]):.3g}, but its top_logprobs "
+                "hold less likely tokens and not this one; expected the greatest of the distribution"
+            )
         raise VocabularySizeError(
             f"the {vocab_size} top_logprobs of token {rows[row]} hold only {mass[row]:.4g} of the probability",
             vocab_size,
@@ -148,34 +194,24 @@ def _whole_vocabulary(
     return entropy_bounds(logp, vocab_size, precision=precision)
 
 
-def _measure_top(
-    bounds: EntropyBounds,
-    rows: IntArray,
-    logp: FloatArray,
-    sampled: FloatArray,
-    unranked: BoolArray,
-    vocab_size: int | None,
-    precision: float,
-) -> None:
-    """Fill `bounds` at `rows` from (n, K) lists that hold less than the vocabulary."""
-    logp, n_known = _ranked(logp)
+def _best(lists: _Lists, precision: float) -> Iterator[tuple[IntArray, FloatArray, FloatArray, FloatArray]]:
+    """What is known of tokens whose lists hold less than the vocabulary.
+
+    Yields:
+        Rows (n,), the best log-probabilities (n, K) in ascending order, as the core sorts them, the drawn token's (n,)
+        and one that no unseen token exceeds (n,).
+    """
+    logp, n_known = _ranked(lists.logp)
+    sampled = lists.drawn
     least = np.take_along_axis(logp, np.maximum(n_known - 1, 0)[:, None], axis=1)[:, 0]
     drawn_is_least = np.abs(least - sampled) <= 2 * precision
-    unranked = unranked | (
-        (n_known == 1) & drawn_is_least & _single_may_be_unranked(logp[:, 0], sampled, n_known, precision)
-    )
+    unranked = lists.unranked | _lacks_drawn(logp, sampled, precision)
+    unranked |= (n_known == 1) & drawn_is_least & _single_may_be_unranked(logp[:, 0], sampled, n_known, precision)
     kept = n_known - (drawn_is_least & (n_known > 1))
     for k in np.unique(kept[kept > 0]):
         at = kept == k
-        known = logp[at, : int(k)][:, ::-1]  # ascending, as the core sorts them: then nothing is left to sort
-        found = entropy_bounds(
-            known,
-            vocab_size,
-            sampled=sampled[at],
-            tail_cap=np.where(unranked[at], 0.0, known[:, 0]),
-            precision=precision,
-        )
-        _fill(bounds, rows[at], found)
+        known = logp[at, : int(k)][:, ::-1]
+        yield lists.rows[at], known, sampled[at], np.where(unranked[at], 0.0, known[:, 0])
 
 
 def _ranked(logp: FloatArray) -> tuple[FloatArray, IntArray]:
@@ -186,6 +222,22 @@ def _ranked(logp: FloatArray) -> tuple[FloatArray, IntArray]:
     if not known.all() or (logp[:, 1:] > logp[:, :-1]).any():
         logp = -np.sort(-logp, axis=1)
     return logp, known.sum(axis=1)
+
+
+def _lacks_drawn(ranked: FloatArray, sampled: FloatArray, precision: float) -> BoolArray:
+    """(n,) True where a list holds tokens less likely than the drawn one, and not the drawn one.
+
+    Args:
+        ranked: (n, K) in descending order, NaN last.
+        sampled: (n,) of the drawn token; NaN where unknown.
+        precision: Of each value, nats.
+    """
+    lacks = np.abs(ranked[:, 0] - sampled) > 2 * precision  # most drawn tokens are the most likely one
+    at = np.flatnonzero(lacks)
+    with np.errstate(invalid="ignore"):  # -inf less -inf
+        apart = ranked[at] - sampled[at, None]
+    lacks[at] = (apart < -2 * precision).any(axis=1) & ~(np.abs(apart) <= 2 * precision).any(axis=1)
+    return lacks
 
 
 def _single_may_be_unranked(best: FloatArray, sampled: FloatArray, n_known: np.ndarray, precision: float) -> BoolArray:

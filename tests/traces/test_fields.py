@@ -1,0 +1,27 @@
+"""Fields that several formats share: what does not fit is nothing, never an error."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from deltah.traces.fields import epoch_seconds
+
+
+@pytest.mark.parametrize("per_second", [1, 1e3, 1e6, 1e9])
+@pytest.mark.parametrize("moment", [200_000_000, 1_795_622_378.073, 4_102_444_800])
+def test_a_moment_is_told_in_any_unit(per_second: float, moment: float) -> None:
+    """Of 1976, 2026 and 2100."""
+    assert epoch_seconds(moment * per_second) == pytest.approx(moment, abs=1e-5)
+    assert epoch_seconds(int(moment * per_second)) == pytest.approx(moment, abs=1)
+
+
+@pytest.mark.parametrize("value", ["2026-11-25T10:00:00Z", None, True, [1], math.nan, math.inf, 10**400])
+def test_what_is_no_number_is_no_moment(value: Any) -> None:
+    assert math.isnan(epoch_seconds(value))
+
+
+def test_a_clock_that_did_not_start_in_1970_counts_seconds() -> None:
+    assert [epoch_seconds(value) for value in (0, 12.5, -3.0, 86_400 * 365)] == [0, 12.5, -3.0, 86_400 * 365]
