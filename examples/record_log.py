@@ -112,7 +112,7 @@ def converse(
             "request": request,
             "response": response,
         }
-        if "error" in response:
+        if isinstance(response, dict) and "choices" not in response:  # a refusal, whose form differs by server
             return
         message = assembled(response) if options.stream else response["choices"][0]["message"]
         calls = requested_calls(message)
@@ -144,7 +144,7 @@ def assembled(chunks: list[dict[str, Any]]) -> dict[str, Any]:
     """Message that the chunks of a stream spell."""
     texts = dict.fromkeys(("content", "reasoning", "reasoning_content"), "")
     calls: dict[int, dict[str, Any]] = {}
-    for choice in (choice for chunk in chunks for choice in chunk["choices"]):
+    for choice in (choice for chunk in chunks for choice in chunk["choices"] if choice["index"] == 0):
         for key in texts:
             texts[key] += choice["delta"].get(key) or ""
         for piece in choice["delta"].get("tool_calls") or []:

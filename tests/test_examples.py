@@ -45,7 +45,7 @@ class Replay(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
         response = next(self.entries)["response"]
-        self.send_response(500 if "error" in response else 200)
+        self.send_response(400 if isinstance(response, dict) and "choices" not in response else 200)
         self.end_headers()
         if isinstance(response, list):
             text = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in response) + "data: [DONE]\n\n"
@@ -74,11 +74,20 @@ def run(record_log: ModuleType, server: HTTPServer, entries: list[dict[str, Any]
     record_log.main(arguments)
 
 
-@pytest.mark.parametrize(("name", "flag"), [("vllm-tools", ()), ("vllm-tools-stream", ("--stream",))])
+@pytest.mark.parametrize(
+    ("name", "flag"),
+    [
+        ("vllm-tools", ()),
+        ("vllm-tools-stream", ("--stream",)),
+        ("sglang-two-choices-stream", ("--stream", "--top-logprobs", "5", "--extra", '{"n": 2}')),
+        ("sglang-error", ("--top-logprobs", "5", "--max-tokens", "5000")),
+    ],
+)
 def test_the_script_sends_what_was_recorded(
     record_log: ModuleType, replay: HTTPServer, tmp_path: Path, name: str, flag: tuple[str, ...]
 ) -> None:
-    entries = objects(DATA / f"{name}.jsonl.zst")
+    [path] = DATA.glob(f"{name}.jsonl*")
+    entries = objects(path)
     run(record_log, replay, entries, tmp_path / "log.jsonl", "--limit", "1", *flag)
     assert Replay.received == [entry["request"] for entry in entries]
     written = objects(tmp_path / "log.jsonl")

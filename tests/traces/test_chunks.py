@@ -96,6 +96,30 @@ def test_a_stream_without_an_end_is_kept(tmp_path: Path) -> None:
     assert cut.token_texts == ("I", " think", ".")
 
 
+def test_other_choices_may_end_after_the_first(tmp_path: Path) -> None:
+    """SGLang ends all choices of a stream at its end, one after the other."""
+    last = {"id": "chatcmpl-7", "object": "chat.completion.chunk"}
+    late = last | {"choices": [{"index": 1, "delta": {}, "finish_reason": "stop"}]}
+    (tmp_path / "log").write_text("".join(json.dumps(c) + "\n" for c in [*CHUNKS, late]))
+    [trajectory] = read_traces(tmp_path / "log", strict=True)
+    check(trajectory)
+
+
+def test_an_unreadable_open_stream_costs_no_conversation(tmp_path: Path) -> None:
+    wrong = {"content": [{"token": "I", "logprob": 2.0}]}
+    opened = {
+        "id": "cut", "object": "chat.completion.chunk",
+        "choices": [{"index": 0, "delta": {"content": "I"}, "logprobs": wrong}],
+    }  # fmt: skip
+    (tmp_path / "log").write_text("".join(json.dumps(c) + "\n" for c in [*CHUNKS, opened]))
+    reader = read_traces(tmp_path / "log")
+    [trajectory] = reader
+    check(trajectory)
+    assert [problem.reason for problem in reader.problems] == [
+        "token 0 has the logprob 2; expected a natural logarithm, at most 0"
+    ]
+
+
 def test_a_bare_response_is_a_conversation_of_one_turn(tmp_path: Path) -> None:
     message = {"role": "assistant", "content": "a"}
     choice = {"index": 0, "message": message, "logprobs": {"content": [token("a")]}}

@@ -17,12 +17,13 @@ from .test_record import assert_same
 
 DATA = Path(__file__).parent / "data"
 V = 1394
-RECORDED = sorted(p.name for p in DATA.iterdir() if p.name.startswith(("vllm", "llama")))
+RECORDED = sorted(p.name for p in DATA.iterdir() if p.name.startswith(("vllm", "llama", "sglang")))
 
 
 def read(name: str, **options: object) -> tuple[list[Trajectory], TraceReader]:
     [path] = DATA.glob(f"{name}.jsonl*")
-    reader = read_traces(path, vocab_size=V if "python" not in name else None, **options)  # type: ignore[arg-type]
+    size = None if "python" in name or "emoji" in name else V  # those are SmolLM2's
+    reader = read_traces(path, vocab_size=size, **options)  # type: ignore[arg-type]
     return list(reader), reader
 
 
@@ -137,9 +138,10 @@ def test_llama_server_tools() -> None:
 
 @pytest.mark.parametrize("name", RECORDED)
 def test_tokens_that_share_an_entry_are_counted_and_no_others(name: str) -> None:
-    """An emoji takes several tokens; llama.cpp's server drew 40 there and listed 13 entries."""
+    """An emoji takes several tokens; of 40 drawn llama.cpp's server listed 13 and SGLang's stream 14."""
     found = [t.metadata.get("tokens_without_logprobs") for t in read_traces(DATA / name)]
-    assert found == ([27] if name.startswith("llama-server-emoji.") else [None] * len(found))
+    short = {"llama-server-emoji.jsonl.zst": 27, "sglang-emoji-stream.jsonl.zst": 26}
+    assert found == [short.get(name)] * len(found)
 
 
 def test_llama_server_calls_left_in_the_text() -> None:
@@ -163,3 +165,101 @@ def test_refusals_are_problems_not_trajectories() -> None:
     found, reader = read("llama-server-cut-off")
     assert (len(found), reader.n_problems) == (1, 1)
     assert found[0].stop_reason is StopReason.LENGTH
+    found, reader = read("sglang-error")
+    assert found == []
+    assert "holds an error" in reader.problems[0].reason
+
+
+TURN, LAST = [("reasoning", 13), ("call", 6), ("control", 1)], [("reasoning", 12), ("control", 1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sglang-tools", [("reasoning", 13), ("call", 5), ("control", 1), *TURN, *TURN, *LAST]),
+        ("sglang-tools-stream", [("reasoning", 13), ("call", 5), ("control", 1), *TURN, *LAST]),
+        ("sglang-temperature", [*TURN, *TURN, *LAST]),
+        ("sglang-original-logprobs", [*TURN, *TURN, *LAST]),
+    ],
+)
+def test_sglang_with_a_tool_parser(name: str, expected: list[tuple[str, int]]) -> None:
+    """In a stream each logprobs block comes in a chunk of its own, after the content or call that it spells."""
+    [t], reader = read(name, strict=True)
+    assert kinds(t) == expected
+    assert (t.spans, t.estimator, t.stop_reason) == (SpanQuality.EXACT, Estimator.TOP_K, StopReason.ANSWERED)
+    assert {(c.name, c.status) for c in t.calls} == {("search", CallStatus.OK)}
+    assert t.n_calls == sum(kind == "call" for kind, _ in expected)
+    assert t.metadata["n_requests"] == t.n_calls + 1
+    assert (reader.n_unjoined, reader.n_branches) == (0, 0)
+    assert t.temperature == (1.0 if name.startswith("sglang-tools") else None), "only at 1 are all modes the same"
+    assert t.prediction == "So Freya Rovan works for Mersa Energy.<answer> Mersa Energy</answer>"
+
+
+def test_sglang_streamed_and_whole_responses_measure_the_same() -> None:
+    [whole], _ = read("sglang-greedy", strict=True)
+    [streamed], _ = read("sglang-greedy-stream", strict=True)
+    assert whole.token_texts == streamed.token_texts
+    assert [s.kind for s in whole.segments] == [s.kind for s in streamed.segments]
+    assert [(c.arguments, c.result) for c in whole.calls] == [(c.arguments, c.result) for c in streamed.calls]
+    for field in ("logprobs", "entropy", "entropy_lower", "entropy_upper"):
+        np.testing.assert_allclose(getattr(whole, field), getattr(streamed, field), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["sglang-reasoning", "sglang-reasoning-stream"])
+def test_sglang_with_a_reasoning_parser(name: str) -> None:
+    """The thought and its tag stand in the logprobs too: no text is told twice."""
+    [t], _ = read(name, strict=True)
+    thought = [("reasoning", 14), ("call", 6), ("control", 1)]
+    last = [("reasoning", 9), ("control", 1), ("reasoning", 3), ("control", 1)]
+    assert kinds(t) == [*thought * t.n_calls, *last]
+    assert all(s.n_tokens for s in t.segments if s.kind is SegmentKind.REASONING)
+    assert (t.spans, t.prediction) == (SpanQuality.EXACT, "North Quarry</answer>")
+    assert {(c.name, c.arguments) for c in t.calls} == {("search", '{"query": " Inka Norrel"}')}
+
+
+@pytest.mark.parametrize("name", ["sglang-tool-choice-required", "sglang-tool-choice-required-stream"])
+def test_sglang_shows_what_a_grammar_forced(name: str) -> None:
+    """Tokens that the grammar rules out have the least float32 number: no entry, and no mass, of theirs is left."""
+    [t], _ = read(name, strict=True)
+    assert kinds(t) == [("call", 64)]
+    assert t.token_texts is not None
+    assert t.entropy_upper is not None
+    assert "".join(t.token_texts[:10]) == '<tool_call>{"name":"'
+    assert (t.entropy_upper[1:10] < 1e-3).all(), "these nine were the only ones allowed"
+    assert np.isfinite(t.entropy_upper).all()
+
+
+def test_sglang_cut_off_calls_stay_in_the_text() -> None:
+    [t], _ = read("sglang-cut-off", strict=True)
+    assert [n for kind, n in kinds(t) if kind == "call"] == [4, 4, 4, 2]
+    assert (t.n_calls, t.spans) == (4, SpanQuality.EXACT)
+
+
+def test_sglang_choices_of_a_stream_are_told_apart() -> None:
+    [t], _ = read("sglang-two-choices-stream", strict=True)
+    assert t.metadata["n_choices"] == 2
+    assert [n for _, n in kinds(t)] == [14, 6, 1, 14, 6, 1, 13, 1]
+
+
+def test_sglang_without_alternatives_gives_tokens_alone() -> None:
+    [t], _ = read("sglang-top-0", strict=True)
+    assert (t.estimator, t.entropy, t.spans) == (Estimator.NONE, None, SpanQuality.EXACT)
+    assert t.logprobs is not None
+    assert np.isfinite(t.logprobs).all()
+
+
+def test_sglang_bytes_spell_partial_characters() -> None:
+    """Each token shows U+FFFD and has its own bytes; the last of 40 begins a character that the limit cut off."""
+    [t], _ = read("sglang-emoji", strict=True)
+    assert t.token_texts is not None
+    assert "".join(t.token_texts).startswith("🦄🐱 🐁🐁")
+    assert t.token_texts[-1] == "\ufffd"
+    assert kinds(t) == [("reasoning", 40)]
+    assert t.spans is SpanQuality.EXACT
+
+
+def test_sglang_streams_without_a_parser_lose_partial_characters() -> None:
+    """Only the last token of a character is listed, with its own bytes: the text cannot be had from the tokens."""
+    [t], _ = read("sglang-emoji-stream", strict=True)
+    assert kinds(t) == [("reasoning", 14)]
+    assert t.spans is SpanQuality.APPROXIMATE

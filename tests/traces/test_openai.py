@@ -118,6 +118,7 @@ def test_request_and_response_pair() -> None:
         ({"temperature": 1}, 1.0),
         ({"temperature": 0.7, "logprobs_mode": "raw_logprobs"}, 1.0),
         ({"temperature": 0.7, "logprobs_mode": "processed_logprobs"}, 0.7),
+        ({"temperature": 0, "logprobs_mode": "processed_logprobs"}, 1.0),
     ],
 )
 def test_temperature_is_that_of_the_reported_distribution(fields: dict[str, Any], expected: float | None) -> None:
@@ -218,6 +219,23 @@ def test_characters_spread_over_tokens_are_joined_by_their_bytes() -> None:
     tokens = [token("\ufffd", bytes=[0xE2, 0x82]), token("\ufffd", bytes=[0xAC]), token("!", bytes=[0x21])]
     trajectory = read([user(), assistant(tokens)])
     assert trajectory.token_texts == ("", "€", "!")
+
+
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [
+        (token("\ufffd", bytes=[0x82]), ("", "\ufffd")),
+        (token("<|im_end|>", bytes=list(b"<|im_end|>")), ("\ufffd", "<|im_end|>")),
+    ],
+)
+def test_a_character_that_is_never_complete_is_no_part_of_the_end_token(
+    last: dict[str, Any], expected: tuple[str, ...]
+) -> None:
+    tokens = [token("\ufffd", bytes=[0xE2]), last]
+    trajectory = read([user(), assistant(tokens, content="\ufffd")])
+    assert trajectory.token_texts == expected
+    assert trajectory.segments[-1].kind is (SegmentKind.CONTROL if len(last["bytes"]) > 1 else SegmentKind.REASONING)
+    assert trajectory.spans is SpanQuality.EXACT
 
 
 def test_content_parts_and_legacy_function_calls() -> None:

@@ -109,6 +109,8 @@ class Response(msgspec.Struct):
     id: str | None = None
     choices: list[Choice] | None = None
     model: str | None = None
+    object: str | None = None
+    """Kind of the body; "error" is SGLang's refusal, whose other fields stand beside it."""
     error: Any = None
     usage: Any = None
     """`completion_tokens`: tokens drawn, over all choices."""

@@ -78,10 +78,11 @@ class ChunkBuffer:
     def add(self, chunk: Response) -> Response | None:
         """Take a chunk; return the whole response if it was the last.
 
-        A chunk without choices (a usage report) after the last one is dropped.
+        What follows the last chunk is dropped: a usage report, or the ends of other choices than the first.
         """
         key = chunk.id or ""
-        if not chunk.choices and chunk.error is None and key not in self._open:
+        of_the_first = any(choice.index == 0 for choice in chunk.choices or [])
+        if not of_the_first and chunk.error is None and key not in self._open:
             return None
         self._open.setdefault(key, []).append(chunk)
         if chunk.error is None and not any(c.finish_reason and c.index == 0 for c in chunk.choices or []):

@@ -111,8 +111,9 @@ def read_line(log: ChatLine, where: Position) -> Dialogue | Exchange:
             raise DataError("field messages: no message of role 'assistant'; there is nothing to measure")
         return Dialogue([_said(message) for message in log.messages], _facts(log, None, log.messages[-1]), where)
     response = whole_response(log)
-    if response.error is not None or not response.choices:
-        what = "an error" if response.error is not None else "no choices"
+    refused = response.error is not None or response.object == "error"
+    if refused or not response.choices:
+        what = "an error" if refused else "no choices"
         raise DataError(f"field response: it holds {what}; there is no assistant message to measure")
     choice = response.choices[0]
     if choice.message is None:
@@ -184,8 +185,9 @@ def merge_facts(parts: Sequence[Facts], name: str | None) -> Facts:
 def _unlisted(response: Response, choice: Choice, n_listed: int) -> int:
     """Drawn tokens of a reply that its logprobs do not list; 0 where the log has no logprobs or does not say.
 
-    llama.cpp's own server lists the several tokens of one character once, hosted APIs leave out hidden reasoning or
-    calls. A token that only ends the message may be counted and not listed; usage is that of all choices together.
+    llama.cpp's own server, and SGLang in a stream without a parser, list the several tokens of one character once,
+    hosted APIs leave out hidden reasoning or calls. A token that only ends the message may be counted and not listed;
+    usage is that of all choices together.
     """
     drawn = response.usage.get("completion_tokens") if isinstance(response.usage, dict) else None
     if not isinstance(drawn, int) or not n_listed or len(response.choices or ()) != 1:

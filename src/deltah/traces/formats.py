@@ -266,7 +266,8 @@ class ChatLogs:
 
     def finish(self, where: Position) -> Iterator[Pending]:
         """See `Importer`."""
-        return map(self._pending, self._importer.finish(where))
+        for read in self._importer.finish(where):
+            yield Pending(where, partial(_fail, read)) if isinstance(read, DataError) else self._pending(read)
 
     def _pending(self, dialogue: Dialogue) -> Pending:
         given = self._options.vocab_size

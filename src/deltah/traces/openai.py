@@ -15,8 +15,8 @@ of one chunk each (`deltah.traces.chunks`). The batch API's `body` wrappers are 
 * entropy: `top_logprobs` through `deltah.traces.topk`; exact where they cover `vocab_size` tokens; NaN without.
 * vocab_size: the line's, else the caller's, else what is known of the model's name (`deltah.traces.vocabularies`),
   which `metadata["vocab_size_from"]` then says.
-* temperature: of the *reported* distribution: 1 if `logprobs_mode` is raw, the sampling temperature if it is processed
-  or 1; None where the log does not say, or mixes several.
+* temperature: of the *reported* distribution: 1 if `logprobs_mode` is raw, the sampling temperature (1 for greedy
+  decoding) if it is processed or 1; None where the log does not say, or mixes several.
 * metadata: flat `metadata`, `sampling_temperature`, `logprobs_mode`, `n_choices` if more than one was drawn,
   `n_requests` of a joined conversation, `unjoined` where its beginning is not in the log, `mixed_sampling`,
   `tokens_without_logprobs` where a response's `usage` counts more drawn tokens than its logprobs have entries.
@@ -99,15 +99,19 @@ class ChatLogImporter:
         """Take one API call that was decoded before."""
         return (alone(exchange),) if self.joiner is None else self.joiner.add(exchange)
 
-    def finish(self, where: Position) -> Iterator[Dialogue]:
-        """Give what is still open, streams without an end included.
+    def finish(self, where: Position) -> Iterator[Dialogue | DataError]:
+        """Give what is still open, streams without an end included; for one that cannot be read, why not.
 
         Args:
             where: The log's end.
         """
         for chunks in self._chunks.finish():
-            read = read_line(ChatLine(response=assemble(chunks)), where)
-            yield alone(read) if isinstance(read, Exchange) else read
+            try:
+                read = read_line(ChatLine(response=assemble(chunks)), where)
+            except DataError as error:  # must not cost the conversations that still wait
+                yield error
+            else:
+                yield alone(read) if isinstance(read, Exchange) else read
         if self.joiner is not None:
             yield from self.joiner.finish()
 
@@ -226,8 +230,8 @@ def _wrong_size(error: VocabularySizeError, facts: Facts, given: int | None) -> 
 def _temperature(facts: Facts) -> float | None:
     """Temperature of the distribution that the log-probabilities speak of."""
     sampling, mode = facts.sampling_temperature, facts.logprobs_mode or ""
-    if mode.startswith("raw"):
-        return 1.0
+    if mode.startswith("raw") or (mode.startswith("processed") and sampling == 0.0):
+        return 1.0  # a server that takes the most likely token divides by no temperature
     return sampling if mode.startswith("processed") or sampling == 1.0 else None
 
 

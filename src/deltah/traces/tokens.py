@@ -118,15 +118,23 @@ def _texts(tokens: Sequence[TokenLogprob]) -> list[str]:
     """Text of each token; their concatenation is the message's text.
 
     A character whose bytes are spread over several tokens appears at the token that completes it, if the server gives
-    bytes; where it gives none, the token's own text stands. The bytes also tell what a token's number stands for, where
-    vLLM was asked to print numbers (`return_tokens_as_token_ids`).
+    bytes, and as U+FFFD at its last token if it never is complete; where it gives none, the token's own text stands.
+    The bytes also tell what a token's number stands for, where vLLM was asked to print numbers
+    (`return_tokens_as_token_ids`).
     """
     texts = [token.token for token in tokens]
     stand_in = any("\ufffd" in text or text.startswith(_STAND_IN_TEXTS) for text in texts)
     if not stand_in or any(token.bytes is None for token in tokens):
         return texts
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    found = [""]  # before the first token, where nothing can be left open
     try:
-        return [decoder.decode(bytes(token.bytes)) if token.bytes else token.token for token in tokens]
+        for token in tokens:
+            spelled = bytes(token.bytes or ())
+            if spelled == token.token.encode():  # such as an end token, which no broken character before it is part of
+                found[-1] += decoder.decode(b"", final=True)
+            found.append(decoder.decode(spelled) or ("" if spelled else token.token))
     except ValueError as error:
         raise DataError("field logprobs.content.bytes: a byte is not in 0..255") from error
+    found[-1] += decoder.decode(b"", final=True)
+    return found[1:]

@@ -3,7 +3,8 @@
 `deltah.core.entropy.entropy_bounds` certifies an interval from *the k best* log-probabilities. Servers break that
 promise in known ways; each is undone here, always on the side of the wider interval:
 
-* A stand-in (null, -inf, -9999) in a list is dropped; in a list of the whole vocabulary it is probability 0.
+* A stand-in (null, -inf, -9999, the least float32 number) in a list is dropped; in a list of the whole vocabulary it
+  is probability 0.
 * vLLM puts the drawn token first and cuts the list at k, so a drawn token outside the top k displaces the k-th best.
   Whenever the drawn token is the least of its list, it counts as a known tail token and not as one of the best.
 * With k = 1 the one entry may then be just the drawn token. Unless it holds half of the mass, or another token of
