@@ -23,6 +23,8 @@ from deltah.engines.trl.config import TrainConfig
 from deltah.errors import ConfigError
 from deltah.traces import write_traces
 
+PLURAL_OF_ONE = re.compile(r"\b1 (?:\w+ )?(?:files|calls|records|rows|trajectories|questions|tokens|turns)\b")
+
 
 @pytest.fixture
 def traces(tmp_path: Path) -> Path:
@@ -206,18 +208,38 @@ def test_unreadable_records_are_listed_and_change_the_exit_code(traces: Path) ->
     assert result.exit_code == 1
     assert "3 trajectories" in result.output
     assert "traces.jsonl" in result.output
-    assert "1 records could not be read" in result.output
+    assert "1 record could not be read" in result.output
 
 
 def test_tokens_that_the_log_does_not_list_are_noted(tmp_path: Path) -> None:
     [log] = (Path(__file__).parents[1] / "traces" / "data").glob("llama-server-emoji.jsonl*")
-    said = "27 sampled tokens of 1 trajectories have no logprobs, by the server's own count"
+    said = "No logprobs of 27 sampled tokens of 1 trajectory, by the server's own count"
     result = CliRunner().invoke(app, ["score", str(log), "--vocab-size", "1394"])
     assert result.exit_code == 0, result.output
     assert said in " ".join(result.output.split())
     result = CliRunner().invoke(app, ["report", str(log), "--out", str(tmp_path / "r.html"), "--vocab-size", "1394"])
     assert result.exit_code == 0, result.output
     assert said in (tmp_path / "r.json").read_text()
+
+
+def test_one_of_a_kind_has_no_plural(tmp_path: Path) -> None:
+    logs, page = tmp_path / "logs", tmp_path / "page.html"
+    logs.mkdir()
+    write_traces(logs / "log.jsonl", [make_trajectory([[1.0], [0.5]], outcome=1.0)])
+    (logs / "other.txt").write_text("nothing known\n")
+    (tmp_path / "grades.jsonl").write_text('{"id": "x", "score": 1}\n')
+    with (logs / "log.jsonl").open("a") as file:
+        file.write("{broken\n")
+    for command in ("score", "study", "report"):
+        answers = ["--answers", str(tmp_path / "grades.jsonl")]
+        out = ["--out", str(page)] if command == "report" else []
+        result = CliRunner().invoke(app, [command, str(logs), *answers, *out])
+        assert result.exit_code == 1, result.output
+        assert "1 record could not be read" in result.output
+        assert not PLURAL_OF_ONE.findall(result.output)
+    shown = re.sub(r"<(script|style)[^>]*>.*?</\1>|<[^>]+>", "", page.read_text(), flags=re.S)
+    assert "Passed over 1 file without traces" in shown
+    assert not PLURAL_OF_ONE.findall(shown)
 
 
 def test_report_is_written_beside_the_traces(traces: Path) -> None:

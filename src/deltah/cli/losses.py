@@ -10,6 +10,7 @@ import typer
 
 from deltah.errors import ConfigError, DataError
 from deltah.study import ScoredLog
+from deltah.wording import count
 
 MAX_PROBLEMS_PRINTED = 20
 
@@ -42,7 +43,7 @@ def report_losses(log: ScoredLog) -> None:
     for problem in log.reader.problems[:MAX_PROBLEMS_PRINTED]:
         typer.echo(f"left out: {problem}", err=True)
     if log.reader.n_problems:
-        typer.echo(f"{log.reader.n_problems} records could not be read", err=True)
+        typer.echo(f"{count(log.reader.n_problems, 'record')} could not be read", err=True)
         raise typer.Exit(1)
 
 

@@ -19,6 +19,7 @@ from deltah.core.types import Scalar
 from deltah.errors import ConfigError, DataError, InvalidValueError
 from deltah.study import ScoredLog
 from deltah.traces.rundir import nan_to_none, write_atomic
+from deltah.wording import agreeing, count
 
 if TYPE_CHECKING:
     from deltah.engines.probe.plan import Plan
@@ -92,11 +93,12 @@ def command(  # noqa: PLR0913 - the options of a command line
 def _say_cost(plan: Plan, cost: Cost) -> None:
     """What a probe will ask, before it does."""
     typer.echo(
-        f"{cost.calls} calls, {cost.queries} queries ({cost.cached} already answered); about {cost.tokens:,} "
-        f"model tokens to read; {len(plan.skipped)} calls cannot be probed, {plan.n_left} are over the budget"
+        f"{count(cost.calls, 'call')}, {count(cost.queries, 'query')} ({cost.cached:,} already answered); about "
+        f"{count(cost.tokens, 'model token')} to read; {count(len(plan.skipped), 'call')} cannot be probed, "
+        f"{plan.n_left:,} {agreeing(plan.n_left, 'is', 'are')} over the budget"
     )
-    for reason, count in sorted(Counter(skipped.reason.value for skipped in plan.skipped).items()):
-        typer.echo(f"cannot be probed: {count} calls, {reason}")
+    for reason, n in sorted(Counter(skipped.reason.value for skipped in plan.skipped).items()):
+        typer.echo(f"cannot be probed: {count(n, 'call')}, {reason}")
 
 
 def _say_unasked(options: ServerOptions) -> None:
@@ -168,14 +170,14 @@ def _print(result: ProbeResult, out: Path) -> None:
     probed = result.probed
     useful = [row["useful"] for row in probed if row["useful"] is not None]
     tokens = sum(row["model_tokens"] for row in probed)
-    typer.echo(f"{len(probed)} calls probed, {tokens:,} model tokens; rows in {out}")
+    typer.echo(f"{count(len(probed), 'call')} probed, {count(tokens, 'model token')}; rows in {out}")
     if useful:
         gains = [row["gain_placebo"] for row in probed if row["useful"] is not None]
         entropies = [row["delta_h_placebo"] for row in probed if not np.isnan(row["delta_h_placebo"])]
         change = f"{np.mean(entropies):+.3f} nats" if entropies else "not measured"
         typer.echo(
-            f"useful {sum(useful)} of {len(useful)} ({sum(useful) / len(useful):.0%}); mean gain over placebo "
+            f"useful {sum(useful):,} of {len(useful):,} ({sum(useful) / len(useful):.0%}); mean gain over placebo "
             f"{np.mean(gains):+.3f} nats; mean placebo-controlled ΔH {change}"
         )
-    for reason, count in sorted(result.reasons.items()):
-        typer.echo(f"not probed: {count} calls, {reason.value}")
+    for reason, n in sorted(result.reasons.items()):
+        typer.echo(f"not probed: {count(n, 'call')}, {reason.value}")

@@ -15,6 +15,7 @@ from deltah.cli.prices import Currency, Latency, Price, costs
 from deltah.cli.progress import reading
 from deltah.cli.tables import inert
 from deltah.traces.sources import STDIN
+from deltah.wording import count
 
 
 def command(  # noqa: PLR0913 - the options of a command line
@@ -51,5 +52,5 @@ def command(  # noqa: PLR0913 - the options of a command line
         typer.echo(f"note  {inert(note)}", err=True)
     lost = sum(arm.n_problems for arm in data.arms)
     if lost:
-        typer.echo(f"{lost} records could not be read; the page lists them", err=True)
+        typer.echo(f"{count(lost, 'record')} could not be read; the page lists them", err=True)
         raise typer.Exit(1)

@@ -30,6 +30,7 @@ from deltah.study.tables import estimate_cell, money_text, number, tool_title
 from deltah.study.waste import Verdict
 from deltah.traces.parquet import OPTIONAL
 from deltah.traces.rundir import nan_to_none
+from deltah.wording import count
 
 
 def command(  # noqa: PLR0913 - the options of a command line
@@ -76,7 +77,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     else:
         _print_tables(log, scored, waste=waste)
     if out is not None and writer is not None:
-        typer.echo(f"{writer.n_written} rows in {out}", err=True)
+        typer.echo(f"{count(writer.n_written, 'row')} in {out}", err=True)
     report_losses(log)
 
 
@@ -166,7 +167,7 @@ def _print_savings(console: Console, facts: LogFacts) -> None:
 def _headline(log: ScoredLog, facts: LogFacts) -> str:
     estimators = ", ".join(sorted(facts.estimators - {Estimator.NONE.value})) or "none"
     parts = [
-        f"{facts.trajectories} trajectories, {facts.calls} calls, entropies: {estimators}",
+        f"{count(facts.trajectories, 'trajectory')}, {count(facts.calls, 'call')}, entropies: {estimators}",
         f"signal {log.signal.name.value}, margin {log.signal.resolved_margin:g}",
     ]
     return "; ".join(parts)

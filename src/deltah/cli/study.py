@@ -92,12 +92,10 @@ def _print(result: StudyResult) -> None:
     from rich.console import Console
 
     from deltah.cli.tables import escaped
-    from deltah.study.pilot.markdown import computed, finding, label_note, method_notes, size_note
+    from deltah.study.pilot.markdown import computed, finding, label_note, method_notes, result_size, size_note
 
     console = Console()
-    console.print(
-        f"{result.calls} calls of {result.trajectories} trajectories, {result.questions} questions", highlight=False
-    )
+    console.print(result_size(result), highlight=False)
     for label in result.labels:
         rows = result.of_label(label)
         console.print(f"\n[bold]{escaped(label)}[/]: {escaped(label_note(label))}", highlight=False)

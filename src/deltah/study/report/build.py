@@ -25,6 +25,7 @@ from deltah.study.report.waste import meanings, waste_tables
 from deltah.study.summary import RESAMPLES, Statistics, Summary, compare_tallies, summarise_tallies
 from deltah.study.tables import DIFFERENCE_COLUMNS, PAGE_COLUMNS, SPLIT_COLUMNS, Table, table
 from deltah.traces.rundir import nan_to_none
+from deltah.wording import count
 
 SCHEMA_VERSION: Final = 1
 CURVES: Final = (
@@ -258,5 +259,6 @@ def _facts(data: ReportData) -> dict[str, Any]:
     }
     approximate = sum(e.facts.approximate for e in every)
     if approximate:
-        derived["approximate spans"] = f"{approximate:,} trajectories: borders of reasoning and calls are estimated"
+        found = count(approximate, "trajectory")
+        derived["approximate spans"] = f"{found}: borders of reasoning and calls are estimated"
     return {**derived, **{key: str(value)[:MAX_FACT_CHARS] for key, value in data.facts.items()}}
