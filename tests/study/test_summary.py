@@ -45,7 +45,7 @@ def test_hand_computed() -> None:
     assert (s.questions, s.trajectories, s.calls) == (3, 3, 4)
     assert s.f1.value == pytest.approx(2.5 / 3)
     assert s.accuracy.value == pytest.approx(2 / 3)
-    assert s.calls_per_question.value == pytest.approx(4 / 3)
+    assert s.calls_per_trajectory.value == pytest.approx(4 / 3)
     assert s.correct_per_call.value == pytest.approx(2 / 4)
     assert s.reduction_rate.value == pytest.approx(2 / 4)
     assert s.delta_h.value == pytest.approx((-1 + 0.5 - 1 + 2) / 4)
@@ -78,7 +78,7 @@ def test_nothing_is_nan_and_counted() -> None:
     s = summarise([unmeasured])
     assert math.isnan(s.reduction_rate.value)
     assert s.reduction_rate.left_out == 1
-    assert s.calls_per_question.value == 1.0
+    assert s.calls_per_trajectory.value == 1.0
     assert math.isnan(summarise([rollout([[1.0]], 1.0, 1)]).correct_per_call.value)
 
 
@@ -185,12 +185,21 @@ def test_intervals_hold_the_value_and_stay_in_range(outcomes: list[float]) -> No
     assert f1.value == pytest.approx(np.mean(outcomes))
 
 
+def test_calls_are_counted_by_trajectory_and_the_title_says_so() -> None:
+    """Two trajectories of one question, one call and three: two a trajectory, four a question."""
+    one, three_calls = (rollout(rows, 1.0, 0) for rows in ([[1.0], [0.5]], [[1.0], [0.5], [0.4], [0.3]]))
+    summary = summarise([one, three_calls])
+    assert (summary.questions, summary.trajectories) == (1, 2)
+    (column,) = table({"a": summary}, columns=("calls_per_trajectory",)).columns
+    assert (column.title, summary.calls_per_trajectory.value) == ("calls / trajectory", 2.0)
+
+
 def test_table_has_one_source_of_digits() -> None:
     summaries = {"start": summarise(three() * 5), "other": summarise([])}
     content = table(summaries, seconds={"start": 12.4})
     assert [c.key for c in content.columns] == [
         "f1",
-        "calls_per_question",
+        "calls_per_trajectory",
         "correct_per_call",
         "reduction_rate",
         "seconds",

@@ -103,5 +103,5 @@ def _print_result(data: ReportData, console: Console) -> None:
             print_summaries(
                 {name: summary for name, summary in parts.items() if summary.trajectories},
                 title=f"{decoding} decoding, questions that {label}",
-                columns=("f1", "calls_per_question", "correct_per_call", "reduction_rate"),
+                columns=("f1", "calls_per_trajectory", "correct_per_call", "reduction_rate"),
             )

@@ -63,7 +63,7 @@ class Table:
 ALL_COLUMNS: Final = (
     Column(key="f1", title="F1", digits=3),
     Column(key="accuracy", title="accuracy", digits=3),
-    Column(key="calls_per_question", title="calls / question"),
+    Column(key="calls_per_trajectory", title="calls / trajectory"),
     Column(key="correct_per_call", title="correct / call"),
     Column(key="reduction_rate", title="reduction rate"),
     Column(key="delta_h", title="mean ΔH", digits=3, unit="nats"),
@@ -76,18 +76,18 @@ ALL_COLUMNS: Final = (
     Column(key="seconds", title="seconds", digits=0),
 )
 _BY_KEY: Final = {column.key: column for column in ALL_COLUMNS}
-DEMO_COLUMNS: Final = ("f1", "calls_per_question", "correct_per_call", "reduction_rate", "seconds")
+DEMO_COLUMNS: Final = ("f1", "calls_per_trajectory", "correct_per_call", "reduction_rate", "seconds")
 PAGE_COLUMNS: Final = (
     "f1",
     "accuracy",
-    "calls_per_question",
+    "calls_per_trajectory",
     "correct_per_call",
     "reduction_rate",
     "delta_h",
     "waste",
     "seconds",
 )
-SPLIT_COLUMNS: Final = ("f1", "calls_per_question", "correct_per_call")
+SPLIT_COLUMNS: Final = ("f1", "calls_per_trajectory", "correct_per_call")
 DIFFERENCE_COLUMNS: Final = PAGE_COLUMNS[:-1]
 
 

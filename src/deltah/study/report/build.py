@@ -30,7 +30,7 @@ from deltah.wording import count
 SCHEMA_VERSION: Final = 1
 CURVES: Final = (
     (OUTCOME, "F1 (outcome) while sampling"),
-    (CALLS, "calls per question"),
+    (CALLS, "calls per trajectory"),
     (REDUCTION_RATE, "reduction rate m / n"),
     (DELTA_H_MEAN, "mean ΔH, nats"),
 )
@@ -182,9 +182,9 @@ def _differences(data: ReportData, evaluation: str) -> dict[str, Any] | None:
 
 
 def _plane(data: ReportData, evaluation: str, summaries: Mapping[str, Summary]) -> dict[str, Any] | None:
-    """One point an arm: calls per question against F1; arms without grades have no place."""
+    """One point an arm: calls per trajectory against F1; arms without grades have no place."""
     points = [
-        {"arm": i, "x": summary.calls_per_question.as_dict(), "y": summary.f1.as_dict()}
+        {"arm": i, "x": summary.calls_per_trajectory.as_dict(), "y": summary.f1.as_dict()}
         for i, arm in enumerate(data.columns)
         if (summary := summaries.get(arm.name)) and math.isfinite(summary.f1.value)
     ]

@@ -48,7 +48,7 @@ def marker(x: float, y: float, arm: str, r: float = 5.5) -> Markup:
 def plane(
     panel: Mapping[str, Any], arms: Sequence[Mapping[str, Any]], limits: Mapping[str, tuple[float, float]]
 ) -> Markup:
-    """F1 against calls per question: one cross of 95 % intervals an arm, a thin line from the start to each.
+    """F1 against calls per trajectory: one cross of 95 % intervals an arm, a thin line from the start to each.
 
     Args:
         panel: An entry of payload["plane"].
@@ -60,7 +60,7 @@ def plane(
     x = Scale(x_ticks[0], x_ticks[-1], left, width - 20)
     y = Scale(y_ticks[0], y_ticks[-1], height - bottom, top)
     parts = frame(x, y, x_ticks, y_ticks, width, height, bottom)
-    parts.append(text("calls per question", (x.start + x.stop) / 2, height - 6, class_="axis", anchor="middle"))
+    parts.append(text("calls per trajectory", (x.start + x.stop) / 2, height - 6, class_="axis", anchor="middle"))
     parts.append(text("F1", left - 8, top - 14, class_="axis", anchor="end"))
     points = panel["points"]
     start = next((p for p in points if arms[p["arm"]]["start"]), None)
@@ -70,7 +70,7 @@ def plane(
     for point in points:
         parts += _cross(point, x, y, arms[point["arm"]]["class"])
     return svg(
-        width, height, f"F1 against calls per question, {panel['evaluation']}", [*parts, *_labels(points, arms, x, y)]
+        width, height, f"F1 against calls per trajectory, {panel['evaluation']}", [*parts, *_labels(points, arms, x, y)]
     )
 
 

@@ -49,7 +49,7 @@ def headline(data: ReportData, evaluation: str, summaries: Mapping[str, Summary]
 
 
 def _calls(arm: int, summary: Summary) -> dict[str, Any]:
-    mean = estimate_cell(summary.calls_per_question, 2)
+    mean = estimate_cell(summary.calls_per_trajectory, 2)
     detail = f"{mean.text} a trajectory {mean.interval}".strip()
     return {"arm": arm, "text": number(summary.calls, 0), "interval": "", "detail": detail}
 
