@@ -103,7 +103,7 @@ def test_twin_holds_the_same_data(written: Path) -> None:
     assert twin["schema_version"] == 1
     rows = next(o for o in twin["overview"] if (o["evaluation"], o["subset"]) == ("sampled", "all"))["rows"]
     outcomes = [t.outcome for t in rollouts(0, *PLANS["outcome"], 24)]
-    assert rows[1]["all"]["f1"]["value"] == pytest.approx(np.mean(outcomes))
+    assert rows[1]["all"]["outcome"]["value"] == pytest.approx(np.mean(outcomes))
 
 
 def test_same_input_same_bytes(written: Path, tmp_path: Path) -> None:
@@ -219,6 +219,27 @@ def test_load_runs_and_traces(tmp_path: Path) -> None:
     assert [a.name for a in both.arms] == ["logs", "logs (logs)"]
     write_report(both, tmp_path / "logs.html")
     assert "could not be read" in (tmp_path / "logs.html").read_text()
+
+
+def test_a_score_of_the_log_is_not_called_f1(tmp_path: Path) -> None:
+    """F1 is what deltah graded from answers; a log's own score is an outcome, and without any there is no column."""
+    scored, ungraded = tmp_path / "scored.jsonl", tmp_path / "ungraded.jsonl"
+    write_traces(scored, rollouts(0, 2.0, 0.7, 6))
+    write_traces(ungraded, [replace(t, outcome=None) for t in rollouts(0, 2.0, 0.7, 6)])
+    bare = tmp_path / "bare.jsonl"
+    write_traces(bare, [replace(t, outcome=None, golden_answers=()) for t in rollouts(0, 2.0, 0.7, 6)])
+    titles, pages = {}, {}
+    for log in (scored, ungraded, bare):
+        write_report(load_report([log]), log.with_suffix(".html"))
+        twin = json.loads(log.with_suffix(".json").read_text())
+        titles[log.stem] = [column["title"] for column in twin["overview"][0]["columns"]]
+        pages[log.stem] = "".join(Page(log.with_suffix(".html").read_text()).texts)
+    assert titles["scored"][:2] == ["outcome", "accuracy"]
+    assert "F1" not in pages["scored"]
+    assert "the score, in [0, 1], that the log or the answers' file states" in pages["scored"]
+    assert titles["ungraded"][:2] == ["F1", "accuracy"], "graded here, from its gold answers"
+    assert titles["bare"] == ["calls / trajectory", "reduction rate", "mean ΔH", "waste"]
+    assert "No trajectory has an outcome: --answers" in pages["bare"]
 
 
 def test_loading_what_is_not_there(tmp_path: Path) -> None:

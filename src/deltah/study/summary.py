@@ -40,8 +40,8 @@ Scored: TypeAlias = tuple[Trajectory, Signal | None]
 class Statistics:
     """The statistics of the study, in the order tables show them."""
 
-    f1: Estimate
-    """Mean outcome of the task's grader, in [0, 1]."""
+    outcome: Estimate
+    """Mean outcome, in [0, 1]; what it may be called is told by `deltah.study.outcomes`."""
     accuracy: Estimate
     """Share of trajectories with an outcome of 1."""
     calls_per_trajectory: Estimate
@@ -318,7 +318,7 @@ def tally_of(
 
 
 def _outcome_tallies(t: Trajectory) -> tuple[_Tally, _Tally, _Tally, _Tally]:
-    """F1, accuracy, calls per trajectory, correct per call."""
+    """Outcome, accuracy, calls per trajectory, correct per call."""
     calls = _Tally(t.n_calls, 1)
     if t.outcome is None:
         return _Tally(0, 0, 1), _Tally(0, 0, 1), calls, _Tally(0, 0, t.n_calls)

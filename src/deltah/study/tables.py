@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from deltah.errors import InvalidValueError
 from deltah.study.bootstrap import Estimate
+from deltah.study.outcomes import OUTCOME
 from deltah.study.summary import STATISTICS, Statistics
 
 MISSING: Final = "–"
@@ -61,7 +62,7 @@ class Table:
 
 
 ALL_COLUMNS: Final = (
-    Column(key="f1", title="F1", digits=3),
+    Column(key="outcome", title=OUTCOME, digits=3),
     Column(key="accuracy", title="accuracy", digits=3),
     Column(key="calls_per_trajectory", title="calls / trajectory"),
     Column(key="correct_per_call", title="correct / call"),
@@ -76,9 +77,9 @@ ALL_COLUMNS: Final = (
     Column(key="seconds", title="seconds", digits=0),
 )
 _BY_KEY: Final = {column.key: column for column in ALL_COLUMNS}
-DEMO_COLUMNS: Final = ("f1", "calls_per_trajectory", "correct_per_call", "reduction_rate", "seconds")
+DEMO_COLUMNS: Final = ("outcome", "calls_per_trajectory", "correct_per_call", "reduction_rate", "seconds")
 PAGE_COLUMNS: Final = (
-    "f1",
+    "outcome",
     "accuracy",
     "calls_per_trajectory",
     "correct_per_call",
@@ -87,8 +88,10 @@ PAGE_COLUMNS: Final = (
     "waste",
     "seconds",
 )
-SPLIT_COLUMNS: Final = ("f1", "calls_per_trajectory", "correct_per_call")
+SPLIT_COLUMNS: Final = ("outcome", "calls_per_trajectory", "correct_per_call")
 DIFFERENCE_COLUMNS: Final = PAGE_COLUMNS[:-1]
+GRADED_COLUMNS: Final = frozenset({"outcome", "accuracy", "correct_per_call"})
+"""Those that say nothing where no trajectory has an outcome."""
 
 
 def table(
@@ -97,6 +100,7 @@ def table(
     seconds: Mapping[str, float | None] | None = None,
     columns: tuple[str, ...] = DEMO_COLUMNS,
     signed: bool = False,
+    outcome: str = OUTCOME,
 ) -> Table:
     """Rows for named summaries (or comparisons), in their order.
 
@@ -105,6 +109,7 @@ def table(
         seconds: Wall time of each row, where known.
         columns: Keys of `ALL_COLUMNS`.
         signed: Write a plus sign before positive values, for differences.
+        outcome: Title of the mean outcome (`deltah.study.outcomes.outcome_title`).
 
     Raises:
         InvalidValueError: for an unknown column.
@@ -112,7 +117,8 @@ def table(
     unknown = [key for key in columns if key not in _BY_KEY]
     if unknown:
         raise InvalidValueError(f"unknown column {unknown[0]!r}; choose from: {', '.join(_BY_KEY)}")
-    chosen = tuple(_BY_KEY[key] for key in columns)
+    named = {**_BY_KEY, "outcome": replace(_BY_KEY["outcome"], title=outcome)}
+    chosen = tuple(named[key] for key in columns)
     times = seconds or {}
 
     def cell(name: str, summary: Statistics, column: Column) -> Cell:

@@ -7,7 +7,7 @@ way, once, here. Order and rounding are fixed, and no clock is read: the same in
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from deltah.core.metrics import CALLS, DELTA_H_MEAN, DELTA_H_STD, OUTCOME, REDUCTION_RATE, CollapseMonitor
 from deltah.core.types import FloatArray
 from deltah.study.bootstrap import LEVEL, Estimate
+from deltah.study.outcomes import outcome_meaning, outcome_title
 from deltah.study.report.data import START, ArmData, ReportData
 from deltah.study.report.groups import call_tables
 from deltah.study.report.headline import headline
@@ -23,13 +24,13 @@ from deltah.study.report.study_section import study_section
 from deltah.study.report.viewer import choose, pack
 from deltah.study.report.waste import meanings, waste_tables
 from deltah.study.summary import RESAMPLES, Statistics, Summary, compare_tallies, summarise_tallies
-from deltah.study.tables import DIFFERENCE_COLUMNS, PAGE_COLUMNS, SPLIT_COLUMNS, Table, table
+from deltah.study.tables import DIFFERENCE_COLUMNS, GRADED_COLUMNS, PAGE_COLUMNS, SPLIT_COLUMNS, Table, table
 from deltah.traces.rundir import nan_to_none
 from deltah.wording import count
 
 SCHEMA_VERSION: Final = 1
-CURVES: Final = (
-    (OUTCOME, "F1 (outcome) while sampling"),
+CURVES: Final = (  # "{outcome}" stands for its title
+    (OUTCOME, "{outcome} while sampling"),
     (CALLS, "calls per trajectory"),
     (REDUCTION_RATE, "reduction rate m / n"),
     (DELTA_H_MEAN, "mean ΔH, nats"),
@@ -58,6 +59,7 @@ def build(data: ReportData) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "title": data.title,
         "arms": [_arm(data, arm, index) for index, arm in enumerate(data.columns)],
+        "outcome": _outcome(data),
         "evaluations": list(data.evaluation_names),
         "overview": [
             _overview(data, name, label, found)
@@ -76,6 +78,12 @@ def build(data: ReportData) -> dict[str, Any]:
     }
     # The viewer's part is inert and strict already: its size was measured as it will stand in the page.
     return {**inert_tree(nan_to_none(payload)), "viewer": viewer}
+
+
+def _outcome(data: ReportData) -> dict[str, Any]:
+    """What the page calls the outcome, and what it is."""
+    graders = data.graders
+    return {"graded": bool(graders), "title": outcome_title(graders), "meaning": outcome_meaning(graders)}
 
 
 def _arm(data: ReportData, arm: ArmData, index: int) -> dict[str, Any]:
@@ -131,9 +139,15 @@ def _headline(data: ReportData, summaries: Mapping[str, Mapping[str, Mapping[str
 def _overview(data: ReportData, evaluation: str, subset: str, summaries: Mapping[str, Summary]) -> dict[str, Any]:
     seconds = {arm.name: arm.seconds for arm in data.columns}
     trained = any(value is not None for value in seconds.values())
-    columns = (PAGE_COLUMNS if trained else PAGE_COLUMNS[:-1]) if subset == "all" else SPLIT_COLUMNS
-    content = _table(data, table(summaries, seconds=seconds, columns=columns), summaries)
+    columns = _told(data, (PAGE_COLUMNS if trained else PAGE_COLUMNS[:-1]) if subset == "all" else SPLIT_COLUMNS)
+    shown = table(summaries, seconds=seconds, columns=columns, outcome=outcome_title(data.graders))
+    content = _table(data, shown, summaries)
     return {"evaluation": evaluation, "subset": subset, **content}
+
+
+def _told(data: ReportData, columns: Sequence[str]) -> tuple[str, ...]:
+    """The columns that say something: without any outcome, those that need one are left out."""
+    return tuple(key for key in columns if data.graders or key not in GRADED_COLUMNS)
 
 
 def _table(data: ReportData, content: Table, summaries: Mapping[str, Statistics]) -> dict[str, Any]:
@@ -177,18 +191,19 @@ def _differences(data: ReportData, evaluation: str) -> dict[str, Any] | None:
                 found[arm.name] = difference
     if not found:
         return None
-    content = _table(data, table(found, columns=DIFFERENCE_COLUMNS, signed=True), found)
+    columns = _told(data, DIFFERENCE_COLUMNS)
+    content = _table(data, table(found, columns=columns, signed=True, outcome=outcome_title(data.graders)), found)
     return {"evaluation": evaluation, "reference": reference.name, **content}
 
 
 def _plane(data: ReportData, evaluation: str, summaries: Mapping[str, Summary]) -> dict[str, Any] | None:
-    """One point an arm: calls per trajectory against F1; arms without grades have no place."""
+    """One point an arm: calls per trajectory against the outcome; arms without grades have no place."""
     points = [
-        {"arm": i, "x": summary.calls_per_trajectory.as_dict(), "y": summary.f1.as_dict()}
+        {"arm": i, "x": summary.calls_per_trajectory.as_dict(), "y": summary.outcome.as_dict()}
         for i, arm in enumerate(data.columns)
-        if (summary := summaries.get(arm.name)) and math.isfinite(summary.f1.value)
+        if (summary := summaries.get(arm.name)) and math.isfinite(summary.outcome.value)
     ]
-    return {"evaluation": evaluation, "points": points} if points else None
+    return {"evaluation": evaluation, "outcome": outcome_title(data.graders), "points": points} if points else None
 
 
 def _curves(data: ReportData) -> list[dict[str, Any]]:
@@ -197,7 +212,8 @@ def _curves(data: ReportData) -> list[dict[str, Any]]:
     for key, title in CURVES:
         series = [found for i, arm in enumerate(data.columns) if (found := _series(arm, i, key))]
         if series:
-            curves.append({"key": key, "title": title, "series": series})
+            named = title.format(outcome=outcome_title(data.graders))
+            curves.append({"key": key, "title": named, "series": series})
     return curves
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from deltah.errors import InvalidValueError
+from deltah.study.outcomes import Grader
 from deltah.study.pilot import StudyResult
 from deltah.study.report.evaluation import Evaluation
 
@@ -66,6 +67,11 @@ class ReportData:
     def columns(self) -> tuple[ArmData, ...]:
         """The arms, with the start before them when it was evaluated."""
         return (ArmData(name=START, evaluations=self.start), *self.arms) if self.start else self.arms
+
+    @property
+    def graders(self) -> frozenset[Grader]:
+        """Who gave the outcomes of all evaluations."""
+        return frozenset[Grader]().union(*(e.graders for arm in self.columns for e in arm.evaluations.values()))
 
     @property
     def evaluation_names(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ const whose = (t) => (data.evaluations.length > 1 ? `${data.arms[t.arm].name}, $
 
 function outcomeLabel(t) {
   if (t.correct === null) return el("span", { class: "label" }, "not graded");
-  return el("span", { class: "label " + (t.correct ? "yes" : "no") }, (t.correct ? "✓ correct" : "✗ not correct") + `, F1 ${t.outcome.toFixed(2)}`);
+  return el("span", { class: "label " + (t.correct ? "yes" : "no") }, (t.correct ? "✓ correct" : "✗ not correct") + `, ${data.outcome.title} ${t.outcome.toFixed(2)}`);
 }
 
 function changeText(t) {
