@@ -17,7 +17,7 @@ from rich.table import Table
 
 from deltah.cli.losses import named_files, nothing_read, report_losses, spare_inputs
 from deltah.cli.options import Answers, Join, Logs, Margin, Signal, Strict, TraceFormat, VocabSize, Workers, log_options
-from deltah.cli.prices import Currency, Latency, Price, costs
+from deltah.cli.prices import Currency, Latency, Price, costs, unknown_tools
 from deltah.cli.progress import reading
 from deltah.cli.tables import broken, escaped, inert, two_lines
 from deltah.core.types import Estimator
@@ -67,13 +67,19 @@ def command(  # noqa: PLR0913 - the options of a command line
         log = ScoredLog(paths, options, skip=("logprobs", "token_ids") if waste else OPTIONAL)
         spare_inputs([out], [answers, *named_files(log)])
         writer = None if out is None else stack.enter_context(CallWriter(out))
-        scored = score_log(log, costs=costs(price, currency, latency), rows=writer, waste=waste, workers=workers)
+        stated = costs(price, currency, latency)
+        scored = score_log(log, costs=stated, rows=writer, waste=waste, workers=workers)
         # In here, so that the file of an earlier run stays as it was.
         if not scored.facts.trajectories:
             raise nothing_read(log, paths)
         spare_inputs([out], (s.path for s in log.reader.sources if s.path not in log.reader.skipped))
+    unpriced = unknown_tools(stated, scored.calls.by_tool())
+    if unpriced is not None:
+        typer.echo(f"note  {inert(unpriced)}", err=True)
     if as_json:
-        typer.echo(json.dumps(nan_to_none(_summary(log, scored, waste=waste)), indent=1))
+        summary = _summary(log, scored, waste=waste)
+        summary["notes"] += [] if unpriced is None else [unpriced]
+        typer.echo(json.dumps(nan_to_none(summary), indent=1))
     else:
         _print_tables(log, scored, waste=waste)
     if out is not None and writer is not None:

@@ -59,6 +59,7 @@ def build(data: ReportData) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "title": data.title,
         "arms": [_arm(data, arm, index) for index, arm in enumerate(data.columns)],
+        "notes": [note[:MAX_FACT_CHARS] for note in data.notes],
         "outcome": _outcome(data),
         "evaluations": list(data.evaluation_names),
         "overview": [

@@ -50,6 +50,8 @@ class ReportData:
     arms: tuple[ArmData, ...]
     start: Evaluations = field(default_factory=dict)
     """Evaluations of the policy all arms started from."""
+    notes: Sequence[str] = ()
+    """What a reader must know of the whole page; each arm has its own beside these."""
     facts: Mapping[str, str] = field(default_factory=dict)
     """Footer: machine, versions, seed, date; whatever the caller knows. The report adds no clock of its own."""
     seed: int = 0
@@ -67,6 +69,11 @@ class ReportData:
     def columns(self) -> tuple[ArmData, ...]:
         """The arms, with the start before them when it was evaluated."""
         return (ArmData(name=START, evaluations=self.start), *self.arms) if self.start else self.arms
+
+    @property
+    def tools(self) -> frozenset[str]:
+        """Names of all tools that were called."""
+        return frozenset(row.tool for arm in self.columns for e in arm.evaluations.values() for row in e.rows)
 
     @property
     def graders(self) -> frozenset[Grader]:
