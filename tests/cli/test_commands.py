@@ -90,6 +90,29 @@ def test_no_command_writes_over_what_it_reads(tmp_path: Path, traces: Path) -> N
     assert CliRunner().invoke(app, ["report", str(log), "--out", str(tmp_path / "page.html")]).exit_code == 0
 
 
+def test_a_report_in_the_folder_of_its_logs(tmp_path: Path, traces: Path) -> None:
+    """Its twin replaces no log there; its own earlier twin it does replace, and no command takes that for a log."""
+    log, page = tmp_path / "logs" / "x.json", tmp_path / "logs" / "x.html"
+    log.parent.mkdir()
+    traces.rename(log)
+    before = log.read_bytes()
+    refused = CliRunner().invoke(app, ["report", str(log.parent), "--out", str(page)])
+    assert isinstance(refused.exception, ConfigError)
+    assert "x.json, which is not the JSON twin of an earlier page" in str(refused.exception)
+    assert log.read_bytes() == before
+    log = log.rename(log.with_suffix(".jsonl"))
+    pages = []
+    for _ in range(2):
+        done = CliRunner().invoke(app, ["report", str(log.parent), "--out", str(page)])
+        assert done.exit_code == 0, done.output
+        pages.append(page.read_bytes())
+    assert pages[0] == pages[1]
+    for arguments in (["score", str(log.parent)], ["score", str(log.parent / "*.json*")], ["study", str(log.parent)]):
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, done.output
+        assert "x.json" not in done.output
+
+
 def test_rows_of_an_earlier_run_survive_a_log_without_trajectories(tmp_path: Path) -> None:
     out, empty = tmp_path / "calls.jsonl", tmp_path / "empty.jsonl"
     out.write_text("earlier\n")

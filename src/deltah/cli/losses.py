@@ -10,6 +10,7 @@ import typer
 
 from deltah.errors import ConfigError, DataError
 from deltah.study import ScoredLog
+from deltah.study.twins import is_report_twin
 from deltah.wording import count
 
 MAX_PROBLEMS_PRINTED = 20
@@ -29,6 +30,19 @@ def spare_inputs(outputs: Iterable[Path | None], inputs: Iterable[str | Path | N
     for out in outputs:
         if out is not None and out.exists() and (path := kept.get(os.path.realpath(out))) is not None:
             raise ConfigError(f"--out {out} would overwrite {path}, which is read; choose another name")
+
+
+def spare_all_but_twins(page: Path) -> None:
+    """Refuse a page whose JSON twin would replace a file that is no twin of an earlier page: a log, a manifest.
+
+    Raises:
+        ConfigError: if it would.
+    """
+    twin = page.with_suffix(".json")
+    if twin.exists() and not is_report_twin(twin):
+        raise ConfigError(
+            f"--out {page} would overwrite {twin}, which is not the JSON twin of an earlier page; choose another name"
+        )
 
 
 def named_files(log: ScoredLog) -> list[str]:
