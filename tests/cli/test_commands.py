@@ -113,6 +113,22 @@ def test_a_report_in_the_folder_of_its_logs(tmp_path: Path, traces: Path) -> Non
         assert "x.json" not in done.output
 
 
+def test_a_study_in_the_folder_of_its_logs(tmp_path: Path, traces: Path) -> None:
+    log, out = tmp_path / "logs" / "log.json", tmp_path / "logs" / "mine.json"
+    log.parent.mkdir()
+    traces.rename(log)
+    before = log.read_bytes()
+    for command in (("study", log.parent, "--out", log), ("probe", log.parent, "--server", "http://x", "--out", log)):
+        refused = CliRunner().invoke(app, [str(part) for part in command])
+        assert isinstance(refused.exception, ConfigError), command
+        assert "log.json, which is read" in str(refused.exception)
+    assert log.read_bytes() == before
+    for _ in range(2):  # the second time the study of the first lies among the logs
+        done = CliRunner().invoke(app, ["study", str(log.parent), "--resamples", "100", "--out", str(out)])
+        assert done.exit_code == 0, done.output
+    assert CliRunner().invoke(app, ["score", str(log.parent)]).exit_code == 0
+
+
 def test_rows_of_an_earlier_run_survive_a_log_without_trajectories(tmp_path: Path) -> None:
     out, empty = tmp_path / "calls.jsonl", tmp_path / "empty.jsonl"
     out.write_text("earlier\n")

@@ -50,6 +50,11 @@ def named_files(log: ScoredLog) -> list[str]:
     return [source.path for source in log.reader.sources if source.named]
 
 
+def read_files(log: ScoredLog) -> list[str]:
+    """Files that were read for logs, once it is known which of a folder's are none."""
+    return [source.path for source in log.reader.sources if source.path not in log.reader.skipped]
+
+
 def report_losses(log: ScoredLog) -> None:
     """List what was lost on standard error, and leave with code 1 if a record could not be read."""
     for path in log.reader.skipped:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deltah.cli.losses import named_files, nothing_read, report_losses, spare_inputs
+from deltah.cli.losses import named_files, nothing_read, read_files, report_losses, spare_inputs
 from deltah.cli.options import Answers, Logs, Strict, TraceFormat, VocabSize, log_options
 from deltah.cli.progress import reading, reporting
 from deltah.core.types import Scalar
@@ -69,6 +69,7 @@ def command(  # noqa: PLR0913 - the options of a command line
         trajectories = [trajectory for trajectory, _ in log]
     if not trajectories:
         raise nothing_read(log, paths)
+    spare_inputs([out], read_files(log))
     schemas, kept = _schemas(tools), out.with_suffix(".cache.jsonl")
     options = ServerOptions(top_k=top_logprobs, vocab_size=vocab_size, chars_per_token=chars_per_token(trajectories))
     if model is not None:

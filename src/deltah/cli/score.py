@@ -15,7 +15,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from deltah.cli.losses import named_files, nothing_read, report_losses, spare_inputs
+from deltah.cli.losses import named_files, nothing_read, read_files, report_losses, spare_inputs
 from deltah.cli.options import Answers, Join, Logs, Margin, Signal, Strict, TraceFormat, VocabSize, Workers, log_options
 from deltah.cli.prices import Currency, Latency, Price, costs, unknown_tools
 from deltah.cli.progress import reading
@@ -72,7 +72,7 @@ def command(  # noqa: PLR0913 - the options of a command line
         # In here, so that the file of an earlier run stays as it was.
         if not scored.facts.trajectories:
             raise nothing_read(log, paths)
-        spare_inputs([out], (s.path for s in log.reader.sources if s.path not in log.reader.skipped))
+        spare_inputs([out], read_files(log))
     unpriced = unknown_tools(stated, scored.calls.by_tool())
     if unpriced is not None:
         typer.echo(f"note  {inert(unpriced)}", err=True)

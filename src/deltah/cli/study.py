@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deltah.cli.losses import named_files, nothing_read, report_losses, spare_inputs
+from deltah.cli.losses import named_files, nothing_read, read_files, report_losses, spare_inputs
 from deltah.cli.options import Join, Logs, Strict, TraceFormat, VocabSize, log_options
 from deltah.errors import ConfigError, DataError
 
@@ -52,6 +52,7 @@ def command(  # noqa: PLR0913 - the options of a command line
         trajectories = [trajectory for trajectory, _ in log]
     if not trajectories:
         raise nothing_read(log, paths)
+    spare_inputs(_targets(out), read_files(log))
     table = build_table(
         trajectories,
         evidence=evidence,
