@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -240,6 +241,25 @@ def test_a_score_of_the_log_is_not_called_f1(tmp_path: Path) -> None:
     assert titles["ungraded"][:2] == ["F1", "accuracy"], "graded here, from its gold answers"
     assert titles["bare"] == ["calls / trajectory", "reduction rate", "mean ΔH", "waste"]
     assert "No trajectory has an outcome: --answers" in pages["bare"]
+
+
+def test_a_page_of_logs_speaks_of_logs_and_runs(tmp_path: Path, written: Path) -> None:
+    """Arm, policy and controls are words of an experiment; on a user's page there are logs, or runs by their names."""
+    logs = [tmp_path / f"{name}.jsonl" for name in ("outcome", "before", "after")]
+    for seed, log in enumerate(logs):
+        write_traces(log, rollouts(seed, 2.0, 0.7, 8))
+    pages = {}
+    for name, paths in (("one", logs[:1]), ("two", [logs[1], logs[0]])):
+        out = tmp_path / f"{name}.html"
+        write_report(load_report(paths), out)
+        pages[name] = "".join(Page(re.sub("<style>.*?</style>", "", out.read_text(), flags=re.S)).texts)
+        assert re.findall(r"\b(?:arms?|policy|training|controls)\b", pages[name]) == []
+        assert re.findall(r"^\s*logs\s*$", pages[name], re.M) == [], "the name of the only evaluation says nothing"
+    assert "minus before" in pages["two"], "a log named outcome is no plain GRPO"
+    assert "Run minus reference" in pages["two"]
+    experiment = "".join(Page(written.read_text()).texts)
+    assert "Arm minus reference" in experiment
+    assert "shuffled-sign controls" in experiment
 
 
 def test_loading_what_is_not_there(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_arms_that_share_little_still_fill_the_viewer() -> None:
     arms = (ArmData(name="a", evaluations={"logs": first}), ArmData(name="b", evaluations={"logs": second}))
     picks, note = choose(ReportData(title="t", arms=arms))
     assert len(picks) == len({(p.arm, p.candidate.order) for p in picks}) == 200
-    assert "among them 1 question that every arm answered" in note
+    assert "among them 1 question that every run answered" in note
     assert "Statistics cover all 301" in note
 
 

@@ -59,6 +59,8 @@ def build(data: ReportData) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "title": data.title,
         "arms": [_arm(data, arm, index) for index, arm in enumerate(data.columns)],
+        "noun": data.noun,
+        "trained": data.trained,
         "notes": [note[:MAX_FACT_CHARS] for note in data.notes],
         "outcome": _outcome(data),
         "evaluations": list(data.evaluation_names),
@@ -172,9 +174,11 @@ def _estimate(estimate: Estimate | None) -> dict[str, Any]:
 
 
 def _reference(data: ReportData, evaluation: str) -> ArmData | None:
-    """What the other arms are compared with: outcome-only training, else the start, else the first arm."""
+    """What the others are compared with: outcome-only training, else the start, of an experiment; else the first."""
     present = [arm for arm in data.columns if arm.evaluations.get(evaluation)]
-    named = [arm for name in ("outcome", START) for arm in present if arm.name == name]
+    # A log of such a name is nothing but that.
+    names = ("outcome", START) if data.trained else ()
+    named = [arm for name in names for arm in present if arm.name == name]
     return next(iter([*named, *present]), None)
 
 
@@ -256,11 +260,12 @@ def _studies(data: ReportData, viewer: Mapping[str, Any]) -> list[dict[str, Any]
         if arm.study is None:
             continue
         links: dict[str, str] = {}
+        title = f"Pilot study, {arm.name}" if len(data.columns) > 1 else "Pilot study"
         for trajectory in viewer["trajectories"]:
             if trajectory["arm"] == i:
                 links.setdefault(trajectory["id"], trajectory["key"])
         anchor = f"study-{len(found) + 1}" if found else "study"
-        found.append(study_section(arm.study, links, anchor=anchor, title=f"Pilot study, {arm.name}"))
+        found.append(study_section(arm.study, links, anchor=anchor, title=title))
     return found
 
 

@@ -71,6 +71,18 @@ class ReportData:
         return (ArmData(name=START, evaluations=self.start), *self.arms) if self.start else self.arms
 
     @property
+    def trained(self) -> bool:
+        """Whether the arms are those of an experiment: training runs, or what stands beside their start."""
+        return bool(self.start) or any(arm.metrics for arm in self.arms)
+
+    @property
+    def noun(self) -> str:
+        """What a reader calls one of the columns: an arm of an experiment, a log, or one of several runs."""
+        if self.trained:
+            return "arm"
+        return "log" if len(self.arms) == 1 and not self.arms[0].config else "run"
+
+    @property
     def tools(self) -> frozenset[str]:
         """Names of all tools that were called."""
         return frozenset(row.tool for arm in self.columns for e in arm.evaluations.values() for row in e.rows)

@@ -64,7 +64,7 @@ def choose(data: ReportData, limit: int = MAX_TRAJECTORIES) -> tuple[list[Pick],
     turns = zip_longest(*(source.picks(Reason.DRAWN) for source in sources))
     rest = (pick for turn in turns for pick in turn if pick is not None)
     chosen = _distinct([*notable, *paired, *rest], limit)
-    return chosen, _note(chosen, len({p.candidate.cluster for p in paired}), total, data.seed)
+    return chosen, _note(chosen, len({p.candidate.cluster for p in paired}), total, data)
 
 
 def _notable(sources: Sequence[_Source], room: int) -> list[Pick]:
@@ -97,13 +97,13 @@ def _distinct(picks: Iterable[Pick], limit: int) -> list[Pick]:
     return list(found.values())
 
 
-def _note(picks: Sequence[Pick], shared: int, total: int, seed: int) -> str:
+def _note(picks: Sequence[Pick], shared: int, total: int, data: ReportData) -> str:
     """How the trajectories were chosen, for the reader."""
     counts = Counter(pick.reason for pick in picks)
     failures = counts[Reason.CERTAIN_AND_WRONG] + counts[Reason.RISE_AND_RIGHT]
-    parts = [f"{counts[Reason.DRAWN]} drawn with seed {seed}"]
+    parts = [f"{counts[Reason.DRAWN]} drawn with seed {data.seed}"]
     if shared:
-        parts[0] += f", among them {count(shared, 'question')} that every arm answered"
+        parts[0] += f", among them {count(shared, 'question')} that every {data.noun} answered"
     if counts[Reason.WASTEFUL]:
         wasteful = counts[Reason.WASTEFUL]
         parts.append("the most wasteful one" if wasteful == 1 else f"the {wasteful:,} most wasteful")
