@@ -57,7 +57,7 @@ def test_a_tool_that_no_call_is_of_is_named_with_the_closest(tmp_path: Path) -> 
     write_traces(path, [make_trajectory([[1.0], [1.0], [1.5]])])
     wrong = ["--price", "serch=0.002", "--price", "outptu=8", "--latency", "zzz=1"]
     said = (
-        "--price or --latency names 3 tools that no call is of: serch (did you mean search?), "
+        "--price or --latency names 3 tools that the log never calls: serch (did you mean search?), "
         "outptu (did you mean output?), zzz."
     )
     shown = CliRunner().invoke(app, ["score", str(path), *wrong])
@@ -71,7 +71,7 @@ def test_a_tool_that_no_call_is_of_is_named_with_the_closest(tmp_path: Path) -> 
     assert json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))["notes"] == [said]
     assert "did you mean search?" in page.read_text(encoding="utf-8").split('id="deltah-data"')[0]
     right = CliRunner().invoke(app, ["score", str(path), "--price", "search=0.002", "--latency", "search=1"])
-    assert "no call is of" not in right.output
+    assert "never calls" not in right.output
 
 
 def test_a_tool_of_one_side_is_known(tmp_path: Path) -> None:
@@ -81,4 +81,4 @@ def test_a_tool_of_one_side_is_known(tmp_path: Path) -> None:
     logs = [str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")]
     done = CliRunner().invoke(app, ["report", *logs, "--out", str(tmp_path / "p.html"), "--price", "search=0.002"])
     assert done.exit_code == 0, done.output
-    assert "no call is of" not in done.output
+    assert "never calls" not in done.output

@@ -237,10 +237,10 @@ def test_a_score_of_the_log_is_not_called_f1(tmp_path: Path) -> None:
         pages[log.stem] = "".join(Page(log.with_suffix(".html").read_text()).texts)
     assert titles["scored"][:2] == ["outcome", "accuracy"]
     assert "F1" not in pages["scored"]
-    assert "the score, in [0, 1], that the log or the answers' file states" in pages["scored"]
+    assert "the score, in [0,\N{NO-BREAK SPACE}1], that the log or the answers' file states" in pages["scored"]
     assert titles["ungraded"][:2] == ["F1", "accuracy"], "graded here, from its gold answers"
     assert titles["bare"] == ["calls / trajectory", "reduction rate", "mean ΔH", "waste"]
-    assert "No trajectory has an outcome: --answers" in pages["bare"]
+    assert "No trajectory has an outcome. With --answers" in pages["bare"]
 
 
 def test_a_page_of_logs_speaks_of_logs_and_runs(tmp_path: Path, written: Path) -> None:
@@ -260,6 +260,17 @@ def test_a_page_of_logs_speaks_of_logs_and_runs(tmp_path: Path, written: Path) -
     experiment = "".join(Page(written.read_text()).texts)
     assert "Arm minus reference" in experiment
     assert "shuffled-sign controls" in experiment
+
+
+def test_what_holds_of_both_runs_is_said_once(tmp_path: Path) -> None:
+    def arm(name: str, *notes: str) -> ArmData:
+        return ArmData(name=name, evaluations={"logs": evaluated(rollouts(0, 2.0, 0.7, 4))}, notes=notes)
+
+    payload = build(ReportData(title="t", arms=(arm("a", "of both", "of a"), arm("b", "of both")), notes=("of all",)))
+    assert payload["notes"] == ["of all", "of both"]
+    assert [found["notes"] for found in payload["arms"]] == [["of a"], []]
+    alone = build(ReportData(title="t", arms=(arm("a", "of a"),)))
+    assert (alone["notes"], alone["arms"][0]["notes"]) == ([], ["of a"])
 
 
 def test_loading_what_is_not_there(tmp_path: Path) -> None:

@@ -195,6 +195,12 @@ def test_calls_are_counted_by_trajectory_and_the_title_says_so() -> None:
     assert (column.title, summary.calls_per_trajectory.value) == ("calls / trajectory", 2.0)
 
 
+def test_a_rise_of_entropy_has_its_sign() -> None:
+    rise, fall = (summarise([rollout([[1.0], [after]], 1.0, 0)]) for after in (1.5, 0.5))
+    content = table({"rise": rise, "fall": fall}, columns=("outcome", "delta_h"))
+    assert [[cell.text for cell in row.cells] for row in content.rows] == [["1.000", "+0.500"], ["1.000", "−0.500"]]
+
+
 def test_table_has_one_source_of_digits() -> None:
     summaries = {"start": summarise(three() * 5), "other": summarise([])}
     content = table(summaries, seconds={"start": 12.4})

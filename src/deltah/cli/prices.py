@@ -47,7 +47,7 @@ def costs(price: Iterable[str] | None, currency: str, latency: Iterable[str] | N
 
 
 def unknown_tools(costs: Costs, called: Iterable[str]) -> str | None:
-    """A note on prices and latencies of tools that no call is of; None where there are none.
+    """A note on prices and latencies of tools that are never called; None where there are none.
 
     Args:
         costs: What the options state.
@@ -61,7 +61,7 @@ def unknown_tools(costs: Costs, called: Iterable[str]) -> str | None:
         return None
     named = ", ".join(_with_closest(name, tools) for name in unknown[:_MAX_NAMED])
     more = f" and {len(unknown) - _MAX_NAMED:,} more" if len(unknown) > _MAX_NAMED else ""
-    return f"--price or --latency names {count(len(unknown), 'tool')} that no call is of: {named}{more}."
+    return f"--price or --latency names {count(len(unknown), 'tool')} that the log never calls: {named}{more}."
 
 
 def _with_closest(name: str, tools: Iterable[str]) -> str:

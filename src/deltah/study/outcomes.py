@@ -30,7 +30,7 @@ _OF_KIND: Final = {TaskKind.QA.value: Grader.TOKEN_F1, TaskKind.MATH.value: Grad
 _MEANING: Final = {
     Grader.TOKEN_F1: "the token F1 of the final answer against the gold answers",
     Grader.EQUALITY: "1 where the final answer equals a gold answer as mathematics, else 0",
-    Grader.STATED: "the score, in [0, 1], that the log or the answers' file states",
+    Grader.STATED: "the score, in [0,\N{NO-BREAK SPACE}1], that the log or the answers' file states",
 }
 
 
@@ -50,6 +50,6 @@ def outcome_meaning(graders: Iterable[Grader]) -> str:
     """What the outcomes are, in one sentence."""
     met = frozenset(graders)
     if not met:
-        return "No trajectory has an outcome: --answers takes a file with grades or gold answers."
+        return "No trajectory has an outcome."
     title = F1 if outcome_title(met) == F1 else "The outcome"
     return f"{title} is {', of other trajectories '.join(_MEANING[grader] for grader in Grader if grader in met)}."

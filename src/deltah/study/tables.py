@@ -31,6 +31,8 @@ class Column:
     title: str
     digits: int = 2
     unit: str = ""
+    signed: bool = False
+    """Whether a positive value has its plus sign: where the sign is what is asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +69,7 @@ ALL_COLUMNS: Final = (
     Column(key="calls_per_trajectory", title="calls / trajectory"),
     Column(key="correct_per_call", title="correct / call"),
     Column(key="reduction_rate", title="reduction rate"),
-    Column(key="delta_h", title="mean ΔH", digits=3, unit="nats"),
+    Column(key="delta_h", title="mean ΔH", digits=3, unit="nats", signed=True),
     Column(key="undecided", title="undecided"),
     Column(key="undefined", title="undefined"),
     Column(key="waste", title="waste"),
@@ -124,7 +126,7 @@ def table(
     def cell(name: str, summary: Statistics, column: Column) -> Cell:
         if column.key not in STATISTICS:
             return Cell(text=number(times.get(name), column.digits))
-        return estimate_cell(getattr(summary, column.key), column.digits, signed=signed)
+        return estimate_cell(getattr(summary, column.key), column.digits, signed=signed or column.signed)
 
     rows = (Row(name=name, cells=tuple(cell(name, s, c) for c in chosen)) for name, s in summaries.items())
     return Table(columns=chosen, rows=tuple(rows))

@@ -61,7 +61,7 @@ def build(data: ReportData) -> dict[str, Any]:
         "arms": [_arm(data, arm, index) for index, arm in enumerate(data.columns)],
         "noun": data.noun,
         "trained": data.trained,
-        "notes": [note[:MAX_FACT_CHARS] for note in data.notes],
+        "notes": [note[:MAX_FACT_CHARS] for note in (*data.notes, *_shared_notes(data))],
         "outcome": _outcome(data),
         "evaluations": list(data.evaluation_names),
         "overview": [
@@ -89,6 +89,12 @@ def _outcome(data: ReportData) -> dict[str, Any]:
     return {"graded": bool(graders), "title": outcome_title(graders), "meaning": outcome_meaning(graders)}
 
 
+def _shared_notes(data: ReportData) -> list[str]:
+    """Notes that hold of each of several arms, and are said once."""
+    first, *others = data.arms
+    return [note for note in first.notes if others and all(note in arm.notes for arm in others)]
+
+
 def _arm(data: ReportData, arm: ArmData, index: int) -> dict[str, Any]:
     return {
         "index": index,
@@ -97,7 +103,7 @@ def _arm(data: ReportData, arm: ArmData, index: int) -> dict[str, Any]:
         "seconds": arm.seconds,
         "config": {str(key): str(value)[:MAX_FACT_CHARS] for key, value in sorted(arm.config.items())},
         "trajectories": {name: len(evaluation) for name, evaluation in arm.evaluations.items()},
-        "notes": [note[:MAX_FACT_CHARS] for note in arm.notes],
+        "notes": [note[:MAX_FACT_CHARS] for note in arm.notes if note not in _shared_notes(data)],
         "problems": [problem[:500] for problem in arm.problems],
         "n_problems": arm.n_problems,
         "alarms": alarms(arm.metrics),

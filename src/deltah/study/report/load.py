@@ -146,7 +146,7 @@ def load_report(
     if len(arms) > 1 and not start and listed[0].name == START and _is_run(listed[0]):
         start, arms, listed = arms[0].evaluations, arms[1:], listed[1:]
     found_facts = _facts([path for path in listed if _is_run(path)])
-    names = ", ".join(arm.name for arm in arms)
+    names = (" and " if len(arms) == 2 else ", ").join(arm.name for arm in arms)
     return ReportData(
         title=title or (given[0].resolve().name if len(given) == 1 else f"Comparison of {names}"),
         arms=tuple(_renamed(arms, listed)),
