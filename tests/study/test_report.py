@@ -217,7 +217,7 @@ def test_load_runs_and_traces(tmp_path: Path) -> None:
     loaded = load_traces(logs)
     assert (loaded.name, len(loaded.evaluations["logs"]), loaded.n_problems) == ("logs", 6, 1)
     both = load_report([logs, logs])
-    assert [a.name for a in both.arms] == ["logs", "logs (logs)"]
+    assert [a.name for a in both.arms] == ["logs", f"logs ({tmp_path.name})"]
     write_report(both, tmp_path / "logs.html")
     assert "could not be read" in (tmp_path / "logs.html").read_text()
 
@@ -260,6 +260,16 @@ def test_a_page_of_logs_speaks_of_logs_and_runs(tmp_path: Path, written: Path) -
     experiment = "".join(Page(written.read_text()).texts)
     assert "Arm minus reference" in experiment
     assert "shuffled-sign controls" in experiment
+
+
+def test_logs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    logs = [tmp_path / folder / "log.jsonl" for folder in ("monday", "tuesday", "tuesday")]
+    for log in logs[:2]:
+        log.parent.mkdir()
+        write_traces(log, rollouts(0, 2.0, 0.7, 2))
+    two, three = load_report(logs[:2]), load_report(logs)
+    assert two.title == "Comparison of log and log (tuesday)"
+    assert [arm.name for arm in three.arms] == ["log", "log (tuesday)", "log (tuesday) 2"]
 
 
 def test_what_holds_of_both_runs_is_said_once(tmp_path: Path) -> None:
