@@ -281,6 +281,16 @@ def test_one_of_a_kind_has_no_plural(tmp_path: Path) -> None:
     assert not PLURAL_OF_ONE.findall(shown)
 
 
+def test_a_log_without_calls_is_said_to_be_one(tmp_path: Path) -> None:
+    log, page = tmp_path / "log.jsonl", tmp_path / "page.html"
+    log.write_text('{"messages": [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "done"}]}\n')
+    scored = CliRunner().invoke(app, ["score", str(log)])
+    assert "No trajectory made a tool call: there is nothing to score." in scored.output
+    reported = CliRunner().invoke(app, ["report", str(log), "--out", str(page)])
+    assert (scored.exit_code, reported.exit_code) == (0, 0)
+    assert "Position matters" not in page.read_text()
+
+
 def test_report_is_written_beside_the_traces(traces: Path) -> None:
     result = CliRunner().invoke(app, ["report", str(traces)])
     assert result.exit_code == 0, result.output

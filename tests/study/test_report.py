@@ -219,7 +219,8 @@ def test_load_runs_and_traces(tmp_path: Path) -> None:
     both = load_report([logs, logs])
     assert [a.name for a in both.arms] == ["logs", f"logs ({tmp_path.name})"]
     write_report(both, tmp_path / "logs.html")
-    assert "could not be read" in (tmp_path / "logs.html").read_text()
+    header = (tmp_path / "logs.html").read_text().split("</header>")[0]
+    assert header.count("<b>1 record could not be read</b>") == 2, "a reader must not have to find it in the footer"
 
 
 def test_a_score_of_the_log_is_not_called_f1(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ def notes_on(log: ScoredLog, facts: LogFacts) -> list[str]:
 
 
 def _measurement(facts: LogFacts) -> Iterator[str]:
+    if not facts.calls:
+        yield "No trajectory made a tool call: there is nothing to score."
     if facts.unmeasured:
         yield f"No entropies (no logprobs) of {share(facts.unmeasured, facts.calls, 'call')}: judged by text alone."
     if facts.unbounded:

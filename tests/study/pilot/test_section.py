@@ -112,4 +112,5 @@ def test_a_study_without_any_number_still_renders() -> None:
     blank = replace(table, signals={"delta_h": np.full(len(table), np.nan)}, labels={"thin": table.labels["thin"]})
     section = study_section(run_study(blank, resamples=100, permutations=100), {})
     assert section["findings"] == section["histograms"] == section["rocs"] == []
+    assert section["notes"] == [], "how p-values were made says nothing where there is none"
     assert Page(render(section)).open == []

@@ -130,8 +130,10 @@ def _short(estimate: Estimate) -> str:
 
 
 def method_notes(result: StudyResult) -> tuple[str, ...]:
-    """How the numbers were made, one sentence or two each."""
+    """How the numbers were made, one sentence or two each; none where there is no number."""
     tests = sum(p == p for a in result.associations for p in (a.p, a.p_partial))
+    if not tests:
+        return ()
     least = 1 / (result.permutations + 1)
     return (
         "Signals are turned so that greater means more entropy reduction or more evidence of a good call; "
