@@ -15,9 +15,9 @@ import typer
 from deltah.cli.losses import named_files, nothing_read, read_files, report_losses, spare_inputs
 from deltah.cli.options import Answers, Logs, Strict, TraceFormat, VocabSize, log_options
 from deltah.cli.progress import reading, reporting
-from deltah.core.types import Scalar
+from deltah.core.types import Scalar, Trajectory
 from deltah.errors import ConfigError, DataError, InvalidValueError
-from deltah.study import ScoredLog
+from deltah.study import LogOptions, ScoredLog
 from deltah.traces.rundir import nan_to_none, write_atomic
 from deltah.wording import agreeing, count
 
@@ -62,14 +62,8 @@ def command(  # noqa: PLR0913 - the options of a command line
     config = ProbeConfig(max_calls=max_calls, seed=seed, answer_template=answer_template)
     if (model is None) == (server is None):
         raise ConfigError("give either --model for a local model or --server for the URL of one")
-    with reading() as watch:
-        read = log_options(answers=answers, format=format, vocab_size=vocab_size, strict=strict)
-        log = ScoredLog(paths, replace(read, watch=watch))
-        spare_inputs([out], [answers, tools, *named_files(log)])
-        trajectories = [trajectory for trajectory, _ in log]
-    if not trajectories:
-        raise nothing_read(log, paths)
-    spare_inputs([out], read_files(log))
+    read = log_options(answers=answers, format=format, vocab_size=vocab_size, strict=strict)
+    log, trajectories = _read(paths, read, out, [answers, tools])
     schemas, kept = _schemas(tools), out.with_suffix(".cache.jsonl")
     options = ServerOptions(top_k=top_logprobs, vocab_size=vocab_size, chars_per_token=chars_per_token(trajectories))
     if model is not None:
@@ -89,6 +83,25 @@ def command(  # noqa: PLR0913 - the options of a command line
     _write(out, result)
     _print(result, out)
     report_losses(log)
+
+
+def _read(
+    paths: Sequence[str], options: LogOptions, out: Path, inputs: Sequence[Path | None]
+) -> tuple[ScoredLog, list[Trajectory]]:
+    """Trajectories of the logs.
+
+    Raises:
+        ConfigError: if what is written would replace one of the inputs or a log.
+        DataError: if there is no trajectory.
+    """
+    with reading() as watch:
+        log = ScoredLog(paths, replace(options, watch=watch))
+        spare_inputs([out], [*inputs, *named_files(log)])
+        trajectories = [trajectory for trajectory, _ in log]
+    if not trajectories:
+        raise nothing_read(log, paths)
+    spare_inputs([out], read_files(log))
+    return log, trajectories
 
 
 def _say_cost(plan: Plan, cost: Cost) -> None:
