@@ -17,6 +17,7 @@ from deltah.cli.targets import check_directory
 from deltah.cli.train import split_names
 from deltah.errors import ConfigError
 from deltah.study.outcomes import outcome_title
+from deltah.wording import agreeing, count
 
 if TYPE_CHECKING:
     from deltah.lab.demo import DemoConfig, JobState
@@ -53,8 +54,9 @@ def command(
     )
     console = Console()
     console.print(
-        f"The embedded agent answers questions with its tools; {len(config.arms)} arms train from the same start "
-        f"({config.steps} steps each, seed {seed})."
+        f"The embedded agent answers questions with its tools; {count(len(config.arms), 'arm')} "
+        f"{agreeing(len(config.arms), 'trains', 'train')} from the same start ({count(config.steps, 'step')} each, "
+        f"seed {seed})."
     )
     began = time.perf_counter()
     data = _run_shown(config, out)
