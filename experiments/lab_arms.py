@@ -32,7 +32,15 @@ from deltah.study.summary import compare_tallies
 from deltah.traces.rundir import nan_to_none, package_versions
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
-SHOWN = ("f1", "accuracy", "calls_per_question", "correct_per_call", "reduction_rate", "no_call", "sampled_tokens")
+SHOWN = (
+    "outcome",
+    "accuracy",
+    "calls_per_trajectory",
+    "correct_per_call",
+    "reduction_rate",
+    "no_call",
+    "sampled_tokens",
+)
 REFERENCES = ("outcome", "shuffled")
 """Arms that the others are compared with: plain GRPO, and the control that knows no entropy."""
 ALL_ARMS = (*ARMS, *CONTROLS, RewardName.OTC)
@@ -106,11 +114,11 @@ def margin_page(arms: dict[str, ArmData], command: str) -> str:
     for decoding in ("sampled", "greedy"):
         for name, arm in arms.items():
             summary = arm.evaluations[decoding].summarise()
-            own = (value(summary.f1.as_dict(), 3), value(summary.calls_per_question.as_dict(), 2))
+            own = (value(summary.outcome.as_dict(), 3), value(summary.calls_per_trajectory.as_dict(), 2))
             difference = ("–", "–")
             if arm is not reference:
                 paired = paired_difference(reference, arm, decoding)
-                difference = (interval(paired["f1"]), interval(paired["calls_per_question"]))
+                difference = (interval(paired["outcome"]), interval(paired["calls_per_trajectory"]))
             lines.append(f"| {decoding} | {name} | " + " | ".join((*own, *difference)) + " |")
     return "\n".join(lines) + "\n"
 
@@ -139,7 +147,7 @@ def numbers(data: ReportData, seed: int) -> list[dict[str, Any]]:
 def paired_difference(reference: ArmData, arm: ArmData, decoding: str) -> dict[str, dict[str, float | int]]:
     """Arm less reference on the same questions."""
     paired = compare_tallies(reference.evaluations[decoding].tallies, arm.evaluations[decoding].tallies)
-    return {key: getattr(paired, key).as_dict() for key in ("f1", "calls_per_question")}
+    return {key: getattr(paired, key).as_dict() for key in ("outcome", "calls_per_trajectory")}
 
 
 def write(rows: list[dict[str, Any]], steps: int) -> None:
@@ -178,7 +186,7 @@ def page(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
 
 
 def table(rows: list[dict[str, Any]], decoding: str) -> list[str]:
-    keys = ("f1", "calls_per_question", "correct_per_call", "reduction_rate", "no_call")
+    keys = ("outcome", "calls_per_trajectory", "correct_per_call", "reduction_rate", "no_call")
     lines = ["| arm | F1 | calls / question | correct / call | reduction rate | without a call |", "| --- " * 6 + "|"]
     for arm in dict.fromkeys(row["arm"] for row in rows):
         mine = [row for row in rows if row["arm"] == arm and row["decoding"] == decoding]
@@ -202,7 +210,7 @@ def differences(rows: list[dict[str, Any]], decoding: str, reference: str) -> li
     for row in sorted(rows, key=lambda row: row["arm"]):
         found = row["against"].get(reference)
         if row["decoding"] == decoding and found:
-            cells = [interval(found[key]) for key in ("f1", "calls_per_question")]
+            cells = [interval(found[key]) for key in ("outcome", "calls_per_trajectory")]
             lines.append(f"| {row['arm']} | {row['seed']} | {cells[0]} | {cells[1]} |")
     return lines
 

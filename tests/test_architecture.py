@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "deltah"
 FLOORS = {
     "errors": 0,
+    "wording": 0,
     "core": 1,
     "zstd": 0,
     "database": 1,

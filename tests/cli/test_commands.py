@@ -23,6 +23,8 @@ from deltah.engines.trl.config import TrainConfig
 from deltah.errors import ConfigError
 from deltah.traces import write_traces
 
+PLURAL_OF_ONE = re.compile(r"\b1 (?:\w+ )?(?:files|calls|records|rows|trajectories|questions|tokens|turns)\b")
+
 
 @pytest.fixture
 def traces(tmp_path: Path) -> Path:
@@ -86,6 +88,45 @@ def test_no_command_writes_over_what_it_reads(tmp_path: Path, traces: Path) -> N
         assert "would overwrite" in str(result.exception)
     assert (log.read_bytes(), grades.read_bytes()) == before
     assert CliRunner().invoke(app, ["report", str(log), "--out", str(tmp_path / "page.html")]).exit_code == 0
+
+
+def test_a_report_in_the_folder_of_its_logs(tmp_path: Path, traces: Path) -> None:
+    """Its twin replaces no log there; its own earlier twin it does replace, and no command takes that for a log."""
+    log, page = tmp_path / "logs" / "x.json", tmp_path / "logs" / "x.html"
+    log.parent.mkdir()
+    traces.rename(log)
+    before = log.read_bytes()
+    refused = CliRunner().invoke(app, ["report", str(log.parent), "--out", str(page)])
+    assert isinstance(refused.exception, ConfigError)
+    assert "x.json, which is not the JSON twin of an earlier page" in str(refused.exception)
+    assert log.read_bytes() == before
+    log = log.rename(log.with_suffix(".jsonl"))
+    pages = []
+    for _ in range(2):
+        done = CliRunner().invoke(app, ["report", str(log.parent), "--out", str(page)])
+        assert done.exit_code == 0, done.output
+        pages.append(page.read_bytes())
+    assert pages[0] == pages[1]
+    for arguments in (["score", str(log.parent)], ["score", str(log.parent / "*.json*")], ["study", str(log.parent)]):
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, done.output
+        assert "x.json" not in done.output
+
+
+def test_a_study_in_the_folder_of_its_logs(tmp_path: Path, traces: Path) -> None:
+    log, out = tmp_path / "logs" / "log.json", tmp_path / "logs" / "mine.json"
+    log.parent.mkdir()
+    traces.rename(log)
+    before = log.read_bytes()
+    for command in (("study", log.parent, "--out", log), ("probe", log.parent, "--server", "http://x", "--out", log)):
+        refused = CliRunner().invoke(app, [str(part) for part in command])
+        assert isinstance(refused.exception, ConfigError), command
+        assert "log.json, which is read" in str(refused.exception)
+    assert log.read_bytes() == before
+    for _ in range(2):  # the second time the study of the first lies among the logs
+        done = CliRunner().invoke(app, ["study", str(log.parent), "--resamples", "100", "--out", str(out)])
+        assert done.exit_code == 0, done.output
+    assert CliRunner().invoke(app, ["score", str(log.parent)]).exit_code == 0
 
 
 def test_rows_of_an_earlier_run_survive_a_log_without_trajectories(tmp_path: Path) -> None:
@@ -206,7 +247,7 @@ def test_unreadable_records_are_listed_and_change_the_exit_code(traces: Path) ->
     assert result.exit_code == 1
     assert "3 trajectories" in result.output
     assert "traces.jsonl" in result.output
-    assert "1 records could not be read" in result.output
+    assert "1 record could not be read" in result.output
 
 
 def test_of_many_unreadable_records_the_first_are_listed_and_the_rest_counted(traces: Path) -> None:
@@ -217,18 +258,48 @@ def test_of_many_unreadable_records_the_first_are_listed_and_the_rest_counted(tr
         listed = [line for line in result.output.splitlines() if line.startswith("left out: ")]
         assert [line.split(", line ")[1].split(":")[0] for line in listed[:-1]] == [str(n) for n in range(4, 24)]
         assert listed[-1] == "left out: 1,214 more"
-        assert "1234 records could not be read" in result.output
+        assert "1,234 records could not be read" in result.output
 
 
 def test_tokens_that_the_log_does_not_list_are_noted(tmp_path: Path) -> None:
     [log] = (Path(__file__).parents[1] / "traces" / "data").glob("llama-server-emoji.jsonl*")
-    said = "27 sampled tokens of 1 trajectories have no logprobs, by the server's own count"
+    said = "No logprobs of 27 sampled tokens of 1 trajectory, by the server's own count"
     result = CliRunner().invoke(app, ["score", str(log), "--vocab-size", "1394"])
     assert result.exit_code == 0, result.output
     assert said in " ".join(result.output.split())
     result = CliRunner().invoke(app, ["report", str(log), "--out", str(tmp_path / "r.html"), "--vocab-size", "1394"])
     assert result.exit_code == 0, result.output
     assert said in (tmp_path / "r.json").read_text()
+
+
+def test_one_of_a_kind_has_no_plural(tmp_path: Path) -> None:
+    logs, page = tmp_path / "logs", tmp_path / "page.html"
+    logs.mkdir()
+    write_traces(logs / "log.jsonl", [make_trajectory([[1.0], [0.5]], outcome=1.0)])
+    (logs / "other.txt").write_text("nothing known\n")
+    (tmp_path / "grades.jsonl").write_text('{"id": "x", "score": 1}\n')
+    with (logs / "log.jsonl").open("a") as file:
+        file.write("{broken\n")
+    for command in ("score", "study", "report"):
+        answers = ["--answers", str(tmp_path / "grades.jsonl")]
+        out = ["--out", str(page)] if command == "report" else []
+        result = CliRunner().invoke(app, [command, str(logs), *answers, *out])
+        assert result.exit_code == 1, result.output
+        assert "1 record could not be read" in result.output
+        assert not PLURAL_OF_ONE.findall(result.output)
+    shown = re.sub(r"<(script|style)[^>]*>.*?</\1>|<[^>]+>", "", page.read_text(), flags=re.S)
+    assert "Passed over 1 file without traces" in shown
+    assert not PLURAL_OF_ONE.findall(shown)
+
+
+def test_a_log_without_calls_is_said_to_be_one(tmp_path: Path) -> None:
+    log, page = tmp_path / "log.jsonl", tmp_path / "page.html"
+    log.write_text('{"messages": [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "done"}]}\n')
+    scored = CliRunner().invoke(app, ["score", str(log)])
+    assert "No trajectory made a tool call: there is nothing to score." in scored.output
+    reported = CliRunner().invoke(app, ["report", str(log), "--out", str(page)])
+    assert (scored.exit_code, reported.exit_code) == (0, 0)
+    assert "Position matters" not in page.read_text()
 
 
 def test_report_is_written_beside_the_traces(traces: Path) -> None:

@@ -49,3 +49,36 @@ def test_small_sums_are_shown_as_on_the_page(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     (row,) = (line for line in result.output.splitlines() if line.strip().startswith("certified "))
     assert "0.0020" in row
+
+
+def test_a_tool_that_no_call_is_of_is_named_with_the_closest(tmp_path: Path) -> None:
+    """A misspelt price would be a sum that is too small, without a word."""
+    path, page = tmp_path / "t.jsonl", tmp_path / "page.html"
+    write_traces(path, [make_trajectory([[1.0], [1.0], [1.5]])])
+    wrong = ["--price", "serch=0.002", "--price", "outptu=8", "--latency", "zzz=1"]
+    said = (
+        "--price or --latency names 3 tools that the log never calls: serch (did you mean search?), "
+        "outptu (did you mean output?), zzz."
+    )
+    shown = CliRunner().invoke(app, ["score", str(path), *wrong])
+    assert shown.exit_code == 0, shown.output
+    assert said in shown.stderr
+    asked = CliRunner().invoke(app, ["score", str(path), "--json", *wrong])
+    assert said in json.loads(asked.stdout)["notes"]
+    reported = CliRunner().invoke(app, ["report", str(path), "--out", str(page), *wrong])
+    assert reported.exit_code == 0, reported.output
+    assert said in reported.stderr
+    assert json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))["notes"] == [said]
+    assert "did you mean search?" in page.read_text(encoding="utf-8").split('id="deltah-data"')[0]
+    right = CliRunner().invoke(app, ["score", str(path), "--price", "search=0.002", "--latency", "search=1"])
+    assert "never calls" not in right.output
+
+
+def test_a_tool_of_one_side_is_known(tmp_path: Path) -> None:
+    """Of two runs side by side, only one need call a tool."""
+    write_traces(tmp_path / "a.jsonl", [make_trajectory([[1.0], [1.0], [1.5]])])
+    write_traces(tmp_path / "b.jsonl", [make_trajectory([[1.0]])])
+    logs = [str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")]
+    done = CliRunner().invoke(app, ["report", *logs, "--out", str(tmp_path / "p.html"), "--price", "search=0.002"])
+    assert done.exit_code == 0, done.output
+    assert "never calls" not in done.output

@@ -85,7 +85,7 @@ def test_unreadable_records_change_the_exit_code(traces: Path) -> None:
         file.write("{broken\n")
     result = run(traces)
     assert result.exit_code == 1
-    assert "1 records could not be read" in result.output
+    assert "1 record could not be read" in result.output
 
 
 def test_a_label_that_no_call_has_says_which_option_gives_it(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ ASSUMED: dict[str, Scalar] = {"vocab_size_from": "model name", "vocab_size": 7}
 def test_metadata_that_passes_for_ours_is_no_error(tmp_path: Path, size: Scalar) -> None:
     t = make_trajectory([[1.0], [0.5]], model="m", metadata=ASSUMED | {"vocab_size": size})
     write_traces(tmp_path / "t.jsonl", [t])
-    assert at_80_columns("score", tmp_path / "t.jsonl")[0].startswith("1 trajectories, 1 calls")
+    assert at_80_columns("score", tmp_path / "t.jsonl")[0].startswith("1 trajectory, 1 call,")
 
 
 def test_study_breaks_no_name_of_a_signal(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from deltah.engines.trl.acting import evaluate, rollout
 from deltah.engines.trl.config import EvalConfig, EvaluateConfig, RolloutConfig, TrainConfig
 from deltah.engines.trl.session import train
 from deltah.errors import ConfigError
+from deltah.study.outcomes import Grader, grader_of
 from deltah.tasks import read_tasks
 from deltah.traces.rundir import RunDirectory
 
@@ -130,6 +131,7 @@ def test_evaluation_is_written_once_and_graded(files: Path, tmp_path: Path) -> N
     run = evaluate(config, tmp_path / "eval")
     greedy = list(read_traces(run.evaluation("greedy")))
     assert [t.metadata["task_id"] for t in greedy] == ["t0", "t1", "t2"]
+    assert {grader_of(t) for t in greedy} == {Grader.TOKEN_F1}
     assert run.status == {"phase": "done", "done": 6, "total": 6}
     assert all(t.outcome is not None and t.entropy is not None for t in greedy)
     before = run.evaluation("sampled").stat().st_mtime_ns

@@ -11,6 +11,7 @@ import pytest
 from deltah.core.types import Segment, SegmentKind, Trajectory
 from deltah.errors import DataError
 from deltah.study.grading import Answers, graded
+from deltah.study.outcomes import Grader, grader_of, outcome_title
 
 
 def made(name: str = "q7/0", **fields: Any) -> Trajectory:
@@ -56,6 +57,18 @@ def test_gold_answers_are_graded(tmp_path: Path) -> None:
     pytest.importorskip("math_verify")
     number, _ = table.apply(made("q8", prediction="so \\boxed{42}"))
     assert (number.outcome, number.metadata["hops"]) == (1.0, 2)
+    assert [grader_of(t) for t in (found, number)] == [Grader.TOKEN_F1, Grader.EQUALITY]
+    assert outcome_title({Grader.TOKEN_F1, Grader.EQUALITY}) == "outcome"
+
+
+def test_only_what_deltah_graded_is_an_f1(tmp_path: Path) -> None:
+    stated = made(outcome=0.5, golden_answers=("Port Anselm",))
+    assert grader_of(graded(stated)) is Grader.STATED, "a log's own score stays its own"
+    own = graded(made(golden_answers=("Port Anselm",)))
+    assert (grader_of(own), outcome_title([Grader.TOKEN_F1])) == (Grader.TOKEN_F1, "F1")
+    again, _ = answers(tmp_path, {"id": "q7", "score": 0.25}).apply(own)
+    assert (again.outcome, grader_of(again)) == (0.25, Grader.STATED)
+    assert grader_of(made()) is None
 
 
 def test_a_trajectory_without_a_final_answer_missed_it(tmp_path: Path) -> None:

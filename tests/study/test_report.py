@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -103,7 +104,7 @@ def test_twin_holds_the_same_data(written: Path) -> None:
     assert twin["schema_version"] == 1
     rows = next(o for o in twin["overview"] if (o["evaluation"], o["subset"]) == ("sampled", "all"))["rows"]
     outcomes = [t.outcome for t in rollouts(0, *PLANS["outcome"], 24)]
-    assert rows[1]["all"]["f1"]["value"] == pytest.approx(np.mean(outcomes))
+    assert rows[1]["all"]["outcome"]["value"] == pytest.approx(np.mean(outcomes))
 
 
 def test_same_input_same_bytes(written: Path, tmp_path: Path) -> None:
@@ -216,9 +217,71 @@ def test_load_runs_and_traces(tmp_path: Path) -> None:
     loaded = load_traces(logs)
     assert (loaded.name, len(loaded.evaluations["logs"]), loaded.n_problems) == ("logs", 6, 1)
     both = load_report([logs, logs])
-    assert [a.name for a in both.arms] == ["logs", "logs (logs)"]
+    assert [a.name for a in both.arms] == ["logs", f"logs ({tmp_path.name})"]
     write_report(both, tmp_path / "logs.html")
-    assert "could not be read" in (tmp_path / "logs.html").read_text()
+    header = (tmp_path / "logs.html").read_text().split("</header>")[0]
+    assert header.count("<b>1 record could not be read</b>") == 2, "a reader must not have to find it in the footer"
+
+
+def test_a_score_of_the_log_is_not_called_f1(tmp_path: Path) -> None:
+    """F1 is what deltah graded from answers; a log's own score is an outcome, and without any there is no column."""
+    scored, ungraded = tmp_path / "scored.jsonl", tmp_path / "ungraded.jsonl"
+    write_traces(scored, rollouts(0, 2.0, 0.7, 6))
+    write_traces(ungraded, [replace(t, outcome=None) for t in rollouts(0, 2.0, 0.7, 6)])
+    bare = tmp_path / "bare.jsonl"
+    write_traces(bare, [replace(t, outcome=None, golden_answers=()) for t in rollouts(0, 2.0, 0.7, 6)])
+    titles, pages = {}, {}
+    for log in (scored, ungraded, bare):
+        write_report(load_report([log]), log.with_suffix(".html"))
+        twin = json.loads(log.with_suffix(".json").read_text())
+        titles[log.stem] = [column["title"] for column in twin["overview"][0]["columns"]]
+        pages[log.stem] = "".join(Page(log.with_suffix(".html").read_text()).texts)
+    assert titles["scored"][:2] == ["outcome", "accuracy"]
+    assert "F1" not in pages["scored"]
+    assert "the score, in [0,\N{NO-BREAK SPACE}1], that the log or the answers' file states" in pages["scored"]
+    assert titles["ungraded"][:2] == ["F1", "accuracy"], "graded here, from its gold answers"
+    assert titles["bare"] == ["calls / trajectory", "reduction rate", "mean ΔH", "waste"]
+    assert "No trajectory has an outcome. With --answers" in pages["bare"]
+
+
+def test_a_page_of_logs_speaks_of_logs_and_runs(tmp_path: Path, written: Path) -> None:
+    """Arm, policy and controls are words of an experiment; on a user's page there are logs, or runs by their names."""
+    logs = [tmp_path / f"{name}.jsonl" for name in ("outcome", "before", "after")]
+    for seed, log in enumerate(logs):
+        write_traces(log, rollouts(seed, 2.0, 0.7, 8))
+    pages = {}
+    for name, paths in (("one", logs[:1]), ("two", [logs[1], logs[0]])):
+        out = tmp_path / f"{name}.html"
+        write_report(load_report(paths), out)
+        pages[name] = "".join(Page(re.sub("<style>.*?</style>", "", out.read_text(), flags=re.S)).texts)
+        assert re.findall(r"\b(?:arms?|policy|training|controls)\b", pages[name]) == []
+        assert re.findall(r"^\s*logs\s*$", pages[name], re.M) == [], "the name of the only evaluation says nothing"
+    assert "minus before" in pages["two"], "a log named outcome is no plain GRPO"
+    assert "Run minus reference" in pages["two"]
+    experiment = "".join(Page(written.read_text()).texts)
+    assert "Arm minus reference" in experiment
+    assert "shuffled-sign controls" in experiment
+
+
+def test_logs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    logs = [tmp_path / folder / "log.jsonl" for folder in ("monday", "tuesday", "tuesday")]
+    for log in logs[:2]:
+        log.parent.mkdir()
+        write_traces(log, rollouts(0, 2.0, 0.7, 2))
+    two, three = load_report(logs[:2]), load_report(logs)
+    assert two.title == "Comparison of log and log (tuesday)"
+    assert [arm.name for arm in three.arms] == ["log", "log (tuesday)", "log (tuesday) 2"]
+
+
+def test_what_holds_of_both_runs_is_said_once(tmp_path: Path) -> None:
+    def arm(name: str, *notes: str) -> ArmData:
+        return ArmData(name=name, evaluations={"logs": evaluated(rollouts(0, 2.0, 0.7, 4))}, notes=notes)
+
+    payload = build(ReportData(title="t", arms=(arm("a", "of both", "of a"), arm("b", "of both")), notes=("of all",)))
+    assert payload["notes"] == ["of all", "of both"]
+    assert [found["notes"] for found in payload["arms"]] == [["of a"], []]
+    alone = build(ReportData(title="t", arms=(arm("a", "of a"),)))
+    assert (alone["notes"], alone["arms"][0]["notes"]) == ([], ["of a"])
 
 
 def test_loading_what_is_not_there(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_savings_by_hand() -> None:
     assert level["texts"]["money"] == "0.0460"
     tile = next(f for f in payload["headline"]["figures"] if f["key"] == "savings")
     assert tile["rows"][0]["text"] == "19"
-    assert tile["rows"][0]["detail"] == "1 certified calls dropped, 0.0460 USD, 0.5 s of tools"
+    assert tile["rows"][0]["detail"] == "1 certified call dropped, 0.0460 USD, 0.5 s of tools"
 
 
 def test_unknown_prices_are_null_and_no_waste_means_no_savings() -> None:

@@ -98,7 +98,7 @@ def test_tokens_are_estimated_from_characters_where_the_record_has_none() -> Non
     saved = report.certified_and_likely
     assert (saved.call_tokens, saved.result_tokens, saved.prompt_tokens) == (11 / 2, 20, 25.5)
     assert (saved.repeated_prompt_tokens, saved.calls_with_estimated_tokens) == (0, 1)
-    assert "Tokens of 1 dropped calls were estimated at 2 characters a token." in report.assumptions
+    assert "Tokens of 1 dropped call were estimated at 2 characters a token." in report.assumptions
 
 
 def test_parallel_calls_share_the_tokens_of_one_segment_by_their_characters() -> None:

@@ -43,16 +43,16 @@ def three() -> list[Trajectory]:
 def test_hand_computed() -> None:
     s = summarise(three())
     assert (s.questions, s.trajectories, s.calls) == (3, 3, 4)
-    assert s.f1.value == pytest.approx(2.5 / 3)
+    assert s.outcome.value == pytest.approx(2.5 / 3)
     assert s.accuracy.value == pytest.approx(2 / 3)
-    assert s.calls_per_question.value == pytest.approx(4 / 3)
+    assert s.calls_per_trajectory.value == pytest.approx(4 / 3)
     assert s.correct_per_call.value == pytest.approx(2 / 4)
     assert s.reduction_rate.value == pytest.approx(2 / 4)
     assert s.delta_h.value == pytest.approx((-1 + 0.5 - 1 + 2) / 4)
     assert s.no_call.value == pytest.approx(1 / 3)
     assert s.sampled_tokens.value == pytest.approx((15 + 5 + 1) / 3)
     assert (s.undecided.value, s.undefined.value) == (0, 0)
-    assert (s.f1.n, s.reduction_rate.n) == (3, 4)
+    assert (s.outcome.n, s.reduction_rate.n) == (3, 4)
 
 
 def test_undefined_calls_count_in_n_and_are_left_out_of_the_mean() -> None:
@@ -71,14 +71,14 @@ def test_nothing_is_nan_and_counted() -> None:
     empty = summarise([])
     assert all(math.isnan(e.value) and math.isnan(e.low) and e.n == 0 for _, e in empty.items())
     ungraded = summarise([rollout([[2.0], [1.0]], None, 1), rollout([[2.0], [1.0]], 1.0, 2)])
-    assert (ungraded.f1.value, ungraded.f1.n, ungraded.f1.left_out) == (1.0, 1, 1)
+    assert (ungraded.outcome.value, ungraded.outcome.n, ungraded.outcome.left_out) == (1.0, 1, 1)
     assert (ungraded.correct_per_call.value, ungraded.correct_per_call.left_out) == (1.0, 1)
     bare = rollout([[2.0], [1.0]], 1.0, 1)
     unmeasured = Trajectory(id="u", segments=bare.segments, calls=bare.calls, outcome=1.0)
     s = summarise([unmeasured])
     assert math.isnan(s.reduction_rate.value)
     assert s.reduction_rate.left_out == 1
-    assert s.calls_per_question.value == 1.0
+    assert s.calls_per_trajectory.value == 1.0
     assert math.isnan(summarise([rollout([[1.0]], 1.0, 1)]).correct_per_call.value)
 
 
@@ -103,7 +103,8 @@ def test_repeated_questions_widen_the_interval() -> None:
     alone = summarise([rollout([[1.0]], o, i) for i, o in enumerate(outcomes)])
     copied = summarise([rollout([[1.0]], o, i, group_id=str(c)) for i, o in enumerate(outcomes) for c in range(8)])
     assert (copied.questions, copied.trajectories) == (30, 240)
-    assert copied.f1 == Estimate(value=alone.f1.value, low=alone.f1.low, high=alone.f1.high, n=240, left_out=0)
+    expected = alone.outcome
+    assert copied.outcome == Estimate(value=expected.value, low=expected.low, high=expected.high, n=240, left_out=0)
 
 
 @pytest.mark.parametrize("clusters", [15, 60])
@@ -144,10 +145,10 @@ def test_pairing_cancels_what_is_hard_for_both() -> None:
     hard = rng.random(60)
     a = [rollout([[1.0]], float(h), i) for i, h in enumerate(hard)]
     b = [rollout([[1.0]], float(min(1.0, h + 0.02)), i) for i, h in enumerate(hard)]
-    difference = compare(a, b).f1
+    difference = compare(a, b).outcome
     assert difference.value == pytest.approx(0.02, abs=0.003)
     assert difference.high - difference.low < 0.01
-    single = summarise(b).f1
+    single = summarise(b).outcome
     assert single.high - single.low > 0.1
 
 
@@ -155,9 +156,9 @@ def test_compare_keeps_shared_questions_only() -> None:
     a = [rollout([[1.0]], 1.0, i) for i in range(4)]
     b = [rollout([[1.0]], 0.0, i) for i in range(2, 7)]
     c = compare(a, b)
-    assert (c.questions, c.left_out, c.f1.value) == (2, 5, -1.0)
-    assert math.isnan(c.f1.low)  # two pairs carry no interval
-    assert math.isnan(compare(a, []).f1.value)
+    assert (c.questions, c.left_out, c.outcome.value) == (2, 5, -1.0)
+    assert math.isnan(c.outcome.low)  # two pairs carry no interval
+    assert math.isnan(compare(a, []).outcome.value)
 
 
 def test_compare_with_itself_is_zero() -> None:
@@ -180,17 +181,32 @@ def test_same_seed_same_interval() -> None:
 
 @given(st.lists(st.floats(0, 1), min_size=5, max_size=30))
 def test_intervals_hold_the_value_and_stay_in_range(outcomes: list[float]) -> None:
-    f1 = summarise([rollout([[1.0]], o, i) for i, o in enumerate(outcomes)], resamples=200).f1
+    f1 = summarise([rollout([[1.0]], o, i) for i, o in enumerate(outcomes)], resamples=200).outcome
     assert 0 <= f1.low <= f1.high <= 1 + 1e-12
     assert f1.value == pytest.approx(np.mean(outcomes))
+
+
+def test_calls_are_counted_by_trajectory_and_the_title_says_so() -> None:
+    """Two trajectories of one question, one call and three: two a trajectory, four a question."""
+    one, three_calls = (rollout(rows, 1.0, 0) for rows in ([[1.0], [0.5]], [[1.0], [0.5], [0.4], [0.3]]))
+    summary = summarise([one, three_calls])
+    assert (summary.questions, summary.trajectories) == (1, 2)
+    (column,) = table({"a": summary}, columns=("calls_per_trajectory",)).columns
+    assert (column.title, summary.calls_per_trajectory.value) == ("calls / trajectory", 2.0)
+
+
+def test_a_rise_of_entropy_has_its_sign() -> None:
+    rise, fall = (summarise([rollout([[1.0], [after]], 1.0, 0)]) for after in (1.5, 0.5))
+    content = table({"rise": rise, "fall": fall}, columns=("outcome", "delta_h"))
+    assert [[cell.text for cell in row.cells] for row in content.rows] == [["1.000", "+0.500"], ["1.000", "−0.500"]]
 
 
 def test_table_has_one_source_of_digits() -> None:
     summaries = {"start": summarise(three() * 5), "other": summarise([])}
     content = table(summaries, seconds={"start": 12.4})
     assert [c.key for c in content.columns] == [
-        "f1",
-        "calls_per_question",
+        "outcome",
+        "calls_per_trajectory",
         "correct_per_call",
         "reduction_rate",
         "seconds",
@@ -198,9 +214,9 @@ def test_table_has_one_source_of_digits() -> None:
     assert [str(cell) for cell in content.rows[0].cells][-1] == "12"
     assert str(content.rows[0].cells[0]).startswith("0.833")
     assert [cell.text for cell in content.rows[1].cells] == ["–"] * 5
-    with pytest.raises(InvalidValueError, match="choose from: f1, accuracy"):
+    with pytest.raises(InvalidValueError, match="choose from: outcome, accuracy"):
         table(summaries, columns=("f2",))
-    assert set(STATISTICS) >= {"f1", "reduction_rate"}
+    assert set(STATISTICS) >= {"outcome", "reduction_rate"}
 
 
 def test_numbers() -> None:

@@ -68,7 +68,7 @@ def test_many_trajectories_are_sampled_and_the_page_says_so() -> None:
     assert "Statistics cover all 500" in note
     assert picks == choose(data)[0]
     payload = build(data)
-    assert payload["overview"][0]["rows"][0]["all"]["f1"]["n"] == 500
+    assert payload["overview"][0]["rows"][0]["all"]["outcome"]["n"] == 500
     assert payload["curves"] == payload["differences"] == []
     assert Counter(r["reason"] for r in payload["viewer"]["trajectories"])["drawn"] == 156
 
@@ -140,7 +140,7 @@ def test_arms_that_share_little_still_fill_the_viewer() -> None:
     arms = (ArmData(name="a", evaluations={"logs": first}), ArmData(name="b", evaluations={"logs": second}))
     picks, note = choose(ReportData(title="t", arms=arms))
     assert len(picks) == len({(p.arm, p.candidate.order) for p in picks}) == 200
-    assert "among them 1 questions that every arm answered" in note
+    assert "among them 1 question that every run answered" in note
     assert "Statistics cover all 301" in note
 
 
@@ -213,6 +213,6 @@ def test_a_page_of_10_000_trajectories(tmp_path: Path) -> None:
     payload = json.loads((tmp_path / "report.json").read_text())
     assert (tmp_path / "report.html").stat().st_size < 3_000_000
     summary = payload["overview"][0]["rows"][0]["all"]
-    assert summary["f1"]["n"] == 10_000
+    assert summary["outcome"]["n"] == 10_000
     assert sum(group["n"] for group in payload["calls"][0]["by_tool"]) == summary["reduction_rate"]["n"]
     assert len(payload["viewer"]["trajectories"]) == 200

@@ -120,5 +120,5 @@ def test_the_command_says_which_file_repeats_which(tmp_path: Path) -> None:
     copy = f"{folder / 'a.jsonl.gz'} (repeats {folder / 'a.jsonl'})"
     summary = json.loads(result.stdout)
     assert summary["trajectories"] == 6
-    assert f"1 files repeat others, plain or compressed, and were left out: {copy}." in summary["notes"]
+    assert f"Left out 1 file for repeating others, plain or compressed: {copy}." in summary["notes"]
     assert f"passed over: {copy}" in result.stderr

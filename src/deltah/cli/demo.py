@@ -16,6 +16,8 @@ from deltah.cli.tables import print_summaries
 from deltah.cli.targets import check_directory
 from deltah.cli.train import split_names
 from deltah.errors import ConfigError
+from deltah.study.outcomes import outcome_title
+from deltah.wording import agreeing, count
 
 if TYPE_CHECKING:
     from deltah.lab.demo import DemoConfig, JobState
@@ -52,8 +54,9 @@ def command(
     )
     console = Console()
     console.print(
-        f"The embedded agent answers questions with its tools; {len(config.arms)} arms train from the same start "
-        f"({config.steps} steps each, seed {seed})."
+        f"The embedded agent answers questions with its tools; {count(len(config.arms), 'arm')} "
+        f"{agreeing(len(config.arms), 'trains', 'train')} from the same start ({count(config.steps, 'step')} each, "
+        f"seed {seed})."
     )
     began = time.perf_counter()
     data = _run_shown(config, out)
@@ -95,6 +98,7 @@ def _print_result(data: ReportData, console: Console) -> None:
             {name: evaluation.summarise() for name, evaluation in found.items()},
             title=f"{decoding} decoding, 95 % intervals clustered by question",
             seconds=seconds,
+            outcome=outcome_title(data.graders),
         )
         if decoding != "sampled":
             continue
@@ -103,5 +107,6 @@ def _print_result(data: ReportData, console: Console) -> None:
             print_summaries(
                 {name: summary for name, summary in parts.items() if summary.trajectories},
                 title=f"{decoding} decoding, questions that {label}",
-                columns=("f1", "calls_per_question", "correct_per_call", "reduction_rate"),
+                columns=("outcome", "calls_per_trajectory", "correct_per_call", "reduction_rate"),
+                outcome=outcome_title(data.graders),
             )

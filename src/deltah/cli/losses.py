@@ -10,6 +10,8 @@ import typer
 
 from deltah.errors import ConfigError, DataError
 from deltah.study import ScoredLog
+from deltah.study.twins import is_report_twin
+from deltah.wording import count
 
 MAX_PROBLEMS_PRINTED = 20
 
@@ -30,9 +32,27 @@ def spare_inputs(outputs: Iterable[Path | None], inputs: Iterable[str | Path | N
             raise ConfigError(f"--out {out} would overwrite {path}, which is read; choose another name")
 
 
+def spare_all_but_twins(page: Path) -> None:
+    """Refuse a page whose JSON twin would replace a file that is no twin of an earlier page: a log, a manifest.
+
+    Raises:
+        ConfigError: if it would.
+    """
+    twin = page.with_suffix(".json")
+    if twin.exists() and not is_report_twin(twin):
+        raise ConfigError(
+            f"--out {page} would overwrite {twin}, which is not the JSON twin of an earlier page; choose another name"
+        )
+
+
 def named_files(log: ScoredLog) -> list[str]:
     """Files that the user named; one found in a folder may be the output of an earlier run."""
     return [source.path for source in log.reader.sources if source.named]
+
+
+def read_files(log: ScoredLog) -> list[str]:
+    """Files that were read for logs, once it is known which of a folder's are none."""
+    return [source.path for source in log.reader.sources if source.path not in log.reader.skipped]
 
 
 def report_losses(log: ScoredLog) -> None:
@@ -49,7 +69,7 @@ def report_losses(log: ScoredLog) -> None:
     if more:
         typer.echo(f"left out: {more:,} more", err=True)
     if log.reader.n_problems:
-        typer.echo(f"{log.reader.n_problems} records could not be read", err=True)
+        typer.echo(f"{count(log.reader.n_problems, 'record')} could not be read", err=True)
         raise typer.Exit(1)
 
 

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deltah.cli.losses import named_files, nothing_read, report_losses, spare_inputs
+from deltah.cli.losses import named_files, nothing_read, read_files, report_losses, spare_inputs
 from deltah.cli.options import Answers, Logs, Strict, TraceFormat, VocabSize, log_options
 from deltah.cli.progress import reading, reporting
-from deltah.core.types import Scalar
+from deltah.core.types import Scalar, Trajectory
 from deltah.errors import ConfigError, DataError, InvalidValueError
-from deltah.study import ScoredLog
+from deltah.study import LogOptions, ScoredLog
 from deltah.traces.rundir import nan_to_none, write_atomic
+from deltah.wording import agreeing, count
 
 if TYPE_CHECKING:
     from deltah.engines.probe.plan import Plan
@@ -61,13 +62,8 @@ def command(  # noqa: PLR0913 - the options of a command line
     config = ProbeConfig(max_calls=max_calls, seed=seed, answer_template=answer_template)
     if (model is None) == (server is None):
         raise ConfigError("give either --model for a local model or --server for the URL of one")
-    with reading() as watch:
-        read = log_options(answers=answers, format=format, vocab_size=vocab_size, strict=strict)
-        log = ScoredLog(paths, replace(read, watch=watch))
-        spare_inputs([out], [answers, tools, *named_files(log)])
-        trajectories = [trajectory for trajectory, _ in log]
-    if not trajectories:
-        raise nothing_read(log, paths)
+    read = log_options(answers=answers, format=format, vocab_size=vocab_size, strict=strict)
+    log, trajectories = _read(paths, read, out, [answers, tools])
     schemas, kept = _schemas(tools), out.with_suffix(".cache.jsonl")
     options = ServerOptions(top_k=top_logprobs, vocab_size=vocab_size, chars_per_token=chars_per_token(trajectories))
     if model is not None:
@@ -89,14 +85,34 @@ def command(  # noqa: PLR0913 - the options of a command line
     report_losses(log)
 
 
+def _read(
+    paths: Sequence[str], options: LogOptions, out: Path, inputs: Sequence[Path | None]
+) -> tuple[ScoredLog, list[Trajectory]]:
+    """Trajectories of the logs.
+
+    Raises:
+        ConfigError: if what is written would replace one of the inputs or a log.
+        DataError: if there is no trajectory.
+    """
+    with reading() as watch:
+        log = ScoredLog(paths, replace(options, watch=watch))
+        spare_inputs([out], [*inputs, *named_files(log)])
+        trajectories = [trajectory for trajectory, _ in log]
+    if not trajectories:
+        raise nothing_read(log, paths)
+    spare_inputs([out], read_files(log))
+    return log, trajectories
+
+
 def _say_cost(plan: Plan, cost: Cost) -> None:
     """What a probe will ask, before it does."""
     typer.echo(
-        f"{cost.calls} calls, {cost.queries} queries ({cost.cached} already answered); about {cost.tokens:,} "
-        f"model tokens to read; {len(plan.skipped)} calls cannot be probed, {plan.n_left} are over the budget"
+        f"{count(cost.calls, 'call')}, {count(cost.queries, 'query')} ({cost.cached:,} already answered); about "
+        f"{count(cost.tokens, 'model token')} to read; {count(len(plan.skipped), 'call')} cannot be probed, "
+        f"{plan.n_left:,} {agreeing(plan.n_left, 'is', 'are')} over the budget"
     )
-    for reason, count in sorted(Counter(skipped.reason.value for skipped in plan.skipped).items()):
-        typer.echo(f"cannot be probed: {count} calls, {reason}")
+    for reason, n in sorted(Counter(skipped.reason.value for skipped in plan.skipped).items()):
+        typer.echo(f"cannot be probed: {count(n, 'call')}, {reason}")
 
 
 def _say_unasked(options: ServerOptions) -> None:
@@ -168,14 +184,14 @@ def _print(result: ProbeResult, out: Path) -> None:
     probed = result.probed
     useful = [row["useful"] for row in probed if row["useful"] is not None]
     tokens = sum(row["model_tokens"] for row in probed)
-    typer.echo(f"{len(probed)} calls probed, {tokens:,} model tokens; rows in {out}")
+    typer.echo(f"{count(len(probed), 'call')} probed, {count(tokens, 'model token')}; rows in {out}")
     if useful:
         gains = [row["gain_placebo"] for row in probed if row["useful"] is not None]
         entropies = [row["delta_h_placebo"] for row in probed if not np.isnan(row["delta_h_placebo"])]
         change = f"{np.mean(entropies):+.3f} nats" if entropies else "not measured"
         typer.echo(
-            f"useful {sum(useful)} of {len(useful)} ({sum(useful) / len(useful):.0%}); mean gain over placebo "
+            f"useful {sum(useful):,} of {len(useful):,} ({sum(useful) / len(useful):.0%}); mean gain over placebo "
             f"{np.mean(gains):+.3f} nats; mean placebo-controlled ΔH {change}"
         )
-    for reason, count in sorted(result.reasons.items()):
-        typer.echo(f"not probed: {count} calls, {reason.value}")
+    for reason, n in sorted(result.reasons.items()):
+        typer.echo(f"not probed: {count(n, 'call')}, {reason.value}")

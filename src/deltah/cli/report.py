@@ -9,12 +9,13 @@ from typing import Annotated
 
 import typer
 
-from deltah.cli.losses import spare_inputs
+from deltah.cli.losses import spare_all_but_twins, spare_inputs
 from deltah.cli.options import Answers, Join, Logs, Margin, Signal, Strict, TraceFormat, VocabSize, log_options
-from deltah.cli.prices import Currency, Latency, Price, costs
+from deltah.cli.prices import Currency, Latency, Price, costs, unknown_tools
 from deltah.cli.progress import reading
 from deltah.cli.tables import inert
 from deltah.traces.sources import STDIN
+from deltah.wording import count
 
 
 def command(  # noqa: PLR0913 - the options of a command line
@@ -38,18 +39,22 @@ def command(  # noqa: PLR0913 - the options of a command line
     options = log_options(
         answers=answers, format=format, vocab_size=vocab_size, join=join, strict=strict, signal=signal, margin=margin
     )
-    with reading() as watch:
-        options = replace(options, watch=watch)
-        data = load_report(paths, options=options, title=title, costs=costs(price, currency, latency))
+    stated = costs(price, currency, latency)
     first = Path(paths[0])
     page = out or (first / "report.html" if first.is_dir() else first.with_name("report.html"))
     read = [name for path in paths if path != STDIN for name in glob.glob(path, recursive=True) or [path]]
     spare_inputs([page, page.with_suffix(".json")], [answers, *read])
+    spare_all_but_twins(page)
+    with reading() as watch:
+        options = replace(options, watch=watch)
+        data = load_report(paths, options=options, title=title, costs=stated)
+    if (unpriced := unknown_tools(stated, data.tools)) is not None:
+        data = replace(data, notes=(unpriced,))
     write_report(data, page)
     typer.echo(f"page  {page.resolve().as_uri()}\njson  {page.with_suffix('.json')}")
-    for note in dict.fromkeys(note for arm in data.arms for note in arm.notes):
+    for note in dict.fromkeys((*data.notes, *(note for arm in data.arms for note in arm.notes))):
         typer.echo(f"note  {inert(note)}", err=True)
     lost = sum(arm.n_problems for arm in data.arms)
     if lost:
-        typer.echo(f"{lost} records could not be read; the page lists them", err=True)
+        typer.echo(f"{count(lost, 'record')} could not be read; the page lists them", err=True)
         raise typer.Exit(1)

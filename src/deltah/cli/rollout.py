@@ -30,6 +30,7 @@ from deltah.cli.train import Settings, split_names
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError
 from deltah.traces.rundir import RunDirectory, open_run
+from deltah.wording import count, share
 
 if TYPE_CHECKING:
     from deltah.engines.trl.config import RolloutConfig
@@ -79,7 +80,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     if not target.finished:
         _roll_out(job, target, asked)
         target.finish()
-    typer.echo(f"{job.total} trajectories in {target.traces}; next: deltah score {target.traces}")
+    typer.echo(f"{count(job.total, 'trajectory')} in {target.traces}; next: deltah score {target.traces}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +187,7 @@ def _roll_out(job: _Job, target: _Target, asked: dict[str, Any]) -> None:
 
     done = _kept(target.partial, job)
     if done:
-        typer.echo(f"continuing after {done} of {job.total} trajectories in {target.partial}")
+        typer.echo(f"continuing after {share(done, job.total, 'trajectory')} in {target.partial}")
     with reporting("rollout") as report:
         report(done, job.total, {})
         writer: TraceWriter | None = None

@@ -15,9 +15,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from deltah.cli.losses import named_files, nothing_read, report_losses, spare_inputs
+from deltah.cli.losses import named_files, nothing_read, read_files, report_losses, spare_inputs
 from deltah.cli.options import Answers, Join, Logs, Margin, Signal, Strict, TraceFormat, VocabSize, Workers, log_options
-from deltah.cli.prices import Currency, Latency, Price, costs
+from deltah.cli.prices import Currency, Latency, Price, costs, unknown_tools
 from deltah.cli.progress import reading
 from deltah.cli.tables import broken, escaped, inert, two_lines
 from deltah.core.types import Estimator
@@ -30,6 +30,7 @@ from deltah.study.tables import estimate_cell, money_text, number, tool_title
 from deltah.study.waste import Verdict
 from deltah.traces.parquet import OPTIONAL
 from deltah.traces.rundir import nan_to_none
+from deltah.wording import count
 
 
 def command(  # noqa: PLR0913 - the options of a command line
@@ -66,17 +67,23 @@ def command(  # noqa: PLR0913 - the options of a command line
         log = ScoredLog(paths, options, skip=("logprobs", "token_ids") if waste else OPTIONAL)
         spare_inputs([out], [answers, *named_files(log)])
         writer = None if out is None else stack.enter_context(CallWriter(out))
-        scored = score_log(log, costs=costs(price, currency, latency), rows=writer, waste=waste, workers=workers)
+        stated = costs(price, currency, latency)
+        scored = score_log(log, costs=stated, rows=writer, waste=waste, workers=workers)
         # In here, so that the file of an earlier run stays as it was.
         if not scored.facts.trajectories:
             raise nothing_read(log, paths)
-        spare_inputs([out], (s.path for s in log.reader.sources if s.path not in log.reader.skipped))
+        spare_inputs([out], read_files(log))
+    unpriced = unknown_tools(stated, scored.calls.by_tool())
+    if unpriced is not None:
+        typer.echo(f"note  {inert(unpriced)}", err=True)
     if as_json:
-        typer.echo(json.dumps(nan_to_none(_summary(log, scored, waste=waste)), indent=1))
+        summary = _summary(log, scored, waste=waste)
+        summary["notes"] += [] if unpriced is None else [unpriced]
+        typer.echo(json.dumps(nan_to_none(summary), indent=1))
     else:
         _print_tables(log, scored, waste=waste)
     if out is not None and writer is not None:
-        typer.echo(f"{writer.n_written} rows in {out}", err=True)
+        typer.echo(f"{count(writer.n_written, 'row')} in {out}", err=True)
     report_losses(log)
 
 
@@ -166,7 +173,7 @@ def _print_savings(console: Console, facts: LogFacts) -> None:
 def _headline(log: ScoredLog, facts: LogFacts) -> str:
     estimators = ", ".join(sorted(facts.estimators - {Estimator.NONE.value})) or "none"
     parts = [
-        f"{facts.trajectories} trajectories, {facts.calls} calls, entropies: {estimators}",
+        f"{count(facts.trajectories, 'trajectory')}, {count(facts.calls, 'call')}, entropies: {estimators}",
         f"signal {log.signal.name.value}, margin {log.signal.resolved_margin:g}",
     ]
     return "; ".join(parts)

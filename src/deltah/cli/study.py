@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deltah.cli.losses import named_files, nothing_read, report_losses, spare_inputs
+from deltah.cli.losses import named_files, nothing_read, read_files, report_losses, spare_inputs
 from deltah.cli.options import Join, Logs, Strict, TraceFormat, VocabSize, log_options
 from deltah.errors import ConfigError, DataError
 
@@ -52,6 +52,7 @@ def command(  # noqa: PLR0913 - the options of a command line
         trajectories = [trajectory for trajectory, _ in log]
     if not trajectories:
         raise nothing_read(log, paths)
+    spare_inputs(_targets(out), read_files(log))
     table = build_table(
         trajectories,
         evidence=evidence,
@@ -92,12 +93,10 @@ def _print(result: StudyResult) -> None:
     from rich.console import Console
 
     from deltah.cli.tables import escaped
-    from deltah.study.pilot.markdown import computed, finding, label_note, method_notes, size_note
+    from deltah.study.pilot.markdown import computed, finding, label_note, method_notes, result_size, size_note
 
     console = Console()
-    console.print(
-        f"{result.calls} calls of {result.trajectories} trajectories, {result.questions} questions", highlight=False
-    )
+    console.print(result_size(result), highlight=False)
     for label in result.labels:
         rows = result.of_label(label)
         console.print(f"\n[bold]{escaped(label)}[/]: {escaped(label_note(label))}", highlight=False)

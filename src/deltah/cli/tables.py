@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from deltah.study import Statistics, table
+from deltah.study.outcomes import OUTCOME
 from deltah.study.tables import DEMO_COLUMNS, Cell
 
 _TITLE_WIDTH = 12
@@ -23,9 +24,10 @@ def print_summaries(
     title: str | None = None,
     seconds: Mapping[str, float | None] | None = None,
     columns: tuple[str, ...] = DEMO_COLUMNS,
+    outcome: str = OUTCOME,
 ) -> None:
-    """Print one row a summary, value over its 95 % interval."""
-    content = table(summaries, seconds=seconds, columns=columns)
+    """Print one row a summary, value over its 95 % interval; `outcome` is the title of the mean outcome."""
+    content = table(summaries, seconds=seconds, columns=columns, outcome=outcome)
     shown = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
     shown.add_column("")
     for column in content.columns:

@@ -1,7 +1,7 @@
 r"""Ratio statistics with cluster-bootstrap intervals: the one place of the study that resamples.
 
 Every statistic is a ratio of two sums over clusters (questions), $\hat\theta = \sum_q a_q / \sum_q b_q$: a mean
-outcome, calls a question, reduced calls a call. Clusters are drawn with replacement and the ratio is taken of the
+outcome, calls a trajectory, reduced calls a call. Clusters are drawn with replacement and the ratio is taken of the
 resampled sums, so that several trajectories of one question count as one draw and a random denominator adds its own
 variance. One set of draws serves all statistics of a table, and both sides of a paired difference.
 

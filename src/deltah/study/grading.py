@@ -16,7 +16,7 @@ from typing import Any
 
 from deltah.core.types import Trajectory
 from deltah.errors import DataError
-from deltah.tasks import Task, TaskKind, grade, task_from_row, task_rows
+from deltah.tasks import OUTCOME_GRADER, Task, TaskKind, grade, task_from_row, task_rows
 
 _ID_FIELDS = ("id", "trajectory", "custom_id", "task_id", "session_id")
 _GRADE_FIELDS = ("outcome", "score", "correct")
@@ -59,7 +59,9 @@ class Answers:
         if found is None or (isinstance(found, float) and self._is_abandoned(trajectory)):
             return graded(trajectory), False
         if isinstance(found, float):
-            return replace(trajectory, outcome=found), True
+            # A grade that is stated takes the place of one that deltah gave.
+            metadata = {key: value for key, value in trajectory.metadata.items() if key != OUTCOME_GRADER}
+            return replace(trajectory, outcome=found, metadata=metadata), True
         return _graded_by(trajectory, found), True
 
     def _add(self, row: Mapping[str, Any], where: str) -> None:
@@ -105,7 +107,7 @@ def graded(trajectory: Trajectory) -> Trajectory:
 def _graded_by(trajectory: Trajectory, task: Task) -> Trajectory:
     """Outcome and gold answers from a task; a trajectory without a final answer has missed it."""
     outcome = grade(task, trajectory.prediction or "").score
-    metadata = {**trajectory.metadata, **{k: v for k, v in task.metadata.items() if k not in trajectory.metadata}}
+    metadata = {**task.metadata, **trajectory.metadata, OUTCOME_GRADER: task.kind.value}
     return replace(trajectory, outcome=outcome, golden_answers=task.golden_answers, metadata=metadata)
 
 

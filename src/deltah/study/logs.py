@@ -15,6 +15,7 @@ from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, InvalidValueError
 from deltah.study.grading import Answers, graded
 from deltah.study.summary import Scored, score_measured
+from deltah.study.twins import is_result
 from deltah.traces import TraceReader, read_traces
 from deltah.traces.reader import Paths
 from deltah.traces.runsignal import signal_of
@@ -86,6 +87,8 @@ class ScoredLog(Iterable[Scored]):
             join=options.join,
             skip=tuple(dict.fromkeys([*skip, "top_k_evidence"])),
         )
+        # What an earlier report or study left in a folder of logs is none of them.
+        self.reader.sources = [s for s in self.reader.sources if s.named or not is_result(s.path)]
         self.signal = _signal_of_sources(self.reader, options)
 
     def __iter__(self) -> Iterator[Scored]:

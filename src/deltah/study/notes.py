@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 from deltah.core.types import Estimator
 from deltah.study.facts import LogFacts
 from deltah.study.logs import ScoredLog
+from deltah.wording import count, share
+
+MAX_FILES_NAMED: Final = 5
 
 
 def notes_on(log: ScoredLog, facts: LogFacts) -> list[str]:
@@ -27,18 +31,18 @@ def _refuted(log: ScoredLog, facts: LogFacts) -> Iterator[str]:
 
 
 def _measurement(log: ScoredLog, facts: LogFacts) -> Iterator[str]:
+    if not facts.calls:
+        yield "No trajectory made a tool call: there is nothing to score."
     if facts.unmeasured:
-        yield (
-            f"{facts.unmeasured:,} of {facts.calls:,} calls have no entropies (no logprobs): text alone judges them."
-        )
+        yield f"No entropies (no logprobs) of {share(facts.unmeasured, facts.calls, 'call')}: judged by text alone."
     if facts.unbounded and log.reader.options.imports.vocab_size is not None:
         yield (
-            f"{facts.unbounded:,} of {facts.calls:,} calls have no upper bound and cannot be certified: their "
-            "traces were written without what --vocab-size needs; give it when reading the original log."
+            f"No upper bound for {share(facts.unbounded, facts.calls, 'call')}, so that none can be certified there: "
+            "the traces were written without what --vocab-size needs; give it when reading the original log."
         )
     elif facts.unbounded:
         yield (
-            f"{facts.unbounded:,} of {facts.calls:,} calls have no upper bound, so none of them can be certified: "
+            f"No upper bound for {share(facts.unbounded, facts.calls, 'call')}, so that none can be certified there: "
             "state the vocabulary size with --vocab-size (vocab_size in the model's config.json)."
         )
     if Estimator.TOP_K.value in facts.estimators and facts.unmeasured < facts.calls:
@@ -59,17 +63,17 @@ def _measurement(log: ScoredLog, facts: LogFacts) -> Iterator[str]:
         yield f"The vocabulary size was taken from the model's name ({sizes}); {how}."
     if facts.mixed:
         yield (
-            f"{facts.mixed:,} trajectories mix sampling temperatures or logprob modes; their entropies do not "
-            "speak of one distribution."
+            f"Mixed sampling temperatures or logprob modes in {count(facts.mixed, 'trajectory')}: entropies there do "
+            "not speak of one distribution."
         )
     if len(facts.temperatures) > 1:
         found = ", ".join(f"{value:g}" for value in sorted(facts.temperatures))
         yield f"The trajectories were measured at different temperatures ({found}); compare them with care."
     if facts.unlisted_tokens:
+        tokens, trajectories = count(facts.unlisted_tokens, "sampled token"), count(facts.with_unlisted, "trajectory")
         yield (
-            f"{facts.unlisted_tokens:,} sampled tokens of {facts.with_unlisted:,} trajectories have no logprobs, by "
-            "the server's own count (tokens of calls, hidden reasoning, or of one character that was listed once); no "
-            "entropy speaks of them."
+            f"No logprobs of {tokens} of {trajectories}, by the server's own count (tokens of calls, hidden reasoning, "
+            "or of one character that was listed once); no entropy speaks of them."
         )
 
 
@@ -77,21 +81,26 @@ def _reading(log: ScoredLog, facts: LogFacts) -> Iterator[str]:
     reader = log.reader
     if facts.approximate:
         yield (
-            f"{facts.approximate:,} of {facts.trajectories:,} trajectories have approximate spans: the borders of "
+            f"Approximate spans in {share(facts.approximate, facts.trajectories, 'trajectory')}: the borders of "
             "reasoning, calls and results are estimated."
         )
     if reader.n_unjoined:
         yield (
-            f"{reader.n_unjoined:,} API calls continue conversations whose beginning is not in the log; each is a "
+            f"{count(reader.n_unjoined, 'API call')} without the beginning of the conversation in the log, each a "
             "trajectory of its own."
         )
     if reader.n_branches:
-        yield f"{reader.n_branches:,} retries or forks were not continued; each is a trajectory of its own."
+        branches = count(reader.n_branches, "retry or fork", "retries or forks")
+        yield f"{branches} without a continuation, each a trajectory of its own."
     if log.answers is not None:
-        matched, rows = log.n_matched, log.answers.n_rows
-        yield f"{matched:,} of {facts.trajectories:,} trajectories found a row among the {rows:,} of the answers' file."
-    if reader.skipped:
-        yield f"{len(reader.skipped):,} files hold no traces and were passed over: {', '.join(reader.skipped[:5])}."
-    if reader.copies:
-        listed = ", ".join(map(str, reader.copies[:5]))
-        yield f"{len(reader.copies):,} files repeat others, plain or compressed, and were left out: {listed}."
+        found, rows = share(log.n_matched, facts.trajectories, "trajectory"), count(log.answers.n_rows, "row")
+        yield f"The answers' file of {rows} speaks of {found}."
+    if skipped := reader.skipped:
+        yield f"Passed over {count(len(skipped), 'file')} without traces: {_listed(skipped)}."
+    if copies := reader.copies:
+        listed = _listed([str(copy) for copy in copies])
+        yield f"Left out {count(len(copies), 'file')} for repeating others, plain or compressed: {listed}."
+
+
+def _listed(files: Sequence[str]) -> str:
+    return ", ".join(files[:MAX_FILES_NAMED]) + (", …" if len(files) > MAX_FILES_NAMED else "")

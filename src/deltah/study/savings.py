@@ -23,6 +23,7 @@ from deltah.core.scored import Signal
 from deltah.core.types import SegmentKind, ToolCall, Trajectory
 from deltah.errors import InvalidValueError
 from deltah.study.waste import Verdict, Waste, verdict, waste_of_calls
+from deltah.wording import count
 
 CHARS_PER_TOKEN: Final = 4.0
 """Rule of thumb for English text."""
@@ -209,9 +210,8 @@ class SavingsAccumulator:
             "Seconds are those of the tools, one after another; the model's own time is not counted.",
         ]
         if estimated:
-            sentences.append(
-                f"Tokens of {estimated} dropped calls were estimated at {self._chars_per_token:g} characters a token."
-            )
+            tokens = f"Tokens of {count(estimated, 'dropped call')}"
+            sentences.append(f"{tokens} were estimated at {self._chars_per_token:g} characters a token.")
         if self._prices.per_call:
             sentences.append(f"Tools other than {', '.join(sorted(self._prices.per_call))} charge no fee.")
         if self._latency_s:

@@ -40,11 +40,11 @@ Scored: TypeAlias = tuple[Trajectory, Signal | None]
 class Statistics:
     """The statistics of the study, in the order tables show them."""
 
-    f1: Estimate
-    """Mean outcome of the task's grader, in [0, 1]."""
+    outcome: Estimate
+    """Mean outcome, in [0, 1]; what it may be called is told by `deltah.study.outcomes`."""
     accuracy: Estimate
     """Share of trajectories with an outcome of 1."""
-    calls_per_question: Estimate
+    calls_per_trajectory: Estimate
     """Mean calls of a trajectory, failed and unanswered ones included."""
     correct_per_call: Estimate
     """Tool productivity: correct trajectories over calls; ungraded trajectories are left out with their calls."""
@@ -122,7 +122,7 @@ class Tallies:
         Args:
             kept: (N,)
         """
-        column = STATISTICS.index("calls_per_question")
+        column = STATISTICS.index("calls_per_trajectory")
         clusters = tuple(key for key, keep in zip(self.clusters, kept, strict=True) if keep)
         values = self.values[kept]
         return Tallies(values=values, clusters=clusters, calls=int(values[:, column, 0].sum()))
@@ -318,7 +318,7 @@ def tally_of(
 
 
 def _outcome_tallies(t: Trajectory) -> tuple[_Tally, _Tally, _Tally, _Tally]:
-    """F1, accuracy, calls per question, correct per call."""
+    """Outcome, accuracy, calls per trajectory, correct per call."""
     calls = _Tally(t.n_calls, 1)
     if t.outcome is None:
         return _Tally(0, 0, 1), _Tally(0, 0, 1), calls, _Tally(0, 0, t.n_calls)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from deltah.errors import InvalidValueError
 from deltah.study.bootstrap import Estimate
+from deltah.study.outcomes import OUTCOME
 from deltah.study.summary import STATISTICS, Statistics
 
 MISSING: Final = "–"
@@ -30,6 +31,8 @@ class Column:
     title: str
     digits: int = 2
     unit: str = ""
+    signed: bool = False
+    """Whether a positive value has its plus sign: where the sign is what is asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,12 +64,12 @@ class Table:
 
 
 ALL_COLUMNS: Final = (
-    Column(key="f1", title="F1", digits=3),
+    Column(key="outcome", title=OUTCOME, digits=3),
     Column(key="accuracy", title="accuracy", digits=3),
-    Column(key="calls_per_question", title="calls / question"),
+    Column(key="calls_per_trajectory", title="calls / trajectory"),
     Column(key="correct_per_call", title="correct / call"),
     Column(key="reduction_rate", title="reduction rate"),
-    Column(key="delta_h", title="mean ΔH", digits=3, unit="nats"),
+    Column(key="delta_h", title="mean ΔH", digits=3, unit="nats", signed=True),
     Column(key="undecided", title="undecided"),
     Column(key="undefined", title="undefined"),
     Column(key="waste", title="waste"),
@@ -76,19 +79,21 @@ ALL_COLUMNS: Final = (
     Column(key="seconds", title="seconds", digits=0),
 )
 _BY_KEY: Final = {column.key: column for column in ALL_COLUMNS}
-DEMO_COLUMNS: Final = ("f1", "calls_per_question", "correct_per_call", "reduction_rate", "seconds")
+DEMO_COLUMNS: Final = ("outcome", "calls_per_trajectory", "correct_per_call", "reduction_rate", "seconds")
 PAGE_COLUMNS: Final = (
-    "f1",
+    "outcome",
     "accuracy",
-    "calls_per_question",
+    "calls_per_trajectory",
     "correct_per_call",
     "reduction_rate",
     "delta_h",
     "waste",
     "seconds",
 )
-SPLIT_COLUMNS: Final = ("f1", "calls_per_question", "correct_per_call")
+SPLIT_COLUMNS: Final = ("outcome", "calls_per_trajectory", "correct_per_call")
 DIFFERENCE_COLUMNS: Final = PAGE_COLUMNS[:-1]
+GRADED_COLUMNS: Final = frozenset({"outcome", "accuracy", "correct_per_call"})
+"""Those that say nothing where no trajectory has an outcome."""
 
 
 def table(
@@ -97,6 +102,7 @@ def table(
     seconds: Mapping[str, float | None] | None = None,
     columns: tuple[str, ...] = DEMO_COLUMNS,
     signed: bool = False,
+    outcome: str = OUTCOME,
 ) -> Table:
     """Rows for named summaries (or comparisons), in their order.
 
@@ -105,6 +111,7 @@ def table(
         seconds: Wall time of each row, where known.
         columns: Keys of `ALL_COLUMNS`.
         signed: Write a plus sign before positive values, for differences.
+        outcome: Title of the mean outcome (`deltah.study.outcomes.outcome_title`).
 
     Raises:
         InvalidValueError: for an unknown column.
@@ -112,13 +119,14 @@ def table(
     unknown = [key for key in columns if key not in _BY_KEY]
     if unknown:
         raise InvalidValueError(f"unknown column {unknown[0]!r}; choose from: {', '.join(_BY_KEY)}")
-    chosen = tuple(_BY_KEY[key] for key in columns)
+    named = {**_BY_KEY, "outcome": replace(_BY_KEY["outcome"], title=outcome)}
+    chosen = tuple(named[key] for key in columns)
     times = seconds or {}
 
     def cell(name: str, summary: Statistics, column: Column) -> Cell:
         if column.key not in STATISTICS:
             return Cell(text=number(times.get(name), column.digits))
-        return estimate_cell(getattr(summary, column.key), column.digits, signed=signed)
+        return estimate_cell(getattr(summary, column.key), column.digits, signed=signed or column.signed)
 
     rows = (Row(name=name, cells=tuple(cell(name, s, c) for c in chosen)) for name, s in summaries.items())
     return Table(columns=chosen, rows=tuple(rows))

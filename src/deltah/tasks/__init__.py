@@ -8,10 +8,11 @@ from deltah.tasks.answers import extract_answer
 from deltah.tasks.arithmetic import generate_arithmetic
 from deltah.tasks.equality import math_equal
 from deltah.tasks.files import read_tasks, task_from_row, task_rows
-from deltah.tasks.graders import Grade, exact_match, grade, normalize_answer, token_f1
+from deltah.tasks.graders import OUTCOME_GRADER, Grade, exact_match, grade, normalize_answer, token_f1
 from deltah.tasks.types import Task, TaskKind
 
 __all__ = [
+    "OUTCOME_GRADER",
     "Grade",
     "Task",
     "TaskKind",

@@ -18,11 +18,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Final
 
 from deltah.tasks.answers import extract_answer
 from deltah.tasks.equality import math_equal
 from deltah.tasks.types import Task, TaskKind
 
+OUTCOME_GRADER: Final = "outcome_grader"
+"""Key of a trajectory's metadata: the `TaskKind` by whose grader its outcome was given; absent where it was not."""
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _NUMBER = re.compile(r"[-+−]?\s*[$€£]?\s*(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?\s*%?")

@@ -7,12 +7,12 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from study.pilot.test_result import study_table
 
 from deltah.study.pilot import CallReference, StudyResult, run_study
 from deltah.study.pilot.markdown import finding
 from deltah.study.report import study_charts
+from deltah.study.report.render import environment
 from deltah.study.report.study_section import study_section
 
 
@@ -22,14 +22,7 @@ def result() -> StudyResult:
 
 
 def render(section: dict[str, object]) -> str:
-    environment = Environment(
-        loader=PackageLoader("deltah.study.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("study.html.j2").render(study=section, study_charts=study_charts)
+    return environment().get_template("study.html.j2").render(study=section, study_charts=study_charts)
 
 
 class Page(HTMLParser):
@@ -119,4 +112,5 @@ def test_a_study_without_any_number_still_renders() -> None:
     blank = replace(table, signals={"delta_h": np.full(len(table), np.nan)}, labels={"thin": table.labels["thin"]})
     section = study_section(run_study(blank, resamples=100, permutations=100), {})
     assert section["findings"] == section["histograms"] == section["rocs"] == []
+    assert section["notes"] == [], "how p-values were made says nothing where there is none"
     assert Page(render(section)).open == []

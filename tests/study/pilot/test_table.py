@@ -117,7 +117,7 @@ def test_gold_evidence_and_new_evidence() -> None:
     table = build_table([first, by_question, unknown], evidence=evidence())
     np.testing.assert_allclose(table.labels["gold_evidence"], [1, 1, 1, NAN, 0, NAN])
     np.testing.assert_allclose(table.labels["new_evidence"], [1, 1, 0, NAN, 0, NAN])
-    assert any("1 supporting documents of the tasks are not in the corpus" in note for note in table.notes)
+    assert any("1 supporting document of the tasks is not in the corpus" in note for note in table.notes)
 
 
 def test_evidence_needs_documents() -> None:
@@ -149,7 +149,7 @@ def test_probe_and_user_columns() -> None:
     np.testing.assert_allclose(table.labels["good"], [NAN, NAN, 0, 1])
     np.testing.assert_allclose(table.labels["grade"], [NAN, NAN, NAN, 0.3])
     assert "segment_tokens" not in table.labels
-    assert table.notes == ("1 rows of the labels belong to no call of the traces",)
+    assert table.notes == ("1 row of the labels belongs to no call of the traces",)
     assert {"useful", "delta_h_placebo", "gain_none"} == PROBE_COLUMNS
     assert set(LABEL_MEANING) >= {"useful", "correct"}
 

@@ -17,7 +17,7 @@ from deltah.engines.trl.contract import unsupported
 from deltah.engines.trl.processes import world_size
 from deltah.engines.trl.records import last_text
 from deltah.errors import ConfigError, DataError
-from deltah.tasks import Task, grade
+from deltah.tasks import OUTCOME_GRADER, Task, grade
 from deltah.traces.rundir import RunDirectory
 
 
@@ -71,7 +71,7 @@ def rows_of(tasks: Sequence[Task], system_prompt: str) -> list[dict[str, Any]]:
             "task_id": task.id,
             "question": task.question,
             "golden_answers": list(task.golden_answers),
-            "facts": json.dumps(dict(task.metadata)),
+            "facts": json.dumps({**task.metadata, OUTCOME_GRADER: task.kind.value}),
         }
         for task in tasks
     ]

@@ -25,6 +25,7 @@ from deltah.study.pilot.evidence import Evidence
 from deltah.study.pilot.sources import CallValues
 from deltah.study.pilot.table import CallReference, StudyTable
 from deltah.study.summary import cluster_key, is_correct
+from deltah.wording import agreeing, count
 
 WasteRule: TypeAlias = Callable[[Trajectory], Sequence[AbstractSet[str]]]
 """Waste classes of each call of a trajectory, (C,) sets of names."""
@@ -219,7 +220,8 @@ def _labels(
     if evidence is not None:
         labels |= _evidence_labels(trajectories, evidence)
         if evidence.missing:
-            notes.append(f"{evidence.missing} supporting documents of the tasks are not in the corpus")
+            missing, are = count(evidence.missing, "supporting document"), agreeing(evidence.missing, "is", "are")
+            notes.append(f"{missing} of the tasks {are} not in the corpus")
         if np.isnan(labels["gold_evidence"]).all():
             notes.append("no call could be matched with a supporting document: the traces may belong to other tasks")
     if waste is not None:
@@ -271,4 +273,5 @@ def _check_matched(calls: Sequence[CallReference], values: CallValues, what: str
         raise InvalidValueError(
             f"no row of {what} belongs to a call of the traces{example}; give the traces it was made of"
         )
-    return [f"{len(lost)} rows of {what} belong to no call of the traces"] if lost else []
+    belong = agreeing(len(lost), "belongs", "belong")
+    return [f"{count(len(lost), 'row')} of {what} {belong} to no call of the traces"] if lost else []

@@ -11,6 +11,7 @@ from deltah.study.pilot.figures import REDUCTION, Failure, FailureKind
 from deltah.study.pilot.statistics import Association
 from deltah.study.pilot.table import CALL_INDEX
 from deltah.study.tables import MISSING, Cell, estimate_cell, number, tool_title
+from deltah.wording import count
 
 if TYPE_CHECKING:
     from deltah.study.pilot.result import StudyResult
@@ -69,14 +70,20 @@ def label_note(name: str) -> str:
     return LABEL_MEANING.get(name, "a column of the labels file")
 
 
+def result_size(result: StudyResult) -> str:
+    """What the whole study rests on."""
+    calls, trajectories = count(result.calls, "call"), count(result.trajectories, "trajectory")
+    return f"{calls} of {trajectories}, {count(result.questions, 'question')}"
+
+
 def size_note(rows: Sequence[Association]) -> str:
     """What one label's table rests on: good calls, calls, questions; one common reason where there is no number."""
     largest = max(rows, key=lambda a: a.spearman.n)
     if not largest.spearman.n:
         label = largest.label
         return f"Not computed: {LABEL_SOURCE.get(label, f'no call has a value of {label}')}."
-    share = "" if largest.graded else f"{largest.good:,} good of "
-    size = f"{share}{largest.spearman.n:,} calls, {largest.questions:,} questions."
+    good = "" if largest.graded else f"{largest.good:,} good of "
+    size = f"{good}{count(largest.spearman.n, 'call')}, {count(largest.questions, 'question')}."
     if computed(rows):
         return size
     reasons = dict.fromkeys(a.reason for a in rows if a.signal != CALL_INDEX)
@@ -103,7 +110,7 @@ def finding(rows: Sequence[Association]) -> str | None:
     text += f". {_beyond(reduction)}"
     best = next((a for a in rows if a.reason is None and a.signal not in (CALL_INDEX, REDUCTION)), None)
     if best is not None and best.auc.value > reduction.auc.value and best.auc.low > 0.5:
-        calls = f" on {best.auc.n:,} calls" if best.auc.n != reduction.auc.n else ""
+        calls = f" on {count(best.auc.n, 'call')}" if best.auc.n != reduction.auc.n else ""
         within = f", {_short(best.auc_within_index)} within call index" if best.auc_within_index.n else ""
         text += f" The greatest AUC is that of {best.signal}{calls}: {_short(best.auc)}{within}."
     return text
@@ -123,8 +130,10 @@ def _short(estimate: Estimate) -> str:
 
 
 def method_notes(result: StudyResult) -> tuple[str, ...]:
-    """How the numbers were made, one sentence or two each."""
+    """How the numbers were made, one sentence or two each; none where there is no number."""
     tests = sum(p == p for a in result.associations for p in (a.p, a.p_partial))
+    if not tests:
+        return ()
     least = 1 / (result.permutations + 1)
     return (
         "Signals are turned so that greater means more entropy reduction or more evidence of a good call; "
@@ -148,7 +157,7 @@ def study_markdown(result: StudyResult) -> str:
     lines = [
         "# Pilot study",
         "",
-        f"{result.calls:,} calls of {result.trajectories:,} trajectories, {result.questions:,} questions.",
+        f"{result_size(result)}.",
         "",
         *(f"- {note}" for note in (*method_notes(result), *map(escaped, result.notes))),
     ]
@@ -199,7 +208,7 @@ def _failure_section(result: StudyResult) -> Iterator[str]:
     yield "## Failure cases"
     for kind, title in FAILURE_TITLES.items():
         yield ""
-        yield f"{title}: {result.failure_counts[kind]:,} calls; the clearest, one a trajectory:"
+        yield f"{title}: {count(result.failure_counts[kind], 'call')}; the clearest, one a trajectory:"
         yield ""
         listed = [f for f in result.failures if f.kind is kind]
         yield from _table(("trajectory", "call", "tool", "call index", "−ΔH, nats"), map(_failure, listed))

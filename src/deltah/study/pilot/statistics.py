@@ -27,6 +27,7 @@ from deltah.study.pilot.controls import controls_of
 from deltah.study.pilot.permutation import holm, scores, sign_flip_p
 from deltah.study.pilot.table import CALL_INDEX, StudyTable, known
 from deltah.study.summary import RESAMPLES
+from deltah.wording import count
 
 PERMUTATIONS: Final = 9999
 """Enough for Holm's correction of some hundred tests to be able to reach 5 %."""
@@ -195,12 +196,12 @@ def shortage(block: Block, s: int, j: int) -> str | None:
         for value, name in ((1.0, "a good call"), (0.0, "a call that is not good")):
             have = distinct(cluster[label == value])
             if have < MIN_CLUSTERS:
-                return f"{have} question{'' if have == 1 else 's'} with {name}; {MIN_CLUSTERS} are needed"
+                return f"{count(have, 'question')} with {name}; {MIN_CLUSTERS} are needed"
         return None
     if np.ptp(label) == 0:
         return "the label is the same for all calls"
     have = distinct(cluster)
-    return f"{have} questions; {MIN_CLUSTERS} are needed" if have < MIN_CLUSTERS else None
+    return f"{count(have, 'question')}; {MIN_CLUSTERS} are needed" if have < MIN_CLUSTERS else None
 
 
 def _estimate(i: int, name: str, pair: _Pair | None, total: int, reason: str | None) -> Estimate:

@@ -7,7 +7,7 @@ way, once, here. Order and rounding are fixed, and no clock is read: the same in
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from deltah.core.metrics import CALLS, DELTA_H_MEAN, DELTA_H_STD, OUTCOME, REDUCTION_RATE, CollapseMonitor
 from deltah.core.types import FloatArray
 from deltah.study.bootstrap import LEVEL, Estimate
+from deltah.study.outcomes import outcome_meaning, outcome_title
 from deltah.study.report.data import START, ArmData, ReportData
 from deltah.study.report.groups import call_tables
 from deltah.study.report.headline import headline
@@ -23,13 +24,14 @@ from deltah.study.report.study_section import study_section
 from deltah.study.report.viewer import choose, pack
 from deltah.study.report.waste import meanings, waste_tables
 from deltah.study.summary import RESAMPLES, Statistics, Summary, compare_tallies, summarise_tallies
-from deltah.study.tables import DIFFERENCE_COLUMNS, PAGE_COLUMNS, SPLIT_COLUMNS, Table, table
+from deltah.study.tables import DIFFERENCE_COLUMNS, GRADED_COLUMNS, PAGE_COLUMNS, SPLIT_COLUMNS, Table, table
 from deltah.traces.rundir import nan_to_none
+from deltah.wording import count
 
 SCHEMA_VERSION: Final = 1
-CURVES: Final = (
-    (OUTCOME, "F1 (outcome) while sampling"),
-    (CALLS, "calls per question"),
+CURVES: Final = (  # "{outcome}" stands for its title
+    (OUTCOME, "{outcome} while sampling"),
+    (CALLS, "calls per trajectory"),
     (REDUCTION_RATE, "reduction rate m / n"),
     (DELTA_H_MEAN, "mean ΔH, nats"),
 )
@@ -57,6 +59,10 @@ def build(data: ReportData) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "title": data.title,
         "arms": [_arm(data, arm, index) for index, arm in enumerate(data.columns)],
+        "noun": data.noun,
+        "trained": data.trained,
+        "notes": [note[:MAX_FACT_CHARS] for note in (*data.notes, *_shared_notes(data))],
+        "outcome": _outcome(data),
         "evaluations": list(data.evaluation_names),
         "overview": [
             _overview(data, name, label, found)
@@ -77,6 +83,18 @@ def build(data: ReportData) -> dict[str, Any]:
     return {**inert_tree(nan_to_none(payload)), "viewer": viewer}
 
 
+def _outcome(data: ReportData) -> dict[str, Any]:
+    """What the page calls the outcome, and what it is."""
+    graders = data.graders
+    return {"graded": bool(graders), "title": outcome_title(graders), "meaning": outcome_meaning(graders)}
+
+
+def _shared_notes(data: ReportData) -> list[str]:
+    """Notes that hold of each of several arms, and are said once."""
+    first, *others = data.arms
+    return [note for note in first.notes if others and all(note in arm.notes for arm in others)]
+
+
 def _arm(data: ReportData, arm: ArmData, index: int) -> dict[str, Any]:
     return {
         "index": index,
@@ -85,7 +103,7 @@ def _arm(data: ReportData, arm: ArmData, index: int) -> dict[str, Any]:
         "seconds": arm.seconds,
         "config": {str(key): str(value)[:MAX_FACT_CHARS] for key, value in sorted(arm.config.items())},
         "trajectories": {name: len(evaluation) for name, evaluation in arm.evaluations.items()},
-        "notes": [note[:MAX_FACT_CHARS] for note in arm.notes],
+        "notes": [note[:MAX_FACT_CHARS] for note in arm.notes if note not in _shared_notes(data)],
         "problems": [problem[:500] for problem in arm.problems],
         "n_problems": arm.n_problems,
         "alarms": alarms(arm.metrics),
@@ -130,9 +148,15 @@ def _headline(data: ReportData, summaries: Mapping[str, Mapping[str, Mapping[str
 def _overview(data: ReportData, evaluation: str, subset: str, summaries: Mapping[str, Summary]) -> dict[str, Any]:
     seconds = {arm.name: arm.seconds for arm in data.columns}
     trained = any(value is not None for value in seconds.values())
-    columns = (PAGE_COLUMNS if trained else PAGE_COLUMNS[:-1]) if subset == "all" else SPLIT_COLUMNS
-    content = _table(data, table(summaries, seconds=seconds, columns=columns), summaries)
+    columns = _told(data, (PAGE_COLUMNS if trained else PAGE_COLUMNS[:-1]) if subset == "all" else SPLIT_COLUMNS)
+    shown = table(summaries, seconds=seconds, columns=columns, outcome=outcome_title(data.graders))
+    content = _table(data, shown, summaries)
     return {"evaluation": evaluation, "subset": subset, **content}
+
+
+def _told(data: ReportData, columns: Sequence[str]) -> tuple[str, ...]:
+    """The columns that say something: without any outcome, those that need one are left out."""
+    return tuple(key for key in columns if data.graders or key not in GRADED_COLUMNS)
 
 
 def _table(data: ReportData, content: Table, summaries: Mapping[str, Statistics]) -> dict[str, Any]:
@@ -156,9 +180,11 @@ def _estimate(estimate: Estimate | None) -> dict[str, Any]:
 
 
 def _reference(data: ReportData, evaluation: str) -> ArmData | None:
-    """What the other arms are compared with: outcome-only training, else the start, else the first arm."""
+    """What the others are compared with: outcome-only training, else the start, of an experiment; else the first."""
     present = [arm for arm in data.columns if arm.evaluations.get(evaluation)]
-    named = [arm for name in ("outcome", START) for arm in present if arm.name == name]
+    # A log of such a name is nothing but that.
+    names = ("outcome", START) if data.trained else ()
+    named = [arm for name in names for arm in present if arm.name == name]
     return next(iter([*named, *present]), None)
 
 
@@ -176,18 +202,19 @@ def _differences(data: ReportData, evaluation: str) -> dict[str, Any] | None:
                 found[arm.name] = difference
     if not found:
         return None
-    content = _table(data, table(found, columns=DIFFERENCE_COLUMNS, signed=True), found)
+    columns = _told(data, DIFFERENCE_COLUMNS)
+    content = _table(data, table(found, columns=columns, signed=True, outcome=outcome_title(data.graders)), found)
     return {"evaluation": evaluation, "reference": reference.name, **content}
 
 
 def _plane(data: ReportData, evaluation: str, summaries: Mapping[str, Summary]) -> dict[str, Any] | None:
-    """One point an arm: calls per question against F1; arms without grades have no place."""
+    """One point an arm: calls per trajectory against the outcome; arms without grades have no place."""
     points = [
-        {"arm": i, "x": summary.calls_per_question.as_dict(), "y": summary.f1.as_dict()}
+        {"arm": i, "x": summary.calls_per_trajectory.as_dict(), "y": summary.outcome.as_dict()}
         for i, arm in enumerate(data.columns)
-        if (summary := summaries.get(arm.name)) and math.isfinite(summary.f1.value)
+        if (summary := summaries.get(arm.name)) and math.isfinite(summary.outcome.value)
     ]
-    return {"evaluation": evaluation, "points": points} if points else None
+    return {"evaluation": evaluation, "outcome": outcome_title(data.graders), "points": points} if points else None
 
 
 def _curves(data: ReportData) -> list[dict[str, Any]]:
@@ -196,7 +223,8 @@ def _curves(data: ReportData) -> list[dict[str, Any]]:
     for key, title in CURVES:
         series = [found for i, arm in enumerate(data.columns) if (found := _series(arm, i, key))]
         if series:
-            curves.append({"key": key, "title": title, "series": series})
+            named = title.format(outcome=outcome_title(data.graders))
+            curves.append({"key": key, "title": named, "series": series})
     return curves
 
 
@@ -238,11 +266,12 @@ def _studies(data: ReportData, viewer: Mapping[str, Any]) -> list[dict[str, Any]
         if arm.study is None:
             continue
         links: dict[str, str] = {}
+        title = f"Pilot study, {arm.name}" if len(data.columns) > 1 else "Pilot study"
         for trajectory in viewer["trajectories"]:
             if trajectory["arm"] == i:
                 links.setdefault(trajectory["id"], trajectory["key"])
         anchor = f"study-{len(found) + 1}" if found else "study"
-        found.append(study_section(arm.study, links, anchor=anchor, title=f"Pilot study, {arm.name}"))
+        found.append(study_section(arm.study, links, anchor=anchor, title=title))
     return found
 
 
@@ -258,5 +287,6 @@ def _facts(data: ReportData) -> dict[str, Any]:
     }
     approximate = sum(e.facts.approximate for e in every)
     if approximate:
-        derived["approximate spans"] = f"{approximate:,} trajectories: borders of reasoning and calls are estimated"
+        found = count(approximate, "trajectory")
+        derived["approximate spans"] = f"{found}: borders of reasoning and calls are estimated"
     return {**derived, **{key: str(value)[:MAX_FACT_CHARS] for key, value in data.facts.items()}}

@@ -1,4 +1,4 @@
-"""The page's charts, drawn from the payload: the F1-against-calls plane, learning curves, histograms, interval bars.
+"""The page's charts, drawn from the payload: outcome against calls, learning curves, histograms, interval bars.
 
 Colours come from CSS classes (`a0` ... `a7`, one an arm) so that the page's light and dark themes apply; the marker's
 shape repeats what the colour says.
@@ -48,7 +48,7 @@ def marker(x: float, y: float, arm: str, r: float = 5.5) -> Markup:
 def plane(
     panel: Mapping[str, Any], arms: Sequence[Mapping[str, Any]], limits: Mapping[str, tuple[float, float]]
 ) -> Markup:
-    """F1 against calls per question: one cross of 95 % intervals an arm, a thin line from the start to each.
+    """Outcome against calls per trajectory: one cross of 95 % intervals an arm, a thin line from the start to each.
 
     Args:
         panel: An entry of payload["plane"].
@@ -56,12 +56,13 @@ def plane(
         limits: {"x": (low, high), "y": (low, high)}, shared by all panels.
     """
     width, height, left, top, bottom = 520, 368, 52, 28, 44
+    name = panel["outcome"]
     x_ticks, y_ticks = ticks(*limits["x"]), ticks(*limits["y"])
     x = Scale(x_ticks[0], x_ticks[-1], left, width - 20)
     y = Scale(y_ticks[0], y_ticks[-1], height - bottom, top)
     parts = frame(x, y, x_ticks, y_ticks, width, height, bottom)
-    parts.append(text("calls per question", (x.start + x.stop) / 2, height - 6, class_="axis", anchor="middle"))
-    parts.append(text("F1", left - 8, top - 14, class_="axis", anchor="end"))
+    parts.append(text("calls per trajectory", (x.start + x.stop) / 2, height - 6, class_="axis", anchor="middle"))
+    parts.append(text(name, max(left - 8, _CHAR * len(name)), top - 14, class_="axis", anchor="end"))
     points = panel["points"]
     start = next((p for p in points if arms[p["arm"]]["start"]), None)
     if start is not None:
@@ -69,9 +70,8 @@ def plane(
         parts += [line(*origin, x(p["x"]["value"]), y(p["y"]["value"]), "lead") for p in points if p is not start]
     for point in points:
         parts += _cross(point, x, y, arms[point["arm"]]["class"])
-    return svg(
-        width, height, f"F1 against calls per question, {panel['evaluation']}", [*parts, *_labels(points, arms, x, y)]
-    )
+    title = f"{name} against calls per trajectory, {panel['evaluation']}"
+    return svg(width, height, title, [*parts, *_labels(points, arms, x, y)])
 
 
 def plane_limits(panels: Iterable[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from deltah.errors import InvalidValueError
+from deltah.study.outcomes import Grader
 from deltah.study.pilot import StudyResult
 from deltah.study.report.evaluation import Evaluation
 
@@ -49,6 +50,8 @@ class ReportData:
     arms: tuple[ArmData, ...]
     start: Evaluations = field(default_factory=dict)
     """Evaluations of the policy all arms started from."""
+    notes: Sequence[str] = ()
+    """What a reader must know of the whole page; each arm has its own beside these."""
     facts: Mapping[str, str] = field(default_factory=dict)
     """Footer: machine, versions, seed, date; whatever the caller knows. The report adds no clock of its own."""
     seed: int = 0
@@ -66,6 +69,28 @@ class ReportData:
     def columns(self) -> tuple[ArmData, ...]:
         """The arms, with the start before them when it was evaluated."""
         return (ArmData(name=START, evaluations=self.start), *self.arms) if self.start else self.arms
+
+    @property
+    def trained(self) -> bool:
+        """Whether the arms are those of an experiment: training runs, or what stands beside their start."""
+        return bool(self.start) or any(arm.metrics for arm in self.arms)
+
+    @property
+    def noun(self) -> str:
+        """What a reader calls one of the columns: an arm of an experiment, a log, or one of several runs."""
+        if self.trained:
+            return "arm"
+        return "log" if len(self.arms) == 1 and not self.arms[0].config else "run"
+
+    @property
+    def tools(self) -> frozenset[str]:
+        """Names of all tools that were called."""
+        return frozenset(row.tool for arm in self.columns for e in arm.evaluations.values() for row in e.rows)
+
+    @property
+    def graders(self) -> frozenset[Grader]:
+        """Who gave the outcomes of all evaluations."""
+        return frozenset[Grader]().union(*(e.graders for arm in self.columns for e in arm.evaluations.values()))
 
     @property
     def evaluation_names(self) -> tuple[str, ...]:

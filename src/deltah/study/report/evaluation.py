@@ -13,6 +13,7 @@ import numpy as np
 from deltah.core.types import FloatArray
 from deltah.study.calls import CallRow, rows_of
 from deltah.study.facts import FactTally, LogFacts
+from deltah.study.outcomes import Grader, grader_of
 from deltah.study.report.sample import Candidate, Collector, Reason
 from deltah.study.savings import Costs
 from deltah.study.summary import (
@@ -40,6 +41,8 @@ class Evaluation:
     candidates: Mapping[Reason, tuple[Candidate, ...]]
     """Trajectories that the viewer may show, best first within each reason."""
     facts: LogFacts
+    graders: frozenset[Grader]
+    """Who gave the outcomes; empty where there is none."""
 
     def __len__(self) -> int:
         """N."""
@@ -56,7 +59,7 @@ class Evaluation:
         """
         facts, collector = FactTally(costs), Collector(seed)
         values, clusters = list[FloatArray](), list[ClusterKey]()
-        needs, rows = list[bool | None](), list[CallRow]()
+        needs, rows, graders = list[bool | None](), list[CallRow](), set[Grader | None]()
         for trajectory, signal in scored:
             waste = waste_of_calls(trajectory)
             facts.add(trajectory, signal, waste)
@@ -66,6 +69,7 @@ class Evaluation:
             rows += rows_of(trajectory, signal, waste)
             needed = trajectory.metadata.get("needs_tools")
             needs.append(None if needed is None else bool(needed))
+            graders.add(grader_of(trajectory))
         table = np.array(values, dtype=np.float64).reshape(len(values), len(STATISTICS), 3)
         return cls(
             tallies=Tallies(values=table, clusters=tuple(clusters), calls=len(rows)),
@@ -73,6 +77,7 @@ class Evaluation:
             rows=tuple(rows),
             candidates=collector.candidates(),
             facts=facts.facts(),
+            graders=frozenset(found for found in graders if found is not None),
         )
 
     def subset(self, needs_tools: bool | None) -> Tallies:

@@ -1,4 +1,4 @@
-"""The F1-against-calls plane as a picture of its own, for a README: the page's chart with the page's colours inside."""
+"""The plane of outcome and calls as a picture of its own, for a README: the page's chart with its colours inside."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from deltah.study.callgroups import summarise_calls
 from deltah.study.calls import CallRow, calls_by, histogram, histogram_edges
 from deltah.study.report.data import ReportData
 from deltah.study.tables import estimate_cell, tool_title
+from deltah.wording import count
 
 MAX_TOOLS: Final = 20
 MAX_ROUNDS: Final = 8
@@ -41,7 +42,7 @@ def _by_tool(rows: Mapping[int, Sequence[CallRow]], seed: int) -> list[dict[str,
     """Rows tool by tool, the most called first, and arm by arm within each; rare names share the last group."""
     counts = Counter(row.tool for listed in rows.values() for row in listed)
     order = sorted(counts, key=lambda name: (-counts[name], name))
-    rest = f"{len(order) - MAX_TOOLS} other names"
+    rest = count(len(order) - MAX_TOOLS, "other name")
     shown = {name: tool_title(name) if i < MAX_TOOLS else rest for i, name in enumerate(order)}
     return _groups(rows, lambda row: shown[row.tool], list(dict.fromkeys(shown.values())), seed)
 

@@ -13,6 +13,7 @@ from deltah.study.report.evaluation import Evaluation
 from deltah.study.summary import Summary
 from deltah.study.tables import estimate_cell, money_text, number
 from deltah.study.waste import Verdict
+from deltah.wording import count
 
 MAX_ARMS: Final = 4
 """With more arms the table below says it better."""
@@ -48,7 +49,7 @@ def headline(data: ReportData, evaluation: str, summaries: Mapping[str, Summary]
 
 
 def _calls(arm: int, summary: Summary) -> dict[str, Any]:
-    mean = estimate_cell(summary.calls_per_question, 2)
+    mean = estimate_cell(summary.calls_per_trajectory, 2)
     detail = f"{mean.text} a trajectory {mean.interval}".strip()
     return {"arm": arm, "text": number(summary.calls, 0), "interval": "", "detail": detail}
 
@@ -65,7 +66,7 @@ def _saved(arm: int, evaluation: Evaluation) -> dict[str, Any] | None:
     saved = evaluation.facts.savings.certified
     if not saved.calls:
         return None
-    parts = [f"{saved.calls:,} certified calls dropped"]
+    parts = [f"{count(saved.calls, 'certified call')} dropped"]
     if math.isfinite(saved.money) and saved.money > 0:
         parts.append(f"{money_text(saved.money)} {evaluation.facts.costs.currency}")
     if math.isfinite(saved.seconds) and saved.seconds > 0:

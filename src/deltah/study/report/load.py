@@ -146,10 +146,11 @@ def load_report(
     if len(arms) > 1 and not start and listed[0].name == START and _is_run(listed[0]):
         start, arms, listed = arms[0].evaluations, arms[1:], listed[1:]
     found_facts = _facts([path for path in listed if _is_run(path)])
-    names = ", ".join(arm.name for arm in arms)
+    named = tuple(_renamed(arms, listed))
+    names = (" and " if len(named) == 2 else ", ").join(arm.name for arm in named)
     return ReportData(
         title=title or (given[0].resolve().name if len(given) == 1 else f"Comparison of {names}"),
-        arms=tuple(_renamed(arms, listed)),
+        arms=named,
         start=start,
         facts={**found_facts, **(facts or {})},
         seed=seed,
@@ -224,12 +225,13 @@ def _start_of(arm: ArmData) -> Evaluations:
 
 
 def _renamed(arms: list[ArmData], paths: list[Path]) -> Iterable[ArmData]:
-    """Arms without the start's evaluations; a repeated name gets the path's, then a number."""
+    """Arms without the start's evaluations; a repeated name gets the path's or its folder's, then a number."""
     taken: set[str] = set()
     for arm, path in zip(arms, paths, strict=True):
         name = arm.name
         if name in taken:
-            name = f"{arm.name} ({_stem(path.name)})"
+            own_name = _stem(path.name)
+            name = f"{arm.name} ({path.resolve().parent.name if own_name == arm.name else own_name})"
         base, count = name, 1
         while name in taken:
             count += 1

@@ -22,6 +22,7 @@ from deltah.study.report.build import build
 from deltah.study.report.data import ReportData
 from deltah.study.report.safe import compact_json, script_json
 from deltah.traces.rundir import write_atomic
+from deltah.wording import count
 
 ENTROPY_LEVELS: Final = (0.02, 0.1, 0.25, 0.5, 0.8, 1.2, 1.8, 2.6)
 """Upper edges in nats of the viewer's colour classes; fixed, so that pages compare."""
@@ -52,18 +53,25 @@ def write_report(data: ReportData, out_html: str | Path) -> None:
         ) from error
 
 
-def render(payload: Mapping[str, Any]) -> str:
-    """The HTML page of a payload."""
-    environment = Environment(
+def environment() -> Environment:
+    """The page's templates, and the functions that they call."""
+    templates = Environment(
         loader=PackageLoader("deltah.study.report", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    templates.globals["count"] = count
+    return templates
+
+
+def render(payload: Mapping[str, Any]) -> str:
+    """The HTML page of a payload."""
+    templates = environment()
     arms = charts.with_classes(payload["arms"])
-    script = viewer_script(environment)
-    return environment.get_template("page.html.j2").render(
+    script = viewer_script(templates)
+    return templates.get_template("page.html.j2").render(
         p=payload,
         arms=arms,
         charts=charts,
@@ -72,7 +80,7 @@ def render(payload: Mapping[str, Any]) -> str:
         delta_limits=delta_limits(payload),
         levels=ENTROPY_LEVELS,
         # Package files and escaped JSON: the only text that enters the page unescaped.
-        style=Markup(_template_source(environment, "style.css")),
+        style=Markup(_template_source(templates, "style.css")),
         script=Markup(script),
         script_hash=b64encode(sha256(script.encode()).digest()).decode(),
         data_json=Markup(script_json(payload)),

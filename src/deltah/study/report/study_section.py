@@ -23,6 +23,7 @@ from deltah.study.pilot.markdown import (
     finding,
     label_note,
     method_notes,
+    result_size,
     signal_note,
     signal_title,
     size_note,
@@ -61,7 +62,7 @@ def study_section(
     section = {
         "anchor": anchor,
         "title": title,
-        "size": f"{result.calls:,} calls of {result.trajectories:,} trajectories, {result.questions:,} questions",
+        "size": result_size(result),
         "findings": [found for name in labels if (found := finding(result.of_label(name)))],
         "histograms": _histograms(result, drawn),
         "rocs": [_roc_panel(result, name) for name in drawn if any(c.label == name for c in result.rocs)],

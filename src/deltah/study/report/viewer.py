@@ -21,6 +21,7 @@ from deltah.study.report.evaluation import Evaluation
 from deltah.study.report.safe import inert, script_json
 from deltah.study.report.sample import Candidate, Reason
 from deltah.study.summary import ClusterKey
+from deltah.wording import agreeing, count, share
 
 MAX_TRAJECTORIES: Final = 200
 MAX_BYTES: Final = 6_000_000
@@ -56,21 +57,22 @@ def choose(data: ReportData, limit: int = MAX_TRAJECTORIES) -> tuple[list[Pick],
     sources = [_Source(i, name, e) for i, arm in enumerate(data.columns) for name, e in arm.evaluations.items()]
     total = sum(len(source.evaluation) for source in sources)
     if total <= limit:
-        return [p for source in sources for p in source.picks(Reason.DRAWN)], f"All {total:,} trajectories."
+        note = "The only trajectory." if total == 1 else f"All {count(total, 'trajectory')}."
+        return [p for source in sources for p in source.picks(Reason.DRAWN)], note
     notable = _notable(sources, int(limit * NOTABLE_SHARE))
     paired = _paired(data, sources, limit - len(notable))
     turns = zip_longest(*(source.picks(Reason.DRAWN) for source in sources))
     rest = (pick for turn in turns for pick in turn if pick is not None)
     chosen = _distinct([*notable, *paired, *rest], limit)
-    return chosen, _note(chosen, len({p.candidate.cluster for p in paired}), total, data.seed)
+    return chosen, _note(chosen, len({p.candidate.cluster for p in paired}), total, data)
 
 
 def _notable(sources: Sequence[_Source], room: int) -> list[Pick]:
     """The most wasteful and the failure cases of every evaluation, in equal parts."""
     found = list[Pick]()
     for source in sources:
-        for reason, share in _SHARES:
-            found += source.picks(reason)[: int(room * share / len(sources))]
+        for reason, part in _SHARES:
+            found += source.picks(reason)[: int(room * part / len(sources))]
     return _distinct(found, room)
 
 
@@ -95,19 +97,20 @@ def _distinct(picks: Iterable[Pick], limit: int) -> list[Pick]:
     return list(found.values())
 
 
-def _note(picks: Sequence[Pick], shared: int, total: int, seed: int) -> str:
+def _note(picks: Sequence[Pick], shared: int, total: int, data: ReportData) -> str:
     """How the trajectories were chosen, for the reader."""
     counts = Counter(pick.reason for pick in picks)
     failures = counts[Reason.CERTAIN_AND_WRONG] + counts[Reason.RISE_AND_RIGHT]
-    parts = [f"{counts[Reason.DRAWN]} drawn with seed {seed}"]
+    parts = [f"{counts[Reason.DRAWN]} drawn with seed {data.seed}"]
     if shared:
-        parts[0] += f", among them {shared} questions that every arm answered"
+        parts[0] += f", among them {count(shared, 'question')} that every {data.noun} answered"
     if counts[Reason.WASTEFUL]:
-        parts.append(f"the {counts[Reason.WASTEFUL]} most wasteful")
+        wasteful = counts[Reason.WASTEFUL]
+        parts.append("the most wasteful one" if wasteful == 1 else f"the {wasteful:,} most wasteful")
     if failures:
-        parts.append(f"{failures} failure cases (more certain and wrong, less certain and right)")
+        parts.append(f"{count(failures, 'failure case')} (more certain and wrong, less certain and right)")
     listed = "; ".join(parts)
-    return f"{len(picks):,} of {total:,} trajectories: {listed}. Statistics cover all {total:,}."
+    return f"{share(len(picks), total, 'trajectory')}: {listed}. Statistics cover all {total:,}."
 
 
 def pack(data: ReportData, picks: Sequence[Pick], note: str, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
@@ -119,7 +122,8 @@ def pack(data: ReportData, picks: Sequence[Pick], note: str, max_bytes: int = MA
         # Measured as it will stand in the page: escapes can make a text several times longer.
         size += len(script_json([record, list(vocabulary)[texts:]]).encode())
         if size > max_bytes and kept:
-            note += f" Only {len(kept)} of them are kept: the page is limited to {max_bytes / 1e6:.0f} MB."
+            kept_now = f"{len(kept):,} of them {agreeing(len(kept), 'is', 'are')} kept"
+            note += f" Only {kept_now}: the page is limited to {max_bytes / 1e6:.0f} MB."
             break
         kept.append((pick, record))
     names = list(dict.fromkeys(data.evaluation_names))

@@ -7,7 +7,7 @@ const whose = (t) => (data.evaluations.length > 1 ? `${data.arms[t.arm].name}, $
 
 function outcomeLabel(t) {
   if (t.correct === null) return el("span", { class: "label" }, "not graded");
-  return el("span", { class: "label " + (t.correct ? "yes" : "no") }, (t.correct ? "✓ correct" : "✗ not correct") + `, F1 ${t.outcome.toFixed(2)}`);
+  return el("span", { class: "label " + (t.correct ? "yes" : "no") }, (t.correct ? "✓ correct" : "✗ not correct") + `, ${data.outcome.title} ${t.outcome.toFixed(2)}`);
 }
 
 function changeText(t) {
@@ -17,7 +17,7 @@ function changeText(t) {
 
 function column(t, scale) {
   const name = el("span", { class: armClass(t.arm) }, el("span", { class: "dot" }), el("bdi", {}, data.arms[t.arm].name));
-  const counts = count(t.calls, "call") + (t.reduced === null ? "" : `, ${t.reduced} reduced`) + `, ${count(t.tokens, "sampled token")}`;
+  const counts = count(t.calls, "call") + (t.reduced === null ? "" : `, ${t.reduced} reduced`) + (t.tokens ? `, ${count(t.tokens, "sampled token")}` : "");
   const view = el("article", { "data-key": t.key });
   view.append(el("div", { class: "who" }, name, data.evaluations.length > 1 ? el("span", { class: "unit" }, t.evaluation) : null, outcomeLabel(t), el("span", { class: "unit" }, counts), changeText(t)));
   const answer = el("p", { class: "answer" }, el("span", { class: "unit" }, "answer "), el("bdi", {}, t.prediction === null ? "–" : t.prediction));

@@ -1,0 +1,28 @@
+"""Counts in sentences: the one home of plurals, for the terminal, the page and both files' notes."""
+
+from __future__ import annotations
+
+
+def count(n: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun: "1 file", "2 files", "1,394 trajectories".
+
+    Args:
+        n: How many.
+        noun: In the singular.
+        plural: By default `noun` with an s, or with ies for a y after a consonant.
+    """
+    return f"{n:,} {noun if n == 1 else plural or _plural(noun)}"
+
+
+def share(n: int, total: int, noun: str) -> str:
+    """A part of a whole, whose noun goes with the whole: "1 of 88 calls", "1 of 1 call"."""
+    return f"{n:,} of {count(total, noun)}"
+
+
+def agreeing(n: int, singular: str, plural: str) -> str:
+    """The word that goes with a count, such as its verb."""
+    return singular if n == 1 else plural
+
+
+def _plural(noun: str) -> str:
+    return f"{noun[:-1]}ies" if noun.endswith("y") and noun[-2:-1] not in "aeiou" else f"{noun}s"
