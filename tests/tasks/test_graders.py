@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 import time
@@ -203,6 +204,17 @@ def test_expressions_that_run_away_are_stopped(bomb: str) -> None:
     thread.join(timeout=10)
     assert verdicts == [False, False]
     assert time.perf_counter() - start < 15
+
+
+def test_the_timer_cannot_fire_inside_the_garbage_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception in a callback of the collector is printed and dropped, and a runaway would then run on."""
+    during: list[bool] = []
+    monkeypatch.setattr("math_verify.parse", lambda *_, **__: during.append(gc.isenabled()))
+    assert gc.isenabled()
+    assert not math_equal("\\sqrt{4}", "2")
+    assert during
+    assert not any(during)
+    assert gc.isenabled()
 
 
 @given(st.fractions(min_value=-1000, max_value=1000, max_denominator=50))

@@ -8,9 +8,12 @@ as on the main thread.
 
 from __future__ import annotations
 
+import gc
 import logging
 import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
 
@@ -93,11 +96,24 @@ def _verify(prediction: str, gold: str) -> bool:
 
 def _agree(math_verify: Any, prediction: str, gold: str, timeout: int | None) -> bool:
     try:
-        wanted = math_verify.parse(gold, parsing_timeout=timeout)
-        given = math_verify.parse(prediction, parsing_timeout=timeout)
-        return bool(wanted and given and math_verify.verify(wanted, given, timeout_seconds=timeout))
+        with _no_collection():
+            wanted = math_verify.parse(gold, parsing_timeout=timeout)
+            given = math_verify.parse(prediction, parsing_timeout=timeout)
+            return bool(wanted and given and math_verify.verify(wanted, given, timeout_seconds=timeout))
     except Exception:  # sympy raises what it likes on odd input; such an answer equals nothing
         return False
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Hold the garbage collector back: what the timer raises inside one of its callbacks is lost."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _as_latex(text: str) -> str:
