@@ -13,6 +13,7 @@ from study_builders import agent
 from typer.testing import CliRunner, Result
 
 from deltah.cli import study
+from deltah.core.types import Estimator
 from deltah.errors import ConfigError, DataError, DeltahError
 from deltah.study.pilot import StudyResult
 from deltah.traces import write_traces
@@ -100,3 +101,20 @@ def test_a_label_that_no_call_has_says_which_option_gives_it(tmp_path: Path) -> 
     assert "Not computed: no trajectory is graded; give a task file that holds their questions with --tasks" in said
     assert "0 good of 0 calls" not in said
     assert "has both" not in said
+
+
+def test_what_a_reader_must_know_of_the_log_is_said(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "traces.jsonl"
+    blind = [
+        replace(agent(rng, q, calls=2.5, skill=0.6), entropy=None, estimator=Estimator.NONE, logprobs=None)
+        for q in range(10)
+    ]
+    unfit = {"score_outside_0_1": 85.0}
+    graded = [replace(t, outcome=None, golden_answers=(), metadata=unfit if i < 2 else {}) for i, t in enumerate(blind)]
+    write_traces(path, graded)
+    result = CliRunner().invoke(app, [str(path), "--resamples", "100"])
+    assert result.exit_code == 0, result.output
+    n = sum(t.n_calls for t in blind)
+    assert f"note  No entropies (no logprobs) of {n} of {n} calls: judged by text alone." in result.stderr
+    assert "note  The score of 2 trajectories is outside [0, 1] (such as 85)" in result.stderr

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deltah.traces.fields import epoch_seconds
+from deltah.traces.fields import UNFIT_OUTCOME, epoch_seconds, unfit_outcome, unit
 
 
 @pytest.mark.parametrize("per_second", [1, 1e3, 1e6, 1e9])
@@ -18,10 +18,29 @@ def test_a_moment_is_told_in_any_unit(per_second: float, moment: float) -> None:
     assert epoch_seconds(int(moment * per_second)) == pytest.approx(moment, abs=1)
 
 
-@pytest.mark.parametrize("value", ["2026-11-25T10:00:00Z", None, True, [1], math.nan, math.inf, 10**400])
+@pytest.mark.parametrize("value", ["yesterday", "", "12:30", None, True, [1], math.nan, math.inf, 10**400])
 def test_what_is_no_number_is_no_moment(value: Any) -> None:
     assert math.isnan(epoch_seconds(value))
 
 
 def test_a_clock_that_did_not_start_in_1970_counts_seconds() -> None:
     assert [epoch_seconds(value) for value in (0, 12.5, -3.0, 86_400 * 365)] == [0, 12.5, -3.0, 86_400 * 365]
+
+
+DATES = ["2026-11-25T10:00:00Z", "2026-11-25 12:00:00+02:00", "2026-11-25T10:00:00", " 2026-11-25T10 "]
+
+
+@pytest.mark.parametrize("text", DATES)
+def test_a_moment_may_be_a_date(text: str) -> None:
+    assert epoch_seconds(text) == 1_795_600_800
+
+
+@pytest.mark.parametrize("grade", [85, -0.5, 1.0001])
+def test_a_grade_on_another_scale_is_kept_but_no_outcome(grade: float) -> None:
+    assert unit(grade) is None
+    assert unfit_outcome(grade) == {UNFIT_OUTCOME: grade}
+
+
+@pytest.mark.parametrize("grade", [0, 0.5, True, None, "85", math.nan, math.inf, [1]])
+def test_what_is_an_outcome_or_no_number_is_not_kept(grade: Any) -> None:
+    assert unfit_outcome(grade) == {}

@@ -73,6 +73,12 @@ def test_two_turns_of_a_three_token_vocabulary_by_hand() -> None:
     assert signal.labels == (CallLabel.REDUCED,)
 
 
+def test_a_score_on_another_scale_costs_the_outcome_alone() -> None:
+    trajectory = read(qwen_turns(), score=85)
+    assert (trajectory.n_calls, trajectory.outcome) == (1, None)
+    assert trajectory.metadata["score_outside_0_1"] == 85.0
+
+
 def test_import_survives_our_own_record(tmp_path: Path) -> None:
     trajectory = read(qwen_turns())
     assert trajectory.entropy_upper is not None
@@ -269,7 +275,6 @@ def test_python_and_javascript_writers_are_read() -> None:
         ({"messages": [assistant([{"token": "a", "logprob": "low"}])]}, r"messages\[0\].logprobs.*logprob"),
         ({"messages": [assistant([token("a", logprob=0.5)])]}, "logprob 0.5"),
         ({"messages": [assistant([token("a")])], "logprobs_mode": "raw_logits"}, "expected log-probabilities"),
-        ({"messages": [assistant([token("a")])], "score": 3}, "outcome 3"),
         (
             {"messages": [assistant([token("a")])], "vocab_size": 2},
             "field vocab_size: a vocabulary of 2 tokens is too small: token 0 has 3 top_logprobs; state the",

@@ -8,7 +8,7 @@ import json
 import os
 import threading
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from deltah.traces import ReadProblem, TraceReader, TraceWriter, read_traces, wr
 from deltah.traces.record import encode
 from deltah.zstd import zstd
 
-from .chat import assistant, line, token, user
+from .chat import assistant, call, line, result, token, user
 
 
 def make(name: str, n_tokens: int = 3) -> Trajectory:
@@ -85,6 +85,42 @@ def test_problems_are_counted_and_valid_lines_survive(tmp_path: Path) -> None:
     assert "'messages'" in met[1].reason
     with pytest.raises(DataError, match="line 3"):
         list(read_traces(path, strict=True))
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstd.compress])
+def test_a_byte_order_mark_inside_a_compressed_log_is_no_text(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(pack(b"\xef\xbb\xbf" + encode(make("a")) + b"\n" + encode(make("b")) + b"\n"))
+    assert ids(path, strict=True) == ["a", "b"]
+
+
+def test_a_rotated_log_is_read_from_its_oldest_file_to_its_newest(tmp_path: Path) -> None:
+    oldest_first = [
+        *("a.jsonl.10", "a.jsonl.2.gz", "a.jsonl.1", "a.jsonl"),
+        *("b.jsonl-20261123", "b.jsonl-20261124.gz", "b.jsonl"),
+        *("c.log.2026-11-23", "c.log.2026-11-24_10", "c.log"),
+        *("d.jsonl", "d1.jsonl"),
+    ]
+    for name in reversed(oldest_first):
+        data = encode(make(name)) + b"\n"
+        (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    (tmp_path / "a.jsonl.bak").write_bytes(encode(make("no log")))
+    assert ids(tmp_path) == oldest_first
+
+
+def test_a_conversation_goes_on_in_the_next_file_of_a_rotated_log(tmp_path: Path) -> None:
+    asked = [user("Where?")]
+    first, second = assistant(None, content="I look.", tool_calls=[call()]), assistant(None, content="Paris.")
+    histories = (asked, [*asked, first, result("Paris")])
+    calls = [
+        json.dumps({"request": {"messages": history}, "response": {"choices": [{"message": reply}]}})
+        for history, reply in zip(histories, (first, second), strict=True)
+    ]
+    (tmp_path / "log.jsonl.1").write_text(calls[0] + "\n")
+    (tmp_path / "log.jsonl").write_text(calls[1] + "\n")
+    reader = read_traces(tmp_path)
+    assert [t.n_calls for t in reader] == [1]
+    assert reader.n_unjoined == 0
 
 
 def test_truncated_last_line_is_named(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from deltah.core.types import CallStatus, Estimator, SpanQuality, StopReason
 from deltah.errors import DataError
 from deltah.traces import read_traces, write_traces
+from deltah.traces.fields import UNFIT_OUTCOME
 from deltah.traces.verl import decode
 
 from .test_record import assert_same
@@ -88,7 +89,9 @@ def test_a_dump_of_the_writer(tmp_path: Path) -> None:
     ],
 )
 def test_outcome(fields: dict[str, Any], outcome: float | None) -> None:
-    assert read(**fields).outcome == outcome
+    trajectory = read(**fields)
+    assert trajectory.outcome == outcome
+    assert (UNFIT_OUTCOME in trajectory.metadata) == (fields["score"] in (1.2, -1))
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,11 @@ def command(  # noqa: PLR0913 - the options of a command line
 ) -> None:
     """Test how well signals of entropy tell good calls from others."""
     from deltah.cli.progress import reading, reporting
+    from deltah.cli.tables import inert
+    from deltah.core.types import Trajectory
     from deltah.study import ScoredLog, waste_of_calls
+    from deltah.study.facts import FactTally
+    from deltah.study.notes import notes_on
     from deltah.study.pilot import PROBE_COLUMNS, build_table, read_call_values, run_study
 
     if out is not None and out.suffix and out.suffix.lower() != ".json" and not out.is_dir():
@@ -49,7 +53,10 @@ def command(  # noqa: PLR0913 - the options of a command line
     with reading() as watch:
         log = ScoredLog(paths, replace(options, watch=watch))
         spare_inputs(_targets(out), [tasks, corpus, labels, probe, *named_files(log)])
-        trajectories = [trajectory for trajectory, _ in log]
+        facts, trajectories = FactTally(), list[Trajectory]()
+        for trajectory, scored in log:
+            trajectories.append(trajectory)
+            facts.add(trajectory, scored, (frozenset(),) * trajectory.n_calls)
     if not trajectories:
         raise nothing_read(log, paths)
     spare_inputs(_targets(out), read_files(log))
@@ -66,6 +73,8 @@ def command(  # noqa: PLR0913 - the options of a command line
             table, resamples=resamples, seed=seed, on_progress=lambda done, total: report(done, total, {})
         )
     _print(result)
+    for note in notes_on(log, facts.facts()):
+        typer.echo(f"note  {inert(note)}", err=True)
     if out is not None:
         _write(result, out)
     report_losses(log)

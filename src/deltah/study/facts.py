@@ -12,6 +12,7 @@ from deltah.core.scored import Signal
 from deltah.core.types import SpanQuality, Trajectory
 from deltah.study.savings import Costs, SavingsReport
 from deltah.study.waste import Waste
+from deltah.traces.fields import UNFIT_OUTCOME
 from deltah.traces.openai import TOKENS_WITHOUT_LOGPROBS
 
 
@@ -31,6 +32,10 @@ class LogFacts:
     """Trajectories that have some."""
     approximate: int
     """Trajectories whose borders of reasoning and calls are estimated."""
+    unfit_outcomes: int
+    """Trajectories without an outcome because the grade in the log is none in [0, 1]."""
+    unfit_outcome: float | None
+    """One of those grades."""
     mixed: int
     """Trajectories that mix sampling temperatures or modes of log-probabilities."""
     estimators: frozenset[str]
@@ -58,7 +63,8 @@ class FactTally:
         self._costs = costs or Costs()
         self._savings = self._costs.accumulator()
         self._unmeasured = self._unbounded = 0
-        self._unlisted_tokens = self._with_unlisted = self._approximate = self._mixed = 0
+        self._unlisted_tokens = self._with_unlisted = self._approximate = self._mixed = self._unfit = 0
+        self._an_unfit: float | None = None
         self._estimators: set[str] = set()
         self._temperatures: set[float] = set()
         self._assumed: dict[str, int] = {}
@@ -83,6 +89,9 @@ class FactTally:
             self._with_unlisted += 1
         self._approximate += trajectory.spans is SpanQuality.APPROXIMATE
         self._mixed += bool(trajectory.metadata.get("mixed_sampling"))
+        if trajectory.outcome is None and isinstance(unfit := trajectory.metadata.get(UNFIT_OUTCOME), int | float):
+            self._unfit += 1
+            self._an_unfit = float(unfit) if self._an_unfit is None else self._an_unfit
         self._estimators.add(trajectory.estimator.value)
         if trajectory.temperature is not None:
             self._temperatures.add(trajectory.temperature)
@@ -98,6 +107,7 @@ class FactTally:
         self._estimators |= other._estimators
         self._temperatures |= other._temperatures
         self._assumed |= other._assumed
+        self._an_unfit = other._an_unfit if self._an_unfit is None else self._an_unfit
         self._assumed_calls.update(other._assumed_calls)  # which keeps models without any, unlike +=
         for name, value in vars(other).items():
             if isinstance(value, int):
@@ -114,6 +124,8 @@ class FactTally:
             unlisted_tokens=self._unlisted_tokens,
             with_unlisted=self._with_unlisted,
             approximate=self._approximate,
+            unfit_outcomes=self._unfit,
+            unfit_outcome=self._an_unfit,
             mixed=self._mixed,
             estimators=frozenset(self._estimators),
             temperatures=frozenset(self._temperatures),

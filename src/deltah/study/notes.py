@@ -92,6 +92,11 @@ def _reading(log: ScoredLog, facts: LogFacts) -> Iterator[str]:
     if reader.n_branches:
         branches = count(reader.n_branches, "retry or fork", "retries or forks")
         yield f"{branches} without a continuation, each a trajectory of its own."
+    if facts.unfit_outcomes:
+        yield (
+            f"The score of {count(facts.unfit_outcomes, 'trajectory')} is outside [0, 1] (such as "
+            f"{facts.unfit_outcome:g}) and not taken as an outcome: give grades in [0, 1] with --answers."
+        )
     if log.answers is not None:
         found, rows = share(log.n_matched, facts.trajectories, "trajectory"), count(log.answers.n_rows, "row")
         yield f"The answers' file of {rows} speaks of {found}."

@@ -18,7 +18,7 @@ from deltah.core.types import Scalar
 from deltah.errors import DataError
 from deltah.traces.chatlog import ChatLine, Choice, Message, Request, Response
 from deltah.traces.chunks import assemble, parse_event_stream
-from deltah.traces.fields import epoch_seconds, seconds
+from deltah.traces.fields import epoch_seconds, seconds, unfit_outcome, unit
 from deltah.traces.streams import Position
 from deltah.traces.tokens import NO_TOKENS, PackedTokens, pack
 
@@ -236,7 +236,7 @@ def _facts(log: ChatLine, response: Response | None, last: Choice | Message) -> 
         question=log.question,
         prediction=log.prediction,
         golden_answers=_golden_answers(log),
-        outcome=_outcome(log),
+        outcome=unit(_grade(log)),
         finish_reason=last.finish_reason,
         started_at=epoch_seconds(log.started_at),
         ended_at=epoch_seconds(log.started_at) + seconds(log.duration_s),
@@ -269,12 +269,11 @@ def _metadata(log: ChatLine, temperature: float | None, response: Response | Non
     if log.logprobs_mode is not None:
         extra["logprobs_mode"] = log.logprobs_mode
     n_choices = len(response.choices or []) if response is not None else 1
-    return extra | ({"n_choices": n_choices} if n_choices > 1 else {})
+    return extra | unfit_outcome(_grade(log)) | ({"n_choices": n_choices} if n_choices > 1 else {})
 
 
-def _outcome(log: ChatLine) -> float | None:
-    given = log.outcome if log.outcome is not None else log.score
-    return None if given is None else float(given)
+def _grade(log: ChatLine) -> float | bool | None:
+    return log.outcome if log.outcome is not None else log.score
 
 
 def _golden_answers(log: ChatLine) -> tuple[str, ...]:

@@ -10,11 +10,14 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Final
 
 from deltah.core.types import Scalar
 from deltah.errors import DataError
 
+UNFIT_OUTCOME: Final = "score_outside_0_1"
+"""Metadata key: a grade that is no outcome, because it lies outside [0, 1]."""
 _INT64 = 2**63
 _EPOCH_UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
 """Least time since 1970 that is one in nano-, micro- and milliseconds, and how many of these a second has.
@@ -36,6 +39,12 @@ def unit(value: Any) -> float | None:
     if not isinstance(value, int | float):
         return None
     return float(value) if 0 <= value <= 1 else None
+
+
+def unfit_outcome(value: Any) -> dict[str, Scalar]:
+    """Metadata that keeps a grade which is a number, but none in [0, 1]; else nothing."""
+    number = finite(float(value) if isinstance(value, bool) else value)
+    return {UNFIT_OUTCOME: number} if number is not None and unit(number) is None else {}
 
 
 def golden_answers(value: Any) -> tuple[str, ...]:
@@ -84,9 +93,19 @@ def seconds(value: Any) -> float:
 
 
 def epoch_seconds(value: Any) -> float:
-    """A moment as seconds since 1970, given as a number of seconds, milli-, micro- or nanoseconds since then.
+    """A moment as seconds since 1970.
 
-    The unit is told from the magnitude. NaN for anything else: a log may hold dates there.
+    Args:
+        value: A number of seconds, milli-, micro- or nanoseconds since then, told apart by the magnitude; or a date and
+            time as ISO 8601 writes them, in UTC where no zone is named. NaN for anything else.
     """
-    moment = seconds(value)
+    moment = _of_date(value) if isinstance(value, str) else seconds(value)
     return next((moment / per_second for least, per_second in _EPOCH_UNITS if abs(moment) >= least), moment)
+
+
+def _of_date(text: str) -> float:
+    try:
+        moment = datetime.fromisoformat(text.strip())
+        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return math.nan

@@ -20,7 +20,8 @@ of one chunk each (`deltah.traces.chunks`). The batch API's `body` wrappers are 
 * metadata: flat `metadata`, `sampling_temperature`, `logprobs_mode`, `n_choices` if more than one was drawn,
   `n_requests` of a joined conversation, `unjoined` where its beginning is not in the log, `mixed_sampling`,
   `tokens_without_logprobs` where a response's `usage` counts more drawn tokens than its logprobs have entries.
-* outcome: `outcome`, else `score`, in [0, 1]. golden_answers: `golden_answers`, else `answer`.
+* outcome: `outcome`, else `score`, if in [0, 1]; another number stays in metadata as `score_outside_0_1`.
+* golden_answers: `golden_answers`, else `answer`.
 
 `spans` is approximate where a border lies inside a token, where a message has calls but neither the call's text nor
 the message's text is what the logprob tokens spell, or where the reasoning has no logprobs although the answer has.

@@ -1,14 +1,17 @@
 """Which files are meant by what a user names: files, folders, glob patterns, standard input.
 
 A folder stands for the trace files in it, at any depth and in order of their names; of a run directory, also one inside
-the folder, only `traces` and `eval` count. Files found that way may be something else (tasks, a corpus): they are
-marked as found, and the reader passes over those that open with no known format.
+the folder, only `traces` and `eval` count. A log that was rotated (`log.jsonl.2`, `log.jsonl.1`, `log.jsonl`;
+`log.jsonl-20261124`) is read from its oldest file to its newest, because conversations go on from one to the next.
+Files found in a folder may be something else (tasks, a corpus): they are marked as found, and the reader passes over
+those that open with no known format.
 """
 
 from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +21,9 @@ from deltah.errors import DataError
 STDIN = "-"
 _SUFFIXES = (".jsonl", ".ndjson", ".json", ".log", ".txt", ".eval", ".parquet")
 _COMPRESSED = (".gz", ".zst")
+_ROTATED = re.compile(rf"(.+(?:{'|'.join(map(re.escape, _SUFFIXES))}))[.-](\d[\dT_.:-]*)", re.IGNORECASE)
+_DATE_DIGITS = 6
+"""A shorter number counts how often a log was rotated since."""
 _NOT_TRACES = frozenset({"metrics.jsonl", "run.json", "status.json", "report.json", "study.json"})
 
 
@@ -75,7 +81,7 @@ def _sources(path: str) -> list[Source]:
 
 def _files_in(folder: Path) -> Iterator[Path]:
     runs = {manifest.parent for manifest in folder.rglob("run.json")}
-    for file in sorted(folder.rglob("*")):
+    for file in sorted(folder.rglob("*"), key=_by_age):
         if file.is_file() and not file.name.startswith(".") and file.name not in _NOT_TRACES and _fits(file.name):
             run = next((parent for parent in file.parents if parent in runs), None)
             if run is None or file.relative_to(run).parts[0] in ("traces", "eval"):
@@ -83,10 +89,28 @@ def _files_in(folder: Path) -> Iterator[Path]:
 
 
 def _fits(name: str) -> bool:
-    plain = name.lower()
+    return _base_and_turn(name)[0].lower().endswith(_SUFFIXES)
+
+
+def _by_age(file: Path) -> tuple[Path, tuple[int, int, str], Path]:
+    """Sort by name; files of one log from the oldest to the newest, which has no number."""
+    base, turn = _base_and_turn(file.name)
+    if not turn:
+        age = (2, 0, "")
+    elif turn.isdecimal() and len(turn) < _DATE_DIGITS:
+        age = (0, -int(turn), "")
+    else:
+        age = (1, 0, turn)
+    return file.with_name(base), age, file
+
+
+def _base_and_turn(name: str) -> tuple[str, str]:
+    """A file's name before it was compressed and rotated, and the number or date that the rotation gave it."""
     for suffix in _COMPRESSED:
-        plain = plain.removesuffix(suffix)
-    return plain.endswith(_SUFFIXES)
+        if name.lower().endswith(suffix):
+            name = name[: -len(suffix)]
+    rotated = _ROTATED.fullmatch(name)
+    return (rotated[1], rotated[2]) if rotated is not None else (name, "")
 
 
 def _check_readable(path: str) -> None:

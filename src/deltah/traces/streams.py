@@ -112,13 +112,19 @@ class _Damaged(Exception):
 
 
 def _chunks(raw: IO[bytes]) -> Iterator[bytes]:
-    first = raw.read(_CHUNK_BYTES)
-    if first.startswith(_GZIP_MAGIC):
-        yield from _gunzip(first, raw)
-    elif first.startswith(_ZSTD_MAGIC):
-        yield from _unzstd(first, raw)
+    """Decompressed bytes, without a byte order mark before them."""
+    chunks = _decompressed(raw)
+    yield next(chunks, b"").removeprefix(_BOM)
+    yield from chunks
+
+
+def _decompressed(raw: IO[bytes]) -> Iterator[bytes]:
+    chunk = raw.read(_CHUNK_BYTES)
+    if chunk.startswith(_GZIP_MAGIC):
+        yield from _gunzip(chunk, raw)
+    elif chunk.startswith(_ZSTD_MAGIC):
+        yield from _unzstd(chunk, raw)
     else:
-        chunk = first.removeprefix(_BOM)
         while chunk:
             yield chunk
             chunk = raw.read(_CHUNK_BYTES)

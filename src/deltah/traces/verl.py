@@ -28,7 +28,7 @@ from deltah.core.types import Trajectory
 from deltah.traces.chattext import completion_messages, prompt_messages, text_trajectory
 from deltah.traces.decode import decode_line
 from deltah.traces.dialogue import Facts
-from deltah.traces.fields import golden_answers, prompt_group, scalars, unit
+from deltah.traces.fields import golden_answers, prompt_group, scalars, unfit_outcome, unit
 
 
 class DumpRow(msgspec.Struct):
@@ -64,13 +64,15 @@ def decode(record: bytes, *, default_id: str, vocab_size: int | None = None) -> 
     row, columns = decode_line(record, _DECODER), decode_line(record, _ALL_COLUMNS)
     prompt = prompt_messages(row.input)
     identifier, group = _identity(row, default_id)
+    outcome = unit(row.score) if unit(row.acc) is None else unit(row.acc)
+    unfit = {} if outcome is not None else unfit_outcome(row.score)
     facts = Facts(
         id=identifier,
         group_id=group,
         question=prompt.question,
         golden_answers=golden_answers(row.gts),
-        outcome=unit(row.score) if unit(row.acc) is None else unit(row.acc),
-        metadata=scalars(columns, leave_out=_NOT_METADATA),
+        outcome=outcome,
+        metadata=scalars(columns, leave_out=_NOT_METADATA) | unfit,
     )
     return text_trajectory(prompt.messages, completion_messages(prompt.opening + row.output), facts)
 
