@@ -14,11 +14,11 @@ from study.pilot.tables import make_table, simulate
 
 from deltah.core.types import FloatArray
 from deltah.errors import InvalidValueError
-from deltah.study.bootstrap import cluster_weights, interval
+from deltah.study.bootstrap import auc_interval, cluster_weights
 from deltah.study.pilot.blocks import STATISTICS, BlockStatistics, blocks
 from deltah.study.pilot.controls import controls_of
 from deltah.study.pilot.markdown import size_note
-from deltah.study.pilot.permutation import holm, scores, sign_flip_p
+from deltah.study.pilot.permutation import block_tests, holm, sign_flip_p
 from deltah.study.pilot.ranks import doubled_ranks, running_sum, sorting
 from deltah.study.pilot.statistics import Association, associate
 from deltah.study.pilot.table import StudyTable
@@ -133,7 +133,9 @@ def test_interval_is_the_bootstrap_of_the_repeated_sample() -> None:
             x, y = table.signals["x"][copies], table.labels["y"][copies]
             u = mannwhitneyu(x[y == 1], x[y == 0]).statistic
             replicates.append(u / ((y == 1).sum() * (y == 0).sum()))
-    assert (a.auc.low, a.auc.high) == pytest.approx(interval(np.array(replicates), 25), abs=1e-12)
+    rarer = min(len(np.unique(table.cluster[table.labels["y"] == value])) for value in (0.0, 1.0))
+    expected = auc_interval(a.auc.value, np.array(replicates), rarer)
+    assert (a.auc.low, a.auc.high) == pytest.approx(expected, abs=1e-12)
 
 
 @settings(max_examples=60, deadline=None)
@@ -225,11 +227,23 @@ def test_a_planted_effect_is_found() -> None:
 def test_sign_flips_by_hand() -> None:
     """Scores 1 to 5: of the 32 flips, 2 reach |15|; by Monte Carlo with P draws the share is 1/16."""
     scores = np.array([[1.0], [2.0], [3.0], [4.0], [5.0]])
-    p = sign_flip_p(scores, permutations=40_000, seed=0)
-    assert p[0] == pytest.approx(1 / 16, abs=0.005)
-    assert sign_flip_p(np.ones((60, 1)), permutations=99, seed=0)[0] == pytest.approx(1 / 100)
-    assert np.isnan(sign_flip_p(np.full((9, 1), np.nan), permutations=100, seed=0)[0])
-    assert sign_flip_p(np.zeros((9, 1)), permutations=100, seed=0)[0] == 1.0
+
+    def p_of(column: FloatArray, permutations: int) -> float:
+        nothing = [np.zeros((len(column), 1))]
+        return float(sign_flip_p(column, nothing, permutations=permutations, seed=0)[0])
+
+    assert p_of(scores, 40_000) == pytest.approx(1 / 16, abs=0.005)
+    assert p_of(np.ones((60, 1)), 99) == pytest.approx(1 / 100)
+    assert np.isnan(p_of(np.full((9, 1), np.nan), 100))
+    assert p_of(np.zeros((9, 1)), 100) == 1.0
+
+
+def test_a_flip_that_the_controls_absorb_counts_in_full() -> None:
+    """Two questions of a = +-0.6: flipping one alone leaves a variance of 1 - 1.44 < 0, so that any value reaches."""
+    scores, share = np.array([[3.0], [1.0]]), np.array([[0.6], [-0.6]])
+    reached = sign_flip_p(scores, [share], permutations=4000, seed=0)[0]
+    assert reached == pytest.approx(1.0)
+    assert sign_flip_p(scores, [share / 2], permutations=4000, seed=0)[0] == pytest.approx(0.5, abs=0.03)
 
 
 def test_sign_flips_agree_with_swapping_whole_questions() -> None:
@@ -242,7 +256,8 @@ def test_sign_flips_agree_with_swapping_whole_questions() -> None:
         y = (rng.normal(size=(questions, calls)) + rng.normal(size=(questions, 1)) + 0.15 * x > 0).astype(float)
         table = make_table(np.repeat(np.arange(questions), calls), {"x": x.ravel()}, {"y": y.ravel()})
         block = next(b for b in blocks(table, controls_of(table)) if "x" in b.signals)
-        flips = sign_flip_p(scores(block)[:, 0, 0], permutations=999, seed=0)[0]
+        tests = block_tests(block)
+        flips = sign_flip_p(tests.scores[:, 0, 0], tests.shares[0], permutations=999, seed=0)[0]
         ranks = rankdata(x).reshape(x.shape) - (x.size + 1) / 2
         centred = y - y.mean()
         observed = abs((ranks * centred).sum())
@@ -257,6 +272,83 @@ def test_holm_by_hand() -> None:
     np.testing.assert_allclose(holm(p), [0.03, np.nan, 0.06, 0.06, 0.02])
     np.testing.assert_allclose(holm(np.array([0.6, 0.7])), [1.0, 1.0])
     assert len(holm(np.array([]))) == 0
+
+
+def probed(rng: np.random.Generator, calls: int) -> StudyTable:
+    """A log of 120 questions and six tools, of which a probe measured one call of each of some questions."""
+    table = simulate(rng, 120)
+    first = np.flatnonzero(np.diff(table.cluster, prepend=-1))
+    probed = rng.choice(first, calls, replace=False) + rng.integers(0, np.bincount(table.cluster).min(), calls)
+    x = np.full(len(table), np.nan)
+    x[probed] = rng.normal(size=calls)
+    return make_table(
+        table.cluster,
+        {"x": x},
+        table.labels,
+        index=table.index,
+        tokens=table.tokens,
+        tool=rng.integers(0, 6, len(table)),
+    )
+
+
+def test_partial_tests_of_few_calls_keep_their_size() -> None:
+    """Twenty calls that nothing but chance decides, given a dozen columns of controls."""
+    rng = np.random.default_rng(0)
+    p = np.array([associate(probed(rng, 20), resamples=100, permutations=199)[0].p_partial for _ in range(150)])
+    assert np.isfinite(p).all()
+    assert (p <= 0.05).mean() < 0.1
+
+
+def test_no_partial_statistics_where_the_controls_leave_nothing() -> None:
+    a = associate(probed(np.random.default_rng(3), 11), resamples=100, permutations=199)[0]
+    assert a.reason is None
+    assert np.isfinite([a.spearman.value, a.point_biserial.value, a.p]).all()
+    assert np.isnan([a.partial_spearman.value, a.partial_point_biserial.value, a.p_partial, a.p_partial_holm]).all()
+
+
+def test_calls_of_two_rare_tools_are_no_pair() -> None:
+    """Tools too rare for a column of their own are still different tools."""
+    rng = np.random.default_rng(0)
+    n = 60
+    table = make_table(
+        np.arange(n),
+        {"x": rng.normal(size=n)},
+        {"y": np.tile([0, 1], 30)},
+        index=np.ones(n),
+        tool=np.concatenate([np.zeros(40), np.tile([1, 2], 10)]),
+    )
+    a = associate(table, resamples=100, permutations=100)[0]
+    assert a.auc_stratified.n == 40  # among calls of tool 1 all are bad, of tool 2 all are good
+
+
+def test_a_graded_label_far_from_zero() -> None:
+    """Dates in seconds: their squares have more digits than a float."""
+    rng = np.random.default_rng(0)
+    n = 300
+    x = rng.normal(size=n)
+    date = 1.7e9 + np.round(x + rng.normal(size=n), 3)
+    a = associate(make_table(np.arange(n), {"x": x}, {"date": date}), resamples=100, permutations=100)[0]
+    assert a.point_biserial.value == pytest.approx(pearsonr(x, date).statistic, abs=1e-9)
+    assert a.point_biserial.low < a.point_biserial.value < a.point_biserial.high
+
+
+def test_perfect_separation_is_not_certainty() -> None:
+    table = make_table(np.arange(16), {"x": np.arange(16)}, {"y": np.arange(16) >= 8})
+    a = associate(table, resamples=100, permutations=100)[0]
+    assert (a.auc.value, a.auc.high) == (1.0, 1.0)
+    assert a.auc.low == pytest.approx(0.025 ** (1 / 8))
+
+
+def test_intervals_of_a_great_auc_cover() -> None:
+    """Ten questions, a true AUC of Phi(2) = 0.977: percentiles contain it in three of four samples only."""
+    rng, hits, runs = np.random.default_rng(1), 0, 200
+    for _ in range(runs):
+        label = np.repeat(np.arange(20) % 2, 2)
+        x = rng.normal(size=40) + 2 * math.sqrt(2) * label
+        table = make_table(np.arange(40) // 4, {"x": x}, {"y": label}, index=np.ones(40))
+        a = associate(table, resamples=200, permutations=100)[0]
+        hits += a.auc.low <= 0.97725 <= a.auc.high
+    assert hits / runs > 0.92
 
 
 def test_same_seed_same_numbers() -> None:
