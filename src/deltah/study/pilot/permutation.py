@@ -47,6 +47,8 @@ class Tests(NamedTuple):
     """(Q, S, L, 2) score of each question; NaN where a residual is constant."""
     shares: tuple[tuple[FloatArray, ...], ...]
     """(L)(2) arrays of (Q, p), the a_q of each label."""
+    spare: int
+    """Calls beyond the columns of the controls."""
 
 
 def block_tests(block: Block) -> Tests:
@@ -54,17 +56,18 @@ def block_tests(block: Block) -> Tests:
     from scipy.stats import rankdata  # here, because it loads for half a second and few commands need it
 
     x, y = rankdata(block.x, axis=0), rankdata(block.y, axis=0)
-    found, shares = list[FloatArray](), list[list[FloatArray]]()
+    found, shares, spare = list[FloatArray](), list[list[FloatArray]](), len(block)
     for z in (block.z[:, :1], block.z):
         basis = _basis(z)
         e, f = _residuals(x, basis), _residuals(y, basis)
-        if len(block) - basis.shape[1] < MIN_SPARE_CALLS:
+        spare = len(block) - basis.shape[1]
+        if spare < MIN_SPARE_CALLS:
             e = np.full_like(e, np.nan)
         found.append(_cluster_scores(e, f, block.cluster, block.clusters))
         lengths = np.linalg.norm(f, axis=0)
         a = _cluster_scores(basis, f / np.where(lengths > 0, lengths, 1.0), block.cluster, block.clusters)
         shares.append([a[:, :, j] for j in range(f.shape[1])])
-    return Tests(np.stack(found, axis=-1), tuple(zip(*shares, strict=True)))
+    return Tests(np.stack(found, axis=-1), tuple(zip(*shares, strict=True)), spare)
 
 
 def _basis(design: FloatArray) -> FloatArray:

@@ -155,11 +155,10 @@ def _pairs(
         if on_progress is not None:
             on_progress(span[0] + done, span[1])
     replicates, tests = np.concatenate(parts), block_tests(block)
-    spare = len(block) - int(np.linalg.matrix_rank(block.z))
     for j in range(len(block.labels)):
         supports = tuple(support(block, j, strata) for strata in block.strata)
         for s in range(len(block.signals)):
-            pair = estimate[s, j], replicates[:, s, j], tests.scores[:, s, j], tests.shares[j], spare
+            pair = estimate[s, j], replicates[:, s, j], tests.scores[:, s, j], tests.shares[j], tests.spare
             yield _Pair(block, s, j, supports, *pair)
 
 
