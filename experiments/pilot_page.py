@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from deltah.study.pilot.columns import PROBE_SIGNALS
-from deltah.study.pilot.markdown import SIGNIFICANT, label_note, p_text, signal_note, signal_title
+from deltah.study.pilot.markdown import MADE_OF, SIGNIFICANT, label_note, p_text, signal_note, signal_title
 from deltah.study.pilot.table import CALL_INDEX
 from deltah.study.tables import MISSING, number
 
@@ -20,8 +20,6 @@ OWN_LABELS = {
     "needed": "the call is the first to return a value of the question's plan that the agent has not learned by heart",
     "needed_probed": "the same, of the probed calls alone: here all signals have the same calls",
 }
-MADE_OF = {("gold_gain", "useful")}
-"""Pairs that share a number: an association of theirs is no finding."""
 ORDER = (
     *("delta_h", "reduced", "reduced_0.05", "reduced_0.10", "ratio", "tail", "position_corrected", "cumulative"),
     *("entropy_before", "placebo_controlled", "gold_gain"),
@@ -102,8 +100,9 @@ def head(facts: Row) -> Iterator[str]:
     yield "```"
     yield ""
     yield (
-        f"Brackets are 95 % intervals, bootstrap over questions, {facts['resamples']:,} resamples, not corrected for "
-        f"their number. p: {facts['permutations']:,} sign flips of whole questions, after Holm over all "
+        f"Brackets are 95 % intervals, bootstrap over questions, {facts['resamples']:,} resamples, those of AUCs on "
+        "the scale of log odds, not corrected for their number. p: two-sided, of ranks, "
+        f"{facts['permutations']:,} standardised sign flips of whole questions, after Holm over all "
         f"{facts['tests']} tests; {p_text(facts['tests'] / (facts['permutations'] + 1))} is the least possible. The "
         "partial p is given call index, tool and log segment lengths. Signals are turned so that greater "
         "means more reduction, or more evidence of a good call. The AUC of the call index alone is the baseline; the "

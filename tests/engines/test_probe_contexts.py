@@ -220,6 +220,16 @@ def test_the_placebo_is_of_another_question_and_free_of_the_answer() -> None:
         assert donor.trajectory is good
 
 
+def test_the_same_question_under_another_task_id_gives_no_placebo() -> None:
+    words = Words()
+    target = searched(words, "a", ["the red fox"], "fox", question="Who ran?", metadata={"task_id": "1"})
+    again = searched(words, "b", ["the red cat"], "fox", question="who ran? ", metadata={"task_id": "2"})
+    other = searched(words, "c", ["the grey owl"], "fox", question="Who flew?", metadata={"task_id": "3"})
+    assert DonorPool([target, again]).choose(target, 0, 0) is None
+    chosen = {d.trajectory.id for s in range(20) if (d := DonorPool([target, again, other]).choose(target, 0, s))}
+    assert chosen == {"c"}
+
+
 def test_no_placebo_without_another_question() -> None:
     words = Words()
     target = searched(words, "q", ["red", "fox"], "a")

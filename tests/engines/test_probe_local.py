@@ -14,7 +14,8 @@ pytest.importorskip("transformers")
 import torch
 from probe_fixtures import searched
 from tokenizer_fixtures import byte_tokenizer
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
 from deltah import ToolCall
 from deltah.core.align import rows_that_predict
@@ -164,6 +165,28 @@ def test_messages_are_rendered_and_the_answer_is_in_focus(backend: LocalBackend)
     assert scores.n_context == len(backend.tokenizer(text)["input_ids"])
     assert scores.focus.tolist() == [False] * 3 + [True] * 3 + [False] * 4, "é is two bytes, and so two tokens"
     assert backend.count(query) == scores.n_tokens
+
+
+def test_the_answer_is_in_focus_where_lone_words_lose_their_space() -> None:
+    """Tokenizers of the SentencePiece kind write a space as a mark, which a word decoded alone does not show."""
+    text = " So he was born in Ur."
+    core = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(["?", "▁", *sorted(set(text))])}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    core.decoder = decoders.Metaspace(prepend_scheme="always")
+    backend = tiny()
+    backend.tokenizer = PreTrainedTokenizerFast(tokenizer_object=core)
+    query = Query(context=TokenContext(ids=(1,)), continuation=TextContinuation(text=text, opener=19, closer=1))
+    assert backend.texts(backend.tokenizer("a b")["input_ids"]) == ["a", "", "b"]
+    [scores] = backend.score([query])
+    assert scores.focus.tolist() == [c in "Ur" and i >= 19 for i, c in enumerate(text)]
+    assert scores.focus.sum() == 2
+
+
+def test_the_cache_of_another_template_is_refused(backend: LocalBackend) -> None:
+    other = tiny(template=TEMPLATE + " ")
+    changed = {key for key in backend.identity if backend.identity[key] != other.identity[key]}
+    assert changed == {"template"}
+    assert tiny(template=None).identity["template"] is None
 
 
 def test_a_query_that_does_not_fit_is_refused_alone() -> None:

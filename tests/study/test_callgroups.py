@@ -116,3 +116,10 @@ def test_groups_do_not_depend_on_the_process() -> None:
     spread = np.bincount([question_group(("id", str(i))) for i in range(100 * MAX_RESAMPLED)], minlength=MAX_RESAMPLED)
     assert spread.min() > 50
     assert spread.max() < 160
+
+
+def test_a_rate_on_which_all_questions_agree_is_not_certain() -> None:
+    found = summarise_calls([replace(ROW, cluster=("id", f"q{i}")) for i in range(8)])
+    assert (found.reduction_rate.value, found.reduction_rate.high) == (1.0, 1.0)
+    assert found.reduction_rate.low == pytest.approx(0.025 ** (1 / 8))
+    assert (found.delta_h.low, found.delta_h.high) == (-0.5, -0.5)

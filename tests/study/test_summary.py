@@ -10,6 +10,7 @@ import pytest
 from builders import make_trajectory
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from deltah import Trajectory, score
 from deltah.errors import InvalidValueError
@@ -119,6 +120,16 @@ def test_coverage_of_a_clustered_ratio(clusters: int) -> None:
         low, high = interval(replicates[:, 0], clusters)
         covered += low <= truth <= high
     assert 0.92 <= covered / 400 <= 0.98
+
+
+def test_a_rate_on_which_all_questions_agree_is_not_certain() -> None:
+    """Ten right answers in ten questions, as bounded by Clopper and Pearson; a count of calls keeps its zero width."""
+    s = summarise([rollout([[2.0], [1.0]], 1.0, i) for i in range(10)])
+    exact = binomtest(10, 10).proportion_ci(method="exact")
+    for rate in (s.accuracy, s.f1, s.reduction_rate):
+        assert (rate.low, rate.high) == pytest.approx((exact.low, 1.0))
+    assert (s.no_call.low, s.no_call.high) == pytest.approx((0.0, 1.0 - exact.low))
+    assert (s.calls_per_question.low, s.calls_per_question.high) == (1.0, 1.0)
 
 
 def test_many_clusters_are_resampled_in_groups_without_changing_the_interval() -> None:

@@ -7,8 +7,12 @@ variance. One set of draws serves all statistics of a table, and both sides of a
 
 Intervals are expanded percentile intervals (Hesterberg, "What Teachers Should Know About the Bootstrap", The American
 Statistician, 2015): the tail probability $\alpha/2$ becomes $\Phi(-\sqrt{n/(n-1)}\,t_{1-\alpha/2,n-1})$, which repairs
-the narrowness of plain percentile intervals for few clusters. No interval is given for fewer than five clusters. An
-interval of zero width means that every cluster agreed, not that the quantity is known exactly.
+the narrowness of plain percentile intervals for few clusters. No interval is given for fewer than five clusters.
+
+Near 0 and 1 a bootstrap sees too little: where every cluster agrees there is nothing to resample. A rate that is 0 or 1
+in every cluster therefore gets the exact bound of n agreeing clusters, $(\alpha/2)^{1/n}$ from its edge, and an AUC its
+interval on the scale of log odds (Pepe, "The Statistical Evaluation of Medical Tests", 2003, section 5.2). Of any other
+statistic an interval of zero width means that every cluster agreed, not that the quantity is known exactly.
 
 Beyond `MAX_RESAMPLED` clusters, as many groups of clusters, formed at random, are resampled in their stead. Only sums
 count, and the variance of a sum of independent clusters is that of the sum of its groups, so the intervals keep their
@@ -118,23 +122,73 @@ def _group_sums(sums: FloatArray, groups: int, seed: int) -> FloatArray:
     return np.add.reduceat(sums[order], starts, axis=0)
 
 
-def interval(replicates: FloatArray, clusters: int, *, level: float = LEVEL) -> tuple[float, float]:
+def interval(replicates: FloatArray, clusters: int, *, level: float = LEVEL, rate: bool = False) -> tuple[float, float]:
     """Expanded percentile interval of one statistic.
 
     Args:
         replicates: (B,) bootstrap replicates.
         clusters: Clusters that contribute to the statistic.
         level: Nominal coverage.
+        rate: Whether the statistic is a mean of values in [0, 1]: if all clusters agree on an edge, the interval
+            reaches from there to `edge_bound`.
 
     Returns:
         (low, high); NaN for fewer than `MIN_CLUSTERS` clusters, or when too many replicates are undefined.
     """
-    defined = replicates[np.isfinite(replicates)]
-    if clusters < MIN_CLUSTERS or len(defined) < (1 - MAX_UNDEFINED_SHARE) * len(replicates):
+    defined = _defined(replicates, clusters)
+    if defined is None:
         return float("nan"), float("nan")
-    from scipy.special import ndtr, stdtrit  # here, because it takes long to load
+    from scipy.special import ndtr  # here, because it takes long to load
+
+    tail = float(ndtr(-_expanded_quantile(clusters, level)))
+    low, high = map(float, np.quantile(defined, (tail, 1 - tail)))
+    if rate and low == high == 1.0:
+        return edge_bound(clusters, level=level), 1.0
+    return (0.0, 1.0 - edge_bound(clusters, level=level)) if rate and low == high == 0.0 else (low, high)
+
+
+def auc_interval(value: float, replicates: FloatArray, clusters: int, *, level: float = LEVEL) -> tuple[float, float]:
+    r"""Interval of an AUC: the bootstrap's standard error and a t quantile, on the scale of log odds.
+
+    Percentiles are too narrow near 1: a resample of well separated calls is as well separated. Measured on calls
+    clustered in 8 questions, at a true AUC of 0.97: percentiles contain it in 0.71 of all samples, this in 0.98; in 60
+    questions 0.87 to 0.91 against 0.93 to 0.94.
+
+    Args:
+        value: The estimate; at 0 and 1 the other end is given by `edge_bound`.
+        replicates: (B,) bootstrap replicates.
+        clusters: Clusters that hold the rarer of the two classes.
+        level: Nominal coverage.
+
+    Returns:
+        (low, high); NaN as for `interval`.
+    """
+    defined = _defined(replicates, clusters)
+    if defined is None or np.isnan(value):
+        return float("nan"), float("nan")
+    distance = 1.0 - edge_bound(clusters, level=level)
+    if value >= 1.0 or value <= 0.0:
+        return (1.0 - distance, 1.0) if value >= 1.0 else (0.0, distance)
+    odds = value / (1.0 - value)
+    factor = np.exp(_expanded_quantile(clusters, level) * defined.std(ddof=1) / (value * (1.0 - value)))
+    return float(odds / (odds + factor)), float(odds * factor / (1.0 + odds * factor))
+
+
+def edge_bound(clusters: int, *, level: float = LEVEL) -> float:
+    """Least rate of which so many agreeing clusters leave a doubt: all of n are good with a probability of rate^n."""
+    return float(((1.0 - level) / 2.0) ** (1.0 / clusters))
+
+
+def _defined(replicates: FloatArray, clusters: int) -> FloatArray | None:
+    """Replicates that are numbers; None where they carry no interval."""
+    defined = replicates[np.isfinite(replicates)]
+    enough = clusters >= MIN_CLUSTERS and len(defined) >= (1 - MAX_UNDEFINED_SHARE) * len(replicates)
+    return defined if enough else None
+
+
+def _expanded_quantile(clusters: int, level: float) -> float:
+    """Quantile of t, in standard errors that the bootstrap of n clusters takes too small by sqrt((n - 1) / n)."""
+    from scipy.special import stdtrit  # here, because it takes long to load
 
     quantile: Any = stdtrit(clusters - 1, (1 + level) / 2)
-    tail = float(ndtr(-np.sqrt(clusters / (clusters - 1)) * quantile))
-    low, high = np.quantile(defined, (tail, 1 - tail))
-    return float(low), float(high)
+    return float(np.sqrt(clusters / (clusters - 1)) * quantile)

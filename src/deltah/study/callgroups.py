@@ -107,8 +107,8 @@ class CallGroup:
         numerators, denominators = sums[..., 0], sums[..., 1]
         replicates = ratio_replicates(numerators, denominators, resamples=resamples, seed=seed)
 
-        def estimate(s: int) -> Estimate:
-            low, high = interval(replicates[:, s], int((denominators[:, s] > 0).sum()))
+        def estimate(s: int, *, rate: bool) -> Estimate:
+            low, high = interval(replicates[:, s], int((denominators[:, s] > 0).sum()), rate=rate)
             measured = int(denominators[:, s].sum())
             value = float(ratio(numerators[:, s].sum(), denominators[:, s].sum()))
             return Estimate(value=value, low=low, high=high, n=measured, left_out=self._n - measured)
@@ -117,8 +117,8 @@ class CallGroup:
             n=self._n,
             errors=self._errors,
             unanswered=self._unanswered,
-            reduction_rate=estimate(0),
-            delta_h=estimate(1),
+            reduction_rate=estimate(0, rate=True),
+            delta_h=estimate(1, rate=False),
             undecided=self._undecided,
             undefined=self._undefined,
             certified=self._certified,

@@ -71,6 +71,8 @@ class Statistics:
 
 
 STATISTICS: Final = tuple(field.name for field in fields(Statistics))
+RATES: Final = frozenset(STATISTICS) - {"calls_per_question", "correct_per_call", "delta_h", "sampled_tokens"}
+"""Means of values in [0, 1]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,10 +177,7 @@ def summarise_tallies(tallies: Tallies, *, resamples: int = RESAMPLES, seed: int
     names = list(dict.fromkeys(tallies.clusters))
     sums = _cluster_sums(tallies, names)
     replicates = ratio_replicates(sums[..., 0], sums[..., 1], resamples=resamples, seed=seed)
-    estimates = {
-        name: _estimate(sums[:, s], replicates[:, s], n=int(sums[:, s, 1].sum()), left_out=int(sums[:, s, 2].sum()))
-        for s, name in enumerate(STATISTICS)
-    }
+    estimates = {name: _estimate(sums[:, s], replicates[:, s], rate=name in RATES) for s, name in enumerate(STATISTICS)}
     return Summary(questions=len(names), trajectories=len(tallies), calls=tallies.calls, **estimates)
 
 
@@ -365,11 +364,12 @@ def _cluster_sums(tallies: Tallies, wanted: Sequence[ClusterKey]) -> FloatArray:
     return sums
 
 
-def _estimate(sums: FloatArray, replicates: FloatArray, *, n: int, left_out: int) -> Estimate:
+def _estimate(sums: FloatArray, replicates: FloatArray, *, rate: bool) -> Estimate:
     """One statistic from its (Q, 3) sums and (B,) replicates."""
     total = sums.sum(axis=0)
-    low, high = interval(replicates, int((sums[:, 1] > 0).sum()))
-    return Estimate(value=float(ratio(total[0], total[1])), low=low, high=high, n=n, left_out=left_out)
+    low, high = interval(replicates, int((sums[:, 1] > 0).sum()), rate=rate)
+    value = float(ratio(total[0], total[1]))
+    return Estimate(value=value, low=low, high=high, n=int(total[1]), left_out=int(total[2]))
 
 
 def _difference(a: FloatArray, b: FloatArray, replicates: FloatArray, left_out: int) -> Estimate:

@@ -137,3 +137,21 @@ def test_hostile_names_cannot_break_the_markdown() -> None:
     text = run_study(replace(table, calls=calls), resamples=100, permutations=100).to_markdown()
     assert "a\\|b \\# \\<script\\>\\`x" in text
     assert "<script>" not in text
+
+
+def test_shares_on_which_all_questions_agree_are_not_certain() -> None:
+    table = make_table(range(12), {"delta_h": np.arange(12.0)}, {"good": np.ones(12), "grade": np.full(12, 0.5)})
+    (row,) = positions(table, resamples=100, seed=0)
+    assert (row.labels["good"].low, row.labels["good"].high) == pytest.approx((0.025 ** (1 / 12), 1.0))
+    assert (row.labels["grade"].low, row.labels["grade"].high) == (0.5, 0.5)
+
+
+def test_few_or_uneven_questions_are_named() -> None:
+    def notes(cluster: np.ndarray) -> tuple[str, ...]:
+        table = make_table(cluster, {"delta_h": np.arange(len(cluster))}, {"good": np.arange(len(cluster)) % 2})
+        return run_study(table, resamples=100, permutations=100).notes
+
+    assert notes(np.arange(60)) == ()
+    assert "the 8 questions, with their unequal numbers of calls, weigh as much as 8 equal" in notes(np.arange(8))[0]
+    one_large = np.concatenate([np.arange(40), np.zeros(39, dtype=np.int64)])
+    assert "the 40 questions, with their unequal numbers of calls, weigh as much as 4 equal" in notes(one_large)[0]

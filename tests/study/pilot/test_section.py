@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from study.pilot.test_result import study_table
 
+from deltah.study.bootstrap import Estimate
 from deltah.study.pilot import CallReference, StudyResult, run_study
 from deltah.study.pilot.markdown import finding
 from deltah.study.report import study_charts
@@ -84,11 +85,22 @@ def test_the_finding_names_position_beside_the_signal(result: StudyResult) -> No
     for p, said in (
         (0.01, "more reduction goes with good calls (p = 0.0100 after Holm)"),
         (0.3, "no association is shown (p = 0.3000 after Holm)"),
-        (float("nan"), "no association is shown"),
+        (float("nan"), "nothing is left of it to test"),
     ):
         assert said in str(finding([replace(a, p_partial_holm=p) for a in result.of_label("correct")]))
     assert finding(result.of_label("grade")) is None
     assert finding(result.of_label("thin")) is None
+
+
+def test_no_finding_of_a_signal_that_the_label_is_made_of(result: StudyResult) -> None:
+    rows = result.of_label("correct")
+    clear = Estimate(value=0.99, low=0.98, high=1.0, n=rows[0].auc.n, left_out=0)
+    best = replace(next(a for a in rows if a.signal == "entropy_before"), signal="gold_gain", auc=clear)
+    reduction = next(a for a in rows if a.signal == "delta_h")
+    assert "The greatest AUC is that of gold_gain" in str(finding([best, reduction]))
+    useful = finding([replace(a, label="useful") for a in (best, reduction)])
+    assert useful is not None
+    assert "gold_gain" not in useful
 
 
 def test_hostile_names_are_inert() -> None:

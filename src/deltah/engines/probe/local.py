@@ -81,6 +81,7 @@ class LocalBackend:
             "model": name,
             "weights": fingerprint(model),
             "dtype": str(model.dtype).removeprefix("torch."),
+            "template": digest(tokenizer.chat_template)[:8] if tokenizer.chat_template else None,
             "tools": digest(self._tools)[:8] if self._tools else None,
         }
 
@@ -202,8 +203,14 @@ class LocalBackend:
         return self._encode(self._render(context.messages) + context.open_text)
 
     def _text_ids(self, continuation: TextContinuation) -> tuple[list[int], np.ndarray]:
-        ids = self._encode(continuation.text)
-        return ids, focus_mask(self.texts(ids), continuation.opener, continuation.closer)
+        text, ids = continuation.text, self._encode(continuation.text)
+        texts = self.texts(ids)
+        if "".join(texts) == text or not self.tokenizer.is_fast:
+            return ids, focus_mask(texts, continuation.opener, continuation.closer)
+        # Tokenizers of the SentencePiece kind drop the space before a word that is decoded alone.
+        offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        start, stop = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
+        return ids, np.asarray((stop > continuation.opener) & (start < len(text) - continuation.closer))
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -33,6 +33,7 @@ class Donor:
     call: int
     """Index into its calls."""
     question: str
+    """Key of the question it belongs to."""
 
     @property
     def result(self) -> str:
@@ -69,13 +70,15 @@ class DonorPool:
             usable: A further condition on donors.
         """
         target = trajectory.calls[call]
-        result, key = target.result or "", question_key(trajectory)
+        result, key, asked = target.result or "", question_key(trajectory), _asked(trajectory)
         forbidden = [_words(answer) for answer in trajectory.golden_answers if answer.strip()]
         found: list[Donor] = []
         seen = {_words(result)}
         for donor in self._by_length(target.name, len(result)):
             words = _words(donor.result)
             if donor.question == key or words in seen or any(gold in words for gold in forbidden):
+                continue
+            if asked is not None and _asked(donor.trajectory) == asked:  # the same question under another id
                 continue
             if usable(donor):
                 seen.add(words)
@@ -97,6 +100,10 @@ class DonorPool:
         )
         order = np.argsort(np.abs(np.log(lengths[start:stop] / max(length, 1))), kind="stable")
         return [self._by_tool[tool][int(start) + int(i)] for i in order]
+
+
+def _asked(trajectory: Trajectory) -> str | None:
+    return None if trajectory.question is None else " ".join(trajectory.question.casefold().split())
 
 
 def _words(text: str) -> str:

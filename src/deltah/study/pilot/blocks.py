@@ -63,7 +63,7 @@ class Block:
     x: FloatArray
     """(n, S), centred."""
     y: FloatArray
-    """(n, L)"""
+    """(n, L); graded ones are centred, because the squares of a column of dates leave no digits for its variance."""
     binary: BoolArray
     """(L,) labels of 0 and 1 only; the others are graded and have no AUC."""
     z: FloatArray
@@ -90,12 +90,13 @@ def blocks(table: StudyTable, controls: Controls) -> Iterator[Block]:
                 continue
             x = np.stack([columns[name][rows] for name in signals.names], axis=1)
             y = np.stack([table.labels[name][rows] for name in labels.names], axis=1)
+            binary = np.array([is_binary(column) for column in y.T])
             yield Block(
                 signals=signals.names,
                 labels=labels.names,
                 x=x - x.mean(axis=0),
-                y=y,
-                binary=np.array([is_binary(column) for column in y.T]),
+                y=np.where(binary, y, y - y.mean(axis=0)),
+                binary=binary,
                 z=controls.design[rows],
                 cluster=table.cluster[rows],
                 clusters=table.n_clusters,

@@ -47,7 +47,7 @@ def controls_of(table: StudyTable) -> Controls:
         _dummies(tool, len(tool_names)),
         lengths - lengths.mean(axis=0, keepdims=True) if len(table) else lengths,
     ]
-    joint = np.stack([table.index, tool, tertile], axis=1)
+    joint = np.stack([table.index, table.tool, tertile], axis=1)
     return Controls(
         design=np.concatenate(design, axis=1),
         columns=("1", *index_names[1:], *tool_names[1:], "log tokens before", "log tokens after"),

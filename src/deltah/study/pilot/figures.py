@@ -171,8 +171,9 @@ def _means(
     np.add.at(counts, codes, counted)
     replicates = ratio_replicates(sums, counts, resamples=resamples, seed=seed)
     found = {}
-    for s, name in enumerate(columns):
-        low, high = interval(replicates[:, s], int((counts[:, s] > 0).sum()))
+    for s, (name, column) in enumerate(columns.items()):
+        share = name != REDUCTION and is_binary(column)
+        low, high = interval(replicates[:, s], int((counts[:, s] > 0).sum()), rate=share)
         n, value = int(counts[:, s].sum()), float(ratio(sums[:, s].sum(), counts[:, s].sum()))
         found[name] = Estimate(value=value, low=low, high=high, n=n, left_out=int(here.sum()) - n)
     return found

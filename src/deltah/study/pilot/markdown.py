@@ -38,6 +38,8 @@ FAILURE_TITLES: Final = {
     FailureKind.FELL_AND_WRONG: "Entropy fell and the answer was wrong",
     FailureKind.ROSE_AND_RIGHT: "Entropy rose and the answer was right",
 }
+MADE_OF: Final = frozenset({("gold_gain", "useful")})
+"""Signal and label that are made of the same numbers: their association is no finding."""
 DIGITS: Final = 3
 
 
@@ -108,7 +110,8 @@ def finding(rows: Sequence[Association]) -> str | None:
     if baseline is not None and baseline.reason is None:
         text += f"; the call index alone has {_short(baseline.auc)}"
     text += f". {_beyond(reduction)}"
-    best = next((a for a in rows if a.reason is None and a.signal not in (CALL_INDEX, REDUCTION)), None)
+    others = (a for a in rows if a.reason is None and (a.signal, a.label) not in MADE_OF)
+    best = next((a for a in others if a.signal not in (CALL_INDEX, REDUCTION)), None)
     if best is not None and best.auc.value > reduction.auc.value and best.auc.low > 0.5:
         calls = f" on {count(best.auc.n, 'call')}" if best.auc.n != reduction.auc.n else ""
         within = f", {_short(best.auc_within_index)} within call index" if best.auc_within_index.n else ""
@@ -118,6 +121,8 @@ def finding(rows: Sequence[Association]) -> str | None:
 
 def _beyond(a: Association) -> str:
     """What the partial test leaves of a signal."""
+    if a.p_partial_holm != a.p_partial_holm:
+        return "Given index, tool and segment lengths nothing is left of it to test."
     p = f"p = {p_text(a.p_partial_holm)} after Holm"
     if not a.p_partial_holm <= SIGNIFICANT:
         return f"Given index, tool and segment lengths, no association is shown ({p})."
@@ -145,8 +150,9 @@ def method_notes(result: StudyResult) -> tuple[str, ...]:
         "the partial correlation is not, segment length may explain it.",
         "Rows of unequal n rest on unequal sets of calls (a probe measures a sample of them): their values cannot be "
         "compared with each other.",
-        f"Intervals: {LEVEL:.0%}, bootstrap over questions, {result.resamples:,} resamples, seed {result.seed}; not "
-        f"corrected for their number. p: two-sided, {result.permutations:,} sign flips of whole questions; Holm's "
+        f"Intervals: {LEVEL:.0%}, bootstrap over questions, {result.resamples:,} resamples, seed {result.seed}, those "
+        "of AUCs on the scale of log odds; not corrected for their number. p: two-sided, of ranks, "
+        f"{result.permutations:,} standardised sign flips of whole questions; Holm's "
         f"correction over all {tests:,} tests of the study, raw and partial. The least possible p is {p_text(least)}, "
         f"{p_text(min(1.0, tests * least))} after the correction: such a value means no more than that.",
     )

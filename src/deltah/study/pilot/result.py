@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 
 from deltah.errors import DataError
 from deltah.study.bootstrap import LEVEL
@@ -29,6 +30,8 @@ from deltah.study.summary import RESAMPLES
 from deltah.traces.rundir import nan_to_none
 
 SCHEMA_VERSION: Final = 1
+FEW_QUESTIONS: Final = 30
+"""Questions of equal size below which a study says how far off its intervals and tests may be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,5 +143,17 @@ def run_study(
         positions=positions(table, resamples=resamples, seed=seed),
         failures=found,
         failure_counts=counts,
-        notes=table.notes,
+        notes=(*table.notes, *_thin_questions(table)),
     )
+
+
+def _thin_questions(table: StudyTable) -> Iterator[str]:
+    """What few or very uneven questions do to intervals and p-values, where they do."""
+    sizes = np.bincount(table.cluster)
+    effective = float(sizes.sum()) ** 2 / float(np.square(sizes, dtype=np.float64).sum())
+    if effective < FEW_QUESTIONS:
+        yield (
+            f"the {distinct(table.cluster)} questions, with their unequal numbers of calls, weigh as much as "
+            f"{effective:.0f} equal ones: below {FEW_QUESTIONS}, simulated intervals contained the truth in 85 to "
+            "100 % of all cases and tests rejected up to 9 % of true nulls, where 95 and 5 % are meant"
+        )

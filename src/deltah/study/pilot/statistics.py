@@ -21,10 +21,10 @@ import numpy as np
 
 from deltah.core.types import FloatArray, IntArray
 from deltah.errors import InvalidValueError
-from deltah.study.bootstrap import MIN_CLUSTERS, Estimate, interval
+from deltah.study.bootstrap import MIN_CLUSTERS, Estimate, auc_interval, interval
 from deltah.study.pilot.blocks import STATISTICS, Block, BlockStatistics, blocks
 from deltah.study.pilot.controls import controls_of
-from deltah.study.pilot.permutation import holm, scores, sign_flip_p
+from deltah.study.pilot.permutation import MIN_SPARE_CALLS, block_tests, holm, sign_flip_p
 from deltah.study.pilot.table import CALL_INDEX, StudyTable, known
 from deltah.study.summary import RESAMPLES
 from deltah.wording import count
@@ -101,8 +101,12 @@ class _Pair(NamedTuple):
     """(7,)"""
     replicates: FloatArray
     """(B, 7)"""
-    tests: FloatArray
-    """(Q, 2) scores of the raw and the partial test."""
+    scores: FloatArray
+    """(Q, 2) of the raw and the partial test."""
+    shares: tuple[FloatArray, ...]
+    """(2) what the flips of the two lose to their controls."""
+    spare: int
+    """Calls beyond the columns of the controls."""
 
 
 def associate(
@@ -151,11 +155,12 @@ def _pairs(
         done += len(part)
         if on_progress is not None:
             on_progress(span[0] + done, span[1])
-    replicates, tests = np.concatenate(parts), scores(block)
+    replicates, tests = np.concatenate(parts), block_tests(block)
     for j in range(len(block.labels)):
         supports = tuple(support(block, j, strata) for strata in block.strata)
         for s in range(len(block.signals)):
-            yield _Pair(block, s, j, supports, estimate[s, j], replicates[:, s, j], tests[:, s, j])
+            pair = estimate[s, j], replicates[:, s, j], tests.scores[:, s, j], tests.shares[j], tests.spare
+            yield _Pair(block, s, j, supports, *pair)
 
 
 def _association(key: tuple[str, str], pair: _Pair | None, table: StudyTable) -> Association:
@@ -212,11 +217,15 @@ def _estimate(i: int, name: str, pair: _Pair | None, total: int, reason: str | N
     n = pair.supports[i].n if stratified else len(pair.block)
     baseline = pair.block.signals[pair.s] == CALL_INDEX and name not in _UNCONTROLLED
     thin = stratified and not (pair.block.binary[pair.j] and pair.supports[i].enough)
+    thin |= name.startswith("partial") and pair.spare < MIN_SPARE_CALLS
     if reason is not None or baseline or thin:
         return Estimate(value=_NAN, low=_NAN, high=_NAN, n=n, left_out=total - n)
-    clusters = pair.supports[i].clusters if stratified else distinct(pair.block.cluster)
-    low, high = interval(pair.replicates[:, i], clusters)
-    return Estimate(value=float(pair.estimate[i]), low=low, high=high, n=n, left_out=total - n)
+    value, replicates = float(pair.estimate[i]), pair.replicates[:, i]
+    if stratified:
+        low, high = auc_interval(value, replicates, min(pair.supports[i].good, pair.supports[i].other))
+    else:
+        low, high = interval(replicates, distinct(pair.block.cluster))
+    return Estimate(value=value, low=low, high=high, n=n, left_out=total - n)
 
 
 def support(block: Block, j: int, strata: IntArray) -> Support:
@@ -242,8 +251,10 @@ def _with_tests(
     ]
     p = np.full((len(raw), 2), np.nan)
     if tested:
-        columns = [pair.tests[:, v] for i, v in tested if (pair := pairs[i]) is not None]
-        values = sign_flip_p(np.stack(columns, axis=1), permutations=permutations, seed=seed)
+        columns = [(pair.scores[:, v], pair.shares[v]) for i, v in tested if (pair := pairs[i]) is not None]
+        values = sign_flip_p(
+            np.stack([u for u, _ in columns], axis=1), [a for _, a in columns], permutations=permutations, seed=seed
+        )
         p[tuple(np.array(tested).T)] = values
     adjusted = holm(p.ravel()).reshape(p.shape)
     for a, (one, partial), (one_holm, partial_holm) in zip(raw, p.tolist(), adjusted.tolist(), strict=True):
