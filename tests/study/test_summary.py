@@ -126,10 +126,10 @@ def test_a_rate_on_which_all_questions_agree_is_not_certain() -> None:
     """Ten right answers in ten questions, as bounded by Clopper and Pearson; a count of calls keeps its zero width."""
     s = summarise([rollout([[2.0], [1.0]], 1.0, i) for i in range(10)])
     exact = binomtest(10, 10).proportion_ci(method="exact")
-    for rate in (s.accuracy, s.f1, s.reduction_rate):
+    for rate in (s.accuracy, s.outcome, s.reduction_rate):
         assert (rate.low, rate.high) == pytest.approx((exact.low, 1.0))
     assert (s.no_call.low, s.no_call.high) == pytest.approx((0.0, 1.0 - exact.low))
-    assert (s.calls_per_question.low, s.calls_per_question.high) == (1.0, 1.0)
+    assert (s.calls_per_trajectory.low, s.calls_per_trajectory.high) == (1.0, 1.0)
 
 
 def test_many_clusters_are_resampled_in_groups_without_changing_the_interval() -> None:

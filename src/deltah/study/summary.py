@@ -71,7 +71,7 @@ class Statistics:
 
 
 STATISTICS: Final = tuple(field.name for field in fields(Statistics))
-RATES: Final = frozenset(STATISTICS) - {"calls_per_question", "correct_per_call", "delta_h", "sampled_tokens"}
+RATES: Final = frozenset(STATISTICS) - {"calls_per_trajectory", "correct_per_call", "delta_h", "sampled_tokens"}
 """Means of values in [0, 1]."""
 
 
