@@ -143,7 +143,7 @@ def run_study(
         positions=positions(table, resamples=resamples, seed=seed),
         failures=found,
         failure_counts=counts,
-        notes=(*table.notes, *_thin_questions(table)),
+        notes=(*table.notes, *(_thin_questions(table) if any(a.reason is None for a in associations) else ())),
     )
 
 
