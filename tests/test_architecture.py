@@ -17,6 +17,7 @@ FLOORS = {
     "errors": 0,
     "wording": 0,
     "core": 1,
+    "termination": 0,
     "zstd": 0,
     "database": 1,
     "jsonlines": 1,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -90,3 +93,38 @@ def test_workers_must_be_positive() -> None:
 def test_a_worker_is_deaf_to_ctrl_c_while_it_loads_and_this_process_never() -> None:
     assert list(map_ordered(was_held, range(4), workers=2)) == [True] * 4
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+ENDLESS = """
+import os, sys, time
+from itertools import count
+from pathlib import Path
+from deltah.parallel import map_ordered
+
+
+def work(i):
+    Path(sys.argv[1], str(os.getpid())).touch()
+    time.sleep(0.05)
+    return bytes(10**6)  # more than a pipe holds
+
+
+if __name__ == "__main__":
+    for _ in map_ordered(work, count(), workers=2):
+        pass
+"""
+
+
+def test_no_worker_outlives_the_process_that_started_it(tmp_path: Path) -> None:
+    (tmp_path / "endless.py").write_text(ENDLESS)
+    (seen := tmp_path / "seen").mkdir()
+    parent = subprocess.Popen([sys.executable, str(tmp_path / "endless.py"), str(seen)], stdout=subprocess.PIPE)
+    wait_until(lambda: len(list(seen.iterdir())) == 2)
+    parent.kill()
+    parent.communicate(timeout=30)  # returns when nobody holds the output open any more
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

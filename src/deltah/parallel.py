@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -79,7 +80,7 @@ def available_cores() -> int:
 
 def _map(function: Callable[[Item], Result], items: Iterator[Item], n_workers: int) -> Iterator[Result]:
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(n_workers, mp_context=context, initializer=_ignore_interrupts)
+    pool = ProcessPoolExecutor(n_workers, mp_context=context, initializer=_prepare_worker)
 
     def submit(item: Item) -> Future[Result]:
         with _interrupts_held():
@@ -113,6 +114,17 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _ignore_interrupts() -> None:
-    """Ctrl-C reaches every process of a terminal; the one that started the workers ends them."""
+def _prepare_worker() -> None:
+    """Ctrl-C reaches every process of a terminal; the one that started the workers ends them.
+
+    If that one is killed, they end too: each holds the pipes of the others open, so that none would see an end.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

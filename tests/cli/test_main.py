@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from builders import make_trajectory
+from typer.testing import CliRunner
 
+from deltah.cli.app import app
+from deltah.errors import ConfigError
 from deltah.traces import write_traces
 
 ROOT = Path(__file__).parents[2]
@@ -86,3 +91,39 @@ def test_an_output_that_takes_no_more_is_no_traceback(tmp_path: Path, output: st
     assert done.returncode == code
     assert done.stderr.startswith(said)
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_command_that_is_told_to_end_cleans_up(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """It reads a pipe that never ends, and has begun to write."""
+    write_traces(tmp_path / "traces.jsonl", [make_trajectory([[1.0], [0.5]])])
+    line = (tmp_path / "traces.jsonl").read_bytes()
+    (folder := tmp_path / "out").mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    command = subprocess.Popen(
+        [sys.executable, "-m", "deltah", "score", "-", "--out", str(folder / "calls.csv")],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    )
+    assert command.stdin is not None
+    command.stdin.write(line)
+    command.stdin.flush()
+    deadline = time.monotonic() + 60
+    while not list(folder.iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    command.send_signal(number)
+    _, said = command.communicate(timeout=60)
+    assert command.returncode == code, said
+    assert list(folder.iterdir()) == []
+    assert b"Traceback" not in said
+
+
+@pytest.mark.parametrize("out", ["", ".", "/"])
+@pytest.mark.parametrize("command", [["report"], ["probe", "--server", "http://127.0.0.1:9", "--dry-run"]])
+def test_an_output_that_is_no_file_is_one_sentence(tmp_path: Path, command: list[str], out: str) -> None:
+    write_traces(log := tmp_path / "traces.jsonl", [make_trajectory([[1.0], [0.5]])])
+    refused = CliRunner().invoke(app, [*command, str(log), "--out", out])
+    assert isinstance(refused.exception, ConfigError), refused.output
+    assert "expected the name of a file to write" in str(refused.exception)

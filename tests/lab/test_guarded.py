@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from deltah import termination
 from deltah.lab import guarded
 
 SOURCE = Path(__file__).parents[2] / "src"
@@ -19,7 +20,8 @@ DEAF = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + CHILD
 PARENT = """
 import os, sys, time
 from pathlib import Path
-from deltah.lab.guarded import start, stop, stop_on_termination
+from deltah.lab.guarded import start, stop
+from deltah.termination import stop_on_termination
 folder = Path(sys.argv[1])
 with stop_on_termination():
     child = start("child", [str(folder / "pid")], lock=folder / "lock", log=folder / "log", env=os.environ)
@@ -153,9 +155,9 @@ def test_a_second_holder_waits_for_the_first_or_names_it(
 def test_an_ignored_signal_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with guarded.stop_on_termination():
+        with termination.stop_on_termination():
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-            assert signal.getsignal(signal.SIGTERM) is guarded._leave
+            assert signal.getsignal(signal.SIGTERM) is termination._leave
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     finally:
         signal.signal(signal.SIGHUP, before)

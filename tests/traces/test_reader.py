@@ -104,8 +104,17 @@ def test_a_rotated_log_is_read_from_its_oldest_file_to_its_newest(tmp_path: Path
     for name in reversed(oldest_first):
         data = encode(make(name)) + b"\n"
         (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    assert ids(str(tmp_path / "*")) == oldest_first
+    assert ids([tmp_path / name for name in sorted(oldest_first)]) == oldest_first, "as a shell expands a pattern"
     (tmp_path / "a.jsonl.bak").write_bytes(encode(make("no log")))
     assert ids(tmp_path) == oldest_first
+
+
+def test_files_that_were_named_keep_their_order(tmp_path: Path) -> None:
+    for name in ("b.jsonl", "a.jsonl", "c.jsonl.1", "c.jsonl"):
+        write_traces(tmp_path / name, [make(name)])
+    named = [tmp_path / name for name in ("c.jsonl", "b.jsonl", "c.jsonl.1", "a.jsonl")]
+    assert ids(named) == ["c.jsonl.1", "b.jsonl", "c.jsonl", "a.jsonl"]
 
 
 def test_a_conversation_goes_on_in_the_next_file_of_a_rotated_log(tmp_path: Path) -> None:

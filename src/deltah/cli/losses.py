@@ -32,6 +32,16 @@ def spare_inputs(outputs: Iterable[Path | None], inputs: Iterable[str | Path | N
             raise ConfigError(f"--out {out} would overwrite {path}, which is read; choose another name")
 
 
+def check_file_name(out: Path) -> None:
+    """Refuse an output that names a folder, or nothing.
+
+    Raises:
+        ConfigError: if it does.
+    """
+    if not out.name or out.is_dir():
+        raise ConfigError(f"--out {out} is a folder; expected the name of a file to write")
+
+
 def spare_all_but_twins(page: Path) -> None:
     """Refuse a page whose JSON twin would replace a file that is no twin of an earlier page: a log, a manifest.
 
@@ -77,4 +87,5 @@ def nothing_read(log: ScoredLog, paths: Sequence[str]) -> DataError:
     """The error for logs without a single trajectory."""
     first = f"; the first problem: {log.reader.problems[0]}" if log.reader.problems else ""
     skipped = f"; passed over {log.reader.skipped[0]} (no known trace format)" if log.reader.skipped else ""
-    return DataError(f"no trajectory could be read from {', '.join(paths)}{first or skipped}")
+    empty = "; it holds nothing to read" if len(paths) == 1 else "; they hold nothing to read"
+    return DataError(f"no trajectory could be read from {', '.join(paths)}{first or skipped or empty}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from contextlib import nullcontext
 
 _STOPPED = {
     129: "the terminal was closed",
@@ -51,9 +52,13 @@ def _run() -> None:
 
     from deltah.cli.app import app
     from deltah.errors import DeltahError
+    from deltah.termination import stop_on_termination
 
+    # Not under torchrun: it ends the processes of a group itself, and one that waits for another hears no signal.
+    tidied = nullcontext() if "RANK" in os.environ else stop_on_termination()
     try:
-        app()
+        with tidied:
+            app()
     except DeltahError as error:
         message = Text.assemble(("error:", "bold red"), f" {error}")  # brackets are no markup here
         Console(stderr=True).print(message, soft_wrap=True, highlight=False)

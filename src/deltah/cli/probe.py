@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deltah.cli.losses import named_files, nothing_read, read_files, report_losses, spare_inputs
+from deltah.cli.losses import check_file_name, named_files, nothing_read, read_files, report_losses, spare_inputs
 from deltah.cli.options import Answers, Logs, Strict, TraceFormat, VocabSize, log_options
 from deltah.cli.progress import reading, reporting
 from deltah.core.types import Scalar, Trajectory
@@ -63,6 +63,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     if (model is None) == (server is None):
         raise ConfigError("give either --model for a local model or --server for the URL of one")
     read = log_options(answers=answers, format=format, vocab_size=vocab_size, strict=strict)
+    check_file_name(out)
     log, trajectories = _read(paths, read, out, [answers, tools])
     schemas, kept = _schemas(tools), out.with_suffix(".cache.jsonl")
     options = ServerOptions(top_k=top_logprobs, vocab_size=vocab_size, chars_per_token=chars_per_token(trajectories))

@@ -19,11 +19,13 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from deltah.core import metrics
 
@@ -200,6 +202,15 @@ def _mover(shown: Display, name: str) -> Report:
     return report
 
 
+class _TimeLeftColumn(TimeRemainingColumn):
+    """The time left, with that word; nothing where it is not known or all is done."""
+
+    def render(self, task: Task) -> Text:
+        """See `rich.progress.ProgressColumn`."""
+        known = task.total is not None and task.time_remaining is not None and not task.finished
+        return Text.assemble(super().render(task), (" left", "dim")) if known else Text("")
+
+
 def _layout(console: Console, *, disable: bool, transient: bool = False) -> Progress:
     """Bars in the project's layout."""
     return Progress(
@@ -208,8 +219,7 @@ def _layout(console: Console, *, disable: bool, transient: bool = False) -> Prog
         MofNCompleteColumn(),
         TextColumn("[dim]{task.fields[numbers]}"),
         TimeElapsedColumn(),
-        TextColumn("[dim]left"),
-        TimeRemainingColumn(compact=True),
+        _TimeLeftColumn(compact=True),
         console=console,
         disable=disable,
         transient=transient,

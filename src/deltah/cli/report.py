@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from deltah.cli.losses import spare_all_but_twins, spare_inputs
+from deltah.cli.losses import check_file_name, spare_all_but_twins, spare_inputs
 from deltah.cli.options import Answers, Join, Logs, Margin, Signal, Strict, TraceFormat, VocabSize, log_options
 from deltah.cli.prices import Currency, Latency, Price, costs, unknown_tools
 from deltah.cli.progress import reading
@@ -41,6 +41,8 @@ def command(  # noqa: PLR0913 - the options of a command line
     )
     stated = costs(price, currency, latency)
     first = Path(paths[0])
+    if out is not None:
+        check_file_name(out)
     page = out or (first / "report.html" if first.is_dir() else first.with_name("report.html"))
     read = [name for path in paths if path != STDIN for name in glob.glob(path, recursive=True) or [path]]
     spare_inputs([page, page.with_suffix(".json")], [answers, *read])

@@ -32,9 +32,10 @@ from deltah.core.signals import SignalConfig, score
 from deltah.engines.trl.config import EvaluateConfig
 from deltah.errors import TrainingError, missing_dependency
 from deltah.lab.composition import composition
-from deltah.lab.guarded import start, stop, stop_on_termination
+from deltah.lab.guarded import start, stop
 from deltah.lab.recipe import ARMS, EVAL_TASKS, SIGNAL, STEPS, eval_config, rollout_config, train_config, write_world
 from deltah.study import ReportData, load_run, write_report
+from deltah.termination import stop_on_termination
 from deltah.traces import read_traces
 from deltah.traces.rundir import DONE, RunDirectory, open_run, package_versions, write_atomic
 

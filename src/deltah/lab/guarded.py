@@ -5,8 +5,7 @@ in two ways at once: by the kernel's parent-death signal (Linux), and by a threa
 which the parent alone holds open (everywhere). While it lives the child holds a lock file; a second child with the same
 lock waits for the first to end, and gives up with one sentence that names it.
 
-`stop_on_termination` turns SIGTERM and SIGHUP into an exception, so that the parent's own clean-up runs. Processes that
-the child starts are its own affair.
+Processes that the child starts are its own affair.
 """
 
 from __future__ import annotations
@@ -19,10 +18,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import IO
 
 try:
@@ -37,9 +34,6 @@ STOP_WAIT_S = 10.0
 
 _POLL_S = 0.1
 _PR_SET_PDEATHSIG = 1
-_TERMINATIONS = tuple(
-    getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
-)  # SIGHUP: the terminal was closed
 
 
 def start(
@@ -74,27 +68,6 @@ def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
             process.wait()
         if process.stdin is not None:
             process.stdin.close()
-
-
-@contextmanager
-def stop_on_termination() -> Iterator[None]:
-    """Leave the block by `SystemExit(128 + signal)` on SIGTERM or SIGHUP; a signal that is ignored stays ignored."""
-    if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main thread alone
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in _TERMINATIONS}
-    ours = [number for number, handler in before.items() if handler is signal.SIG_DFL]
-    for number in ours:
-        signal.signal(number, _leave)
-    try:
-        yield
-    finally:
-        for number in ours:
-            signal.signal(number, signal.SIG_DFL)
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
 
 
 def main(arguments: Sequence[str]) -> None:

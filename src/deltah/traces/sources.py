@@ -12,6 +12,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,9 @@ def reads_once(path: str) -> bool:
 def expand(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Source]:
     """Files behind paths, in the order given; a file met twice, also under another name, is read once.
 
+    Files of one rotated log come from the oldest to the newest, in the places where they stand: a shell names them in
+    the order of their names.
+
     Raises:
         DataError: if a path does not exist or may not be read, or a folder or pattern holds no file to read.
     """
@@ -57,7 +61,22 @@ def expand(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> 
             key = STDIN if source.path == STDIN else os.path.realpath(source.path)
             if key not in found or source.named:  # in its first place, but as a file that was named
                 found[key] = source
-    return list(found.values())
+    return _oldest_first(list(found.values()))
+
+
+def _oldest_first(sources: list[Source]) -> list[Source]:
+    """Put the files of each rotated log in their order, and leave all others where they are."""
+    places: dict[str, list[int]] = defaultdict(list)
+    for i, source in enumerate(sources):
+        if not reads_once(source.path):
+            base, _ = _base_and_turn(os.path.basename(source.path))
+            places[os.path.join(os.path.dirname(source.path), base)].append(i)
+    ordered = sources.copy()
+    for own in places.values():
+        by_age = sorted((sources[i] for i in own), key=lambda source: _by_age(Path(source.path)))
+        for i, source in zip(own, by_age, strict=True):
+            ordered[i] = source
+    return ordered
 
 
 def _sources(path: str) -> list[Source]:
@@ -81,7 +100,7 @@ def _sources(path: str) -> list[Source]:
 
 def _files_in(folder: Path) -> Iterator[Path]:
     runs = {manifest.parent for manifest in folder.rglob("run.json")}
-    for file in sorted(folder.rglob("*"), key=_by_age):
+    for file in sorted(folder.rglob("*")):
         if file.is_file() and not file.name.startswith(".") and file.name not in _NOT_TRACES and _fits(file.name):
             run = next((parent for parent in file.parents if parent in runs), None)
             if run is None or file.relative_to(run).parts[0] in ("traces", "eval"):
@@ -92,16 +111,14 @@ def _fits(name: str) -> bool:
     return _base_and_turn(name)[0].lower().endswith(_SUFFIXES)
 
 
-def _by_age(file: Path) -> tuple[Path, tuple[int, int, str], Path]:
-    """Sort by name; files of one log from the oldest to the newest, which has no number."""
-    base, turn = _base_and_turn(file.name)
+def _by_age(file: Path) -> tuple[int, int, str, str]:
+    """Key of a file among those of its log: by falling number, by date, and the newest, which has neither."""
+    _, turn = _base_and_turn(file.name)
     if not turn:
-        age = (2, 0, "")
-    elif turn.isdecimal() and len(turn) < _DATE_DIGITS:
-        age = (0, -int(turn), "")
-    else:
-        age = (1, 0, turn)
-    return file.with_name(base), age, file
+        return 2, 0, "", file.name
+    if turn.isdecimal() and len(turn) < _DATE_DIGITS:
+        return 0, -int(turn), "", file.name
+    return 1, 0, turn, file.name
 
 
 def _base_and_turn(name: str) -> tuple[str, str]:
