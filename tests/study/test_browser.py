@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -126,6 +127,17 @@ def test_a_dead_link_opens_the_most_wasteful(page: Browser, one: Path) -> None:
     page.open(f"{one.as_uri()}#t=nothing")
     assert page.js("document.querySelector('.item').getAttribute('aria-selected')") == "true"
     assert len(opened(page)) == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.0021, "2 ms"), (0.25, "250 ms"), (3.7, "3.7 s"), (119.0, "119.0 s"), (5400, "90 minutes")]
+)
+def test_the_time_of_a_call_is_told_in_a_fitting_unit(page: Browser, tmp_path: Path, seconds: float, text: str) -> None:
+    timed = [replace(t, calls=tuple(replace(c, duration_s=seconds) for c in t.calls)) for t in rollouts(0, 3.0, 0.6, 2)]
+    page.open(written(tmp_path, a=timed).as_uri())
+    told = page.js("[...document.querySelectorAll('.callhead .unit')].map((node) => node.textContent)")
+    assert told
+    assert set(told) == {text}
 
 
 def test_filter_and_search(page: Browser, one: Path) -> None:

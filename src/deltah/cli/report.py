@@ -20,7 +20,10 @@ from deltah.wording import count
 
 def command(  # noqa: PLR0913 - the options of a command line
     paths: Logs,
-    out: Annotated[Path | None, typer.Option(help="Page to write; a JSON twin is written beside it.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Page to write, with a JSON twin; else report.html in the folder of the first path."),
+    ] = None,
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
     answers: Answers = None,
     signal: Signal = None,

@@ -28,6 +28,8 @@ const signed = (value, digits) => (value > 0 ? "+" : "") + fixed(value, digits);
 const words = (label) => label.replaceAll("_", " ");
 const subscript = (k) => String(k).replace(/\d/g, (d) => "₀₁₂₃₄₅₆₇₈₉"[d]);
 const count = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
+// Milliseconds below a second, seconds with a decimal below two minutes, whole minutes from then on.
+const duration = (seconds) => (seconds < 1 ? `${fixed(seconds * 1000, 0)} ms` : seconds < 120 ? `${fixed(seconds, 1)} s` : `${count(Math.round(seconds / 60), "minute")}`);
 
 // Verdicts carry a shape beside their colour.
 const GLYPH = { reduced: "▼", not_reduced: "▲", undecided: "◆", undefined: "–" };

@@ -66,7 +66,7 @@ function wasteChips(call) {
 
 function callCard(call) {
   const status = call.status === "ok" ? null : el("span", { class: "label no" }, words(call.status));
-  const took = Number.isFinite(call.seconds) ? el("span", { class: "unit" }, `${(call.seconds * 1000).toFixed(0)} ms`) : null;
+  const took = Number.isFinite(call.seconds) ? el("span", { class: "unit" }, duration(call.seconds)) : null;
   const head = el("div", { class: "callhead" }, el("bdi", { class: "name" }, call.name), status, wasteChips(call), took);
   const result = call.result === null ? el("p", { class: "unit" }, "no result followed") : el("pre", { class: "result", "aria-label": "result" }, call.result);
   return el("div", { class: "callbox" }, head, el("pre", { "aria-label": "arguments" }, call.arguments), cutNote(call.arguments_cut, "the arguments"), result, cutNote(call.result_cut, "the result"));
