@@ -288,7 +288,7 @@ def test_memory_of_open_conversations_is_bounded() -> None:
         first = json.dumps(exchanges(conversation(f"Q{i}?"))[0]).encode()
         closed += len(list(importer.add(first, Position("log", i))))
         assert importer.joiner._n_bytes <= 210_000
-    rest = list(importer.finish(Position("log", 400)))
+    rest = list(importer.finish())
     assert 0 < len(rest) < 400
     assert closed + len(rest) == 400
     assert importer.joiner._n_bytes == 0
@@ -305,7 +305,7 @@ def test_memory_of_one_request_sent_without_end_is_bounded() -> None:
         found += importer.add(ping, Position("log", i))
         assert importer.joiner._n_bytes <= 210_000
     assert found, "more than fits into the memory"
-    found += importer.finish(Position("log", 600))
+    found += importer.finish()
     assert len({dialogue.facts.id for dialogue in found}) == 600
     assert importer.joiner._n_bytes == 0
     assert not importer.joiner._begun
