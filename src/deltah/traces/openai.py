@@ -10,7 +10,8 @@ of one chunk each, bare or as their `response` (`deltah.traces.chunks`). The bat
 * calls: `tool_calls`, or `function_call`, or Hermes markup left in the text; `call-N` where the server gave no id.
 * result: the `tool` message with the call's id, else the oldest unanswered call gets it; none: unanswered.
 * duration_s: of the `tool` message, where a client logged it; else the time between an API call's end (`started_at` +
-  `duration_s`) and the start of the next, shared by the results in between: the client's own work is in it.
+  `duration_s`) and the start of the next, shared by the results in between: the client's own work, or a person's pause,
+  is in it, and `duration_s_from` in the metadata says so.
 * status: error where the result reads as one; the rule is `deltah.core.results.is_error`.
 * entropy: `top_logprobs` through `deltah.traces.topk`; exact where they cover `vocab_size` tokens; NaN without.
 * vocab_size: the line's, else the caller's, else what is known of the model's name (`deltah.traces.vocabularies`),
