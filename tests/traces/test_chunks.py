@@ -197,6 +197,17 @@ def test_a_whole_response_that_calls_itself_a_chunk_is_one_call(tmp_path: Path) 
     assert len(found) == 2
 
 
+@pytest.mark.parametrize("finish", [None, "tool_calls"])
+def test_an_empty_choice_after_the_end_is_no_response(tmp_path: Path, finish: str | None) -> None:
+    """OpenRouter reports usage beside one; a stream that uses the id once more is another response."""
+    late = chunk({"role": "assistant", "content": ""}, finish_reason=finish) | {"usage": {"completion_tokens": 6}}
+    lines = enveloped([*CHUNKS, late, *CHUNKS, late])
+    found = read_lines(tmp_path / "log", lines, join=False)
+    assert len(found) == 2
+    for trajectory in found:
+        check(trajectory)
+
+
 def test_an_unreadable_open_stream_costs_no_conversation(tmp_path: Path) -> None:
     wrong = {"content": [{"token": "I", "logprob": 2.0}]}
     opened = {

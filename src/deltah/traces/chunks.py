@@ -35,6 +35,7 @@ from deltah.traces.streams import Position
 _CHUNK = msgspec.json.Decoder(Response)
 _DONE = "[DONE]"
 _KIND: Final = "chat.completion.chunk"
+_KEPT_ENDS: Final = 4096
 
 
 def assemble(chunks: Sequence[Response]) -> Response:
@@ -133,11 +134,14 @@ class ChunkBuffer:
     def __init__(self) -> None:
         """Start with no stream open."""
         self._open: dict[str, Stream] = {}
+        self._ended: dict[str, None] = {}
+        """Ids of the streams that ended last."""
 
     def add(self, logged: LoggedChunk, where: Position) -> Stream | None:
         """Take a chunk; return the stream if it was the last.
 
-        What follows the last chunk is dropped: a usage report, or the ends of other choices than the first.
+        What follows the last chunk is dropped: a usage report (OpenRouter's has an empty first choice), or the ends of
+        other choices than the first.
 
         Args:
             logged: The chunk and its envelope; of chunks without an id, those of one session are a stream.
@@ -145,18 +149,28 @@ class ChunkBuffer:
         """
         chunk = logged.chunk
         key = chunk.id or str(logged.envelope.session_id or "")
-        of_the_first = any(choice.index == 0 for choice in chunk.choices or [])
-        if not of_the_first and chunk.error is None and key not in self._open:
+        first = [choice for choice in chunk.choices or [] if choice.index == 0]
+        is_late = not any(map(_says_something, first)) if key in self._ended else not first
+        if is_late and chunk.error is None and key not in self._open:
             return None
         self._open.setdefault(key, Stream(logged.envelope, where)).append(logged)
-        if chunk.error is None and not any(c.finish_reason and c.index == 0 for c in chunk.choices or []):
+        if chunk.error is None and not any(choice.finish_reason for choice in first):
             return None
+        if chunk.id:
+            self._ended[chunk.id] = None
+            if len(self._ended) > _KEPT_ENDS:
+                del self._ended[next(iter(self._ended))]
         return self._open.pop(key)
 
     def finish(self) -> Iterable[Stream]:
         """Streams that never came to their last chunk."""
         remaining, self._open = list(self._open.values()), {}
         return remaining
+
+
+def _says_something(choice: Choice) -> bool:
+    delta = choice.delta or Delta()
+    return bool(delta.content or delta.reasoning_content or delta.reasoning or delta.tool_calls or _tokens(choice))
 
 
 def _is_streamed(choices: Sequence[Choice] | None) -> bool:
