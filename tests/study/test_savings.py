@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -139,6 +140,22 @@ def test_fees_and_seconds_measured_and_given() -> None:
     saved = estimate_savings([(t, None)], free).certified_and_likely
     assert saved.money == pytest.approx(0.03)
     assert math.isnan(saved.money_with_cache)
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_seconds_that_are_gaps_between_api_calls_are_said_to_be(merged: bool) -> None:
+    def idle_time_is_named(duration_s: float | None, **metadata: str) -> bool:
+        one = Call("search", {"query": "a"}, FACT, duration_s)
+        counted = SavingsAccumulator()
+        counted.add(replace(written(one, one), metadata=metadata), None)
+        if merged:
+            counted, part = SavingsAccumulator(), counted
+            counted.merge(part)
+        return any("idle time" in sentence for sentence in counted.result().assumptions)
+
+    assert idle_time_is_named(9.0, duration_s_from="gap between API calls")
+    assert not idle_time_is_named(9.0), "durations that the log states"
+    assert not idle_time_is_named(None, duration_s_from="gap between API calls"), "none of the dropped call"
 
 
 def test_money_needs_every_price_of_tokens_that_are_there() -> None:

@@ -7,11 +7,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deltah.core.types import StopReason
+from deltah.core.types import StopReason, Trajectory
 from deltah.errors import DataError
 from deltah.traces import read_traces
 from deltah.traces.openai import decode
@@ -103,6 +104,108 @@ def test_other_choices_may_end_after_the_first(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("".join(json.dumps(c) + "\n" for c in [*CHUNKS, late]))
     [trajectory] = read_traces(tmp_path / "log", strict=True)
     check(trajectory)
+
+
+def enveloped(chunks: list[dict[str, Any]], **envelope: Any) -> list[dict[str, Any]]:
+    return [{"request": REQUEST, "response": c} | envelope for c in chunks]
+
+
+def taken_turns(*streams: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Lines of several streams of one length, one of each in turn."""
+    return [one for together in zip(*streams, strict=True) for one in together]
+
+
+def read_lines(path: Path, lines: list[dict[str, Any]], **options: Any) -> list[Trajectory]:
+    path.write_text("".join(json.dumps(one) + "\n" for one in lines))
+    return list(read_traces(path, strict=True, **options))
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_chunks_in_the_envelope_of_their_call_are_gathered_by_response_id(tmp_path: Path, wrapped: bool) -> None:
+    streams = [enveloped([c | {"id": i} for c in CHUNKS], session_id=f"session {i}") for i in ("r", "s", "t")]
+    lines = taken_turns(*streams)
+    if wrapped:
+        lines = [one | {"response": {"status_code": 200, "body": one["response"]}} for one in lines]
+    found = read_lines(tmp_path / "log", lines)
+    assert [(t.id, t.question) for t in found] == [(f"session {i}", "Where?") for i in ("r", "s", "t")]
+    for trajectory in found:
+        check(trajectory)
+        assert trajectory.temperature == 1.0
+
+
+def test_the_envelope_of_a_stream_is_that_of_its_first_line(tmp_path: Path) -> None:
+    first = {"request": REQUEST, "response": CHUNKS[0], "id": "mine", "vocab_size": 99, "session_id": "s"}
+    rest = [{"response": c, "id": f"line {i}"} for i, c in enumerate(CHUNKS[1:5])]
+    [trajectory] = read_lines(tmp_path / "log", [first, *rest, *CHUNKS[5:]], join=False)
+    check(trajectory)
+    assert (trajectory.id, trajectory.question) == ("mine", "Where?")
+    assert np.isfinite(trajectory.entropy_upper).all()
+
+
+def test_streamed_calls_of_a_conversation_are_joined_and_timed(tmp_path: Path) -> None:
+    """The first response lasts from 100 to 103, by the last of its lines; the second begins at 104.5."""
+    first = enveloped(CHUNKS, session_id="s")
+    for number, one in enumerate(first):
+        one |= {"started_at": 100.0 + number / 10, "duration_s": 0.0}
+    first[8] |= {"started_at": 102.0, "duration_s": 1.0}
+    calls = [
+        {"id": "a", "type": "function", "function": {"name": "search", "arguments": ARGUMENTS}},
+        {"id": "b", "type": "function", "function": {"name": "python", "arguments": "{}"}},
+    ]
+    messages = [
+        user(),
+        {"role": "assistant", "content": "I think.", "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "a", "content": "A city."},
+        {"role": "tool", "tool_call_id": "b", "content": "4"},
+    ]
+    ends = [chunk({"content": "North."}, [token("North.")]), chunk({}, finish_reason="stop")]
+    second = [
+        {"request": {"messages": messages}, "response": c | {"id": "second"}, "session_id": "s", "started_at": 104.5}
+        for c in ends
+    ]
+    [joined] = read_lines(tmp_path / "log", first + second)
+    assert [(c.name, c.result, c.duration_s) for c in joined.calls] == [
+        ("search", "A city.", 0.75),
+        ("python", "4", 0.75),
+    ]
+    assert (joined.id, joined.prediction, joined.metadata["n_requests"]) == ("s", "North.", 2)
+    cut = [*first, second[0]]
+    [kept] = read_lines(tmp_path / "cut", cut)
+    assert (kept.token_texts, kept.metadata["n_requests"]) == (joined.token_texts, 2), "a stream without an end"
+
+
+def test_one_line_that_holds_a_whole_streamed_response_is_one_call(tmp_path: Path) -> None:
+    whole = chunk({"role": "assistant", "content": "I think."}, TOKENS[:3], finish_reason="stop")
+    lines = enveloped([whole, whole, whole | {"id": "other"}])
+    found = read_lines(tmp_path / "log", lines, join=False)
+    assert [(t.id, t.prediction) for t in found] == [("chatcmpl-7", "I think.")] * 2 + [("other", "I think.")]
+
+
+def test_of_several_enveloped_choices_the_first_is_read(tmp_path: Path) -> None:
+    others = [c | {"choices": [choice | {"index": 1} for choice in c["choices"]]} for c in CHUNKS]
+    lines = enveloped(taken_turns(CHUNKS, others), session_id="s")
+    [trajectory] = read_lines(tmp_path / "log", lines)
+    check(trajectory)
+    assert trajectory.metadata["n_choices"] == 2
+
+
+def test_a_whole_response_that_calls_itself_a_chunk_is_one_call(tmp_path: Path) -> None:
+    choice = {"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": None}
+    response = {"id": "r", "object": "chat.completion.chunk", "choices": [choice]}
+    found = read_lines(tmp_path / "log", enveloped([response, response]), join=False)
+    assert [t.token_texts for t in found] == [None, None]
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize("finish", [None, "tool_calls"])
+def test_an_empty_choice_after_the_end_is_no_response(tmp_path: Path, finish: str | None) -> None:
+    """OpenRouter reports usage beside one; a stream that uses the id once more is another response."""
+    late = chunk({"role": "assistant", "content": ""}, finish_reason=finish) | {"usage": {"completion_tokens": 6}}
+    lines = enveloped([*CHUNKS, late, *CHUNKS, late])
+    found = read_lines(tmp_path / "log", lines, join=False)
+    assert len(found) == 2
+    for trajectory in found:
+        check(trajectory)
 
 
 def test_an_unreadable_open_stream_costs_no_conversation(tmp_path: Path) -> None:

@@ -112,6 +112,7 @@ def test_the_time_between_two_calls_is_the_tools(tmp_path: Path) -> None:
         one |= {"started_at": start, "duration_s": 2.0}
     [joined], _ = read(tmp_path / "log", lines)
     assert [c.duration_s for c in joined.calls] == [1.5, 4.5]
+    assert joined.metadata["duration_s_from"] == "gap between API calls"
     for per_second in (10**3, 10**6, 10**9):
         scaled = [one | {"started_at": int((one["started_at"] + 1.7e9) * per_second)} for one in lines]
         [joined], _ = read(tmp_path / "scaled.jsonl", scaled)
@@ -120,6 +121,7 @@ def test_the_time_between_two_calls_is_the_tools(tmp_path: Path) -> None:
     lines[2]["started_at"] = "in the morning"
     [joined], _ = read(tmp_path / "log", lines)
     assert [c.duration_s for c in joined.calls] == [0.25, None]
+    assert "duration_s_from" not in joined.metadata, "what is stated is no gap"
 
 
 def test_interleaved_conversations_come_apart(tmp_path: Path) -> None:
@@ -288,7 +290,7 @@ def test_memory_of_open_conversations_is_bounded() -> None:
         first = json.dumps(exchanges(conversation(f"Q{i}?"))[0]).encode()
         closed += len(list(importer.add(first, Position("log", i))))
         assert importer.joiner._n_bytes <= 210_000
-    rest = list(importer.finish(Position("log", 400)))
+    rest = list(importer.finish())
     assert 0 < len(rest) < 400
     assert closed + len(rest) == 400
     assert importer.joiner._n_bytes == 0
@@ -305,7 +307,7 @@ def test_memory_of_one_request_sent_without_end_is_bounded() -> None:
         found += importer.add(ping, Position("log", i))
         assert importer.joiner._n_bytes <= 210_000
     assert found, "more than fits into the memory"
-    found += importer.finish(Position("log", 600))
+    found += importer.finish()
     assert len({dialogue.facts.id for dialogue in found}) == 600
     assert importer.joiner._n_bytes == 0
     assert not importer.joiner._begun

@@ -129,7 +129,10 @@ def test_a_conversation_goes_on_in_the_next_log_though_that_is_compressed(
     assert reader.n_unjoined == 0
 
 
-def test_a_stream_logged_one_chunk_a_line_has_no_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("envelope", [None, {"session_id": "s"}, {"request": {"messages": [user()]}}])
+def test_a_stream_logged_one_chunk_a_line_has_no_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, envelope: dict[str, object] | None
+) -> None:
     monkeypatch.setattr(deltah.traces.parts, "PART_BYTES", 1)
     message = turn("The answer| is there")
     block = message.pop("logprobs")
@@ -140,6 +143,8 @@ def test_a_stream_logged_one_chunk_a_line_has_no_parts(tmp_path: Path, monkeypat
             {"delta": {}, "finish_reason": "stop"},
         )
     ]
+    if envelope is not None:
+        chunks = [{"response": chunk} | envelope for chunk in chunks]
     path = tmp_path / "stream.jsonl"
     path.write_bytes(b"\n".join(json.dumps(chunk).encode() for chunk in chunks))
     assert assert_whole(path) == 0

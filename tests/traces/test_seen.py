@@ -229,6 +229,25 @@ def test_alternatives_are_found_in_every_form(tmp_path: Path, form: str) -> None
     assert len(list(read_traces(log, vocab_size=16, strict=True))) == 1
 
 
+@pytest.mark.parametrize("enveloped", [False, True])
+def test_alternatives_of_every_chunk_count(tmp_path: Path, enveloped: bool) -> None:
+    """Five chunks, one a line, each with alternatives of its own; the last has none."""
+    lines = []
+    for i in range(6):
+        top = [{"token": f"alt{i}{j}", "logprob": np.log(p)} for j, p in enumerate(HALF)]
+        choice: dict[str, Any] = {"delta": {"content": "a"}, "finish_reason": None}
+        if i < 5:
+            choice["logprobs"] = {"content": [token("a", HALF) | {"top_logprobs": top}]}
+        else:
+            choice = {"delta": {}, "finish_reason": "stop"}
+        chunk = {"id": "r", "model": "m", "object": "chat.completion.chunk", "choices": [choice]}
+        lines.append(json.dumps({"response": chunk, "session_id": "s"} if enveloped else chunk).encode())
+    log = write(tmp_path / "log.jsonl", *lines)
+    with pytest.raises(ConfigError, match="at least 16 different tokens of m"):
+        list(read_traces(log, vocab_size=15))
+    assert len(list(read_traces(log, vocab_size=16, strict=True))) == 1
+
+
 def test_alternatives_are_read_of_the_first_lines_only() -> None:
     seen, facts = SeenTokens(), Facts(model="m")
     seen.sample(said("a") + b" " * SAMPLE_BYTES, facts)

@@ -23,6 +23,7 @@ from deltah.core.scored import Signal
 from deltah.core.types import SegmentKind, ToolCall, Trajectory
 from deltah.errors import InvalidValueError
 from deltah.study.waste import Verdict, Waste, verdict, waste_of_calls
+from deltah.traces.fields import DURATION_FROM, GAP
 from deltah.wording import count
 
 CHARS_PER_TOKEN: Final = 4.0
@@ -170,11 +171,13 @@ class SavingsAccumulator:
 
     def _drop(self, trajectory: Trajectory, verdicts: list[Verdict]) -> None:
         costs = _call_costs(trajectory, self._chars_per_token)
+        has_gaps = trajectory.metadata.get(DURATION_FROM) == GAP
         for level, levels in _LEVELS.items():
             dropped = {i for i, v in enumerate(verdicts) if v in levels}
             self._sums[level].turns += sum(dropped.issuperset(r.calls) for r in trajectory.rounds)
             for i in dropped:
                 self._sums[level].add(costs[i], trajectory.calls[i], self._prices, self._latency_s)
+                self._sums[level].calls_with_gaps += has_gaps and trajectory.calls[i].duration_s is not None
 
     def result(self) -> SavingsReport:
         """Savings of everything added so far."""
@@ -209,6 +212,11 @@ class SavingsAccumulator:
             self._money_sentence(),
             "Seconds are those of the tools, one after another; the model's own time is not counted.",
         ]
+        if self._sums[Verdict.LIKELY].calls_with_gaps:
+            sentences.append(
+                "Where the log states no duration, the seconds of a call are the gap between two API calls: idle time "
+                "of the client or of a person is in them."
+            )
         if estimated:
             tokens = f"Tokens of {count(estimated, 'dropped call')}"
             sentences.append(f"{tokens} were estimated at {self._chars_per_token:g} characters a token.")
@@ -282,6 +290,8 @@ class _Sums:
     seconds: float = 0.0
     calls_with_estimated_tokens: int = 0
     calls_without_seconds: int = 0
+    calls_with_gaps: int = 0
+    """Dropped calls whose duration may be the gap between two API calls."""
 
     def add(self, cost: _CallCost, call: ToolCall, prices: Prices, latency_s: Mapping[str, float]) -> None:
         """Count one dropped call."""

@@ -2,18 +2,22 @@
 
 Pieces of content, reasoning and call arguments are joined in order, logprobs appended, the last finish reason kept; of
 several choices only the first (index 0) is assembled, as the importer reads no other. Chunks come as a list, as the
-text of an event stream (`data: {...}` lines), or as single log lines that share an id (`ChunkBuffer`).
+text of an event stream (`data: {...}` lines), or as single log lines that share an id (`ChunkBuffer`): bare, or each
+in the envelope of its API call (`request`, `session_id`, ...), of which that of the first line counts.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from deltah.errors import DataError
 from deltah.traces.chatlog import (
+    ChatLine,
     Choice,
     Delta,
     DeltaToolCall,
@@ -25,9 +29,13 @@ from deltah.traces.chatlog import (
     TokenLogprob,
 )
 from deltah.traces.decode import decode_line
+from deltah.traces.fields import epoch_seconds, seconds
+from deltah.traces.streams import Position
 
 _CHUNK = msgspec.json.Decoder(Response)
 _DONE = "[DONE]"
+_KIND: Final = "chat.completion.chunk"
+_KEPT_ENDS: Final = 4096
 
 
 def assemble(chunks: Sequence[Response]) -> Response:
@@ -68,31 +76,105 @@ def parse_event_stream(text: str) -> list[Response]:
     return [decode_line(event.encode(), _CHUNK) for event in events if event and event != _DONE]
 
 
+class LoggedChunk(NamedTuple):
+    """The chunk of a line that holds one."""
+
+    chunk: Response
+    envelope: ChatLine
+    """What the line says beside it."""
+
+
+def logged_chunk(log: ChatLine) -> LoggedChunk | None:
+    """The chunk of a line, bare or in the envelope of its API call; None if the line holds none, or a whole stream."""
+    given = log.response
+    if given is None and log.chunks is None and (log.object == _KIND or _is_streamed(log.choices)):
+        identifier = None if log.id is None else str(log.id)
+        bare = Response(id=identifier, choices=log.choices, model=log.model, error=log.error, usage=log.usage)
+        beside = msgspec.structs.replace(
+            log, id=None, object=None, choices=None, model=None, error=None, usage=None
+        )  # fmt: skip
+        return LoggedChunk(bare, beside)
+    if not isinstance(given, Response) or log.chunks is not None:
+        return None
+    body = given if given.body is None else given.body
+    is_whole = any(choice.message is not None for choice in body.choices or [])
+    if _is_streamed(body.choices) or (body.object == _KIND and not is_whole):
+        return LoggedChunk(body, msgspec.structs.replace(log, response=None))
+    return None
+
+
+@dataclass(slots=True)
+class Stream:
+    """Chunks of one completion that a log holds one a line."""
+
+    envelope: ChatLine
+    """What the first line says beside its chunk."""
+    where: Position
+    """Of the first line."""
+    chunks: list[Response] = field(default_factory=list)
+    duration_s: float = math.nan
+    """From the first line's `started_at` to the latest end that a line states; NaN if none does."""
+
+    def append(self, logged: LoggedChunk) -> None:
+        """Take the next chunk."""
+        self.chunks.append(logged.chunk)
+        later = epoch_seconds(logged.envelope.started_at) - epoch_seconds(self.envelope.started_at)
+        end = seconds(logged.envelope.duration_s) + (0.0 if math.isnan(later) else later)
+        if not self.duration_s >= end:  # NaN is no end
+            self.duration_s = self.duration_s if math.isnan(end) else end
+
+    def line(self) -> ChatLine:
+        """The line that a log of whole responses would hold; errors as in `assemble`."""
+        return msgspec.structs.replace(self.envelope, response=assemble(self.chunks), duration_s=self.duration_s)
+
+
 class ChunkBuffer:
     """Chunks that a log holds one a line, gathered by their completion's id until its last."""
 
     def __init__(self) -> None:
         """Start with no stream open."""
-        self._open: dict[str, list[Response]] = {}
+        self._open: dict[str, Stream] = {}
+        self._ended: dict[str, None] = {}
+        """Ids of the streams that ended last."""
 
-    def add(self, chunk: Response) -> Response | None:
-        """Take a chunk; return the whole response if it was the last.
+    def add(self, logged: LoggedChunk, where: Position) -> Stream | None:
+        """Take a chunk; return the stream if it was the last.
 
-        What follows the last chunk is dropped: a usage report, or the ends of other choices than the first.
+        What follows the last chunk is dropped: a usage report (OpenRouter's has an empty first choice), or the ends of
+        other choices than the first.
+
+        Args:
+            logged: The chunk and its envelope; of chunks without an id, those of one session are a stream.
+            where: Of its line.
         """
-        key = chunk.id or ""
-        of_the_first = any(choice.index == 0 for choice in chunk.choices or [])
-        if not of_the_first and chunk.error is None and key not in self._open:
+        chunk = logged.chunk
+        key = chunk.id or str(logged.envelope.session_id or "")
+        first = [choice for choice in chunk.choices or [] if choice.index == 0]
+        is_late = not any(map(_says_something, first)) if key in self._ended else not first
+        if is_late and chunk.error is None and key not in self._open:
             return None
-        self._open.setdefault(key, []).append(chunk)
-        if chunk.error is None and not any(c.finish_reason and c.index == 0 for c in chunk.choices or []):
+        self._open.setdefault(key, Stream(logged.envelope, where)).append(logged)
+        if chunk.error is None and not any(choice.finish_reason for choice in first):
             return None
-        return assemble(self._open.pop(key))
+        if chunk.id:
+            self._ended[chunk.id] = None
+            if len(self._ended) > _KEPT_ENDS:
+                del self._ended[next(iter(self._ended))]
+        return self._open.pop(key)
 
-    def finish(self) -> Iterable[list[Response]]:
+    def finish(self) -> Iterable[Stream]:
         """Streams that never came to their last chunk."""
         remaining, self._open = list(self._open.values()), {}
         return remaining
+
+
+def _says_something(choice: Choice) -> bool:
+    delta = choice.delta or Delta()
+    return bool(delta.content or delta.reasoning_content or delta.reasoning or delta.tool_calls or _tokens(choice))
+
+
+def _is_streamed(choices: Sequence[Choice] | None) -> bool:
+    return any(choice.delta is not None for choice in choices or [])
 
 
 def _tokens(choice: Choice) -> list[TokenLogprob]:

@@ -18,6 +18,10 @@ from deltah.errors import DataError
 
 UNFIT_OUTCOME: Final = "score_outside_0_1"
 """Metadata key: a grade that is no outcome, because it lies outside [0, 1]."""
+DURATION_FROM: Final = "duration_s_from"
+"""Metadata key: where durations of calls come from that no line states."""
+GAP: Final = "gap between API calls"
+"""Value of `DURATION_FROM`: the client's own work, or a person's pause, is in those durations."""
 _INT64 = 2**63
 _EPOCH_UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
 """Least time since 1970 that is one in nano-, micro- and milliseconds, and how many of these a second has.

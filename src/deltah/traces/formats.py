@@ -161,7 +161,7 @@ def decodes_alone(data: bytes, fmt: Format | None = None) -> bool:
         found = _format_of(names) if fmt is None else fmt
     except DataError:
         return False
-    return found is not Format.OPENAI or "choices" not in names
+    return found is not Format.OPENAI or ("choices" not in names and not openai.is_chunk(data))
 
 
 def make_importer(
@@ -266,7 +266,7 @@ class ChatLogs:
 
     def finish(self, where: Position) -> Iterator[Pending]:
         """See `Importer`."""
-        for read in self._importer.finish(where):
+        for read in self._importer.finish():
             yield Pending(where, partial(_fail, read)) if isinstance(read, DataError) else self._pending(read)
 
     def _pending(self, dialogue: Dialogue) -> Pending:

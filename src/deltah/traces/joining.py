@@ -26,6 +26,7 @@ import msgspec
 from deltah.traces.chatlog import FunctionCall, Message
 from deltah.traces.conversation import message_text
 from deltah.traces.dialogue import Dialogue, Exchange, Said, merge_facts
+from deltah.traces.fields import DURATION_FROM, GAP
 
 MAX_OPEN_BYTES = 256 * 2**20
 _MESSAGE_BYTES = 400
@@ -202,14 +203,19 @@ def _dialogue(path: Sequence[_Node], told: set[_Node], name: str | None) -> Dial
     said: list[Said] = []
     own = [node for node in path if node not in told]
     is_branch = bool(told)
+    has_gaps = False
     for node in path:
         repeated = node in told
         # The results that lead to a branch answer calls of the shared history; a first request sent again is shared.
         context = repeated or (node is own[0] and is_branch)
-        said += [replace(message, context=context) for message in _timed(node)]
+        timed = _timed(node)
+        has_gaps |= timed is not node.new and not context
+        said += [replace(message, context=context) for message in timed]
         said.append(replace(node.exchange.reply, context=repeated))
     told.update(own)
     facts = merge_facts([node.exchange.facts for node in own], name)
+    if has_gaps:
+        facts = replace(facts, metadata=facts.metadata | {DURATION_FROM: GAP})
     return Dialogue(said, facts, own[0].exchange.where)
 
 

@@ -3,14 +3,15 @@
 Line forms: `messages`, in which each assistant message carries its choice's `logprobs` block, is one conversation;
 `request` with `response` is one API call, and the calls of one conversation are joined (`deltah.traces.joining`); so is
 a bare response. A response may be whole, a list of streamed chunks, the text of an event stream, or spread over lines
-of one chunk each (`deltah.traces.chunks`). The batch API's `body` wrappers are opened.
+of one chunk each, bare or as their `response` (`deltah.traces.chunks`). The batch API's `body` wrappers are opened.
 
 * segments: the logprob tokens of each assistant message, split by `deltah.traces.spans`. Every other message is a
   segment without tokens that carries its text; so is a call, or reasoning, that the server left out of the logprobs.
 * calls: `tool_calls`, or `function_call`, or Hermes markup left in the text; `call-N` where the server gave no id.
 * result: the `tool` message with the call's id, else the oldest unanswered call gets it; none: unanswered.
 * duration_s: of the `tool` message, where a client logged it; else the time between an API call's end (`started_at` +
-  `duration_s`) and the start of the next, shared by the results in between: the client's own work is in it.
+  `duration_s`) and the start of the next, shared by the results in between: the client's own work, or a person's pause,
+  is in it, and `duration_s_from` in the metadata says so.
 * status: error where the result reads as one; the rule is `deltah.core.results.is_error`.
 * entropy: `top_logprobs` through `deltah.traces.topk`; exact where they cover `vocab_size` tokens; NaN without.
 * vocab_size: the line's, else the caller's, else what is known of the model's name (`deltah.traces.vocabularies`),
@@ -36,8 +37,8 @@ import numpy as np
 
 from deltah.core.types import Estimator, Scalar, SpanQuality, StopReason, Trajectory
 from deltah.errors import ConfigError, DataError, DeltahError, InvalidValueError, VocabularySizeError
-from deltah.traces.chatlog import ChatLine, Message, Response
-from deltah.traces.chunks import ChunkBuffer, assemble
+from deltah.traces.chatlog import ChatLine, Message
+from deltah.traces.chunks import ChunkBuffer, logged_chunk
 from deltah.traces.conversation import Conversation, message_text
 from deltah.traces.decode import decode_line
 from deltah.traces.dialogue import Dialogue, Exchange, Facts, NeedsOthers, Said, read_line
@@ -49,7 +50,6 @@ from deltah.traces.topk import measure
 from deltah.traces.vocabularies import vocab_size_of
 
 _DECODER = msgspec.json.Decoder(ChatLine, strict=True)
-_CHUNK = "chat.completion.chunk"
 TOKENS_WITHOUT_LOGPROBS = "tokens_without_logprobs"
 """Metadata key: drawn tokens of a trajectory that its logprobs do not list."""
 
@@ -79,17 +79,17 @@ class ChatLogImporter:
         """
         data = _event_data(line)
         log = decode_line(data, _DECODER)
-        if log.object == _CHUNK or any(choice.delta is not None for choice in log.choices or []):
+        if (logged := logged_chunk(log)) is not None:
             if self._alone:
                 raise NeedsOthers
-            identifier = None if log.id is None else str(log.id)
-            chunk = Response(id=identifier, choices=log.choices, model=log.model, error=log.error, usage=log.usage)
-            whole = self._chunks.add(chunk)
-            if whole is None:
+            self.seen.sample(data, Facts(model=log.model or logged.chunk.model, vocab_size=log.vocab_size))
+            stream = self._chunks.add(logged, where)
+            if stream is None:
                 return ()
-            log = ChatLine(response=whole)
-        read = read_line(log, where)
-        self.seen.sample(data, read.facts)
+            read = read_line(stream.line(), stream.where)
+        else:
+            read = read_line(log, where)
+            self.seen.sample(data, read.facts)
         if not isinstance(read, Exchange):
             return (read,)
         if self._alone and self.joiner is not None:
@@ -100,21 +100,25 @@ class ChatLogImporter:
         """Take one API call that was decoded before."""
         return (alone(exchange),) if self.joiner is None else self.joiner.add(exchange)
 
-    def finish(self, where: Position) -> Iterator[Dialogue | DataError]:
-        """Give what is still open, streams without an end included; for one that cannot be read, why not.
-
-        Args:
-            where: The log's end.
-        """
-        for chunks in self._chunks.finish():
+    def finish(self) -> Iterator[Dialogue | DataError]:
+        """Give what is still open, streams without an end included; for one that cannot be read, why not."""
+        for stream in self._chunks.finish():
             try:
-                read = read_line(ChatLine(response=assemble(chunks)), where)
+                read = read_line(stream.line(), stream.where)
             except DataError as error:  # must not cost the conversations that still wait
                 yield error
             else:
-                yield alone(read) if isinstance(read, Exchange) else read
+                yield from self.join(read) if isinstance(read, Exchange) else (read,)
         if self.joiner is not None:
             yield from self.joiner.finish()
+
+
+def is_chunk(line: bytes) -> bool:
+    """Whether a line holds one chunk of a stream, which others may complete; False for what cannot be read."""
+    try:
+        return logged_chunk(decode_line(_event_data(line), _DECODER)) is not None
+    except DataError:
+        return False
 
 
 def decode(line: bytes, *, default_id: str, vocab_size: int | None = None) -> Trajectory:
