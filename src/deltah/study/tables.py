@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from deltah.core.signals import SIGNAL_TITLES, SignalName, SignalTitle
 from deltah.errors import InvalidValueError
 from deltah.study.bootstrap import Estimate
 from deltah.study.outcomes import OUTCOME
@@ -63,13 +64,14 @@ class Table:
     rows: tuple[Row, ...]
 
 
+METHOD: Final = SIGNAL_TITLES[SignalName.DELTA_H]
 ALL_COLUMNS: Final = (
     Column(key="outcome", title=OUTCOME, digits=3),
     Column(key="accuracy", title="accuracy", digits=3),
     Column(key="calls_per_trajectory", title="calls / trajectory"),
     Column(key="correct_per_call", title="correct / call"),
     Column(key="reduction_rate", title="reduction rate"),
-    Column(key="delta_h", title="mean ΔH", digits=3, unit="nats", signed=True),
+    Column(key="delta_h", title=f"mean {METHOD.title}", digits=3, unit=METHOD.unit, signed=True),
     Column(key="undecided", title="undecided"),
     Column(key="undefined", title="undefined"),
     Column(key="waste", title="waste"),
@@ -103,6 +105,7 @@ def table(
     columns: tuple[str, ...] = DEMO_COLUMNS,
     signed: bool = False,
     outcome: str = OUTCOME,
+    signal: SignalTitle = METHOD,
 ) -> Table:
     """Rows for named summaries (or comparisons), in their order.
 
@@ -112,6 +115,7 @@ def table(
         columns: Keys of `ALL_COLUMNS`.
         signed: Write a plus sign before positive values, for differences.
         outcome: Title of the mean outcome (`deltah.study.outcomes.outcome_title`).
+        signal: Title and unit of the mean signal.
 
     Raises:
         InvalidValueError: for an unknown column.
@@ -119,7 +123,8 @@ def table(
     unknown = [key for key in columns if key not in _BY_KEY]
     if unknown:
         raise InvalidValueError(f"unknown column {unknown[0]!r}; choose from: {', '.join(_BY_KEY)}")
-    named = {**_BY_KEY, "outcome": replace(_BY_KEY["outcome"], title=outcome)}
+    mean = replace(_BY_KEY["delta_h"], title=f"mean {signal.title}", unit=signal.unit)
+    named = {**_BY_KEY, "outcome": replace(_BY_KEY["outcome"], title=outcome), "delta_h": mean}
     chosen = tuple(named[key] for key in columns)
     times = seconds or {}
 

@@ -179,14 +179,15 @@ def _path(steps: Sequence[float], values: Sequence[float | None], x: Scale, y: S
     return element("path", d="".join(commands), class_=class_)
 
 
-def histogram(panel: Mapping[str, Any], edges: Sequence[float], arm: str, peak: float) -> Markup:
-    """Distribution of ΔH in shares of the defined calls; bins below 0 in the arm's colour, the others grey.
+def histogram(panel: Mapping[str, Any], edges: Sequence[float], arm: str, peak: float, title: str) -> Markup:
+    """Distribution of the signal in shares of the defined calls; bins below 0 in the arm's colour, the others grey.
 
     Args:
         panel: An entry of payload["calls"][...]["histograms"].
-        edges: (bins + 1,) nats.
+        edges: (bins + 1,) in the unit of the signal.
         arm: Colour class.
         peak: Largest share of any histogram of the row, so that the panels compare.
+        title: Of the drawing.
     """
     width, height, bottom = 300, 150, 30
     total = sum(panel["counts"]) or 1
@@ -202,7 +203,7 @@ def histogram(panel: Mapping[str, Any], edges: Sequence[float], arm: str, peak: 
     labels = [v for v in ticks(edges[0], edges[-1], 5) if edges[0] * 0.999 <= v <= edges[-1] * 0.999]
     for value, label in zip(labels, tick_labels(labels), strict=True):
         parts.append(text(label, x(value), height - 12, class_="tick", anchor="middle"))
-    return svg(width, height, "Histogram of ΔH in nats", parts)
+    return svg(width, height, title, parts)
 
 
 def interval_bar(estimate: Mapping[str, Any], low: float, high: float, arm: str) -> Markup:

@@ -10,6 +10,7 @@ from deltah.core.scored import CallLabel
 from deltah.study.bootstrap import Estimate
 from deltah.study.report.data import ReportData
 from deltah.study.report.evaluation import Evaluation
+from deltah.study.report.signal import PageSignal
 from deltah.study.summary import Summary
 from deltah.study.tables import estimate_cell, money_text, number
 from deltah.study.waste import Verdict
@@ -18,13 +19,15 @@ from deltah.wording import count
 MAX_ARMS: Final = 4
 """With more arms the table below says it better."""
 _SHARES: Final = (
-    ("reduction_rate", "Reduction rate", "share of calls that certainly lowered entropy"),
+    ("reduction_rate", "Reduction rate", "share of calls {signal.reduced}"),
     ("correct_per_call", "Correct answers per call", "productivity of the tools"),
-    ("waste", "Waste", "share of calls whose text shows waste and that did not lower entropy"),
+    ("waste", "Waste", "share of calls whose text shows waste and {signal.unreduced}"),
 )
 
 
-def headline(data: ReportData, evaluation: str, summaries: Mapping[str, Summary]) -> dict[str, Any] | None:
+def headline(
+    data: ReportData, signal: PageSignal, evaluation: str, summaries: Mapping[str, Summary]
+) -> dict[str, Any] | None:
     """Figures of one evaluation; None where no arm made a call, or too many arms stand side by side."""
     found = {i: summaries[arm.name] for i, arm in enumerate(data.columns) if arm.name in summaries}
     if not 0 < len(found) <= MAX_ARMS or not any(summary.calls for summary in found.values()):
@@ -34,7 +37,7 @@ def headline(data: ReportData, evaluation: str, summaries: Mapping[str, Summary]
     for key, title, about in _SHARES:
         rows = [_share(i, getattr(summary, key)) for i, summary in found.items()]
         if any(row["estimate"]["n"] for row in rows):
-            figures.append({"key": key, "title": title, "about": about, "rows": rows})
+            figures.append({"key": key, "title": title, "about": about.format(signal=signal), "rows": rows})
     dropped = [_saved(i, data.columns[i].evaluations[evaluation]) for i in found]
     if any(row is not None for row in dropped):
         about = "tokens not sampled and not read, if the calls of certified waste were dropped; see Waste"
