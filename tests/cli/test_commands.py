@@ -52,23 +52,6 @@ def test_score_prints_tables_and_writes_rows(traces: Path, tmp_path: Path) -> No
     )
 
 
-@pytest.mark.parametrize(
-    ("signal", "header"),
-    [
-        ("delta_h", ["mean ΔH,", "nats"]),
-        ("ratio", ["mean ΔH", "ratio"]),
-        ("entropy_before", ["mean −H", "before, nats"]),
-        ("cumulative", ["mean", "cumulative", "ΔH, nats"]),
-    ],
-)
-def test_the_mean_of_a_signal_has_its_title_and_unit(traces: Path, signal: str, header: list[str]) -> None:
-    result = CliRunner().invoke(app, ["score", str(traces), "--signal", signal], env={"COLUMNS": "80"})
-    lines = result.output.splitlines()
-    first = next(i for i, line in enumerate(lines) if header[0] in line)
-    assert all(part in line for part, line in zip(header, lines[first:], strict=False))
-    assert ("nats" in result.output) is (signal != "ratio")
-
-
 @pytest.mark.parametrize("named", ["log.jsonl", "link.jsonl", "."])
 def test_score_writes_over_no_log(tmp_path: Path, traces: Path, named: str) -> None:
     log = tmp_path / "logs" / "log.jsonl"
