@@ -27,7 +27,7 @@ from deltah.study.callfile import CallWriter
 from deltah.study.facts import LogFacts
 from deltah.study.notes import notes_on
 from deltah.study.scoring import LogScore, score_log
-from deltah.study.tables import estimate_cell, money_text, number, tool_title
+from deltah.study.tables import estimate_cell, money_text, number, rate_cell, tool_title
 from deltah.study.waste import Verdict
 from deltah.traces.parquet import OPTIONAL
 from deltah.traces.rundir import nan_to_none
@@ -197,7 +197,7 @@ def _call_table(
     for name in (*names, "waste", "likely\nwaste") if waste else names:
         table.add_column(name, justify="right", no_wrap=True)
     for name, summary in groups:
-        rate, delta = estimate_cell(summary.reduction_rate, 2), estimate_cell(summary.delta_h, 3, signed=True)
+        rate, delta = rate_cell(summary), estimate_cell(summary.delta_h, 3, signed=True)
         counts = [summary.undecided, summary.undefined, summary.errors]
         counts += [summary.certified, summary.likely] if waste else []
         table.add_row(escaped(broken(name, room)), str(summary.n), two_lines(rate), two_lines(delta), *map(str, counts))

@@ -14,8 +14,9 @@ from typing import Final
 from deltah.core.signals import SIGNAL_TITLES, SignalName, SignalTitle
 from deltah.errors import InvalidValueError
 from deltah.study.bootstrap import Estimate
+from deltah.study.callgroups import CallSummary
 from deltah.study.outcomes import OUTCOME
-from deltah.study.summary import STATISTICS, Statistics
+from deltah.study.summary import STATISTICS, Comparison, Statistics, Summary
 
 MISSING: Final = "–"
 """Shown for what was not measured."""
@@ -131,6 +132,8 @@ def table(
     def cell(name: str, summary: Statistics, column: Column) -> Cell:
         if column.key not in STATISTICS:
             return Cell(text=number(times.get(name), column.digits))
+        if column.key == "reduction_rate" and isinstance(summary, Summary | Comparison) and summary.untold:
+            return Cell(text=MISSING, estimate=summary.reduction_rate)
         return estimate_cell(getattr(summary, column.key), column.digits, signed=signed or column.signed)
 
     rows = (Row(name=name, cells=tuple(cell(name, s, c) for c in chosen)) for name, s in summaries.items())
@@ -142,6 +145,12 @@ def estimate_cell(estimate: Estimate, digits: int, *, signed: bool = False) -> C
     low, high = number(estimate.low, digits, signed=signed), number(estimate.high, digits, signed=signed)
     interval = "" if MISSING in (low, high) else f"[{low}, {high}]"
     return Cell(text=number(estimate.value, digits, signed=signed), interval=interval, estimate=estimate)
+
+
+def rate_cell(summary: CallSummary) -> Cell:
+    """The reduction rate of a group of calls; a dash where no call could be told, which is no rate of 0."""
+    rate = summary.reduction_rate
+    return estimate_cell(rate, 2) if summary.told else Cell(text=MISSING, estimate=rate)
 
 
 def tool_title(name: str) -> str:

@@ -12,7 +12,7 @@ from deltah.study.report.data import ReportData
 from deltah.study.report.evaluation import Evaluation
 from deltah.study.report.signal import PageSignal
 from deltah.study.summary import Summary
-from deltah.study.tables import estimate_cell, money_text, number
+from deltah.study.tables import MISSING, Cell, estimate_cell, money_text, number
 from deltah.study.waste import Verdict
 from deltah.wording import count
 
@@ -35,7 +35,10 @@ def headline(
     calls = [_calls(i, summary) for i, summary in found.items()]
     figures: list[dict[str, Any]] = [{"key": "calls", "title": "Calls", "about": "tool calls, all told", "rows": calls}]
     for key, title, about in _SHARES:
-        rows = [_share(i, getattr(summary, key)) for i, summary in found.items()]
+        rows = [
+            _share(i, getattr(summary, key), untold=key == "reduction_rate" and summary.untold)
+            for i, summary in found.items()
+        ]
         if any(row["estimate"]["n"] for row in rows):
             figures.append({"key": key, "title": title, "about": about.format(signal=signal), "rows": rows})
     dropped = [_saved(i, data.columns[i].evaluations[evaluation]) for i in found]
@@ -57,11 +60,11 @@ def _calls(arm: int, summary: Summary) -> dict[str, Any]:
     return {"arm": arm, "text": number(summary.calls, 0), "interval": "", "detail": detail}
 
 
-def _share(arm: int, estimate: Estimate) -> dict[str, Any]:
-    cell = estimate_cell(estimate, 2)
+def _share(arm: int, estimate: Estimate, *, untold: bool) -> dict[str, Any]:
+    cell = Cell(text=MISSING) if untold else estimate_cell(estimate, 2)
     left_out = f"{estimate.left_out:,} left out" if estimate.left_out and math.isfinite(estimate.value) else ""
     shown = {"text": cell.text, "interval": cell.interval, "detail": left_out}
-    return {"arm": arm, "estimate": estimate.as_dict(), **shown}
+    return {"arm": arm, "estimate": estimate.as_dict(), "untold": untold, **shown}
 
 
 def _saved(arm: int, evaluation: Evaluation) -> dict[str, Any] | None:
