@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,8 @@ from scale import long_trajectories
 from study_builders import demo, evaluated, rollouts
 from test_report import HOSTILE, hostile_trajectory
 
-from deltah import ToolCall, Trajectory
-from deltah.study import ArmData, ReportData, write_report
+from deltah import ToolCall, Trajectory, score
+from deltah.study import ArmData, Evaluation, ReportData, write_report
 from deltah.study.pilot import build_table, run_study
 
 pytestmark = [
@@ -316,3 +317,19 @@ def test_200_long_trajectories_are_small_and_quick(page: Browser, tmp_path: Path
         assert opened(page) != first
         seconds.append(began)
     assert min(seconds) < 2.0
+
+
+@pytest.mark.parametrize(("signal", "title", "unit"), [("delta_h", "ΔH", " nats"), ("ratio", "ΔH ratio", "")])
+def test_cards_name_the_signal_and_its_unit(page: Browser, tmp_path: Path, signal: str, title: str, unit: str) -> None:
+    logs = Evaluation.of((t, score(t, name=signal)) for t in rollouts(0, 3.0, 0.6, 4))
+    write_report(ReportData(title="t", arms=(ArmData(name="a", evaluations={"logs": logs}),)), tmp_path / "r.html")
+    page.open((tmp_path / "r.html").as_uri())
+    bars = page.js("[...document.querySelectorAll('svg.delta')].map(bar => bar.getAttribute('aria-label'))")
+    assert bars
+    number = r"[+\N{MINUS SIGN}]?[\d.]+"
+    for label in bars:
+        assert re.fullmatch(f"{title} {number}{unit}, on a scale of {number} to {number}{unit}", label), label
+    assert re.fullmatch(f"{title} bars reach from {number} to {number}{unit}", page.text("#v-scale"))
+    assert all(
+        title in text for text in page.js("[...document.querySelectorAll('#v .label[title]')].map(e => e.title)")
+    )

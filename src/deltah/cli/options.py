@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from deltah.study import LogOptions
+from deltah.study.logs import LOG_SIGNALS
 
 Logs = Annotated[
     list[str], typer.Argument(help="Files, folders or quoted glob patterns of traces or logs; - for standard input.")
@@ -25,8 +26,10 @@ Workers = Annotated[
     int | None,
     typer.Option(help="Processes; by default one a core, 8 at most, if half a second does not do.", min=1),
 ]
-Signal = Annotated[str | None, typer.Option(help="Signal; delta_h is the method's.")]
-Margin = Annotated[float | None, typer.Option(help="Dead band in nats.", min=0.0)]
+Signal = Annotated[str | None, typer.Option(help=f"One of {', '.join(LOG_SIGNALS)}; delta_h is the method's.")]
+Margin = Annotated[
+    float | None, typer.Option(help="Dead band, in the signal's unit (nats, but of the ratio).", min=0.0)
+]
 
 
 def log_options(

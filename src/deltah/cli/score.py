@@ -20,13 +20,14 @@ from deltah.cli.options import Answers, Join, Logs, Margin, Signal, Strict, Trac
 from deltah.cli.prices import Currency, Latency, Price, costs, unknown_tools
 from deltah.cli.progress import reading
 from deltah.cli.tables import broken, escaped, inert, two_lines
+from deltah.core.signals import SIGNAL_TITLES, SignalTitle
 from deltah.core.types import Estimator
 from deltah.study import CallSummary, ScoredLog
 from deltah.study.callfile import CallWriter
 from deltah.study.facts import LogFacts
 from deltah.study.notes import notes_on
 from deltah.study.scoring import LogScore, score_log
-from deltah.study.tables import estimate_cell, money_text, number, tool_title
+from deltah.study.tables import estimate_cell, money_text, number, rate_cell, tool_title
 from deltah.study.waste import Verdict
 from deltah.traces.parquet import OPTIONAL
 from deltah.traces.rundir import nan_to_none
@@ -120,7 +121,7 @@ def _print_tables(log: ScoredLog, scored: LogScore, *, waste: bool) -> None:
     for note in notes_on(log, scored.facts):
         _print_text(console, inert(note))
     if scored.facts.calls:
-        _print_calls(console, scored, waste=waste)
+        _print_calls(console, scored, SIGNAL_TITLES[log.signal.name], waste=waste)
         _print_savings(console, scored.facts)
 
 
@@ -129,7 +130,7 @@ def _print_text(console: Console, text: str) -> None:
     console.print(text, highlight=False, soft_wrap=not console.is_terminal, markup=False)
 
 
-def _print_calls(console: Console, scored: LogScore, *, waste: bool) -> None:
+def _print_calls(console: Console, scored: LogScore, signal: SignalTitle, *, waste: bool) -> None:
     """Calls by tool, by round and, where outcomes are known, by outcome."""
     calls = scored.calls
     by_tool = [(tool_title(name), summary) for name, summary in calls.by_tool().items()]
@@ -138,7 +139,7 @@ def _print_calls(console: Console, scored: LogScore, *, waste: bool) -> None:
     room = max(console.width - _NUMBERS_WIDTH, 10)
     for label, groups in (("tool", by_tool), ("round", by_round), ("outcome", by_outcome)):
         if groups:
-            console.print(_call_table(label, groups, room, waste=waste))
+            console.print(_call_table(label, groups, room, signal, waste=waste))
 
 
 def _print_savings(console: Console, facts: LogFacts) -> None:
@@ -181,17 +182,22 @@ def _headline(log: ScoredLog, facts: LogFacts) -> str:
 
 _NUMBERS_WIDTH = 70
 """Of a table of calls without its first column, in characters: an 80-column terminal leaves 10 to the names."""
+_TITLE_WIDTH = 12
+"""Of the signal's column, whose intervals are wider than a line of its title."""
 
 
-def _call_table(label: str, groups: Sequence[tuple[str, CallSummary]], room: int, *, waste: bool) -> Table:
-    """One row a group: calls, verdicts, mean ΔH with its interval, and waste if it was looked for."""
+def _call_table(
+    label: str, groups: Sequence[tuple[str, CallSummary]], room: int, signal: SignalTitle, *, waste: bool
+) -> Table:
+    """One row a group: calls, verdicts, mean signal with its interval, and waste if it was looked for."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
-    names = ("calls", "reduced", "mean ΔH,\nnats", "unde-\ncided", "unde-\nfined", "errors")
+    mean = broken(f"mean {signal.with_unit}", _TITLE_WIDTH)
+    names = ("calls", "reduced", mean, "unde-\ncided", "unde-\nfined", "errors")
     table.add_column(label, overflow="fold")
     for name in (*names, "waste", "likely\nwaste") if waste else names:
         table.add_column(name, justify="right", no_wrap=True)
     for name, summary in groups:
-        rate, delta = estimate_cell(summary.reduction_rate, 2), estimate_cell(summary.delta_h, 3, signed=True)
+        rate, delta = rate_cell(summary), estimate_cell(summary.delta_h, 3, signed=True)
         counts = [summary.undecided, summary.undefined, summary.errors]
         counts += [summary.certified, summary.likely] if waste else []
         table.add_row(escaped(broken(name, room)), str(summary.n), two_lines(rate), two_lines(delta), *map(str, counts))

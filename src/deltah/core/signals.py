@@ -11,9 +11,11 @@ Every signal keeps that sign and that verdict, so rewards take any of them. Sign
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -45,6 +47,41 @@ class SignalName(StrEnum):
 
 
 SIGNALS: tuple[str, ...] = tuple(name.value for name in SignalName)
+
+
+class SignalTitle(NamedTuple):
+    """What tables and pages call a signal."""
+
+    title: str
+    unit: str
+    """Empty for a number without one."""
+    definition: str
+    """In half a sentence."""
+
+    @property
+    def with_unit(self) -> str:
+        """Title and unit: "ΔH, nats"."""
+        return f"{self.title}, {self.unit}" if self.unit else self.title
+
+
+_AFTER_LESS_BEFORE: Final = "the entropy of the reasoning after a call less that of the reasoning before it"
+SIGNAL_TITLES: Final[Mapping[str, SignalTitle]] = MappingProxyType(
+    {
+        SignalName.DELTA_H.value: SignalTitle("ΔH", "nats", _AFTER_LESS_BEFORE),
+        SignalName.RATIO.value: SignalTitle("ΔH ratio", "", f"{_AFTER_LESS_BEFORE}, as a share of the latter"),
+        SignalName.POSITION_CORRECTED.value: SignalTitle(
+            "ΔH less expected", "nats", "ΔH less the mean ΔH expected at that round index and segment length"
+        ),
+        SignalName.TAIL.value: SignalTitle("tail ΔH", "nats", f"{_AFTER_LESS_BEFORE}, over the last tokens of each"),
+        SignalName.ENTROPY_BEFORE.value: SignalTitle(
+            "−H before", "nats", "minus the entropy of the reasoning before a call; knows no result"
+        ),
+        SignalName.CUMULATIVE.value: SignalTitle(
+            "cumulative ΔH", "nats", "the entropy of the reasoning after a call less that before the first call"
+        ),
+    }
+)
+"""Of every entry of `SIGNALS`."""
 
 DEFAULT_MARGIN_NATS = {SignalName.ENTROPY_BEFORE: float(np.log(2.0))}
 """Margins that are not 0: -H(r_{k-1}) is never positive, so it needs a threshold; ln 2 is a fair coin's worth."""

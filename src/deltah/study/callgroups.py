@@ -46,6 +46,11 @@ class CallSummary:
     """Calls that are certified waste."""
     likely: int
 
+    @property
+    def told(self) -> int:
+        """Calls of which it is certain whether they reduced entropy: without any, the reduction rate says nothing."""
+        return self.reduction_rate.n - self.undecided - self.undefined
+
 
 class CallGroup:
     """One group of calls."""

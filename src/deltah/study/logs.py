@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from deltah.core.signals import SIGNALS, SignalConfig, SignalName
 from deltah.core.types import Trajectory
@@ -20,6 +21,9 @@ from deltah.traces import TraceReader, read_traces
 from deltah.traces.reader import Paths
 from deltah.traces.runsignal import signal_of
 from deltah.traces.sources import STDIN
+
+LOG_SIGNALS: Final = tuple(name for name in SIGNALS if name != SignalName.POSITION_CORRECTED)
+"""Signals that a log can be scored by as it is read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +41,7 @@ class LogOptions:
     answers: str | None = None
     """Second file, with grades or gold answers."""
     signal: str | None = None
-    """Name of the signal; None: that of the run that the traces lie in, else the method's."""
+    """One of `LOG_SIGNALS`, or the run's own; None: that of the run that the traces lie in, else the method's."""
     margin: float | None = None
     """Dead band; None: likewise."""
     watch: Callable[[int], object] | None = None
@@ -47,11 +51,12 @@ class LogOptions:
         """A run's configuration with what is stated here in its place.
 
         Raises:
-            InvalidValueError: if the signal does not exist, or the margin is not 0 or more.
+            InvalidValueError: if the signal is none of `LOG_SIGNALS` and not the run's own, or the margin is not 0 or
+                more.
         """
         if self.signal is None and self.margin is None:
             return base
-        name = base.name if self.signal is None else _signal_name(self.signal)
+        name = base.name if self.signal in (None, base.name.value) else _signal_name(str(self.signal))
         # Another signal has a margin of its own.
         kept = base.margin if name is base.name else None
         return replace(base, name=name, margin=kept if self.margin is None else self.margin)
@@ -116,8 +121,13 @@ def graded_by(answers: Answers | None, trajectory: Trajectory) -> tuple[Trajecto
 
 
 def _signal_name(name: str) -> SignalName:
-    if name not in SIGNALS:
-        raise InvalidValueError(f"unknown signal {name!r}; choose one of: {', '.join(SIGNALS)}")
+    if name == SignalName.POSITION_CORRECTED:
+        raise InvalidValueError(
+            f"the signal {name!r} needs an expectation fitted on other questions, as `deltah study` computes it; here "
+            f"choose one of: {', '.join(LOG_SIGNALS)}"
+        )
+    if name not in LOG_SIGNALS:
+        raise InvalidValueError(f"unknown signal {name!r}; choose one of: {', '.join(LOG_SIGNALS)}")
     return SignalName(name)
 
 

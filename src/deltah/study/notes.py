@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from deltah.core.signals import SIGNAL_TITLES
 from deltah.core.types import Estimator
 from deltah.study.facts import LogFacts
 from deltah.study.logs import ScoredLog
@@ -46,9 +47,10 @@ def _measurement(log: ScoredLog, facts: LogFacts) -> Iterator[str]:
             "state the vocabulary size with --vocab-size (vocab_size in the model's config.json)."
         )
     if Estimator.TOP_K.value in facts.estimators and facts.unmeasured < facts.calls:
+        title = SIGNAL_TITLES[log.signal.name].title
         yield (
-            "Certified are the verdicts (reduced, not reduced, undecided). A mean ΔH averages point estimates, which "
-            "extrapolate what lies beyond the listed logprobs; its bracket is the sampling of questions alone."
+            f"Certified are the verdicts (reduced, not reduced, undecided). A mean {title} averages point estimates, "
+            "which extrapolate what lies beyond the listed logprobs; its bracket is the sampling of questions alone."
         )
     refuted = {size.model for size in log.reader.refuted_sizes}
     assumed = {model: size for model, size in facts.assumed_vocabularies.items() if model not in refuted}

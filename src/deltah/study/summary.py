@@ -83,6 +83,8 @@ class Summary(Statistics):
     """Clusters."""
     trajectories: int
     calls: int
+    untold: bool
+    """Whether there are calls, and of none is it certain whether it reduced entropy: the rate then says nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +95,8 @@ class Comparison(Statistics):
     """Questions in both sets: the pairs."""
     left_out: int
     """Questions in only one of the sets."""
+    untold: bool
+    """Whether that holds of either set."""
 
 
 class _Tally(NamedTuple):
@@ -178,7 +182,9 @@ def summarise_tallies(tallies: Tallies, *, resamples: int = RESAMPLES, seed: int
     sums = _cluster_sums(tallies, names)
     replicates = ratio_replicates(sums[..., 0], sums[..., 1], resamples=resamples, seed=seed)
     estimates = {name: _estimate(sums[:, s], replicates[:, s], rate=name in RATES) for s, name in enumerate(STATISTICS)}
-    return Summary(questions=len(names), trajectories=len(tallies), calls=tallies.calls, **estimates)
+    return Summary(
+        questions=len(names), trajectories=len(tallies), calls=tallies.calls, untold=_untold(sums), **estimates
+    )
 
 
 def compare(
@@ -220,7 +226,8 @@ def compare_tallies(a: Tallies, b: Tallies, *, resamples: int = RESAMPLES, seed:
     estimates = {
         name: _difference(sums_a[:, s], sums_b[:, s], replicates[:, s], left_out) for s, name in enumerate(STATISTICS)
     }
-    return Comparison(questions=len(shared), left_out=left_out, **estimates)
+    untold = _untold(sums_a) or _untold(sums_b)
+    return Comparison(questions=len(shared), left_out=left_out, untold=untold, **estimates)
 
 
 def by(
@@ -353,6 +360,17 @@ def _token_tallies(t: Trajectory) -> tuple[_Tally, _Tally]:
     """No call, sampled tokens; a record without tokens has an unknown number of them."""
     sampled = _Tally(float(t.response_mask.sum()), 1) if len(t) else _Tally(0, 0, 1)
     return _Tally(float(t.n_calls == 0), 1), sampled
+
+
+def _untold(sums: FloatArray) -> bool:
+    """Whether every measured call is undecided or undefined.
+
+    Args:
+        sums: (Q, S, 3) see `_cluster_sums`.
+    """
+    of = {name: sums[:, STATISTICS.index(name)].sum(axis=0) for name in ("reduction_rate", "undecided", "undefined")}
+    measured = float(of["reduction_rate"][1])
+    return 0 < measured <= float(of["undecided"][0] + of["undefined"][0])
 
 
 def _cluster_sums(tallies: Tallies, wanted: Sequence[ClusterKey]) -> FloatArray:

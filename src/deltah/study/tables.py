@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from deltah.core.signals import SIGNAL_TITLES, SignalName, SignalTitle
 from deltah.errors import InvalidValueError
 from deltah.study.bootstrap import Estimate
+from deltah.study.callgroups import CallSummary
 from deltah.study.outcomes import OUTCOME
-from deltah.study.summary import STATISTICS, Statistics
+from deltah.study.summary import STATISTICS, Comparison, Statistics, Summary
 
 MISSING: Final = "–"
 """Shown for what was not measured."""
@@ -63,13 +65,14 @@ class Table:
     rows: tuple[Row, ...]
 
 
+METHOD: Final = SIGNAL_TITLES[SignalName.DELTA_H]
 ALL_COLUMNS: Final = (
     Column(key="outcome", title=OUTCOME, digits=3),
     Column(key="accuracy", title="accuracy", digits=3),
     Column(key="calls_per_trajectory", title="calls / trajectory"),
     Column(key="correct_per_call", title="correct / call"),
     Column(key="reduction_rate", title="reduction rate"),
-    Column(key="delta_h", title="mean ΔH", digits=3, unit="nats", signed=True),
+    Column(key="delta_h", title=f"mean {METHOD.title}", digits=3, unit=METHOD.unit, signed=True),
     Column(key="undecided", title="undecided"),
     Column(key="undefined", title="undefined"),
     Column(key="waste", title="waste"),
@@ -103,6 +106,7 @@ def table(
     columns: tuple[str, ...] = DEMO_COLUMNS,
     signed: bool = False,
     outcome: str = OUTCOME,
+    signal: SignalTitle = METHOD,
 ) -> Table:
     """Rows for named summaries (or comparisons), in their order.
 
@@ -112,6 +116,7 @@ def table(
         columns: Keys of `ALL_COLUMNS`.
         signed: Write a plus sign before positive values, for differences.
         outcome: Title of the mean outcome (`deltah.study.outcomes.outcome_title`).
+        signal: Title and unit of the mean signal.
 
     Raises:
         InvalidValueError: for an unknown column.
@@ -119,13 +124,16 @@ def table(
     unknown = [key for key in columns if key not in _BY_KEY]
     if unknown:
         raise InvalidValueError(f"unknown column {unknown[0]!r}; choose from: {', '.join(_BY_KEY)}")
-    named = {**_BY_KEY, "outcome": replace(_BY_KEY["outcome"], title=outcome)}
+    mean = replace(_BY_KEY["delta_h"], title=f"mean {signal.title}", unit=signal.unit)
+    named = {**_BY_KEY, "outcome": replace(_BY_KEY["outcome"], title=outcome), "delta_h": mean}
     chosen = tuple(named[key] for key in columns)
     times = seconds or {}
 
     def cell(name: str, summary: Statistics, column: Column) -> Cell:
         if column.key not in STATISTICS:
             return Cell(text=number(times.get(name), column.digits))
+        if column.key == "reduction_rate" and isinstance(summary, Summary | Comparison) and summary.untold:
+            return Cell(text=MISSING, estimate=summary.reduction_rate)
         return estimate_cell(getattr(summary, column.key), column.digits, signed=signed or column.signed)
 
     rows = (Row(name=name, cells=tuple(cell(name, s, c) for c in chosen)) for name, s in summaries.items())
@@ -137,6 +145,12 @@ def estimate_cell(estimate: Estimate, digits: int, *, signed: bool = False) -> C
     low, high = number(estimate.low, digits, signed=signed), number(estimate.high, digits, signed=signed)
     interval = "" if MISSING in (low, high) else f"[{low}, {high}]"
     return Cell(text=number(estimate.value, digits, signed=signed), interval=interval, estimate=estimate)
+
+
+def rate_cell(summary: CallSummary) -> Cell:
+    """The reduction rate of a group of calls; a dash where no call could be told, which is no rate of 0."""
+    rate = summary.reduction_rate
+    return estimate_cell(rate, 2) if summary.told else Cell(text=MISSING, estimate=rate)
 
 
 def tool_title(name: str) -> str:

@@ -154,14 +154,19 @@ def test_probe_and_user_columns() -> None:
     assert set(LABEL_MEANING) >= {"useful", "correct"}
 
 
+@pytest.mark.parametrize("name", LABEL_MEANING)
+def test_a_users_column_has_no_name_of_the_studys_own_labels(name: str) -> None:
+    """Whether or not this study has that label: its description would be the built-in one's."""
+    with pytest.raises(InvalidValueError, match=f"the labels have a column '{name}', .* another name"):
+        build_table([rollout(0, [[2.0], [1.0]])], columns={("t0", "0.0"): {name: 1.0}})
+
+
 def test_values_of_other_traces_are_refused() -> None:
     trajectories = [rollout(0, [[2.0], [1.0]])]
     with pytest.raises(InvalidValueError, match=r"no row of the labels belongs to a call.*trajectory 'x', call 'y'"):
         build_table(trajectories, columns={("x", "y"): {"good": 1.0}})
     with pytest.raises(InvalidValueError, match="no row of the probe"):
         build_table(trajectories, probe={})
-    with pytest.raises(InvalidValueError, match="label 'correct' exists already"):
-        build_table(trajectories, columns={("t0", "0.0"): {"correct": 1.0}})
     with pytest.raises(InvalidValueError, match="no tool call"):
         build_table([rollout(0, [[2.0]])])
 

@@ -97,7 +97,7 @@ def build_table(
         seed: Of the halves between which the position-corrected signal is cross-fitted.
 
     Raises:
-        InvalidValueError: if there is no call, a user's column has the name of another label, or no row of `probe` or
+        InvalidValueError: if there is no call, a user's column has a name of `LABEL_MEANING`, or no row of `probe` or
             `columns` belongs to a call.
     """
     listed = [t for t in trajectories if t.n_calls]
@@ -120,7 +120,7 @@ def build_table(
         labels |= _given(calls, probe, PROBE_LABELS)
     if columns is not None:
         notes += _check_matched(calls, columns, "the labels")
-        labels |= _user_labels(calls, columns, labels.keys())
+        labels |= _user_labels(calls, columns)
     position = {name: i for i, name in enumerate(tools)}
     return StudyTable(
         cluster=np.repeat(of_trajectory, [t.n_calls for t in listed]),
@@ -256,11 +256,15 @@ def _given(calls: Sequence[CallReference], values: CallValues, names: Iterable[s
     return {name: column for name, column in found.items() if np.isfinite(column).any()}
 
 
-def _user_labels(calls: Sequence[CallReference], values: CallValues, taken: Iterable[str]) -> dict[str, FloatArray]:
+def _user_labels(calls: Sequence[CallReference], values: CallValues) -> dict[str, FloatArray]:
     names = list(dict.fromkeys(name for row in values.values() for name in row))
-    clash = sorted(set(names) & set(taken))
+    # Also those that this study lacks: a column of such a name would be described as what it is not.
+    clash = sorted(set(names) & set(LABEL_MEANING))
     if clash:
-        raise InvalidValueError(f"the label {clash[0]!r} exists already; give the column another name")
+        raise InvalidValueError(
+            f"the labels have a column {clash[0]!r}, the name of a label that the study makes itself; "
+            "give the column another name"
+        )
     return _given(calls, values, names)
 
 

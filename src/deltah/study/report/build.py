@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from deltah.core.metrics import CALLS, DELTA_H_MEAN, DELTA_H_STD, OUTCOME, REDUCTION_RATE, CollapseMonitor
+from deltah.core.signals import SIGNAL_TITLES
 from deltah.core.types import FloatArray
 from deltah.study.bootstrap import LEVEL, Estimate
 from deltah.study.outcomes import outcome_meaning, outcome_title
@@ -20,20 +21,22 @@ from deltah.study.report.data import START, ArmData, ReportData
 from deltah.study.report.groups import call_tables
 from deltah.study.report.headline import headline
 from deltah.study.report.safe import inert_tree
+from deltah.study.report.signal import PageSignal, page_signal
 from deltah.study.report.study_section import study_section
 from deltah.study.report.viewer import choose, pack
 from deltah.study.report.waste import meanings, waste_tables
 from deltah.study.summary import RESAMPLES, Statistics, Summary, compare_tallies, summarise_tallies
 from deltah.study.tables import DIFFERENCE_COLUMNS, GRADED_COLUMNS, PAGE_COLUMNS, SPLIT_COLUMNS, Table, table
 from deltah.traces.rundir import nan_to_none
+from deltah.traces.runsignal import run_signal
 from deltah.wording import count
 
 SCHEMA_VERSION: Final = 1
-CURVES: Final = (  # "{outcome}" stands for its title
+CURVES: Final = (  # "{outcome}" and "{signal}" stand for their titles
     (OUTCOME, "{outcome} while sampling"),
     (CALLS, "calls per trajectory"),
     (REDUCTION_RATE, "reduction rate m / n"),
-    (DELTA_H_MEAN, "mean ΔH, nats"),
+    (DELTA_H_MEAN, "mean {signal}"),
 )
 SUBSETS: Final = (("all", None), ("tools needed", True), ("no tool needed", False))
 """Label, and the value of metadata["needs_tools"]."""
@@ -54,7 +57,7 @@ def build(data: ReportData) -> dict[str, Any]:
     summaries = {
         name: {label: _summaries(data, name, needs) for label, needs in SUBSETS} for name in data.evaluation_names
     }
-    viewer = pack(data, *choose(data))
+    viewer, signal = pack(data, *choose(data)), page_signal(data)
     payload = {
         "schema_version": SCHEMA_VERSION,
         "title": data.title,
@@ -63,21 +66,22 @@ def build(data: ReportData) -> dict[str, Any]:
         "trained": data.trained,
         "notes": [note[:MAX_FACT_CHARS] for note in (*data.notes, *_shared_notes(data))],
         "outcome": _outcome(data),
+        "signal": signal.as_dict(),
         "evaluations": list(data.evaluation_names),
         "overview": [
-            _overview(data, name, label, found)
+            _overview(data, signal, name, label, found)
             for name, subsets in summaries.items()
             for label, found in subsets.items()
             if found and (label == "all" or _is_split(subsets))
         ],
-        "headline": _headline(data, summaries),
-        "differences": [found for name in data.evaluation_names if (found := _differences(data, name))],
+        "headline": _headline(data, signal, summaries),
+        "differences": [found for name in data.evaluation_names if (found := _differences(data, signal, name))],
         "plane": [found for name, subsets in summaries.items() if (found := _plane(data, name, subsets["all"]))],
         "curves": _curves(data),
         "calls": [call_tables(data, name) for name in data.evaluation_names],
-        "waste": {"meanings": meanings(), "tables": waste_tables(data)},
+        "waste": {"meanings": meanings(signal), "tables": waste_tables(data)},
         "study": _studies(data, viewer),
-        "facts": _facts(data),
+        "facts": _facts(data, signal),
     }
     # The viewer's part is inert and strict already: its size was measured as it will stand in the page.
     return {**inert_tree(nan_to_none(payload)), "viewer": viewer}
@@ -139,17 +143,22 @@ def _is_split(subsets: Mapping[str, Mapping[str, Summary]]) -> bool:
     return all(subsets[label] for label, needs in SUBSETS if needs is not None)
 
 
-def _headline(data: ReportData, summaries: Mapping[str, Mapping[str, Mapping[str, Summary]]]) -> dict[str, Any] | None:
+def _headline(
+    data: ReportData, signal: PageSignal, summaries: Mapping[str, Mapping[str, Mapping[str, Summary]]]
+) -> dict[str, Any] | None:
     """The figures of the first evaluation that has calls."""
-    found = (headline(data, name, subsets["all"]) for name, subsets in summaries.items())
+    found = (headline(data, signal, name, subsets["all"]) for name, subsets in summaries.items())
     return next((figures for figures in found if figures is not None), None)
 
 
-def _overview(data: ReportData, evaluation: str, subset: str, summaries: Mapping[str, Summary]) -> dict[str, Any]:
+def _overview(
+    data: ReportData, signal: PageSignal, evaluation: str, subset: str, summaries: Mapping[str, Summary]
+) -> dict[str, Any]:
     seconds = {arm.name: arm.seconds for arm in data.columns}
     trained = any(value is not None for value in seconds.values())
     columns = _told(data, (PAGE_COLUMNS if trained else PAGE_COLUMNS[:-1]) if subset == "all" else SPLIT_COLUMNS)
-    shown = table(summaries, seconds=seconds, columns=columns, outcome=outcome_title(data.graders))
+    named = outcome_title(data.graders)
+    shown = table(summaries, seconds=seconds, columns=columns, outcome=named, signal=signal.title)
     content = _table(data, shown, summaries)
     return {"evaluation": evaluation, "subset": subset, **content}
 
@@ -188,7 +197,7 @@ def _reference(data: ReportData, evaluation: str) -> ArmData | None:
     return next(iter([*named, *present]), None)
 
 
-def _differences(data: ReportData, evaluation: str) -> dict[str, Any] | None:
+def _differences(data: ReportData, signal: PageSignal, evaluation: str) -> dict[str, Any] | None:
     """Paired differences of every arm from the reference."""
     reference = _reference(data, evaluation)
     if reference is None:
@@ -203,8 +212,9 @@ def _differences(data: ReportData, evaluation: str) -> dict[str, Any] | None:
     if not found:
         return None
     columns = _told(data, DIFFERENCE_COLUMNS)
-    content = _table(data, table(found, columns=columns, signed=True, outcome=outcome_title(data.graders)), found)
-    return {"evaluation": evaluation, "reference": reference.name, **content}
+    named = outcome_title(data.graders)
+    shown = table(found, columns=columns, signed=True, outcome=named, signal=signal.title)
+    return {"evaluation": evaluation, "reference": reference.name, **_table(data, shown, found)}
 
 
 def _plane(data: ReportData, evaluation: str, summaries: Mapping[str, Summary]) -> dict[str, Any] | None:
@@ -223,9 +233,15 @@ def _curves(data: ReportData) -> list[dict[str, Any]]:
     for key, title in CURVES:
         series = [found for i, arm in enumerate(data.columns) if (found := _series(arm, i, key))]
         if series:
-            named = title.format(outcome=outcome_title(data.graders))
+            named = title.format(outcome=outcome_title(data.graders), signal=_trained_on(data))
             curves.append({"key": key, "title": named, "series": series})
     return curves
+
+
+def _trained_on(data: ReportData) -> str:
+    """Title and unit of the signal that the runs logged, which need not be the one that the page is scored by."""
+    names = {run_signal(arm.config).name for arm in data.columns if arm.metrics}
+    return SIGNAL_TITLES[names.pop()].with_unit if len(names) == 1 else "signal"
 
 
 def _series(arm: ArmData, index: int, key: str) -> dict[str, Any] | None:
@@ -275,7 +291,7 @@ def _studies(data: ReportData, viewer: Mapping[str, Any]) -> list[dict[str, Any]
     return found
 
 
-def _facts(data: ReportData) -> dict[str, Any]:
+def _facts(data: ReportData, signal: PageSignal) -> dict[str, Any]:
     """What the footer says of the numbers: caller's facts, and what the trajectories themselves state."""
     every = [evaluation for arm in data.columns for evaluation in arm.evaluations.values()]
     temperatures = sorted(frozenset[float]().union(*(e.facts.temperatures for e in every)))
@@ -285,6 +301,8 @@ def _facts(data: ReportData) -> dict[str, Any]:
         "temperature": ", ".join(f"{value:g}" for value in temperatures) or "not stated by the source",
         "intervals": f"{LEVEL:.0%}, cluster bootstrap by question, {RESAMPLES:,} resamples, seed {data.seed}",
     }
+    if signal.fact:
+        derived["signal"] = signal.fact
     approximate = sum(e.facts.approximate for e in every)
     if approximate:
         found = count(approximate, "trajectory")

@@ -94,30 +94,50 @@ def _cross(point: Mapping[str, Any], x: Scale, y: Scale, arm: str) -> list[Marku
 
 
 def _labels(points: Sequence[Mapping[str, Any]], arms: Sequence[Mapping[str, Any]], x: Scale, y: Scale) -> list[Markup]:
-    """Arm names beside their markers, in the nearest place that is still free."""
+    """Arm names beside their markers, in the nearest place that is still free, from the top mark to the lowest.
+
+    Where marks are close, a name stands below those of the marks above its own and nearest to its own mark, so that
+    none is read as another's.
+    """
     marks = [(x(p["x"]["value"]), y(p["y"]["value"])) for p in points]
-    taken = [(cx - 8, cy - 8, cx + 8, cy + 8) for cx, cy in marks]
+    taken: list[tuple[float, ...]] = [(cx - 8, cy - 8, cx + 8, cy + 8) for cx, cy in marks]
     for point, (cx, cy) in zip(points, marks, strict=True):
         if point["x"]["low"] is not None:
             taken.append((x(point["x"]["low"]), cy - 2, x(point["x"]["high"]), cy + 2))
         if point["y"]["low"] is not None:
             taken.append((cx - 2, y(point["y"]["high"]), cx + 2, y(point["y"]["low"])))
-    parts = []
-    for point, (cx, cy) in zip(points, marks, strict=True):
-        name = _short(arms[point["arm"]]["name"])
-        w = _CHAR * len(name)
+    names = [_short(arms[point["arm"]]["name"]) for point in points]
+    placed: dict[int, tuple[float, ...]] = {}
+    for i in sorted(range(len(points)), key=lambda i: (marks[i][1], marks[i][0])):
+        (cx, cy), w = marks[i], _CHAR * len(names[i])
         boxes = [
             (left, base - 12, left + w, base + 3)
-            for away in (0, 18, 36, 54)
+            for away in (0, 18, 36, 54, 72, 90)
             for left in (cx + 9, cx - 9 - w)
             for base in (cy - 9 - away, cy + 19 + away)
         ]
         inside = [b for b in boxes if b[0] > x.start - 4 and b[2] < x.stop + 16] or boxes
+        above = [placed[j] for j in placed if marks[j][1] < cy]
+        ordered = [b for b in inside if not any(_beside(a, b) and b[1] < a[3] for a in above)] or inside
+        own = [b for b in ordered if all(_distance(b, (cx, cy)) <= _distance(b, mark) for mark in marks)] or ordered
         # The first free place, near ones first; else the one that covers least.
-        box = min(inside, key=lambda b: sum(_overlap(b, t) for t in taken))
-        taken.append(box)
-        parts.append(text(name, box[0], box[3] - 3, class_=f"label {arms[point['arm']]['class']}"))
-    return parts
+        placed[i] = min(own, key=lambda b: sum(_overlap(b, t) for t in taken))
+        taken.append(placed[i])
+    return [
+        text(name, placed[i][0], placed[i][3] - 3, class_=f"label {arms[point['arm']]['class']}")
+        for i, (point, name) in enumerate(zip(points, names, strict=True))
+    ]
+
+
+def _beside(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    """Whether two boxes share a column."""
+    return a[0] < b[2] and b[0] < a[2]
+
+
+def _distance(box: tuple[float, ...], mark: tuple[float, float]) -> float:
+    """From the nearest point of a box."""
+    x, y = mark
+    return math.hypot(max(box[0] - x, 0.0, x - box[2]), max(box[1] - y, 0.0, y - box[3]))
 
 
 def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
@@ -179,14 +199,15 @@ def _path(steps: Sequence[float], values: Sequence[float | None], x: Scale, y: S
     return element("path", d="".join(commands), class_=class_)
 
 
-def histogram(panel: Mapping[str, Any], edges: Sequence[float], arm: str, peak: float) -> Markup:
-    """Distribution of ΔH in shares of the defined calls; bins below 0 in the arm's colour, the others grey.
+def histogram(panel: Mapping[str, Any], edges: Sequence[float], arm: str, peak: float, title: str) -> Markup:
+    """Distribution of the signal in shares of the defined calls; bins below 0 in the arm's colour, the others grey.
 
     Args:
         panel: An entry of payload["calls"][...]["histograms"].
-        edges: (bins + 1,) nats.
+        edges: (bins + 1,) in the unit of the signal.
         arm: Colour class.
         peak: Largest share of any histogram of the row, so that the panels compare.
+        title: Of the drawing.
     """
     width, height, bottom = 300, 150, 30
     total = sum(panel["counts"]) or 1
@@ -202,7 +223,7 @@ def histogram(panel: Mapping[str, Any], edges: Sequence[float], arm: str, peak: 
     labels = [v for v in ticks(edges[0], edges[-1], 5) if edges[0] * 0.999 <= v <= edges[-1] * 0.999]
     for value, label in zip(labels, tick_labels(labels), strict=True):
         parts.append(text(label, x(value), height - 12, class_="tick", anchor="middle"))
-    return svg(width, height, "Histogram of ΔH in nats", parts)
+    return svg(width, height, title, parts)
 
 
 def interval_bar(estimate: Mapping[str, Any], low: float, high: float, arm: str) -> Markup:

@@ -43,6 +43,8 @@ class Evaluation:
     facts: LogFacts
     graders: frozenset[Grader]
     """Who gave the outcomes; empty where there is none."""
+    signals: frozenset[tuple[str, float]] = frozenset()
+    """Names of the signals that judged the calls, each with its margin; empty where nothing was measured."""
 
     def __len__(self) -> int:
         """N."""
@@ -60,6 +62,7 @@ class Evaluation:
         facts, collector = FactTally(costs), Collector(seed)
         values, clusters = list[FloatArray](), list[ClusterKey]()
         needs, rows, graders = list[bool | None](), list[CallRow](), set[Grader | None]()
+        signals = set[tuple[str, float]]()
         for trajectory, signal in scored:
             waste = waste_of_calls(trajectory)
             facts.add(trajectory, signal, waste)
@@ -70,6 +73,8 @@ class Evaluation:
             needed = trajectory.metadata.get("needs_tools")
             needs.append(None if needed is None else bool(needed))
             graders.add(grader_of(trajectory))
+            if signal is not None:
+                signals.add((signal.name, signal.margin))
         table = np.array(values, dtype=np.float64).reshape(len(values), len(STATISTICS), 3)
         return cls(
             tallies=Tallies(values=table, clusters=tuple(clusters), calls=len(rows)),
@@ -78,6 +83,7 @@ class Evaluation:
             candidates=collector.candidates(),
             facts=facts.facts(),
             graders=frozenset(found for found in graders if found is not None),
+            signals=frozenset(signals),
         )
 
     def subset(self, needs_tools: bool | None) -> Tallies:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from deltah.study.callgroups import summarise_calls
 from deltah.study.calls import CallRow, calls_by, histogram, histogram_edges
 from deltah.study.report.data import ReportData
-from deltah.study.tables import estimate_cell, tool_title
+from deltah.study.tables import estimate_cell, rate_cell, tool_title
 from deltah.wording import count
 
 MAX_TOOLS: Final = 20
@@ -63,11 +63,12 @@ def _groups(
 def _group(arm: int, name: str, rows: Sequence[CallRow], seed: int) -> dict[str, Any]:
     """One row of a table of calls."""
     summary = summarise_calls(rows, seed=seed)
-    rate, delta = estimate_cell(summary.reduction_rate, 2), estimate_cell(summary.delta_h, 3, signed=True)
+    rate, delta = rate_cell(summary), estimate_cell(summary.delta_h, 3, signed=True)
     return {
         "arm": arm,
         "name": name,
         "n": summary.n,
+        "told": summary.told,
         "errors": summary.errors,
         "unanswered": summary.unanswered,
         "undecided": summary.undecided,

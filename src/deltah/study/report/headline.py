@@ -10,21 +10,24 @@ from deltah.core.scored import CallLabel
 from deltah.study.bootstrap import Estimate
 from deltah.study.report.data import ReportData
 from deltah.study.report.evaluation import Evaluation
+from deltah.study.report.signal import PageSignal
 from deltah.study.summary import Summary
-from deltah.study.tables import estimate_cell, money_text, number
+from deltah.study.tables import MISSING, Cell, estimate_cell, money_text, number
 from deltah.study.waste import Verdict
 from deltah.wording import count
 
 MAX_ARMS: Final = 4
 """With more arms the table below says it better."""
 _SHARES: Final = (
-    ("reduction_rate", "Reduction rate", "share of calls that certainly lowered entropy"),
+    ("reduction_rate", "Reduction rate", "share of calls {signal.reduced}"),
     ("correct_per_call", "Correct answers per call", "productivity of the tools"),
-    ("waste", "Waste", "share of calls whose text shows waste and that did not lower entropy"),
+    ("waste", "Waste", "share of calls whose text shows waste and {signal.unreduced}"),
 )
 
 
-def headline(data: ReportData, evaluation: str, summaries: Mapping[str, Summary]) -> dict[str, Any] | None:
+def headline(
+    data: ReportData, signal: PageSignal, evaluation: str, summaries: Mapping[str, Summary]
+) -> dict[str, Any] | None:
     """Figures of one evaluation; None where no arm made a call, or too many arms stand side by side."""
     found = {i: summaries[arm.name] for i, arm in enumerate(data.columns) if arm.name in summaries}
     if not 0 < len(found) <= MAX_ARMS or not any(summary.calls for summary in found.values()):
@@ -32,9 +35,12 @@ def headline(data: ReportData, evaluation: str, summaries: Mapping[str, Summary]
     calls = [_calls(i, summary) for i, summary in found.items()]
     figures: list[dict[str, Any]] = [{"key": "calls", "title": "Calls", "about": "tool calls, all told", "rows": calls}]
     for key, title, about in _SHARES:
-        rows = [_share(i, getattr(summary, key)) for i, summary in found.items()]
+        rows = [
+            _share(i, getattr(summary, key), untold=key == "reduction_rate" and summary.untold)
+            for i, summary in found.items()
+        ]
         if any(row["estimate"]["n"] for row in rows):
-            figures.append({"key": key, "title": title, "about": about, "rows": rows})
+            figures.append({"key": key, "title": title, "about": about.format(signal=signal), "rows": rows})
     dropped = [_saved(i, data.columns[i].evaluations[evaluation]) for i in found]
     if any(row is not None for row in dropped):
         about = "tokens not sampled and not read, if the calls of certified waste were dropped; see Waste"
@@ -54,11 +60,11 @@ def _calls(arm: int, summary: Summary) -> dict[str, Any]:
     return {"arm": arm, "text": number(summary.calls, 0), "interval": "", "detail": detail}
 
 
-def _share(arm: int, estimate: Estimate) -> dict[str, Any]:
-    cell = estimate_cell(estimate, 2)
+def _share(arm: int, estimate: Estimate, *, untold: bool) -> dict[str, Any]:
+    cell = Cell(text=MISSING) if untold else estimate_cell(estimate, 2)
     left_out = f"{estimate.left_out:,} left out" if estimate.left_out and math.isfinite(estimate.value) else ""
     shown = {"text": cell.text, "interval": cell.interval, "detail": left_out}
-    return {"arm": arm, "estimate": estimate.as_dict(), **shown}
+    return {"arm": arm, "estimate": estimate.as_dict(), "untold": untold, **shown}
 
 
 def _saved(arm: int, evaluation: Evaluation) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from deltah.study.calls import CallRow
 from deltah.study.report.data import ReportData
 from deltah.study.report.evaluation import Evaluation
+from deltah.study.report.signal import PageSignal
 from deltah.study.savings import Savings
 from deltah.study.tables import money_text, number
 from deltah.study.waste import Verdict, Waste
@@ -29,11 +30,18 @@ VERDICTS: Final = {
 }
 
 
-def meanings() -> dict[str, dict[str, str]]:
+def meanings(signal: PageSignal) -> dict[str, dict[str, str]]:
     """Plain words for every class and verdict, for tooltips and legends."""
+    title = signal.title.title
+    other = {
+        **VERDICTS,
+        Verdict.CERTIFIED: f"The text shows waste, and the whole interval of {title} says: not reduced.",
+        Verdict.LIKELY: f"The text shows waste; {title} is undecided, undefined or was not measured.",
+        Verdict.NONE: "Nothing in the text speaks against the call, or it counts as reduced.",
+    }
     return {
         "classes": {waste.value: text for waste, text in CLASSES.items()},
-        "verdicts": {verdict.value: text for verdict, text in VERDICTS.items()},
+        "verdicts": {verdict.value: text for verdict, text in (VERDICTS if signal.is_method else other).items()},
     }
 
 

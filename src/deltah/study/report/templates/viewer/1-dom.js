@@ -4,6 +4,7 @@ const levels = JSON.parse(document.getElementById("deltah-levels").textContent);
 const { vocabulary, trajectories } = data.viewer;
 const $ = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
+const { title: SIGNAL, unit: UNIT } = data.signal;
 const MINUS = "\u2212";
 
 function el(tag, attributes = {}, ...children) {
@@ -25,6 +26,7 @@ function svgEl(tag, attributes = {}, ...children) {
 
 const fixed = (value, digits) => value.toFixed(digits).replace("-", MINUS);
 const signed = (value, digits) => (value > 0 ? "+" : "") + fixed(value, digits);
+const inUnit = (text) => (UNIT ? `${text} ${UNIT}` : text);
 const words = (label) => label.replaceAll("_", " ");
 const subscript = (k) => String(k).replace(/\d/g, (d) => "₀₁₂₃₄₅₆₇₈₉"[d]);
 const count = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
@@ -34,10 +36,10 @@ const duration = (seconds) => (seconds < 1 ? `${fixed(seconds * 1000, 0)} ms` : 
 // Verdicts carry a shape beside their colour.
 const GLYPH = { reduced: "▼", not_reduced: "▲", undecided: "◆", undefined: "–" };
 const VERDICT = {
-  reduced: "the whole interval of ΔH lies below the margin: the model became more certain",
-  not_reduced: "no part of the interval of ΔH lies below the margin",
-  undecided: "the interval of ΔH contains the margin: the log-probabilities recorded do not say",
-  undefined: "no ΔH exists: no reasoning on one side of the call, or no answer to it",
+  reduced: `the whole interval of ${SIGNAL} lies below the margin` + (data.signal.is_method ? ": the model became more certain" : ""),
+  not_reduced: `no part of the interval of ${SIGNAL} lies below the margin`,
+  undecided: `the interval of ${SIGNAL} contains the margin: the log-probabilities recorded do not say`,
+  undefined: `no ${SIGNAL} exists: no reasoning on one side of the call, or no answer to it`,
 };
 
 function verdictChip(label) {
@@ -57,7 +59,7 @@ function level(nats) {
   return k;
 }
 
-// Half the width of every ΔH bar in nats: holds 98 % of the values shown, so that bars compare across trajectories.
+// Half the width of every bar of the signal, in its unit: holds 98 % of the values shown, so that bars compare across trajectories.
 const deltaLimit = (() => {
   const sizes = trajectories.flatMap((t) => t.blocks.filter((b) => b.kind === "round" && Number.isFinite(b.delta_h)).map((b) => Math.abs(b.delta_h)));
   if (!sizes.length) return 1;

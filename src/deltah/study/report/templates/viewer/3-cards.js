@@ -31,16 +31,16 @@ function segmentHead(t, k) {
 const isExact = (block) => block.low === block.high && block.low !== null;
 
 function deltaText(block) {
-  if (block.delta_h === null || block.delta_h === undefined) return "ΔH not defined";
+  if (block.delta_h === null || block.delta_h === undefined) return `${SIGNAL} not defined`;
   const low = block.low === null ? `(${MINUS}∞` : "[" + signed(block.low, 3);
   const high = block.high === null ? "∞)" : signed(block.high, 3) + "]";
-  return `ΔH ${signed(block.delta_h, 3)} nats` + (isExact(block) ? "" : ` in ${low}, ${high}`);
+  return inUnit(`${SIGNAL} ${signed(block.delta_h, 3)}`) + (isExact(block) ? "" : ` in ${low}, ${high}`);
 }
 
-// ΔH with its interval on [-deltaLimit, deltaLimit]; what lies beyond ends in an arrow.
+// The signal with its interval on [-deltaLimit, deltaLimit]; what lies beyond ends in an arrow.
 function deltaBar(block) {
   const x = (value) => 80 + (Math.max(-deltaLimit, Math.min(deltaLimit, value)) / deltaLimit) * 72;
-  const bar = svgEl("svg", { viewBox: "0 0 160 20", role: "img", class: "delta " + block.label, "aria-label": `${deltaText(block)}, on a scale of ${MINUS}${deltaLimit} to +${deltaLimit} nats` });
+  const bar = svgEl("svg", { viewBox: "0 0 160 20", role: "img", class: "delta " + block.label, "aria-label": inUnit(`${deltaText(block)}, on a scale of ${MINUS}${deltaLimit} to +${deltaLimit}`) });
   bar.append(svgEl("line", { x1: 8, y1: 10, x2: 152, y2: 10, class: "grid" }), svgEl("line", { x1: 80, y1: 1, x2: 80, y2: 19, class: "zero" }));
   if (block.delta_h === null || block.delta_h === undefined) return bar;
   const low = block.low ?? -Infinity, high = block.high ?? Infinity, at = x(block.delta_h);
@@ -60,7 +60,8 @@ function cutNote(lost, what) {
 function wasteChips(call) {
   if (!call.waste) return null;
   const { classes, verdicts } = data.waste.meanings;
-  const held = call.verdict === "none" ? "The call reduced entropy all the same." : `${words(call.verdict)}: ${verdicts[call.verdict]}`;
+  const spared = data.signal.is_method ? "The call reduced entropy all the same." : "The call counts as reduced all the same.";
+  const held = call.verdict === "none" ? spared : `${words(call.verdict)}: ${verdicts[call.verdict]}`;
   return el("span", { class: "chips" }, ...call.waste.map((name) => el("span", { class: "chip " + call.verdict, title: `${classes[name]} ${held}` }, words(name))));
 }
 

@@ -147,7 +147,7 @@ function start() {
   options("v-arm", data.arms.map((arm, i) => [i, arm.name]));
   options("v-evaluation", data.evaluations.map((name) => [name, name]));
   options("v-tool", [...new Set(trajectories.flatMap((t) => calls(t).map((call) => call.name)))].sort().slice(0, 200).map((name) => [name, name]));
-  $("v-scale").textContent = `ΔH bars reach from ${MINUS}${deltaLimit} to +${deltaLimit} nats`;
+  $("v-scale").textContent = inUnit(`${SIGNAL} bars reach from ${MINUS}${deltaLimit} to +${deltaLimit}`);
   $("v").hidden = false;
   applyFilter();
   $("v-filter").addEventListener("input", () => {
