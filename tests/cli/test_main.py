@@ -100,8 +100,13 @@ def test_a_command_that_is_told_to_end_cleans_up(tmp_path: Path, number: signal.
     line = (tmp_path / "traces.jsonl").read_bytes()
     (folder := tmp_path / "out").mkdir()
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    # A shell's background jobs, and all they start, ignore Ctrl-C.
+    program = (
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from deltah.cli.main import main\nmain()"
+    )
     command = subprocess.Popen(
-        [sys.executable, "-m", "deltah", "score", "-", "--out", str(folder / "calls.csv")],
+        [sys.executable, "-c", program, "score", "-", "--out", str(folder / "calls.csv")],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment,
