@@ -110,6 +110,16 @@ def test_a_rotated_log_is_read_from_its_oldest_file_to_its_newest(tmp_path: Path
     assert ids(tmp_path) == oldest_first
 
 
+@pytest.mark.parametrize("name", ["app.log", "app.log.1", "app.log.2.gz", "app.txt-20261124"])
+def test_plain_text_in_a_folder_is_passed_over_rotated_or_not(tmp_path: Path, name: str) -> None:
+    write_traces(tmp_path / "t.jsonl", [make("a")])
+    text = b"10:00 started\n"
+    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    reader = read_traces(tmp_path)
+    assert [t.id for t in reader] == ["a"]
+    assert (reader.n_problems, reader.skipped) == (0, [str(tmp_path / name)])
+
+
 def test_files_that_were_named_keep_their_order(tmp_path: Path) -> None:
     for name in ("b.jsonl", "a.jsonl", "c.jsonl.1", "c.jsonl"):
         write_traces(tmp_path / name, [make(name)])

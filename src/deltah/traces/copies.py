@@ -19,12 +19,11 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import IO, Final, NamedTuple
 
-from deltah.traces.sources import Source, reads_once
+from deltah.traces.sources import Source, reads_once, uncompressed
 from deltah.traces.streams import COMPRESSED_MAGICS
 from deltah.zstd import zstd
 
 _BLOCK_BYTES: Final = 2**18
-_ENDINGS: Final = (".gz", ".zst")
 _GZIP_MAGIC, _ZSTD_MAGIC = COMPRESSED_MAGICS
 
 
@@ -50,24 +49,16 @@ def without_copies(sources: Iterable[Source], left_out: list[Copy]) -> Iterator[
     listed = list(sources)
     namesakes: dict[str, list[Source]] = defaultdict(list)
     for source in listed:
-        namesakes[_plain_name(source.path)].append(source)
+        namesakes[uncompressed(os.path.abspath(source.path))].append(source)
     decided: dict[str, dict[str, str]] = {}
     for source in listed:
-        name = _plain_name(source.path)
+        name = uncompressed(os.path.abspath(source.path))
         if name not in decided:
             decided[name] = _copies(namesakes[name])
         if (of := decided[name].get(source.path)) is None:
             yield source
         else:
             left_out.append(Copy(source.path, of))
-
-
-def _plain_name(path: str) -> str:
-    """Absolute path without the endings of compression."""
-    name = os.path.abspath(path)
-    while name.lower().endswith(_ENDINGS):
-        name = os.path.splitext(name)[0]
-    return name
 
 
 def _copies(files: list[Source]) -> dict[str, str]:

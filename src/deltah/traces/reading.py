@@ -22,7 +22,7 @@ from deltah.traces.formats import ChatLogs, Format, Importer, ImportOptions, Pen
 from deltah.traces.namedsizes import NamedSizes
 from deltah.traces.parquet import read_parquet
 from deltah.traces.seen import SeenTokens
-from deltah.traces.sources import Source
+from deltah.traces.sources import Source, base_name
 from deltah.traces.streams import Line, Position
 
 _ANY_OBJECT = msgspec.json.Decoder(dict[str, object])
@@ -280,7 +280,7 @@ def _is_foreign(record: Line, path: str) -> bool:
     """
     if record.damage is not None:
         return False
-    if not path.lower().removesuffix(".gz").removesuffix(".zst").endswith((".log", ".txt")) and not _is_object(record):
+    if not base_name(path).lower().endswith((".log", ".txt")) and not _is_object(record):
         return False
     try:
         detect(record.data)

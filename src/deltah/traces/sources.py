@@ -108,7 +108,19 @@ def _files_in(folder: Path) -> Iterator[Path]:
 
 
 def _fits(name: str) -> bool:
-    return _base_and_turn(name)[0].lower().endswith(_SUFFIXES)
+    return base_name(name).lower().endswith(_SUFFIXES)
+
+
+def uncompressed(path: str) -> str:
+    """A path without the endings of compression."""
+    while path.lower().endswith(_COMPRESSED):
+        path = os.path.splitext(path)[0]
+    return path
+
+
+def base_name(path: str) -> str:
+    """A path as it was before the file was compressed and rotated."""
+    return _base_and_turn(path)[0]
 
 
 def _by_age(file: Path) -> tuple[int, int, str, str]:
@@ -123,9 +135,7 @@ def _by_age(file: Path) -> tuple[int, int, str, str]:
 
 def _base_and_turn(name: str) -> tuple[str, str]:
     """A file's name before it was compressed and rotated, and the number or date that the rotation gave it."""
-    for suffix in _COMPRESSED:
-        if name.lower().endswith(suffix):
-            name = name[: -len(suffix)]
+    name = uncompressed(name)
     rotated = _ROTATED.fullmatch(name)
     return (rotated[1], rotated[2]) if rotated is not None else (name, "")
 
