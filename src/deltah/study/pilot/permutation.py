@@ -21,7 +21,7 @@ T(1), with $a_q = \sum_{i \in q} f_i U_i / |f|$ and U an orthonormal basis of th
 Two-sided; $p = (1 + \#\{|T(s)| / \sqrt{V(s)} \ge |T(1)|\}) / (1 + P)$, the observed signs being one of the draws, so
 that p is never 0. Q questions have $2^{Q-1}$ distinct flips: five cannot reject at 5 %. Questions of very unequal size
 make few of them count: where one of twenty holds a third of the calls, or sizes have a heavy tail, true nulls were
-rejected at 5 to 9 % instead of 5 (`deltah.study.pilot.result` then says so).
+rejected at 5 to 11 % instead of 5 (`deltah.study.pilot.result` then says so).
 """
 
 from __future__ import annotations
