@@ -24,7 +24,7 @@ from typing import Any
 import harness
 import synthetic
 
-from deltah.core.scored import Signal
+from deltah.core.signal_types import Signal
 from deltah.core.signals import SignalConfig, score
 from deltah.core.types import Estimator, Trajectory
 from deltah.parallel import map_ordered
@@ -48,8 +48,8 @@ PEERS = ("pyarrow", "polars")
 
 
 def call_rows(trajectory: Trajectory, signal: Signal) -> Iterator[tuple[Any, ...]]:
-    labels, lower, upper = signal.call_labels, signal.call_lower.tolist(), signal.call_upper.tolist()
-    for i, delta_h in enumerate(signal.call_delta_h.tolist()):
+    labels, lower, upper = signal.call_verdicts, signal.call_lower.tolist(), signal.call_upper.tolist()
+    for i, delta_h in enumerate(signal.call_value.tolist()):
         call = trajectory.calls[i]
         yield trajectory.id, call.id, call.name, call.status.value, delta_h, lower[i], upper[i], labels[i].value
 

@@ -68,10 +68,10 @@ def page(trajectories: Iterable[Trajectory]) -> str:
     for i, margin in enumerate(MARGINS):
         gap = firsts[i] - repeats[i]
         lines.append(f"| {margin:g} | {repeats[i]:.3f} | {firsts[i]:.3f} | {gap:.3f} [{low[i]:.3f}, {high[i]:.3f}] |")
-    return "\n".join([*lines, "", verdict(firsts - repeats, drawn)])
+    return "\n".join([*lines, "", waste_level(firsts - repeats, drawn)])
 
 
-def verdict(gaps: NDArray[np.float64], drawn: NDArray[np.float64]) -> str:
+def waste_level(gaps: NDArray[np.float64], drawn: NDArray[np.float64]) -> str:
     """The margin that separates best, and its lead over the recipe's, paired within the draws."""
     best, used = int(np.argmax(gaps)), MARGINS.index(SIGNAL.resolved_margin)
     lead = np.percentile(drawn[:, best] - drawn[:, used], [2.5, 97.5])
@@ -88,7 +88,7 @@ def calls_by_question(trajectories: Iterable[Trajectory]) -> list[NDArray[np.flo
     rows: dict[str | None, list[tuple[float, float]]] = {}
     for trajectory in trajectories:
         seen: set[tuple[str, str]] = set()
-        for call, delta in zip(trajectory.calls, score(trajectory).call_delta_h, strict=True):
+        for call, delta in zip(trajectory.calls, score(trajectory).call_value, strict=True):
             key = (call.name, call.arguments)
             rows.setdefault(trajectory.question, []).append((key in seen, float(delta)))
             seen.add(key)

@@ -26,10 +26,10 @@ from deltah.core.rewards import RewardName
 from deltah.core.signals import SignalConfig
 from deltah.lab.demo import DemoConfig, report_data, run_demo
 from deltah.lab.recipe import ARMS, CONTROLS, EVAL_TASKS, STEPS
-from deltah.study import ArmData, ReportData
-from deltah.study.report.figure import write_plane
-from deltah.study.summary import compare_tallies
-from deltah.traces.rundir import nan_to_none, package_versions
+from deltah.report.data import ArmData, ReportData
+from deltah.report.figure import write_plane
+from deltah.runs.directory import nan_to_none, package_versions
+from deltah.stats.summary import compare_tallies
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 SHOWN = (

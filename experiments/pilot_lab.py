@@ -31,29 +31,22 @@ from pilot_page import page
 from pilot_probe import CLAIMS, FORMS, Forms, Rows, claim_row, group_rows, groups_of, probed_rows
 
 from deltah import Trajectory, read_traces
+from deltah.calls.waste.classes import waste_of_calls
 from deltah.lab.recipe import eval_questions, rollout_config
-from deltah.study import Estimate, waste_of_calls
-from deltah.study.bootstrap import interval
-from deltah.study.pilot import (
-    PROBE_COLUMNS,
-    Association,
-    CallValues,
-    Evidence,
-    StudyResult,
-    StudyTable,
-    build_table,
-    read_call_values,
-    run_study,
-)
-from deltah.study.pilot.blocks import STATISTICS, BlockStatistics, blocks
-from deltah.study.pilot.controls import controls_of
-from deltah.study.pilot.markdown import computed
-from deltah.study.pilot.statistics import distinct
-from deltah.study.pilot.table import known
-from deltah.study.summary import RESAMPLES
+from deltah.runs.directory import nan_to_none, open_run, package_versions, write_atomic
+from deltah.stats.associations import Association, distinct
+from deltah.stats.blocks import STATISTICS, BlockStatistics, blocks
+from deltah.stats.bootstrap import Estimate, interval
+from deltah.stats.columns import PROBE_COLUMNS, build_table
+from deltah.stats.controls import controls_of
+from deltah.stats.evidence import Evidence
+from deltah.stats.markdown import computed
+from deltah.stats.sources import CallValues, read_call_values
+from deltah.stats.study import StudyResult, run_study
+from deltah.stats.summary import RESAMPLES
+from deltah.stats.table import StudyTable, known
 from deltah.tasks import read_tasks
 from deltah.tools import read_corpus
-from deltah.traces.rundir import nan_to_none, open_run, package_versions, write_atomic
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 EXPLORED_SEED = 0

@@ -10,10 +10,10 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from deltah.study.pilot.columns import PROBE_SIGNALS
-from deltah.study.pilot.markdown import MADE_OF, SIGNIFICANT, label_note, p_text, signal_note, signal_title
-from deltah.study.pilot.table import CALL_INDEX
-from deltah.study.tables import MISSING, number
+from deltah.stats.columns import PROBE_SIGNALS
+from deltah.stats.markdown import MADE_OF, SIGNIFICANT, label_note, p_text, signal_note, signal_title
+from deltah.stats.table import CALL_INDEX
+from deltah.stats.tables import MISSING, number
 
 POOLED = "pooled"
 OWN_LABELS = {
@@ -366,10 +366,10 @@ def claim_table(content: Row) -> Iterator[str]:
 def claim_row(row: Row, explored: str, fresh: Sequence[str]) -> tuple[str, ...]:
     found, digits = row["differences"], digits_of(row["column"])
     values = ", ".join(number(found[seed][0], digits, signed=True) for seed in (explored, *fresh))
-    return row["text"], f"`{row['column']}`", interval(found["fresh"], digits, signed=True), values, verdict(row)
+    return row["text"], f"`{row['column']}`", interval(found["fresh"], digits, signed=True), values, waste_level(row)
 
 
-def verdict(row: Row) -> str:
+def waste_level(row: Row) -> str:
     _, low, high = row["differences"]["fresh"]
     if low is None:
         return "untested"

@@ -18,7 +18,7 @@ import numpy as np
 from deltah import Trajectory
 from deltah.lab.evaluate import first_returns
 from deltah.lab.questions import Question
-from deltah.study.bootstrap import interval, ratio, ratio_replicates
+from deltah.stats.bootstrap import interval, ratio, ratio_replicates
 
 FORMS = {"sentence": ("--answer-template", "sentence"), "answer alone": ()}
 """How the gold answer is elicited: after the agent's own sentence, or in the default form."""

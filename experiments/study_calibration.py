@@ -14,10 +14,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from deltah.study.pilot.blocks import STATISTICS, BlockStatistics, blocks
-from deltah.study.pilot.controls import controls_of
-from deltah.study.pilot.statistics import associate
-from deltah.study.pilot.table import CallReference, StudyTable
+from deltah.stats.associations import associate
+from deltah.stats.blocks import STATISTICS, BlockStatistics, blocks
+from deltah.stats.controls import controls_of
+from deltah.stats.table import CallReference, StudyTable
 
 EFFECTS = (0.0, 1.2, 2.7)
 SIGNALS = 8

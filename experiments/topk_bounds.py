@@ -35,7 +35,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from deltah import score
 from deltah.core.entropy import SERVER_PRECISION_NATS, entropy_from_logits
-from deltah.core.scored import CallLabel
+from deltah.core.signal_types import Verdict
 from deltah.core.types import CallStatus, Estimator, FloatArray, Segment, ToolCall, Trajectory
 from deltah.engines.models import resolve_model
 from deltah.lab.names import Split
@@ -43,9 +43,9 @@ from deltah.lab.questions import questions
 from deltah.lab.sequences import world_tools
 from deltah.lab.teacher import TeacherConfig, rollout
 from deltah.lab.world import World
-from deltah.study.bootstrap import interval, ratio_replicates
+from deltah.runs.directory import nan_to_none, package_versions
+from deltah.stats.bootstrap import interval, ratio_replicates
 from deltah.tools import make_python
-from deltah.traces.rundir import nan_to_none, package_versions
 from deltah.traces.spans import split_message
 from deltah.traces.tokens import pack_lists
 from deltah.traces.topk import measure
@@ -227,7 +227,7 @@ def seen(scored: Scored, k: int, printed: str, vocab_size: int) -> Trajectory:
 def numbers(scored: list[Scored], name: str, vocab_size: int) -> list[dict[str, Any]]:
     """One row for each K and print."""
     truth = [replace(s.skeleton, entropy=s.exact, estimator=Estimator.EXACT) for s in scored]
-    delta_h = np.concatenate([score(t).delta_h for t in truth])
+    delta_h = np.concatenate([score(t).value for t in truth])
     exact = np.concatenate([s.exact for s in scored])
     rows = []
     for printed in PRINTS:
@@ -263,15 +263,15 @@ def token_numbers(scored: list[Scored], tops: list[Trajectory], exact: FloatArra
 def round_numbers(tops: list[Trajectory], delta_h: FloatArray) -> dict[str, Any]:
     """Verdicts against the sign of the exact ΔH; rates with intervals clustered by conversation."""
     signals = [score(t) for t in tops]
-    labels = np.array([label for signal in signals for label in signal.labels])
-    point = np.concatenate([signal.delta_h for signal in signals])
+    labels = np.array([label for signal in signals for label in signal.verdicts])
+    point = np.concatenate([signal.value for signal in signals])
     cluster = np.repeat(np.arange(len(signals)), [signal.n_rounds for signal in signals])
-    defined = labels != CallLabel.UNDEFINED
-    reduced, risen = labels == CallLabel.REDUCED, labels == CallLabel.NOT_REDUCED
+    defined = labels != Verdict.UNDEFINED
+    reduced, risen = labels == Verdict.REDUCED, labels == Verdict.NOT_REDUCED
     flags = {
         "certified_reduced": reduced,
         "certified_not_reduced": risen,
-        "undecided": labels == CallLabel.UNDECIDED,
+        "undecided": labels == Verdict.UNDECIDED,
         "sign_agrees": (point < 0) == (delta_h < 0),
     }
     found = {key: rate(flag[defined], cluster[defined]) for key, flag in flags.items()}

@@ -12,7 +12,7 @@ import numpy as np
 
 from deltah import Segment, SegmentKind, ToolCall, Trajectory
 from deltah.core.types import Estimator
-from deltah.engines.probe.types import (
+from deltah.probe.types import (
     ChatContext,
     ContextTooLongError,
     Query,

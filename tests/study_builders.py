@@ -9,7 +9,8 @@ import numpy as np
 
 from deltah import Segment, SegmentKind, ToolCall, Trajectory, score
 from deltah.core.types import CallStatus, Estimator, StopReason
-from deltah.study import ArmData, Evaluation, ReportData
+from deltah.report.data import ArmData, ReportData
+from deltah.report.evaluation import Evaluation
 
 NAMES = ("Mira Kovel", "Tomas Brenn", "Ilse Varga", "Orin Tade", "Pella Sunde", "Rafe Dorn")
 PLACES = ("Larkholm", "Velmora", "Tarsa", "Quillport", "Ostbridge", "Nimsby")

@@ -113,7 +113,7 @@ def test_what_counts_as_a_finding(pages: ModuleType, changes: dict[str, Any], sa
     ],
 )
 def test_verdicts(pages: ModuleType, sign: int, fresh: list[float | None], said: str) -> None:
-    assert pages.verdict({"sign": sign, "differences": {"fresh": fresh}}) == said
+    assert pages.waste_level({"sign": sign, "differences": {"fresh": fresh}}) == said
 
 
 def test_the_page_of_bounds_says_what_its_numbers_say(monkeypatch: pytest.MonkeyPatch) -> None:

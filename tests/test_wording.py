@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deltah.wording import agreeing, count, share
+from deltah.text_format import agreeing, count, share
 
 
 @pytest.mark.parametrize(

@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from deltah.core.advantages import token_advantages
     from deltah.core.entropy import EntropyBounds, entropy_bounds, entropy_from_logits
     from deltah.core.rewards import Reward, RewardConfig, dense_reward, group_rewards, sparse_reward
-    from deltah.core.scored import CallLabel, Group, Signal
+    from deltah.core.signal_types import Group, Signal, Verdict
     from deltah.core.signals import PositionBaseline, SignalConfig, score
     from deltah.core.types import Segment, SegmentKind, ToolCall, Trajectory
     from deltah.errors import DeltahError
-    from deltah.traces import read_traces, signal_of, write_traces
+    from deltah.runs.run_signal import signal_of
+    from deltah.traces import read_traces, write_traces
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "CallLabel",
     "DeltahError",
     "EntropyBounds",
     "Group",
@@ -36,6 +36,7 @@ __all__ = [
     "SignalConfig",
     "ToolCall",
     "Trajectory",
+    "Verdict",
     "dense_reward",
     "entropy_bounds",
     "entropy_from_logits",
@@ -52,15 +53,16 @@ _HOMES = {
     "deltah.core.advantages": ("token_advantages",),
     "deltah.core.entropy": ("EntropyBounds", "entropy_bounds", "entropy_from_logits"),
     "deltah.core.rewards": ("Reward", "RewardConfig", "dense_reward", "group_rewards", "sparse_reward"),
-    "deltah.core.scored": ("CallLabel", "Group", "Signal"),
+    "deltah.core.signal_types": ("Verdict", "Group", "Signal"),
     "deltah.core.signals": ("PositionBaseline", "SignalConfig", "score"),
     "deltah.core.types": ("Segment", "SegmentKind", "ToolCall", "Trajectory"),
     "deltah.errors": ("DeltahError",),
-    "deltah.traces": ("read_traces", "signal_of", "write_traces"),
+    "deltah.runs.run_signal": ("signal_of",),
+    "deltah.traces": ("read_traces", "write_traces"),
 }
 """Where each public name lives."""
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
-_PARTS = ("core", "errors", "traces")
+_PARTS = ("core", "errors", "runs", "traces")
 
 if not TYPE_CHECKING:  # a type checker would take any name for one of this package
 

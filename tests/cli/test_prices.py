@@ -9,10 +9,10 @@ import pytest
 from builders import make_trajectory
 from typer.testing import CliRunner
 
+from deltah.calls.savings import Prices
 from deltah.cli.app import app
 from deltah.cli.prices import costs
 from deltah.errors import ConfigError
-from deltah.study.savings import Prices
 from deltah.traces import write_traces
 
 

@@ -217,8 +217,8 @@ def test_the_lab_agent_by_a_local_model(tmp_path: Path) -> None:
     """Real tokens, real template: a fact that only the result holds becomes likely by it."""
     pytest.importorskip("torch")
     from deltah.engines.models import resolve_model
-    from deltah.engines.probe.local import load_local
-    from deltah.engines.probe.types import ChatContext, Query, TextContinuation
+    from deltah.probe.local import load_local
+    from deltah.probe.types import ChatContext, Query, TextContinuation
 
     backend = load_local(resolve_model("lab"), device="cpu")
     asked = {"role": "user", "content": "Where was Mira Kovel born?"}

@@ -15,11 +15,11 @@ from rich.progress import Progress
 from study_builders import agent
 
 import deltah.cli.progress
+from deltah.calls.logs import LogOptions, ScoredLog
 from deltah.cli.progress import Bars, Lines, State, display, reading, reporting, reporting_phases
 from deltah.core import metrics
 from deltah.core.types import Trajectory
-from deltah.study import LogOptions, ScoredLog
-from deltah.study.scoring import score_log
+from deltah.stats.scoring import score_log
 from deltah.traces import write_traces
 
 ROOT = Path(__file__).parents[2]

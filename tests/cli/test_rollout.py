@@ -23,9 +23,9 @@ from deltah.cli.app import app
 from deltah.core.types import Trajectory
 from deltah.engines.trl import acting
 from deltah.engines.trl.config import RolloutConfig
+from deltah.runs.directory import RunDirectory
 from deltah.tasks import Task
 from deltah.traces import read_traces
-from deltah.traces.rundir import RunDirectory
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,11 +9,10 @@ import pytest
 from builders import make_trajectory
 from typer.testing import CliRunner
 
+from deltah.calls.logs import LOG_SIGNALS, LogOptions, ScoredLog
 from deltah.cli.app import app
 from deltah.core.signals import SIGNALS
 from deltah.errors import InvalidValueError
-from deltah.study import LogOptions, ScoredLog
-from deltah.study.logs import LOG_SIGNALS
 from deltah.traces import write_traces
 
 

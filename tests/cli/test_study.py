@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from deltah.cli import study
 from deltah.core.types import Estimator
 from deltah.errors import ConfigError, DataError, DeltahError
-from deltah.study.pilot import StudyResult
+from deltah.stats.study import StudyResult
 from deltah.traces import write_traces
 
 app = typer.Typer()

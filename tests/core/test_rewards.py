@@ -8,7 +8,7 @@ from builders import make_trajectory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deltah import CallLabel, Group, RewardConfig, Signal, Trajectory, dense_reward, group_rewards, score, sparse_reward
+from deltah import Group, RewardConfig, Signal, Trajectory, Verdict, dense_reward, group_rewards, score, sparse_reward
 from deltah.core.rewards import otc_reward, outcome_reward, penalty_reward, shuffle_verdicts
 from deltah.errors import InvalidValueError
 
@@ -116,7 +116,7 @@ def test_shuffle_keeps_the_form_and_the_position_effect(rows: list[list[float]],
     for k in range(6):
 
         def at(batch: list[Signal], k: int = k) -> list[tuple[float, str]]:
-            return sorted((float(s.delta_h[k]), s.labels[k].value) for s in batch if s.n_rounds > k)
+            return sorted((float(s.value[k]), s.verdicts[k].value) for s in batch if s.n_rounds > k)
 
         assert at(shuffled) == at(signals)
 
@@ -125,8 +125,8 @@ def test_shuffle_moves_something_and_is_seeded() -> None:
     rng = np.random.default_rng(1)
     signals = [score(make_trajectory([[h] for h in rng.random(4)])) for _ in range(20)]
     a, b = (shuffle_verdicts(signals, np.random.default_rng(3)) for _ in range(2))
-    assert [s.labels for s in a] == [s.labels for s in b]
-    assert [s.labels for s in a] != [s.labels for s in signals]
+    assert [s.verdicts for s in a] == [s.verdicts for s in b]
+    assert [s.verdicts for s in a] != [s.verdicts for s in signals]
 
 
 def test_shuffle_leaves_rounds_without_an_answer_alone() -> None:
@@ -135,9 +135,9 @@ def test_shuffle_leaves_rounds_without_an_answer_alone() -> None:
     rows = [[[h] for h in rng.random(3)] for _ in range(12)]
     signals = [score(make_trajectory(row, unanswered_last=i % 2 == 0)) for i, row in enumerate(rows)]
     shuffled = shuffle_verdicts(signals, rng)
-    assert [s.labels[1] is CallLabel.UNDEFINED for s in shuffled] == [i % 2 == 0 for i in range(12)]
+    assert [s.verdicts[1] is Verdict.UNDEFINED for s in shuffled] == [i % 2 == 0 for i in range(12)]
     assert sum(s.n_reduced for s in shuffled) == sum(s.n_reduced for s in signals)
-    assert [s.labels for s in shuffled] != [s.labels for s in signals]
+    assert [s.verdicts for s in shuffled] != [s.verdicts for s in signals]
 
 
 def test_bad_arguments(trajectory: Trajectory) -> None:

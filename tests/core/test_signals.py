@@ -10,7 +10,7 @@ from builders import make_trajectory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deltah import CallLabel, PositionBaseline, SignalConfig, Trajectory, dense_reward, score, sparse_reward
+from deltah import PositionBaseline, SignalConfig, Trajectory, Verdict, dense_reward, score, sparse_reward
 from deltah.core.metrics import DELTA_H_MEAN, REDUCTION_RATE, UNDEFINED_RATE, batch_metrics
 from deltah.core.segments import Pool, pool_mask, segment_entropies
 from deltah.core.signals import SIGNALS
@@ -20,21 +20,21 @@ from deltah.errors import InvalidValueError
 def test_hand_computed(trajectory: Trajectory) -> None:
     signal = score(trajectory)
     np.testing.assert_allclose(signal.segment_entropy, [2.0, 1.0, 1.5, 0.5])
-    np.testing.assert_allclose(signal.delta_h, [-1.0, 0.5, -1.0])
+    np.testing.assert_allclose(signal.value, [-1.0, 0.5, -1.0])
     assert signal.reduced.tolist() == [True, False, True]
     assert (signal.n_calls, signal.n_reduced) == (3, 2)
     assert signal.segment_tokens.tolist() == [2, 1, 2, 1]
 
 
 def test_ratio_form(trajectory: Trajectory) -> None:
-    np.testing.assert_allclose(score(trajectory, name="ratio").delta_h, [-0.5, 0.5, -2 / 3], atol=1e-7)
+    np.testing.assert_allclose(score(trajectory, name="ratio").value, [-0.5, 0.5, -2 / 3], atol=1e-7)
 
 
 def test_entropy_before_and_cumulative(trajectory: Trajectory) -> None:
     before = score(trajectory, name="entropy_before")
-    np.testing.assert_allclose(before.delta_h, [-2.0, -1.0, -1.5])
+    np.testing.assert_allclose(before.value, [-2.0, -1.0, -1.5])
     assert before.reduced.all()  # all above ln 2
-    np.testing.assert_allclose(score(trajectory, name="cumulative").delta_h, [-1.0, -0.5, -1.5])
+    np.testing.assert_allclose(score(trajectory, name="cumulative").value, [-1.0, -0.5, -1.5])
 
 
 def test_margin_is_a_strict_dead_band(trajectory: Trajectory) -> None:
@@ -56,16 +56,16 @@ def test_tail_pool_keeps_the_last_tokens_of_each_segment() -> None:
 
 def test_parallel_calls_share_one_round() -> None:
     signal = score(make_trajectory([[2.0], [1.0], [3.0]], calls_per_round=[3, 1]))
-    assert signal.delta_h.tolist() == [-1.0, 2.0]
-    assert signal.call_delta_h.tolist() == [-1.0, -1.0, -1.0, 2.0]
+    assert signal.value.tolist() == [-1.0, 2.0]
+    assert signal.call_value.tolist() == [-1.0, -1.0, -1.0, 2.0]
     assert (signal.n_calls, signal.n_reduced, signal.n_rounds) == (4, 3, 2)
 
 
 def test_unanswered_call_is_undefined_and_counted() -> None:
     signal = score(make_trajectory([[2.0], [1.0], []], unanswered_last=True))
-    assert signal.labels == (CallLabel.REDUCED, CallLabel.UNDEFINED)
-    assert np.isnan(signal.delta_h[1])
-    assert (signal.n_calls, signal.n_reduced, signal.count(CallLabel.UNDEFINED)) == (2, 1, 1)
+    assert signal.verdicts == (Verdict.REDUCED, Verdict.UNDEFINED)
+    assert np.isnan(signal.value[1])
+    assert (signal.n_calls, signal.n_reduced, signal.count(Verdict.UNDEFINED)) == (2, 1, 1)
 
 
 def half_answered(values: list[float]) -> Trajectory:
@@ -77,16 +77,16 @@ def half_answered(values: list[float]) -> Trajectory:
 
 def test_unanswered_call_beside_an_answered_one_counts_in_n_only() -> None:
     signal = score(half_answered([2.0, 1.0, 3.0]))
-    assert signal.labels == (CallLabel.REDUCED, CallLabel.NOT_REDUCED)
-    assert signal.call_labels == (
-        CallLabel.REDUCED,
-        CallLabel.UNDEFINED,
-        CallLabel.NOT_REDUCED,
-        CallLabel.UNDEFINED,
+    assert signal.verdicts == (Verdict.REDUCED, Verdict.NOT_REDUCED)
+    assert signal.call_verdicts == (
+        Verdict.REDUCED,
+        Verdict.UNDEFINED,
+        Verdict.NOT_REDUCED,
+        Verdict.UNDEFINED,
     )
     assert signal.call_reduced.tolist() == [True, False, False, False]
-    assert (signal.n_calls, signal.n_reduced, signal.count(CallLabel.UNDEFINED)) == (4, 1, 2)
-    for values, round_value in ((signal.call_delta_h, 2.0), (signal.call_lower, 2.0), (signal.call_upper, 2.0)):
+    assert (signal.n_calls, signal.n_reduced, signal.count(Verdict.UNDEFINED)) == (4, 1, 2)
+    for values, round_value in ((signal.call_value, 2.0), (signal.call_lower, 2.0), (signal.call_upper, 2.0)):
         np.testing.assert_array_equal(values, [-1.0, np.nan, round_value, np.nan])
     assert sparse_reward(signal, 1.0) == 0.25
     assert dense_reward(signal, 1.0, alpha=0.5).tolist() == [1.5, 1.0, 1.0, 1.0]
@@ -96,7 +96,7 @@ def test_unanswered_call_beside_an_answered_one_counts_in_n_only() -> None:
 
 def test_empty_segment_is_undefined_on_both_sides() -> None:
     signal = score(make_trajectory([[2.0], [], [1.0]]))
-    assert signal.labels == (CallLabel.UNDEFINED, CallLabel.UNDEFINED)
+    assert signal.verdicts == (Verdict.UNDEFINED, Verdict.UNDEFINED)
     assert np.isnan(signal.segment_entropy[1])
 
 
@@ -111,7 +111,7 @@ def test_intervals_decide_three_ways() -> None:
     signal = score(t)
     np.testing.assert_allclose(signal.lower, [-1.2, -0.25, 0.75])
     np.testing.assert_allclose(signal.upper, [-0.8, 0.15, 1.15])
-    assert signal.labels == (CallLabel.REDUCED, CallLabel.UNDECIDED, CallLabel.NOT_REDUCED)
+    assert signal.verdicts == (Verdict.REDUCED, Verdict.UNDECIDED, Verdict.NOT_REDUCED)
 
 
 def test_unbounded_entropy_is_never_certified() -> None:
@@ -124,7 +124,7 @@ def test_unbounded_entropy_is_never_certified() -> None:
     )
     for name in ("delta_h", "ratio", "cumulative"):
         signal = score(open_ended, name=name)
-        assert signal.labels == (CallLabel.UNDECIDED,), name
+        assert signal.verdicts == (Verdict.UNDECIDED,), name
 
 
 @given(
@@ -134,14 +134,14 @@ def test_unbounded_entropy_is_never_certified() -> None:
 )
 def test_every_signal_lies_in_its_interval(values: list[list[float]], half_width: float, name: str) -> None:
     signal = score(make_trajectory(values, half_width=half_width), name=name)
-    assert (signal.lower <= signal.delta_h + 1e-9).all()
-    assert (signal.delta_h <= signal.upper + 1e-9).all()
+    assert (signal.lower <= signal.value + 1e-9).all()
+    assert (signal.value <= signal.upper + 1e-9).all()
     exact = score(make_trajectory(values), name=name)
-    slack = 1e-9 * (1 + np.abs(exact.delta_h))
-    assert (signal.lower <= exact.delta_h + slack).all()
-    assert (exact.delta_h <= signal.upper + slack).all()
-    for certain, true in zip(signal.labels, exact.labels, strict=True):
-        assert certain in (true, CallLabel.UNDECIDED)
+    slack = 1e-9 * (1 + np.abs(exact.value))
+    assert (signal.lower <= exact.value + slack).all()
+    assert (exact.value <= signal.upper + slack).all()
+    for certain, true in zip(signal.verdicts, exact.verdicts, strict=True):
+        assert certain in (true, Verdict.UNDECIDED)
 
 
 def test_position_baseline_removes_a_pure_position_effect() -> None:
@@ -153,7 +153,7 @@ def test_position_baseline_removes_a_pure_position_effect() -> None:
     ]
     baseline = PositionBaseline.fit(score(t) for t in trajectories)
     np.testing.assert_allclose(baseline.index_means, step, atol=0.01)
-    corrected = [score(t, name="position_corrected", baseline=baseline).delta_h for t in trajectories]
+    corrected = [score(t, name="position_corrected", baseline=baseline).value for t in trajectories]
     assert np.abs(np.mean(corrected, axis=0)).max() < 1e-9
     assert 0.3 < np.mean([c < 0 for c in corrected]) < 0.7
 

@@ -56,7 +56,7 @@ def test_thousands_of_turns_cost_linear_time() -> None:
     def work(n_turns: int) -> None:
         signal = score(replace(made[n_turns]))
         assert signal.n_rounds == signal.n_calls == n_turns - 1
-        assert len(signal.call_labels) == n_turns - 1
+        assert len(signal.call_verdicts) == n_turns - 1
 
     made = {n: make_trajectory([[1.0, 2.0]] * n) for n in (501, 5001)}
     assert growth(work, 501, 5001) < 30, "ten times the turns; quadratic time would be a hundred"

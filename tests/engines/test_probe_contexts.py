@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from probe_fixtures import Words, in_tokens, searched
 
 from deltah import Segment, SegmentKind, ToolCall, Trajectory
-from deltah.engines.probe.contexts import Contexts, Form, Splicer, contexts_of
-from deltah.engines.probe.placebo import Donor, DonorPool
-from deltah.engines.probe.splice import body_spans
-from deltah.engines.probe.types import ChatContext, TextContinuation, TokenContext, TokenContinuation, focus_mask
+from deltah.probe.contexts import Contexts, Form, Splicer, contexts_of
+from deltah.probe.control_result import Donor, DonorPool
+from deltah.probe.splice import body_spans
+from deltah.probe.types import ChatContext, TextContinuation, TokenContext, TokenContinuation, focus_mask
 from deltah.traces.openai import decode
 
 

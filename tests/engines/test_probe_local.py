@@ -22,11 +22,12 @@ from deltah.core.align import rows_that_predict
 from deltah.core.entropy import entropy_from_logits
 from deltah.core.types import Estimator, Segment, SegmentKind, Trajectory
 from deltah.engines.models import ModelFiles
-from deltah.engines.probe import local
-from deltah.engines.probe.contexts import Form, Splicer, contexts_of
-from deltah.engines.probe.local import LocalBackend, fingerprint, load_local
-from deltah.engines.probe.placebo import Donor
-from deltah.engines.probe.types import (
+from deltah.errors import ModelError
+from deltah.probe import local
+from deltah.probe.contexts import Form, Splicer, contexts_of
+from deltah.probe.control_result import Donor
+from deltah.probe.local import LocalBackend, fingerprint, load_local
+from deltah.probe.types import (
     ChatContext,
     ContextTooLongError,
     Query,
@@ -35,7 +36,6 @@ from deltah.engines.probe.types import (
     TokenContext,
     TokenContinuation,
 )
-from deltah.errors import ModelError
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"

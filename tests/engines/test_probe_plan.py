@@ -13,13 +13,13 @@ from probe_fixtures import Scripted, Words, holds, searched
 
 from deltah import Trajectory
 from deltah.core.types import Estimator
-from deltah.engines.probe.answers import SENTENCE, continuations, sentence_of, template_of, templates
-from deltah.engines.probe.cache import open_cache
-from deltah.engines.probe.plan import ProbeConfig, Reason, Target, make_plan, sample
-from deltah.engines.probe.rows import Entropy, best_gold, mean_entropy
-from deltah.engines.probe.run import ProbeResult, cost_of, run_plan
-from deltah.engines.probe.types import Query, Scores, TextContinuation, TokenContext
 from deltah.errors import ConfigError, InvalidValueError
+from deltah.probe.answers import SENTENCE, continuations, sentence_of, template_of, templates
+from deltah.probe.cache import open_cache
+from deltah.probe.effects import Entropy, best_gold, mean_entropy
+from deltah.probe.plan import ProbeConfig, Reason, Target, make_plan, sample
+from deltah.probe.run import ProbeResult, cost_of, run_plan
+from deltah.probe.types import Query, Scores, TextContinuation, TokenContext
 
 
 def world(words: Words, n: int = 6, calls: int = 3) -> list[Trajectory]:

@@ -14,13 +14,13 @@ from probe_fixtures import Answer, FakeServer
 
 from deltah.core.entropy import SERVER_PRECISION_NATS, entropy_bounds
 from deltah.core.types import Estimator
-from deltah.engines.probe import http
-from deltah.engines.probe.dialects import tail_start
-from deltah.engines.probe.http import JsonClient, base_url
-from deltah.engines.probe.server import ServerOptions, connect
-from deltah.engines.probe.template import ChatTemplate
-from deltah.engines.probe.types import ChatContext, ContextTooLongError, Query, QueryError, TextContinuation
 from deltah.errors import InvalidValueError, ServerError
+from deltah.probe import http
+from deltah.probe.dialects import tail_start
+from deltah.probe.http import JsonClient, base_url
+from deltah.probe.server import ServerOptions, connect
+from deltah.probe.template import ChatTemplate
+from deltah.probe.types import ChatContext, ContextTooLongError, Query, QueryError, TextContinuation
 
 PIECE = re.compile(r"<[^>]*>|\s?\w+|\W")
 TEMPLATE = ChatTemplate(

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from deltah.engines.probe.template import ChatTemplate, load_template
-from deltah.engines.probe.types import QueryError
 from deltah.errors import ConfigError
+from deltah.probe.template import ChatTemplate, load_template
+from deltah.probe.types import QueryError
 
 
 def test_templates_render_as_in_transformers(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ import pytest
 
 pytest.importorskip("trl")
 
-from deltah.engines.smollm2 import build, load_smollm2
+from deltah.engines.smollm2 import build
+from deltah.engines.smollm2.build import load_smollm2
 from deltah.errors import MissingDependencyError, ModelError
 
 installed = pytest.mark.skipif(

@@ -13,7 +13,7 @@ from engines.tokenizer_fixtures import byte_tokenizer
 from jinja2 import TemplateError
 from trl.chat_template_utils import get_training_chat_template, is_chat_template_stop_token_trained, parse_response
 
-from deltah.engines.smollm2 import RESPONSE_TEMPLATE, chat_template
+from deltah.engines.smollm2.chat import RESPONSE_TEMPLATE, chat_template
 
 TOKENIZER = byte_tokenizer(chat_template(), RESPONSE_TEMPLATE)
 QUESTION = {"role": "user", "content": "Where?"}

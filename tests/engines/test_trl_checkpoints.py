@@ -31,7 +31,7 @@ from deltah.engines.trl.config import EvalConfig, EvaluateConfig, TrainConfig
 from deltah.engines.trl.host import load_model
 from deltah.engines.trl.session import train
 from deltah.errors import ConfigError, MissingDependencyError, ModelError, TrainingError
-from deltah.traces.rundir import RunDirectory
+from deltah.runs.directory import RunDirectory
 
 
 def steps_trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -38,8 +38,8 @@ from deltah.errors import (
     TrainingError,
     UnsupportedVersionError,
 )
-from deltah.traces import rundir
-from deltah.traces.rundir import RunDirectory
+from deltah.runs import directory as rundir
+from deltah.runs.directory import RunDirectory
 
 
 def changed(config: TrainConfig, **fields: Any) -> TrainConfig:

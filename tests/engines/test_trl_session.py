@@ -15,6 +15,7 @@ from engines.session_fixtures import make_config, same, stop_at, stopped, weight
 from safetensors.torch import load_file
 
 from deltah import read_traces, score
+from deltah.calls.outcomes import Grader, grader_of
 from deltah.core import metrics
 from deltah.core.metrics import batch_metrics
 from deltah.engines.trl import session
@@ -22,9 +23,8 @@ from deltah.engines.trl.acting import evaluate, rollout
 from deltah.engines.trl.config import EvalConfig, EvaluateConfig, RolloutConfig, TrainConfig
 from deltah.engines.trl.session import train
 from deltah.errors import ConfigError
-from deltah.study.outcomes import Grader, grader_of
+from deltah.runs.directory import RunDirectory
 from deltah.tasks import read_tasks
-from deltah.traces.rundir import RunDirectory
 
 
 def test_interrupted_run_resumes_to_the_undisturbed_result(files: Path, tmp_path: Path) -> None:

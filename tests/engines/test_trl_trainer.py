@@ -20,7 +20,7 @@ from builders import make_trajectory
 from engines.trl_fixtures import call, make_trainer, outcome, tiny_model
 from trl import GRPOTrainer
 
-from deltah import CallLabel, Group, RewardConfig, SegmentKind, Trajectory, entropy_from_logits, score, sparse_reward
+from deltah import Group, RewardConfig, SegmentKind, Trajectory, Verdict, entropy_from_logits, score, sparse_reward
 from deltah.core import metrics
 from deltah.core.advantages import normalise, token_advantages
 from deltah.core.rewards import shuffle_verdicts
@@ -92,7 +92,7 @@ def test_parallel_calls_share_one_delta_h(tmp_path: Path) -> None:
     signal = recorder.signals[2]
     assert signal.n_rounds == 1
     assert signal.n_calls == 2
-    assert signal.call_delta_h[0] == signal.call_delta_h[1]
+    assert signal.call_value[0] == signal.call_value[1]
 
 
 def test_call_cut_by_the_round_limit_is_unanswered(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_call_cut_by_the_round_limit_is_unanswered(tmp_path: Path) -> None:
     assert [c.status for c in t.calls] == [CallStatus.OK, CallStatus.UNANSWERED]
     assert t.stop_reason is StopReason.UNANSWERED_CALL
     signal = score(t)
-    assert signal.labels[1] is CallLabel.UNDEFINED
+    assert signal.verdicts[1] is Verdict.UNDEFINED
     assert signal.n_calls == 2
 
 
@@ -196,17 +196,17 @@ def test_verdicts_are_shuffled_anew_at_each_step_and_by_seed(tmp_path: Path) -> 
     signals, outcomes = [score(row) for row in rows], np.ones(20)
     measured = [1.0 if i % 2 else 0.0 for i in range(20)]
 
-    def verdicts(step: int, seed: int, name: str = "shuffled") -> list[float]:
+    def waste_levels(step: int, seed: int, name: str = "shuffled") -> list[float]:
         trainer = make_trainer(tmp_path, CALLS, reward=RewardConfig(name=name), grpo={"seed": seed})
         trainer.state.global_step = step
         return trainer._assign_credit(rows, signals, outcomes).totals.tolist()
 
-    assert verdicts(0, 3, "sparse") == measured
-    drawn = [verdicts(0, 3), verdicts(1, 3), verdicts(0, 4)]
+    assert waste_levels(0, 3, "sparse") == measured
+    drawn = [waste_levels(0, 3), waste_levels(1, 3), waste_levels(0, 4)]
     assert all(sum(row) == 10 for row in drawn)
     assert measured not in drawn
     assert len({tuple(row) for row in drawn}) == 3
-    assert verdicts(1, 3) == drawn[1]
+    assert waste_levels(1, 3) == drawn[1]
 
 
 @pytest.mark.parametrize(

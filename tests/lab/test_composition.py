@@ -15,7 +15,7 @@ from deltah.lab.names import Split
 from deltah.lab.questions import KNOWN_SUBJECT
 from deltah.lab.recipe import write_world
 from deltah.lab.world import World
-from deltah.study import ArmData, ReportData
+from deltah.report.data import ArmData, ReportData
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -17,7 +17,8 @@ from deltah.core.rewards import RewardName
 from deltah.core.signals import SignalConfig
 from deltah.errors import ConfigError
 from deltah.lab import demo
-from deltah.study import ArmData, load_run
+from deltah.report.data import ArmData
+from deltah.report.load import load_run
 from deltah.traces import write_traces
 
 pytest.importorskip("trl")

@@ -6,8 +6,8 @@ import json
 from typing import NamedTuple
 
 from deltah import Segment, SegmentKind, ToolCall, Trajectory
+from deltah.calls.waste import Waste, waste_of_calls
 from deltah.core.results import status_of
-from deltah.study.waste import Waste, waste_of_calls
 
 QUESTION = "Where does Mira Kovel live?"
 FACT = "Mira Kovel lives in Larkholm and works for Tessen Paper."

@@ -17,8 +17,11 @@ from study_builders import demo, evaluated, rollouts
 from test_report import HOSTILE, hostile_trajectory
 
 from deltah import ToolCall, Trajectory, score
-from deltah.study import ArmData, Evaluation, ReportData, write_report
-from deltah.study.pilot import build_table, run_study
+from deltah.report.data import ArmData, ReportData
+from deltah.report.evaluation import Evaluation
+from deltah.report.render import write_report
+from deltah.stats.columns import build_table
+from deltah.stats.study import run_study
 
 pytestmark = [
     pytest.mark.browser,

@@ -12,11 +12,11 @@ import duckdb
 import pytest
 from builders import make_trajectory
 
+from deltah.calls.callfile import FIELDS, SQL_TYPES, CallWriter, call_records
+from deltah.calls.waste import waste_of_calls
 from deltah.core.signals import score
 from deltah.core.types import Segment, SegmentKind, ToolCall, Trajectory
 from deltah.errors import ConfigError, DataError
-from deltah.study.callfile import FIELDS, SQL_TYPES, CallWriter, call_records
-from deltah.study.waste import waste_of_calls
 
 MEASURED = make_trajectory([[2.0, 1.0], [0.5], [0.75]], id="a", outcome=1.0, question="Where?")
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import deltah.study.callgroups
-from deltah.core.scored import CallLabel
+import deltah.stats.callgroups
+from deltah.calls.rows import CallRow
+from deltah.calls.waste import WasteLevel
+from deltah.core.signal_types import Verdict
 from deltah.core.types import CallStatus
-from deltah.study import CallRow, summarise_calls
-from deltah.study.bootstrap import MAX_RESAMPLED
-from deltah.study.callgroups import OTHER_TOOLS, CallTables, question_group
-from deltah.study.waste import Verdict
+from deltah.stats.bootstrap import MAX_RESAMPLED
+from deltah.stats.callgroups import OTHER_TOOLS, CallTables, question_group, summarise_calls
 
 ROW = CallRow(
     cluster=("id", "q"),
@@ -21,16 +21,16 @@ ROW = CallRow(
     round=1,
     status=CallStatus.OK,
     delta_h=-0.5,
-    label=CallLabel.REDUCED,
+    label=Verdict.REDUCED,
     waste=frozenset(),
-    verdict=Verdict.NONE,
+    verdict=WasteLevel.NONE,
     correct=None,
 )
 
 
 def rows(n_questions: int, calls: int = 2, seed: int = 0) -> list[CallRow]:
     rng = np.random.default_rng(seed)
-    labels = [*CallLabel, None]
+    labels = [*Verdict, None]
     return [
         replace(
             ROW,
@@ -40,7 +40,7 @@ def rows(n_questions: int, calls: int = 2, seed: int = 0) -> list[CallRow]:
             status=list(CallStatus)[int(rng.integers(3))],
             delta_h=float(rng.normal()) if rng.random() < 0.9 else float("nan"),
             label=labels[int(rng.integers(len(labels)))],
-            verdict=list(Verdict)[int(rng.integers(4))],
+            verdict=list(WasteLevel)[int(rng.integers(4))],
             correct=(None, True, False)[q % 3],
         )
         for q in range(n_questions)
@@ -104,7 +104,7 @@ def test_intervals_of_grouped_questions_are_those_of_single_ones() -> None:
 
 
 def test_tools_beyond_the_limit_are_one_group(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deltah.study.callgroups, "MAX_TOOLS", 3)
+    monkeypatch.setattr(deltah.stats.callgroups, "MAX_TOOLS", 3)
     found = tables([replace(ROW, tool=f"t{i}") for i in range(5)])
     found.merge(tables([replace(ROW, tool="t1"), replace(ROW, tool="t9")]))
     assert {name: s.n for name, s in found.by_tool().items()} == {"t0": 1, "t1": 2, "t2": 1, OTHER_TOOLS: 3}

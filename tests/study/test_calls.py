@@ -8,8 +8,8 @@ import numpy as np
 from builders import make_trajectory
 
 from deltah import Trajectory, score
-from deltah.study import call_rows, calls_by, summarise_calls
-from deltah.study.calls import histogram, histogram_edges
+from deltah.calls.rows import call_rows, calls_by, histogram, histogram_edges
+from deltah.stats.callgroups import summarise_calls
 
 
 def test_rows_share_the_round_of_parallel_calls() -> None:

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from deltah.study.report.charts import plane, with_classes
+from deltah.report.charts import plane, with_classes
 
 CHAR = 7.2
 LIMITS = {"x": (0.0, 4.0), "y": (0.0, 1.0)}

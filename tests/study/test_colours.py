@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from deltah.core.types import FloatArray
-from deltah.study.report.render import ENTROPY_LEVELS
+from deltah.report.render import ENTROPY_LEVELS
 
-CSS = (resources.files("deltah.study.report") / "templates" / "style.css").read_text(encoding="utf-8")
+CSS = (resources.files("deltah.report") / "templates" / "style.css").read_text(encoding="utf-8")
 SIGHT = {
     "normal": np.eye(3),
     # Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB.

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from deltah.calls.grading import Answers, graded
+from deltah.calls.outcomes import Grader, grader_of, outcome_title
 from deltah.core.types import Segment, SegmentKind, Trajectory
 from deltah.errors import DataError
-from deltah.study.grading import Answers, graded
-from deltah.study.outcomes import Grader, grader_of, outcome_title
 
 
 def made(name: str = "q7/0", **fields: Any) -> Trajectory:

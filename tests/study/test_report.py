@@ -15,13 +15,16 @@ from study_builders import PLANS, demo, evaluated, rollouts
 
 from deltah import Segment, SegmentKind, ToolCall, Trajectory
 from deltah.errors import DataError, InvalidValueError
-from deltah.study import ArmData, ReportData, load_report, load_run, load_traces, write_report
-from deltah.study.pilot import build_table, run_study
-from deltah.study.report.build import build, moving_mean
-from deltah.study.report.safe import compact_json, inert, script_json
-from deltah.study.report.svg import spread, tick_labels, ticks
+from deltah.report.build import build, moving_mean
+from deltah.report.data import ArmData, ReportData
+from deltah.report.load import load_report, load_run, load_traces
+from deltah.report.render import write_report
+from deltah.report.safe import compact_json, inert, script_json
+from deltah.report.svg import spread, tick_labels, ticks
+from deltah.runs.directory import nan_to_none, open_run
+from deltah.stats.columns import build_table
+from deltah.stats.study import run_study
 from deltah.traces import write_traces
-from deltah.traces.rundir import nan_to_none, open_run
 
 VOID = {"meta", "link", "br", "input", "img", "hr"}
 HOSTILE = (

@@ -14,8 +14,10 @@ from test_report import Page
 from deltah import score
 from deltah.core.metrics import DELTA_H_MEAN
 from deltah.core.signals import SIGNAL_TITLES, SIGNALS
-from deltah.study import ArmData, Evaluation, ReportData, write_report
-from deltah.study.report.build import build
+from deltah.report.build import build
+from deltah.report.data import ArmData, ReportData
+from deltah.report.evaluation import Evaluation
+from deltah.report.render import write_report
 
 ROUNDS = ([[2.0], [1.0], [1.01]], [[1.0], [0.4]])
 

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 
 from deltah import Segment, SegmentKind, ToolCall, Trajectory, score
-from deltah.study import ArmData, Costs, Evaluation, ReportData, summarise, write_report
-from deltah.study.report.build import build
-from deltah.study.report.sample import Reason
-from deltah.study.savings import Prices
-from deltah.study.waste import Verdict
+from deltah.calls.savings import Costs, Prices
+from deltah.calls.waste import WasteLevel
+from deltah.report.build import build
+from deltah.report.data import ArmData, ReportData
+from deltah.report.evaluation import Evaluation
+from deltah.report.render import write_report
+from deltah.report.sample import Reason
+from deltah.stats.summary import summarise
 
 ANSWER = "Velmora is a city on the northern coast, founded by the river people a long time ago."
 
@@ -128,7 +131,7 @@ def test_the_most_wasteful_are_those_certified_first() -> None:
         *(searcher([2.0, 1.0], f"clean{i}") for i in range(3)), searcher([2.0, 1.0, 1.5], "waste")
     ).columns[0].evaluations["logs"]  # fmt: skip
     assert kept.candidates[Reason.WASTEFUL][0].record["id"] == "waste"
-    assert sum(row.verdict is Verdict.CERTIFIED for row in kept.rows) == 1
+    assert sum(row.verdict is WasteLevel.CERTIFIED for row in kept.rows) == 1
 
 
 def test_the_page_names_every_class_in_plain_words(tmp_path: Path) -> None:

@@ -11,25 +11,25 @@ from builders import make_trajectory
 from call_builders import Call, search, written
 
 from deltah import Segment, SegmentKind, Signal, ToolCall, Trajectory, score
-from deltah.core.scored import CallLabel
+from deltah.calls.savings import Prices, SavingsAccumulator, estimate_savings
+from deltah.calls.waste import Waste, WasteLevel
+from deltah.core.signal_types import Verdict
 from deltah.core.types import Estimator
 from deltah.errors import InvalidValueError
-from deltah.study.savings import Prices, SavingsAccumulator, estimate_savings
-from deltah.study.waste import Verdict, Waste
 
 FACT = "Mira Kovel lives in Larkholm and works for Tessen Paper."
 
 
-def labelled(trajectory: Trajectory, *labels: CallLabel) -> Signal:
+def labelled(trajectory: Trajectory, *labels: Verdict) -> Signal:
     """A signal that says nothing but labels."""
     rounds, blank = len(labels), np.zeros(len(labels))
     return Signal(
         name="delta_h",
         margin=0.0,
-        delta_h=blank.copy(),
+        value=blank.copy(),
         lower=blank.copy(),
         upper=blank.copy(),
-        labels=labels,
+        verdicts=labels,
         segment_entropy=np.zeros(rounds + 1),
         segment_lower=np.zeros(rounds + 1),
         segment_upper=np.zeros(rounds + 1),
@@ -61,7 +61,7 @@ def test_tokens_of_dropped_calls_by_hand() -> None:
     assert saved.calls_with_estimated_tokens == 0
     assert (math.isnan(saved.seconds), saved.calls_without_seconds) == (True, 2)
     assert report.certified_and_likely.prompt_tokens == saved.prompt_tokens
-    assert report.verdicts == {Verdict.CERTIFIED: 2, Verdict.LIKELY: 0, Verdict.HINT: 0, Verdict.NONE: 2}
+    assert report.verdicts == {WasteLevel.CERTIFIED: 2, WasteLevel.LIKELY: 0, WasteLevel.HINT: 0, WasteLevel.NONE: 2}
     assert report.classes[Waste.EXACT_DUPLICATE] == 3
     assert (report.trajectories, report.calls) == (1, 4)
 
@@ -69,28 +69,28 @@ def test_tokens_of_dropped_calls_by_hand() -> None:
 def test_without_entropies_nothing_is_certified_and_repeats_are_likely() -> None:
     report = estimate_savings([(token_trajectory(), None)])
     assert (report.certified.calls, report.certified_and_likely.calls) == (0, 3)
-    assert report.verdicts[Verdict.LIKELY] == 3
+    assert report.verdicts[WasteLevel.LIKELY] == 3
 
 
 @pytest.mark.parametrize(
     ("label", "certified", "likely"),
     [
-        (CallLabel.NOT_REDUCED, 1, 1),
-        (CallLabel.UNDECIDED, 0, 1),
-        (CallLabel.UNDEFINED, 0, 1),
-        (CallLabel.REDUCED, 0, 0),
+        (Verdict.NOT_REDUCED, 1, 1),
+        (Verdict.UNDECIDED, 0, 1),
+        (Verdict.UNDEFINED, 0, 1),
+        (Verdict.REDUCED, 0, 0),
     ],
 )
-def test_a_label_decides_the_level(label: CallLabel, certified: int, likely: int) -> None:
+def test_a_label_decides_the_level(label: Verdict, certified: int, likely: int) -> None:
     t = written(search("a", FACT), search("a", FACT))
-    report = estimate_savings([(t, labelled(t, CallLabel.REDUCED, label))])
+    report = estimate_savings([(t, labelled(t, Verdict.REDUCED, label))])
     assert (report.certified.calls, report.certified_and_likely.calls) == (certified, likely)
 
 
 def test_a_hint_is_never_saved() -> None:
     t = written(search("a", FACT))
-    report = estimate_savings([(t, labelled(t, CallLabel.NOT_REDUCED))])
-    assert (report.verdicts[Verdict.HINT], report.certified_and_likely.calls) == (1, 0)
+    report = estimate_savings([(t, labelled(t, Verdict.NOT_REDUCED))])
+    assert (report.verdicts[WasteLevel.HINT], report.certified_and_likely.calls) == (1, 0)
 
 
 def test_tokens_are_estimated_from_characters_where_the_record_has_none() -> None:

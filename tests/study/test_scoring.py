@@ -13,11 +13,15 @@ import pytest
 from builders import make_trajectory
 
 import deltah.traces.parts
+from deltah.calls.callfile import CallWriter
+from deltah.calls.logs import LogOptions, ScoredLog
+from deltah.calls.rows import calls_by
+from deltah.calls.savings import Costs, Prices
 from deltah.core.metrics import batch_metrics
 from deltah.errors import DataError
-from deltah.study import CallSummary, Costs, Evaluation, LogOptions, Prices, ScoredLog, calls_by, summarise_calls
-from deltah.study.callfile import CallWriter
-from deltah.study.scoring import LogScore, score_log
+from deltah.report.evaluation import Evaluation
+from deltah.stats.callgroups import CallSummary, summarise_calls
+from deltah.stats.scoring import LogScore, score_log
 from deltah.traces import write_traces
 from deltah.traces.parquet import write_parquet
 

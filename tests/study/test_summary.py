@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from deltah import Trajectory, score
+from deltah.calls.scored import cluster_key
 from deltah.errors import InvalidValueError
-from deltah.study import STATISTICS, by, compare, summarise, table
-from deltah.study.bootstrap import Estimate, interval, ratio_replicates
-from deltah.study.summary import cluster_key
-from deltah.study.tables import number
+from deltah.stats.bootstrap import Estimate, interval, ratio_replicates
+from deltah.stats.summary import STATISTICS, by, compare, summarise
+from deltah.stats.tables import number, table
 
 
 def rollout(

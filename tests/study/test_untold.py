@@ -9,13 +9,16 @@ from builders import make_trajectory
 from typer.testing import CliRunner
 
 from deltah import Trajectory
+from deltah.calls.rows import rows_of
+from deltah.calls.scored import score_measured
 from deltah.cli.app import app
-from deltah.study import ArmData, Evaluation, ReportData, compare, summarise, summarise_calls, table
-from deltah.study.calls import rows_of
-from deltah.study.report.build import build
-from deltah.study.report.render import render
-from deltah.study.summary import score_measured
-from deltah.study.tables import MISSING, rate_cell
+from deltah.report.build import build
+from deltah.report.data import ArmData, ReportData
+from deltah.report.evaluation import Evaluation
+from deltah.report.render import render
+from deltah.stats.callgroups import summarise_calls
+from deltah.stats.summary import compare, summarise
+from deltah.stats.tables import MISSING, rate_cell, table
 from deltah.traces import write_traces
 
 UNTOLD = {"undecided": {"half_width": 5.0}, "undefined": {"unanswered_last": True}}

@@ -19,12 +19,14 @@ from study_builders import PLANS, agent, demo, evaluated, rollouts
 from test_report import hostile_trajectory
 
 from deltah import Segment, SegmentKind, ToolCall, Trajectory, score
-from deltah.study import ArmData, ReportData, load_report, write_report
-from deltah.study.report.build import build
-from deltah.study.report.safe import compact_json
-from deltah.study.report.sample import Collector, Reason
-from deltah.study.report.viewer import choose, pack
-from deltah.study.waste import waste_of_calls
+from deltah.calls.waste import waste_of_calls
+from deltah.report.build import build
+from deltah.report.data import ArmData, ReportData
+from deltah.report.load import load_report
+from deltah.report.render import write_report
+from deltah.report.safe import compact_json
+from deltah.report.sample import Collector, Reason
+from deltah.report.viewer import choose, pack
 from deltah.traces import write_traces
 
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deltah import Trajectory
-from deltah.core.scored import CallLabel
-from deltah.study.waste import Verdict, Waste, verdict, waste_of_calls
+from deltah.calls.waste import Waste, WasteLevel, waste_level, waste_of_calls
+from deltah.core.signal_types import Verdict
 
 PAGE = "\n".join(f"{i}  def step_{i}(state): return advance(state, by={i})" for i in range(12))
 EXACT, NEAR, CONTEXT, ERROR = ({w.value} for w in list(Waste)[:4])
@@ -274,16 +274,16 @@ def test_a_refused_change_that_is_tried_again_is_a_repeated_error() -> None:
 # Verdicts
 
 
-@pytest.mark.parametrize("label", [*CallLabel, None])
+@pytest.mark.parametrize("label", [*Verdict, None])
 @pytest.mark.parametrize("waste", [set(), {Waste.RESULT_UNUSED}, {Waste.EXACT_DUPLICATE}, set(Waste)])
-def test_verdicts(waste: set[Waste], label: CallLabel | None) -> None:
-    if label is CallLabel.REDUCED or not waste:
-        expected = Verdict.NONE
+def test_verdicts(waste: set[Waste], label: Verdict | None) -> None:
+    if label is Verdict.REDUCED or not waste:
+        expected = WasteLevel.NONE
     elif waste == {Waste.RESULT_UNUSED}:
-        expected = Verdict.HINT
+        expected = WasteLevel.HINT
     else:
-        expected = Verdict.CERTIFIED if label is CallLabel.NOT_REDUCED else Verdict.LIKELY
-    assert verdict(frozenset(waste), label) is expected
+        expected = WasteLevel.CERTIFIED if label is Verdict.NOT_REDUCED else WasteLevel.LIKELY
+    assert waste_level(frozenset(waste), label) is expected
 
 
 # Hostile records

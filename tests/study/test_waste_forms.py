@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from call_builders import FACT, OTHER, Call, classes, python, search
 
-from deltah.study.waste import Waste
+from deltah.calls.waste import Waste
 
 NEAR, CONTEXT = {Waste.NEAR_DUPLICATE.value}, {Waste.RESULT_IN_CONTEXT.value}
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from deltah.calls.logs import LogOptions, ScoredLog
 from deltah.cli.app import app
 from deltah.core.entropy import EVIDENCE, bounds_from_evidence
 from deltah.core.types import Estimator, Trajectory
 from deltah.errors import ConfigError, DataError, InvalidValueError
-from deltah.study import LogOptions, ScoredLog
 from deltah.traces import read_traces, write_traces
 from deltah.traces.record import decode, encode
 

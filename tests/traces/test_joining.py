@@ -73,7 +73,7 @@ def test_calls_of_one_conversation_become_the_conversation(tmp_path: Path) -> No
         (s.kind, s.start, s.stop, s.turn, s.text) for s in whole.segments
     ]
     assert [(c.name, c.result) for c in joined.calls] == [("search", "found 0"), ("search", "found 1")]
-    assert score(joined).delta_h.tolist() == score(whole).delta_h.tolist()
+    assert score(joined).value.tolist() == score(whole).value.tolist()
     assert (joined.id, joined.prediction, joined.question) == ("r2", "The answer is there", "Where?")
 
 

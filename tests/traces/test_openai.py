@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from deltah.core.results import is_error
-from deltah.core.scored import CallLabel
+from deltah.core.signal_types import Verdict
 from deltah.core.signals import score
 from deltah.core.types import CallStatus, Estimator, SegmentKind, SpanQuality, StopReason, Trajectory
 from deltah.errors import DataError
@@ -69,8 +69,8 @@ def test_two_turns_of_a_three_token_vocabulary_by_hand() -> None:
     assert (answered.name, answered.arguments) == ("search", '{"query": "x"}')
     assert (answered.id, answered.result, answered.status) == ("c1", "Paris is the capital.", CallStatus.OK)
     signal = score(trajectory)
-    assert signal.delta_h[0] == pytest.approx(last / 2 - (math.log(3) + 1.5 * math.log(2)) / 2, abs=1e-9)
-    assert signal.labels == (CallLabel.REDUCED,)
+    assert signal.value[0] == pytest.approx(last / 2 - (math.log(3) + 1.5 * math.log(2)) / 2, abs=1e-9)
+    assert signal.verdicts == (Verdict.REDUCED,)
 
 
 def test_a_score_on_another_scale_costs_the_outcome_alone() -> None:
@@ -147,7 +147,7 @@ def test_logprobs_of_the_content_only() -> None:
     assert trajectory.spans is SpanQuality.EXACT
     assert trajectory.calls[0].status is CallStatus.ERROR
     assert trajectory.calls[0].arguments == '{"q":1}'
-    assert score(trajectory).labels == (CallLabel.UNDEFINED,)
+    assert score(trajectory).verdicts == (Verdict.UNDEFINED,)
 
 
 def test_unknown_call_dialect_is_approximate() -> None:

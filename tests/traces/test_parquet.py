@@ -111,8 +111,8 @@ def test_skipped_fields_are_none_and_do_not_change_the_signal(tmp_path: Path) ->
     (again,) = read_parquet(path, skip=OPTIONAL)
     assert [getattr(again, name) for name in OPTIONAL] == [None] * len(OPTIONAL)
     for a, b in zip(
-        (score(again).delta_h, score(again).lower, score(again).upper),
-        (score(given).delta_h, score(given).lower, score(given).upper),
+        (score(again).value, score(again).lower, score(again).upper),
+        (score(given).value, score(given).lower, score(given).upper),
         strict=True,
     ):
         np.testing.assert_array_equal(a, b)

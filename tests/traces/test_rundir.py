@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from deltah.errors import ConfigError, DataError
-from deltah.traces import rundir
-from deltah.traces.rundir import RunDirectory, claim, open_run
+from deltah.runs import directory as rundir
+from deltah.runs.directory import RunDirectory, claim, open_run
 
 HOLD = """
 import sys
 from pathlib import Path
-from deltah.traces.rundir import claim
+from deltah.runs.directory import claim
 with claim(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

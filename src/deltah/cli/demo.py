@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from deltah.calls.outcomes import outcome_title
 from deltah.cli.progress import State, display, numbers_of
 from deltah.cli.tables import print_summaries
 from deltah.cli.targets import check_directory
 from deltah.cli.train import split_names
 from deltah.errors import ConfigError
-from deltah.study.outcomes import outcome_title
-from deltah.wording import agreeing, count
+from deltah.text_format import agreeing, count
 
 if TYPE_CHECKING:
     from deltah.lab.demo import DemoConfig, JobState
-    from deltah.study import ReportData
+    from deltah.report.data import ReportData
 
 
 def command(

@@ -41,10 +41,10 @@ def command(  # noqa: PLR0913 - the options of a command line
         settings=settings or (),
         defaults={"eval": {}},
     )
+    from deltah.calls.outcomes import outcome_title
     from deltah.engines.trl.acting import evaluate
     from deltah.engines.trl.processes import rank
-    from deltah.study import load_run
-    from deltah.study.outcomes import outcome_title
+    from deltah.report.load import load_run
 
     if rank():  # torchrun started several processes: the first one does it
         return

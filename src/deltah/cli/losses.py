@@ -8,10 +8,10 @@ from pathlib import Path
 
 import typer
 
+from deltah.calls.logs import ScoredLog
+from deltah.calls.twins import is_report_twin
 from deltah.errors import ConfigError, DataError
-from deltah.study import ScoredLog
-from deltah.study.twins import is_report_twin
-from deltah.wording import count
+from deltah.text_format import count
 
 MAX_PROBLEMS_PRINTED = 20
 

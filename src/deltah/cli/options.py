@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deltah.study import LogOptions
-from deltah.study.logs import LOG_SIGNALS
+from deltah.calls.logs import LOG_SIGNALS, LogOptions
 
 Logs = Annotated[
     list[str], typer.Argument(help="Files, folders or quoted glob patterns of traces or logs; - for standard input.")

@@ -9,11 +9,10 @@ from typing import Annotated, Final
 
 import typer
 
+from deltah.calls.savings import Costs, Prices
 from deltah.errors import ConfigError
-from deltah.study import Costs
-from deltah.study.callgroups import OTHER_TOOLS
-from deltah.study.savings import Prices
-from deltah.wording import count
+from deltah.stats.callgroups import OTHER_TOOLS
+from deltah.text_format import count
 
 _TOKENS: Final = {
     "input": "input_per_million",

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deltah.calls.logs import LogOptions, ScoredLog
 from deltah.cli.losses import check_file_name, named_files, nothing_read, read_files, report_losses, spare_inputs
 from deltah.cli.options import Answers, Logs, Strict, TraceFormat, VocabSize, log_options
 from deltah.cli.progress import reading, reporting
 from deltah.core.types import Scalar, Trajectory
 from deltah.errors import ConfigError, DataError, InvalidValueError
-from deltah.study import LogOptions, ScoredLog
-from deltah.traces.rundir import nan_to_none, write_atomic
-from deltah.wording import agreeing, count
+from deltah.runs.directory import nan_to_none, write_atomic
+from deltah.text_format import agreeing, count
 
 if TYPE_CHECKING:
-    from deltah.engines.probe.plan import Plan
-    from deltah.engines.probe.run import Cost, ProbeResult
-    from deltah.engines.probe.server import ServerOptions
-    from deltah.engines.probe.types import Backend
+    from deltah.probe.plan import Plan
+    from deltah.probe.run import Cost, ProbeResult
+    from deltah.probe.server import ServerOptions
+    from deltah.probe.types import Backend
 
 
 def command(  # noqa: PLR0913 - the options of a command line
@@ -54,10 +54,10 @@ def command(  # noqa: PLR0913 - the options of a command line
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost, and stop.")] = False,
 ) -> None:
     """Measure what each call's result did: to the probability of the gold answer, and to the entropy after it."""
-    from deltah.engines.probe.cache import identity_on_disk, open_cache
-    from deltah.engines.probe.plan import ProbeConfig, make_plan
-    from deltah.engines.probe.run import cost_of, run_plan
-    from deltah.engines.probe.server import ServerOptions, chars_per_token
+    from deltah.probe.cache import identity_on_disk, open_cache
+    from deltah.probe.plan import ProbeConfig, make_plan
+    from deltah.probe.run import cost_of, run_plan
+    from deltah.probe.server import ServerOptions, chars_per_token
 
     config = ProbeConfig(max_calls=max_calls, seed=seed, answer_template=answer_template)
     if (model is None) == (server is None):
@@ -143,7 +143,7 @@ def _schemas(path: Path | None) -> list[dict[str, Any]]:
 
 def _local(model: str, schemas: Sequence[dict[str, Any]]) -> Backend:
     from deltah.engines.models import resolve_model
-    from deltah.engines.probe.local import load_local
+    from deltah.probe.local import load_local
 
     return load_local(resolve_model(model), tools=schemas)
 
@@ -158,8 +158,8 @@ def _server(
     known: Mapping[str, Scalar] | None,
 ) -> Backend:
     """The server's backend; where an identity is `known`, if only an empty one, nothing is asked of the server."""
-    from deltah.engines.probe.server import connect, unasked
-    from deltah.engines.probe.template import load_template
+    from deltah.probe.server import connect, unasked
+    from deltah.probe.template import load_template
 
     key = None if api_key_env is None else os.environ.get(api_key_env)
     if api_key_env is not None and not key:

@@ -14,8 +14,8 @@ from deltah.cli.options import Answers, Join, Logs, Margin, Signal, Strict, Trac
 from deltah.cli.prices import Currency, Latency, Price, costs, unknown_tools
 from deltah.cli.progress import reading
 from deltah.cli.tables import inert
+from deltah.text_format import count
 from deltah.traces.sources import STDIN
-from deltah.wording import count
 
 
 def command(  # noqa: PLR0913 - the options of a command line
@@ -37,7 +37,8 @@ def command(  # noqa: PLR0913 - the options of a command line
     strict: Strict = False,
 ) -> None:
     """Write a page with tables, waste, curves and a trajectory viewer; several paths are compared."""
-    from deltah.study import load_report, write_report
+    from deltah.report.load import load_report
+    from deltah.report.render import write_report
 
     options = log_options(
         answers=answers, format=format, vocab_size=vocab_size, join=join, strict=strict, signal=signal, margin=margin

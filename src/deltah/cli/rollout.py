@@ -29,8 +29,8 @@ from deltah.cli.targets import check_directory, check_file
 from deltah.cli.train import Settings, split_names
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError
-from deltah.traces.rundir import RunDirectory, open_run
-from deltah.wording import count, share
+from deltah.runs.directory import RunDirectory, open_run
+from deltah.text_format import count, share
 
 if TYPE_CHECKING:
     from deltah.engines.trl.config import RolloutConfig

@@ -15,6 +15,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from deltah.calls.callfile import CallWriter
+from deltah.calls.facts import LogFacts
+from deltah.calls.logs import ScoredLog
+from deltah.calls.notes import notes_on
+from deltah.calls.waste import WasteLevel
 from deltah.cli.losses import named_files, nothing_read, read_files, report_losses, spare_inputs
 from deltah.cli.options import Answers, Join, Logs, Margin, Signal, Strict, TraceFormat, VocabSize, Workers, log_options
 from deltah.cli.prices import Currency, Latency, Price, costs, unknown_tools
@@ -22,16 +27,12 @@ from deltah.cli.progress import reading
 from deltah.cli.tables import broken, escaped, inert, two_lines
 from deltah.core.signals import SIGNAL_TITLES, SignalTitle
 from deltah.core.types import Estimator
-from deltah.study import CallSummary, ScoredLog
-from deltah.study.callfile import CallWriter
-from deltah.study.facts import LogFacts
-from deltah.study.notes import notes_on
-from deltah.study.scoring import LogScore, score_log
-from deltah.study.tables import estimate_cell, money_text, number, rate_cell, tool_title
-from deltah.study.waste import Verdict
+from deltah.runs.directory import nan_to_none
+from deltah.stats.callgroups import CallSummary
+from deltah.stats.scoring import LogScore, score_log
+from deltah.stats.tables import estimate_cell, money_text, number, rate_cell, tool_title
+from deltah.text_format import count
 from deltah.traces.parquet import OPTIONAL
-from deltah.traces.rundir import nan_to_none
-from deltah.wording import count
 
 
 def command(  # noqa: PLR0913 - the options of a command line
@@ -105,7 +106,7 @@ def _summary(log: ScoredLog, scored: LogScore, *, waste: bool) -> dict[str, Any]
         "branches": reader.n_branches,
         "signal": log.signal.name.value,
         "margin": log.signal.resolved_margin,
-        "waste": {name: facts.savings.verdicts[name] for name in Verdict} if waste else None,
+        "waste": {name: facts.savings.verdicts[name] for name in WasteLevel} if waste else None,
         "savings": msgspec.to_builtins(facts.savings) if waste else None,
         **metrics.row(),
         "by_tool": rows(calls.by_tool()),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deltah.calls.logs import ScoredLog
 from deltah.cli.losses import named_files, nothing_read, read_files, report_losses, spare_inputs
 from deltah.cli.options import Join, Logs, Strict, TraceFormat, VocabSize, log_options
 from deltah.errors import ConfigError, DataError
@@ -17,7 +18,9 @@ from deltah.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from deltah.study.pilot import Association, Evidence, StudyResult
+    from deltah.stats.associations import Association
+    from deltah.stats.evidence import Evidence
+    from deltah.stats.study import StudyResult
 
 
 def command(  # noqa: PLR0913 - the options of a command line
@@ -38,13 +41,15 @@ def command(  # noqa: PLR0913 - the options of a command line
     out: Annotated[Path | None, typer.Option(help="Directory, or .json file, for study.json and study.md.")] = None,
 ) -> None:
     """Test how well signals of entropy tell good calls from others."""
+    from deltah.calls.facts import FactTally
+    from deltah.calls.notes import notes_on
+    from deltah.calls.waste.classes import waste_of_calls
     from deltah.cli.progress import reading, reporting
     from deltah.cli.tables import inert
     from deltah.core.types import Trajectory
-    from deltah.study import ScoredLog, waste_of_calls
-    from deltah.study.facts import FactTally
-    from deltah.study.notes import notes_on
-    from deltah.study.pilot import PROBE_COLUMNS, build_table, read_call_values, run_study
+    from deltah.stats.columns import PROBE_COLUMNS, build_table
+    from deltah.stats.sources import read_call_values
+    from deltah.stats.study import run_study
 
     if out is not None and out.suffix and out.suffix.lower() != ".json" and not out.is_dir():
         raise ConfigError(f"--out {out}: expected a directory, or a name that ends in .json")
@@ -90,7 +95,7 @@ def _evidence(tasks: Path | None, corpus: Path | None) -> Evidence | None:
         return None
     if tasks is None:
         raise ConfigError("--corpus goes with --tasks: the tasks name the documents that the corpus holds")
-    from deltah.study.pilot import Evidence
+    from deltah.stats.evidence import Evidence
     from deltah.tasks import read_tasks
     from deltah.tools import read_corpus
 
@@ -102,7 +107,7 @@ def _print(result: StudyResult) -> None:
     from rich.console import Console
 
     from deltah.cli.tables import escaped
-    from deltah.study.pilot.markdown import computed, finding, label_note, method_notes, result_size, size_note
+    from deltah.stats.markdown import computed, finding, label_note, method_notes, result_size, size_note
 
     console = Console()
     console.print(result_size(result), highlight=False)
@@ -132,8 +137,8 @@ def _table(rows: Sequence[Association]) -> Table:
     from rich.table import Table
 
     from deltah.cli.tables import escaped, two_lines
-    from deltah.study.pilot.markdown import p_text, signal_title
-    from deltah.study.tables import estimate_cell
+    from deltah.stats.markdown import p_text, signal_title
+    from deltah.stats.tables import estimate_cell
 
     graded = rows[0].graded
     shown = _GRADED if graded else _SHOWN
@@ -162,7 +167,7 @@ def _write(result: StudyResult, out: Path) -> None:
     Raises:
         DataError: if a file cannot be written.
     """
-    from deltah.traces.rundir import write_atomic
+    from deltah.runs.directory import write_atomic
 
     data, page = _targets(out)
     try:

@@ -1,4 +1,4 @@
-"""Summaries as a terminal table; the numbers and their text come from `deltah.study.tables`."""
+"""Summaries as a terminal table; the numbers and their text come from `deltah.stats.tables`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from deltah.study import Statistics, table
-from deltah.study.outcomes import OUTCOME
-from deltah.study.tables import DEMO_COLUMNS, Cell
+from deltah.calls.outcomes import OUTCOME
+from deltah.stats.summary import Statistics
+from deltah.stats.tables import DEMO_COLUMNS, Cell, table
 
 _TITLE_WIDTH = 12
 """Of a title's longest line, in characters: that of an interval."""

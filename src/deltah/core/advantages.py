@@ -15,7 +15,7 @@ import numpy as np
 
 from deltah.core.align import scatter
 from deltah.core.rewards import Pooling, Reward, RewardConfig, RewardName, group_rewards
-from deltah.core.scored import Group, Signal
+from deltah.core.signal_types import Group, Signal
 from deltah.core.types import FloatArray, Trajectory
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from deltah.core.scored import CallLabel, Signal
+from deltah.core.signal_types import Signal, Verdict
 from deltah.core.types import FloatArray
 
 PREFIX = "deltah/"
@@ -125,13 +125,13 @@ class MetricsTally:
         self._no_call.add_one(float(n == 0))
         if n:
             self._efficiency.add_one(m / n)
-        self._delta.add(signal.call_delta_h)
+        self._delta.add(signal.call_value)
         self._tokens.add(signal.segment_tokens[signal.segment_tokens > 0].astype(np.float64))
         self._entropy.add(signal.segment_entropy)
         self._n_calls += n
         self._n_reduced += m
-        self._n_undefined += signal.count(CallLabel.UNDEFINED)
-        self._n_undecided += signal.count(CallLabel.UNDECIDED)
+        self._n_undefined += signal.count(Verdict.UNDEFINED)
+        self._n_undecided += signal.count(Verdict.UNDECIDED)
 
     def row(self) -> dict[str, float]:
         """The metrics so far; NaN where there is nothing to average."""

@@ -23,7 +23,7 @@ from enum import StrEnum
 import numpy as np
 
 from deltah.core.options import check_number, choice
-from deltah.core.scored import Group, Signal
+from deltah.core.signal_types import Group, Signal
 from deltah.core.types import FloatArray
 from deltah.errors import InvalidValueError
 
@@ -193,7 +193,7 @@ def shuffle_verdicts(signals: Sequence[Signal], rng: np.random.Generator) -> lis
         rng: Source of the permutation.
 
     Returns:
-        Signals of the same shape whose `delta_h`, bounds and labels moved together.
+        Signals of the same shape whose `value`, bounds and verdicts moved together.
     """
     origin = [[i] * s.n_rounds for i, s in enumerate(signals)]
     for k in range(max((s.n_rounds for s in signals), default=0)):
@@ -203,10 +203,10 @@ def shuffle_verdicts(signals: Sequence[Signal], rng: np.random.Generator) -> lis
     return [
         replace(
             signal,
-            delta_h=np.array([signals[i].delta_h[k] for k, i in enumerate(sources)], dtype=np.float64),
+            value=np.array([signals[i].value[k] for k, i in enumerate(sources)], dtype=np.float64),
             lower=np.array([signals[i].lower[k] for k, i in enumerate(sources)], dtype=np.float64),
             upper=np.array([signals[i].upper[k] for k, i in enumerate(sources)], dtype=np.float64),
-            labels=tuple(signals[i].labels[k] for k, i in enumerate(sources)),
+            verdicts=tuple(signals[i].verdicts[k] for k, i in enumerate(sources)),
         )
         for signal, sources in zip(signals, origin, strict=True)
     ]

@@ -20,8 +20,8 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from deltah.core.options import check_number, choice
-from deltah.core.scored import CallLabel, Signal
 from deltah.core.segments import Pool, SegmentEntropies, segment_entropies
+from deltah.core.signal_types import Signal, Verdict
 from deltah.core.types import BoolArray, CallStatus, FloatArray, Trajectory
 from deltah.errors import InvalidValueError
 
@@ -109,10 +109,10 @@ class PositionBaseline:
             InvalidValueError: if no round has a defined ΔH.
         """
         rows = [
-            (k, np.log1p(s.segment_tokens[k + 1]), s.delta_h[k])
+            (k, np.log1p(s.segment_tokens[k + 1]), s.value[k])
             for s in signals
             for k in range(s.n_rounds)
-            if np.isfinite(s.delta_h[k])
+            if np.isfinite(s.value[k])
         ]
         if not rows:
             raise InvalidValueError("a position baseline needs at least one round with a defined ΔH; got none")
@@ -209,10 +209,10 @@ def score(trajectory: Trajectory, config: SignalConfig | None = None, **options:
     return Signal(
         name=config.name.value,
         margin=config.resolved_margin,
-        delta_h=point,
+        value=point,
         lower=lower,
         upper=upper,
-        labels=_labels(lower, upper, config.resolved_margin),
+        verdicts=_verdicts(lower, upper, config.resolved_margin),
         segment_entropy=h.point,
         segment_lower=h.lower,
         segment_upper=h.upper,
@@ -245,16 +245,16 @@ def signal_config(**options: object) -> SignalConfig:
     return SignalConfig(**options)  # type: ignore[arg-type]
 
 
-def _labels(lower: FloatArray, upper: FloatArray, margin: float) -> tuple[CallLabel, ...]:
-    return tuple(_label(low, high, margin) for low, high in zip(lower.tolist(), upper.tolist(), strict=True))
+def _verdicts(lower: FloatArray, upper: FloatArray, margin: float) -> tuple[Verdict, ...]:
+    return tuple(_verdict(low, high, margin) for low, high in zip(lower.tolist(), upper.tolist(), strict=True))
 
 
-def _label(lower: float, upper: float, margin: float) -> CallLabel:
+def _verdict(lower: float, upper: float, margin: float) -> Verdict:
     if math.isnan(lower) or math.isnan(upper):
-        return CallLabel.UNDEFINED
+        return Verdict.UNDEFINED
     if upper < -margin:
-        return CallLabel.REDUCED
-    return CallLabel.NOT_REDUCED if lower >= -margin else CallLabel.UNDECIDED
+        return Verdict.REDUCED
+    return Verdict.NOT_REDUCED if lower >= -margin else Verdict.UNDECIDED
 
 
 def _difference(h: SegmentEntropies, config: SignalConfig) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -47,7 +47,7 @@ def resolve_model(name: str) -> ModelFiles:
             raise ModelError("the embedded agent is not in this installation; make it with: deltah lab coldstart")
         return ModelFiles(name, str(path))
     if name == SMOLLM2:
-        from deltah.engines.smollm2 import load_smollm2
+        from deltah.engines.smollm2.build import load_smollm2
 
         return ModelFiles(name, str(load_smollm2()))
     local = Path(name)

@@ -34,10 +34,12 @@ from deltah.errors import TrainingError, missing_dependency
 from deltah.lab.composition import composition
 from deltah.lab.guarded import start, stop
 from deltah.lab.recipe import ARMS, EVAL_TASKS, SIGNAL, STEPS, eval_config, rollout_config, train_config, write_world
-from deltah.study import ReportData, load_run, write_report
+from deltah.report.data import ReportData
+from deltah.report.load import load_run
+from deltah.report.render import write_report
+from deltah.runs.directory import DONE, RunDirectory, open_run, package_versions, write_atomic
 from deltah.termination import stop_on_termination
 from deltah.traces import read_traces
-from deltah.traces.rundir import DONE, RunDirectory, open_run, package_versions, write_atomic
 
 _POLL_S = 0.5
 

@@ -21,8 +21,8 @@ import numpy as np
 
 from deltah.lab.names import Kind, Split, pick
 from deltah.lab.world import SCHEMAS, Relation, World, document_id
+from deltah.runs.directory import write_atomic
 from deltah.tasks.types import Task, TaskKind
-from deltah.traces.rundir import write_atomic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

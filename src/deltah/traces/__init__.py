@@ -5,9 +5,9 @@ be read becomes a `ReadProblem` and never hides the valid ones around it. One da
 -> importer (`formats`) -> trajectory. Arithmetic on entropies lives in `deltah.core`.
 """
 
-from deltah.traces.reader import ReadProblem, TraceReader, read_traces
+from deltah.traces.reader import TraceReader, read_traces
+from deltah.traces.reading import ReadProblem
 from deltah.traces.record import SCHEMA_VERSION
-from deltah.traces.runsignal import signal_of
 from deltah.traces.writer import TraceWriter, write_traces
 
 __all__ = [
@@ -16,6 +16,5 @@ __all__ = [
     "TraceReader",
     "TraceWriter",
     "read_traces",
-    "signal_of",
     "write_traces",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from deltah.core.types import FloatArray
-from deltah.study.pilot.table import CallReference, StudyTable
+from deltah.stats.table import CallReference, StudyTable
 
 
 def make_table(

@@ -9,9 +9,9 @@ import pytest
 from scipy.stats import pearsonr
 from study.pilot.tables import make_table, simulate
 
-from deltah.study.pilot.blocks import STATISTICS
-from deltah.study.pilot.statistics import associate
-from deltah.study.pilot.table import StudyTable
+from deltah.stats.associations import associate
+from deltah.stats.blocks import STATISTICS
+from deltah.stats.table import StudyTable
 
 
 def probed(rng: np.random.Generator, calls: int) -> StudyTable:

@@ -10,9 +10,10 @@ import pytest
 from study.pilot.tables import make_table, simulate
 
 from deltah.errors import DataError
-from deltah.study.pilot import CallReference, FailureKind, StudyResult, StudyTable, run_study
-from deltah.study.pilot.figures import MAX_FAILURES, failures, histograms, positions, roc_curves
-from deltah.study.pilot.statistics import associate
+from deltah.stats.associations import associate
+from deltah.stats.figures import MAX_FAILURES, FailureKind, failures, histograms, positions, roc_curves
+from deltah.stats.study import StudyResult, run_study
+from deltah.stats.table import CallReference, StudyTable
 
 NAN = float("nan")
 

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from study.pilot.test_result import study_table
 
-from deltah.study.bootstrap import Estimate
-from deltah.study.pilot import CallReference, StudyResult, run_study
-from deltah.study.pilot.markdown import finding
-from deltah.study.report import study_charts
-from deltah.study.report.render import environment
-from deltah.study.report.study_section import study_section
+from deltah.report import study_charts
+from deltah.report.render import environment
+from deltah.report.study_section import study_section
+from deltah.stats.bootstrap import Estimate
+from deltah.stats.markdown import finding
+from deltah.stats.study import StudyResult, run_study
+from deltah.stats.table import CallReference
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ import pytest
 from builders import make_trajectory
 
 from deltah import score
+from deltah.calls.callfile import CallWriter, call_records
+from deltah.calls.waste import waste_of_calls
 from deltah.errors import DataError
-from deltah.study.callfile import CallWriter, call_records
-from deltah.study.pilot import read_call_values
-from deltah.study.waste import waste_of_calls
+from deltah.stats.sources import read_call_values
 
 
 def write(path: Path, text: str) -> Path:

@@ -14,14 +14,14 @@ from study.pilot.tables import make_table, simulate
 
 from deltah.core.types import FloatArray
 from deltah.errors import InvalidValueError
-from deltah.study.bootstrap import auc_interval, cluster_weights
-from deltah.study.pilot.blocks import STATISTICS, BlockStatistics, blocks
-from deltah.study.pilot.controls import controls_of
-from deltah.study.pilot.markdown import size_note
-from deltah.study.pilot.permutation import block_tests, holm, sign_flip_p
-from deltah.study.pilot.ranks import doubled_ranks, running_sum, sorting
-from deltah.study.pilot.statistics import Association, associate
-from deltah.study.pilot.table import StudyTable
+from deltah.stats.associations import Association, associate
+from deltah.stats.blocks import STATISTICS, BlockStatistics, blocks
+from deltah.stats.bootstrap import auc_interval, cluster_weights
+from deltah.stats.controls import controls_of
+from deltah.stats.markdown import size_note
+from deltah.stats.permutation import block_tests, holm, sign_flip_p
+from deltah.stats.ranks import doubled_ranks, running_sum, sorting
+from deltah.stats.table import StudyTable
 
 
 def brute_auc(x: FloatArray, y: FloatArray, strata: FloatArray) -> float:

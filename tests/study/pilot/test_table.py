@@ -11,11 +11,11 @@ from builders import make_trajectory
 from study.pilot.tables import make_table
 
 from deltah import Trajectory, score
+from deltah.calls.waste import waste_of_calls
 from deltah.core.signals import SIGNALS, PositionBaseline
 from deltah.errors import InvalidValueError
-from deltah.study.pilot import LABEL_MEANING, PROBE_COLUMNS, SIGNAL_MEANING, Evidence, build_table
-from deltah.study.pilot.evidence import words
-from deltah.study.waste import waste_of_calls
+from deltah.stats.columns import LABEL_MEANING, PROBE_COLUMNS, SIGNAL_MEANING, build_table
+from deltah.stats.evidence import Evidence, words
 from deltah.tasks import Task
 from deltah.tools import Document
 

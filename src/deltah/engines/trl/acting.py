@@ -8,17 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from deltah.core.rewards import RewardConfig, RewardName
-from deltah.core.scored import Signal
+from deltah.core.signal_types import Signal
 from deltah.core.signals import SignalConfig
 from deltah.core.types import Trajectory
 from deltah.engines.models import ModelFiles, resolve_model
 from deltah.engines.trl.config import EvalConfig, EvaluateConfig, Progress, RolloutConfig
 from deltah.engines.trl.processes import alone
 from deltah.errors import missing_dependency
+from deltah.runs.directory import RunDirectory, claim, open_run
 from deltah.tasks import Task, read_tasks
 from deltah.tools import build_tools
 from deltah.traces import write_traces
-from deltah.traces.rundir import RunDirectory, claim, open_run
 
 try:
     from datasets import Dataset

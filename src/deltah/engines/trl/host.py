@@ -17,8 +17,8 @@ from deltah.engines.trl.contract import unsupported
 from deltah.engines.trl.processes import world_size
 from deltah.engines.trl.records import last_text
 from deltah.errors import ConfigError, DataError
+from deltah.runs.directory import RunDirectory
 from deltah.tasks import OUTCOME_GRADER, Task, grade
-from deltah.traces.rundir import RunDirectory
 
 
 def load_model(files: ModelFiles, config: RolloutConfig, *, train_all: bool = False) -> tuple[Any, Any]:

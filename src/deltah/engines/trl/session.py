@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from deltah.core.metrics import SECONDS
-from deltah.core.scored import Signal
+from deltah.core.signal_types import Signal
 from deltah.core.types import Trajectory
 from deltah.engines.models import resolve_model
 from deltah.engines.trl.config import EvaluateConfig, Progress, TrainConfig
 from deltah.engines.trl.processes import alone, rank
 from deltah.errors import TrainingError, missing_dependency
+from deltah.runs.directory import MANIFEST, RunDirectory, claim, open_run
 from deltah.tasks import read_tasks
 from deltah.tools import build_tools
 from deltah.traces import write_traces
-from deltah.traces.rundir import MANIFEST, RunDirectory, claim, open_run
 
 try:
     from datasets import Dataset

@@ -29,7 +29,7 @@ from deltah.core.advantages import BatchCredit, batch_credit, normalise
 from deltah.core.align import pad
 from deltah.core.metrics import DROPPED, CollapseMonitor, batch_metrics
 from deltah.core.rewards import RewardConfig, RewardName, shuffle_verdicts
-from deltah.core.scored import Signal
+from deltah.core.signal_types import Signal
 from deltah.core.signals import SignalConfig, score
 from deltah.core.types import FloatArray, Trajectory
 from deltah.engines.trl import contract

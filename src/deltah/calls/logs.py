@@ -1,0 +1,142 @@
+"""Logs as the commands of the diagnosis see them: trajectories graded and scored one by one, in constant memory.
+
+One home for what `score`, `study` and `report` have in common: which files, which format, which vocabulary, whose
+grades, which signal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from deltah.calls.grading import Answers, graded
+from deltah.calls.scored import Scored, score_measured
+from deltah.calls.twins import is_result
+from deltah.core.signals import SIGNALS, SignalConfig, SignalName
+from deltah.core.types import Trajectory
+from deltah.errors import ConfigError, InvalidValueError
+from deltah.runs.run_signal import signal_of
+from deltah.traces import TraceReader, read_traces
+from deltah.traces.reader import Paths
+from deltah.traces.sources import STDIN
+
+LOG_SIGNALS: Final = tuple(name for name in SIGNALS if name != SignalName.POSITION_CORRECTED)
+"""Signals that a log can be scored by as it is read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogOptions:
+    """How logs are read and scored."""
+
+    format: str | None = None
+    """Name of a trace format; None: told from the content of each record."""
+    vocab_size: int | None = None
+    """V of logs that do not state it."""
+    join: bool = True
+    """Whether API calls of one conversation become one trajectory."""
+    strict: bool = False
+    """Stop at the first record that cannot be read."""
+    answers: str | None = None
+    """Second file, with grades or gold answers."""
+    signal: str | None = None
+    """One of `LOG_SIGNALS`, or the run's own; None: that of the run that the traces lie in, else the method's."""
+    margin: float | None = None
+    """Dead band; None: likewise."""
+    watch: Callable[[int], object] | None = None
+    """Called with the number of trajectories read so far."""
+
+    def signal_config(self, base: SignalConfig) -> SignalConfig:
+        """A run's configuration with what is stated here in its place.
+
+        Raises:
+            InvalidValueError: if the signal is none of `LOG_SIGNALS` and not the run's own, or the margin is not 0 or
+                more.
+        """
+        if self.signal is None and self.margin is None:
+            return base
+        name = base.name if self.signal in (None, base.name.value) else _signal_name(str(self.signal))
+        # Another signal has a margin of its own.
+        kept = base.margin if name is base.name else None
+        return replace(base, name=name, margin=kept if self.margin is None else self.margin)
+
+
+class ScoredLog(Iterable[Scored]):
+    """Trajectories of logs with their signals, None for one without entropies; iterable again unless from stdin."""
+
+    def __init__(self, paths: Paths, options: LogOptions | None = None, *, skip: Sequence[str] = ()) -> None:
+        """Open the files.
+
+        Args:
+            paths: See `deltah.read_traces`.
+            options: How they are read and scored.
+            skip: Fields that the caller does not need, see `deltah.read_traces`.
+
+        Raises:
+            DataError: if a file does not exist, may not be read, or the answers' file is wrong.
+            ConfigError: if no signal is stated and the traces lie in runs that scored their calls differently.
+            InvalidValueError: if the format is unknown or the vocabulary size not positive.
+        """
+        options = options or LogOptions()
+        self.answers_path = options.answers
+        self.answers = None if options.answers is None else Answers(options.answers)
+        self.n_matched = 0
+        """Trajectories that found a row of the answers' file."""
+        self._watch = options.watch
+        self.reader: TraceReader = read_traces(
+            paths,
+            format=options.format,
+            strict=options.strict,
+            vocab_size=options.vocab_size,
+            join=options.join,
+            skip=tuple(dict.fromkeys([*skip, "top_k_evidence"])),
+        )
+        # What an earlier report or study left in a folder of logs is none of them.
+        self.reader.sources = [s for s in self.reader.sources if s.named or not is_result(s.path)]
+        self.signal = _signal_of_sources(self.reader, options)
+
+    def __iter__(self) -> Iterator[Scored]:
+        """Grade and score the trajectories that can be read, as they are asked for."""
+        self.n_matched = 0
+        for read in self.reader:
+            trajectory, matched = graded_by(self.answers, read)
+            self.n_matched += matched
+            self.tell()
+            yield trajectory, score_measured(trajectory, self.signal)
+
+    def tell(self) -> None:
+        """Say to whoever watches how many trajectories were read."""
+        if self._watch is not None:
+            self._watch(self.reader.n_read)
+
+
+def graded_by(answers: Answers | None, trajectory: Trajectory) -> tuple[Trajectory, bool]:
+    """A trajectory graded by the answers' file, if there is one, or by its own; and whether the file has a row of it.
+
+    Raises:
+        MissingDependencyError: if a math task needs math-verify and it is not installed.
+    """
+    return (graded(trajectory), False) if answers is None else answers.apply(trajectory)
+
+
+def _signal_name(name: str) -> SignalName:
+    if name == SignalName.POSITION_CORRECTED:
+        raise InvalidValueError(
+            f"the signal {name!r} needs an expectation fitted on other questions, as `deltah study` computes it; here "
+            f"choose one of: {', '.join(LOG_SIGNALS)}"
+        )
+    if name not in LOG_SIGNALS:
+        raise InvalidValueError(f"unknown signal {name!r}; choose one of: {', '.join(LOG_SIGNALS)}")
+    return SignalName(name)
+
+
+def _signal_of_sources(reader: TraceReader, options: LogOptions) -> SignalConfig:
+    """Configuration under which the runs that the files lie in scored their calls."""
+    folders = {str(Path(source.path).parent) for source in reader.sources if source.path != STDIN}
+    found = {options.signal_config(signal_of(folder)) for folder in folders}
+    if len(found) > 1:
+        raise ConfigError(
+            "these traces come from runs with different signals; say which to use with --signal or --margin"
+        )
+    return found.pop() if found else options.signal_config(SignalConfig())

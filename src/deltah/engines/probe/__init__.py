@@ -1,4 +1,0 @@
-"""Counterfactual probe: what a call's result did, against no result and against an unrelated one, from the same state.
-
-Import from the submodules. Only `deltah.engines.probe.local` needs torch, and loads it when a model is loaded.
-"""

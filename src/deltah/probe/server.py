@@ -1,0 +1,313 @@
+"""A model behind an OpenAI-compatible server that reports log-probabilities of given text; needs no torch.
+
+`connect` finds out by a few tiny requests what the server can do (`deltah.probe.dialects`). Entropies are
+certified bounds from the k best log-probabilities, by the rules that importers of logs use (`deltah.traces.topk`), at
+the temperature at which the server reports, which is 1 unless it was started otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+
+from deltah.core.types import BoolArray, Estimator, FloatArray, Scalar, Trajectory
+from deltah.errors import ServerError
+from deltah.probe.cache import digest
+from deltah.probe.dialects import (
+    Dialect,
+    IgnoredError,
+    PromptTokens,
+    chat_body,
+    read_prompt,
+    tail_start,
+    text_body,
+)
+from deltah.probe.http import JsonClient, RejectedError, base_url
+from deltah.probe.template import ChatTemplate
+from deltah.probe.types import (
+    ChatContext,
+    ContextTooLongError,
+    Query,
+    QueryError,
+    Scores,
+    TextContinuation,
+    focus_mask,
+)
+from deltah.traces.messages import Message
+from deltah.traces.tokens import pack_lists
+from deltah.traces.topk import measure
+
+MESSAGE_TOKENS: Final = 5
+"""Template tokens of a message, for estimates of cost."""
+_LENGTH_WORDS: Final = ("context length", "maximum context", "context window", "max_model_len", "too long", "too large")
+_GREETING: Final = ChatContext(messages=({"role": "user", "content": "Count: one two three four"},))
+_SEQUENCES: Final = ("A B C D E F G H", "one two three four five six", "1, 2, 3, 4, 5, 6,")
+"""Texts whose next token is plain and sure."""
+_ECHO_TOLERANCE: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """What a server is asked for."""
+
+    top_k: int = 20
+    """Alternatives of each token; vLLM gives 20 at most unless started with --max-logprobs."""
+    vocab_size: int | None = None
+    """V; None: unknown, so upper bounds are infinite."""
+    concurrency: int = 6
+    """Requests under way at once: those of one call."""
+    chars_per_token: float = 4.0
+    """For estimates of cost."""
+
+
+class ServerBackend:
+    """Scores continuations by requests; made by `connect`."""
+
+    view = None
+
+    def __init__(
+        self,
+        client: JsonClient,
+        model: str,
+        dialect: Dialect,
+        options: ServerOptions,
+        *,
+        template: ChatTemplate | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """Use a server whose dialect is known."""
+        self._client, self._model, self._dialect, self._options = client, model, dialect, options
+        self._template, self._tools = template, tuple(tools)
+        self.identity: dict[str, Scalar] = {
+            "backend": "server",
+            "model": model,
+            "server": client.base,
+            "dialect": dialect.value,
+            "top_logprobs": options.top_k,
+            "vocab_size": options.vocab_size,
+            "template": None if template is None else digest(template.source)[:8],
+            "tools": digest(list(map(dict, tools)))[:8] if tools else None,
+        }
+
+    def count(self, query: Query) -> int:
+        """Estimate the tokens of a query from its characters, with five tokens a message for the template."""
+        context, continuation = _chat_query(query)
+        chars = sum(map(_chars, context.messages)) + len(context.open_text) + len(continuation.text)
+        return round(chars / self._options.chars_per_token) + MESSAGE_TOKENS * len(context.messages)
+
+    def score(self, queries: Sequence[Query]) -> Iterator[Scores]:
+        """Answers in order; the requests run at the same time."""
+        pool = ThreadPoolExecutor(max_workers=self._options.concurrency)
+        try:
+            yield from pool.map(self._score, queries)
+        finally:  # after an error or Ctrl-C nothing that waits is still sent
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _score(self, query: Query) -> Scores:
+        context, continuation = _chat_query(query)
+        try:
+            prompt = self.read(context, continuation.text)
+        except RejectedError as error:
+            raise _query_error(error) from error
+        start = tail_start(_without_trailing_space(prompt.texts), continuation.text.strip())
+        if start is None:  # a character of it spans several tokens
+            start = len(self.read(context, "").texts)
+        if not 0 < start < len(prompt.texts):
+            raise QueryError("the tokens of the continuation are not found in the server's answer")
+        return self._scores(prompt, start, continuation)
+
+    def read(self, context: ChatContext, text: str) -> PromptTokens:
+        """Tokens of context and text as the server reads them."""
+        answer = self._complete(self._body(context, text))
+        return read_prompt(self._dialect, answer, self._options.top_k)
+
+    def _body(self, context: ChatContext, text: str) -> dict[str, Any]:
+        if self._dialect.takes_messages:
+            return chat_body(context, text, self._options.top_k, self._tools)
+        if self._template is None:
+            raise ServerError("this server takes text only; give its model's chat template with --chat-template")
+        rendered = self._template.render(context.messages) + context.open_text + text
+        return text_body(self._dialect, rendered, self._options.top_k)
+
+    def _complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        return self._client.post(
+            self._dialect.path, {"model": self._model, "max_tokens": 1, "temperature": 0.0, **body}
+        )
+
+    def _scores(self, prompt: PromptTokens, start: int, continuation: TextContinuation) -> Scores:
+        tokens = pack_lists(prompt.texts[start:], prompt.logprobs[start:], prompt.top[start:])
+        measured = measure(tokens, self._options.vocab_size)
+        nothing: FloatArray = np.full(len(tokens), np.nan)
+        entropy = nothing if measured.entropy is None else measured.entropy
+        focus = _focus(prompt.texts[start:], continuation)
+        return Scores(
+            logprobs=tokens.logprobs,
+            entropy=entropy,
+            lower=entropy if measured.lower is None else measured.lower,
+            upper=entropy if measured.upper is None else measured.upper,
+            focus=focus,
+            estimator=Estimator.NONE if measured.entropy is None else measured.estimator,
+            n_context=start,
+        )
+
+
+def chars_per_token(trajectories: Iterable[Trajectory]) -> float:
+    """Characters of a sampled token in logs; four where the logs have no tokens."""
+    texts = [text for t in trajectories for text in t.token_texts or ()]
+    return sum(map(len, texts)) / len(texts) if any(texts) else ServerOptions().chars_per_token
+
+
+def unasked(
+    url: str,
+    *,
+    model: str | None = None,
+    options: ServerOptions | None = None,
+    template: ChatTemplate | None = None,
+    tools: Sequence[Mapping[str, Any]] = (),
+    known: Mapping[str, Scalar] | None = None,
+) -> ServerBackend:
+    """A backend of a server that is not asked anything, to count what a plan costs.
+
+    Args:
+        url: With or without /v1.
+        model: As for `connect`.
+        options: As for `connect`.
+        template: As for `connect`.
+        tools: As for `connect`.
+        known: Identity under which earlier answers are kept: it says what the server would.
+
+    Raises:
+        InvalidValueError: if the URL is none.
+    """
+    known = known or {}
+    name = model or str(known.get("model") or "")
+    usual = Dialect.CHAT if template is None else Dialect.COMPLETIONS
+    dialect = Dialect(str(known["dialect"])) if known.get("dialect") in list(Dialect) else usual
+    client = JsonClient(base=base_url(url))
+    return ServerBackend(client, name, dialect, options or ServerOptions(), template=template, tools=tools)
+
+
+def connect(
+    url: str,
+    *,
+    model: str | None = None,
+    api_key: str | None = None,
+    options: ServerOptions | None = None,
+    template: ChatTemplate | None = None,
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> ServerBackend:
+    """Find out how a server is asked, and that it answers.
+
+    Args:
+        url: With or without /v1.
+        model: Name under which it serves; None: the only one it lists.
+        api_key: Sent as a bearer token.
+        options: What it is asked for.
+        template: Chat template of the model. With it the completions endpoint is used, else chat completions.
+        tools: Tool schemas that the template writes into the prompt.
+
+    Raises:
+        InvalidValueError: if the URL is none.
+        ServerError: if the server cannot be reached, refuses access or does not report what is needed.
+    """
+    client = JsonClient(base=base_url(url), api_key=api_key, patient=False)
+    name = model or _served_model(client)
+    failure: ServerError | None = None
+    for dialect in (Dialect.CHAT,) if template is None else (Dialect.COMPLETIONS, Dialect.ECHO):
+
+        def backend(client: JsonClient, dialect: Dialect = dialect) -> ServerBackend:
+            return ServerBackend(client, name, dialect, options or ServerOptions(), template=template, tools=tools)
+
+        try:
+            if dialect is Dialect.ECHO and template is not None:
+                _check_alignment(client, name, template)
+            backend(client).read(_GREETING, "ok")
+        except (IgnoredError, RejectedError) as error:
+            failure = error
+        else:
+            return backend(replace(client, patient=True))
+    raise failure or ServerError(f"{url} offers no way to score text")
+
+
+def _served_model(client: JsonClient) -> str:
+    listed = client.get("/models").get("data")
+    names = [str(m["id"]) for m in listed if isinstance(m, dict) and "id" in m] if isinstance(listed, list) else []
+    if len(names) != 1:
+        shown = ", ".join(names[:10]) or "none"
+        raise ServerError(f"{client.base} serves these models: {shown}; name one with --served-model")
+    return names[0]
+
+
+def _check_alignment(client: JsonClient, model: str, template: ChatTemplate) -> None:
+    """Compare the log-probability of a token when it is echoed with that of the same token when it was drawn.
+
+    llama-cpp-python pairs token t with the distribution of token t + 1 if a prompt does not begin with BOS.
+    """
+    request = {"model": model, "max_tokens": 1, "temperature": 0.0, "logprobs": 1}
+    for said in _SEQUENCES:
+        prompt = template.render(_GREETING.messages) + said
+        drawn = _last_logprobs(client.post("/completions", {**request, "prompt": prompt}))
+        text, expected = drawn[-1] if drawn else ("", None)
+        echo = client.post("/completions", {**request, "prompt": prompt + text, "echo": True})
+        found = [value for token, value in _last_logprobs(echo) if token == text]
+        if not text.strip() or expected is None or not found or found[-1] is None:
+            continue  # prompt and token were cut differently this time: it shows nothing
+        if abs(found[-1] - expected) > _ECHO_TOLERANCE:
+            raise ServerError(
+                f"the server echoes log-probabilities that do not belong to their tokens ({found[-1]:.4f} for "
+                f"{text!r}, drawn with {expected:.4f}); llama-cpp-python does so for prompts without a BOS token: "
+                "use another server, or a local --model"
+            )
+        return
+    raise IgnoredError("the server echoes no log-probabilities that can be verified to belong to their tokens")
+
+
+def _last_logprobs(answer: Mapping[str, Any]) -> list[tuple[str, float | None]]:
+    """Text and log-probability of the last two tokens that a completion reports; empty if it reports none."""
+    try:
+        block = answer["choices"][0]["logprobs"]
+        return list(zip(map(str, block["tokens"]), block["token_logprobs"], strict=True))[-2:]
+    except (KeyError, IndexError, TypeError, ValueError):
+        return []
+
+
+def _chat_query(query: Query) -> tuple[ChatContext, TextContinuation]:
+    context, continuation = query.context, query.continuation
+    if not isinstance(context, ChatContext) or not isinstance(continuation, TextContinuation):
+        raise QueryError("a server is asked about messages and text; got token ids")
+    return context, continuation
+
+
+def _chars(message: Message) -> int:
+    functions = [call["function"] for call in message.get("tool_calls", ())]
+    called = sum(len(str(f["name"])) + len(str(f["arguments"])) for f in functions)
+    return len(str(message.get("content") or "")) + called
+
+
+def _query_error(error: RejectedError) -> QueryError:
+    said = str(error)
+    too_long = any(words in said.lower() for words in _LENGTH_WORDS)
+    return ContextTooLongError(said) if too_long else QueryError(said)
+
+
+def _without_trailing_space(texts: Sequence[str]) -> list[str]:
+    """Token texts whose joined text ends in no white space."""
+    kept = list(texts)
+    for i in range(len(kept) - 1, -1, -1):
+        kept[i] = kept[i].rstrip()
+        if kept[i]:
+            break
+    return kept
+
+
+def _focus(texts: Sequence[str], continuation: TextContinuation) -> BoolArray:
+    """Tokens of the answer, where the first token may begin before the continuation and templates strip its ends."""
+    text = continuation.text
+    stripped = len(text) - len(text.lstrip())
+    joined = "".join(texts).rstrip()
+    extra = len(joined) - len(text.strip()) if joined.endswith(text.strip()) else 0
+    return focus_mask(texts, continuation.opener - stripped + extra, continuation.closer)

@@ -1,0 +1,310 @@
+"""Report data to payload: plain JSON values that the page shows and the JSON twin repeats.
+
+Everything the page says stands in the payload; templates and charts only draw it. Every string is made inert on the
+way, once, here. Order and rounding are fixed, and no clock is read: the same input gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from deltah.calls.outcomes import outcome_meaning, outcome_title
+from deltah.core.metrics import CALLS, DELTA_H_MEAN, DELTA_H_STD, OUTCOME, REDUCTION_RATE, CollapseMonitor
+from deltah.core.signals import SIGNAL_TITLES
+from deltah.core.types import FloatArray
+from deltah.report.data import START, ArmData, ReportData
+from deltah.report.groups import call_tables
+from deltah.report.headline import headline
+from deltah.report.safe import inert_tree
+from deltah.report.signal import PageSignal, page_signal
+from deltah.report.study_section import study_section
+from deltah.report.viewer import choose, pack
+from deltah.report.waste import meanings, waste_tables
+from deltah.runs.directory import nan_to_none
+from deltah.runs.run_signal import run_signal
+from deltah.stats.bootstrap import LEVEL, Estimate
+from deltah.stats.summary import RESAMPLES, Statistics, Summary, compare_tallies, summarise_tallies
+from deltah.stats.tables import DIFFERENCE_COLUMNS, GRADED_COLUMNS, PAGE_COLUMNS, SPLIT_COLUMNS, Table, table
+from deltah.text_format import count
+
+SCHEMA_VERSION: Final = 1
+CURVES: Final = (  # "{outcome}" and "{signal}" stand for their titles
+    (OUTCOME, "{outcome} while sampling"),
+    (CALLS, "calls per trajectory"),
+    (REDUCTION_RATE, "reduction rate m / n"),
+    (DELTA_H_MEAN, "mean {signal}"),
+)
+SUBSETS: Final = (("all", None), ("tools needed", True), ("no tool needed", False))
+"""Label, and the value of metadata["needs_tools"]."""
+MAX_FACT_CHARS: Final = 2_000
+SMOOTHING_SHARE: Final = 0.15
+"""Width of the moving mean of a learning curve, as a share of its points."""
+
+
+def build(data: ReportData) -> dict[str, Any]:
+    """Assemble the payload of a report.
+
+    Args:
+        data: Arms, start and facts.
+
+    Returns:
+        Strict-JSON values only: no NaN, no lone surrogate, no invisible control character.
+    """
+    summaries = {
+        name: {label: _summaries(data, name, needs) for label, needs in SUBSETS} for name in data.evaluation_names
+    }
+    viewer, signal = pack(data, *choose(data)), page_signal(data)
+    payload = {
+        "schema_version": SCHEMA_VERSION,
+        "title": data.title,
+        "arms": [_arm(data, arm, index) for index, arm in enumerate(data.columns)],
+        "noun": data.noun,
+        "trained": data.trained,
+        "notes": [note[:MAX_FACT_CHARS] for note in (*data.notes, *_shared_notes(data))],
+        "outcome": _outcome(data),
+        "signal": signal.as_dict(),
+        "evaluations": list(data.evaluation_names),
+        "overview": [
+            _overview(data, signal, name, label, found)
+            for name, subsets in summaries.items()
+            for label, found in subsets.items()
+            if found and (label == "all" or _is_split(subsets))
+        ],
+        "headline": _headline(data, signal, summaries),
+        "differences": [found for name in data.evaluation_names if (found := _differences(data, signal, name))],
+        "plane": [found for name, subsets in summaries.items() if (found := _plane(data, name, subsets["all"]))],
+        "curves": _curves(data),
+        "calls": [call_tables(data, name) for name in data.evaluation_names],
+        "waste": {"meanings": meanings(signal), "tables": waste_tables(data)},
+        "study": _studies(data, viewer),
+        "facts": _facts(data, signal),
+    }
+    # The viewer's part is inert and strict already: its size was measured as it will stand in the page.
+    return {**inert_tree(nan_to_none(payload)), "viewer": viewer}
+
+
+def _outcome(data: ReportData) -> dict[str, Any]:
+    """What the page calls the outcome, and what it is."""
+    graders = data.graders
+    return {"graded": bool(graders), "title": outcome_title(graders), "meaning": outcome_meaning(graders)}
+
+
+def _shared_notes(data: ReportData) -> list[str]:
+    """Notes that hold of each of several arms, and are said once."""
+    first, *others = data.arms
+    return [note for note in first.notes if others and all(note in arm.notes for arm in others)]
+
+
+def _arm(data: ReportData, arm: ArmData, index: int) -> dict[str, Any]:
+    return {
+        "index": index,
+        "name": arm.name,
+        "start": bool(data.start) and index == 0,
+        "seconds": arm.seconds,
+        "config": {str(key): str(value)[:MAX_FACT_CHARS] for key, value in sorted(arm.config.items())},
+        "trajectories": {name: len(evaluation) for name, evaluation in arm.evaluations.items()},
+        "notes": [note[:MAX_FACT_CHARS] for note in arm.notes if note not in _shared_notes(data)],
+        "problems": [problem[:500] for problem in arm.problems],
+        "n_problems": arm.n_problems,
+        "alarms": alarms(arm.metrics),
+    }
+
+
+def alarms(metrics: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What the collapse monitor says of logged metrics, one sentence an alarm."""
+    monitor, found = CollapseMonitor(), list[str]()
+    for row in metrics:
+        watched = {key: float(row[key]) for key in (CALLS, OUTCOME, DELTA_H_STD) if _is_number(row.get(key))}
+        if watched:
+            found += [f"step {row.get('step', '?')}: {alarm}" for alarm in monitor.update(watched)]
+    return found
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _summaries(data: ReportData, evaluation: str, needs_tools: bool | None) -> dict[str, Summary]:
+    """Summary of each arm that has trajectories of this kind."""
+    found = {}
+    for arm in data.columns:
+        tallies = arm.evaluations[evaluation].subset(needs_tools) if evaluation in arm.evaluations else ()
+        if tallies:
+            found[arm.name] = summarise_tallies(tallies, seed=data.seed)
+    return found
+
+
+def _is_split(subsets: Mapping[str, Mapping[str, Summary]]) -> bool:
+    """Whether some questions are known to need tools and others not to: else the split repeats the whole."""
+    return all(subsets[label] for label, needs in SUBSETS if needs is not None)
+
+
+def _headline(
+    data: ReportData, signal: PageSignal, summaries: Mapping[str, Mapping[str, Mapping[str, Summary]]]
+) -> dict[str, Any] | None:
+    """The figures of the first evaluation that has calls."""
+    found = (headline(data, signal, name, subsets["all"]) for name, subsets in summaries.items())
+    return next((figures for figures in found if figures is not None), None)
+
+
+def _overview(
+    data: ReportData, signal: PageSignal, evaluation: str, subset: str, summaries: Mapping[str, Summary]
+) -> dict[str, Any]:
+    seconds = {arm.name: arm.seconds for arm in data.columns}
+    trained = any(value is not None for value in seconds.values())
+    columns = _told(data, (PAGE_COLUMNS if trained else PAGE_COLUMNS[:-1]) if subset == "all" else SPLIT_COLUMNS)
+    named = outcome_title(data.graders)
+    shown = table(summaries, seconds=seconds, columns=columns, outcome=named, signal=signal.title)
+    content = _table(data, shown, summaries)
+    return {"evaluation": evaluation, "subset": subset, **content}
+
+
+def _told(data: ReportData, columns: Sequence[str]) -> tuple[str, ...]:
+    """The columns that say something: without any outcome, those that need one are left out."""
+    return tuple(key for key in columns if data.graders or key not in GRADED_COLUMNS)
+
+
+def _table(data: ReportData, content: Table, summaries: Mapping[str, Statistics]) -> dict[str, Any]:
+    index = {arm.name: i for i, arm in enumerate(data.columns)}
+    return {
+        "columns": [{"key": c.key, "title": c.title, "unit": c.unit} for c in content.columns],
+        "rows": [
+            {
+                "arm": index[row.name],
+                "questions": getattr(summaries[row.name], "questions", None),
+                "cells": [{"text": c.text, "interval": c.interval, **_estimate(c.estimate)} for c in row.cells],
+                "all": {name: estimate.as_dict() for name, estimate in summaries[row.name].items()},
+            }
+            for row in content.rows
+        ],
+    }
+
+
+def _estimate(estimate: Estimate | None) -> dict[str, Any]:
+    return {"n": getattr(estimate, "n", None), "left_out": getattr(estimate, "left_out", 0)}
+
+
+def _reference(data: ReportData, evaluation: str) -> ArmData | None:
+    """What the others are compared with: outcome-only training, else the start, of an experiment; else the first."""
+    present = [arm for arm in data.columns if arm.evaluations.get(evaluation)]
+    # A log of such a name is nothing but that.
+    names = ("outcome", START) if data.trained else ()
+    named = [arm for name in names for arm in present if arm.name == name]
+    return next(iter([*named, *present]), None)
+
+
+def _differences(data: ReportData, signal: PageSignal, evaluation: str) -> dict[str, Any] | None:
+    """Paired differences of every arm from the reference."""
+    reference = _reference(data, evaluation)
+    if reference is None:
+        return None
+    base, found = reference.evaluations[evaluation].tallies, {}
+    for arm in data.columns:
+        own = arm.evaluations.get(evaluation)
+        if arm.name != reference.name and own is not None:
+            difference = compare_tallies(base, own.tallies, seed=data.seed)
+            if difference.questions:
+                found[arm.name] = difference
+    if not found:
+        return None
+    columns = _told(data, DIFFERENCE_COLUMNS)
+    named = outcome_title(data.graders)
+    shown = table(found, columns=columns, signed=True, outcome=named, signal=signal.title)
+    return {"evaluation": evaluation, "reference": reference.name, **_table(data, shown, found)}
+
+
+def _plane(data: ReportData, evaluation: str, summaries: Mapping[str, Summary]) -> dict[str, Any] | None:
+    """One point an arm: calls per trajectory against the outcome; arms without grades have no place."""
+    points = [
+        {"arm": i, "x": summary.calls_per_trajectory.as_dict(), "y": summary.outcome.as_dict()}
+        for i, arm in enumerate(data.columns)
+        if (summary := summaries.get(arm.name)) and math.isfinite(summary.outcome.value)
+    ]
+    return {"evaluation": evaluation, "outcome": outcome_title(data.graders), "points": points} if points else None
+
+
+def _curves(data: ReportData) -> list[dict[str, Any]]:
+    """Learning curves: raw values and their centred moving mean."""
+    curves = []
+    for key, title in CURVES:
+        series = [found for i, arm in enumerate(data.columns) if (found := _series(arm, i, key))]
+        if series:
+            named = title.format(outcome=outcome_title(data.graders), signal=_trained_on(data))
+            curves.append({"key": key, "title": named, "series": series})
+    return curves
+
+
+def _trained_on(data: ReportData) -> str:
+    """Title and unit of the signal that the runs logged, which need not be the one that the page is scored by."""
+    names = {run_signal(arm.config).name for arm in data.columns if arm.metrics}
+    return SIGNAL_TITLES[names.pop()].with_unit if len(names) == 1 else "signal"
+
+
+def _series(arm: ArmData, index: int, key: str) -> dict[str, Any] | None:
+    points = [
+        (float(row["step"]), float("nan") if row.get(key) is None else float(row[key]))
+        for row in arm.metrics
+        if key in row and (row[key] is None or _is_number(row[key])) and _is_number(row.get("step"))
+    ]
+    raw = np.array([value for _, value in points])
+    if not np.isfinite(raw).any():
+        return None
+    steps = [step for step, _ in points]
+    smooth = moving_mean(raw, max(1, round(len(raw) * SMOOTHING_SHARE)))
+    return {"arm": index, "steps": steps, "raw": _rounded(raw), "smooth": _rounded(smooth)}
+
+
+def moving_mean(values: FloatArray, width: int) -> FloatArray:
+    """Centred mean over `width` points (made odd), fewer at the ends; NaN points are skipped.
+
+    Args:
+        values: (N,)
+        width: Points of the window.
+    """
+    half = width // 2
+    windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
+    means = [float(np.mean(w[np.isfinite(w)])) if np.isfinite(w).any() else float("nan") for w in windows]
+    return np.array(means)
+
+
+def _rounded(values: FloatArray) -> list[float]:
+    return [round(float(value), 6) for value in values]
+
+
+def _studies(data: ReportData, viewer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A section for each study, its failure cases linked to the trajectories that the viewer holds."""
+    found = list[dict[str, Any]]()
+    for i, arm in enumerate(data.columns):
+        if arm.study is None:
+            continue
+        links: dict[str, str] = {}
+        title = f"Pilot study, {arm.name}" if len(data.columns) > 1 else "Pilot study"
+        for trajectory in viewer["trajectories"]:
+            if trajectory["arm"] == i:
+                links.setdefault(trajectory["id"], trajectory["key"])
+        anchor = f"study-{len(found) + 1}" if found else "study"
+        found.append(study_section(arm.study, links, anchor=anchor, title=title))
+    return found
+
+
+def _facts(data: ReportData, signal: PageSignal) -> dict[str, Any]:
+    """What the footer says of the numbers: caller's facts, and what the trajectories themselves state."""
+    every = [evaluation for arm in data.columns for evaluation in arm.evaluations.values()]
+    temperatures = sorted(frozenset[float]().union(*(e.facts.temperatures for e in every)))
+    derived = {
+        "trajectories": f"{sum(map(len, every)):,}",
+        "entropy estimator": ", ".join(sorted(frozenset[str]().union(*(e.facts.estimators for e in every)))),
+        "temperature": ", ".join(f"{value:g}" for value in temperatures) or "not stated by the source",
+        "intervals": f"{LEVEL:.0%}, cluster bootstrap by question, {RESAMPLES:,} resamples, seed {data.seed}",
+    }
+    if signal.fact:
+        derived["signal"] = signal.fact
+    approximate = sum(e.facts.approximate for e in every)
+    if approximate:
+        found = count(approximate, "trajectory")
+        derived["approximate spans"] = f"{found}: borders of reasoning and calls are estimated"
+    return {**derived, **{key: str(value)[:MAX_FACT_CHARS] for key, value in data.facts.items()}}

@@ -1,0 +1,256 @@
+"""Report data from disk: run directories (see `deltah.runs.directory`) and plain trace files.
+
+Evaluations of a run whose name starts with `start-` (`eval/start-sampled.jsonl.zst`) are those of the policy before
+training; any other name belongs to the trained arm.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from deltah.calls.logs import LogOptions, ScoredLog
+from deltah.calls.notes import notes_on
+from deltah.calls.savings import Costs
+from deltah.core.metrics import SECONDS
+from deltah.errors import DataError
+from deltah.report.data import START, ArmData, Evaluations, ReportData
+from deltah.report.evaluation import Evaluation
+from deltah.runs.directory import RunDirectory
+from deltah.stats.study import StudyResult
+from deltah.traces.sources import STDIN
+
+START_PREFIX: Final = "start-"
+TRAINING: Final = "training"
+"""Evaluation name of the trajectories that a run trained on, shown where it was not evaluated."""
+LOGS: Final = "logs"
+"""Evaluation name of a plain trace file."""
+MAX_PROBLEMS_SHOWN: Final = 20
+STUDY_FILE: Final = "study.json"
+"""What a study wrote beside the traces, or into the run directory."""
+_SUFFIX: Final = re.compile(r"(\.[a-z]{2,8})?(\.gz|\.zst)?$")
+_SECONDS_KEYS: Final = (SECONDS, "train_runtime")
+"""Ours counts all sittings of a run, the trainer's only the last one."""
+
+
+def load_run(
+    path: str | Path,
+    *,
+    name: str | None = None,
+    options: LogOptions | None = None,
+    seed: int = 0,
+    costs: Costs | None = None,
+) -> ArmData:
+    """Read one run directory.
+
+    Args:
+        path: The directory.
+        name: Of the arm; the reward of its configuration, else the directory's name, when not given.
+        options: How its evaluations are read; where they state no signal, the run's own is used.
+        seed: Of the draw of trajectories to view.
+        costs: For savings in money and seconds.
+
+    Raises:
+        DataError: if it is not a run directory.
+    """
+    run, options = RunDirectory(Path(path)), options or LogOptions()
+    config = run.config
+    files = {_stem(file.name): [str(file)] for file in sorted((run.path / "eval").glob("*.jsonl*"))}
+    if not files and (training := sorted(map(str, (run.path / "traces").glob("*.jsonl*")))):
+        files = {TRAINING: training}
+    read = {name: _read(listed, options, seed, costs) for name, listed in files.items()}
+    metrics = tuple(run.read_metrics())
+    return ArmData(
+        name=name or _arm_name(config) or run.path.name,
+        evaluations={name: evaluation for name, (evaluation, _) in read.items()},
+        metrics=metrics,
+        config=config,
+        seconds=_seconds(metrics),
+        problems=tuple(str(p) for _, log in read.values() for p in log.reader.problems)[:MAX_PROBLEMS_SHOWN],
+        n_problems=sum(log.reader.n_problems for _, log in read.values()),
+        study=_study(run.path),
+    )
+
+
+def load_traces(
+    path: str | Path, *, options: LogOptions | None = None, seed: int = 0, costs: Costs | None = None
+) -> ArmData:
+    """Read traces or logs in any format `read_traces` knows, once; there are no learning curves then.
+
+    Args:
+        path: A file, a folder of files, a glob pattern, or "-".
+        options: How they are read.
+        seed: Of the draw of trajectories to view.
+        costs: For savings in money and seconds.
+
+    Returns:
+        The arm, named by the file or folder.
+
+    Raises:
+        DataError: if nothing can be read, or there is no trajectory in it.
+    """
+    evaluation, log = _read([str(path)], options or LogOptions(), seed, costs)
+    problems = tuple(str(p) for p in log.reader.problems[:MAX_PROBLEMS_SHOWN])
+    if not len(evaluation):
+        first = f"; the first problem: {problems[0]}" if problems else ""
+        raise DataError(f"{path} holds no trajectory that can be read{first}")
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    return ArmData(
+        name=_stem(Path(path).resolve().name) if str(path) != STDIN else "stdin",
+        evaluations={LOGS: evaluation},
+        notes=notes_on(log, evaluation.facts),
+        problems=problems,
+        n_problems=log.reader.n_problems,
+        study=_study(folder),
+    )
+
+
+def load_report(
+    paths: Iterable[str | Path],
+    *,
+    options: LogOptions | None = None,
+    title: str | None = None,
+    facts: Mapping[str, str] | None = None,
+    seed: int = 0,
+    costs: Costs | None = None,
+) -> ReportData:
+    """Read run directories, traces and logs into one report, side by side.
+
+    A folder that holds runs stands for them, and an evaluation in it named `start` is shown as the policy before
+    training; any other folder is one set of logs.
+
+    Args:
+        paths: One column of the report each.
+        options: How traces and logs are read.
+        title: Of the page.
+        facts: Of the footer, beside those that the runs state.
+        seed: Of the bootstrap and of the draw of trajectories to view.
+        costs: For savings in money and seconds.
+
+    Raises:
+        DataError: if a path cannot be read, holds no trajectory, or nothing was given.
+    """
+    given = [Path(path) for path in paths]
+    listed = [found for path in given for found in _expand(path)]
+    if not listed:
+        raise DataError("nothing to report on; give run directories or trace files")
+    arms = [
+        (load_run if _is_run(path) else load_traces)(path, options=options, seed=seed, costs=costs) for path in listed
+    ]
+    start: Evaluations = next((found for arm in arms if (found := _start_of(arm))), {})
+    if len(arms) > 1 and not start and listed[0].name == START and _is_run(listed[0]):
+        start, arms, listed = arms[0].evaluations, arms[1:], listed[1:]
+    found_facts = _facts([path for path in listed if _is_run(path)])
+    named = tuple(_renamed(arms, listed))
+    names = (" and " if len(named) == 2 else ", ").join(arm.name for arm in named)
+    return ReportData(
+        title=title or (given[0].resolve().name if len(given) == 1 else f"Comparison of {names}"),
+        arms=named,
+        start=start,
+        facts={**found_facts, **(facts or {})},
+        seed=seed,
+    )
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a folder is one run; a demo's folder holds several."""
+    return (path / "run.json").exists() and RunDirectory(path).manifest.get("command") != "demo"
+
+
+def _expand(path: Path) -> list[Path]:
+    """The path itself, or the runs in a folder that holds some; a run named `start` comes first."""
+    runs = [child for child in sorted(path.iterdir()) if _is_run(child)] if path.is_dir() and not _is_run(path) else []
+    return sorted(runs, key=lambda run: run.name != START) or [path]
+
+
+def _read(paths: list[str], options: LogOptions, seed: int, costs: Costs | None) -> tuple[Evaluation, ScoredLog]:
+    """Stream files through once."""
+    log = ScoredLog(paths, options)
+    return Evaluation.of(log, seed=seed, costs=costs), log
+
+
+def _study(folder: Path) -> StudyResult | None:
+    """The study in a folder's `study.json`, where one was run.
+
+    Raises:
+        DataError: if the file is there but is not a study.
+    """
+    path = folder / STUDY_FILE
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds a {type(found).__name__}, expected an object")
+        return StudyResult.from_dict(found)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as a study ({error}); run it again, or remove the file") from error
+
+
+def _stem(name: str) -> str:
+    return _SUFFIX.sub("", name) or name
+
+
+def _arm_name(config: Mapping[str, Any]) -> str | None:
+    """The reward a run was trained with, written as a name or as a table with one."""
+    for key in ("arm", "name", "reward"):
+        value = config.get(key)
+        found = value.get("name") if isinstance(value, Mapping) else value
+        if isinstance(found, str) and found:
+            return found
+    return None
+
+
+def _seconds(metrics: Iterable[Mapping[str, Any]]) -> float | None:
+    """Wall time of the training: the last row that states it."""
+    rows = list(metrics)
+    for key in _SECONDS_KEYS:
+        found = [float(row[key]) for row in rows if isinstance(row.get(key), int | float)]
+        if found and math.isfinite(found[-1]):
+            return found[-1]
+    return None
+
+
+def _start_of(arm: ArmData) -> Evaluations:
+    return {
+        name.removeprefix(START_PREFIX): evaluation
+        for name, evaluation in arm.evaluations.items()
+        if name.startswith(START_PREFIX)
+    }
+
+
+def _renamed(arms: list[ArmData], paths: list[Path]) -> Iterable[ArmData]:
+    """Arms without the start's evaluations; a repeated name gets the path's or its folder's, then a number."""
+    taken: set[str] = set()
+    for arm, path in zip(arms, paths, strict=True):
+        name = arm.name
+        if name in taken:
+            own_name = _stem(path.name)
+            name = f"{arm.name} ({path.resolve().parent.name if own_name == arm.name else own_name})"
+        base, count = name, 1
+        while name in taken:
+            count += 1
+            name = f"{base} {count}"
+        taken.add(name)
+        own = {key: value for key, value in arm.evaluations.items() if not key.startswith(START_PREFIX)}
+        yield replace(arm, name=name, evaluations=own)
+
+
+def _facts(runs: Iterable[Path]) -> dict[str, str]:
+    """Footer facts of the runs' manifests; where runs differ, each value once."""
+    found: dict[str, list[str]] = {}
+    for manifest in (RunDirectory(path).manifest for path in runs):
+        versions, machine = manifest.get("versions"), manifest.get("machine")
+        if isinstance(versions, Mapping):
+            found.setdefault("versions", []).append(", ".join(f"{key} {value}" for key, value in versions.items()))
+        if isinstance(machine, Mapping):
+            stated = [f"{key} {machine[key]}" for key in ("platform", "cpus") if machine.get(key)]
+            found.setdefault("machine", []).append(", ".join(stated))
+        if (seed := manifest["config"].get("seed")) is not None:
+            found.setdefault("training seed", []).append(str(seed))
+    return {key: "; ".join(dict.fromkeys(values)) for key, values in found.items()}
