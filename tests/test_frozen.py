@@ -293,7 +293,7 @@ def _trajectory(t: Trajectory) -> dict[str, Any]:
     }
 
 
-_SIGNAL_FIELDS = ("delta_h", "lower", "upper", "segment_entropy", "segment_lower", "segment_upper", "segment_tokens")
+_SIGNAL_FIELDS = ("lower", "upper", "segment_entropy", "segment_lower", "segment_upper", "segment_tokens")
 
 
 def signals_case(path: str) -> Callable[[Path], Any]:
@@ -320,9 +320,10 @@ def signals_case(path: str) -> Callable[[Path], Any]:
 def _signal(t: Trajectory, config: SignalConfig) -> dict[str, Any]:
     found = score(t, config)
     return {
+        "delta_h": found.value,
         **{name: getattr(found, name) for name in _SIGNAL_FIELDS},
-        "labels": [label.value for label in found.labels],
-        "call_labels": [label.value for label in found.call_labels],
+        "labels": [label.value for label in found.verdicts],
+        "call_labels": [label.value for label in found.call_verdicts],
         "calls": [found.n_calls, found.n_reduced],
     }
 
@@ -443,7 +444,7 @@ def _batch(folder: Path, reward: RewardConfig) -> dict[str, Any]:
         "logged": {k: v for k, v in logged.items() if k.startswith(("deltah/", "reward")) and "seconds" not in k},
         "trajectories": {t.id: _trajectory(t) | {"entropy": t.entropy} for t in seen["rows"]},
         "signals": {
-            t.id: [s.delta_h, [x.value for x in s.labels]] for t, s in zip(seen["rows"], seen["signals"], strict=True)
+            t.id: [s.value, [x.value for x in s.verdicts]] for t, s in zip(seen["rows"], seen["signals"], strict=True)
         },
         "advantages": {t.id: given[tuple(t.token_ids.tolist())] for t in seen["rows"]},
     }

@@ -1,0 +1,168 @@
+"""Registries: the things of one kind, each under a name with what help, tables and pages say of it.
+
+A registry is filled by a decorator where the thing is defined, so that adding one is adding it in one place. Names are
+looked up in the registry, then as `package.module:attribute`: what that module registers, or the plain object. A
+package of one's own that is installed can name modules under the entry point group `deltah.plugins`; they are imported
+before names are listed or looked up, so that their entries stand in `--help` like ours.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar
+
+from deltah.errors import ConfigError, InvalidValueError
+
+T = TypeVar("T")
+PLUGINS = "deltah.plugins"
+"""Entry point group of packages that register things of their own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry(Generic[T]):
+    """One thing of a registry."""
+
+    name: str
+    """As users write it."""
+    value: T
+    title: str
+    """As tables and pages write it."""
+    unit: str = ""
+    """Empty for a number without one."""
+    meaning: str
+    """One line, without a full stop."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What the definition says of itself beside that; each kind documents its own."""
+
+    @property
+    def with_unit(self) -> str:
+        """Title and unit: "ΔH, nats"."""
+        return f"{self.title}, {self.unit}" if self.unit else self.title
+
+
+class Registry(Mapping[str, Entry[T]]):
+    """Entries of one kind by name, in the order they were registered."""
+
+    def __init__(self, kind: str) -> None:
+        """Start an empty registry.
+
+        Args:
+            kind: What its entries are, in the singular, for messages ("signal").
+        """
+        self.kind = kind
+        self._entries: dict[str, Entry[T]] = {}
+
+    def register(
+        self, name: str, *, title: str | None = None, unit: str = "", meaning: str | None = None, **options: Any
+    ) -> Callable[[T], T]:
+        """Decorator that registers what it decorates and returns it unchanged.
+
+        Args:
+            name: As users write it.
+            title: As tables write it; by default the name.
+            unit: Empty for a number without one.
+            meaning: One line; by default the first line of the docstring.
+            **options: What this kind of thing says of itself.
+
+        Raises:
+            InvalidValueError: if the name is taken by something else.
+        """
+
+        def decorate(value: T) -> T:
+            taken = self._entries.get(name)
+            if taken is not None and not _same_definition(taken.value, value):
+                raise InvalidValueError(f"there is a {self.kind} named {name!r} already; choose another name")
+            self._entries[name] = Entry(
+                name=name,
+                value=value,
+                title=title or name,
+                unit=unit,
+                meaning=meaning or _first_line(value),
+                options=options,
+            )
+            return value
+
+        return decorate
+
+    def resolve(self, name: str) -> Entry[T]:
+        """Entry of a name that a user wrote: one of the registry, or `package.module:attribute`.
+
+        Raises:
+            InvalidValueError: if there is none; names the choices.
+            ConfigError: if the module cannot be imported or has no such attribute.
+        """
+        load_plugins()
+        if name in self._entries:
+            return self._entries[name]
+        if ":" not in name:
+            raise InvalidValueError(
+                f"unknown {self.kind} {name!r}; choose one of: {', '.join(self)}; or name one of your own as "
+                "package.module:function"
+            )
+        value = import_attribute(name, self.kind)
+        registered = next((e for e in self._entries.values() if _same_definition(e.value, value)), None)
+        if registered is not None:
+            return registered
+        title = name.partition(":")[2]
+        return Entry(name=name, value=value, title=title, meaning=_first_line(value))
+
+    def __getitem__(self, name: str) -> Entry[T]:
+        load_plugins()
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        load_plugins()
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        load_plugins()
+        return len(self._entries)
+
+
+def import_attribute(path: str, kind: str) -> Any:
+    """Object behind `package.module:attribute`.
+
+    Args:
+        path: The import path.
+        kind: What it should be, in the singular, for messages.
+
+    Raises:
+        ConfigError: if the module cannot be imported or has no such attribute.
+    """
+    module_name, _, attribute = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(
+            f"{kind} {path!r}: cannot import {module_name!r} ({error}); install it, or put its folder on PYTHONPATH"
+        ) from error
+    found = getattr(module, attribute, None)
+    if found is None:
+        functions = sorted(n for n, v in vars(module).items() if inspect.isfunction(v) and not n.startswith("_"))
+        raise ConfigError(
+            f"{kind} {path!r}: {module_name!r} has no function {attribute!r}; it has {', '.join(functions) or 'none'}"
+        )
+    return found
+
+
+@cache
+def load_plugins() -> None:
+    """Import the modules that installed packages name under `deltah.plugins`, once."""
+    for point in entry_points(group=PLUGINS):
+        point.load()
+
+
+def _first_line(value: object) -> str:
+    """First line of a docstring, without its full stop; empty without one."""
+    return (inspect.getdoc(value) or "").partition("\n")[0].rstrip(".")
+
+
+def _same_definition(a: object, b: object) -> bool:
+    """Whether two objects come from one definition, as after a module was loaded again."""
+    names = [(getattr(x, "__module__", None), getattr(x, "__qualname__", None)) for x in (a, b)]
+    return a is b or (None not in names[0] and names[0] == names[1])
