@@ -21,7 +21,7 @@ from deltah.lab.world import World
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from deltah.cli import lab  # noqa: E402
+from deltah.cli import cmd_lab  # noqa: E402
 from deltah.lab.coldstart import ColdStartConfig, coldstart, learning_rate_factor  # noqa: E402
 from deltah.lab.evaluate import auc, auc_within, make_generate, run, summarize  # noqa: E402
 from deltah.lab.model import ModelConfig  # noqa: E402
@@ -186,4 +186,4 @@ def test_the_docs_state_the_recorded_seconds_of_the_cold_start() -> None:
     docs = (Path(__file__).parents[2] / "docs" / "lab.md").read_text(encoding="utf-8")
     assert f"{record['train_seconds']:.0f} s of training" in docs
     assert "eight minutes" not in docs
-    assert f"({record['train_seconds'] / 60:.0f} minutes on two cores)" in (lab.coldstart.__doc__ or "")
+    assert f"({record['train_seconds'] / 60:.0f} minutes on two cores)" in (cmd_lab.coldstart.__doc__ or "")
