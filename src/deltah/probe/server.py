@@ -1,6 +1,6 @@
 """A model behind an OpenAI-compatible server that reports log-probabilities of given text; needs no torch.
 
-`connect` finds out by a few tiny requests what the server can do (`deltah.probe.dialects`). Entropies are
+`connect` finds out by a few tiny requests what the server can do (`deltah.probe.server_requests`). Entropies are
 certified bounds from the k best log-probabilities, by the rules that importers of logs use (`deltah.traces.topk`), at
 the temperature at which the server reports, which is 1 unless it was started otherwise.
 """
@@ -16,8 +16,19 @@ import numpy as np
 
 from deltah.core.types import BoolArray, Estimator, FloatArray, Scalar, Trajectory
 from deltah.errors import ServerError
-from deltah.probe.cache import digest
-from deltah.probe.dialects import (
+from deltah.probe.chat_template import ChatTemplate
+from deltah.probe.http_client import JsonClient, RejectedError, base_url
+from deltah.probe.queries import (
+    ChatContext,
+    ContextTooLongError,
+    Query,
+    QueryError,
+    Scores,
+    TextContinuation,
+    digest,
+    focus_mask,
+)
+from deltah.probe.server_requests import (
     Dialect,
     IgnoredError,
     PromptTokens,
@@ -25,17 +36,6 @@ from deltah.probe.dialects import (
     read_prompt,
     tail_start,
     text_body,
-)
-from deltah.probe.http import JsonClient, RejectedError, base_url
-from deltah.probe.template import ChatTemplate
-from deltah.probe.types import (
-    ChatContext,
-    ContextTooLongError,
-    Query,
-    QueryError,
-    Scores,
-    TextContinuation,
-    focus_mask,
 )
 from deltah.traces.messages import Message
 from deltah.traces.tokens import pack_lists

@@ -21,13 +21,12 @@ from deltah import ToolCall
 from deltah.core.align import rows_that_predict
 from deltah.core.entropy import entropy_from_logits
 from deltah.core.types import Estimator, Segment, SegmentKind, Trajectory
+from deltah.engines.local_scorer import LocalBackend, fingerprint, load_local
 from deltah.engines.models import ModelFiles
 from deltah.errors import ModelError
 from deltah.probe import local
-from deltah.probe.contexts import Form, Splicer, contexts_of
-from deltah.probe.control_result import Donor
-from deltah.probe.local import LocalBackend, fingerprint, load_local
-from deltah.probe.types import (
+from deltah.probe.contexts import ControlResult, Form, Splicer, contexts_of
+from deltah.probe.queries import (
     ChatContext,
     ContextTooLongError,
     Query,
@@ -242,8 +241,8 @@ def test_a_rollout_is_spliced_behind_its_rendered_prompt(backend: LocalBackend) 
             token_texts=tuple(backend.texts(flat)),
         )
 
-    donor = Donor(trajectory=rollout("b", "éa fake one"), call=0, question="b?")
-    found = contexts_of(rollout("a", "the réal"), 0, donor, Splicer(backend))
+    control = ControlResult(trajectory=rollout("b", "éa fake one"), call=0, question="b?")
+    found = contexts_of(rollout("a", "the réal"), 0, control, Splicer(backend))
     assert found.form is Form.TOKENS
     head = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\na?<|im_end|>\n<|im_start|>assistant\nhm"
 
@@ -252,7 +251,7 @@ def test_a_rollout_is_spliced_behind_its_rendered_prompt(backend: LocalBackend) 
 
     tail = "<|im_end|>\n<|im_start|>assistant\n"
     assert text(found.real) == f"{head}[q]<|im_end|>\n<|im_start|>tool\nthe réal{tail}"
-    assert text(found.placebo) == f"{head}[q]<|im_end|>\n<|im_start|>tool\néa fake one{tail}"
+    assert text(found.control) == f"{head}[q]<|im_end|>\n<|im_start|>tool\néa fake one{tail}"
     assert text(found.none) == head
 
 
