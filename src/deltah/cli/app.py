@@ -12,7 +12,6 @@ import deltah
 from deltah.cli import (
     cmd_demo,
     cmd_eval,
-    cmd_lab,
     cmd_probe,
     cmd_report,
     cmd_rollout,
@@ -38,7 +37,6 @@ app.command("score", cls=OpenCommand)(cmd_score.command)
 app.command("probe", cls=OpenCommand)(cmd_probe.command)
 app.command("study", cls=OpenCommand)(cmd_study.command)
 app.command("report", cls=OpenCommand)(cmd_report.command)
-app.add_typer(cmd_lab.app, name="lab")
 
 
 def _version(value: bool) -> None:
