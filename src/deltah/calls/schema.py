@@ -16,7 +16,6 @@ from deltah.calls.outcomes import grader_of
 from deltah.calls.scored import cluster_key, is_correct
 from deltah.calls.waste import Waste, waste_level
 from deltah.core.signal_types import Signal
-from deltah.core.signals import SIGNAL_TITLES
 from deltah.core.types import SegmentKind, Trajectory
 from deltah.errors import InvalidValueError
 from deltah.traces.fields import DURATION_FROM, GAP
@@ -186,7 +185,7 @@ def rows_of(
         "outcome": trajectory.outcome,
         "correct": is_correct(trajectory),
         "signal": signal and signal.name,
-        "unit": signal and SIGNAL_TITLES[signal.name].unit,
+        "unit": signal and signal.unit,
         "estimator": trajectory.estimator.value,
         "temperature": trajectory.temperature,
         "spans": trajectory.spans.value,
