@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from deltah.calls.logs import LOG_SIGNALS, LogOptions
+from deltah.traces.importing import IMPORTERS
 
 Logs = Annotated[
     list[str], typer.Argument(help="Files, folders or quoted glob patterns of traces or logs; - for standard input.")
@@ -16,7 +17,11 @@ Answers = Annotated[
     Path | None, typer.Option(help="File with grades or gold answers, joined by id or question (a task file will do).")
 ]
 TraceFormat = Annotated[
-    str | None, typer.Option("--format", help="Format of the logs; told from their content when not given.")
+    str | None,
+    typer.Option(
+        "--format",
+        help=f"One of {', '.join(IMPORTERS)}, or package.module:function; told from the content when not given.",
+    ),
 ]
 VocabSize = Annotated[int | None, typer.Option(help="Vocabulary size of logs that do not state it.", min=1)]
 Join = Annotated[bool, typer.Option("--join/--no-join", help="Join API calls of one conversation.")]
