@@ -12,7 +12,6 @@ import deltah
 from deltah.cli import (
     cmd_demo,
     cmd_eval,
-    cmd_lab,
     cmd_probe,
     cmd_report,
     cmd_rollout,
@@ -37,7 +36,6 @@ app.command("score")(cmd_score.command)
 app.command("probe")(cmd_probe.command)
 app.command("study")(cmd_study.command)
 app.command("report")(cmd_report.command)
-app.add_typer(cmd_lab.app, name="lab")
 
 
 def _version(value: bool) -> None:
