@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from deltah.calls.logs import LOG_SIGNALS, LogOptions
+from deltah.calls.logs import LogOptions, log_signals
 from deltah.traces.importing import IMPORTERS
+
+
+class OpenCommand(TyperCommand):
+    """A command whose help lists what is registered when it is asked: `{signals}` and `{formats}` in an option's help."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Parameters, with the names filled in."""
+        params: list[Any] = super().get_params(ctx)
+        for param in params:
+            for word, names in (("{signals}", log_signals), ("{formats}", lambda: IMPORTERS)):
+                if word in (getattr(param, "help", None) or ""):
+                    param.help = param.help.replace(word, ", ".join(names()))
+        return params
+
 
 Logs = Annotated[
     list[str], typer.Argument(help="Files, folders or quoted glob patterns of traces or logs; - for standard input.")
@@ -20,7 +35,7 @@ TraceFormat = Annotated[
     str | None,
     typer.Option(
         "--format",
-        help=f"One of {', '.join(IMPORTERS)}, or package.module:function; told from the content when not given.",
+        help="One of {formats}, or package.module:function; told from the content when not given.",
     ),
 ]
 VocabSize = Annotated[int | None, typer.Option(help="Vocabulary size of logs that do not state it.", min=1)]
@@ -30,7 +45,9 @@ Workers = Annotated[
     int | None,
     typer.Option(help="Processes; by default one a core, 8 at most, if half a second does not do.", min=1),
 ]
-Signal = Annotated[str | None, typer.Option(help=f"One of {', '.join(LOG_SIGNALS)}; delta_h is the method's.")]
+Signal = Annotated[
+    str | None, typer.Option(help="One of {signals}; or package.module:function. delta_h is the method's.")
+]
 Margin = Annotated[
     float | None, typer.Option(help="Dead band, in the signal's unit (nats, but of the ratio).", min=0.0)
 ]

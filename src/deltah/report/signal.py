@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from deltah.core.signals import SIGNAL_TITLES, SignalName, SignalTitle
+from deltah.core.registry import Entry
+from deltah.core.signals import SIGNALS
 from deltah.report.data import ReportData
 from deltah.stats.tables import number
 
@@ -18,7 +19,7 @@ Judge: TypeAlias = tuple[str, float]
 class PageSignal:
     """The words of one page."""
 
-    title: SignalTitle
+    title: Entry[Any]
     reduced: str
     """Which calls the reduction rate counts, after "calls"."""
     unreduced: str
@@ -45,9 +46,9 @@ def page_signal(data: ReportData) -> PageSignal:
     by_arm = {arm.name: _signals(e.signals for e in arm.evaluations.values()) for arm in data.columns}
     found = _signals(by_arm.values())
     names = {name for name, _ in found}
-    if names <= {SignalName.DELTA_H.value}:
+    if names <= {"delta_h"}:
         return PageSignal(
-            title=SIGNAL_TITLES[SignalName.DELTA_H],
+            title=SIGNALS.resolve("delta_h"),
             reduced="that certainly lowered entropy",
             unreduced="that did not lower entropy",
             is_method=True,
@@ -55,11 +56,12 @@ def page_signal(data: ReportData) -> PageSignal:
         )
     if len(found) == 1:
         ((name, margin),) = found
-        title = SIGNAL_TITLES[name]
+        title = SIGNALS.resolve(name)
         below = f"{number(-margin, 3 if margin else 0)} {title.unit if margin else ''}".strip()
         reduced, fact = f"whose {title.title} certainly lies below {below}", _fact(name, margin)
     else:
-        title = SIGNAL_TITLES[names.pop()] if len(names) == 1 else SignalTitle("signal", "", "")
+        several = replace(SIGNALS["delta_h"], name="", title="signal", unit="", meaning="")
+        title = SIGNALS.resolve(names.pop()) if len(names) == 1 else several
         reduced = f"whose {title.title} certainly lies below minus the margin"
         fact = "; ".join(f"{arm}: {_fact(*each)}" for arm, own in by_arm.items() for each in sorted(own))
     unreduced = "that do not count as reduced"
@@ -71,5 +73,5 @@ def _signals(sets: Iterable[frozenset[Judge]]) -> frozenset[Judge]:
 
 
 def _fact(name: str, margin: float) -> str:
-    title = SIGNAL_TITLES[name]
-    return f"{title.title} ({name}): {title.definition}; margin {margin:.3g} {title.unit}".strip()
+    title = SIGNALS.resolve(name)
+    return f"{title.title} ({name}): {title.meaning}; margin {margin:.3g} {title.unit}".strip()
