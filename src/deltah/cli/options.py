@@ -13,7 +13,7 @@ from deltah.traces.importing import IMPORTERS
 
 
 class OpenCommand(TyperCommand):
-    """A command whose help lists what is registered when it is asked: `{signals}` and `{formats}` in an option's help."""
+    """A command whose help lists what is registered when it is asked, for `{signals}` and `{formats}`."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Parameters, with the names filled in."""
