@@ -2,7 +2,7 @@
 
     python experiments/pilot_lab.py --seeds 0 1 2 --out runs/pilot-lab
 
-Each seed is a world of its own (`deltah lab world --seed S`), its 200 held-out questions, a seed of the sampling and of
+Each seed is a world of its own (`write_world(..., seed=S)`), its 200 held-out questions, a seed of the sampling and of
 the probe. Resumable: traces and probes that are finished are kept, a probe that was cut short goes on where it was.
 
 The world's labels, which no agent, tool or reward sees: a call is *needed* if it is the first to return a value of the
@@ -32,7 +32,7 @@ from pilot_probe import CLAIMS, FORMS, Forms, Rows, claim_row, group_rows, group
 
 from deltah import Trajectory, read_traces
 from deltah.calls.waste.classes import waste_of_calls
-from deltah.lab.recipe import eval_questions, rollout_config
+from deltah.lab.recipe import eval_questions, rollout_config, write_world
 from deltah.runs.directory import nan_to_none, open_run, package_versions, write_atomic
 from deltah.stats.associations import Association, distinct
 from deltah.stats.blocks import STATISTICS, BlockStatistics, blocks
@@ -90,8 +90,12 @@ class SeedFiles:
     def probe(self, form: str) -> Path:
         return self.path / f"probe-{form.replace(' ', '-')}.jsonl"
 
-    def commands(self, samples: int, max_calls: int) -> list[tuple[Path | None, list[str]]]:
-        """Each command with the file that shows it is done; None: it is run again, being quick."""
+    def world_command(self) -> list[str]:
+        """What writes the tasks and the corpus without this script."""
+        return ["python", "-m", "experiments.coldstart", "world", str(self.path / "world"), "--seed", str(self.seed)]
+
+    def commands(self, samples: int, max_calls: int) -> list[tuple[Path, list[str]]]:
+        """Each command of deltah with the file that shows it is done."""
         seed, acting = str(self.seed), rollout_config()
         limits = [f"{key}={getattr(acting, key)}" for key in ("max_completion_length", "max_turn_tokens", "max_rounds")]
         act = ["rollout", "--model", acting.model, "--tools", ",".join(acting.tools), "--samples", str(samples)]
@@ -99,7 +103,6 @@ class SeedFiles:
         act += [word for limit in limits for word in ("--set", limit)]
         probe = ["probe", str(self.traces), "--model", acting.model, "--max-calls", str(max_calls), "--seed", seed]
         return [
-            (None, ["lab", "world", str(self.path / "world"), "--seed", seed]),
             (self.traces, [*act, "--out", str(self.traces)]),
             *((self.probe(form), [*probe, *how, "--out", str(self.probe(form))]) for form, how in FORMS.items()),
         ]
@@ -143,8 +146,9 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     data = {}
     for seed in options.seeds:
         files = SeedFiles(seed, options.out / f"seed-{seed}")
+        write_world(files.path / "world", seed=seed)
         for done, command in files.commands(options.samples, options.max_calls):
-            if done is None or not done.exists():
+            if not done.exists():
                 subprocess.run([sys.executable, "-m", "deltah", *command], check=True)
         data[seed] = read(files)
         print(f"seed {seed} is measured", flush=True)
@@ -170,7 +174,7 @@ def facts(options: argparse.Namespace, studies: dict[str, StudyResult]) -> dict[
     return {
         "command": f"python experiments/pilot_lab.py --seeds {' '.join(map(str, options.seeds))} "
         f"--samples {options.samples} --max-calls {options.max_calls}",
-        "commands": [*commands, example.study_command()],
+        "commands": [example.world_command(), *commands, example.study_command()],
         "seeds": options.seeds,
         "explored_seed": EXPLORED_SEED,
         "samples": options.samples,

@@ -96,7 +96,8 @@ def head(facts: Row) -> Iterator[str]:
     yield "What the script runs, here for seed 0; the labels file it writes itself, from the world's plans:"
     yield ""
     yield "```sh"
-    yield from (f"deltah {shlex.join(command)}" for command in facts["commands"])
+    for command in facts["commands"]:
+        yield shlex.join(command if command[0] == "python" else ["deltah", *command])
     yield "```"
     yield ""
     yield (

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from coldstart.evaluate import first_returns
 
 from deltah import Trajectory
-from deltah.lab.evaluate import first_returns
 from deltah.lab.questions import Question
 from deltah.stats.bootstrap import interval, ratio, ratio_replicates
 

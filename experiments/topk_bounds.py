@@ -30,6 +30,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from coldstart.sequences import world_tools
+from coldstart.teacher import TeacherConfig, rollout
 from topk_page import KS, PRINTS, SETS, page
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -40,8 +42,6 @@ from deltah.core.types import CallStatus, Estimator, FloatArray, Segment, ToolCa
 from deltah.engines.models import resolve_model
 from deltah.lab.names import Split
 from deltah.lab.questions import questions
-from deltah.lab.sequences import world_tools
-from deltah.lab.teacher import TeacherConfig, rollout
 from deltah.lab.world import World
 from deltah.runs.directory import nan_to_none, package_versions
 from deltah.stats.bootstrap import interval, ratio_replicates

@@ -39,7 +39,7 @@ def stopped_at_import_of(module: str, what: str, *arguments: str) -> subprocess.
 
 
 @pytest.mark.parametrize(
-    "module", ["numpy", "msgspec", "deltah.core.types", "typer", "rich.progress", "deltah.cli.demo"]
+    "module", ["numpy", "msgspec", "deltah.core.types", "typer", "rich.progress", "deltah.cli.cmd_demo"]
 )
 def test_an_interrupt_while_loading_is_one_sentence(module: str) -> None:
     done = stopped_at_import_of(module, "KeyboardInterrupt")

@@ -16,11 +16,11 @@ import typer
 from probe_fixtures import Answer, FakeServer
 from typer.testing import CliRunner
 
-from deltah.cli import probe
+from deltah.cli import cmd_probe
 from deltah.errors import ConfigError, DataError, DeltahError, InvalidValueError, ServerError
 
 app = typer.Typer()
-app.command()(probe.command)
+app.command()(cmd_probe.command)
 
 
 def run(*arguments: object) -> Any:
@@ -194,9 +194,9 @@ class Fence:
             raise ImportError(name)
 sys.meta_path.insert(0, Fence())
 import typer
-from deltah.cli import probe
+from deltah.cli import cmd_probe
 app = typer.Typer()
-app.command()(probe.command)
+app.command()(cmd_probe.command)
 app()
 """
 

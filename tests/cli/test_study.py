@@ -12,14 +12,14 @@ import typer
 from study_builders import agent
 from typer.testing import CliRunner, Result
 
-from deltah.cli import study
+from deltah.cli import cmd_study
 from deltah.core.types import Estimator
 from deltah.errors import ConfigError, DataError, DeltahError
 from deltah.stats.study import StudyResult
 from deltah.traces import write_traces
 
 app = typer.Typer()
-app.command("study")(study.command)
+app.command("study")(cmd_study.command)
 
 
 def run(*arguments: object) -> Result:

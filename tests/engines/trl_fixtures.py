@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from trl import GRPOConfig
 
 from deltah.engines.trl.trainer import DeltaHTrainer
-from deltah.lab.tokenizer import build_tokenizer
+from deltah.lab import checkpoint_path
 
 Script = Sequence[str]
 """Text of each assistant message of one row, end-of-turn token included where it ends."""
@@ -37,7 +37,7 @@ def call(query: str, name: str = "search", argument: str = "query") -> str:
 
 
 def tiny_model(seed: int = 0) -> tuple[Any, Any]:
-    tokenizer = build_tokenizer()
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint_path())
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),

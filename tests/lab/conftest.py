@@ -1,24 +1,12 @@
-"""One tokenizer, one cold-start world with its tools, and teacher traces over it, shared by the lab's tests."""
+"""One cold-start world and questions about it."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 import pytest
 
 from deltah.lab.names import Split
 from deltah.lab.questions import Question, questions
-from deltah.lab.sequences import world_tools
-from deltah.lab.teacher import Message, TeacherConfig, Tools, rollout
-from deltah.lab.tokenizer import build_tokenizer
 from deltah.lab.world import World
-
-
-@pytest.fixture(scope="session")
-def tokenizer() -> Any:
-    pytest.importorskip("transformers")
-    return build_tokenizer()
 
 
 @pytest.fixture(scope="session")
@@ -27,16 +15,5 @@ def world() -> World:
 
 
 @pytest.fixture(scope="session")
-def tools(world: World) -> Tools:
-    return world_tools(world)
-
-
-@pytest.fixture(scope="session")
 def asked(world: World) -> list[Question]:
     return list(questions(world, 600, seed=1))
-
-
-@pytest.fixture(scope="session")
-def conversations(asked: list[Question], tools: Tools) -> list[list[Message]]:
-    rng = np.random.default_rng(0)
-    return [rollout(question, tools, TeacherConfig(), rng) for question in asked]

@@ -10,14 +10,12 @@ import pytest
 
 from deltah.core.rewards import RewardName
 from deltah.lab import demo
-from deltah.lab.composition import composition, describe
+from deltah.lab.composition import composition
 from deltah.lab.names import Split
-from deltah.lab.questions import KNOWN_SUBJECT
-from deltah.lab.recipe import write_world
+from deltah.lab.recipe import EVAL_TASKS, eval_questions, write_world
 from deltah.lab.world import World
 from deltah.report.data import ArmData, ReportData
-
-DOCS = Path(__file__).parents[2] / "docs"
+from deltah.tasks import read_tasks
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +49,6 @@ def test_questions_are_counted_by_what_training_saw(tmp_path: Path) -> None:
     assert (found.questions, found.distinct, found.known, found.unseen, found.repeated) == (5, 4, 1, 3, 1)
     assert composition(tmp_path, limit=2).questions == 2
     assert str(found).startswith("5 questions (4 different): 3 name an entity unseen in training, 1 need no tool")
-
-
-def test_the_docs_state_what_the_shipped_world_asks(shipped: Path) -> None:
-    text = " ".join((DOCS / "lab.md").read_text(encoding="utf-8").split())
-    for line in describe(shipped, seed=0).splitlines():
-        assert line in text
-    assert f"{KNOWN_SUBJECT:.0%}" in text.replace(" %", "%")
 
 
 def test_unseen_names_are_in_no_cold_start_world_either(shipped: Path) -> None:
@@ -98,3 +89,11 @@ def test_a_demo_asks_as_many_questions_as_it_was_told(
     assert len(lines) == asked
     config = json.loads((tmp_path / "demo" / "logs" / "start.json").read_text())
     assert config["eval"]["limit"] == asked
+
+
+def test_eval_questions_are_those_of_the_written_world(tmp_path: Path) -> None:
+    write_world(tmp_path, seed=3)
+    written = read_tasks(tmp_path / "eval" / "tasks.jsonl")
+    assert [task.id for task in written] == [question.task.id for question in eval_questions(3)]
+    assert len(written) == EVAL_TASKS
+    assert not {task.id for task in written} & {question.task.id for question in eval_questions(4)}

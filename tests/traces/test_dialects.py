@@ -1,6 +1,6 @@
 """Logs recorded from real servers: every dialect gives the segments, calls and entropies that were sampled.
 
-The files and their servers are described in examples/README.md. The embedded agent's vocabulary has 1394 tokens.
+The files and their servers are described in docs/recordings.md. The embedded agent's vocabulary has 1394 tokens.
 """
 
 from __future__ import annotations

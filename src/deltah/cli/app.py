@@ -9,7 +9,16 @@ import warnings
 import typer
 
 import deltah
-from deltah.cli import demo, evaluate, lab, probe, report, rollout, score, study, train
+from deltah.cli import (
+    cmd_demo,
+    cmd_eval,
+    cmd_probe,
+    cmd_report,
+    cmd_rollout,
+    cmd_score,
+    cmd_study,
+    cmd_train,
+)
 
 app = typer.Typer(
     name="deltah",
@@ -19,15 +28,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-app.command("demo")(demo.command)
-app.command("train")(train.command)
-app.command("eval")(evaluate.command)
-app.command("rollout")(rollout.command)
-app.command("score")(score.command)
-app.command("probe")(probe.command)
-app.command("study")(study.command)
-app.command("report")(report.command)
-app.add_typer(lab.app, name="lab")
+app.command("demo")(cmd_demo.command)
+app.command("train")(cmd_train.command)
+app.command("eval")(cmd_eval.command)
+app.command("rollout")(cmd_rollout.command)
+app.command("score")(cmd_score.command)
+app.command("probe")(cmd_probe.command)
+app.command("study")(cmd_study.command)
+app.command("report")(cmd_report.command)
 
 
 def _version(value: bool) -> None:

@@ -44,7 +44,7 @@ def resolve_model(name: str) -> ModelFiles:
     if name == LAB:
         path = Path(str(resources.files("deltah.lab") / "checkpoint"))
         if not (path / "config.json").exists():
-            raise ModelError("the embedded agent is not in this installation; make it with: deltah lab coldstart")
+            raise ModelError("the embedded agent is missing from this installation; install deltah again")
         return ModelFiles(name, str(path))
     if name == SMOLLM2:
         from deltah.engines.smollm2.build import load_smollm2

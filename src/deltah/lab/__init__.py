@@ -1,8 +1,8 @@
-"""The embedded lab: a fictional world, an agent of about one million parameters, and the recipe that makes it.
+"""The embedded lab: a fictional world, a shipped agent of about one million parameters, and the demo.
 
-`checkpoint_path()` is the shipped agent, an ordinary transformers checkpoint that no trainer can tell from a larger
-one. `deltah.lab.world` and `deltah.lab.questions` write its tasks and corpora, `deltah.lab.teacher` is the scripted
-agent that it imitates, `deltah.lab.coldstart` recreates it from a seed. Importing this package loads none of them.
+`checkpoint_path()` is the agent, an ordinary transformers checkpoint that no trainer can tell from a larger one.
+`deltah.lab.world` and `deltah.lab.questions` write its tasks and corpora; `deltah.lab.demo` trains and compares it.
+The training that made it is not part of the package: see experiments/coldstart in the repository.
 """
 
 from __future__ import annotations

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deltah.lab.names import Split
-from deltah.lab.world import World
 from deltah.tasks import Task, read_tasks
 from deltah.tools.search import read_corpus
 
@@ -63,18 +61,3 @@ def _count(asked: Sequence[Task], trained: Sequence[Task], documents: set[str]) 
         unseen=sum(not documents.issuperset(task.supporting) for task in asked),
         repeated=sum(task.question in texts for task in asked),
     )
-
-
-def describe(world: str | Path, *, seed: int) -> str:
-    """What `deltah lab world` says of the folder it wrote: facts of both splits, and the evaluation's questions."""
-    lines = []
-    for name, split, own in (("train", Split.TRAIN, seed), ("eval", Split.EVAL, seed + 1)):
-        drawn = World(own, split)
-        known, total = sum(subject in drawn.known_names for subject, _ in drawn.facts), len(drawn.facts)
-        tasks = read_tasks(Path(world) / name / "tasks.jsonl")
-        easy = sum(not task.metadata["needs_tools"] for task in tasks)
-        lines.append(
-            f"{name}: {known} of {total} facts known by heart ({known / total:.0%}); "
-            f"{easy} of {len(tasks)} questions need no tool ({easy / len(tasks):.0%})"
-        )
-    return "\n".join([*lines, f"eval: {composition(world)}"])

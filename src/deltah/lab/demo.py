@@ -2,7 +2,7 @@
 
 Arms are processes of `deltah train`, as many at a time as there are cores, each in its own run directory: the demo does
 nothing that a user's own run could not, and an interrupted one continues arm by arm. However the demo ends, its
-processes end with it (`deltah.lab.guarded`); no arm is ever written by two.
+processes end with it (`deltah.lab.subprocesses`); no arm is ever written by two.
 
 Layout::
 
@@ -32,8 +32,8 @@ from deltah.core.signals import SignalConfig, score
 from deltah.engines.trl.config import EvaluateConfig
 from deltah.errors import TrainingError, missing_dependency
 from deltah.lab.composition import composition
-from deltah.lab.guarded import start, stop
 from deltah.lab.recipe import ARMS, EVAL_TASKS, SIGNAL, STEPS, eval_config, rollout_config, train_config, write_world
+from deltah.lab.subprocesses import start, stop
 from deltah.report.data import ReportData
 from deltah.report.load import load_run
 from deltah.report.render import write_report

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from coldstart.teacher import Message
+from coldstart.tokenizer import MAX_NUMBER, RESPONSE_TEMPLATE, build_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deltah.lab.questions import Question
-from deltah.lab.teacher import Message
-from deltah.lab.tokenizer import MAX_NUMBER, RESPONSE_TEMPLATE, build_tokenizer
 from deltah.lab.world import World
 
 CALL = '<tool_call>{"name": "search", "arguments": {"query": " Mira Kovel"}}</tool_call>'
@@ -131,7 +131,7 @@ def test_messages_of_a_system_are_accepted_and_an_unknown_role_is_not(tokenizer:
 
 
 def test_assistant_mask_covers_the_turn_and_its_end(tokenizer: Any, conversations: list[list[Message]]) -> None:
-    from deltah.lab.sequences import trace_example
+    from coldstart.sequences import trace_example
 
     for messages in conversations[:20]:
         rendered = tokenizer.apply_chat_template(

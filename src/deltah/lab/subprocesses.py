@@ -48,7 +48,7 @@ def start(
         log: File for both of its output streams, replaced.
         env: Its environment.
     """
-    guard = [sys.executable, "-m", "deltah.lab.guarded", str(os.getpid()), str(lock), module]
+    guard = [sys.executable, "-m", "deltah.lab.subprocesses", str(os.getpid()), str(lock), module]
     with log.open("wb") as output:
         return subprocess.Popen(
             [*guard, *arguments], stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, env=dict(env)

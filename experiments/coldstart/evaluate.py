@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from deltah.lab.names import Split
 from deltah.lab.questions import Compute, Question, Step, questions
-from deltah.lab.teacher import Message, Tools, count_calls
 from deltah.lab.world import World
 from deltah.tasks.graders import grade
 from deltah.tools.python import make_python
 from deltah.tools.registry import call_tool
 from deltah.tools.search import SearchIndex, make_search
+
+from .teacher import Message, Tools, count_calls
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast

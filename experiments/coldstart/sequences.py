@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from deltah.lab.names import NAMED_KINDS, Kind, Split, random_name
 from deltah.lab.questions import questions
-from deltah.lab.teacher import Message, TeacherConfig, Tools, rollout
-from deltah.lab.tokenizer import ASSISTANT, END, MAX_NUMBER, TOOL
 from deltah.lab.world import World
 from deltah.tools.python import make_python
 from deltah.tools.search import SearchIndex, make_search
+
+from .teacher import Message, TeacherConfig, Tools, rollout
+from .tokenizer import ASSISTANT, END, MAX_NUMBER, TOOL
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

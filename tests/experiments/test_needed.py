@@ -1,14 +1,11 @@
-"""Which calls were needed: the world's label, by hand, and the questions it is made from."""
+"""Which calls were needed: the world's label, by hand."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from coldstart.evaluate import first_returns
 
-from deltah.lab.evaluate import first_returns
 from deltah.lab.questions import Compute, Lookup
-from deltah.lab.recipe import EVAL_TASKS, eval_questions, write_world
 from deltah.lab.world import Relation
-from deltah.tasks import read_tasks
 
 BORN = Lookup(subject="Mira Kovel", relation=Relation.BIRTHPLACE, value="Port Anselm", known=False)
 COUNTRY = Lookup(subject="Port Anselm", relation=Relation.COUNTRY, value="High Tavros", known=True)
@@ -24,11 +21,3 @@ def test_only_the_first_result_with_an_unknown_value_is_needed() -> None:
 
 def test_a_value_said_of_another_subject_is_not_the_fact() -> None:
     assert first_returns((BORN,), ["Elin Brandt was born in Port Anselm.", PERSON]) == [[], [BORN]]
-
-
-def test_eval_questions_are_those_of_the_written_world(tmp_path: Path) -> None:
-    write_world(tmp_path, seed=3)
-    written = read_tasks(tmp_path / "eval" / "tasks.jsonl")
-    assert [task.id for task in written] == [question.task.id for question in eval_questions(3)]
-    assert len(written) == EVAL_TASKS
-    assert not {task.id for task in written} & {question.task.id for question in eval_questions(4)}

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
+from deltah.cli.cmd_train import Settings, split_names
 from deltah.cli.config import resolve
 from deltah.cli.progress import reporting
 from deltah.cli.targets import check_directory, check_file
-from deltah.cli.train import Settings, split_names
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError
 from deltah.runs.directory import RunDirectory, open_run

@@ -7,9 +7,12 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+from coldstart.sequences import world_tools
+from coldstart.teacher import Message, TeacherConfig, Tools, count_calls, rollout, search_query
 
-from deltah.lab.questions import Compute, Question
-from deltah.lab.teacher import Message, TeacherConfig, Tools, count_calls, rollout
+from deltah.lab.names import Split
+from deltah.lab.questions import Compute, Lookup, Question, questions
+from deltah.lab.world import World
 
 PERFECT = TeacherConfig(
     verify_known=0.0,
@@ -84,3 +87,12 @@ def test_each_vice_adds_calls(asked: list[Question], tools: Tools, habit: str) -
     vicious = TeacherConfig(**{**asdict(PERFECT), habit: 0.9})
     few, more = (sum(map(count_calls, ask_all(asked, tools, config))) for config in (PERFECT, vicious))
     assert more > 1.2 * few
+
+
+@pytest.mark.parametrize("split", Split)
+def test_the_right_query_finds_the_right_document_first(split: Split) -> None:
+    world = World(11, split)
+    tools: Tools = world_tools(world)
+    steps = {s for q in questions(world, 300, seed=2) for s in q.plan if isinstance(s, Lookup)}
+    missed = [s for s in steps if not tools["search"](f" {search_query(s)}").startswith(s.subject)]
+    assert len(missed) <= 0.01 * len(steps)

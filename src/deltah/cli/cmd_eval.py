@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
+from deltah.cli.cmd_train import Settings, split_names
 from deltah.cli.config import resolve
 from deltah.cli.progress import reporting
 from deltah.cli.tables import print_summaries
-from deltah.cli.train import Settings, split_names
 
 
 def command(  # noqa: PLR0913 - the options of a command line

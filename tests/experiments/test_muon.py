@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from deltah.lab.muon import BatchedMuon, orthogonalize  # noqa: E402
+from coldstart.muon import BatchedMuon, orthogonalize  # noqa: E402
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (24, 8), (8, 24)])

@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from deltah.errors import ConfigError, TrainingError, missing_dependency
-from deltah.lab.model import ModelConfig, build_model
 from deltah.lab.names import Split
-from deltah.lab.sequences import Example, batches, copy_drill, recitation, traces
-from deltah.lab.teacher import TeacherConfig
-from deltah.lab.tokenizer import build_tokenizer
 from deltah.lab.world import World
+
+from .model import ModelConfig, build_model
+from .sequences import Example, batches, copy_drill, recitation, traces
+from .teacher import TeacherConfig
+from .tokenizer import build_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -83,7 +84,7 @@ def build_optimizers(model: LlamaForCausalLM, config: ColdStartConfig) -> tuple[
     """Muon for 2-D weights of the layers, AdamW for the rest."""
     import torch
 
-    from deltah.lab.muon import BatchedMuon
+    from .muon import BatchedMuon
 
     hidden = [p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name]
     other = [p for name, p in model.named_parameters() if not (p.ndim == 2 and ".layers." in name)]
@@ -318,7 +319,7 @@ def _write_traces(
 
 
 def _evaluate(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, n: int) -> dict[str, Any]:
-    from deltah.lab.evaluate import evaluate
+    from .evaluate import evaluate
 
     return evaluate(model, tokenizer, n=n)
 

@@ -12,10 +12,10 @@ import typer
 from rich.console import Console
 
 from deltah.calls.outcomes import outcome_title
+from deltah.cli.cmd_train import split_names
 from deltah.cli.progress import State, display, numbers_of
 from deltah.cli.tables import print_summaries
 from deltah.cli.targets import check_directory
-from deltah.cli.train import split_names
 from deltah.errors import ConfigError
 from deltah.text_format import agreeing, count
 

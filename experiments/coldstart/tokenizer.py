@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Final
 from deltah.errors import missing_dependency
 from deltah.lab.names import PARTS
 from deltah.lab.questions import ARITHMETIC_TEXT, CHAINS, COMBINED_TEXT, OPERATORS
-from deltah.lab.teacher import PHRASES
 from deltah.lab.world import DOCUMENTS, SCHEMAS
+
+from .teacher import PHRASES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

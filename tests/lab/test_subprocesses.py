@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from deltah import termination
-from deltah.lab import guarded
+from deltah.lab import subprocesses
 
 SOURCE = Path(__file__).parents[2] / "src"
 CHILD = "import os, pathlib, sys, time\npathlib.Path(sys.argv[1]).write_text(str(os.getpid()))\ntime.sleep(60)\n"
@@ -20,7 +20,7 @@ DEAF = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + CHILD
 PARENT = """
 import os, sys, time
 from pathlib import Path
-from deltah.lab.guarded import start, stop
+from deltah.lab.subprocesses import start, stop
 from deltah.termination import stop_on_termination
 folder = Path(sys.argv[1])
 with stop_on_termination():
@@ -83,8 +83,8 @@ def test_a_child_ends_with_its_parent(environment: Path, number: signal.Signals,
 @needs_proc
 def test_the_pipe_alone_ends_a_child_where_there_is_no_death_signal(environment: Path) -> None:
     child = (
-        "import os, pathlib, sys; from deltah.lab import guarded; "
-        "pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); guarded._watch_pipe()"
+        "import os, pathlib, sys; from deltah.lab import subprocesses; "
+        "pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); subprocesses._watch_pipe()"
     )
     parent = subprocess.Popen(
         [
@@ -106,7 +106,15 @@ def test_the_pipe_alone_ends_a_child_where_there_is_no_death_signal(environment:
 @needs_proc
 def test_a_child_that_starts_after_its_parents_end_does_nothing(environment: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "deltah.lab.guarded", "1", str(environment / "lock"), "child", str(environment / "pid")],
+        [
+            sys.executable,
+            "-m",
+            "deltah.lab.subprocesses",
+            "1",
+            str(environment / "lock"),
+            "child",
+            str(environment / "pid"),
+        ],
         stdin=subprocess.PIPE,
         check=False,
         timeout=30,
@@ -117,7 +125,7 @@ def test_a_child_that_starts_after_its_parents_end_does_nothing(environment: Pat
 
 def test_arguments_exit_code_and_output_are_those_of_the_module(environment: Path) -> None:
     (environment / "child.py").write_text("import sys\nprint(sys.argv[1:], __name__)\nsys.exit(5)\n")
-    child = guarded.start(
+    child = subprocesses.start(
         "child", ["a", "--b"], lock=environment / "lock", log=environment / "log", env=dict(os.environ)
     )
     assert child.wait(30) == 5
@@ -127,27 +135,27 @@ def test_arguments_exit_code_and_output_are_those_of_the_module(environment: Pat
 @needs_proc
 def test_stop_kills_what_does_not_end(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (environment / "child.py").write_text(DEAF)
-    monkeypatch.setattr(guarded, "STOP_WAIT_S", 0.2)
-    child = guarded.start(
+    monkeypatch.setattr(subprocesses, "STOP_WAIT_S", 0.2)
+    child = subprocesses.start(
         "child", [str(environment / "pid")], lock=environment / "lock", log=environment / "log", env=dict(os.environ)
     )
     wait_for(environment / "pid")
-    guarded.stop([child])
+    subprocesses.stop([child])
     assert child.returncode == -signal.SIGKILL
 
 
 def test_a_second_holder_waits_for_the_first_or_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(guarded, "LOCK_WAIT_S", 0.2)
-    first = guarded._hold(tmp_path / "lock")
+    monkeypatch.setattr(subprocesses, "LOCK_WAIT_S", 0.2)
+    first = subprocesses._hold(tmp_path / "lock")
     with pytest.raises(SystemExit) as error:
-        guarded._hold(tmp_path / "lock")
+        subprocesses._hold(tmp_path / "lock")
     assert error.value.code == 2
     assert f"process {os.getpid()} of an earlier sitting still works here" in capfd.readouterr().err
     assert first is not None
     first.close()
-    second = guarded._hold(tmp_path / "lock")
+    second = subprocesses._hold(tmp_path / "lock")
     assert second is not None
     second.close()
 
