@@ -9,21 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 from deltah.calls.grading import Answers, graded
 from deltah.calls.scored import Scored, score_measured
 from deltah.calls.twins import is_result
-from deltah.core.signals import SIGNALS, SignalConfig, SignalName
+from deltah.core.signals import SIGNALS, SignalConfig
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, InvalidValueError
 from deltah.runs.run_signal import signal_of
 from deltah.traces import TraceReader, read_traces
 from deltah.traces.reader import Paths
 from deltah.traces.sources import STDIN
-
-LOG_SIGNALS: Final = tuple(name for name in SIGNALS if name != SignalName.POSITION_CORRECTED)
-"""Signals that a log can be scored by as it is read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +37,8 @@ class LogOptions:
     answers: str | None = None
     """Second file, with grades or gold answers."""
     signal: str | None = None
-    """One of `LOG_SIGNALS`, or the run's own; None: that of the run that the traces lie in, else the method's."""
+    """One of `log_signals()`, an import path, or the run's own; None: that of the run that the traces lie in, or the
+    method's."""
     margin: float | None = None
     """Dead band; None: likewise."""
     watch: Callable[[int], object] | None = None
@@ -51,14 +48,13 @@ class LogOptions:
         """A run's configuration with what is stated here in its place.
 
         Raises:
-            InvalidValueError: if the signal is none of `LOG_SIGNALS` and not the run's own, or the margin is not 0 or
-                more.
+            InvalidValueError: if the signal is none of `log_signals()` and not the run's own, or the margin is below 0.
         """
         if self.signal is None and self.margin is None:
             return base
-        name = base.name if self.signal in (None, base.name.value) else _signal_name(str(self.signal))
+        name = base.name if self.signal in (None, base.name) else _signal_name(str(self.signal))
         # Another signal has a margin of its own.
-        kept = base.margin if name is base.name else None
+        kept = base.margin if name == base.name else None
         return replace(base, name=name, margin=kept if self.margin is None else self.margin)
 
 
@@ -120,15 +116,23 @@ def graded_by(answers: Answers | None, trajectory: Trajectory) -> tuple[Trajecto
     return (graded(trajectory), False) if answers is None else answers.apply(trajectory)
 
 
-def _signal_name(name: str) -> SignalName:
-    if name == SignalName.POSITION_CORRECTED:
-        raise InvalidValueError(
-            f"the signal {name!r} needs an expectation fitted on other questions, as `deltah study` computes it; here "
-            f"choose one of: {', '.join(LOG_SIGNALS)}"
+def log_signals() -> tuple[str, ...]:
+    """Names of the signals that a log can be scored by as it is read: those that need no fit."""
+    return tuple(name for name, entry in SIGNALS.items() if "fit" not in entry.options)
+
+
+def _signal_name(name: str) -> str:
+    if name in log_signals() or (":" in name and "fit" not in SIGNALS.resolve(name).options):
+        return name
+    if name in SIGNALS or ":" in name:
+        wrong = (
+            f"the signal {name!r} needs an expectation fitted on other questions, as `deltah study` computes it; here"
         )
-    if name not in LOG_SIGNALS:
-        raise InvalidValueError(f"unknown signal {name!r}; choose one of: {', '.join(LOG_SIGNALS)}")
-    return SignalName(name)
+    else:
+        wrong = f"unknown signal {name!r};"
+    raise InvalidValueError(
+        f"{wrong} choose one of: {', '.join(log_signals())}; or name one of your own as package.module:function"
+    )
 
 
 def _signal_of_sources(reader: TraceReader, options: LogOptions) -> SignalConfig:

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from deltah.calls.logs import LOG_SIGNALS, LogOptions
+from deltah.calls.logs import LogOptions, log_signals
+
+
+class OpenCommand(TyperCommand):
+    """A command whose help lists what is registered when it is asked: `{signals}` in the help of an option."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Parameters, with the names filled in."""
+        params: list[Any] = super().get_params(ctx)
+        for param in params:
+            if "{signals}" in (getattr(param, "help", None) or ""):
+                param.help = param.help.replace("{signals}", ", ".join(log_signals()))
+        return params
+
 
 Logs = Annotated[
     list[str], typer.Argument(help="Files, folders or quoted glob patterns of traces or logs; - for standard input.")
@@ -25,7 +39,9 @@ Workers = Annotated[
     int | None,
     typer.Option(help="Processes; by default one a core, 8 at most, if half a second does not do.", min=1),
 ]
-Signal = Annotated[str | None, typer.Option(help=f"One of {', '.join(LOG_SIGNALS)}; delta_h is the method's.")]
+Signal = Annotated[
+    str | None, typer.Option(help="One of {signals}; or package.module:function. delta_h is the method's.")
+]
 Margin = Annotated[
     float | None, typer.Option(help="Dead band, in the signal's unit (nats, but of the ratio).", min=0.0)
 ]

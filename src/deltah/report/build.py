@@ -14,7 +14,7 @@ import numpy as np
 
 from deltah.calls.outcomes import outcome_meaning, outcome_title
 from deltah.core.metrics import CALLS, DELTA_H_MEAN, DELTA_H_STD, OUTCOME, REDUCTION_RATE, CollapseMonitor
-from deltah.core.signals import SIGNAL_TITLES
+from deltah.core.signals import SIGNALS
 from deltah.core.types import FloatArray
 from deltah.report.data import START, ArmData, ReportData
 from deltah.report.record import inert_tree
@@ -241,7 +241,7 @@ def _curves(data: ReportData) -> list[dict[str, Any]]:
 def _trained_on(data: ReportData) -> str:
     """Title and unit of the signal that the runs logged, which need not be the one that the page is scored by."""
     names = {run_signal(arm.config).name for arm in data.columns if arm.metrics}
-    return SIGNAL_TITLES[names.pop()].with_unit if len(names) == 1 else "signal"
+    return SIGNALS.resolve(names.pop()).with_unit if len(names) == 1 else "signal"
 
 
 def _series(arm: ArmData, index: int, key: str) -> dict[str, Any] | None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, TypeAlias
 
 from deltah.calls.rows import CallRow, calls_by, histogram, histogram_edges
 from deltah.calls.savings import Savings
 from deltah.calls.waste import Waste, WasteLevel
+from deltah.core.registry import Entry
 from deltah.core.signal_types import Verdict
-from deltah.core.signals import SIGNAL_TITLES, SignalName, SignalTitle
+from deltah.core.signals import SIGNALS
 from deltah.report.data import Evaluation, ReportData
 from deltah.stats.bootstrap import Estimate
 from deltah.stats.callgroups import summarise_calls
@@ -53,7 +54,7 @@ _Rows: TypeAlias = Mapping[int, Sequence[CallRow]]
 class PageSignal:
     """What one page calls the signal that judged its calls, and what its verdicts say."""
 
-    title: SignalTitle
+    title: Entry[Any]
     reduced: str = "that certainly lowered entropy"
     """Which calls the reduction rate counts, after "calls"."""
     unreduced: str = "that did not lower entropy"
@@ -65,7 +66,8 @@ class PageSignal:
 
     def as_dict(self) -> dict[str, Any]:
         """As the payload holds it."""
-        return {**asdict(self), "title": self.title.title, "unit": self.title.unit, "with_unit": self.title.with_unit}
+        named = {"title": self.title.title, "unit": self.title.unit, "with_unit": self.title.with_unit}
+        return {**named, "reduced": self.reduced, "is_method": self.is_method, "fact": self.fact}
 
 
 def page_signal(data: ReportData) -> PageSignal:
@@ -73,15 +75,16 @@ def page_signal(data: ReportData) -> PageSignal:
     by_arm = {arm.name: _signals(e.signals for e in arm.evaluations.values()) for arm in data.columns}
     found = _signals(by_arm.values())
     names = {name for name, _ in found}
-    if names <= {SignalName.DELTA_H.value}:
-        return PageSignal(title=SIGNAL_TITLES[SignalName.DELTA_H])
+    if names <= {"delta_h"}:
+        return PageSignal(title=SIGNALS["delta_h"])
     if len(found) == 1:
         ((name, margin),) = found
-        title = SIGNAL_TITLES[name]
+        title = SIGNALS.resolve(name)
         below = f"{number(-margin, 3 if margin else 0)} {title.unit if margin else ''}".strip()
         fact = _fact(name, margin)
     else:
-        title = SIGNAL_TITLES[names.pop()] if len(names) == 1 else SignalTitle("signal", "", "")
+        several = replace(SIGNALS["delta_h"], name="", title="signal", unit="", meaning="")
+        title = SIGNALS.resolve(names.pop()) if len(names) == 1 else several
         below = "minus the margin"
         fact = "; ".join(f"{arm}: {_fact(*each)}" for arm, own in by_arm.items() for each in sorted(own))
     reduced = f"whose {title.title} certainly lies below {below}"
@@ -94,8 +97,8 @@ def _signals(sets: Iterable[frozenset[Judge]]) -> frozenset[Judge]:
 
 
 def _fact(name: str, margin: float) -> str:
-    title = SIGNAL_TITLES[name]
-    return f"{title.title} ({name}): {title.definition}; margin {margin:.3g} {title.unit}".strip()
+    title = SIGNALS.resolve(name)
+    return f"{title.title} ({name}): {title.meaning}; margin {margin:.3g} {title.unit}".strip()
 
 
 def headline(
