@@ -9,17 +9,19 @@ import typer
 from typer.core import TyperCommand
 
 from deltah.calls.logs import LogOptions, log_signals
+from deltah.traces.importing import IMPORTERS
 
 
 class OpenCommand(TyperCommand):
-    """A command whose help lists what is registered when it is asked: `{signals}` in the help of an option."""
+    """A command whose help lists what is registered when it is asked, for `{signals}` and `{formats}`."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Parameters, with the names filled in."""
         params: list[Any] = super().get_params(ctx)
         for param in params:
-            if "{signals}" in (getattr(param, "help", None) or ""):
-                param.help = param.help.replace("{signals}", ", ".join(log_signals()))
+            for word, names in (("{signals}", log_signals), ("{formats}", lambda: IMPORTERS)):
+                if word in (getattr(param, "help", None) or ""):
+                    param.help = param.help.replace(word, ", ".join(names()))
         return params
 
 
@@ -30,7 +32,11 @@ Answers = Annotated[
     Path | None, typer.Option(help="File with grades or gold answers, joined by id or question (a task file will do).")
 ]
 TraceFormat = Annotated[
-    str | None, typer.Option("--format", help="Format of the logs; told from their content when not given.")
+    str | None,
+    typer.Option(
+        "--format",
+        help="One of {formats}, or package.module:function; told from the content when not given.",
+    ),
 ]
 VocabSize = Annotated[int | None, typer.Option(help="Vocabulary size of logs that do not state it.", min=1)]
 Join = Annotated[bool, typer.Option("--join/--no-join", help="Join API calls of one conversation.")]
