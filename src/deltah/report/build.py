@@ -17,13 +17,10 @@ from deltah.core.metrics import CALLS, DELTA_H_MEAN, DELTA_H_STD, OUTCOME, REDUC
 from deltah.core.signals import SIGNALS
 from deltah.core.types import FloatArray
 from deltah.report.data import START, ArmData, ReportData
-from deltah.report.groups import call_tables
-from deltah.report.headline import headline
-from deltah.report.safe import inert_tree
-from deltah.report.signal import PageSignal, page_signal
+from deltah.report.record import inert_tree
+from deltah.report.sections import PageSignal, call_tables, headline, meanings, page_signal, waste_table
 from deltah.report.study_section import study_section
 from deltah.report.viewer import choose, pack
-from deltah.report.waste import meanings, waste_tables
 from deltah.runs.directory import nan_to_none
 from deltah.runs.run_signal import run_signal
 from deltah.stats.bootstrap import LEVEL, Estimate
@@ -79,7 +76,10 @@ def build(data: ReportData) -> dict[str, Any]:
         "plane": [found for name, subsets in summaries.items() if (found := _plane(data, name, subsets["all"]))],
         "curves": _curves(data),
         "calls": [call_tables(data, name) for name in data.evaluation_names],
-        "waste": {"meanings": meanings(signal), "tables": waste_tables(data)},
+        "waste": {
+            "meanings": meanings(signal),
+            "tables": [found for name in data.evaluation_names if (found := waste_table(data, name))],
+        },
         "study": _studies(data, viewer),
         "facts": _facts(data, signal),
     }

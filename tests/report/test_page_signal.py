@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 from builders import make_trajectory
-from test_report import Page
+from test_page import Page
 
 from deltah import score
 from deltah.core.metrics import DELTA_H_MEAN
 from deltah.core.signals import SIGNALS
 from deltah.report.build import build
-from deltah.report.data import ArmData, ReportData
-from deltah.report.evaluation import Evaluation
+from deltah.report.data import ArmData, Evaluation, ReportData
 from deltah.report.render import write_report
 
 ROUNDS = ([[2.0], [1.0], [1.01]], [[1.0], [0.4]])
