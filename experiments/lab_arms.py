@@ -27,7 +27,7 @@ from deltah.core.signals import SignalConfig
 from deltah.lab.demo import DemoConfig, report_data, run_demo
 from deltah.lab.recipe import ARMS, CONTROLS, EVAL_TASKS, STEPS
 from deltah.report.data import ArmData, ReportData
-from deltah.report.figure import write_plane
+from deltah.report.render import write_plane
 from deltah.runs.directory import nan_to_none, package_versions
 from deltah.stats.summary import compare_tallies
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "tests" / "study"))
+sys.path.append(str(ROOT / "tests" / "report"))
 
 from chromium import Browser, browser  # noqa: E402 - the client lives with the tests
 

@@ -9,8 +9,7 @@ import numpy as np
 
 from deltah import Segment, SegmentKind, ToolCall, Trajectory, score
 from deltah.core.types import CallStatus, Estimator, StopReason
-from deltah.report.data import ArmData, ReportData
-from deltah.report.evaluation import Evaluation
+from deltah.report.data import ArmData, Evaluation, ReportData
 
 NAMES = ("Mira Kovel", "Tomas Brenn", "Ilse Varga", "Orin Tade", "Pella Sunde", "Rafe Dorn")
 PLACES = ("Larkholm", "Velmora", "Tarsa", "Quillport", "Ostbridge", "Nimsby")

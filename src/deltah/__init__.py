@@ -11,6 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from deltah.calls.logs import read_calls
+    from deltah.calls.table import CallTable
     from deltah.core.advantages import token_advantages
     from deltah.core.entropy import EntropyBounds, entropy_bounds, entropy_from_logits
     from deltah.core.rewards import Reward, RewardConfig, dense_reward, group_rewards, sparse_reward
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CallTable",
     "DeltahError",
     "EntropyBounds",
     "Group",
@@ -41,6 +44,7 @@ __all__ = [
     "entropy_bounds",
     "entropy_from_logits",
     "group_rewards",
+    "read_calls",
     "read_traces",
     "score",
     "signal_of",
@@ -50,6 +54,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "deltah.calls.logs": ("read_calls",),
+    "deltah.calls.table": ("CallTable",),
     "deltah.core.advantages": ("token_advantages",),
     "deltah.core.entropy": ("EntropyBounds", "entropy_bounds", "entropy_from_logits"),
     "deltah.core.rewards": ("Reward", "RewardConfig", "dense_reward", "group_rewards", "sparse_reward"),

@@ -9,7 +9,7 @@ import pytest
 from builders import make_trajectory
 from typer.testing import CliRunner
 
-from deltah.calls.logs import LOG_SIGNALS, LogOptions, ScoredLog
+from deltah.calls.logs import LogOptions, ScoredLog, log_signals
 from deltah.cli.app import app
 from deltah.core.signals import SIGNALS
 from deltah.errors import InvalidValueError
@@ -45,7 +45,7 @@ def test_the_signals_to_choose_from_are_those_that_work(traces: Path, tmp_path: 
     shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output
     (line,) = (line for line in shown.splitlines() if "--signal" in line)
     listed = re.findall(r"[a-z_]+", line.split("One of ")[1].split(";")[0])
-    assert listed == list(LOG_SIGNALS) == [name for name in SIGNALS if name != "position_corrected"]
+    assert listed == list(log_signals()) == [name for name in SIGNALS if name != "position_corrected"]
     for name in listed:
         out = ["--out", str(tmp_path / "page.html")] if command == "report" else []
         result = CliRunner().invoke(app, [command, str(traces), "--signal", name, *out])
@@ -54,7 +54,7 @@ def test_the_signals_to_choose_from_are_those_that_work(traces: Path, tmp_path: 
 
 @pytest.mark.parametrize("signal", ["position_corrected", "nothing"])
 def test_a_signal_that_does_not_work_is_offered_by_no_error(traces: Path, signal: str) -> None:
-    choices = r"choose one of: delta_h, ratio, tail, entropy_before, cumulative$"
+    choices = r"choose one of: delta_h, ratio, tail, entropy_before, cumulative; or name"
     with pytest.raises(InvalidValueError, match=choices) as e:
         ScoredLog(traces, LogOptions(signal=signal))
     assert ("`deltah study` computes it" in str(e.value)) is (signal == "position_corrected")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from deltah import PositionBaseline, SignalConfig, Trajectory, Verdict, dense_reward, score, sparse_reward
 from deltah.core.metrics import DELTA_H_MEAN, REDUCTION_RATE, UNDEFINED_RATE, batch_metrics
-from deltah.core.segments import Pool, pool_mask, segment_entropies
-from deltah.core.signals import SIGNALS
+from deltah.core.segments import pool_mask, segment_entropies
+from deltah.core.signals import SIGNALS, delta_h
 from deltah.errors import InvalidValueError
 
 
@@ -30,6 +30,13 @@ def test_ratio_form(trajectory: Trajectory) -> None:
     np.testing.assert_allclose(score(trajectory, name="ratio").value, [-0.5, 0.5, -2 / 3], atol=1e-7)
 
 
+def test_a_signal_is_named_in_three_ways(trajectory: Trajectory) -> None:
+    found = [score(trajectory, "ratio", margin=0.1), score(trajectory, SignalConfig(name="ratio"), margin=0.1)]
+    assert [(s.name, s.unit, s.margin) for s in found] == [("ratio", "", 0.1)] * 2
+    assert score(trajectory).unit == "nats"
+    assert delta_h(segment_entropies(trajectory)).point.tolist() == [-1.0, 0.5, -1.0]
+
+
 def test_entropy_before_and_cumulative(trajectory: Trajectory) -> None:
     before = score(trajectory, name="entropy_before")
     np.testing.assert_allclose(before.value, [-2.0, -1.0, -1.5])
@@ -43,14 +50,14 @@ def test_margin_is_a_strict_dead_band(trajectory: Trajectory) -> None:
 
 
 def test_call_and_control_tokens_are_pooled_only_on_request(trajectory: Trajectory) -> None:
-    pooled = segment_entropies(trajectory, Pool.REASONING_AND_CALL)
+    pooled = segment_entropies(trajectory, "reasoning_and_call")
     np.testing.assert_allclose(pooled.point[0], (2 + 2 + 9 + 9) / 4)
     assert pooled.n_tokens.tolist() == [4, 3, 4, 1]
 
 
 def test_tail_pool_keeps_the_last_tokens_of_each_segment() -> None:
     t = make_trajectory([[3.0, 2.0, 1.0], [5.0]])
-    assert pool_mask(t, Pool.TAIL, tail_tokens=2).sum() == 3
+    assert pool_mask(t, "tail", tail_tokens=2).sum() == 3
     np.testing.assert_allclose(score(t, name="tail", tail_tokens=2).segment_entropy, [1.5, 5.0])
 
 
@@ -163,7 +170,7 @@ def test_position_baseline_removes_a_pure_position_effect() -> None:
     [
         ({"name": "x"}, "unknown signal 'x'; choose one of: delta_h, ratio"),
         ({"pool": "xx"}, "unknown pool 'xx'; choose one of: reasoning, reasoning_and_call, tail"),
-        ({"margin": "0.1"}, "margin is '0.1'; expected a number of nats, 0 or more"),
+        ({"margin": "0.1"}, "margin is '0.1'; expected a number in the signal's unit, 0 or more"),
         ({"margin": float("nan")}, "margin is nan"),
         ({"margin": -1}, "margin is -1"),
         ({"min_tokens": 0}, "min_tokens is 0; expected a number, 1 or more"),
@@ -178,7 +185,11 @@ def test_options_out_of_range(options: dict[str, object], message: str) -> None:
 def test_bad_options(trajectory: Trajectory) -> None:
     with pytest.raises(InvalidValueError, match="unknown scoring option 'margn'"):
         score(trajectory, margn=1)
-    with pytest.raises(InvalidValueError, match="needs a baseline"):
+    with pytest.raises(InvalidValueError, match=r"score was given 5; .*score\(trajectory, 'ratio'.*delta_h"):
+        score(trajectory, 5)  # type: ignore[arg-type]
+    with pytest.raises(InvalidValueError, match="unknown signal 'ratoi'; choose one of: delta_h, ratio"):
+        score(trajectory, "ratoi")
+    with pytest.raises(InvalidValueError, match="is fitted on many trajectories first"):
         score(trajectory, name="position_corrected")
     with pytest.raises(InvalidValueError, match="carries no entropies"):
         score(make_trajectory([[1.0]], entropy=None))

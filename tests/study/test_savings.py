@@ -25,6 +25,7 @@ def labelled(trajectory: Trajectory, *labels: Verdict) -> Signal:
     rounds, blank = len(labels), np.zeros(len(labels))
     return Signal(
         name="delta_h",
+        unit="nats",
         margin=0.0,
         value=blank.copy(),
         lower=blank.copy(),

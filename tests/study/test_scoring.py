@@ -19,7 +19,7 @@ from deltah.calls.rows import calls_by
 from deltah.calls.savings import Costs, Prices
 from deltah.core.metrics import batch_metrics
 from deltah.errors import DataError
-from deltah.report.evaluation import Evaluation
+from deltah.report.data import Evaluation
 from deltah.stats.callgroups import CallSummary, summarise_calls
 from deltah.stats.scoring import LogScore, score_log
 from deltah.traces import write_traces

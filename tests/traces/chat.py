@@ -7,6 +7,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from deltah.core.types import Trajectory
+from deltah.traces.importing import IMPORTERS, RecordContext, import_record
+from deltah.traces.streams import Position
+
 
 def token(
     text: str, logprobs: Sequence[float] | None = (0.5, 0.25, 0.25), drawn: int = 0, **extra: Any
@@ -44,3 +48,9 @@ def user(text: str = "Where?") -> dict[str, Any]:
 def line(messages: Sequence[dict[str, Any]], **fields: Any) -> bytes:
     """One log line."""
     return json.dumps({"messages": list(messages)} | fields).encode()
+
+
+def read_as(format: str, data: bytes, *, file: str = "d", number: int = 1, vocab_size: int | None = None) -> Trajectory:
+    """One record by itself, as if it stood there."""
+    context = RecordContext(where=Position(file, number), vocab_size=vocab_size)
+    return import_record(IMPORTERS[format], data, context)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from deltah.errors import DeltahError
 from deltah.traces import read_traces
-from deltah.traces.formats import Format, ImportOptions, detect, make_importer
+from deltah.traces.formats import ImportOptions, make_importer
+from deltah.traces.importing import IMPORTERS, detect
 from deltah.traces.record import encode
 from deltah.traces.streams import Position
 
@@ -32,9 +33,9 @@ JSON_VALUES = st.recursive(
 
 def check(data: bytes) -> None:
     where = Position("d", 1)
-    for fmt in (None, *Format):
+    for fmt in (None, *IMPORTERS):
         try:
-            importer = make_importer(detect(data) if fmt is None else fmt, ImportOptions(vocab_size=5))
+            importer = make_importer(detect(data).name if fmt is None else fmt, ImportOptions(vocab_size=5))
             for pending in [*importer.add(data, where), *importer.finish(where)]:
                 assert encode(pending.build())
         except DeltahError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from hypothesis import strategies as st
 
 from deltah.core.types import Trajectory
 from deltah.errors import DeltahError
-from deltah.traces import inspect_ai, prime_rl, trl, verl
+from deltah.traces import inspect_ai
 from deltah.traces.inspect_files import eval_samples
 from deltah.traces.record import encode
 
+from .chat import read_as
 from .test_inspect import assistant, model_event, sample
 from .test_prime_rl import export
 from .test_trl import row as trl_row
@@ -37,11 +39,14 @@ VALUES = st.recursive(
 )
 CALLED = [{"id": "c", "function": "f", "arguments": {"a": 1}}]
 SOUND: dict[str, tuple[Decode, bytes]] = {
-    "prime_rl": (prime_rl.decode, json.dumps(export(["..xx.x"], padding=0)[0][0] | {"rewards": [1.0] * 6}).encode()),
-    "verl": (verl.decode, verl_row(gts=["a"], uid="u_1_0", acc=True)),
-    "trl": (trl.decode, trl_row(reward=1.0, solution="a", prompt=[{"role": "user", "content": "q"}])),
+    "prime_rl": (
+        partial(read_as, "prime-rl"),
+        json.dumps(export(["..xx.x"], padding=0)[0][0] | {"rewards": [1.0] * 6}).encode(),
+    ),
+    "verl": (partial(read_as, "verl"), verl_row(gts=["a"], uid="u_1_0", acc=True)),
+    "trl": (partial(read_as, "trl"), trl_row(reward=1.0, solution="a", prompt=[{"role": "user", "content": "q"}])),
     "inspect": (
-        inspect_ai.decode,
+        lambda data, **options: inspect_ai.decode(data, default_id="d", **options),
         sample(
             assistant([{"type": "text", "text": "a"}], tool_calls=CALLED),
             {"role": "tool", "content": "r", "tool_call_id": "c", "error": {"message": "m"}},
@@ -56,7 +61,7 @@ SOUND: dict[str, tuple[Decode, bytes]] = {
 
 def check(decode: Decode, data: bytes) -> None:
     try:
-        trajectory = decode(data, default_id="d", vocab_size=5)
+        trajectory = decode(data, vocab_size=5)
     except DeltahError:
         return
     assert encode(trajectory)
@@ -65,7 +70,7 @@ def check(decode: Decode, data: bytes) -> None:
 @pytest.mark.parametrize("name", SOUND)
 def test_the_sound_record_is_read(name: str) -> None:
     decode, data = SOUND[name]
-    assert decode(data, default_id="d").segments
+    assert decode(data).segments
 
 
 @pytest.mark.parametrize("name", SOUND)
@@ -117,4 +122,4 @@ def test_any_damage_of_a_log_file(
     for member in eval_samples(path):
         assert (member.damage is None) == bool(member.data)
         if member.data:
-            check(inspect_ai.decode, member.data)
+            check(lambda data, **options: inspect_ai.decode(data, default_id="d", **options), member.data)

@@ -329,9 +329,7 @@ def test_a_conversation_that_cannot_be_a_trajectory_is_one_problem(tmp_path: Pat
 def test_any_interleaving_gives_every_conversation_back(chosen: list[tuple[str, int]], rng: Any) -> None:
     talks = [conversation(f"{name}{n}?", n) for name, n in chosen]
     queues = [exchanges(talk) for talk in talks]
-    importer = deltah.traces.formats.make_importer(
-        deltah.traces.formats.Format.OPENAI, deltah.traces.formats.ImportOptions()
-    )
+    importer = deltah.traces.formats.make_importer("openai", deltah.traces.formats.ImportOptions())
     where = Position("log", 1)
     while any(queues):
         queue = rng.choice([q for q in queues if q])

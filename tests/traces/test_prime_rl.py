@@ -16,8 +16,8 @@ from deltah.core.segments import segment_entropies
 from deltah.core.types import CallStatus, Estimator, SegmentKind, SpanQuality
 from deltah.errors import DataError
 from deltah.traces import read_traces, write_traces
-from deltah.traces.prime_rl import decode
 
+from .chat import read_as
 from .test_record import assert_same
 
 V, TEMPERATURE = 7, 0.6
@@ -60,7 +60,7 @@ def export(masks: list[str], padding: int, seed: int = 0) -> tuple[list[dict[str
 
 
 def read(record: dict[str, Any]) -> Any:
-    return decode(json.dumps(record).encode(), default_id="d")
+    return read_as("prime-rl", json.dumps(record).encode())
 
 
 def test_entropies_are_those_of_the_distribution_each_token_was_drawn_from() -> None:
@@ -104,7 +104,7 @@ def test_identity_group_and_metadata() -> None:
     assert dict(first.metadata) == {"step": 3, "rank": 1, "env_name": "wiki", "advantage": 0.25, "has_text": False}
     assert first.outcome is None
     del one["export_sequence_idx"]
-    assert read(one).id == "d"
+    assert read(one).id == "d:1"
 
 
 def test_advantages_and_rewards_count_only_where_one_number_stands_on_every_policy_token() -> None:

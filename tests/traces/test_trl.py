@@ -13,8 +13,8 @@ from deltah.core.types import CallStatus, Estimator, SpanQuality, StopReason, Tr
 from deltah.errors import DataError
 from deltah.traces import read_traces, write_traces
 from deltah.traces.tables import parquet_rows
-from deltah.traces.trl import decode
 
+from .chat import read_as
 from .test_record import assert_same
 
 DATA = Path(__file__).parent / "data"
@@ -23,7 +23,7 @@ DATA = Path(__file__).parent / "data"
 def real(name: str) -> list[Trajectory]:
     rows = list(parquet_rows(DATA / name))
     assert all(row.damage is None for row in rows)
-    return [decode(row.data, default_id=f"{name}:{row.number}") for row in rows]
+    return [read_as("trl", row.data, file=name, number=row.number) for row in rows]
 
 
 def row(**fields: Any) -> bytes:
@@ -32,7 +32,7 @@ def row(**fields: Any) -> bytes:
 
 
 def read(**fields: Any) -> Trajectory:
-    return decode(row(**fields), default_id="d")
+    return read_as("trl", row(**fields))
 
 
 def test_real_tool_calls() -> None:
@@ -154,7 +154,7 @@ def test_a_missing_field_is_named(field: str) -> None:
     whole = json.loads(row())
     del whole[field]
     with pytest.raises(DataError, match=field):
-        decode(json.dumps(whole).encode(), default_id="d")
+        read_as("trl", json.dumps(whole).encode())
 
 
 @pytest.mark.parametrize("damage", ["cut", "hole", "none"])

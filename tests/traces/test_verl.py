@@ -13,8 +13,8 @@ from deltah.core.types import CallStatus, Estimator, SpanQuality, StopReason
 from deltah.errors import DataError
 from deltah.traces import read_traces, write_traces
 from deltah.traces.fields import UNFIT_OUTCOME
-from deltah.traces.verl import decode
 
+from .chat import read_as
 from .test_record import assert_same
 
 INPUT = "system\nUse tools.\nuser\nWhat is 200000 and its tenth?\nassistant\n"
@@ -41,7 +41,7 @@ def row(**fields: Any) -> bytes:
 
 
 def read(**fields: Any) -> Any:
-    return decode(row(**fields), default_id="d")
+    return read_as("verl", row(**fields))
 
 
 def test_a_dump_of_the_writer(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_a_dump_of_the_writer(tmp_path: Path) -> None:
     extra = {"acc": [True, False], "num_turns": [6, 2], "dropped": [1]}
     write_generations(tmp_path / "7.jsonl", base | {"score": [-1.0, math.nan]}, extra, step=7)
     first, second = (
-        decode(line, default_id=f"7.jsonl:{i}")
+        read_as("verl", line, file="7.jsonl", number=i)
         for i, line in enumerate((tmp_path / "7.jsonl").read_bytes().splitlines(), start=1)
     )
     assert [(s.kind.value, s.turn, s.text) for s in first.segments] == [
@@ -112,7 +112,7 @@ def test_ground_truths(gts: Any, expected: tuple[str, ...]) -> None:
 def test_identity_and_groups() -> None:
     assert read(uid="ab_c_3_0").id == "ab_c_3_0"
     assert read(uid="ab_c_3_0").group_id == read(uid="ab_c_4_1").group_id == "ab_c"
-    assert (read(uid="0f-1a").id, read(uid="0f-1a").group_id) == ("d", "0f-1a")
+    assert (read(uid="0f-1a").id, read(uid="0f-1a").group_id) == ("d:1", "0f-1a")
     assert read(request_id="r").id == "r"
     assert read().group_id == read(output="x").group_id
     assert len({read().group_id, read(step=2).group_id, read(input="other").group_id}) == 3
@@ -137,7 +137,7 @@ def test_a_missing_field_is_named(field: str) -> None:
     whole = json.loads(row())
     del whole[field]
     with pytest.raises(DataError, match=field):
-        decode(json.dumps(whole).encode(), default_id="d")
+        read_as("verl", json.dumps(whole).encode())
 
 
 @pytest.mark.parametrize("fields", [{"input": 1}, {"output": ["a"]}, {"score": "high"}, {"step": "one"}])

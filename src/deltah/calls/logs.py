@@ -8,22 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final
 
 from deltah.calls.grading import Answers, graded
 from deltah.calls.scored import Scored, score_measured
+from deltah.calls.table import CallTable, RowFiles, RowWriter
 from deltah.calls.twins import is_result
-from deltah.core.signals import SIGNALS, SignalConfig, SignalName
+from deltah.calls.waste import waste_of_calls
+from deltah.core.signals import SIGNALS, SignalConfig
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, InvalidValueError
+from deltah.parallel import map_ordered
 from deltah.runs.run_signal import signal_of
 from deltah.traces import TraceReader, read_traces
+from deltah.traces.parquet import OPTIONAL
+from deltah.traces.parts import Part, read_part
 from deltah.traces.reader import Paths
+from deltah.traces.reading import Counts, ReadOptions
 from deltah.traces.sources import STDIN
 
-LOG_SIGNALS: Final = tuple(name for name in SIGNALS if name != SignalName.POSITION_CORRECTED)
-"""Signals that a log can be scored by as it is read."""
+ALONE_S: Final = 0.5
+"""Seconds that one process works before it calls others: starting them takes about as long."""
+_PART_KEYS: Final = 2**32
+"""Distance between the first keys of two parts of a log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +50,8 @@ class LogOptions:
     answers: str | None = None
     """Second file, with grades or gold answers."""
     signal: str | None = None
-    """One of `LOG_SIGNALS`, or the run's own; None: that of the run that the traces lie in, else the method's."""
+    """One of `log_signals()`, an import path, or the run's own; None: that of the run that the traces lie in, or the
+    method's."""
     margin: float | None = None
     """Dead band; None: likewise."""
     watch: Callable[[int], object] | None = None
@@ -51,14 +61,13 @@ class LogOptions:
         """A run's configuration with what is stated here in its place.
 
         Raises:
-            InvalidValueError: if the signal is none of `LOG_SIGNALS` and not the run's own, or the margin is not 0 or
-                more.
+            InvalidValueError: if the signal is none of `log_signals()` and not the run's own, or the margin is below 0.
         """
         if self.signal is None and self.margin is None:
             return base
-        name = base.name if self.signal in (None, base.name.value) else _signal_name(str(self.signal))
+        name = base.name if self.signal in (None, base.name) else _signal_name(str(self.signal))
         # Another signal has a margin of its own.
-        kept = base.margin if name is base.name else None
+        kept = base.margin if name == base.name else None
         return replace(base, name=name, margin=kept if self.margin is None else self.margin)
 
 
@@ -120,15 +129,23 @@ def graded_by(answers: Answers | None, trajectory: Trajectory) -> tuple[Trajecto
     return (graded(trajectory), False) if answers is None else answers.apply(trajectory)
 
 
-def _signal_name(name: str) -> SignalName:
-    if name == SignalName.POSITION_CORRECTED:
-        raise InvalidValueError(
-            f"the signal {name!r} needs an expectation fitted on other questions, as `deltah study` computes it; here "
-            f"choose one of: {', '.join(LOG_SIGNALS)}"
+def log_signals() -> tuple[str, ...]:
+    """Names of the signals that a log can be scored by as it is read: those that need no fit."""
+    return tuple(name for name, entry in SIGNALS.items() if "fit" not in entry.options)
+
+
+def _signal_name(name: str) -> str:
+    if name in log_signals() or (":" in name and "fit" not in SIGNALS.resolve(name).options):
+        return name
+    if name in SIGNALS or ":" in name:
+        wrong = (
+            f"the signal {name!r} needs an expectation fitted on other questions, as `deltah study` computes it; here"
         )
-    if name not in LOG_SIGNALS:
-        raise InvalidValueError(f"unknown signal {name!r}; choose one of: {', '.join(LOG_SIGNALS)}")
-    return SignalName(name)
+    else:
+        wrong = f"unknown signal {name!r};"
+    raise InvalidValueError(
+        f"{wrong} choose one of: {', '.join(log_signals())}; or name one of your own as package.module:function"
+    )
 
 
 def _signal_of_sources(reader: TraceReader, options: LogOptions) -> SignalConfig:
@@ -140,3 +157,116 @@ def _signal_of_sources(reader: TraceReader, options: LogOptions) -> SignalConfig
             "these traces come from runs with different signals; say which to use with --signal or --margin"
         )
     return found.pop() if found else options.signal_config(SignalConfig())
+
+
+def read_calls(  # noqa: PLR0913 - the options of `deltah score`
+    paths: Paths,
+    *,
+    signal: str | None = None,
+    margin: float | None = None,
+    answers: str | None = None,
+    format: str | None = None,
+    vocab_size: int | None = None,
+    join: bool = True,
+    strict: bool = False,
+    waste: bool = True,
+    workers: int | None = 1,
+) -> CallTable:
+    """Read traces or logs, score every call, and give the table of calls.
+
+    Args:
+        paths: Files, folders or glob patterns, see `deltah.read_traces`.
+        signal: One of `LOG_SIGNALS`; None: that of the run that the traces lie in, else ΔH.
+        margin: Dead band in the signal's unit; None: likewise.
+        answers: Second file with grades or gold answers.
+        format: Name of a trace format; None: told from the content.
+        vocab_size: Vocabulary size of logs that do not state it.
+        join: Whether API calls of one conversation become one trajectory.
+        strict: Stop at the first record that cannot be read, instead of counting it in `log.reader.problems`.
+        waste: Whether to look for waste in the text; without, scoring is faster.
+        workers: Processes; None: one per core. More than one need a guarded main module (`multiprocessing`, "spawn").
+
+    Returns:
+        A `CallTable`: `.df()`, `.pl()`, `.arrow()`, `.sql("SELECT ... FROM calls")`.
+
+    Raises:
+        DataError: if a file cannot be read.
+        ConfigError: if no signal is stated and the traces lie in runs that scored their calls differently.
+        InvalidValueError: if an option is wrong.
+    """
+    options = LogOptions(
+        format=format,
+        vocab_size=vocab_size,
+        join=join,
+        strict=strict,
+        answers=answers,
+        signal=signal,
+        margin=margin,
+    )
+    return table_of(ScoredLog(paths, options, skip=unneeded(waste)), waste=waste, workers=workers)
+
+
+def unneeded(waste: bool) -> tuple[str, ...]:
+    """Fields of trajectories that the table does not need, for `deltah.read_traces`."""
+    return ("logprobs", "token_ids") if waste else OPTIONAL
+
+
+def table_of(log: ScoredLog, *, waste: bool = True, workers: int | None = 1) -> CallTable:
+    """Table of a log, which is read once.
+
+    Args:
+        log: What it met is then told by its reader.
+        waste: Whether to look for waste in the text.
+        workers: Processes; None: one per core, once half a second of work has not been enough.
+
+    Raises:
+        DataError: at the first problem, if the log is read strictly.
+        InvalidValueError: if `workers` is below 1.
+    """
+    table = CallTable()
+    table.log, table.has_waste = log, waste
+    job = _Job(read=log.reader.options, signal=log.signal, answers=log.answers_path, waste=waste, folder=table.folder)
+
+    def read_here(trajectories: Iterable[Trajectory]) -> None:
+        for read in trajectories:
+            trajectory, matched = graded_by(log.answers, read)
+            table.add(trajectory, score_measured(trajectory, log.signal), matched=matched)
+            log.tell()
+
+    alone_s = ALONE_S if workers is None else 0.0
+    parts = enumerate(log.reader.parts())
+    for files, met in map_ordered(partial(_score_part, job), parts, workers=workers, alone_s=alone_s):
+        table.load(files)
+        read_here(log.reader.absorb(met))
+        log.tell()
+    read_here(log.reader.rest())
+    return table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """What a process needs to know to score a part."""
+
+    read: ReadOptions
+    signal: SignalConfig
+    answers: str | None
+    waste: bool
+    folder: str
+
+
+def _score_part(job: _Job, numbered: tuple[int, Part]) -> tuple[RowFiles, Counts]:
+    number, part = numbered
+    answers = None if job.answers is None else _answers(job.answers)
+    trajectories, met = read_part(part, job.read)
+    writer = RowWriter(job.folder, number * _PART_KEYS)
+    for read in trajectories:
+        trajectory, matched = graded_by(answers, read)
+        waste = waste_of_calls(trajectory) if job.waste else None
+        writer.add(trajectory, score_measured(trajectory, job.signal), waste, matched=matched)
+    return writer.close(), met
+
+
+@lru_cache(maxsize=1)
+def _answers(path: str) -> Answers:
+    """The answers' file, read once in each process."""
+    return Answers(path)

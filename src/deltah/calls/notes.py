@@ -7,7 +7,6 @@ from typing import Final
 
 from deltah.calls.facts import LogFacts
 from deltah.calls.logs import ScoredLog
-from deltah.core.signals import SIGNAL_TITLES
 from deltah.core.types import Estimator
 from deltah.text_format import count, share
 
@@ -47,7 +46,7 @@ def _measurement(log: ScoredLog, facts: LogFacts) -> Iterator[str]:
             "state the vocabulary size with --vocab-size (vocab_size in the model's config.json)."
         )
     if Estimator.TOP_K.value in facts.estimators and facts.unmeasured < facts.calls:
-        title = SIGNAL_TITLES[log.signal.name].title
+        title = log.signal.entry.title
         yield (
             f"Certified are the verdicts (reduced, not reduced, undecided). A mean {title} averages point estimates, "
             "which extrapolate what lies beyond the listed logprobs; its bracket is the sampling of questions alone."

@@ -19,6 +19,7 @@ from deltah.cli import (
     cmd_study,
     cmd_train,
 )
+from deltah.cli.options import OpenCommand
 
 app = typer.Typer(
     name="deltah",
@@ -28,14 +29,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-app.command("demo")(cmd_demo.command)
-app.command("train")(cmd_train.command)
-app.command("eval")(cmd_eval.command)
-app.command("rollout")(cmd_rollout.command)
-app.command("score")(cmd_score.command)
-app.command("probe")(cmd_probe.command)
-app.command("study")(cmd_study.command)
-app.command("report")(cmd_report.command)
+app.command("demo", cls=OpenCommand)(cmd_demo.command)
+app.command("train", cls=OpenCommand)(cmd_train.command)
+app.command("eval", cls=OpenCommand)(cmd_eval.command)
+app.command("rollout", cls=OpenCommand)(cmd_rollout.command)
+app.command("score", cls=OpenCommand)(cmd_score.command)
+app.command("probe", cls=OpenCommand)(cmd_probe.command)
+app.command("study", cls=OpenCommand)(cmd_study.command)
+app.command("report", cls=OpenCommand)(cmd_report.command)
 
 
 def _version(value: bool) -> None:

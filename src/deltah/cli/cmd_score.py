@@ -25,7 +25,7 @@ from deltah.cli.options import Answers, Join, Logs, Margin, Signal, Strict, Trac
 from deltah.cli.prices import Currency, Latency, Price, costs, unknown_tools
 from deltah.cli.progress import reading
 from deltah.cli.tables import broken, escaped, inert, two_lines
-from deltah.core.signals import SIGNAL_TITLES, SignalTitle
+from deltah.core.registry import Entry
 from deltah.core.types import Estimator
 from deltah.runs.directory import nan_to_none
 from deltah.stats.callgroups import CallSummary
@@ -104,7 +104,7 @@ def _summary(log: ScoredLog, scored: LogScore, *, waste: bool) -> dict[str, Any]
         "unreadable": reader.n_problems,
         "unjoined": reader.n_unjoined,
         "branches": reader.n_branches,
-        "signal": log.signal.name.value,
+        "signal": log.signal.name,
         "margin": log.signal.resolved_margin,
         "waste": {name: facts.savings.verdicts[name] for name in WasteLevel} if waste else None,
         "savings": msgspec.to_builtins(facts.savings) if waste else None,
@@ -122,7 +122,7 @@ def _print_tables(log: ScoredLog, scored: LogScore, *, waste: bool) -> None:
     for note in notes_on(log, scored.facts):
         _print_text(console, inert(note))
     if scored.facts.calls:
-        _print_calls(console, scored, SIGNAL_TITLES[log.signal.name], waste=waste)
+        _print_calls(console, scored, log.signal.entry, waste=waste)
         _print_savings(console, scored.facts)
 
 
@@ -131,7 +131,7 @@ def _print_text(console: Console, text: str) -> None:
     console.print(text, highlight=False, soft_wrap=not console.is_terminal, markup=False)
 
 
-def _print_calls(console: Console, scored: LogScore, signal: SignalTitle, *, waste: bool) -> None:
+def _print_calls(console: Console, scored: LogScore, signal: Entry[Any], *, waste: bool) -> None:
     """Calls by tool, by round and, where outcomes are known, by outcome."""
     calls = scored.calls
     by_tool = [(tool_title(name), summary) for name, summary in calls.by_tool().items()]
@@ -176,7 +176,7 @@ def _headline(log: ScoredLog, facts: LogFacts) -> str:
     estimators = ", ".join(sorted(facts.estimators - {Estimator.NONE.value})) or "none"
     parts = [
         f"{count(facts.trajectories, 'trajectory')}, {count(facts.calls, 'call')}, entropies: {estimators}",
-        f"signal {log.signal.name.value}, margin {log.signal.resolved_margin:g}",
+        f"signal {log.signal.name}, margin {log.signal.resolved_margin:g}",
     ]
     return "; ".join(parts)
 
@@ -188,7 +188,7 @@ _TITLE_WIDTH = 12
 
 
 def _call_table(
-    label: str, groups: Sequence[tuple[str, CallSummary]], room: int, signal: SignalTitle, *, waste: bool
+    label: str, groups: Sequence[tuple[str, CallSummary]], room: int, signal: Entry[Any], *, waste: bool
 ) -> Table:
     """One row a group: calls, verdicts, mean signal with its interval, and waste if it was looked for."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)

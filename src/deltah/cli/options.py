@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from deltah.calls.logs import LOG_SIGNALS, LogOptions
+from deltah.calls.logs import LogOptions, log_signals
+from deltah.traces.importing import IMPORTERS
+
+
+class OpenCommand(TyperCommand):
+    """A command whose help lists what is registered when it is asked, for `{signals}` and `{formats}`."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Parameters, with the names filled in."""
+        params: list[Any] = super().get_params(ctx)
+        for param in params:
+            for word, names in (("{signals}", log_signals), ("{formats}", lambda: IMPORTERS)):
+                if word in (getattr(param, "help", None) or ""):
+                    param.help = param.help.replace(word, ", ".join(names()))
+        return params
+
 
 Logs = Annotated[
     list[str], typer.Argument(help="Files, folders or quoted glob patterns of traces or logs; - for standard input.")
@@ -16,7 +32,11 @@ Answers = Annotated[
     Path | None, typer.Option(help="File with grades or gold answers, joined by id or question (a task file will do).")
 ]
 TraceFormat = Annotated[
-    str | None, typer.Option("--format", help="Format of the logs; told from their content when not given.")
+    str | None,
+    typer.Option(
+        "--format",
+        help="One of {formats}, or package.module:function; told from the content when not given.",
+    ),
 ]
 VocabSize = Annotated[int | None, typer.Option(help="Vocabulary size of logs that do not state it.", min=1)]
 Join = Annotated[bool, typer.Option("--join/--no-join", help="Join API calls of one conversation.")]
@@ -25,7 +45,9 @@ Workers = Annotated[
     int | None,
     typer.Option(help="Processes; by default one a core, 8 at most, if half a second does not do.", min=1),
 ]
-Signal = Annotated[str | None, typer.Option(help=f"One of {', '.join(LOG_SIGNALS)}; delta_h is the method's.")]
+Signal = Annotated[
+    str | None, typer.Option(help="One of {signals}; or package.module:function. delta_h is the method's.")
+]
 Margin = Annotated[
     float | None, typer.Option(help="Dead band, in the signal's unit (nats, but of the ratio).", min=0.0)
 ]

@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from deltah.errors import ConfigError, InvalidValueError
 
 T = TypeVar("T")
+Defined = TypeVar("Defined")
 PLUGINS = "deltah.plugins"
 """Entry point group of packages that register things of their own."""
 
@@ -59,7 +60,7 @@ class Registry(Mapping[str, Entry[T]]):
 
     def register(
         self, name: str, *, title: str | None = None, unit: str = "", meaning: str | None = None, **options: Any
-    ) -> Callable[[T], T]:
+    ) -> Callable[[Defined], Defined]:
         """Decorator that registers what it decorates and returns it unchanged.
 
         Args:
@@ -73,13 +74,13 @@ class Registry(Mapping[str, Entry[T]]):
             InvalidValueError: if the name is taken by something else.
         """
 
-        def decorate(value: T) -> T:
+        def decorate(value: Defined) -> Defined:
             taken = self._entries.get(name)
             if taken is not None and not _same_definition(taken.value, value):
                 raise InvalidValueError(f"there is a {self.kind} named {name!r} already; choose another name")
             self._entries[name] = Entry(
                 name=name,
-                value=value,
+                value=cast(T, value),
                 title=title or name,
                 unit=unit,
                 meaning=meaning or _first_line(value),
@@ -96,8 +97,7 @@ class Registry(Mapping[str, Entry[T]]):
             InvalidValueError: if there is none; names the choices.
             ConfigError: if the module cannot be imported or has no such attribute.
         """
-        load_plugins()
-        if name in self._entries:
+        if name in self._entries or name in self:
             return self._entries[name]
         if ":" not in name:
             raise InvalidValueError(
@@ -112,7 +112,8 @@ class Registry(Mapping[str, Entry[T]]):
         return Entry(name=name, value=value, title=title, meaning=_first_line(value))
 
     def __getitem__(self, name: str) -> Entry[T]:
-        load_plugins()
+        if name not in self._entries:
+            load_plugins()
         return self._entries[name]
 
     def __iter__(self) -> Iterator[str]:

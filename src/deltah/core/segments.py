@@ -7,25 +7,43 @@ pooled. $H(r_k) = |r_k|^{-1} \sum_{t \in r_k} H_t$, so the mean of the bounds bo
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from deltah.core.align import runs
+from deltah.core.registry import Registry
 from deltah.core.types import BoolArray, FloatArray, IntArray, SegmentKind, Trajectory
 from deltah.errors import InvalidValueError
 
+PoolRule: TypeAlias = Callable[[Trajectory, int], BoolArray]
+"""From a trajectory of T tokens and `tail_tokens` to the (T,) mask of tokens that enter their segment's mean."""
+POOLS: Registry[PoolRule] = Registry("pool")
+"""Which tokens of a segment are pooled."""
 
-class Pool(StrEnum):
-    """Which tokens of a segment are pooled."""
 
-    REASONING = "reasoning"
-    """Reasoning tokens: the method's choice."""
-    REASONING_AND_CALL = "reasoning_and_call"
-    """Also the tokens that spell the call the segment ends with."""
-    TAIL = "tail"
-    """The last `tail_tokens` reasoning tokens: late tokens, where an answer or a decision is stated."""
+@POOLS.register("reasoning", meaning="Reasoning tokens: the method's choice")
+def _reasoning(trajectory: Trajectory, tail_tokens: int) -> BoolArray:
+    del tail_tokens
+    return trajectory.mask((SegmentKind.REASONING,))
+
+
+@POOLS.register("reasoning_and_call", meaning="Also the tokens that spell the call the segment ends with")
+def _reasoning_and_call(trajectory: Trajectory, tail_tokens: int) -> BoolArray:
+    del tail_tokens
+    return trajectory.mask((SegmentKind.REASONING, SegmentKind.CALL))
+
+
+@POOLS.register("tail", meaning="The last `tail_tokens` reasoning tokens, where an answer or a decision is stated")
+def _tail(trajectory: Trajectory, tail_tokens: int) -> BoolArray:
+    mask = trajectory.mask((SegmentKind.REASONING,))
+    late, index = np.zeros_like(mask), trajectory.segment_of_token
+    for start, stop in runs(mask):
+        for k in np.unique(index[start:stop]):
+            members = start + np.flatnonzero(index[start:stop] == k)
+            late[members[-tail_tokens:]] = True
+    return late
 
 
 class SegmentEntropies(NamedTuple):
@@ -39,38 +57,28 @@ class SegmentEntropies(NamedTuple):
     """Measured tokens pooled."""
 
 
-def pool_mask(trajectory: Trajectory, pool: Pool = Pool.REASONING, *, tail_tokens: int = 8) -> BoolArray:
+def pool_mask(trajectory: Trajectory, pool: str = "reasoning", *, tail_tokens: int = 8) -> BoolArray:
     """(T,) True on the tokens that enter their segment's mean.
 
     Args:
         trajectory: T tokens.
-        pool: The rule.
-        tail_tokens: Tokens kept of each segment under `Pool.TAIL`.
+        pool: A name in `POOLS`, or `package.module:function`.
+        tail_tokens: Tokens kept of each segment under `tail`.
 
     Raises:
-        InvalidValueError: if `tail_tokens` is below 1.
+        InvalidValueError: if the rule is unknown or `tail_tokens` is below 1.
     """
     if tail_tokens < 1:
         raise InvalidValueError(f"tail_tokens is {tail_tokens}; expected 1 or more")
-    if pool is Pool.REASONING_AND_CALL:
-        return trajectory.mask((SegmentKind.REASONING, SegmentKind.CALL))
-    mask = trajectory.mask((SegmentKind.REASONING,))
-    if pool is Pool.REASONING:
-        return mask
-    late, index = np.zeros_like(mask), trajectory.segment_of_token
-    for start, stop in runs(mask):
-        for k in np.unique(index[start:stop]):
-            members = start + np.flatnonzero(index[start:stop] == k)
-            late[members[-tail_tokens:]] = True
-    return late
+    return POOLS.resolve(pool).value(trajectory, tail_tokens)
 
 
-def segment_entropies(trajectory: Trajectory, pool: Pool = Pool.REASONING, *, tail_tokens: int = 8) -> SegmentEntropies:
+def segment_entropies(trajectory: Trajectory, pool: str = "reasoning", *, tail_tokens: int = 8) -> SegmentEntropies:
     """Mean entropy of every segment r_0 ... r_R with its certified interval.
 
     Args:
         trajectory: Carries entropies; unmeasured (NaN) tokens are left out of the mean.
-        pool: Which tokens are pooled.
+        pool: Which tokens are pooled, see `pool_mask`.
         tail_tokens: See `pool_mask`.
 
     Raises:

@@ -14,7 +14,7 @@ from deltah.errors import InvalidValueError
 
 
 class Verdict(StrEnum):
-    """WasteLevel on one round, shared by those of its calls that were answered."""
+    """Verdict on one round, shared by those of its calls that were answered."""
 
     REDUCED = "reduced"
     """The whole interval of the signal lies below -margin."""
@@ -31,14 +31,17 @@ class Signal:
     """What one trajectory's entropies say of its calls: `deltah.core.signals.score` makes it.
 
     Per-round arrays have length R with index k - 1 for round k; per-segment arrays have length R + 1 with index k
-    for r_k. Negative `delta_h` means that the round reduced entropy.
+    for r_k. A negative `value` means that the round reduced entropy.
     """
 
     name: str
-    """Name of the signal, one of `deltah.core.signals.SIGNALS`."""
+    """Name in `deltah.SIGNALS`, or `package.module:function`."""
+    unit: str
+    """Of `value`, its bounds and the margin; empty for a number without one, such as a ratio."""
     margin: float
+    """Dead band."""
     value: FloatArray
-    """(R,) point value of the signal; nats unless the signal is a ratio; NaN when undefined."""
+    """(R,) point value of the signal; NaN when undefined."""
     lower: FloatArray
     """(R,) certified lower bound."""
     upper: FloatArray

@@ -4,23 +4,29 @@ The method's signal is $\Delta H_k = H(r_k) - H(r_{k-1})$; a call *reduced* entr
 -\mathrm{margin}$. With interval entropies $\Delta H_k \in [L_k - U_{k-1},\; U_k - L_{k-1}]$ and the verdict has three
 values: reduced if the whole interval lies below -margin, not reduced if none of it does, undecided otherwise.
 
-Every signal keeps that sign and that verdict, so rewards take any of them. Signals that need a model or a gold answer
-(placebo-controlled, gold-answer gain) are not made here: they come in as trajectories scored twice.
+Every signal keeps that sign and that verdict, so rewards take any of them. A signal is a function from the entropies of
+the R + 1 segments to an `Interval` of R rounds, registered where it is defined:
+
+    @SIGNALS.register("late", title="late ΔH", unit="nats", meaning="ΔH over the last tokens", pool="tail")
+    def late(h: SegmentEntropies) -> Interval: ...
+
+Options of a registration: `default_margin` (0), `pool` (the configuration's), `fit` (a class whose `fit(signals)`,
+on signals of `delta_h`, makes what the signal takes as its second argument). Signals that need a model or a gold answer
+are not made here: they come in as trajectories scored twice.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
-from types import MappingProxyType
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from deltah.core.options import check_number, choice
-from deltah.core.segments import Pool, SegmentEntropies, segment_entropies
+from deltah.core.options import check_number
+from deltah.core.registry import Entry, Registry
+from deltah.core.segments import POOLS, SegmentEntropies, segment_entropies
 from deltah.core.signal_types import Signal, Verdict
 from deltah.core.types import BoolArray, CallStatus, FloatArray, Trajectory
 from deltah.errors import InvalidValueError
@@ -29,62 +35,43 @@ RATIO_EPS_NATS = 1e-8
 """Denominator offset of the ratio form."""
 
 
-class SignalName(StrEnum):
-    """Signals that need nothing but the trajectory (and, for one, a fitted baseline)."""
+class Interval(NamedTuple):
+    """A signal of rounds 1 ... R in its unit; NaN where undefined."""
 
-    DELTA_H = "delta_h"
-    """The method: H(r_k) - H(r_{k-1}), nats."""
-    RATIO = "ratio"
-    """ΔH_k / (H(r_{k-1}) + 1e-8): comparable across questions of unlike entropy."""
-    POSITION_CORRECTED = "position_corrected"
-    """ΔH_k less the mean ΔH expected at that round index and segment length, nats."""
-    TAIL = "tail"
-    """ΔH over the last tokens of each segment only, nats."""
-    ENTROPY_BEFORE = "entropy_before"
-    """-H(r_{k-1}): how uncertain the model was when it called; needs no result. Reduced means H(r_{k-1}) > margin."""
-    CUMULATIVE = "cumulative"
-    """H(r_k) - H(r_0): credit for calls that pay off later, nats."""
+    point: FloatArray
+    """(R,)"""
+    lower: FloatArray
+    """(R,) certified."""
+    upper: FloatArray
+    """(R,) certified."""
 
 
-SIGNALS: tuple[str, ...] = tuple(name.value for name in SignalName)
+SignalFunction: TypeAlias = Callable[..., tuple[FloatArray, FloatArray, FloatArray]]
+SIGNALS: Registry[SignalFunction] = Registry("signal")
+"""Signals by name; the first one is the method's."""
+_AFTER_LESS_BEFORE = "the entropy of the reasoning after a call less that of the reasoning before it"
 
 
-class SignalTitle(NamedTuple):
-    """What tables and pages call a signal."""
+@SIGNALS.register("delta_h", title="ΔH", unit="nats", meaning=_AFTER_LESS_BEFORE)
+def delta_h(h: SegmentEntropies) -> Interval:
+    """ΔH_k = H(r_k) - H(r_(k-1)) of every round k, nats: negative where the round made the model more certain.
 
-    title: str
-    unit: str
-    """Empty for a number without one."""
-    definition: str
-    """In half a sentence."""
-
-    @property
-    def with_unit(self) -> str:
-        """Title and unit: "ΔH, nats"."""
-        return f"{self.title}, {self.unit}" if self.unit else self.title
+    Args:
+        h: Entropies of r_0 ... r_R (`deltah.segment_entropies`).
+    """
+    return Interval(h.point[1:] - h.point[:-1], h.lower[1:] - h.upper[:-1], h.upper[1:] - h.lower[:-1])
 
 
-_AFTER_LESS_BEFORE: Final = "the entropy of the reasoning after a call less that of the reasoning before it"
-SIGNAL_TITLES: Final[Mapping[str, SignalTitle]] = MappingProxyType(
-    {
-        SignalName.DELTA_H.value: SignalTitle("ΔH", "nats", _AFTER_LESS_BEFORE),
-        SignalName.RATIO.value: SignalTitle("ΔH ratio", "", f"{_AFTER_LESS_BEFORE}, as a share of the latter"),
-        SignalName.POSITION_CORRECTED.value: SignalTitle(
-            "ΔH less expected", "nats", "ΔH less the mean ΔH expected at that round index and segment length"
-        ),
-        SignalName.TAIL.value: SignalTitle("tail ΔH", "nats", f"{_AFTER_LESS_BEFORE}, over the last tokens of each"),
-        SignalName.ENTROPY_BEFORE.value: SignalTitle(
-            "−H before", "nats", "minus the entropy of the reasoning before a call; knows no result"
-        ),
-        SignalName.CUMULATIVE.value: SignalTitle(
-            "cumulative ΔH", "nats", "the entropy of the reasoning after a call less that before the first call"
-        ),
-    }
-)
-"""Of every entry of `SIGNALS`."""
-
-DEFAULT_MARGIN_NATS = {SignalName.ENTROPY_BEFORE: float(np.log(2.0))}
-"""Margins that are not 0: -H(r_{k-1}) is never positive, so it needs a threshold; ln 2 is a fair coin's worth."""
+@SIGNALS.register("ratio", title="ΔH ratio", meaning=f"{_AFTER_LESS_BEFORE}, as a share of the latter")
+def ratio(h: SegmentEntropies) -> Interval:
+    """ΔH_k / (H(r_(k-1)) + 1e-8): comparable across questions of unlike entropy."""
+    # (H_k - H) / (H + eps) rises with H_k and falls with H, so its extremes lie at opposite ends of the intervals.
+    with np.errstate(invalid="ignore"):
+        lower = (h.lower[1:] - h.upper[:-1]) / (h.upper[:-1] + RATIO_EPS_NATS)
+        # As the earlier entropy grows without bound the ratio tends to -1.
+        lower = np.where(np.isinf(h.upper[:-1]), -1.0, lower)
+        upper = (h.upper[1:] - h.lower[:-1]) / (h.lower[:-1] + RATIO_EPS_NATS)
+        return Interval((h.point[1:] - h.point[:-1]) / (h.point[:-1] + RATIO_EPS_NATS), lower, upper)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +87,9 @@ class PositionBaseline:
     length_slope: float
     """Nats for each unit of log(1 + tokens of r_k)."""
     mean_log_tokens: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "index_means", tuple(self.index_means))
 
     @classmethod
     def fit(cls, signals: Iterable[Signal], *, min_rounds: int = 20) -> PositionBaseline:
@@ -128,7 +118,7 @@ class PositionBaseline:
         return cls(index_means=tuple(means.tolist()), length_slope=slope, mean_log_tokens=centre)
 
     def expected(self, n_tokens: np.ndarray) -> FloatArray:
-        """Expected ΔH of rounds 1 ... R.
+        """Expected ΔH of rounds 1 ... R, nats.
 
         Args:
             n_tokens: (R,) pooled tokens of r_1 ... r_R.
@@ -142,48 +132,108 @@ def _bin_means(values: FloatArray, bins: np.ndarray) -> FloatArray:
     return np.asarray(np.bincount(bins, weights=values) / np.maximum(np.bincount(bins), 1))
 
 
+@SIGNALS.register(
+    "position_corrected",
+    title="ΔH less expected",
+    unit="nats",
+    meaning="ΔH less the mean ΔH expected at that round index and segment length",
+    fit=PositionBaseline,
+)
+def position_corrected(h: SegmentEntropies, baseline: PositionBaseline) -> Interval:
+    """ΔH_k less what is expected at that place, nats."""
+    expected = baseline.expected(h.n_tokens[1:])
+    point, lower, upper = delta_h(h)
+    return Interval(point - expected, lower - expected, upper - expected)
+
+
+@SIGNALS.register(
+    "tail", title="tail ΔH", unit="nats", meaning=f"{_AFTER_LESS_BEFORE}, over the last tokens of each", pool="tail"
+)
+def tail(h: SegmentEntropies) -> Interval:
+    """ΔH_k over the last `tail_tokens` tokens of each segment, nats."""
+    return delta_h(h)
+
+
+@SIGNALS.register(
+    "entropy_before",
+    title="−H before",
+    unit="nats",
+    meaning="minus the entropy of the reasoning before a call; knows no result",
+    # Never positive, so it needs a threshold: ln 2 is a fair coin's worth.
+    default_margin=math.log(2.0),
+)
+def entropy_before(h: SegmentEntropies) -> Interval:
+    """-H(r_(k-1)): how uncertain the model was when it called, nats. Reduced means H(r_(k-1)) > margin."""
+    return Interval(-h.point[:-1], -h.upper[:-1], -h.lower[:-1])
+
+
+@SIGNALS.register(
+    "cumulative",
+    title="cumulative ΔH",
+    unit="nats",
+    meaning="the entropy of the reasoning after a call less that before the first call",
+)
+def cumulative(h: SegmentEntropies) -> Interval:
+    """H(r_k) - H(r_0): credit for calls that pay off later, nats."""
+    return Interval(h.point[1:] - h.point[0], h.lower[1:] - h.upper[0], h.upper[1:] - h.lower[0])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignalConfig:
     """How trajectories are scored; every decision is one field.
 
     Raises:
-        InvalidValueError: if a field is out of range, or the position-corrected signal has no baseline.
+        InvalidValueError: if a field is out of range, a name is unknown, or a signal that must be fitted was not.
     """
 
-    name: SignalName = SignalName.DELTA_H
+    name: str = "delta_h"
+    """A name in `SIGNALS`, or `package.module:function`."""
     margin: float | None = None
     """Dead band in the signal's unit, >= 0; None: the signal's own default, 0 for all but `entropy_before` (ln 2)."""
-    pool: Pool = Pool.REASONING
+    pool: str = "reasoning"
+    """Which tokens of a segment count: a name in `POOLS`, or `package.module:function`."""
     tail_tokens: int = 8
+    """Tokens of a segment that the pool `tail` keeps."""
     min_tokens: int = 1
     """A segment with fewer pooled tokens counts as empty."""
-    baseline: PositionBaseline | None = field(default=None)
+    baseline: Any = None
+    """What a signal that must be fitted first expects, such as a `PositionBaseline`."""
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+    """Keyword arguments of the signal's own function."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", choice(SignalName, self.name, "signal"))
-        object.__setattr__(self, "pool", choice(Pool, self.pool, "pool"))
+        POOLS.resolve(self.pool)
         if self.margin is not None:
-            check_number("margin", self.margin, 0.0, unit="number of nats")
+            check_number("margin", self.margin, 0.0, unit="number in the signal's unit")
         check_number("min_tokens", self.min_tokens, 1)
         check_number("tail_tokens", self.tail_tokens, 1)
-        if self.name is SignalName.POSITION_CORRECTED and self.baseline is None:
+        fit = self.entry.options.get("fit")
+        if fit is not None and self.baseline is None:
             raise InvalidValueError(
-                "the position-corrected signal needs a baseline; fit one with PositionBaseline.fit(signals)"
+                f"the signal {self.name!r} is fitted on many trajectories first; give it baseline="
+                f"{fit.__name__}.fit(signals)"
             )
+        if fit is not None and isinstance(self.baseline, Mapping):  # as a configuration file has it
+            object.__setattr__(self, "baseline", fit(**self.baseline))
+
+    @property
+    def entry(self) -> Entry[SignalFunction]:
+        """What the registry says of the signal."""
+        return SIGNALS.resolve(self.name)
 
     @property
     def resolved_margin(self) -> float:
-        """The margin in force."""
-        return DEFAULT_MARGIN_NATS.get(self.name, 0.0) if self.margin is None else self.margin
+        """The margin in force, in the signal's unit."""
+        return float(self.entry.options.get("default_margin", 0.0)) if self.margin is None else self.margin
 
 
-def score(trajectory: Trajectory, config: SignalConfig | None = None, **options: object) -> Signal:
+def score(trajectory: Trajectory, config: SignalConfig | str | None = None, **options: object) -> Signal:
     """Score every round of a trajectory.
 
     Args:
         trajectory: Carries entropies.
-        config: How to score; `SignalConfig()` when not given.
-        **options: Fields of `SignalConfig`, instead of `config`: `score(t, margin=0.1)`.
+        config: The name of a signal, or how to score in full; the method's ΔH when not given.
+        **options: Fields of `SignalConfig`, instead of one: `score(t, "ratio", margin=0.1)`.
 
     Returns:
         A `Signal`; a round is undefined where a segment it compares is empty or where all its calls are unanswered,
@@ -192,22 +242,22 @@ def score(trajectory: Trajectory, config: SignalConfig | None = None, **options:
     Raises:
         InvalidValueError: if the trajectory carries no entropies, or an option is wrong.
     """
-    if config is not None and options:
-        raise InvalidValueError("give either a SignalConfig or single options, not both")
-    config = config or signal_config(**options)
-    pool = Pool.TAIL if config.name is SignalName.TAIL else config.pool
-    h = segment_entropies(trajectory, pool, tail_tokens=config.tail_tokens)
+    config = _config(config, options)
+    entry = config.entry
+    h = segment_entropies(trajectory, entry.options.get("pool", config.pool), tail_tokens=config.tail_tokens)
     short = h.n_tokens < config.min_tokens
     if short.any():
         point, lower, upper = (np.where(short, np.nan, values) for values in h[:3])
         h = SegmentEntropies(point, lower, upper, h.n_tokens)
-    point, lower, upper = _FORMS[config.name](h, config)
+    fitted = () if entry.options.get("fit") is None else (config.baseline,)
+    point, lower, upper = entry.value(h, *fitted, **config.options)
     answered = _answered(trajectory)
     if answered is not None:
         undefined = np.bincount(trajectory.round_of_call, weights=answered, minlength=len(point)) == 0
         point, lower, upper = (np.where(undefined, np.nan, values) for values in (point, lower, upper))
     return Signal(
-        name=config.name.value,
+        name=config.name,
+        unit=entry.unit,
         margin=config.resolved_margin,
         value=point,
         lower=lower,
@@ -232,17 +282,26 @@ def _answered(trajectory: Trajectory) -> BoolArray | None:
     return np.array([status is not CallStatus.UNANSWERED for status in statuses], dtype=np.bool_)
 
 
-def signal_config(**options: object) -> SignalConfig:
-    """Make a `SignalConfig`, naming the valid fields when one does not exist.
+def _config(given: object, options: Mapping[str, Any]) -> SignalConfig:
+    """Configuration of what a caller of `score` wrote.
 
     Raises:
-        InvalidValueError: for an unknown field.
+        InvalidValueError: for anything else than a name, a `SignalConfig` and fields of one.
     """
     known = SignalConfig.__dataclass_fields__
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise InvalidValueError(f"unknown scoring option {unknown[0]!r}; choose from: {', '.join(known)}")
-    return SignalConfig(**options)  # type: ignore[arg-type]
+    if given is None:
+        return SignalConfig(**options)
+    if isinstance(given, str):
+        return SignalConfig(**{"name": given, **options})
+    if isinstance(given, SignalConfig):
+        return replace(given, **options) if options else given
+    raise InvalidValueError(
+        f"score was given {given!r:.60}; expected the name of a signal or a SignalConfig, for example "
+        f"score(trajectory, 'ratio', margin=0.1); the signals are {', '.join(SIGNALS)}"
+    )
 
 
 def _verdicts(lower: FloatArray, upper: FloatArray, margin: float) -> tuple[Verdict, ...]:
@@ -255,47 +314,3 @@ def _verdict(lower: float, upper: float, margin: float) -> Verdict:
     if upper < -margin:
         return Verdict.REDUCED
     return Verdict.NOT_REDUCED if lower >= -margin else Verdict.UNDECIDED
-
-
-def _difference(h: SegmentEntropies, config: SignalConfig) -> tuple[FloatArray, FloatArray, FloatArray]:
-    del config
-    return h.point[1:] - h.point[:-1], h.lower[1:] - h.upper[:-1], h.upper[1:] - h.lower[:-1]
-
-
-def _ratio(h: SegmentEntropies, config: SignalConfig) -> tuple[FloatArray, FloatArray, FloatArray]:
-    # (H_k - H) / (H + eps) rises with H_k and falls with H, so its extremes lie at opposite ends of the intervals.
-    del config
-    with np.errstate(invalid="ignore"):
-        lower = (h.lower[1:] - h.upper[:-1]) / (h.upper[:-1] + RATIO_EPS_NATS)
-        # As the earlier entropy grows without bound the ratio tends to -1.
-        lower = np.where(np.isinf(h.upper[:-1]), -1.0, lower)
-        upper = (h.upper[1:] - h.lower[:-1]) / (h.lower[:-1] + RATIO_EPS_NATS)
-        return (h.point[1:] - h.point[:-1]) / (h.point[:-1] + RATIO_EPS_NATS), lower, upper
-
-
-def _position_corrected(h: SegmentEntropies, config: SignalConfig) -> tuple[FloatArray, FloatArray, FloatArray]:
-    if config.baseline is None:
-        raise InvalidValueError("the position-corrected signal needs a baseline")
-    expected = config.baseline.expected(h.n_tokens[1:])
-    point, lower, upper = _difference(h, config)
-    return point - expected, lower - expected, upper - expected
-
-
-def _entropy_before(h: SegmentEntropies, config: SignalConfig) -> tuple[FloatArray, FloatArray, FloatArray]:
-    del config
-    return -h.point[:-1], -h.upper[:-1], -h.lower[:-1]
-
-
-def _cumulative(h: SegmentEntropies, config: SignalConfig) -> tuple[FloatArray, FloatArray, FloatArray]:
-    del config
-    return h.point[1:] - h.point[0], h.lower[1:] - h.upper[0], h.upper[1:] - h.lower[0]
-
-
-_FORMS = {
-    SignalName.DELTA_H: _difference,
-    SignalName.RATIO: _ratio,
-    SignalName.POSITION_CORRECTED: _position_corrected,
-    SignalName.TAIL: _difference,
-    SignalName.ENTROPY_BEFORE: _entropy_before,
-    SignalName.CUMULATIVE: _cumulative,
-}

@@ -14,16 +14,13 @@ import numpy as np
 
 from deltah.calls.outcomes import outcome_meaning, outcome_title
 from deltah.core.metrics import CALLS, DELTA_H_MEAN, DELTA_H_STD, OUTCOME, REDUCTION_RATE, CollapseMonitor
-from deltah.core.signals import SIGNAL_TITLES
+from deltah.core.signals import SIGNALS
 from deltah.core.types import FloatArray
 from deltah.report.data import START, ArmData, ReportData
-from deltah.report.groups import call_tables
-from deltah.report.headline import headline
-from deltah.report.safe import inert_tree
-from deltah.report.signal import PageSignal, page_signal
+from deltah.report.record import inert_tree
+from deltah.report.sections import PageSignal, call_tables, headline, meanings, page_signal, waste_table
 from deltah.report.study_section import study_section
 from deltah.report.viewer import choose, pack
-from deltah.report.waste import meanings, waste_tables
 from deltah.runs.directory import nan_to_none
 from deltah.runs.run_signal import run_signal
 from deltah.stats.bootstrap import LEVEL, Estimate
@@ -79,7 +76,10 @@ def build(data: ReportData) -> dict[str, Any]:
         "plane": [found for name, subsets in summaries.items() if (found := _plane(data, name, subsets["all"]))],
         "curves": _curves(data),
         "calls": [call_tables(data, name) for name in data.evaluation_names],
-        "waste": {"meanings": meanings(signal), "tables": waste_tables(data)},
+        "waste": {
+            "meanings": meanings(signal),
+            "tables": [found for name in data.evaluation_names if (found := waste_table(data, name))],
+        },
         "study": _studies(data, viewer),
         "facts": _facts(data, signal),
     }
@@ -241,7 +241,7 @@ def _curves(data: ReportData) -> list[dict[str, Any]]:
 def _trained_on(data: ReportData) -> str:
     """Title and unit of the signal that the runs logged, which need not be the one that the page is scored by."""
     names = {run_signal(arm.config).name for arm in data.columns if arm.metrics}
-    return SIGNAL_TITLES[names.pop()].with_unit if len(names) == 1 else "signal"
+    return SIGNALS.resolve(names.pop()).with_unit if len(names) == 1 else "signal"
 
 
 def _series(arm: ArmData, index: int, key: str) -> dict[str, Any] | None:

@@ -1,20 +1,215 @@
-"""What a report is made of: arms with their training metrics and evaluations, and the facts of the run."""
+"""What a report is made of: arms, their metrics and evaluations, and what is kept of the trajectories of each.
+
+Trajectories are read once and let go, so that memory follows the number of calls, not of tokens. Kept are a few numbers
+a trajectory, one row a call, and four bounded lists of trajectories that the viewer may show: drawn by chance, the most
+wasteful, and the two failure cases of the method, *certain and wrong* (entropy fell most, the answer is not correct)
+and *rise and right* (it rose most, the answer is correct). The draw is a bottom-k sample: of every question the first
+trajectory before the second, and among those the questions with the smallest hash of seed and name. The hash knows
+nothing of the run, so every run draws the same questions, and one question can be read in all of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from enum import StrEnum
+from hashlib import blake2b
+from typing import Any, Final, TypeAlias
 
-from deltah.calls.outcomes import Grader
+import numpy as np
+
+from deltah.calls.facts import FactTally, LogFacts
+from deltah.calls.outcomes import Grader, grader_of
+from deltah.calls.rows import CallRow, rows_of
+from deltah.calls.savings import Costs
+from deltah.calls.scored import ClusterKey, Scored, cluster_key, is_correct, waste_levels
+from deltah.calls.waste import Waste, WasteLevel, waste_of_calls
+from deltah.core.signal_types import Signal, Verdict
+from deltah.core.types import FloatArray, Trajectory
 from deltah.errors import InvalidValueError
-from deltah.report.evaluation import Evaluation
+from deltah.report.record import change, record
 from deltah.stats.study import StudyResult
+from deltah.stats.summary import STATISTICS, Summary, Tallies, summarise_tallies, tally_of
+
+START: Final = "start"
+"""Name under which the policy before training is shown."""
+
+
+class Reason(StrEnum):
+    """Why a trajectory is kept."""
+
+    WASTEFUL = "wasteful"
+    CERTAIN_AND_WRONG = "certain_and_wrong"
+    RISE_AND_RIGHT = "rise_and_right"
+    DRAWN = "drawn"
+
+
+KEPT: Final[Mapping[Reason, int]] = {
+    Reason.WASTEFUL: 40,
+    Reason.CERTAIN_AND_WRONG: 20,
+    Reason.RISE_AND_RIGHT: 20,
+    Reason.DRAWN: 200,
+}
+"""Trajectories of one evaluation held for each reason."""
+_Rank: TypeAlias = tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One trajectory that the viewer may show."""
+
+    order: int
+    """Place in its evaluation, from 0."""
+    cluster: ClusterKey
+    repeat: int
+    """How many trajectories of the same question came before it in its evaluation."""
+    record: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class Collector:
+    """Takes trajectories one by one and keeps the best of each list."""
+
+    seed: int
+    _heaps: dict[Reason, list[tuple[_Rank, int, Candidate]]] = field(default_factory=lambda: {r: [] for r in Reason})
+    _seen: Counter[ClusterKey] = field(default_factory=Counter)
+    _count: int = 0
+
+    def offer(self, trajectory: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> None:
+        """Keep a trajectory where it is among the best; its record is made only then.
+
+        Args:
+            trajectory: C calls.
+            signal: None for a trajectory without entropies.
+            waste: (C,) classes of each call.
+        """
+        cluster = cluster_key(trajectory)
+        order, repeat = self._count, self._seen[cluster]
+        self._count += 1
+        self._seen[cluster] += 1
+        ranks = {**_notable(trajectory, signal, waste), Reason.DRAWN: (-repeat, -_hash(self.seed, cluster))}
+        wanted = {reason: rank for reason, rank in ranks.items() if self._fits(reason, rank, order)}
+        if not wanted:
+            return
+        candidate = Candidate(order=order, cluster=cluster, repeat=repeat, record=record(trajectory, signal, waste))
+        for reason, rank in wanted.items():
+            heap = self._heaps[reason]
+            heapq.heappush(heap, (rank, -order, candidate))
+            if len(heap) > KEPT[reason]:
+                heapq.heappop(heap)
+
+    def _fits(self, reason: Reason, rank: _Rank, order: int) -> bool:
+        heap = self._heaps[reason]
+        return len(heap) < KEPT[reason] or (rank, -order) > heap[0][:2]
+
+    def candidates(self) -> dict[Reason, tuple[Candidate, ...]]:
+        """What was kept, best first."""
+        return {
+            reason: tuple(entry[2] for entry in sorted(heap, key=lambda entry: entry[:2], reverse=True))
+            for reason, heap in self._heaps.items()
+        }
+
+
+def _notable(t: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> dict[Reason, _Rank]:
+    """Rank of a trajectory in each list it may enter; more is better."""
+    ranks: dict[Reason, _Rank] = {}
+    wasted = _wastefulness(signal, waste)
+    if any(wasted):
+        ranks[Reason.WASTEFUL] = wasted
+    rise, correct = change(signal), is_correct(t)
+    if np.isfinite(rise) and correct is not None:
+        if rise < 0 and not correct:
+            ranks[Reason.CERTAIN_AND_WRONG] = (-rise,)
+        if rise > 0 and correct:
+            ranks[Reason.RISE_AND_RIGHT] = (rise,)
+    return ranks
+
+
+def _wastefulness(signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> _Rank:
+    """Calls that are certified waste, then likely waste, then those that certainly did not reduce entropy."""
+    found = waste_levels(signal, waste)
+    not_reduced = 0 if signal is None else signal.count(Verdict.NOT_REDUCED)
+    return (found.count(WasteLevel.CERTIFIED), found.count(WasteLevel.LIKELY), not_reduced)
+
+
+def _hash(seed: int, cluster: ClusterKey) -> int:
+    """A number that looks drawn at random, the same for one seed and question everywhere."""
+    name = "\0".join((str(seed), *cluster)).encode("utf-8", "surrogatepass")
+    return int.from_bytes(blake2b(name, digest_size=8).digest())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What is kept of N trajectories; `Evaluation.of` reads them."""
+
+    tallies: Tallies
+    needs_tools: tuple[bool | None, ...]
+    """(N,) what the task says; None where it does not."""
+    rows: tuple[CallRow, ...]
+    """One a call, in order."""
+    candidates: Mapping[Reason, tuple[Candidate, ...]]
+    """Trajectories that the viewer may show, best first within each reason."""
+    facts: LogFacts
+    graders: frozenset[Grader]
+    """Who gave the outcomes; empty where there is none."""
+    signals: frozenset[tuple[str, float]] = frozenset()
+    """Names of the signals that judged the calls, each with its margin; empty where nothing was measured."""
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.tallies)
+
+    @classmethod
+    def of(cls, scored: Iterable[Scored], *, seed: int = 0, costs: Costs | None = None) -> Evaluation:
+        """Read trajectories once, holding one at a time and those that the viewer may show.
+
+        Args:
+            scored: Each trajectory with its signal.
+            seed: Of the draw of trajectories to view.
+            costs: For savings in money and seconds; unknown where not given.
+        """
+        facts, collector = FactTally(costs), Collector(seed)
+        values, clusters = list[FloatArray](), list[ClusterKey]()
+        needs, rows, graders = list[bool | None](), list[CallRow](), set[Grader | None]()
+        signals = set[tuple[str, float]]()
+        for trajectory, signal in scored:
+            waste = waste_of_calls(trajectory)
+            facts.add(trajectory, signal, waste)
+            collector.offer(trajectory, signal, waste)
+            values.append(tally_of(trajectory, signal, waste))
+            clusters.append(cluster_key(trajectory))
+            rows += rows_of(trajectory, signal, waste)
+            needed = trajectory.metadata.get("needs_tools")
+            needs.append(None if needed is None else bool(needed))
+            graders.add(grader_of(trajectory))
+            if signal is not None:
+                signals.add((signal.name, signal.margin))
+        table = np.array(values, dtype=np.float64).reshape(len(values), len(STATISTICS), 3)
+        return cls(
+            tallies=Tallies(values=table, clusters=tuple(clusters), calls=len(rows)),
+            needs_tools=tuple(needs),
+            rows=tuple(rows),
+            candidates=collector.candidates(),
+            facts=facts.facts(),
+            graders=frozenset(found for found in graders if found is not None),
+            signals=frozenset(signals),
+        )
+
+    def subset(self, needs_tools: bool | None) -> Tallies:
+        """Tallies of the trajectories whose question needs tools, or needs none; of all for None."""
+        if needs_tools is None:
+            return self.tallies
+        return self.tallies.subset(np.array([needed is needs_tools for needed in self.needs_tools], dtype=np.bool_))
+
+    def summarise(self, *, needs_tools: bool | None = None, seed: int = 0) -> Summary:
+        """Summary of all trajectories, or of those whose question needs tools or needs none."""
+        return summarise_tallies(self.subset(needs_tools), seed=seed)
+
 
 Evaluations: TypeAlias = Mapping[str, Evaluation]
 """Evaluation name ("sampled", "greedy", "logs") to what is kept of its trajectories."""
-START = "start"
-"""Name under which the policy before training is shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

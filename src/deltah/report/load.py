@@ -19,8 +19,7 @@ from deltah.calls.notes import notes_on
 from deltah.calls.savings import Costs
 from deltah.core.metrics import SECONDS
 from deltah.errors import DataError
-from deltah.report.data import START, ArmData, Evaluations, ReportData
-from deltah.report.evaluation import Evaluation
+from deltah.report.data import START, ArmData, Evaluation, Evaluations, ReportData
 from deltah.runs.directory import RunDirectory
 from deltah.stats.study import StudyResult
 from deltah.traces.sources import STDIN

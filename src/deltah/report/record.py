@@ -4,13 +4,18 @@ A record holds question, answer, grade, the means H(r_k) with their intervals, a
 tokens with their entropies (hundredths of nats, -1 where not measured) and rounds of call cards. Results that a card
 shows are not repeated as tokens. A record is made while the traces stream by, so its size is bounded whatever the log
 holds; token texts become numbers of a vocabulary in `deltah.report.viewer`.
+
+Inert text: control characters, bidirectional overrides and invisible tag characters become visible symbols, so that a
+log can neither hide text nor reorder it; lone surrogates, which UTF-8 cannot hold, are spelled out. Newline and tab
+stay. Escaping for HTML is done by the template engine (autoescape), not here.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import sys
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -19,7 +24,6 @@ from deltah.calls.scored import is_correct, waste_levels
 from deltah.calls.waste import Waste, WasteLevel
 from deltah.core.signal_types import Signal, Verdict
 from deltah.core.types import Round, Segment, SegmentKind, ToolCall, Trajectory
-from deltah.report.safe import cut, inert, inert_tree
 from deltah.runs.directory import nan_to_none
 from deltah.stats.tables import tool_title
 
@@ -32,6 +36,15 @@ MAX_TOKEN_CHARS: Final = 200
 MAX_CALLS: Final = 400
 """Cards of one trajectory."""
 UNKNOWN_TOKEN: Final = "▢"
+_CONTROL_PICTURES: Final = 0x2400
+_INERT: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 but tab and newline, DEL, C1
+    "\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2064\u2066-\u206f\ufeff"  # marks, overrides, isolates, invisibles
+    "\ufff9-\ufffb\ufffe\uffff"  # interlinear annotation, noncharacters
+    "\ud800-\udfff"  # lone surrogates
+    "\U000e0000-\U000e007f]"  # tag characters
+)
+_SCRIPT_ESCAPES: Final = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
 def record(t: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> dict[str, Any]:
@@ -43,6 +56,7 @@ def record(t: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste
         waste: (C,) classes of each call.
     """
     judged = waste_levels(signal, waste)
+    shown = zip(t.calls[:MAX_CALLS], waste[:MAX_CALLS], judged[:MAX_CALLS], strict=True)
     found = {
         "id": t.id[:MAX_TEXT_CHARS],
         "text": _text(t.question),
@@ -61,7 +75,7 @@ def record(t: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste
         "change": _nats(change(signal)),
         "tokens": int(t.response_mask.sum()),
         "segments": [] if signal is None else _segments(signal),
-        "blocks": _blocks(t, signal, _cards(t, waste, judged)),
+        "blocks": _blocks(t, signal, [_card(*call) for call in shown]),
     }
     return dict(inert_tree(nan_to_none(found)))
 
@@ -123,7 +137,7 @@ def _token_block(t: Trajectory, segment: Segment, left: int) -> dict[str, Any]:
     """One segment: its tokens with their entropies, or its text where the tokens are unknown."""
     block: dict[str, Any] = {"kind": segment.kind.value}
     if segment.kind.sampled:
-        k = int(t.segment_of_token[segment.start]) if segment.n_tokens else _segment_index(t, segment)
+        k = int(t.segment_of_token[segment.start]) if segment.n_tokens else sum(r.turn < segment.turn for r in t.rounds)
         block["r"] = k
     if segment.n_tokens == 0:
         block["text"] = _text(segment.text) or ""
@@ -137,10 +151,6 @@ def _token_block(t: Trajectory, segment: Segment, left: int) -> dict[str, Any]:
     if stop < segment.stop:
         block["cut"] = segment.stop - stop
     return block
-
-
-def _segment_index(t: Trajectory, segment: Segment) -> int:
-    return sum(r.turn < segment.turn for r in t.rounds)
 
 
 def _token_text(t: Trajectory, i: int) -> str:
@@ -164,12 +174,6 @@ def _round_block(signal: Signal | None, round_: Round, cards: Sequence[dict[str,
     return block
 
 
-def _cards(t: Trajectory, waste: Sequence[frozenset[Waste]], judged: Sequence[WasteLevel]) -> list[dict[str, Any]]:
-    """The first `MAX_CALLS` calls."""
-    every = zip(t.calls, waste, judged, strict=True)
-    return [_card(*each) for each in islice(every, MAX_CALLS)]
-
-
 def _card(call: ToolCall, waste: frozenset[Waste], judged: WasteLevel) -> dict[str, Any]:
     """One call."""
     arguments, arguments_cut = cut(call.arguments, MAX_ARGUMENT_CHARS)
@@ -185,3 +189,41 @@ def _card(call: ToolCall, waste: frozenset[Waste], judged: WasteLevel) -> dict[s
     if result_cut:
         card["result_cut"] = result_cut
     return card
+
+
+def inert(text: str) -> str:
+    """Replace what could hide, reorder or break text by visible symbols: ESC becomes ␛, U+202E becomes ⟨U+202E⟩."""
+    return _INERT.sub(_visible, text)
+
+
+def _visible(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if code < 0x20:
+        return chr(_CONTROL_PICTURES + code)
+    return "\N{SYMBOL FOR DELETE}" if code == 0x7F else f"⟨U+{code:04X}⟩"
+
+
+def inert_tree(value: Any) -> Any:
+    """Apply `inert` to every string of plain containers, keys included."""
+    if isinstance(value, str):
+        return inert(value)
+    if isinstance(value, Mapping):
+        return {inert(str(key)): inert_tree(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [inert_tree(item) for item in value]
+    return value
+
+
+def cut(text: str, limit: int) -> tuple[str, int]:
+    """The first `limit` characters, and how many were cut off."""
+    return text[:limit], max(0, len(text) - limit)
+
+
+def script_json(value: Any) -> str:
+    """Strict JSON without `<`, `>` or `&`: no content can end the `<script>` element it stands in."""
+    return compact_json(value).translate(_SCRIPT_ESCAPES)
+
+
+def compact_json(value: Any) -> str:
+    """Strict JSON on one line, keys in their given order."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

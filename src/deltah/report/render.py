@@ -7,9 +7,11 @@ its hash, and nothing else: neither another script nor any request.
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Mapping
 from hashlib import sha256
+from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,12 +22,15 @@ from deltah.errors import DataError, InvalidValueError
 from deltah.report import charts, study_charts
 from deltah.report.build import build
 from deltah.report.data import ReportData
-from deltah.report.safe import compact_json, script_json
+from deltah.report.record import compact_json, script_json
 from deltah.runs.directory import write_atomic
 from deltah.text_format import count
 
 ENTROPY_LEVELS: Final = (0.02, 0.1, 0.25, 0.5, 0.8, 1.2, 1.8, 2.6)
 """Upper edges in nats of the viewer's colour classes; fixed, so that pages compare."""
+PICTURE_SCALE: Final = 1.4
+"""Size of the stand-alone picture, as a multiple of the chart's size in the page."""
+_TEMPLATES: Final = resources.files("deltah.report") / "templates"
 
 
 def write_report(data: ReportData, out_html: str | Path) -> None:
@@ -68,41 +73,40 @@ def environment() -> Environment:
 
 def render(payload: Mapping[str, Any]) -> str:
     """The HTML page of a payload."""
-    templates = environment()
-    arms = charts.with_classes(payload["arms"])
-    script = viewer_script(templates)
-    return templates.get_template("page.html.j2").render(
-        p=payload,
-        arms=arms,
-        charts=charts,
-        study_charts=study_charts,
-        plane_limits=charts.plane_limits(payload["plane"]) if payload["plane"] else {},
-        delta_limits=delta_limits(payload),
-        levels=ENTROPY_LEVELS,
-        # Package files and escaped JSON: the only text that enters the page unescaped.
-        style=Markup(_template_source(templates, "style.css")),
-        script=Markup(script),
-        script_hash=b64encode(sha256(script.encode()).digest()).decode(),
-        data_json=Markup(script_json(payload)),
-        levels_json=Markup(script_json(list(ENTROPY_LEVELS))),
+    script = viewer_script()
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            p=payload,
+            arms=charts.with_classes(payload["arms"]),
+            charts=charts,
+            study_charts=study_charts,
+            plane_limits=charts.plane_limits(payload["plane"]) if payload["plane"] else {},
+            delta_limits=delta_limits(payload),
+            levels=ENTROPY_LEVELS,
+            # Package files and escaped JSON: the only text that enters the page unescaped.
+            style=Markup(_source("style.css")),
+            script=Markup(script),
+            script_hash=b64encode(sha256(script.encode()).digest()).decode(),
+            data_json=Markup(script_json(payload)),
+            levels_json=Markup(script_json(list(ENTROPY_LEVELS))),
+        )
     )
 
 
-def viewer_script(environment: Environment) -> str:
+def viewer_script() -> str:
     """The parts of the viewer's script in the order of their names, in one scope of their own."""
-    parts = (_template_source(environment, name) for name in sorted(environment.list_templates(["js"])))
-    return "\n".join(('"use strict";', "{", *parts, "}", ""))
+    parts = sorted(file.name for file in (_TEMPLATES / "viewer").iterdir() if file.name.endswith(".js"))
+    return "\n".join(('"use strict";', "{", *(_source(f"viewer/{name}") for name in parts), "}", ""))
 
 
-def _template_source(environment: Environment, name: str) -> str:
-    loader = environment.loader
-    if loader is None:  # unreachable; tells the type checker
-        raise InvalidValueError("the template environment has no loader")
-    return loader.get_source(environment, name)[0]
+def _source(name: str) -> str:
+    return (_TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def delta_limits(payload: Mapping[str, Any]) -> tuple[float, float]:
-    """Common range of the mean-ΔH bars: symmetric, as wide as the groups of ten calls or more need."""
+    """Common range of the bars of the mean signal: symmetric, as wide as the groups of ten calls or more need."""
     values = [
         abs(entry["delta_h"][key])
         for calls in payload["calls"]
@@ -113,3 +117,31 @@ def delta_limits(payload: Mapping[str, Any]) -> tuple[float, float]:
     ]
     limit = max(values, default=1.0) or 1.0
     return -limit, limit
+
+
+def write_plane(data: ReportData, out: Path, *, evaluation: str = "sampled") -> None:
+    """Write the chart of outcome against calls of one evaluation as an SVG file of its own, for a README.
+
+    The picture holds the page's colours, and follows the viewer's light or dark theme.
+
+    Raises:
+        InvalidValueError: if the report has no such evaluation.
+    """
+    payload = build(data)
+    panels = [panel for panel in payload["plane"] if panel["evaluation"] == evaluation]
+    if not panels:
+        raise InvalidValueError(f"no graded evaluation {evaluation!r}; there are {', '.join(payload['evaluations'])}")
+    drawing = str(charts.plane(panels[0], charts.with_classes(payload["arms"]), charts.plane_limits(panels)))
+    width, height = (side * PICTURE_SCALE for side in charts.PLANE_SIZE)
+    opening = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}"'
+    background = '<rect width="100%" height="100%" fill="var(--bg)"/>'
+    inside = f"</title><style>{_picture_style()}</style>{background}"
+    write_atomic(out, drawing.replace("<svg", opening, 1).replace("</title>", inside, 1) + "\n")
+
+
+def _picture_style() -> str:
+    """The page's colours and chart rules."""
+    css = _source("style.css")
+    colours = css[: css.index("}\n}\n") + 4]
+    rules = [line for line in css.splitlines() if re.match(r"\.(chart|grid|mark|a\d)|line\.", line)]
+    return colours + "\n".join(rules)

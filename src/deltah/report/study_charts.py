@@ -12,8 +12,7 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
-from deltah.report.charts import frame, marker
-from deltah.report.svg import Scale, element, line, svg, text, tick_labels, ticks
+from deltah.report.charts import Scale, element, frame, line, marker, svg, text, tick_labels, ticks
 
 GOOD, OTHER = "a1", "a2"
 """Colour classes."""

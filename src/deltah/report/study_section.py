@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
-from deltah.report.safe import inert_tree
+from deltah.report.record import inert_tree
 from deltah.runs.directory import nan_to_none
 from deltah.stats.associations import Association
 from deltah.stats.bootstrap import Estimate

@@ -17,10 +17,8 @@ from itertools import zip_longest
 from typing import Any, Final
 
 from deltah.calls.scored import ClusterKey
-from deltah.report.data import ReportData
-from deltah.report.evaluation import Evaluation
-from deltah.report.safe import inert, script_json
-from deltah.report.sample import Candidate, Reason
+from deltah.report.data import Candidate, Evaluation, Reason, ReportData
+from deltah.report.record import inert, script_json
 from deltah.text_format import agreeing, count, share
 
 MAX_TRAJECTORIES: Final = 200

@@ -1,7 +1,7 @@
 """Columns of the study's table from trajectories: every signal, and every quality label that is known.
 
 Signals, all turned so that greater means more entropy reduction or more evidence (`SIGNAL_MEANING`): every entry of
-`deltah.core.signals.SIGNALS`, negated; the method's verdict I_k, bare and with dead bands; and what a probe measured.
+`deltah.SIGNALS`, negated; the method's verdict I_k, bare and with dead bands; and what a probe measured.
 The position-corrected signal is cross-fitted: questions are cut into halves by a seed, the expectation of each half is
 fitted on the other, so that no call's own ΔH enters what is subtracted from it.
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from deltah.calls.scored import cluster_key, is_correct
 from deltah.core.signal_types import Signal, Verdict
-from deltah.core.signals import SIGNALS, PositionBaseline, SignalConfig, SignalName, score
+from deltah.core.signals import SIGNALS, SignalConfig, score
 from deltah.core.types import CallStatus, FloatArray, IntArray, Trajectory
 from deltah.errors import InvalidValueError
 from deltah.stats.evidence import Evidence
@@ -158,13 +158,11 @@ def _signals(
 ) -> dict[str, FloatArray]:
     """Every signal that needs nothing but the trajectories, turned."""
     found = {}
-    for name in SIGNALS:
-        if name == SignalName.POSITION_CORRECTED:
-            found[name] = _position_corrected(trajectories, base, clusters, seed)
-        elif name == SignalName.DELTA_H:
-            found[name] = _turned(trajectories, base)
+    for name, entry in SIGNALS.items():
+        if "fit" in entry.options:
+            found[name] = _cross_fitted(name, trajectories, base, clusters, seed)
         else:
-            found[name] = _turned(trajectories, _score_all(trajectories, SignalConfig(name=SignalName(name))))
+            found[name] = _turned(trajectories, _score_all(trajectories, SignalConfig(name=name)))
     for margin in MARGINS_NATS:
         scored = _score_all(trajectories, SignalConfig(margin=margin))
         found["reduced" if margin == 0 else f"{DEAD_BAND_PREFIX}{margin:.2f}"] = _verdicts(trajectories, scored)
@@ -190,10 +188,10 @@ def _verdicts(trajectories: Sequence[Trajectory], signals: Sequence[Signal | Non
     return np.concatenate(parts)
 
 
-def _position_corrected(
-    trajectories: Sequence[Trajectory], base: Sequence[Signal | None], clusters: IntArray, seed: int
+def _cross_fitted(
+    name: str, trajectories: Sequence[Trajectory], base: Sequence[Signal | None], clusters: IntArray, seed: int
 ) -> FloatArray:
-    """Cross-fitted between two halves of the questions; NaN in a half whose other half has no ΔH."""
+    """A signal that is fitted first, on the other half of the questions; NaN where that half has no ΔH."""
     first = np.random.default_rng(seed).permutation(int(clusters.max()) + 1) % 2 == 0
     half = first[clusters]
     scored: list[Signal | None] = [None] * len(trajectories)
@@ -201,7 +199,7 @@ def _position_corrected(
         fitted_on = [s for s, h in zip(base, half, strict=True) if s is not None and h != side]
         if not any(np.isfinite(s.value).any() for s in fitted_on):
             continue
-        config = SignalConfig(name=SignalName.POSITION_CORRECTED, baseline=PositionBaseline.fit(fitted_on))
+        config = SignalConfig(name=name, baseline=SIGNALS[name].options["fit"].fit(fitted_on))
         for i in np.flatnonzero(half == side).tolist():
             scored[i] = None if base[i] is None else score(trajectories[i], config)
     return _turned(trajectories, scored)

@@ -13,13 +13,12 @@ from typing import Final
 
 import numpy as np
 
-from deltah.core.signals import SignalName
 from deltah.core.types import BoolArray, FloatArray, IntArray
 from deltah.stats.associations import Association
 from deltah.stats.bootstrap import Estimate, interval, ratio, ratio_replicates
 from deltah.stats.table import CALL_INDEX, StudyTable, is_binary, known
 
-REDUCTION: Final = SignalName.DELTA_H.value
+REDUCTION: Final = "delta_h"
 BINS: Final = 24
 MAX_INDICES: Final = 8
 """Call indices shown one by one; later ones share the last row."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from deltah.calls.outcomes import OUTCOME
-from deltah.core.signals import SIGNAL_TITLES, SignalName, SignalTitle
+from deltah.core.registry import Entry
+from deltah.core.signals import SIGNALS
 from deltah.errors import InvalidValueError
 from deltah.stats.bootstrap import Estimate
 from deltah.stats.callgroups import CallSummary
@@ -65,7 +66,7 @@ class Table:
     rows: tuple[Row, ...]
 
 
-METHOD: Final = SIGNAL_TITLES[SignalName.DELTA_H]
+METHOD: Final = SIGNALS["delta_h"]
 ALL_COLUMNS: Final = (
     Column(key="outcome", title=OUTCOME, digits=3),
     Column(key="accuracy", title="accuracy", digits=3),
@@ -106,7 +107,7 @@ def table(
     columns: tuple[str, ...] = DEMO_COLUMNS,
     signed: bool = False,
     outcome: str = OUTCOME,
-    signal: SignalTitle = METHOD,
+    signal: Entry[Any] = METHOD,
 ) -> Table:
     """Rows for named summaries (or comparisons), in their order.
 

@@ -40,6 +40,18 @@ def decode_line(line: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         raise DataError("the JSON is nested too deeply to be a trace") from error
 
 
+def convert(value: Any, wanted: type[T]) -> T:
+    """A decoded JSON value as a typed record.
+
+    Raises:
+        DataError: if a field is missing or has another type; the message names the field.
+    """
+    try:
+        return msgspec.convert(value, wanted)
+    except msgspec.ValidationError as error:
+        raise DataError(field_message(error)) from error
+
+
 def replace_surrogates(value: Any) -> Any:
     """Copy of a JSON-like value with every lone surrogate, keys included, replaced by U+FFFD."""
     if isinstance(value, str):

@@ -1,46 +1,21 @@
-"""Formats of a trace record, told apart by content.
-
-A record is judged by the names of its top-level fields alone, never by the file's name: a file may mix formats. Each
-format has one `Importer`; most turn one record into one trajectory, chat logs join several.
-"""
+"""How the records of each format are read: most turn one record into one trajectory, chat logs join several."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
-from pathlib import Path
-from typing import Final, NamedTuple, Protocol
-
-import msgspec
+from typing import NamedTuple, Protocol
 
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError, DeltahError, InvalidValueError
-from deltah.traces import inspect_ai, openai, prime_rl, record, trl, verl
-from deltah.traces.decode import decode_line
+from deltah.traces import importers, inspect_ai, openai, record  # noqa: F401  # registers the formats
 from deltah.traces.dialogue import Dialogue, Exchange
 from deltah.traces.evidence import bounded, with_evidence
+from deltah.traces.importing import IMPORTERS, RecordContext, detect, import_record
 from deltah.traces.namedsizes import NamedSizes
 from deltah.traces.seen import SeenTokens
 from deltah.traces.streams import Position
-
-
-class Format(StrEnum):
-    """Formats that can be read."""
-
-    DELTAH = "deltah"
-    """Our own record (`deltah.traces.record`)."""
-    OPENAI = "openai"
-    """OpenAI-style chat log with logprobs (`deltah.traces.openai`)."""
-    INSPECT = "inspect"
-    """Sample of an Inspect log (`deltah.traces.inspect_ai`)."""
-    PRIME_RL = "prime-rl"
-    """Token export of prime-rl (`deltah.traces.prime_rl`)."""
-    VERL = "verl"
-    """Rollout dump of verl (`deltah.traces.verl`)."""
-    TRL = "trl"
-    """Completion log of TRL (`deltah.traces.trl`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,62 +69,7 @@ class Importer(Protocol):
         """Give what still waited for further records."""
 
 
-_SIGNATURES: Final = (
-    # The first whose names all stand in the record counts: prime-rl writes a `schema_version` too.
-    (Format.PRIME_RL, ("loss_mask", "token_ids", "entropy")),
-    (Format.DELTAH, ("schema_version",)),
-    (Format.INSPECT, ("epoch", "target", "messages")),
-    (Format.VERL, ("input", "output", "score", "step")),
-    (Format.TRL, ("prompt", "completion")),
-    (Format.OPENAI, ("messages",)),
-    (Format.OPENAI, ("response",)),
-    (Format.OPENAI, ("request",)),
-    (Format.OPENAI, ("choices",)),
-)
-"""Top-level names that tell the formats apart."""
-_NAMES: Final = tuple(dict.fromkeys(name for _, names in _SIGNATURES for name in names))
-_Fields = msgspec.defstruct(
-    "_Fields", [(name, msgspec.Raw | msgspec.UnsetType, msgspec.UNSET) for name in _NAMES], module=__name__
-)
-"""Their values are skipped, not decoded."""
-
-
-_DECODER = msgspec.json.Decoder(_Fields)
-_ANY_OBJECT = msgspec.json.Decoder(dict[str, object])
-
-
-def parse_format(name: str) -> Format:
-    """Format of a name given by a user.
-
-    Raises:
-        InvalidValueError: if there is no such format.
-    """
-    try:
-        return Format(name)
-    except ValueError as error:
-        raise InvalidValueError(f"trace format is {name!r}; expected one of: {', '.join(Format)}") from error
-
-
-def detect(data: bytes) -> Format:
-    """Format of one record.
-
-    Raises:
-        DataError: if the record is not a JSON object, or has the fields of no known format.
-    """
-    return _format_of(_top_level(data))
-
-
-def _format_of(present: frozenset[str]) -> Format:
-    for fmt, names in _SIGNATURES:
-        if present.issuperset(names):
-            return fmt
-    raise DataError(
-        "no known trace format: expected 'schema_version' and 'segments' (deltah), 'messages' or 'request' and "
-        "'response' (openai), or a record of Inspect, prime-rl, verl or TRL"
-    )
-
-
-def decodes_alone(data: bytes, fmt: Format | None = None) -> bool:
+def decodes_alone(data: bytes, fmt: str | None = None) -> bool:
     """Whether a record can be decoded without others: not a piece of a stream; False for what cannot be read.
 
     Args:
@@ -157,15 +77,14 @@ def decodes_alone(data: bytes, fmt: Format | None = None) -> bool:
         fmt: Its format; None: told from its content.
     """
     try:
-        names = _top_level(data)
-        found = _format_of(names) if fmt is None else fmt
+        found = detect(data).name if fmt is None else fmt
     except DataError:
         return False
-    return found is not Format.OPENAI or ("choices" not in names and not openai.is_chunk(data))
+    return found != "openai" or not openai.is_chunk(data)
 
 
 def make_importer(
-    fmt: Format, options: ImportOptions, *, alone: bool = False, sizes: NamedSizes | None = None
+    fmt: str, options: ImportOptions, *, alone: bool = False, sizes: NamedSizes | None = None
 ) -> Importer:
     """Importer of a format.
 
@@ -176,25 +95,34 @@ def make_importer(
         sizes: What the log says of the sizes known from models' names; kept up to date.
     """
     sizes = NamedSizes() if sizes is None else sizes
-    if fmt is Format.OPENAI:
+    if fmt == "openai":
         return ChatLogs(options, sizes, alone=alone)
-    return _Single(partial(_inspect, sizes) if fmt is Format.INSPECT else _DECODERS[fmt], options)
+    if fmt == "inspect":
+        return _Single(partial(_inspect, sizes, options))
+    if fmt == "deltah":
+        return _Single(lambda data, where: bounded(record.decode(data), options.vocab_size))
+    entry = IMPORTERS.resolve(fmt)
+    return _Single(
+        lambda data, where: import_record(entry, data, RecordContext(where=where, vocab_size=options.vocab_size))
+    )
 
 
 def default_id(where: Position) -> str:
     """Id of a trajectory whose record has none: file name and number."""
-    return f"{'stdin' if where.file == '-' else Path(where.file).name}:{where.number}"
+    return RecordContext(where=where).default_id
 
 
-def _top_level(data: bytes) -> frozenset[str]:
-    """Which of the telling names a record has."""
-    try:
-        fields = _DECODER.decode(data.removeprefix(b"data:"))
-    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        # The lenient decoder cannot fill `Raw`; presence of a name is all that is needed.
-        names: dict[str, object] = decode_line(data, _ANY_OBJECT)
-        return frozenset(names)
-    return frozenset(name for name in _NAMES if getattr(fields, name) is not msgspec.UNSET)
+def _not_called(data: bytes, context: RecordContext) -> Trajectory:
+    raise NotImplementedError
+
+
+IMPORTERS.register("deltah", meaning="Traces that deltah wrote", fields=("schema_version",))(_not_called)
+IMPORTERS.register("inspect", meaning="Samples of Inspect", fields=("epoch", "target", "messages"))(_not_called)
+IMPORTERS.register(
+    "openai",
+    meaning="OpenAI-style chat log with logprobs",
+    fields=(("messages", "response", "request", "choices"),),
+)(_not_called)
 
 
 def _fail(error: DeltahError) -> Trajectory:
@@ -206,12 +134,12 @@ class _Single:
 
     n_unjoined = n_branches = 0
 
-    def __init__(self, decode: Callable[[bytes, str, ImportOptions], Trajectory], options: ImportOptions) -> None:
-        self._decode, self._options = decode, options
+    def __init__(self, decode: Callable[[bytes, Position], Trajectory]) -> None:
+        self._decode = decode
 
     def add(self, data: bytes, where: Position) -> Iterable[Pending]:
         try:
-            trajectory = self._decode(data, default_id(where), self._options)
+            trajectory = self._decode(data, where)
         except ConfigError as error:
             return (Pending(where, partial(_fail, error)),)  # no fault of this record: it stops the reading
         return (Pending(where, lambda: trajectory),)
@@ -280,30 +208,7 @@ class ChatLogs:
         return Pending(dialogue.where, partial(whole, dialogue))
 
 
-_Decode = Callable[[bytes, str, ImportOptions], Trajectory]
-
-
-def _foreign(decode: Callable[..., Trajectory]) -> _Decode:
-    def read(data: bytes, name: str, options: ImportOptions) -> Trajectory:
-        return decode(data, default_id=name, vocab_size=options.vocab_size)
-
-    return read
-
-
-def _inspect(sizes: NamedSizes, data: bytes, name: str, options: ImportOptions) -> Trajectory:
+def _inspect(sizes: NamedSizes, options: ImportOptions, data: bytes, where: Position) -> Trajectory:
     return inspect_ai.decode(
-        data, default_id=name, vocab_size=options.vocab_size, sizes=sizes, evidence=options.evidence
+        data, default_id=default_id(where), vocab_size=options.vocab_size, sizes=sizes, evidence=options.evidence
     )
-
-
-def _own(data: bytes, name: str, options: ImportOptions) -> Trajectory:
-    del name  # a record says everything of itself, but for the size of a vocabulary
-    return bounded(record.decode(data), options.vocab_size)
-
-
-_DECODERS: Final[dict[Format, _Decode]] = {
-    Format.DELTAH: _own,
-    Format.PRIME_RL: _foreign(prime_rl.decode),
-    Format.VERL: _foreign(verl.decode),
-    Format.TRL: _foreign(trl.decode),
-}

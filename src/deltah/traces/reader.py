@@ -17,7 +17,8 @@ from deltah.core.types import Trajectory
 from deltah.errors import DataError
 from deltah.traces.containers import open_records
 from deltah.traces.copies import Copy, without_copies
-from deltah.traces.formats import ImportOptions, parse_format
+from deltah.traces.formats import ImportOptions
+from deltah.traces.importing import IMPORTERS
 from deltah.traces.parquet import holds_traces
 from deltah.traces.parts import Part, parts_of
 from deltah.traces.reading import MAX_KEPT_PROBLEMS, Counts, Pass, ReadOptions, ReadProblem, RefutedSize
@@ -47,7 +48,7 @@ class TraceReader(Iterable[Trajectory]):
     ) -> None:
         """Prepare to read; see `read_traces` for the arguments and errors."""
         self.options = ReadOptions(
-            format=None if format is None else parse_format(format),
+            format=None if format is None else IMPORTERS.resolve(format).name,
             strict=strict,
             imports=ImportOptions(vocab_size=vocab_size, join=join, evidence="top_k_evidence" not in skip),
             skip=tuple(skip),
@@ -189,7 +190,8 @@ def read_traces(
     Args:
         paths: A file (plain, gzip or Zstandard, told apart by content), a folder, a glob pattern, "-" for standard
             input, or several of them.
-        format: Name of a `Format`; None: each record's format is detected from its content.
+        format: Name in `deltah.traces.importing.IMPORTERS`, or `package.module:function` of an importer of your own;
+            None: each record's format is detected from its content.
         strict: Stop with an error at the first record that cannot be read, instead of counting it.
         on_error: Called with each problem as it is met; of a part, with its first `MAX_KEPT_PROBLEMS` once it is read.
         vocab_size: V for logs whose records do not state it, and for traces that were written without it.

@@ -18,7 +18,8 @@ from deltah.errors import DataError, DeltahError, VocabularySizeError
 from deltah.traces.copies import Copy
 from deltah.traces.decode import decode_line
 from deltah.traces.dialogue import Exchange, NeedsOthers
-from deltah.traces.formats import ChatLogs, Format, Importer, ImportOptions, Pending, detect, make_importer
+from deltah.traces.formats import ChatLogs, Importer, ImportOptions, Pending, make_importer
+from deltah.traces.importing import detect
 from deltah.traces.namedsizes import NamedSizes
 from deltah.traces.parquet import read_parquet
 from deltah.traces.seen import SeenTokens
@@ -50,7 +51,7 @@ class ReadProblem:
 class ReadOptions:
     """How logs are read."""
 
-    format: Format | None = None
+    format: str | None = None
     """None: told from the content of each record."""
     strict: bool = False
     """Stop at the first record that cannot be read."""
@@ -117,7 +118,7 @@ class Pass:
         """
         self.met = Counts()
         self._options, self._alone, self._on_error = options, alone, on_error
-        self._importers: dict[Format, Importer] = {}
+        self._importers: dict[str, Importer] = {}
         self._sizes = NamedSizes()
         self._last = options.format
         self._end = Position("", 0)
@@ -228,15 +229,15 @@ class Pass:
         if record.damage is not None:
             raise DataError(record.damage)
         if self._last is None:
-            self._last = detect(record.data)
+            self._last = detect(record.data).name
             return self._importer(self._last).add(record.data, where)
         try:
             return self._importer(self._last).add(record.data, where)
         except DataError:
             if self._options.format is not None:
                 raise
-            found = detect(record.data)
-            if found is self._last:
+            found = detect(record.data).name
+            if found == self._last:
                 raise
             self._last = found
             return self._importer(found).add(record.data, where)
@@ -258,11 +259,11 @@ class Pass:
             self.met.refuted.append(RefutedSize(model, error.vocab_size, error.evidence, where))
 
     def _chat_logs(self) -> ChatLogs:
-        importer = self._importer(Format.OPENAI)
+        importer = self._importer("openai")
         assert isinstance(importer, ChatLogs)
         return importer
 
-    def _importer(self, fmt: Format) -> Importer:
+    def _importer(self, fmt: str) -> Importer:
         if fmt not in self._importers:
             self._importers[fmt] = make_importer(fmt, self._options.imports, alone=self._alone, sizes=self._sizes)
         return self._importers[fmt]

@@ -9,7 +9,7 @@ import pytest
 from study_builders import demo
 
 from deltah.errors import InvalidValueError
-from deltah.report.figure import write_plane
+from deltah.report.render import write_plane
 
 
 def test_picture_is_a_whole_svg(tmp_path: Path) -> None:

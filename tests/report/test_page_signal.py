@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 from builders import make_trajectory
-from test_report import Page
+from test_page import Page
 
 from deltah import score
 from deltah.core.metrics import DELTA_H_MEAN
-from deltah.core.signals import SIGNAL_TITLES, SIGNALS
+from deltah.core.signals import SIGNALS
 from deltah.report.build import build
-from deltah.report.data import ArmData, ReportData
-from deltah.report.evaluation import Evaluation
+from deltah.report.data import ArmData, Evaluation, ReportData
 from deltah.report.render import write_report
 
 ROUNDS = ([[2.0], [1.0], [1.01]], [[1.0], [0.4]])
@@ -37,9 +36,9 @@ def page_text(folder: Path, *arms: ArmData) -> tuple[str, str, dict[str, Any]]:
 
 
 def test_every_signal_has_a_title_and_a_unit() -> None:
-    assert tuple(SIGNAL_TITLES) == SIGNALS
-    assert SIGNAL_TITLES["delta_h"].with_unit == "ΔH, nats"
-    assert [name for name, title in SIGNAL_TITLES.items() if not title.unit] == ["ratio"]
+    assert SIGNALS["delta_h"].with_unit == "ΔH, nats"
+    assert [name for name, entry in SIGNALS.items() if not entry.unit] == ["ratio"]
+    assert all(entry.title and entry.meaning for entry in SIGNALS.values())
 
 
 @pytest.mark.parametrize("margin", [None, 0.1])

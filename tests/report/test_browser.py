@@ -14,11 +14,10 @@ import pytest
 from chromium import CHROMIUM, Browser, browser
 from scale import long_trajectories
 from study_builders import demo, evaluated, rollouts
-from test_report import HOSTILE, hostile_trajectory
+from test_page import HOSTILE, hostile_trajectory
 
 from deltah import ToolCall, Trajectory, score
-from deltah.report.data import ArmData, ReportData
-from deltah.report.evaluation import Evaluation
+from deltah.report.data import ArmData, Evaluation, ReportData
 from deltah.report.render import write_report
 from deltah.stats.columns import build_table
 from deltah.stats.study import run_study

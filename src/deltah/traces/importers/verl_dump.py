@@ -26,9 +26,10 @@ import msgspec
 
 from deltah.core.types import Trajectory
 from deltah.traces.chattext import completion_messages, prompt_messages, text_trajectory
-from deltah.traces.decode import decode_line
+from deltah.traces.decode import convert
 from deltah.traces.dialogue import Facts
 from deltah.traces.fields import golden_answers, prompt_group, scalars, unfit_outcome, unit
+from deltah.traces.importing import IMPORTERS, RecordContext
 
 
 class DumpRow(msgspec.Struct):
@@ -44,26 +45,19 @@ class DumpRow(msgspec.Struct):
     request_id: Any = None
 
 
-_DECODER = msgspec.json.Decoder(DumpRow)
-_ALL_COLUMNS: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, Any])
 _NOT_METADATA = frozenset({"input", "output", "gts"})
 
 
-def decode(record: bytes, *, default_id: str, vocab_size: int | None = None) -> Trajectory:
+@IMPORTERS.register("verl", meaning="Rollout dump of verl", fields=("input", "output", "score", "step"))
+def read(record: dict[str, Any], context: RecordContext) -> Trajectory:
     """Read one line of a dump.
-
-    Args:
-        record: JSON text.
-        default_id: Used if the line names neither request nor rollout.
-        vocab_size: Not needed: nothing is measured.
 
     Raises:
         DataError: if the line is not of this format.
     """
-    del vocab_size
-    row, columns = decode_line(record, _DECODER), decode_line(record, _ALL_COLUMNS)
+    row = convert(record, DumpRow)
     prompt = prompt_messages(row.input)
-    identifier, group = _identity(row, default_id)
+    identifier, group = _identity(row, context.default_id)
     outcome = unit(row.score) if unit(row.acc) is None else unit(row.acc)
     unfit = {} if outcome is not None else unfit_outcome(row.score)
     facts = Facts(
@@ -72,7 +66,7 @@ def decode(record: bytes, *, default_id: str, vocab_size: int | None = None) -> 
         question=prompt.question,
         golden_answers=golden_answers(row.gts),
         outcome=outcome,
-        metadata=scalars(columns, leave_out=_NOT_METADATA) | unfit,
+        metadata=scalars(record, leave_out=_NOT_METADATA) | unfit,
     )
     return text_trajectory(prompt.messages, completion_messages(prompt.opening + row.output), facts)
 

@@ -16,11 +16,11 @@ from study_builders import PLANS, demo, evaluated, rollouts
 from deltah import Segment, SegmentKind, ToolCall, Trajectory
 from deltah.errors import DataError, InvalidValueError
 from deltah.report.build import build, moving_mean
+from deltah.report.charts import spread, tick_labels, ticks
 from deltah.report.data import ArmData, ReportData
 from deltah.report.load import load_report, load_run, load_traces
+from deltah.report.record import compact_json, inert, script_json
 from deltah.report.render import write_report
-from deltah.report.safe import compact_json, inert, script_json
-from deltah.report.svg import spread, tick_labels, ticks
 from deltah.runs.directory import nan_to_none, open_run
 from deltah.stats.columns import build_table
 from deltah.stats.study import run_study

@@ -13,8 +13,7 @@ from deltah.calls.rows import rows_of
 from deltah.calls.scored import score_measured
 from deltah.cli.app import app
 from deltah.report.build import build
-from deltah.report.data import ArmData, ReportData
-from deltah.report.evaluation import Evaluation
+from deltah.report.data import ArmData, Evaluation, ReportData
 from deltah.report.render import render
 from deltah.stats.callgroups import summarise_calls
 from deltah.stats.summary import compare, summarise

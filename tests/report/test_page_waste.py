@@ -12,10 +12,8 @@ from deltah import Segment, SegmentKind, ToolCall, Trajectory, score
 from deltah.calls.savings import Costs, Prices
 from deltah.calls.waste import WasteLevel
 from deltah.report.build import build
-from deltah.report.data import ArmData, ReportData
-from deltah.report.evaluation import Evaluation
+from deltah.report.data import ArmData, Evaluation, Reason, ReportData
 from deltah.report.render import write_report
-from deltah.report.sample import Reason
 from deltah.stats.summary import summarise
 
 ANSWER = "Velmora is a city on the northern coast, founded by the river people a long time ago."

@@ -16,16 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scale import long_trajectories
 from study_builders import PLANS, agent, demo, evaluated, rollouts
-from test_report import hostile_trajectory
+from test_page import hostile_trajectory
 
 from deltah import Segment, SegmentKind, ToolCall, Trajectory, score
 from deltah.calls.waste import waste_of_calls
 from deltah.report.build import build
-from deltah.report.data import ArmData, ReportData
+from deltah.report.data import ArmData, Collector, Reason, ReportData
 from deltah.report.load import load_report
+from deltah.report.record import compact_json
 from deltah.report.render import write_report
-from deltah.report.safe import compact_json
-from deltah.report.sample import Collector, Reason
 from deltah.report.viewer import choose, pack
 from deltah.traces import write_traces
 

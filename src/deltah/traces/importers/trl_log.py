@@ -39,9 +39,10 @@ from deltah.traces.chattext import (
     text_trajectory,
 )
 from deltah.traces.conversation import message_text
-from deltah.traces.decode import decode_line
+from deltah.traces.decode import convert
 from deltah.traces.dialogue import Facts
 from deltah.traces.fields import golden_answers, prompt_group, scalars, unit
+from deltah.traces.importing import IMPORTERS, RecordContext
 
 OUTCOME_COLUMNS = ("outcome", "accuracy_reward", "reasoning_accuracy_reward")
 """Columns taken for the grader's score, the first that is there."""
@@ -59,32 +60,23 @@ class CompletionRow(msgspec.Struct):
     step: int | None = None
 
 
-_DECODER = msgspec.json.Decoder(CompletionRow)
-_ALL_COLUMNS: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, Any])
-
-
-def decode(record: bytes, *, default_id: str, vocab_size: int | None = None) -> Trajectory:
+@IMPORTERS.register("trl", meaning="Completion log of TRL", fields=("prompt", "completion"))
+def read(record: dict[str, Any], context: RecordContext) -> Trajectory:
     """Read one row.
-
-    Args:
-        record: JSON text.
-        default_id: Id of the trajectory, as rows have none.
-        vocab_size: Not needed: nothing is measured.
 
     Raises:
         DataError: if the row is not of this format.
     """
-    del vocab_size
-    row, columns = decode_line(record, _DECODER), decode_line(record, _ALL_COLUMNS)
+    row = convert(record, CompletionRow)
     prompt = _prompt(row.prompt)
-    others = {name: value for name, value in columns.items() if name not in _WRITTEN_ALWAYS}
+    others = {name: value for name, value in record.items() if name not in _WRITTEN_ALWAYS}
     facts = Facts(
-        id=default_id,
-        group_id=prompt_group(row.step, columns["prompt"]),
+        id=context.default_id,
+        group_id=prompt_group(row.step, record["prompt"]),
         question=prompt.question,
         golden_answers=golden_answers(next((others[n] for n in ANSWER_COLUMNS if n in others), None)),
         outcome=_outcome(others),
-        metadata=scalars(columns, leave_out=frozenset({"prompt", "completion"})),
+        metadata=scalars(record, leave_out=frozenset({"prompt", "completion"})),
     )
     return text_trajectory(prompt.messages, _completion(row.completion, prompt.opening), facts)
 

@@ -41,8 +41,8 @@ from deltah.core.types import (
     Trajectory,
 )
 from deltah.errors import DataError, InvalidValueError
-from deltah.traces.decode import decode_line
 from deltah.traces.fields import finite, prompt_group, scalars, unit
+from deltah.traces.importing import IMPORTERS, RecordContext
 
 SCHEMA_VERSION = 1
 """Version of the export that is read."""
@@ -68,23 +68,18 @@ class Export(msgspec.Struct):
     training_mode: str | None = None
 
 
-_DECODER = msgspec.json.Decoder(Export)
 _METADATA = ("step", "rank", "env_name", "training_mode")
 
 
-def decode(record: bytes, *, default_id: str, vocab_size: int | None = None) -> Trajectory:
+@IMPORTERS.register(
+    "prime-rl", meaning="Token export of prime-rl", fields=("loss_mask", "token_ids", "entropy"), schema=Export
+)
+def read(export: Export, context: RecordContext) -> Trajectory:
     """Read one exported sequence.
 
-    Args:
-        record: JSON text.
-        default_id: Used if the record does not say which sequence of which step it is.
-        vocab_size: Not needed: the entropies are exact.
-
     Raises:
-        DataError: if the record is not such an export, is of another version, or its columns contradict each other.
+        DataError: if the record is of another version, or its columns contradict each other.
     """
-    del vocab_size
-    export = decode_line(record, _DECODER)
     _check(export)
     turns = runs(np.array(export.loss_mask, dtype=np.bool_))
     entropy = _measured(export.entropy, turns)
@@ -93,7 +88,7 @@ def decode(record: bytes, *, default_id: str, vocab_size: int | None = None) -> 
     seen = bool(np.isfinite(entropy).any())
     try:
         return Trajectory(
-            id=_identifier(export, default_id),
+            id=_identifier(export, context.default_id),
             segments=tuple(_segments(turns, len(export.loss_mask))),
             calls=tuple(_call(k, turns) for k in range(len(turns) - 1)),
             entropy=np.maximum(entropy, 0.0) if seen else None,

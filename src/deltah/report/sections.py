@@ -1,0 +1,285 @@
+"""The parts of a page that speak of calls: headline, waste, calls by tool and by round; and words for the signal."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final, TypeAlias
+
+from deltah.calls.rows import CallRow, calls_by, histogram, histogram_edges
+from deltah.calls.savings import Savings
+from deltah.calls.waste import Waste, WasteLevel
+from deltah.core.registry import Entry
+from deltah.core.signal_types import Verdict
+from deltah.core.signals import SIGNALS
+from deltah.report.data import Evaluation, ReportData
+from deltah.stats.bootstrap import Estimate
+from deltah.stats.callgroups import summarise_calls
+from deltah.stats.summary import Summary
+from deltah.stats.tables import MISSING, Cell, estimate_cell, money_text, number, rate_cell, tool_title
+from deltah.text_format import count
+
+MAX_ARMS: Final = 4
+"""Of the headline; with more arms the table below it says more."""
+MAX_TOOLS: Final = 20
+MAX_ROUNDS: Final = 8
+"""Round indices shown one by one; later ones share a row."""
+_SHARES: Final = (
+    ("reduction_rate", "Reduction rate", "share of calls {signal.reduced}"),
+    ("correct_per_call", "Correct answers per call", "productivity of the tools"),
+    ("waste", "Waste", "share of calls whose text shows waste and {signal.unreduced}"),
+)
+CLASSES: Final = {
+    Waste.EXACT_DUPLICATE: "The same tool with the same arguments had given the same answer before.",
+    Waste.NEAR_DUPLICATE: "An earlier call asked the same but for form or wording, and its answer already said it.",
+    Waste.RESULT_IN_CONTEXT: "Every passage of the result stood word for word in what the model had already read.",
+    Waste.REPEATED_ERROR: "The same call had failed with the same error before, and does not succeed later.",
+    Waste.RESULT_UNUSED: "Nothing the model wrote later takes up a new word of the result. A hint, not a verdict.",
+}
+LEVELS: Final = {
+    WasteLevel.CERTIFIED: "The text shows waste, and the whole interval of ΔH says that entropy was not reduced.",
+    WasteLevel.LIKELY: "The text shows waste; ΔH is undecided, undefined or was not measured.",
+    WasteLevel.HINT: "Only the use of the result speaks against the call.",
+    WasteLevel.NONE: "Nothing in the text speaks against the call, or it reduced entropy.",
+}
+Judge: TypeAlias = tuple[str, float]
+"""Name and margin of a signal that judged calls."""
+_Rows: TypeAlias = Mapping[int, Sequence[CallRow]]
+"""Calls of each arm, by its index."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageSignal:
+    """What one page calls the signal that judged its calls, and what its verdicts say."""
+
+    title: Entry[Any]
+    reduced: str = "that certainly lowered entropy"
+    """Which calls the reduction rate counts, after "calls"."""
+    unreduced: str = "that did not lower entropy"
+    """Which calls may be waste, after "calls"."""
+    is_method: bool = True
+    """Whether it is the method's own signal, of which the page's sentences speak."""
+    fact: str = ""
+    """For the notes: name, definition and margin; empty for the method's."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """As the payload holds it."""
+        named = {"title": self.title.title, "unit": self.title.unit, "with_unit": self.title.with_unit}
+        return {**named, "reduced": self.reduced, "is_method": self.is_method, "fact": self.fact}
+
+
+def page_signal(data: ReportData) -> PageSignal:
+    """Words for the signal of all evaluations; for several signals, words that hold of each."""
+    by_arm = {arm.name: _signals(e.signals for e in arm.evaluations.values()) for arm in data.columns}
+    found = _signals(by_arm.values())
+    names = {name for name, _ in found}
+    if names <= {"delta_h"}:
+        return PageSignal(title=SIGNALS["delta_h"])
+    if len(found) == 1:
+        ((name, margin),) = found
+        title = SIGNALS.resolve(name)
+        below = f"{number(-margin, 3 if margin else 0)} {title.unit if margin else ''}".strip()
+        fact = _fact(name, margin)
+    else:
+        several = replace(SIGNALS["delta_h"], name="", title="signal", unit="", meaning="")
+        title = SIGNALS.resolve(names.pop()) if len(names) == 1 else several
+        below = "minus the margin"
+        fact = "; ".join(f"{arm}: {_fact(*each)}" for arm, own in by_arm.items() for each in sorted(own))
+    reduced = f"whose {title.title} certainly lies below {below}"
+    unreduced = "that do not count as reduced"
+    return PageSignal(title=title, reduced=reduced, unreduced=unreduced, is_method=False, fact=fact)
+
+
+def _signals(sets: Iterable[frozenset[Judge]]) -> frozenset[Judge]:
+    return frozenset[Judge]().union(*sets)
+
+
+def _fact(name: str, margin: float) -> str:
+    title = SIGNALS.resolve(name)
+    return f"{title.title} ({name}): {title.meaning}; margin {margin:.3g} {title.unit}".strip()
+
+
+def headline(
+    data: ReportData, signal: PageSignal, evaluation: str, summaries: Mapping[str, Summary]
+) -> dict[str, Any] | None:
+    """The figures a reader sees first, one row an arm in each; None without any call, or with too many arms."""
+    found = {i: summaries[arm.name] for i, arm in enumerate(data.columns) if arm.name in summaries}
+    if not 0 < len(found) <= MAX_ARMS or not any(summary.calls for summary in found.values()):
+        return None
+    kept = {i: data.columns[i].evaluations[evaluation] for i in found}
+    calls = [_calls(i, summary) for i, summary in found.items()]
+    figures: list[dict[str, Any]] = [{"key": "calls", "title": "Calls", "about": "tool calls, all told", "rows": calls}]
+    for key, title, about in _SHARES:
+        rows = [_share(i, key, summary, kept[i]) for i, summary in found.items()]
+        if any(row["estimate"]["n"] for row in rows):
+            figures.append({"key": key, "title": title, "about": about.format(signal=signal), "rows": rows})
+    if saved := [row for i in found if (row := _tokens_saved(i, kept[i])) is not None]:
+        about = "tokens not sampled and not read, if the calls of certified waste were dropped; see Waste"
+        figures.append({"key": "savings", "title": "Savings", "about": about, "rows": saved})
+    return {"evaluation": evaluation, "figures": figures}
+
+
+def _calls(arm: int, summary: Summary) -> dict[str, Any]:
+    mean = estimate_cell(summary.calls_per_trajectory, 2)
+    detail = f"{mean.text} a trajectory {mean.interval}".strip()
+    return {"arm": arm, "text": number(summary.calls, 0), "interval": "", "detail": detail}
+
+
+def _share(arm: int, key: str, summary: Summary, evaluation: Evaluation) -> dict[str, Any]:
+    estimate: Estimate = getattr(summary, key)
+    untold = key == "reduction_rate" and summary.untold
+    cell = Cell(text=MISSING) if untold else estimate_cell(estimate, 2)
+    left_out = f"{estimate.left_out:,} left out" if estimate.left_out and math.isfinite(estimate.value) else ""
+    details = [left_out]
+    if key == "reduction_rate":
+        undecided = sum(row.label is Verdict.UNDECIDED for row in evaluation.rows)
+        details = [f"{undecided:,} undecided" if undecided else "", left_out]
+    if key == "waste":
+        levels = Counter(row.verdict for row in evaluation.rows)
+        details = [f"{levels[level]:,} {level.value}" for level in (WasteLevel.CERTIFIED, WasteLevel.LIKELY)]
+    detail = ", ".join(filter(None, details))
+    return {
+        "arm": arm,
+        "estimate": estimate.as_dict(),
+        "untold": untold,
+        "text": cell.text,
+        "interval": cell.interval,
+        "detail": detail,
+    }
+
+
+def _tokens_saved(arm: int, evaluation: Evaluation) -> dict[str, Any] | None:
+    """Tokens saved without certified waste; None where no call is certified waste."""
+    saved = evaluation.facts.savings.certified
+    if not saved.calls:
+        return None
+    parts = [f"{count(saved.calls, 'certified call')} dropped"]
+    if math.isfinite(saved.money) and saved.money > 0:
+        parts.append(f"{money_text(saved.money)} {evaluation.facts.costs.currency}")
+    if math.isfinite(saved.seconds) and saved.seconds > 0:
+        parts.append(f"{number(saved.seconds, 1)} s of tools")
+    text = number(saved.call_tokens + saved.prompt_tokens, 0)
+    return {"arm": arm, "text": text, "interval": "tokens", "detail": ", ".join(parts)}
+
+
+def meanings(signal: PageSignal) -> dict[str, dict[str, str]]:
+    """Plain words for every waste class and level, for tooltips and legends."""
+    title = signal.title.title
+    other = {
+        WasteLevel.CERTIFIED: f"The text shows waste, and the whole interval of {title} says: not reduced.",
+        WasteLevel.LIKELY: f"The text shows waste; {title} is undecided, undefined or was not measured.",
+        WasteLevel.NONE: "Nothing in the text speaks against the call, or it counts as reduced.",
+    }
+    levels = LEVELS if signal.is_method else {**LEVELS, **other}
+    return {
+        "classes": {waste.value: text for waste, text in CLASSES.items()},
+        "verdicts": {level.value: text for level, text in levels.items()},
+    }
+
+
+def waste_table(data: ReportData, name: str) -> dict[str, Any] | None:
+    """Calls of each arm by waste level and by class, and what dropping waste would save; None without any call."""
+    every = {i: arm.evaluations[name] for i, arm in enumerate(data.columns) if name in arm.evaluations}
+    found = {i: evaluation for i, evaluation in every.items() if evaluation.rows}
+    if not found:
+        return None
+    levels = _by_level(found)
+    return {
+        "evaluation": name,
+        "arms": [{"arm": i, "calls": len(e.rows), "verdicts": _levels(e.rows)} for i, e in found.items()],
+        "by_class": _by_class(found),
+        "by_level": levels,
+        "saves": any(row["calls"] for rows in levels.values() for row in rows),
+        "currency": next(iter(found.values())).facts.costs.currency,
+        "assumptions": list(dict.fromkeys(line for e in found.values() for line in e.facts.savings.assumptions)),
+    }
+
+
+def _levels(rows: Iterable[CallRow]) -> dict[str, int]:
+    counts = Counter(row.verdict for row in rows)
+    return {level.value: counts[level] for level in WasteLevel}
+
+
+def _by_class(found: Mapping[int, Evaluation]) -> dict[str, list[dict[str, Any]]]:
+    """Calls of each class that was met, by level; `none` counts those that reduced entropy all the same."""
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for waste in Waste:
+        for i, evaluation in found.items():
+            if rows := [row for row in evaluation.rows if waste in row.waste]:
+                tables.setdefault(waste.value, []).append({"arm": i, **_levels(rows)})
+    return tables
+
+
+def _by_level(found: Mapping[int, Evaluation]) -> dict[str, list[dict[str, Any]]]:
+    """Savings at both levels of evidence, each number with the text that shows it; null where a price is unknown."""
+    tables: dict[str, list[dict[str, Any]]] = {"certified": []}
+    for i, evaluation in found.items():
+        report = evaluation.facts.savings
+        tables["certified"].append(_saved(i, report.certified))
+        if report.certified_and_likely.calls > report.certified.calls:
+            tables.setdefault("certified and likely", []).append(_saved(i, report.certified_and_likely))
+    return tables
+
+
+def _saved(arm: int, saved: Savings) -> dict[str, Any]:
+    """Savings of one arm: whole tokens, two decimals of seconds, four digits of small sums of money."""
+    tokens = {key: number(getattr(saved, key), 0) for key in ("call_tokens", "result_tokens", "prompt_tokens")}
+    money = {key: money_text(getattr(saved, key)) for key in ("money", "money_with_cache")}
+    seconds = number(saved.seconds, 2 if saved.seconds < 100 else 0)
+    return {"arm": arm, **asdict(saved), "texts": {**tokens, **money, "seconds": seconds}}
+
+
+def call_tables(data: ReportData, evaluation: str) -> dict[str, Any]:
+    """Calls by tool and by round index, and the histogram of the signal, for each arm."""
+    rows = {i: arm.evaluations[evaluation].rows for i, arm in enumerate(data.columns) if evaluation in arm.evaluations}
+    edges = histogram_edges(row for listed in rows.values() for row in listed)
+    return {
+        "evaluation": evaluation,
+        "by_tool": _by_tool(rows, data.seed),
+        "by_round": _by_round(rows, data.seed),
+        "edges": [round(float(edge), 6) for edge in edges],
+        "histograms": [
+            {
+                "arm": i,
+                "counts": histogram(listed, edges).tolist(),
+                "undefined": sum(not math.isfinite(row.delta_h) for row in listed),
+            }
+            for i, listed in rows.items()
+        ],
+    }
+
+
+def _by_tool(rows: _Rows, seed: int) -> list[dict[str, Any]]:
+    """Rows tool by tool, the most called first, and arm by arm within each; rare names share the last group."""
+    counts = Counter(row.tool for listed in rows.values() for row in listed)
+    order = sorted(counts, key=lambda name: (-counts[name], name))
+    rest = count(len(order) - MAX_TOOLS, "other name")
+    shown = {name: tool_title(name) if i < MAX_TOOLS else rest for i, name in enumerate(order)}
+    return _groups(rows, lambda row: shown[row.tool], list(dict.fromkeys(shown.values())), seed)
+
+
+def _by_round(rows: _Rows, seed: int) -> list[dict[str, Any]]:
+    """Rows round index by round index, and arm by arm within each; late indices share the last group."""
+    names = [*map(str, range(1, MAX_ROUNDS)), f"{MAX_ROUNDS} and later"]
+    return _groups(rows, lambda row: names[min(row.round, MAX_ROUNDS) - 1], names, seed)
+
+
+def _groups(rows: _Rows, key: Callable[[CallRow], str], order: Sequence[str], seed: int) -> list[dict[str, Any]]:
+    split = {arm: calls_by(listed, key) for arm, listed in rows.items()}
+    return [_group(arm, name, split[arm][name], seed) for name in order for arm in split if name in split[arm]]
+
+
+def _group(arm: int, name: str, rows: Sequence[CallRow], seed: int) -> dict[str, Any]:
+    """One row of a table of calls."""
+    summary = summarise_calls(rows, seed=seed)
+    rate, delta = rate_cell(summary), estimate_cell(summary.delta_h, 3, signed=True)
+    counts = ("n", "told", "errors", "unanswered", "undecided", "undefined", "certified", "likely")
+    return {
+        "arm": arm,
+        "name": name,
+        **{key: getattr(summary, key) for key in counts},
+        "reduction_rate": {"text": rate.text, "interval": rate.interval, **summary.reduction_rate.as_dict()},
+        "delta_h": {"text": delta.text, "interval": delta.interval, **summary.delta_h.as_dict()},
+    }

@@ -1,0 +1,222 @@
+"""The table of calls: values by hand, both relations, any number of processes, files, and documentation in step."""
+
+from __future__ import annotations
+
+import csv
+import gc
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pytest
+from builders import make_trajectory
+
+import deltah.traces.parts
+from deltah import CallTable, Segment, SegmentKind, ToolCall, Trajectory, read_calls, score, write_traces
+from deltah.calls.schema import TABLES, columns_markdown
+from deltah.errors import ConfigError, DataError, InvalidValueError
+
+MEASURED = make_trajectory([[2.0, 1.0], [0.5], [0.75]], id="a", outcome=1.0, question="Where?", metadata={"split": "x"})
+ROOT = Path(__file__).parents[2]
+
+
+def unmeasured(arguments: str = "{}") -> Trajectory:
+    segments = (Segment(kind=SegmentKind.REASONING, start=0, stop=0, turn=0, text="x"),)
+    calls = (ToolCall(id="c", name="f", arguments=arguments, turn=0, result="r", duration_s=0.5),)
+    return Trajectory(id="b", segments=segments, calls=calls)
+
+
+def rows(relation: duckdb.DuckDBPyRelation) -> list[dict[str, Any]]:
+    return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    if path.suffix == ".csv":
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    return rows(duckdb.read_parquet(str(path)))
+
+
+def test_calls_by_hand() -> None:
+    first, second, third = rows(CallTable.of([MEASURED, unmeasured()]).calls)
+    assert (first["trajectory"], first["verdict"], second["verdict"]) == ("a", "reduced", "not_reduced")
+    assert [first[key] for key in ("value", "lower", "upper", "unit")] == [-1.0, -1.0, -1.0, "nats"]
+    assert [second[key] for key in ("entropy_before", "entropy_after")] == [0.5, 0.75]
+    assert [first[key] for key in ("index", "round", "calls_in_round", "tokens_before", "turn")] == [1, 1, 1, 2, 0]
+    assert (first["waste"], first["waste_level"]) == ([], "none")
+    assert (second["waste"], second["waste_level"]) == (["exact_duplicate"], "certified")
+    assert {third[key] for key in ("value", "verdict", "signal", "unit", "outcome", "correct", "call_tokens")} == {None}
+    assert (third["duration_s"], third["duration_is_gap"], third["key"]) == (0.5, False, 1)
+    assert (first["cluster"], third["cluster"]) == ("question:Where?", "id:b")
+
+
+def test_what_a_call_costs_by_hand() -> None:
+    """Two calls of 2 tokens with results of 3, in turns 0 and 1 of 3: read twice and once; then 3 characters."""
+    first, second, third = rows(CallTable.of([MEASURED, unmeasured()]).calls)
+    names = ("own_tokens", "result_tokens", "prompt_tokens", "repeated_prompt_tokens", "tokens_estimated")
+    assert [first[key] for key in names] == [2.0, 3.0, 10.0, 5.0, False]
+    assert [second[key] for key in names] == [2.0, 3.0, 5.0, 0.0, False]
+    assert [third[key] for key in names] == [0.75, 0.25, 0.0, 0.0, True]
+
+
+def test_trajectories_by_hand() -> None:
+    table = CallTable.of([MEASURED, unmeasured(), make_trajectory([[1.0]], id="n")])
+    first, second, third = rows(table.trajectories)
+    counts = [first[key] for key in ("calls", "rounds", "sampled_tokens", "margin")]
+    assert (counts, first["grader"]) == ([2, 2, 10, 0.0], "stated")
+    assert [first[key] for key in ("segments", "segment_tokens", "entropies", "entropy_sum")] == [3, 4, 3, 2.75]
+    assert (second["signal"], second["sampled_tokens"], second["calls"]) == (None, None, 1)
+    assert (third["calls"], third["entropies"], third["entropy_sum"]) == (0, 1, 1.0)
+    assert len(table) == 3
+    assert table.sql("SELECT metadata->>'split' FROM trajectories WHERE key = $key", key=0).fetchall() == [("x",)]
+
+
+def test_parallel_calls_share_the_round_and_unanswered_ones_have_no_value() -> None:
+    t = make_trajectory([[2.0], [1.0], [3.0]], calls_per_round=[2, 1])
+    assert CallTable.of([t]).sql("SELECT round, value FROM calls").fetchall() == [(1, -1.0), (1, -1.0), (2, 2.0)]
+    cut = make_trajectory([[2.0], [1.0], [0.5]], unanswered_last=True)
+    found = CallTable.of([cut]).sql("SELECT value, verdict, status FROM calls").fetchall()
+    assert found == [(-1.0, "reduced", "ok"), (None, "undefined", "unanswered")]
+
+
+def test_an_unknown_bound_is_null() -> None:
+    state = {name: getattr(MEASURED, name) for name in MEASURED.__dataclass_fields__}
+    upper = [math.nan if math.isnan(h) else math.inf for h in state["entropy"]]
+    open_above = Trajectory(**(state | {"entropy_lower": MEASURED.entropy, "entropy_upper": upper}))
+    assert CallTable.of([open_above]).sql("SELECT DISTINCT upper, verdict FROM calls").fetchall() == [
+        (None, "undecided")
+    ]
+
+
+def test_signals_must_fit_their_trajectories() -> None:
+    with pytest.raises(InvalidValueError, match="1 signals for 2"):
+        CallTable.of([MEASURED, MEASURED], [score(MEASURED)])
+    with pytest.raises(InvalidValueError, match="in the order of the"):
+        CallTable.of([unmeasured()], [score(MEASURED)])
+
+
+def test_rows_can_be_added_after_a_query_and_relations_outlive_the_table() -> None:
+    table = CallTable.of([MEASURED])
+    assert len(table) == 2
+    table.add(unmeasured(), None)
+    relation = table.calls
+    del table
+    gc.collect()
+    assert [row["key"] for row in rows(relation)] == [0, 0, 1]
+
+
+def trajectories(start: int, n: int) -> list[Trajectory]:
+    rng = np.random.default_rng(start)
+    return [
+        make_trajectory(
+            rng.gamma(1.0, 1.0, (int(rng.integers(1, 5)), 3)).tolist(),
+            half_width=0.3 * (i % 2),
+            id=f"t{i}",
+            outcome=float(rng.integers(0, 2)),
+            metadata={"task_id": i // 3},
+        )
+        for i in range(start, start + n)
+    ]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A log of several kinds of files, one record damaged."""
+    monkeypatch.setattr(deltah.traces.parts, "PART_BYTES", 10_000)
+    logs = tmp_path / "logs"
+    write_traces(logs / "a.jsonl", trajectories(0, 40))
+    write_traces(logs / "b.parquet", trajectories(40, 40))
+    write_traces(logs / "c.jsonl.gz", trajectories(80, 40))
+    with (logs / "a.jsonl").open("a") as file:
+        file.write('{"segments": "broken"\n')
+    return logs
+
+
+def test_the_number_of_processes_changes_nothing(folder: Path) -> None:
+    one, two = (read_calls(folder, workers=workers) for workers in (1, 2))
+    assert one.log is not None
+    assert two.log is not None
+    assert one.log.reader.problems == two.log.reader.problems != ()
+    for name in TABLES:
+        query = f"SELECT * EXCLUDE (key), dense_rank() OVER (ORDER BY key) FROM {name}"
+        assert one.sql(query).fetchall() == two.sql(query).fetchall()
+    names = [row[0] for row in one.sql("SELECT trajectory FROM trajectories").fetchall()]
+    assert names == [t.id for i in (0, 40, 80) for t in trajectories(i, 40)]
+    assert one.sql("SELECT count(DISTINCT key) FROM trajectories").fetchall() == [(120,)]
+
+
+def test_a_log_gives_the_rows_of_its_trajectories(folder: Path) -> None:
+    listed = [t for i in (0, 40, 80) for t in trajectories(i, 40)]
+    found, expected = read_calls(folder), CallTable.of(listed)
+    for name in TABLES:
+        query = f"SELECT * EXCLUDE (key) FROM {name}"
+        assert found.sql(query).fetchall() == expected.sql(query).fetchall()
+
+
+def test_grades_reach_every_process_and_their_matches_are_counted(folder: Path, tmp_path: Path) -> None:
+    grades = tmp_path / "grades.jsonl"
+    grades.write_text("".join(json.dumps({"id": f"t{i}", "score": 0.25}) + "\n" for i in range(0, 120, 2)))
+    table = read_calls(folder, answers=str(grades), workers=2)
+    found = table.sql("SELECT count(*), avg(outcome) FROM trajectories WHERE matched").fetchall()
+    assert found == [(60, 0.25)]
+
+
+def test_without_looking_for_waste_there_is_none(folder: Path) -> None:
+    table = read_calls(folder, waste=False)
+    assert table.sql("SELECT DISTINCT waste, waste_level FROM calls").fetchall() == [(None, None)]
+
+
+def test_a_problem_in_another_process_stops_strict_reading(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.jsonl, line 41"):
+        read_calls(folder, workers=2, strict=True)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_files_have_the_same_rows(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / "new" / f"it's calls{suffix}"
+    assert CallTable.of([MEASURED, unmeasured()]).write(path) == 3
+    first, second, third = read(path)
+    assert tuple(first) == tuple(column.name for column in TABLES["calls"])
+    assert [float(first[key]) for key in ("value", "lower", "upper")] == [-1.0] * 3
+    assert second["waste"] == ("exact_duplicate" if suffix == ".csv" else ["exact_duplicate"])
+    assert {third[key] for key in ("value", "verdict", "signal", "outcome")} <= {None, ""}
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_hostile_arguments_stay_one_cell(tmp_path: Path, suffix: str) -> None:
+    hostile = '\'; DROP \x00\x1b[31m\u202e\ud800 "x"\r\n, ' + "y" * 3_000_000
+    CallTable.of([unmeasured(hostile)]).write(tmp_path / f"c{suffix}")
+    csv.field_size_limit(10**7)
+    [row] = read(tmp_path / f"c{suffix}")
+    assert row["arguments"] == hostile.replace("\ud800", "?")
+
+
+def test_no_call_gives_an_empty_file(tmp_path: Path) -> None:
+    for suffix in (".jsonl", ".csv", ".parquet"):
+        assert CallTable.of([make_trajectory([[1.0]], id="n")]).write(tmp_path / f"c{suffix}") == 0
+        assert read(tmp_path / f"c{suffix}") == []
+
+
+def test_wrong_targets_are_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\.jsonl, \.csv or \.parquet"):
+        CallTable.of([]).write(tmp_path / "c.xlsx")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot write"):
+        CallTable.of([]).write(tmp_path / "file" / "c.csv")
+
+
+def test_the_documentation_lists_every_column_and_its_queries_run() -> None:
+    text = (ROOT / "docs" / "table.md").read_text(encoding="utf-8")
+    for name in TABLES:
+        assert columns_markdown(name) in text
+    table = CallTable.of([MEASURED, unmeasured()])
+    (queries,) = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
+    for query in queries.split("\n\n"):
+        table.sql(query).fetchall()
