@@ -21,10 +21,10 @@ from deltah import ToolCall
 from deltah.core.align import rows_that_predict
 from deltah.core.entropy import entropy_from_logits
 from deltah.core.types import Estimator, Segment, SegmentKind, Trajectory
+from deltah.engines import local_scorer
 from deltah.engines.local_scorer import LocalBackend, fingerprint, load_local
 from deltah.engines.models import ModelFiles
 from deltah.errors import ModelError
-from deltah.probe import local
 from deltah.probe.contexts import ControlResult, Form, Splicer, contexts_of
 from deltah.probe.queries import (
     ChatContext,
@@ -112,9 +112,9 @@ def test_small_batches_change_nothing(monkeypatch: pytest.MonkeyPatch, logits: i
     backend = tiny()
     queries = [tokens(*row) for row in ROWS]
     expected = list(backend.score(queries))
-    monkeypatch.setattr(local, "MAX_LOGITS", logits)
-    monkeypatch.setattr(local, "MAX_BATCH_TOKENS", batch)
-    monkeypatch.setattr(local, "_ROWS_REDUCED", 2)
+    monkeypatch.setattr(local_scorer, "MAX_LOGITS", logits)
+    monkeypatch.setattr(local_scorer, "MAX_BATCH_TOKENS", batch)
+    monkeypatch.setattr(local_scorer, "_ROWS_REDUCED", 2)
     for scores, other in zip(backend.score(queries), expected, strict=True):
         np.testing.assert_allclose(scores.logprobs, other.logprobs, atol=2e-5)
         np.testing.assert_allclose(scores.entropy, other.entropy, atol=2e-5)
@@ -135,7 +135,7 @@ def test_the_shared_prefix_is_read_once(backend: LocalBackend, monkeypatch: pyte
 
 def test_an_impossible_token_adds_no_entropy() -> None:
     logits = torch.tensor([[0.0, 0.0, -math.inf], [0.0, -math.inf, -math.inf]])
-    logprobs, entropy = local._reduce(logits, torch.tensor([1, 1]))
+    logprobs, entropy = local_scorer._reduce(logits, torch.tensor([1, 1]))
     np.testing.assert_allclose(entropy, [math.log(2), 0.0], atol=1e-12)
     assert logprobs.tolist() == [pytest.approx(-math.log(2)), -math.inf]
 
