@@ -44,12 +44,22 @@ ANY: Final = object()
 
 # The tables of changes. A path is "group/case.key.key.0.key" as the golden file has it; patterns are shell patterns,
 # and * spans any number of keys. Every pattern must match something.
-RENAMED: Mapping[str, str] = {}
+RENAMED: Mapping[str, str] = {
+    # A value beside its unit, whatever the signal; a verdict is what the signal says of a call, and nothing else.
+    "report/*.viewer.trajectories.*.blocks.*.delta_h": "value",
+    "report/*.viewer.trajectories.*.blocks.*.label": "verdict",
+    "report/*.viewer.trajectories.*.blocks.*.calls.*.verdict": "waste_level",
+    "report/*.page.waste.meanings.verdicts": "levels",
+    "report/*.page.waste.tables.*.arms.*.verdicts": "levels",
+    "report/*.page.calls.*.by_*.delta_h": "mean",
+}
 """Old path of a key -> its new name, or names joined by / to descend from the object that held it:
 {"score/*.without_entropies": "unmeasured", "score/*.waste.hint": "others/hint"}."""
 ABSENT: Sequence[str] = ()
 """Paths that the new output may lack; a whole case too: ["calls/demo-csv", "report/*.viewer.note"]."""
-CHANGED: Mapping[str, Any] = {}
+CHANGED: Mapping[str, Any] = {
+    "report/*.page.schema_version": {1: 2},  # for the keys renamed above
+}
 """Path -> what is now there: ANY, a mapping of old to new values, or a function from the old value to the new one:
 {"score/*.notes": ANY, "calls/*.label": {"undecided": "unknown"}, "study/*.p": lambda old: min(2 * old, 1.0)}."""
 

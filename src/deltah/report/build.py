@@ -28,7 +28,7 @@ from deltah.stats.summary import RESAMPLES, Statistics, Summary, compare_tallies
 from deltah.stats.tables import DIFFERENCE_COLUMNS, GRADED_COLUMNS, PAGE_COLUMNS, SPLIT_COLUMNS, Table, table
 from deltah.text_format import count
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 CURVES: Final = (  # "{outcome}" and "{signal}" stand for their titles
     (OUTCOME, "{outcome} while sampling"),
     (CALLS, "calls per trajectory"),

@@ -175,7 +175,7 @@ def meanings(signal: PageSignal) -> dict[str, dict[str, str]]:
     levels = LEVELS if signal.is_method else {**LEVELS, **other}
     return {
         "classes": {waste.value: text for waste, text in CLASSES.items()},
-        "verdicts": {level.value: text for level, text in levels.items()},
+        "levels": {level.value: text for level, text in levels.items()},
     }
 
 
@@ -188,7 +188,7 @@ def waste_table(data: ReportData, name: str) -> dict[str, Any] | None:
     levels = _by_level(found)
     return {
         "evaluation": name,
-        "arms": [{"arm": i, "calls": len(e.rows), "verdicts": _levels(e.rows)} for i, e in found.items()],
+        "arms": [{"arm": i, "calls": len(e.rows), "levels": _levels(e.rows)} for i, e in found.items()],
         "by_class": _by_class(found),
         "by_level": levels,
         "saves": any(row["calls"] for rows in levels.values() for row in rows),
@@ -274,12 +274,12 @@ def _groups(rows: _Rows, key: Callable[[CallRow], str], order: Sequence[str], se
 def _group(arm: int, name: str, rows: Sequence[CallRow], seed: int) -> dict[str, Any]:
     """One row of a table of calls."""
     summary = summarise_calls(rows, seed=seed)
-    rate, delta = rate_cell(summary), estimate_cell(summary.delta_h, 3, signed=True)
+    rate, mean = rate_cell(summary), estimate_cell(summary.delta_h, 3, signed=True)
     counts = ("n", "told", "errors", "unanswered", "undecided", "undefined", "certified", "likely")
     return {
         "arm": arm,
         "name": name,
         **{key: getattr(summary, key) for key in counts},
         "reduction_rate": {"text": rate.text, "interval": rate.interval, **summary.reduction_rate.as_dict()},
-        "delta_h": {"text": delta.text, "interval": delta.interval, **summary.delta_h.as_dict()},
+        "mean": {"text": mean.text, "interval": mean.interval, **summary.delta_h.as_dict()},
     }
