@@ -79,7 +79,7 @@ def test_the_whole_way_through_a_server(log: Path, tmp_path: Path) -> None:
     known = run(log, "--server", server.url, "--out", out, "--vocab-size", 50, "--dry-run")
     assert "24 queries (24 already answered); about 0 model tokens" in known.output
     other = run(log, "--server", server.url, "--out", out, "--dry-run")
-    assert "vocab_size: 50 then, None now" in str(other.exception)
+    assert "vocab_size: 50 then, 524288 now" in str(other.exception)
     assert done.exit_code == 0, done.output
     assert "useful 4 of 4 (100%)" in done.output
     assert "not probed: 1 call, no_golden_answer" in done.output
