@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from deltah.core.signals import PositionBaseline, SignalConfig, score
     from deltah.core.types import Segment, SegmentKind, ToolCall, Trajectory
     from deltah.errors import DeltahError
-    from deltah.runs.run_signal import signal_of
+    from deltah.runs.directory import signal_of
     from deltah.traces import read_traces, write_traces
 
 __version__ = "0.1.0"
@@ -64,7 +64,7 @@ _HOMES = {
     "deltah.core.signals": ("PositionBaseline", "SignalConfig", "score"),
     "deltah.core.types": ("Segment", "SegmentKind", "ToolCall", "Trajectory"),
     "deltah.errors": ("DeltahError",),
-    "deltah.runs.run_signal": ("signal_of",),
+    "deltah.runs.directory": ("signal_of",),
     "deltah.traces": ("read_traces", "write_traces"),
 }
 """Where each public name lives."""

@@ -15,7 +15,8 @@ from deltah.engines.models import ModelFiles, resolve_model
 from deltah.engines.trl.config import EvalConfig, EvaluateConfig, Progress, RolloutConfig
 from deltah.engines.trl.processes import alone
 from deltah.errors import missing_dependency
-from deltah.runs.directory import RunDirectory, claim, open_run
+from deltah.runs.claim import claim
+from deltah.runs.directory import RunDirectory, open_run
 from deltah.tasks import Task, read_tasks
 from deltah.tools import build_tools
 from deltah.traces import write_traces
