@@ -325,7 +325,7 @@ def test_report_is_written_beside_the_traces(traces: Path) -> None:
         (["train", "--tasks", "t.jsonl", "--config", "none.toml"], "cannot read the configuration none.toml"),
         (["demo", "--arms", "sparse,best"], "unknown arm 'best'"),
         (["demo", "--arms", ""], "--arms names no arm; choose from: outcome, sparse"),
-        (["demo", "--out", f"{__file__}/demo"], "test_commands.py/demo: not a directory; choose another one"),
+        (["demo", "--out", f"{__file__}/demo"], "test_commands.py/demo: Not a directory; choose another --out"),
         (["demo", "--out", __file__], "test_commands.py: it is a file; choose another one"),
         (["lab", "world", f"{__file__}/world"], "test_commands.py/world: not a directory; choose another one"),
         (["report", "nowhere"], "nowhere"),
