@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from deltah.calls.logs import read_calls
     from deltah.calls.table import CallTable
     from deltah.core.advantages import token_advantages
-    from deltah.core.entropy import EntropyBounds, entropy_bounds, entropy_from_logits
+    from deltah.core.entropy import DEFAULT_VOCAB_SIZE, EntropyBounds, entropy_bounds, entropy_from_logits
     from deltah.core.rewards import Reward, RewardConfig, dense_reward, group_rewards, sparse_reward
     from deltah.core.signal_types import Group, Signal, Verdict
     from deltah.core.signals import PositionBaseline, SignalConfig, score
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "DEFAULT_VOCAB_SIZE",
     "CallTable",
     "DeltahError",
     "EntropyBounds",
@@ -57,7 +58,7 @@ _HOMES = {
     "deltah.calls.logs": ("read_calls",),
     "deltah.calls.table": ("CallTable",),
     "deltah.core.advantages": ("token_advantages",),
-    "deltah.core.entropy": ("EntropyBounds", "entropy_bounds", "entropy_from_logits"),
+    "deltah.core.entropy": ("DEFAULT_VOCAB_SIZE", "EntropyBounds", "entropy_bounds", "entropy_from_logits"),
     "deltah.core.rewards": ("Reward", "RewardConfig", "dense_reward", "group_rewards", "sparse_reward"),
     "deltah.core.signal_types": ("Verdict", "Group", "Signal"),
     "deltah.core.signals": ("PositionBaseline", "SignalConfig", "score"),

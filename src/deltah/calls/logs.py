@@ -99,7 +99,7 @@ class ScoredLog(Iterable[Scored]):
             strict=options.strict,
             vocab_size=options.vocab_size,
             join=options.join,
-            skip=tuple(dict.fromkeys([*skip, "top_k_evidence"])),
+            skip=tuple(skip),
         )
         # What an earlier report or study left in a folder of logs is none of them.
         self.reader.sources = [s for s in self.reader.sources if s.named or not is_result(s.path)]

@@ -23,9 +23,9 @@ from deltah.text_format import agreeing, count
 
 if TYPE_CHECKING:
     from deltah.probe.plan import Plan
+    from deltah.probe.queries import Backend
     from deltah.probe.run import Cost, ProbeResult
     from deltah.probe.server import ServerOptions
-    from deltah.probe.types import Backend
 
 
 def command(  # noqa: PLR0913 - the options of a command line
@@ -44,7 +44,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     format: TraceFormat = None,
     strict: Strict = False,
     max_calls: Annotated[int, typer.Option(help="Budget: calls probed, spread over the questions.", min=1)] = 200,
-    seed: Annotated[int, typer.Option(help="Seed of the sample and of the placebos.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the sample and of the control results.", min=0)] = 0,
     answer_template: Annotated[
         str | None, typer.Option(help="Text with {answer}, or 'sentence'; by default the form of its own answer.")
     ] = None,
@@ -65,7 +65,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     read = log_options(answers=answers, format=format, vocab_size=vocab_size, strict=strict)
     check_file_name(out)
     log, trajectories = _read(paths, read, out, [answers, tools])
-    schemas, kept = _schemas(tools), out.with_suffix(".cache.jsonl")
+    schemas, kept = _schemas(tools), out.with_suffix(".cache.sqlite")
     options = ServerOptions(top_k=top_logprobs, vocab_size=vocab_size, chars_per_token=chars_per_token(trajectories))
     if model is not None:
         backend = _local(model, schemas)
@@ -142,8 +142,8 @@ def _schemas(path: Path | None) -> list[dict[str, Any]]:
 
 
 def _local(model: str, schemas: Sequence[dict[str, Any]]) -> Backend:
+    from deltah.engines.local_scorer import load_local
     from deltah.engines.models import resolve_model
-    from deltah.probe.local import load_local
 
     return load_local(resolve_model(model), tools=schemas)
 
@@ -158,8 +158,8 @@ def _server(
     known: Mapping[str, Scalar] | None,
 ) -> Backend:
     """The server's backend; where an identity is `known`, if only an empty one, nothing is asked of the server."""
+    from deltah.probe.chat_template import load_template
     from deltah.probe.server import connect, unasked
-    from deltah.probe.template import load_template
 
     key = None if api_key_env is None else os.environ.get(api_key_env)
     if api_key_env is not None and not key:
@@ -191,8 +191,8 @@ def _print(result: ProbeResult, out: Path) -> None:
         entropies = [row["delta_h_placebo"] for row in probed if not np.isnan(row["delta_h_placebo"])]
         change = f"{np.mean(entropies):+.3f} nats" if entropies else "not measured"
         typer.echo(
-            f"useful {sum(useful):,} of {len(useful):,} ({sum(useful) / len(useful):.0%}); mean gain over placebo "
-            f"{np.mean(gains):+.3f} nats; mean placebo-controlled ΔH {change}"
+            f"useful {sum(useful):,} of {len(useful):,} ({sum(useful) / len(useful):.0%}); against the control result: "
+            f"mean gain {np.mean(gains):+.3f} nats, mean ΔH {change}"
         )
     for reason, n in sorted(result.reasons.items()):
         typer.echo(f"not probed: {count(n, 'call')}, {reason.value}")

@@ -1,6 +1,6 @@
 """A model behind an OpenAI-compatible server that reports log-probabilities of given text; needs no torch.
 
-`connect` finds out by a few tiny requests what the server can do (`deltah.probe.dialects`). Entropies are
+`connect` finds out by a few tiny requests what the server can do (`deltah.probe.server_requests`). Entropies are
 certified bounds from the k best log-probabilities, by the rules that importers of logs use (`deltah.traces.topk`), at
 the temperature at which the server reports, which is 1 unless it was started otherwise.
 """
@@ -16,8 +16,19 @@ import numpy as np
 
 from deltah.core.types import BoolArray, Estimator, FloatArray, Scalar, Trajectory
 from deltah.errors import ServerError
-from deltah.probe.cache import digest
-from deltah.probe.dialects import (
+from deltah.probe.chat_template import ChatTemplate
+from deltah.probe.http_client import JsonClient, RejectedError, base_url
+from deltah.probe.queries import (
+    ChatContext,
+    ContextTooLongError,
+    Query,
+    QueryError,
+    Scores,
+    TextContinuation,
+    digest,
+    focus_mask,
+)
+from deltah.probe.server_requests import (
     Dialect,
     IgnoredError,
     PromptTokens,
@@ -26,20 +37,10 @@ from deltah.probe.dialects import (
     tail_start,
     text_body,
 )
-from deltah.probe.http import JsonClient, RejectedError, base_url
-from deltah.probe.template import ChatTemplate
-from deltah.probe.types import (
-    ChatContext,
-    ContextTooLongError,
-    Query,
-    QueryError,
-    Scores,
-    TextContinuation,
-    focus_mask,
-)
 from deltah.traces.messages import Message
 from deltah.traces.tokens import pack_lists
 from deltah.traces.topk import measure
+from deltah.traces.vocabularies import vocab_size_of
 
 MESSAGE_TOKENS: Final = 5
 """Template tokens of a message, for estimates of cost."""
@@ -57,7 +58,7 @@ class ServerOptions:
     top_k: int = 20
     """Alternatives of each token; vLLM gives 20 at most unless started with --max-logprobs."""
     vocab_size: int | None = None
-    """V; None: unknown, so upper bounds are infinite."""
+    """V; None: that of the model's family, else `deltah.core.entropy.DEFAULT_VOCAB_SIZE`."""
     concurrency: int = 6
     """Requests under way at once: those of one call."""
     chars_per_token: float = 4.0
@@ -82,13 +83,14 @@ class ServerBackend:
         """Use a server whose dialect is known."""
         self._client, self._model, self._dialect, self._options = client, model, dialect, options
         self._template, self._tools = template, tuple(tools)
+        self._vocab_size = options.vocab_size or vocab_size_of(model)[0]
         self.identity: dict[str, Scalar] = {
             "backend": "server",
             "model": model,
             "server": client.base,
             "dialect": dialect.value,
             "top_logprobs": options.top_k,
-            "vocab_size": options.vocab_size,
+            "vocab_size": self._vocab_size,
             "template": None if template is None else digest(template.source)[:8],
             "tools": digest(list(map(dict, tools)))[:8] if tools else None,
         }
@@ -140,7 +142,7 @@ class ServerBackend:
 
     def _scores(self, prompt: PromptTokens, start: int, continuation: TextContinuation) -> Scores:
         tokens = pack_lists(prompt.texts[start:], prompt.logprobs[start:], prompt.top[start:])
-        measured = measure(tokens, self._options.vocab_size)
+        measured = measure(tokens, self._vocab_size)
         nothing: FloatArray = np.full(len(tokens), np.nan)
         entropy = nothing if measured.entropy is None else measured.entropy
         focus = _focus(prompt.texts[start:], continuation)

@@ -15,12 +15,11 @@ from probe_fixtures import Answer, FakeServer
 from deltah.core.entropy import SERVER_PRECISION_NATS, entropy_bounds
 from deltah.core.types import Estimator
 from deltah.errors import InvalidValueError, ServerError
-from deltah.probe import http
-from deltah.probe.dialects import tail_start
-from deltah.probe.http import JsonClient, base_url
+from deltah.probe.chat_template import ChatTemplate
+from deltah.probe.http_client import RETRIED, JsonClient, base_url
+from deltah.probe.queries import ChatContext, ContextTooLongError, Query, QueryError, TextContinuation
 from deltah.probe.server import ServerOptions, connect
-from deltah.probe.template import ChatTemplate
-from deltah.probe.types import ChatContext, ContextTooLongError, Query, QueryError, TextContinuation
+from deltah.probe.server_requests import tail_start
 
 PIECE = re.compile(r"<[^>]*>|\s?\w+|\W")
 TEMPLATE = ChatTemplate(
@@ -365,5 +364,5 @@ def test_the_tail_of_tokens() -> None:
 
 
 def test_retried_codes_are_those_that_pass() -> None:
-    assert {429, 500, 503} <= http.RETRIED
-    assert not {400, 401, 404} & http.RETRIED
+    assert {429, 500, 503} <= RETRIED
+    assert not {400, 401, 404} & RETRIED

@@ -11,15 +11,14 @@ from hypothesis import strategies as st
 from probe_fixtures import Words, in_tokens, searched
 
 from deltah import Segment, SegmentKind, ToolCall, Trajectory
-from deltah.probe.contexts import Contexts, Form, Splicer, contexts_of
-from deltah.probe.control_result import Donor, DonorPool
-from deltah.probe.splice import body_spans
-from deltah.probe.types import ChatContext, TextContinuation, TokenContext, TokenContinuation, focus_mask
+from deltah.probe.contexts import Contexts, ControlResult, Form, Splicer, body_spans, contexts_of
+from deltah.probe.plan import ControlPool
+from deltah.probe.queries import ChatContext, TextContinuation, TokenContext, TokenContinuation, focus_mask
 from deltah.traces.openai import decode
 
 
-def donor_of(trajectory: Trajectory, call: int = 0) -> Donor:
-    return Donor(trajectory=trajectory, call=call, question=str(trajectory.question))
+def control_of(trajectory: Trajectory, call: int = 0) -> ControlResult:
+    return ControlResult(trajectory=trajectory, call=call, question=str(trajectory.question))
 
 
 def spelled(words: Words, context: object) -> str:
@@ -27,19 +26,19 @@ def spelled(words: Words, context: object) -> str:
     return "|".join(words.texts(context.ids))
 
 
-def build(trajectory: Trajectory, call: int, donor: Trajectory, words: Words | None) -> Contexts:
-    return contexts_of(trajectory, call, donor_of(donor), Splicer(words))
+def build(trajectory: Trajectory, call: int, other: Trajectory, words: Words | None) -> Contexts:
+    return contexts_of(trajectory, call, control_of(other), Splicer(words))
 
 
 def test_a_single_call_in_tokens_by_hand() -> None:
     words = Words()
     trajectory = searched(words, "q", ["red fox", "blue owl here"], "owl")
-    donor = searched(words, "other", ["grey wolf pack"], "wolf")
-    found = build(trajectory, 1, donor, words)
+    other = searched(words, "other", ["grey wolf pack"], "wolf")
+    found = build(trajectory, 1, other, words)
     state = "<user>q?|think0|<search q0>|<end>|<tool>| red| fox|<end>|<assistant>|think1|"
     assert found.form is Form.TOKENS
     assert spelled(words, found.real) == state + "<search q1>|<end>|<tool>| blue| owl| here|<end>|<assistant>"
-    assert spelled(words, found.placebo) == state + "<search q1>|<end>|<tool>| grey| wolf| pack|<end>|<assistant>"
+    assert spelled(words, found.control) == state + "<search q1>|<end>|<tool>| grey| wolf| pack|<end>|<assistant>"
     assert spelled(words, found.none) == state[:-1], "the call was not made: its turn stays open"
     assert isinstance(found.segment, TokenContinuation)
     assert words.texts(found.segment.ids) == ["So.", "<answer> owl</answer>"]
@@ -82,7 +81,7 @@ def test_a_parallel_call_is_removed_and_its_siblings_stay(call: int, calls: str,
     bodies = ["<tool>| r0|\n x", "<tool>| r1|\n x", "<tool>| r2|\n x"]
     bodies[call] = "<tool>| grey| wolf"
     expected = "<user>p?|both|\n\n|<c0>|\n|<c1>|\n|<c2>|<end>|" + "|<end>|".join(bodies) + "|<end>|<assistant>"
-    assert spelled(words, found.placebo) == expected
+    assert spelled(words, found.control) == expected
 
 
 def test_without_a_span_of_its_own_a_call_cannot_be_removed() -> None:
@@ -141,7 +140,7 @@ def test_replacing_a_result_by_itself_changes_nothing(results: Sequence[Sequence
     for call in range(len(results)):
         found = build(trajectory, call, trajectory, words)
         if call == 0:
-            assert found.placebo == found.real
+            assert found.control == found.real
         assert isinstance(found.real, TokenContext)
         assert isinstance(found.none, TokenContext)
         assert found.real.ids[: len(found.none.ids)] == found.none.ids
@@ -178,10 +177,10 @@ def test_messages_of_a_single_call() -> None:
     said = {"role": "assistant", "content": "Let me look.", "tool_calls": CALLS[:1]}
     asked = {"role": "user", "content": "?"}
     trajectory = log([asked, said, result_of("a", "real"), {"role": "assistant", "content": "So it is."}])
-    found = contexts_of(trajectory, 0, donor_of(log([asked, said, result_of("a", "fake")])), Splicer(None))
+    found = contexts_of(trajectory, 0, control_of(log([asked, said, result_of("a", "fake")])), Splicer(None))
     assert found.form is Form.MESSAGES
     assert found.real == ChatContext(messages=(asked, said, result_of("a", "real")))
-    assert found.placebo == ChatContext(messages=(asked, said, result_of("a", "fake")))
+    assert found.control == ChatContext(messages=(asked, said, result_of("a", "fake")))
     assert found.none == ChatContext(messages=(asked,), open_text="Let me look.")
     assert found.segment == TextContinuation(text="So it is.")
 
@@ -190,9 +189,9 @@ def test_messages_of_a_parallel_call() -> None:
     said = {"role": "assistant", "content": "Both.", "tool_calls": CALLS}
     asked = {"role": "user", "content": "?"}
     trajectory = log([asked, said, result_of("a", "ra"), result_of("b", "rb")])
-    found = contexts_of(trajectory, 1, donor_of(log([asked, said, result_of("a", "fake")])), Splicer(None))
+    found = contexts_of(trajectory, 1, control_of(log([asked, said, result_of("a", "fake")])), Splicer(None))
     assert found.none == ChatContext(messages=(asked, {**said, "tool_calls": CALLS[:1]}, result_of("a", "ra")))
-    assert found.placebo == ChatContext(messages=(asked, said, result_of("a", "ra"), result_of("b", "fake")))
+    assert found.control == ChatContext(messages=(asked, said, result_of("a", "ra"), result_of("b", "fake")))
     assert found.segment is None
 
 
@@ -203,50 +202,50 @@ def test_focus_is_counted_from_both_ends() -> None:
     assert not focus_mask([], 3, 0).size
 
 
-# The placebo.
+# The control result.
 
 
-def test_the_placebo_is_of_another_question_and_free_of_the_answer() -> None:
+def test_the_control_result_is_of_another_question_and_free_of_the_answer() -> None:
     words = Words()
     target = searched(words, "q", ["the red fox"], "fox")
     same = searched(words, "q2", ["the red cat"], "fox", question="q?")
     leaking = searched(words, "leak", ["a Fox! ran"], "x")
     good = searched(words, "good", ["the grey owl"], "x")
     long = searched(words, "long", ["owl " * 40], "x")
-    pool = DonorPool([target, same, leaking, good, long])
+    pool = ControlPool([target, same, leaking, good, long])
     for seed in range(20):
-        donor = pool.choose(target, 0, seed)
-        assert donor is not None
-        assert donor.trajectory is good
+        other = pool.choose(target, 0, seed)
+        assert other is not None
+        assert other.trajectory is good
 
 
-def test_the_same_question_under_another_task_id_gives_no_placebo() -> None:
+def test_the_same_question_under_another_task_id_gives_no_control_result() -> None:
     words = Words()
     target = searched(words, "a", ["the red fox"], "fox", question="Who ran?", metadata={"task_id": "1"})
     again = searched(words, "b", ["the red cat"], "fox", question="who ran? ", metadata={"task_id": "2"})
     other = searched(words, "c", ["the grey owl"], "fox", question="Who flew?", metadata={"task_id": "3"})
-    assert DonorPool([target, again]).choose(target, 0, 0) is None
-    chosen = {d.trajectory.id for s in range(20) if (d := DonorPool([target, again, other]).choose(target, 0, s))}
+    assert ControlPool([target, again]).choose(target, 0, 0) is None
+    chosen = {d.trajectory.id for s in range(20) if (d := ControlPool([target, again, other]).choose(target, 0, s))}
     assert chosen == {"c"}
 
 
-def test_no_placebo_without_another_question() -> None:
+def test_no_control_result_without_another_question() -> None:
     words = Words()
     target = searched(words, "q", ["red", "fox"], "a")
-    assert DonorPool([target]).choose(target, 0, 0) is None
+    assert ControlPool([target]).choose(target, 0, 0) is None
 
 
-def test_the_placebo_depends_on_seed_and_call_alone() -> None:
+def test_the_control_result_depends_on_seed_and_call_alone() -> None:
     words = Words()
     target = searched(words, "q", ["aaa bbb", "ccc ddd"], "zzz")
     others = [searched(words, f"o{i}", [f"w{i:02d} v{i:02d}"], "zzz") for i in range(12)]
     chosen = [
-        DonorPool([target, *others]).choose(target, 1, 5),
-        DonorPool([*others[::-1], target]).choose(target, 1, 5),
+        ControlPool([target, *others]).choose(target, 1, 5),
+        ControlPool([*others[::-1], target]).choose(target, 1, 5),
     ]
     assert chosen[0] is not None
     assert chosen[1] is not None
     assert chosen[0].trajectory is chosen[1].trajectory
-    by_seed = {d.trajectory.id for s in range(40) if (d := DonorPool([target, *others]).choose(target, 0, s))}
+    by_seed = {d.trajectory.id for s in range(40) if (d := ControlPool([target, *others]).choose(target, 0, s))}
     assert len(by_seed) > 6
     assert not np.isin("q", list(by_seed))

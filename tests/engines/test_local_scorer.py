@@ -21,13 +21,12 @@ from deltah import ToolCall
 from deltah.core.align import rows_that_predict
 from deltah.core.entropy import entropy_from_logits
 from deltah.core.types import Estimator, Segment, SegmentKind, Trajectory
+from deltah.engines import local_scorer
+from deltah.engines.local_scorer import LocalBackend, fingerprint, load_local
 from deltah.engines.models import ModelFiles
 from deltah.errors import ModelError
-from deltah.probe import local
-from deltah.probe.contexts import Form, Splicer, contexts_of
-from deltah.probe.control_result import Donor
-from deltah.probe.local import LocalBackend, fingerprint, load_local
-from deltah.probe.types import (
+from deltah.probe.contexts import ControlResult, Form, Splicer, contexts_of
+from deltah.probe.queries import (
     ChatContext,
     ContextTooLongError,
     Query,
@@ -113,9 +112,9 @@ def test_small_batches_change_nothing(monkeypatch: pytest.MonkeyPatch, logits: i
     backend = tiny()
     queries = [tokens(*row) for row in ROWS]
     expected = list(backend.score(queries))
-    monkeypatch.setattr(local, "MAX_LOGITS", logits)
-    monkeypatch.setattr(local, "MAX_BATCH_TOKENS", batch)
-    monkeypatch.setattr(local, "_ROWS_REDUCED", 2)
+    monkeypatch.setattr(local_scorer, "MAX_LOGITS", logits)
+    monkeypatch.setattr(local_scorer, "MAX_BATCH_TOKENS", batch)
+    monkeypatch.setattr(local_scorer, "_ROWS_REDUCED", 2)
     for scores, other in zip(backend.score(queries), expected, strict=True):
         np.testing.assert_allclose(scores.logprobs, other.logprobs, atol=2e-5)
         np.testing.assert_allclose(scores.entropy, other.entropy, atol=2e-5)
@@ -136,7 +135,7 @@ def test_the_shared_prefix_is_read_once(backend: LocalBackend, monkeypatch: pyte
 
 def test_an_impossible_token_adds_no_entropy() -> None:
     logits = torch.tensor([[0.0, 0.0, -math.inf], [0.0, -math.inf, -math.inf]])
-    logprobs, entropy = local._reduce(logits, torch.tensor([1, 1]))
+    logprobs, entropy = local_scorer._reduce(logits, torch.tensor([1, 1]))
     np.testing.assert_allclose(entropy, [math.log(2), 0.0], atol=1e-12)
     assert logprobs.tolist() == [pytest.approx(-math.log(2)), -math.inf]
 
@@ -242,8 +241,8 @@ def test_a_rollout_is_spliced_behind_its_rendered_prompt(backend: LocalBackend) 
             token_texts=tuple(backend.texts(flat)),
         )
 
-    donor = Donor(trajectory=rollout("b", "éa fake one"), call=0, question="b?")
-    found = contexts_of(rollout("a", "the réal"), 0, donor, Splicer(backend))
+    control = ControlResult(trajectory=rollout("b", "éa fake one"), call=0, question="b?")
+    found = contexts_of(rollout("a", "the réal"), 0, control, Splicer(backend))
     assert found.form is Form.TOKENS
     head = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\na?<|im_end|>\n<|im_start|>assistant\nhm"
 
@@ -252,7 +251,7 @@ def test_a_rollout_is_spliced_behind_its_rendered_prompt(backend: LocalBackend) 
 
     tail = "<|im_end|>\n<|im_start|>assistant\n"
     assert text(found.real) == f"{head}[q]<|im_end|>\n<|im_start|>tool\nthe réal{tail}"
-    assert text(found.placebo) == f"{head}[q]<|im_end|>\n<|im_start|>tool\néa fake one{tail}"
+    assert text(found.control) == f"{head}[q]<|im_end|>\n<|im_start|>tool\néa fake one{tail}"
     assert text(found.none) == head
 
 

@@ -19,7 +19,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from deltah.errors import ConfigError
-from deltah.probe.types import QueryError
+from deltah.probe.queries import QueryError
 from deltah.traces.messages import Message, with_object_arguments
 
 RENDER_ERRORS = (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError)

@@ -2,12 +2,14 @@
 
 A context is either the exact tokens that the policy saw, or chat messages that a template or a server renders. A
 continuation is either logged tokens or a text. A backend turns a `Query` into `Scores`; it knows nothing of calls,
-placebos or answers. Index i of every array of a `Scores` speaks of the distribution that token i of the continuation
-is drawn from, at temperature 1.
+control results or answers. Index i of every array of a `Scores` speaks of the distribution that token i of the
+continuation is drawn from, at temperature 1.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -163,3 +165,9 @@ def plain(query: Query) -> dict[str, Any]:
         if isinstance(continuation, TokenContinuation)
         else {"text": continuation.text, "opener": continuation.opener, "closer": continuation.closer},
     }
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON-like value, as hex digits; equal for equal values in any order of keys."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

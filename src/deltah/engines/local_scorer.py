@@ -19,8 +19,7 @@ from deltah.core.align import rows_that_predict
 from deltah.core.types import Estimator, FloatArray, Scalar
 from deltah.engines.models import ModelFiles
 from deltah.errors import ModelError, missing_dependency
-from deltah.probe.cache import digest
-from deltah.probe.types import (
+from deltah.probe.queries import (
     ChatContext,
     Context,
     ContextTooLongError,
@@ -29,6 +28,7 @@ from deltah.probe.types import (
     Scores,
     TextContinuation,
     TokenContinuation,
+    digest,
     focus_mask,
 )
 from deltah.traces.messages import Message, with_object_arguments

@@ -20,7 +20,7 @@ from enum import StrEnum
 from typing import Any, TypeAlias
 
 from deltah.errors import ServerError
-from deltah.probe.types import ChatContext
+from deltah.probe.queries import ChatContext
 from deltah.traces.messages import Message
 
 _BROKEN = "\ufffd"

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from deltah.core.types import SegmentKind, StopReason, Trajectory
 from deltah.errors import InvalidValueError
-from deltah.probe.types import TextContinuation
+from deltah.probe.queries import TextContinuation
 from deltah.tasks.answers import extract_answer
 
 FIELD = "{answer}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
+import sqlite3
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,11 @@ from probe_fixtures import Scripted, Words, holds, searched
 from deltah import Trajectory
 from deltah.core.types import Estimator
 from deltah.errors import ConfigError, InvalidValueError
-from deltah.probe.answers import SENTENCE, continuations, sentence_of, template_of, templates
+from deltah.probe.answer_forms import SENTENCE, continuations, sentence_of, template_of, templates
 from deltah.probe.cache import open_cache
-from deltah.probe.effects import Entropy, best_gold, mean_entropy
 from deltah.probe.plan import ProbeConfig, Reason, Target, make_plan, sample
-from deltah.probe.run import ProbeResult, cost_of, run_plan
-from deltah.probe.types import Query, Scores, TextContinuation, TokenContext
+from deltah.probe.queries import Query, Scores, TextContinuation, TokenContext
+from deltah.probe.run import Entropy, ProbeResult, best_gold, cost_of, mean_entropy, run_plan
 
 
 def world(words: Words, n: int = 6, calls: int = 3) -> list[Trajectory]:
@@ -118,7 +118,7 @@ def test_the_budget_is_kept_and_the_cost_is_what_is_read(tmp_path: Path) -> None
     trajectories, backend = world(words), Scripted(view=words)
     config = ProbeConfig(max_calls=7, seed=1)
     plan = make_plan(trajectories, backend, config)
-    with open_cache(tmp_path / "c.jsonl", backend.identity) as cache:
+    with open_cache(tmp_path / "c.sqlite", backend.identity) as cache:
         cost = cost_of(plan, backend, cache)
         assert backend.asked == []
         result = run_plan(plan, trajectories, backend, cache, config)
@@ -146,13 +146,13 @@ def test_the_same_seed_gives_the_same_rows(tmp_path: Path) -> None:
 def test_gains_and_labels_by_hand(tmp_path: Path) -> None:
     words = Words()
     trajectories = world(words, 2, calls=1)
-    # Real: -0.5 a character, placebo: -1.5, no result: -1.0; "goldN" has five characters.
+    # Real: -0.5 a character, control result: -1.5, no result: -1.0; "goldN" has five characters.
     backend = Scripted(
         lambda q: -0.5 if holds(q, words, "alpha0") else -1.5 if holds(q, words, "alpha1") else -1.0,
         lambda q: 0.25 if holds(q, words, "alpha0") else 0.75 if holds(q, words, "alpha1") else 1.0,
         view=words,
     )
-    first, second = probe(trajectories, backend, tmp_path / "c.jsonl").rows
+    first, second = probe(trajectories, backend, tmp_path / "c.sqlite").rows
     assert (first["gold_logprob_real"], first["gold_logprob_placebo"], first["gold_logprob_none"]) == (-2.5, -7.5, -5.0)
     assert (first["gain_placebo"], first["gain_none"], first["gain_per_token_placebo"]) == (5.0, 2.5, 1.0)
     assert (first["useful"], first["beats_placebo"], first["beats_none"]) == (True, True, True)
@@ -163,11 +163,11 @@ def test_gains_and_labels_by_hand(tmp_path: Path) -> None:
     assert second["useful"] is False
 
 
-def test_a_call_that_only_beats_its_placebo_is_not_useful(tmp_path: Path) -> None:
+def test_a_call_that_only_beats_its_control_result_is_not_useful(tmp_path: Path) -> None:
     words = Words()
     trajectories = world(words, 2, calls=1)
     backend = Scripted(lambda q: -1.5 if holds(q, words, "alpha1") else -0.5, view=words)
-    row = probe(trajectories, backend, tmp_path / "c.jsonl").rows[0]
+    row = probe(trajectories, backend, tmp_path / "c.sqlite").rows[0]
     assert (row["beats_placebo"], row["beats_none"], row["useful"]) == (True, False, False)
 
 
@@ -210,8 +210,8 @@ def test_reasons_are_counted_and_listed(tmp_path: Path) -> None:
     from dataclasses import replace
 
     trajectories.append(replace(unanswered, calls=(replace(call, result=None, status="unanswered"),)))
-    result = probe(trajectories, Scripted(view=words), tmp_path / "c.jsonl")
-    assert result.reasons == {Reason.NO_GOLD: 1, Reason.NO_PLACEBO: 1, Reason.UNANSWERED: 1}
+    result = probe(trajectories, Scripted(view=words), tmp_path / "c.sqlite")
+    assert result.reasons == {Reason.NO_GOLD: 1, Reason.NO_CONTROL: 1, Reason.UNANSWERED: 1}
     assert [(r["trajectory"], r["reason"]) for r in result.rows if r["reason"]] == [
         ("nogold", "no_golden_answer"),
         ("alone", "no_placebo"),
@@ -224,7 +224,7 @@ def test_a_context_too_long_does_not_use_up_the_budget(tmp_path: Path) -> None:
     long = searched(words, "long", ["alpha beta delta"] * 40, "x")
     trajectories = [*world(words, 3, calls=1), long]
     backend = Scripted(view=words, window=120)
-    result = probe(trajectories, backend, tmp_path / "c.jsonl", ProbeConfig(max_calls=10, seed=0))
+    result = probe(trajectories, backend, tmp_path / "c.sqlite", ProbeConfig(max_calls=10, seed=0))
     assert len(result.probed) == 10
     assert result.reasons[Reason.TOO_LONG] > 0
     assert all(row["detail"] for row in result.rows if row["reason"] == "context_too_long")
@@ -235,27 +235,24 @@ def test_a_context_too_long_does_not_use_up_the_budget(tmp_path: Path) -> None:
 
 def test_a_killed_probe_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
     words = Words()
-    trajectories, path = world(words), tmp_path / "c.jsonl"
-    whole = probe(trajectories, Scripted(view=words), tmp_path / "whole.jsonl")
+    trajectories, path = world(words), tmp_path / "c.sqlite"
+    whole = probe(trajectories, Scripted(view=words), tmp_path / "whole.sqlite")
     asked: list[Query] = []
     for stop in (5, 20, 1):
         killed = Scripted(view=words, stop_after=stop)
         with pytest.raises(KeyboardInterrupt):
             probe(trajectories, killed, path)
-        with path.open("ab") as file:
-            file.write(b'{"key": "half a li')
         asked += killed.asked
     last = Scripted(view=words)
     result = probe(trajectories, last, path)
     asked += last.asked
     assert len(asked) == len({repr(query) for query in asked}) == 18 * 6
     assert str(result.rows) == str(whole.rows)
-    assert all(line.startswith("{") and json.loads(line) for line in path.read_text().splitlines())
 
 
 def test_a_larger_budget_asks_only_for_what_is_new(tmp_path: Path) -> None:
     words = Words()
-    trajectories, path = world(words), tmp_path / "c.jsonl"
+    trajectories, path = world(words), tmp_path / "c.sqlite"
     probe(trajectories, Scripted(view=words), path, ProbeConfig(max_calls=4))
     more = Scripted(view=words)
     probe(trajectories, more, path, ProbeConfig(max_calls=6))
@@ -264,7 +261,7 @@ def test_a_larger_budget_asks_only_for_what_is_new(tmp_path: Path) -> None:
 
 def test_a_cache_of_another_model_is_refused_by_name(tmp_path: Path) -> None:
     words = Words()
-    path = tmp_path / "c.jsonl"
+    path = tmp_path / "c.sqlite"
     probe(world(words), Scripted(view=words), path, ProbeConfig(max_calls=1))
     with pytest.raises(ConfigError, match="model: 'scripted' then, 'other' now"):
         probe(world(words), Scripted(view=words, name="other"), path)
@@ -272,20 +269,26 @@ def test_a_cache_of_another_model_is_refused_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["not a cache\n", '{"probe_cache": "x"}\n', '{"a": 1}\n', "half a line", "[]\n"])
 def test_a_foreign_file_is_not_overwritten(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "c.jsonl"
+    path = tmp_path / "c.sqlite"
     path.write_text(content)
     with pytest.raises(ConfigError, match="is not a cache of deltah probe"):
         open_cache(path, {"backend": "scripted"})
     assert path.read_text() == content
 
 
-def test_a_header_cut_off_by_a_kill_starts_anew(tmp_path: Path) -> None:
-    words = Words()
-    path = tmp_path / "c.jsonl"
-    path.write_text('{"probe_cache":1,"iden')
-    backend = Scripted(view=words)
-    probe(world(words), backend, path, ProbeConfig(max_calls=1))
-    assert open_cache(path, backend.identity).n_read == len(backend.asked) == 6
+def test_nothing_is_written_before_the_first_answer(tmp_path: Path) -> None:
+    path = tmp_path / "c.sqlite"
+    with open_cache(path, {"model": "m"}) as cache:
+        assert len(cache) == 0
+    assert not path.exists()
+
+
+def test_another_database_is_not_written_to(tmp_path: Path) -> None:
+    path = tmp_path / "c.sqlite"
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE mine (x)")
+    with pytest.raises(ConfigError, match="is not a cache of deltah probe"):
+        open_cache(path, {"model": "m"})
 
 
 def test_answers_come_back_to_the_last_bit(tmp_path: Path) -> None:
@@ -299,9 +302,9 @@ def test_answers_come_back_to_the_last_bit(tmp_path: Path) -> None:
         estimator=Estimator.TOP_K,
         n_context=2,
     )
-    with open_cache(tmp_path / "c.jsonl", {"model": "m"}) as cache:
+    with open_cache(tmp_path / "c.sqlite", {"model": "m"}) as cache:
         cache.put(query, scores)
-    again = open_cache(tmp_path / "c.jsonl", {"model": "m"})[query]
+    again = open_cache(tmp_path / "c.sqlite", {"model": "m"})[query]
     for name in ("logprobs", "entropy", "lower", "upper", "focus"):
         np.testing.assert_array_equal(getattr(again, name), getattr(scores, name))
     assert (again.estimator, again.n_tokens) == (Estimator.TOP_K, 5)
