@@ -326,7 +326,10 @@ def test_report_is_written_beside_the_traces(traces: Path) -> None:
         (["demo", "--arms", "sparse,best"], "unknown arm 'best'"),
         (["demo", "--arms", ""], "--arms names no arm; choose from: outcome, sparse"),
         (["demo", "--out", f"{__file__}/demo"], "test_commands.py/demo: Not a directory; choose another --out"),
-        (["demo", "--out", __file__], "test_commands.py: it is a file; choose another one"),
+        (
+            ["demo", "--out", __file__],
+            "test_commands.py exists and is not a run of deltah; choose an empty or a new directory",
+        ),
         (["lab", "world", f"{__file__}/world"], "test_commands.py/world: not a directory; choose another one"),
         (["report", "nowhere"], "nowhere"),
     ],
