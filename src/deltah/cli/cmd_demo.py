@@ -35,17 +35,17 @@ def command(
 ) -> None:
     """Train the embedded agent with and without entropy rewards, and compare."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from deltah.core.rewards import REWARDS, RewardName
+    from deltah.core.rewards import REWARDS
     from deltah.lab.demo import DemoConfig
     from deltah.lab.recipe import CONTROLS, EVAL_TASKS, STEPS
 
-    names = [*split_names(arms), *([c.value for c in CONTROLS] if controls else [])]
-    unknown = [name for name in names if name not in REWARDS]
-    if unknown or not names:
-        wrong = f"unknown arm {unknown[0]!r}" if unknown else "--arms names no arm"
-        raise ConfigError(f"{wrong}; choose from: {', '.join(REWARDS)}")
+    names = [*split_names(arms), *(CONTROLS if controls else [])]
+    if not names:
+        raise ConfigError(f"--arms names no arm; choose from: {', '.join(REWARDS)}")
+    for name in names:
+        REWARDS.resolve(name)
     config = DemoConfig(
-        arms=tuple(RewardName(name) for name in dict.fromkeys(names)),
+        arms=tuple(dict.fromkeys(names)),
         steps=steps or STEPS,
         eval_tasks=eval_tasks or EVAL_TASKS,
         seed=seed,
