@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from deltah.core.rewards import RewardConfig, RewardName
+from deltah.core.rewards import RewardConfig
 from deltah.core.signals import SignalConfig
 from deltah.engines.trl.config import EvalConfig, RolloutConfig, TrainConfig
 from deltah.lab.names import Split
@@ -17,9 +17,9 @@ from deltah.lab.questions import Question, questions, write_split
 from deltah.lab.world import World
 from deltah.tools import ToolConfig
 
-ARMS = (RewardName.OUTCOME, RewardName.SPARSE, RewardName.DENSE)
+ARMS = ("outcome", "sparse", "dense")
 """Arms of the demo."""
-CONTROLS = (RewardName.PENALTY, RewardName.SHUFFLED)
+CONTROLS = ("penalty", "shuffled")
 """Arms that know no entropy; no claim about the others stands without them."""
 STEPS = 28
 """Optimiser steps of each arm of the demo."""
@@ -53,7 +53,7 @@ def eval_config(world: Path, limit: int = EVAL_TASKS) -> EvalConfig:
 
 def train_config(
     world: Path,
-    reward: RewardName,
+    reward: str,
     *,
     steps: int,
     seed: int,
