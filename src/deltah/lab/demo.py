@@ -30,8 +30,17 @@ from deltah.core.metrics import MetricsTally
 from deltah.core.signals import SignalConfig, score
 from deltah.engines.trl.config import EvaluateConfig
 from deltah.errors import TrainingError, missing_dependency
-from deltah.lab.composition import composition
-from deltah.lab.recipe import ARMS, EVAL_TASKS, SIGNAL, STEPS, eval_config, rollout_config, train_config, write_world
+from deltah.lab.recipe import (
+    ARMS,
+    EVAL_TASKS,
+    SIGNAL,
+    STEPS,
+    composition,
+    eval_config,
+    rollout_config,
+    train_config,
+    write_world,
+)
 from deltah.lab.subprocesses import start, stop
 from deltah.report.data import ReportData
 from deltah.report.load import load_run

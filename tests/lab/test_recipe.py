@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 
 from deltah.lab import demo
-from deltah.lab.composition import composition
-from deltah.lab.names import Split
-from deltah.lab.recipe import EVAL_TASKS, eval_questions, write_world
-from deltah.lab.world import World
+from deltah.lab.recipe import EVAL_TASKS, composition, eval_questions, write_world
+from deltah.lab.world import Split, World
 from deltah.report.data import ArmData, ReportData
 from deltah.tasks import read_tasks
 
