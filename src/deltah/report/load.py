@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -49,29 +49,28 @@ def load_run(
 
     Args:
         path: The directory.
-        name: Of the arm; the reward of its configuration, else the directory's name, when not given.
+        name: Name of the arm (default: the reward of its configuration, else the directory's name).
         options: How its evaluations are read; where they state no signal, the run's own is used.
-        seed: Of the draw of trajectories to view.
+        seed: Seed of the draw of trajectories to view.
         costs: For savings in money and seconds.
 
     Raises:
         DataError: if it is not a run directory.
     """
-    run, options = RunDirectory(Path(path)), options or LogOptions()
-    config = run.config
+    run = RunDirectory(Path(path))
     files = {_stem(file.name): [str(file)] for file in sorted((run.path / "eval").glob("*.jsonl*"))}
     if not files and (training := sorted(map(str, (run.path / "traces").glob("*.jsonl*")))):
         files = {TRAINING: training}
-    read = {name: _read(listed, options, seed, costs) for name, listed in files.items()}
-    metrics = tuple(run.read_metrics())
+    config, metrics = run.config, tuple(run.read_metrics())
+    logs = {name: ScoredLog(paths, options) for name, paths in files.items()}
     return ArmData(
         name=name or _arm_name(config) or run.path.name,
-        evaluations={name: evaluation for name, (evaluation, _) in read.items()},
+        evaluations={name: Evaluation.of(log, seed=seed, costs=costs) for name, log in logs.items()},
         metrics=metrics,
         config=config,
         seconds=_seconds(metrics),
-        problems=tuple(str(p) for _, log in read.values() for p in log.reader.problems)[:MAX_PROBLEMS_SHOWN],
-        n_problems=sum(log.reader.n_problems for _, log in read.values()),
+        problems=_problems(logs.values()),
+        n_problems=sum(log.reader.n_problems for log in logs.values()),
         study=_study(run.path),
     )
 
@@ -79,12 +78,12 @@ def load_run(
 def load_traces(
     path: str | Path, *, options: LogOptions | None = None, seed: int = 0, costs: Costs | None = None
 ) -> ArmData:
-    """Read traces or logs in any format `read_traces` knows, once; there are no learning curves then.
+    """Read traces or logs in any format that `read_traces` knows, once; there are no learning curves then.
 
     Args:
         path: A file, a folder of files, a glob pattern, or "-".
         options: How they are read.
-        seed: Of the draw of trajectories to view.
+        seed: Seed of the draw of trajectories to view.
         costs: For savings in money and seconds.
 
     Returns:
@@ -93,19 +92,19 @@ def load_traces(
     Raises:
         DataError: if nothing can be read, or there is no trajectory in it.
     """
-    evaluation, log = _read([str(path)], options or LogOptions(), seed, costs)
-    problems = tuple(str(p) for p in log.reader.problems[:MAX_PROBLEMS_SHOWN])
+    log = ScoredLog([str(path)], options)
+    evaluation = Evaluation.of(log, seed=seed, costs=costs)
+    problems = _problems([log])
     if not len(evaluation):
         first = f"; the first problem: {problems[0]}" if problems else ""
         raise DataError(f"{path} holds no trajectory that can be read{first}")
-    folder = Path(path) if Path(path).is_dir() else Path(path).parent
     return ArmData(
         name=_stem(Path(path).resolve().name) if str(path) != STDIN else "stdin",
         evaluations={LOGS: evaluation},
         notes=notes_on(log, evaluation.facts),
         problems=problems,
         n_problems=log.reader.n_problems,
-        study=_study(folder),
+        study=_study(Path(path) if Path(path).is_dir() else Path(path).parent),
     )
 
 
@@ -167,10 +166,8 @@ def _expand(path: Path) -> list[Path]:
     return sorted(runs, key=lambda run: run.name != START) or [path]
 
 
-def _read(paths: list[str], options: LogOptions, seed: int, costs: Costs | None) -> tuple[Evaluation, ScoredLog]:
-    """Stream files through once."""
-    log = ScoredLog(paths, options)
-    return Evaluation.of(log, seed=seed, costs=costs), log
+def _problems(logs: Iterable[ScoredLog]) -> tuple[str, ...]:
+    return tuple(str(problem) for log in logs for problem in log.reader.problems)[:MAX_PROBLEMS_SHOWN]
 
 
 def _study(folder: Path) -> StudyResult | None:
@@ -205,11 +202,10 @@ def _arm_name(config: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _seconds(metrics: Iterable[Mapping[str, Any]]) -> float | None:
+def _seconds(metrics: Sequence[Mapping[str, Any]]) -> float | None:
     """Wall time of the training: the last row that states it."""
-    rows = list(metrics)
     for key in _SECONDS_KEYS:
-        found = [float(row[key]) for row in rows if isinstance(row.get(key), int | float)]
+        found = [float(row[key]) for row in metrics if isinstance(row.get(key), int | float)]
         if found and math.isfinite(found[-1]):
             return found[-1]
     return None
