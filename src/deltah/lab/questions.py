@@ -19,8 +19,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from deltah.lab.names import Kind, Split, pick
-from deltah.lab.world import SCHEMAS, Relation, World, document_id
+from deltah.lab.world import SCHEMAS, Kind, Relation, Split, World, document_id, pick
 from deltah.runs.directory import write_atomic
 from deltah.tasks.types import Task, TaskKind
 
