@@ -10,12 +10,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import deltah.traces.parts
 import duckdb
 import numpy as np
 import pytest
 from builders import make_trajectory
 
-import deltah.traces.parts
 from deltah import CallTable, Segment, SegmentKind, ToolCall, Trajectory, read_calls, score, write_traces
 from deltah.calls.schema import TABLES, columns_markdown
 from deltah.errors import ConfigError, DataError, InvalidValueError

@@ -8,11 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import deltah.traces.parts
 import numpy as np
 import pytest
 from builders import make_trajectory
 
-import deltah.traces.parts
 from deltah.calls.callfile import CallWriter
 from deltah.calls.logs import LogOptions, ScoredLog
 from deltah.calls.rows import calls_by

@@ -8,14 +8,14 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import deltah.traces.copies
 import pytest
 from typer.testing import CliRunner
 
-import deltah.traces.copies
 from deltah.cli.app import app
+from deltah.compression import zstd
 from deltah.traces import TraceReader, read_traces
 from deltah.traces.record import encode
-from deltah.zstd import zstd
 
 from .test_parts import in_parts
 from .test_reader import make

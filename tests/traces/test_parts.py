@@ -9,15 +9,15 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 import deltah.traces.parts
+import pytest
+from deltah.traces.parts import LinePart, RowPart, read_part
+
 import deltah.traces.reading
 from deltah.core.types import Trajectory
 from deltah.errors import DataError
 from deltah.traces import TraceReader, read_traces, write_traces
 from deltah.traces.parquet import write_parquet
-from deltah.traces.parts import LinePart, RowPart, read_part
 from deltah.traces.record import encode
 
 from .chat import assistant, line, token, user

@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import deltah.traces.streams
 import pytest
 
-import deltah.traces.streams
+from deltah.compression import zstd
 from deltah.core.types import Segment, SegmentKind, Trajectory
 from deltah.errors import DataError, InvalidValueError
 from deltah.traces import ReadProblem, TraceReader, TraceWriter, read_traces, write_traces
 from deltah.traces.record import encode
-from deltah.zstd import zstd
 
 from .chat import assistant, call, line, result, token, user
 

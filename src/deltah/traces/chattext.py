@@ -35,8 +35,8 @@ from deltah.traces import openai
 from deltah.traces.chatlog import FunctionCall, Message, MessageToolCall
 from deltah.traces.conversation import message_text
 from deltah.traces.dialogue import Dialogue, Facts, Said
+from deltah.traces.files import Position
 from deltah.traces.spans import END_TOKENS, split_message
-from deltah.traces.streams import Position
 
 _POLICY_NAMES = ("assistant", "model")
 _RESULT_NAMES = "tool|ipython|function|observation"

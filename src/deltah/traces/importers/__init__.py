@@ -1,5 +1,6 @@
 """One file a format: importing this package registers the formats of `deltah.traces.importing.IMPORTERS`."""
 
+from deltah.traces import inspect_ai, openai, record
 from deltah.traces.importers import prime_rl, trl_log, verl_dump
 
-__all__ = ["prime_rl", "trl_log", "verl_dump"]
+__all__ = ["inspect_ai", "openai", "prime_rl", "record", "trl_log", "verl_dump"]
