@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import deltah.traces.parts
 import numpy as np
 import pytest
 from builders import make_trajectory
@@ -43,9 +42,8 @@ def trajectories(start: int, n: int) -> list[Any]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A log of every kind of part, and a file that has none."""
-    monkeypatch.setattr(deltah.traces.parts, "PART_BYTES", 10_000)
+def folder(tmp_path: Path) -> Path:
+    """A log of files of every kind."""
     logs = tmp_path / "logs"
     write_traces(logs / "a.jsonl", trajectories(0, 40))
     write_parquet(logs / "b.parquet", trajectories(40, 40))

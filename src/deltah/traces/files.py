@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
@@ -68,11 +68,11 @@ class Line:
 def opened(path: str) -> Iterator[io.BufferedReader]:
     """A file, a pipe, or standard input ("-")."""
     if path == STDIN:
-        stdin = sys.stdin.buffer
+        stdin: Any = sys.stdin.buffer
         yield stdin if isinstance(stdin, io.BufferedReader) else io.BufferedReader(stdin)
     else:
         with open(path, "rb", buffering=BUFFER_BYTES) as raw:
-            yield raw
+            yield cast(io.BufferedReader, raw)
 
 
 def head_of(raw: io.BufferedReader) -> bytes:

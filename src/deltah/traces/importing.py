@@ -9,8 +9,8 @@ A format of one's own is one function:
 What `register` takes beside the name and its meaning:
 
 * `fields`: top-level names that all stand in a record of the format, by which it is told from others; of several
-  formats that fit, the one with the most names counts. A name may be a tuple of names, of which one must be there.
-  Without fields the format is never detected, only read where a user names it.
+  formats that fit, the one with the most names counts. In place of a name may stand a tuple of names, of which one
+  must be there. Without fields the format is never detected, only read where a user names it.
 * `schema`: type that msgspec decodes the record into, by default `dict[str, Any]`; `bytes` leaves it undecoded.
 
 An importer may also return an API call, which the reader joins with the others of its conversation, or a chunk of a
@@ -78,7 +78,7 @@ def detect(data: bytes) -> Entry[Importer]:
     if not fitting:
         known = "; ".join(f"{name}: {_words(entry.options.get('fields', ()))}" for name, entry in IMPORTERS.items())
         raise DataError(f"no known trace format; expected the fields of one ({known}), or a format that you name")
-    return max(fitting, key=lambda entry: len(entry.options["fields"]))  # of equals, the first that was registered
+    return max(fitting, key=lambda entry: sum(isinstance(field, str) for field in entry.options["fields"]))
 
 
 def import_record(entry: Entry[Importer], data: bytes, context: RecordContext) -> Trajectory | Exchange | LoggedChunk:

@@ -79,7 +79,8 @@ def to_trajectory(dialogue: Dialogue, *, default_id: str, vocab_size: int | None
         vocab_size: V, used if the log does not state it.
 
     Raises:
-        DataError: if its numbers contradict each other; a size that the record states, or its model's name, may be too small for what it holds.
+        DataError: if its numbers contradict each other, or the size that its records state, or its model's name, is
+            too small for what it holds.
         ConfigError: if `vocab_size` is: it is wrong for all of the log.
     """
     facts = dialogue.facts

@@ -98,7 +98,7 @@ class TraceReader(Iterable[Trajectory]):
 
     def map(
         self,
-        function: Callable[[Iterator[Trajectory]], Result],
+        function: Callable[[int, Iterator[Trajectory]], Result],
         *,
         workers: int | None = None,
         watch: Callable[[int], object] | None = None,
@@ -109,8 +109,8 @@ class TraceReader(Iterable[Trajectory]):
         together, read in order by this process. So results are the same for any number of processes.
 
         Args:
-            function: Takes the trajectories of a file and reads them all. With several processes it is a function of a
-                module, or a `functools.partial` of one, and its results can be pickled.
+            function: Takes the number of a file, from 0, and its trajectories, and reads them all. With several
+                processes it is a function of a module, or a `functools.partial` of one, and its results are pickled.
             workers: Processes, one file each; None: one a core, `MAX_WORKERS` at most, for logs of several files and
                 more than `PARALLEL_BYTES`. A program that asks for several guards its main module (see
                 `multiprocessing`, "spawn").
@@ -128,11 +128,15 @@ class TraceReader(Iterable[Trajectory]):
         together = {source for source in self.sources if reads_once(source.path)}
         single = [source for source in self.sources if source not in together]
         n_workers = self._default_workers(single) if workers is None else workers
+        results: Iterator[tuple[Result, ReadCounts] | None]
         if n_workers == 1:
-            told = partial(self._told, watch)
-            results = (_read_alone(lambda found: function(told(found)), self.options, one) for one in single)
+
+            def here(number: int, found: Iterator[Trajectory]) -> Result:
+                return function(number, self._told(watch, found))
+
+            results = map(partial(_read_alone, here, self.options), enumerate(single))
         else:
-            results = map_ordered(partial(_read_alone, function, self.options), single, workers=n_workers)
+            results = map_ordered(partial(_read_alone, function, self.options), enumerate(single), workers=n_workers)
         for source, found in zip(single, results, strict=True):
             if found is None:
                 together.add(source)
@@ -143,7 +147,8 @@ class TraceReader(Iterable[Trajectory]):
                 watch(self.n_read)
             yield result
         if together:
-            yield function(self._told(watch, self._read([s for s in self.sources if s in together])))
+            sources = [source for source in self.sources if source in together]
+            yield function(len(single), self._told(watch, self._read(sources)))
 
     def _read(self, sources: Iterable[Source]) -> Iterator[Trajectory]:
         reading = Reading(self.options, counts=self.counts, on_error=self._on_error)
@@ -173,7 +178,7 @@ class TraceReader(Iterable[Trajectory]):
             yield trajectory
 
     def _default_workers(self, sources: Sequence[Source]) -> int:
-        if sum(os.path.getsize(source.path) for source in sources) < PARALLEL_BYTES:
+        if sum(os.path.getsize(source.path) for source in sources if os.path.exists(source.path)) < PARALLEL_BYTES:
             return 1
         # An importer of an interactive session is not known to other processes.
         if any(entry.value.__module__ == "__main__" for entry in IMPORTERS.values()):
@@ -182,15 +187,16 @@ class TraceReader(Iterable[Trajectory]):
 
 
 def _read_alone(
-    function: Callable[[Iterator[Trajectory]], Result], options: ReadOptions, source: Source
+    function: Callable[[int, Iterator[Trajectory]], Result], options: ReadOptions, numbered: tuple[int, Source]
 ) -> tuple[Result, ReadCounts] | None:
     """A function's result for one file, and what was met in it; None if other files may complete its records."""
+    number, source = numbered
     reading = Reading(options, alone=True)
     trajectories = chain(reading.file(source), reading.finish())
     first = next(trajectories, None)  # the first record usually says whether others complete it
     if reading.needs_others:
         return None
-    result = function(trajectories if first is None else chain([first], trajectories))
+    result = function(number, trajectories if first is None else chain([first], trajectories))
     return None if reading.needs_others else (result, reading.counts)
 
 

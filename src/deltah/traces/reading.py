@@ -1,4 +1,4 @@
-"""One pass over files: each record goes to the importer of its format, API calls to the joining, and losses are counted.
+"""One pass over files: each record goes to its format's importer, API calls to the joining, and losses are counted.
 
 A pass reads a whole log in order, or one file alone in a process of its own; then it stops at the first record that
 records of other files may complete.
@@ -16,7 +16,7 @@ from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError, DeltahError, InvalidValueError
 from deltah.traces import importers  # noqa: F401  # registers the formats
 from deltah.traces.chunks import ChunkBuffer, LoggedChunk
-from deltah.traces.decode import decode_line
+from deltah.traces.decode import NOT_JSON, decode_line
 from deltah.traces.dialogue import Dialogue, Exchange, read_call
 from deltah.traces.files import PARQUET_MAGIC, Line, Position, head_of, opened, table_rows, text_records
 from deltah.traces.importing import IMPORTERS, Importer, RecordContext, default_id, detect, import_record
@@ -266,6 +266,5 @@ def _is_object(data: bytes) -> bool:
 
 
 def _with_hint(line: Line, reason: str) -> str:
-    if line.complete or line.damage is not None:
-        return reason
-    return f"the last line is cut off (interrupted writer?): {reason}"
+    cut_off = not line.complete and reason.startswith(NOT_JSON)
+    return f"the last line is cut off (interrupted writer?): {reason}" if cut_off else reason
