@@ -61,6 +61,8 @@ RENAMED: Mapping[str, str] = {
 """Old path of a key -> its new name, or names joined by / to descend from the object that held it:
 {"score/*.without_entropies": "unmeasured", "score/*.waste.hint": "others/hint"}."""
 ABSENT: Sequence[str] = (
+    # A control over the batch is refused for a group alone, so that it cannot be run unshuffled.
+    "advantages/*.shuffled, *",
     # A size known from the model's name is stated where something was measured with it.
     "traces/llama-cpp-python-function-calling*.metadata.vocab_size",
     "traces/llama-cpp-python-function-calling*.metadata.vocab_size_from",
@@ -378,6 +380,7 @@ def reward_configs() -> dict[str, RewardConfig]:
             name=name, pooling=pooling, correctness_first=first, centred=centred
         )
         for name in _ARMS
+        if name != "shuffled"
         for pooling in _POOLINGS
         for first in (False, True)
         for centred in (False, True)

@@ -10,7 +10,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import deltah.traces.parts
 import duckdb
 import numpy as np
 import pytest
@@ -128,7 +127,6 @@ def trajectories(start: int, n: int) -> list[Trajectory]:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A log of several kinds of files, one record damaged."""
-    monkeypatch.setattr(deltah.traces.parts, "PART_BYTES", 10_000)
     logs = tmp_path / "logs"
     write_traces(logs / "a.jsonl", trajectories(0, 40))
     write_traces(logs / "b.parquet", trajectories(40, 40))

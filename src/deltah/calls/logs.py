@@ -20,7 +20,7 @@ from deltah.calls.waste import waste_of_calls
 from deltah.core.signals import SIGNALS, SignalConfig
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, InvalidValueError
-from deltah.runs.run_signal import signal_of
+from deltah.runs.directory import signal_of
 from deltah.traces import TraceReader, read_traces
 from deltah.traces.parquet import OPTIONAL
 from deltah.traces.reader import Paths

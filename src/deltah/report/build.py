@@ -21,8 +21,7 @@ from deltah.report.record import inert_tree
 from deltah.report.sections import PageSignal, call_tables, headline, meanings, page_signal, waste_table
 from deltah.report.study_section import study_section
 from deltah.report.viewer import choose, pack
-from deltah.runs.directory import nan_to_none
-from deltah.runs.run_signal import run_signal
+from deltah.runs.directory import nan_to_none, run_signal
 from deltah.stats.bootstrap import LEVEL, Estimate
 from deltah.stats.summary import RESAMPLES, Statistics, Summary, compare_tallies, summarise_tallies
 from deltah.stats.tables import DIFFERENCE_COLUMNS, GRADED_COLUMNS, PAGE_COLUMNS, SPLIT_COLUMNS, Table, table

@@ -8,12 +8,9 @@ from typing import Any
 
 import pytest
 
-from deltah.core.rewards import RewardName
 from deltah.lab import demo
-from deltah.lab.composition import composition
-from deltah.lab.names import Split
-from deltah.lab.recipe import EVAL_TASKS, eval_questions, write_world
-from deltah.lab.world import World
+from deltah.lab.recipe import EVAL_TASKS, composition, eval_questions, write_world
+from deltah.lab.world import Split, World
 from deltah.report.data import ArmData, ReportData
 from deltah.tasks import read_tasks
 
@@ -83,7 +80,7 @@ def test_a_demo_asks_as_many_questions_as_it_was_told(
     monkeypatch.setattr(demo, "_run_all", nothing)
     monkeypatch.setattr(demo, "load_run", empty)
     monkeypatch.setattr(demo, "write_report", nothing)
-    data: ReportData = demo.run_demo(demo.DemoConfig(arms=(RewardName.SPARSE,), eval_tasks=asked), tmp_path / "demo")
+    data: ReportData = demo.run_demo(demo.DemoConfig(arms=("sparse",), eval_tasks=asked), tmp_path / "demo")
     assert data.facts["evaluation"].startswith(f"{asked} questions")
     lines = (tmp_path / "demo" / "world" / "eval" / "tasks.jsonl").read_text().splitlines()
     assert len(lines) == asked

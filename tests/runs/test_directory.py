@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from deltah.errors import ConfigError, DataError
-from deltah.runs import directory as rundir
-from deltah.runs.directory import RunDirectory, claim, open_run
+from deltah.runs import claim as locks
+from deltah.runs.claim import claim
+from deltah.runs.directory import RunDirectory, open_run
 
 HOLD = """
 import sys
 from pathlib import Path
-from deltah.runs.directory import claim
+from deltah.runs.claim import claim
 with claim(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -65,7 +66,7 @@ def test_a_file_system_without_locks_is_used_with_a_warning(
     def flock(*arguments: int) -> None:
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr(rundir.fcntl, "flock", flock)
+    monkeypatch.setattr(locks.fcntl, "flock", flock)
     with claim(tmp_path):
         pass
     assert "without locks" in caplog.text
@@ -75,7 +76,7 @@ def test_a_lock_on_a_file_that_its_holder_removed_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between opening the file and locking it, the holder before may fail and take its directory away."""
-    path, flock, calls = tmp_path / "run", rundir.fcntl.flock, []
+    path, flock, calls = tmp_path / "run", locks.fcntl.flock, []
 
     def late(lock: int, flags: int) -> None:
         if not calls:
@@ -84,7 +85,7 @@ def test_a_lock_on_a_file_that_its_holder_removed_does_not_count(
         calls.append(lock)
         flock(lock, flags)
 
-    monkeypatch.setattr(rundir.fcntl, "flock", late)
+    monkeypatch.setattr(locks.fcntl, "flock", late)
     with claim(path):
         assert (path / ".lock").exists()
     assert len(calls) == 2
