@@ -20,8 +20,8 @@ from deltah.lab.questions import Compute, Question, Step, questions
 from deltah.lab.world import Split, World
 from deltah.tasks.graders import grade
 from deltah.tools.python import make_python
-from deltah.tools.registry import call_tool
 from deltah.tools.search import SearchIndex, make_search
+from deltah.tools.toolbox import call_tool
 
 from .teacher import Message, Tools, count_calls
 

@@ -37,16 +37,22 @@ if TYPE_CHECKING:
     from deltah.core.types import CallStatus, Estimator, Segment, SegmentKind, ToolCall, Trajectory
     from deltah.errors import DeltahError
     from deltah.runs.directory import signal_of
+    from deltah.tasks.graders import GRADERS
+    from deltah.tools.toolbox import TOOLS
     from deltah.traces import read_traces, write_traces
+    from deltah.traces.importing import IMPORTERS
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DEFAULT_VOCAB_SIZE",
+    "GRADERS",
+    "IMPORTERS",
     "POOLINGS",
     "POOLS",
     "REWARDS",
     "SIGNALS",
+    "TOOLS",
     "BatchCredit",
     "CallRewards",
     "CallStatus",
@@ -135,7 +141,10 @@ _HOMES = {
     ),
     "deltah.errors": ("DeltahError",),
     "deltah.runs.directory": ("signal_of",),
+    "deltah.tasks.graders": ("GRADERS",),
+    "deltah.tools.toolbox": ("TOOLS",),
     "deltah.traces": ("read_traces", "write_traces"),
+    "deltah.traces.importing": ("IMPORTERS",),
 }
 """Where each public name lives."""
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from deltah.core.types import SegmentKind, StopReason, Trajectory
 from deltah.errors import InvalidValueError
 from deltah.probe.queries import TextContinuation
-from deltah.tasks.answers import extract_answer
+from deltah.tasks.graders import extract_answer
 
 FIELD = "{answer}"
 """Where the answer stands in a template."""

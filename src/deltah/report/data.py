@@ -21,7 +21,6 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from deltah.calls.facts import FactTally, LogFacts
-from deltah.calls.outcomes import Grader
 from deltah.calls.savings import Costs
 from deltah.calls.scored import ClusterKey, Scored, cluster_key, is_correct, waste_levels
 from deltah.calls.table import CallTable
@@ -192,9 +191,9 @@ class Evaluation:
         return [row[0] for row in rows] if len(columns) == 1 else rows
 
     @property
-    def graders(self) -> frozenset[Grader]:
+    def graders(self) -> frozenset[str]:
         """Who gave the outcomes; empty where there is none."""
-        return frozenset(map(Grader, self.met("grader")))
+        return frozenset(self.met("grader"))
 
     def subset(self, needs_tools: bool | None) -> Tallies:
         """Tallies of the trajectories whose question needs tools, or needs none; of all for None."""
@@ -284,9 +283,9 @@ class ReportData:
         return frozenset(tool for e in every for (tool,) in e.rows("SELECT DISTINCT tool FROM calls"))
 
     @property
-    def graders(self) -> frozenset[Grader]:
+    def graders(self) -> frozenset[str]:
         """Who gave the outcomes of all evaluations."""
-        return frozenset[Grader]().union(*(e.graders for arm in self.columns for e in arm.evaluations.values()))
+        return frozenset[str]().union(*(e.graders for arm in self.columns for e in arm.evaluations.values()))
 
     @property
     def evaluation_names(self) -> tuple[str, ...]:

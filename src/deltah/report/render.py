@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from deltah.errors import DataError, InvalidValueError
-from deltah.report import charts, study_charts
+from deltah.report import charts, study_section
 from deltah.report.build import build
 from deltah.report.data import ReportData
 from deltah.report.record import compact_json, script_json
@@ -81,7 +81,7 @@ def render(payload: Mapping[str, Any]) -> str:
             p=payload,
             arms=charts.with_classes(payload["arms"]),
             charts=charts,
-            study_charts=study_charts,
+            study_charts=study_section,
             plane_limits=charts.plane_limits(payload["plane"]) if payload["plane"] else {},
             value_limits=value_limits(payload),
             levels=ENTROPY_LEVELS,

@@ -14,8 +14,9 @@ Layout::
     .lock                        held by the process that works here (`claim`)
 
 A directory belongs to one configuration: opening it under another one is refused and the differing keys are named. It
-belongs to one process at a time: `deltah.runs.claim` refuses a second one. Files are written under a temporary name and renamed, so
-a run killed at any moment leaves no half-written file but the last line of `metrics.jsonl`, which readers skip.
+belongs to one process at a time: `deltah.runs.claim` refuses a second one. Files are written under a temporary name and
+renamed, so a run killed at any moment leaves no half-written file but the last line of `metrics.jsonl`, which readers
+skip.
 """
 
 from __future__ import annotations

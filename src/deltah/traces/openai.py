@@ -7,7 +7,8 @@ of one chunk each, bare or as their `response` (`deltah.traces.chunks`). The bat
 
 * segments: the logprob tokens of each assistant message, split by `deltah.traces.spans`. Every other message is a
   segment without tokens that carries its text; so is a call, or reasoning, that the server left out of the logprobs.
-* calls: `tool_calls`, or `function_call`, or Hermes markup left in the text; `call-N` where the server gave no id.
+* calls: `tool_calls`, or `function_call`, or those left in the text (`deltah.traces.dialects`); `call-N` where the
+  server gave no id.
 * result: the `tool` message with the call's id, else the oldest unanswered call gets it; none: unanswered.
 * duration_s: of the `tool` message, where a client logged it; else the time between an API call's end (`started_at` +
   `duration_s`) and the start of the next, shared by the results in between: the client's own work, or a person's pause,

@@ -13,7 +13,7 @@ from deltah import score
 from deltah.calls.callfile import CallWriter, call_records
 from deltah.calls.waste import waste_of_calls
 from deltah.errors import DataError
-from deltah.stats.sources import read_call_values
+from deltah.stats.labels import read_call_values
 
 
 def write(path: Path, text: str) -> Path:

@@ -7,30 +7,23 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from study.pilot.tables import make_table, simulate
+from stats.study_tables import make_table, study_table
 
 from deltah.errors import DataError
 from deltah.stats.associations import associate
-from deltah.stats.figures import MAX_FAILURES, FailureKind, failures, histograms, positions, roc_curves
-from deltah.stats.study import StudyResult, run_study
-from deltah.stats.table import CallReference, StudyTable
+from deltah.stats.study import (
+    MAX_FAILURES,
+    FailureKind,
+    StudyResult,
+    failures,
+    histograms,
+    positions,
+    roc_curves,
+    run_study,
+)
+from deltah.stats.study_text import study_markdown
 
 NAN = float("nan")
-
-
-def study_table(questions: int = 40, seed: int = 0) -> StudyTable:
-    """Reduction, another signal, outcome, a graded and a thin label."""
-    base = simulate(np.random.default_rng(seed), questions, effect=0.8, position=0.3)
-    n = len(base)
-    return replace(
-        base,
-        signals={"delta_h": base.signals["x"], "entropy_before": np.round(base.signals["x"], 0)},
-        labels={
-            "correct": base.labels["y"],
-            "grade": np.where(np.arange(n) % 3 > 0, base.labels["y"] / 2, NAN),
-            "thin": np.ones(n),
-        },
-    )
 
 
 def test_histogram_keeps_zero_on_the_side_of_no_reduction() -> None:
@@ -121,7 +114,7 @@ def test_best_signal_first_and_numbers_before_reasons() -> None:
 
 def test_markdown() -> None:
     result = run_study(study_table(), resamples=100, permutations=100)
-    text = result.to_markdown()
+    text = study_markdown(result)
     assert "## correct: the trajectory's outcome is 1" in text
     assert "Not computed: 0 questions with a call that is not good; 5 are needed." in text
     assert "| call\\_index (baseline) |" in text
@@ -134,8 +127,8 @@ def test_markdown() -> None:
 
 def test_hostile_names_cannot_break_the_markdown() -> None:
     table = study_table()
-    calls = tuple(CallReference("a|b\n# <script>`x", c.call) for c in table.calls)
-    text = run_study(replace(table, calls=calls), resamples=100, permutations=100).to_markdown()
+    calls = tuple(("a|b\n# <script>`x", c[1]) for c in table.calls)
+    text = study_markdown(run_study(replace(table, calls=calls), resamples=100, permutations=100))
     assert "a\\|b \\# \\<script\\>\\`x" in text
     assert "<script>" not in text
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from deltah.core.types import FloatArray
-from deltah.stats.table import CallReference, StudyTable
+from deltah.stats.columns import StudyTable
 
 
 def make_table(
@@ -30,7 +31,7 @@ def make_table(
         tokens=np.full((n, 2), 7) if tokens is None else np.asarray(tokens, dtype=np.int64),
         tool=tools,
         tools=tuple(f"tool{i}" for i in range(int(tools.max(initial=0)) + 1)),
-        calls=tuple(CallReference(f"t{c}", str(i)) for i, c in enumerate(codes)),
+        calls=tuple((f"t{c}", str(i)) for i, c in enumerate(codes)),
         signals={name: np.asarray(column, dtype=np.float64) for name, column in signals.items()},
         labels={name: np.asarray(column, dtype=np.float64) for name, column in labels.items()},
     )
@@ -58,6 +59,21 @@ def simulate(
     tokens = rng.integers(2, 60, size=(len(cluster), 2))
     return make_table(
         cluster, {"x": signal}, {"y": label}, index=index, tokens=tokens, tool=rng.integers(0, 2, len(cluster))
+    )
+
+
+def study_table(questions: int = 40, seed: int = 0) -> StudyTable:
+    """Reduction, another signal, outcome, a graded and a thin label."""
+    base = simulate(np.random.default_rng(seed), questions, effect=0.8, position=0.3)
+    n = len(base)
+    return replace(
+        base,
+        signals={"delta_h": base.signals["x"], "entropy_before": np.round(base.signals["x"], 0)},
+        labels={
+            "correct": base.labels["y"],
+            "grade": np.where(np.arange(n) % 3 > 0, base.labels["y"] / 2, np.nan),
+            "thin": np.ones(n),
+        },
     )
 
 

@@ -10,18 +10,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu, pearsonr, pointbiserialr, rankdata, spearmanr
-from study.pilot.tables import make_table, simulate
+from stats.study_tables import make_table, simulate
 
 from deltah.core.types import FloatArray
 from deltah.errors import InvalidValueError
-from deltah.stats.associations import Association, associate
-from deltah.stats.blocks import STATISTICS, BlockStatistics, blocks
+from deltah.stats.associations import Association, associate, block_tests, holm, sign_flip_p
 from deltah.stats.bootstrap import auc_interval, cluster_weights
-from deltah.stats.controls import controls_of
-from deltah.stats.markdown import size_note
-from deltah.stats.permutation import block_tests, holm, sign_flip_p
-from deltah.stats.ranks import doubled_ranks, running_sum, sorting
-from deltah.stats.table import StudyTable
+from deltah.stats.columns import StudyTable
+from deltah.stats.replicates import (
+    STATISTICS,
+    BlockStatistics,
+    blocks,
+    controls_of,
+    doubled_ranks,
+    order_of,
+    running_sum,
+)
+from deltah.stats.study_text import size_note
 
 
 def brute_auc(x: FloatArray, y: FloatArray, strata: FloatArray) -> float:
@@ -107,7 +112,7 @@ def test_a_resample_is_the_repeated_sample() -> None:
     table = mixed_table(seed=5, n=40, questions=9)
     weights = next(cluster_weights(table.n_clusters, resamples=100, seed=1))[:4].astype(float)
     compared = 0
-    for block in blocks(table, controls_of(table)):
+    for block in blocks(table):
         found = BlockStatistics(block).of_weights(weights)
         for b, s, j in itertools.product(range(4), range(len(block.signals)), range(len(block.labels))):
             copies = np.repeat(np.arange(len(block)), weights[b][block.cluster].astype(int))
@@ -142,12 +147,12 @@ def test_interval_is_the_bootstrap_of_the_repeated_sample() -> None:
 @given(st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 4), st.integers(0, 2)), min_size=1, max_size=60))
 def test_weighted_ranks_are_those_of_the_copies(rows: list[tuple[int, int, int]]) -> None:
     values, weights, strata = (np.array(column) for column in zip(*rows, strict=True))
-    order = sorting(values.astype(float), np.zeros(len(rows), dtype=np.int64))
+    order = order_of(values.astype(float), np.zeros(len(rows), dtype=np.int64))
     ranks = np.empty(len(rows))
     ranks[order.rows] = (doubled_ranks(weights[order.rows, None].astype(float), order)[:, 0] + 1) / 2
     copies = np.repeat(np.arange(len(rows)), weights)
     np.testing.assert_allclose(ranks[copies], rankdata(values[copies]), atol=1e-12)
-    assert (np.diff(strata[sorting(values.astype(float), strata).rows]) >= 0).all()
+    assert (np.diff(strata[order_of(values.astype(float), strata).rows]) >= 0).all()
 
 
 @given(st.integers(1, 700), st.integers(1, 3))
@@ -229,8 +234,8 @@ def test_sign_flips_by_hand() -> None:
     scores = np.array([[1.0], [2.0], [3.0], [4.0], [5.0]])
 
     def p_of(column: FloatArray, permutations: int) -> float:
-        nothing = [np.zeros((len(column), 1))]
-        return float(sign_flip_p(column, nothing, permutations=permutations, seed=0)[0])
+        nothing = np.zeros((len(column), 1, 1))
+        return float(sign_flip_p(column[:, :, None], nothing, permutations=permutations, seed=0)[0, 0])
 
     assert p_of(scores, 40_000) == pytest.approx(1 / 16, abs=0.005)
     assert p_of(np.ones((60, 1)), 99) == pytest.approx(1 / 100)
@@ -240,10 +245,9 @@ def test_sign_flips_by_hand() -> None:
 
 def test_a_flip_that_the_controls_absorb_counts_in_full() -> None:
     """Two questions of a = +-0.6: flipping one alone leaves a variance of 1 - 1.44 < 0, so that any value reaches."""
-    scores, share = np.array([[3.0], [1.0]]), np.array([[0.6], [-0.6]])
-    reached = sign_flip_p(scores, [share], permutations=4000, seed=0)[0]
-    assert reached == pytest.approx(1.0)
-    assert sign_flip_p(scores, [share / 2], permutations=4000, seed=0)[0] == pytest.approx(0.5, abs=0.03)
+    scores, lost = np.array([3.0, 1.0]).reshape(2, 1, 1), np.array([0.6, -0.6]).reshape(2, 1, 1)
+    assert sign_flip_p(scores, lost, permutations=4000, seed=0)[0, 0] == pytest.approx(1.0)
+    assert sign_flip_p(scores, lost / 2, permutations=4000, seed=0)[0, 0] == pytest.approx(0.5, abs=0.03)
 
 
 def test_sign_flips_agree_with_swapping_whole_questions() -> None:
@@ -255,9 +259,8 @@ def test_sign_flips_agree_with_swapping_whole_questions() -> None:
         x = rng.normal(size=(questions, calls)) + rng.normal(size=(questions, 1))
         y = (rng.normal(size=(questions, calls)) + rng.normal(size=(questions, 1)) + 0.15 * x > 0).astype(float)
         table = make_table(np.repeat(np.arange(questions), calls), {"x": x.ravel()}, {"y": y.ravel()})
-        block = next(b for b in blocks(table, controls_of(table)) if "x" in b.signals)
-        tests = block_tests(block)
-        flips = sign_flip_p(tests.scores[:, 0, 0], tests.shares[0], permutations=999, seed=0)[0]
+        block = next(b for b in blocks(table) if "x" in b.signals)
+        flips = block_tests(block, permutations=999, seed=0)[0][0, 0, 0]
         ranks = rankdata(x).reshape(x.shape) - (x.size + 1) / 2
         centred = y - y.mean()
         observed = abs((ranks * centred).sum())

@@ -1,13 +1,12 @@
 """Tools by name: what `--tools search,python,mypackage.module:function` means, and one call of one tool.
 
-A name is `search`, `python`, or the import path of a user's function. Tools are checked when they are built, so that a
+A name is one of `TOOLS`, or the import path of a user's function. Tools are checked when they are built, so that a
 missing corpus or docstring is found before a model is loaded. `call_tool` turns whatever a model wrote into a
 `ToolResult`: a model's mistake is an error text, never an exception.
 """
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 import re
@@ -16,17 +15,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
-from deltah.core.results import status_of
+from deltah.core.registry import Registry
+from deltah.core.results import error_text, status_of
 from deltah.core.types import CallStatus
 from deltah.errors import ConfigError, DeltahError
 from deltah.tools.python import make_python
-from deltah.tools.results import error_text
 from deltah.tools.search import SearchIndex, make_search, read_corpus
 
 Tool: TypeAlias = Callable[..., str]
-
-TOOL_NAMES = ("python", "search")
-"""Tools that deltah brings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +56,35 @@ class ToolResult(NamedTuple):
     """Wall time."""
 
 
+TOOLS: Registry[Callable[..., Any]] = Registry("tool")
+"""Tools by name: typed functions from text to text, or, with `made=True`, functions from a `ToolConfig` to one."""
+
+
+@TOOLS.register("python", meaning="Python code in a sandbox without files and network", made=True)
+def _python(config: ToolConfig) -> Tool:
+    return make_python(
+        timeout_s=config.python_timeout_s,
+        max_memory_mb=config.python_memory_mb,
+        max_recursion=config.python_recursion,
+        max_output_chars=config.python_output_chars,
+    )
+
+
+@TOOLS.register("search", meaning="BM25 over a corpus of documents", made=True)
+def _search(config: ToolConfig) -> Tool:
+    if config.corpus is None:
+        raise ConfigError(
+            "the tool 'search' needs a corpus to look in: a JSONL file with one "
+            '{"id": "1", "contents": "text"} a line; name it (--corpus FILE), or leave search out of the tools'
+        )
+    return make_search(SearchIndex(read_corpus(config.corpus)), top_k=config.top_k, max_chars=config.search_max_chars)
+
+
 def build_tools(names: Sequence[str], config: ToolConfig) -> list[Tool]:
     """Make the named tools, in order.
 
     Args:
-        names: "python", "search", or the import path "package.module:function" of a typed function with a docstring.
+        names: Names in `TOOLS`, or import paths "package.module:function" of typed functions with a docstring.
         config: Options of the tools that deltah brings.
 
     Raises:
@@ -81,46 +101,10 @@ def build_tools(names: Sequence[str], config: ToolConfig) -> list[Tool]:
 
 
 def _build(name: str, config: ToolConfig) -> Tool:
-    if name == "python":
-        return make_python(
-            timeout_s=config.python_timeout_s,
-            max_memory_mb=config.python_memory_mb,
-            max_recursion=config.python_recursion,
-            max_output_chars=config.python_output_chars,
-        )
-    if name == "search":
-        if config.corpus is None:
-            raise ConfigError(
-                "the tool 'search' needs a corpus to look in: a JSONL file with one "
-                '{"id": "1", "contents": "text"} a line; name it (--corpus FILE), or leave search out of the tools'
-            )
-        return make_search(
-            SearchIndex(read_corpus(config.corpus)), top_k=config.top_k, max_chars=config.search_max_chars
-        )
-    if ":" in name:
-        return _user_tool(name)
-    raise ConfigError(
-        f"unknown tool {name!r}; choose from {', '.join(TOOL_NAMES)}, or give the import path of a function of yours "
-        "as package.module:function"
-    )
-
-
-def _user_tool(path: str) -> Tool:
-    module_name, _, attribute = path.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except (ImportError, ValueError) as error:
-        raise ConfigError(
-            f"tool {path!r}: cannot import {module_name!r} ({error}); install it, or put its folder on PYTHONPATH"
-        ) from error
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        functions = sorted(n for n, v in vars(module).items() if inspect.isfunction(v) and not n.startswith("_"))
-        raise ConfigError(
-            f"tool {path!r}: {module_name!r} has no function {attribute!r}; it has {', '.join(functions) or 'none'}"
-        )
-    check_tool(function, path)
-    return function  # type: ignore[no-any-return]
+    entry = TOOLS.resolve(name)
+    tool: Tool = entry.value(config) if entry.options.get("made") else entry.value
+    check_tool(tool, name)
+    return tool
 
 
 def check_tool(function: Callable[..., Any], name: str) -> None:

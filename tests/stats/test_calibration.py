@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 from scipy.stats import pearsonr
-from study.pilot.tables import make_table, simulate
+from stats.study_tables import make_table, simulate
 
 from deltah.stats.associations import associate
-from deltah.stats.blocks import STATISTICS
-from deltah.stats.table import StudyTable
+from deltah.stats.columns import StudyTable
+from deltah.stats.replicates import STATISTICS
 
 
 def probed(rng: np.random.Generator, calls: int) -> StudyTable:

@@ -7,15 +7,14 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from study.pilot.test_result import study_table
+from stats.study_tables import study_table
 
-from deltah.report import study_charts
+from deltah.report import study_section as drawings
 from deltah.report.render import environment
 from deltah.report.study_section import study_section
 from deltah.stats.bootstrap import Estimate
-from deltah.stats.markdown import finding
 from deltah.stats.study import StudyResult, run_study
-from deltah.stats.table import CallReference
+from deltah.stats.study_text import finding
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +23,7 @@ def result() -> StudyResult:
 
 
 def render(section: dict[str, object]) -> str:
-    return environment().get_template("study.html.j2").render(study=section, study_charts=study_charts)
+    return environment().get_template("study.html.j2").render(study=section, study_charts=drawings)
 
 
 class Page(HTMLParser):
@@ -63,17 +62,17 @@ def test_the_partial_renders_alone(result: StudyResult) -> None:
 def test_charts_say_what_the_study_says(result: StudyResult) -> None:
     section = study_section(result, {})
     (histogram,) = section["histograms"]
-    drawing = str(study_charts.quality_histogram(histogram, study_charts.quality_peak([histogram])))
+    drawing = str(drawings.quality_histogram(histogram, drawings.quality_peak([histogram])))
     assert drawing.count("<rect") == 2 * (len(histogram["edges"]) - 1)
     assert f"good, n = {sum(histogram['good'])}" in drawing
     roc = next(panel for panel in section["rocs"] if panel["label"] == "correct")
-    drawing = str(study_charts.roc(roc))
+    drawing = str(drawings.roc(roc))
     assert drawing.count("<path") == 3
     auc = next(a for a in result.of_label("correct") if a.signal == "delta_h").auc
     assert f"{auc.value:.2f} [{auc.low:.2f}, {auc.high:.2f}]" in drawing
     reduction, rates = section["positions"]
     assert [s["name"] for s in rates["series"]] == ["correct"]
-    assert str(study_charts.by_index(reduction)).count("mark a1") == 1 + sum(
+    assert str(drawings.by_index(reduction)).count("mark a1") == 1 + sum(
         e["value"] is not None for e in reduction["series"][0]["values"]
     )
 
@@ -107,7 +106,7 @@ def test_no_finding_of_a_signal_that_the_label_is_made_of(result: StudyResult) -
 def test_hostile_names_are_inert() -> None:
     table = study_table(30)
     name = "</section><script>alert(1)</script>\x1b[31m\u202e"
-    calls = tuple(CallReference(name + c.trajectory, c.call) for c in table.calls)
+    calls = tuple((name + c[0], c[1]) for c in table.calls)
     labels = {"correct": table.labels["correct"], "<img src=x>": table.labels["correct"]}
     result = run_study(replace(table, calls=calls, labels=labels), resamples=100, permutations=100)
     links = {f.trajectory: f.trajectory for f in result.failures}

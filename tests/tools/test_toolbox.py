@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deltah.core.types import CallStatus
-from deltah.errors import ConfigError, DataError
+from deltah.errors import ConfigError, DataError, InvalidValueError
 from deltah.tools import ToolConfig, build_tools, call_tool, is_error, success_text
 
 USER_MODULE = '''
@@ -103,7 +103,7 @@ def test_transformers_takes_the_tools_as_they_are(corpus: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("serach", "unknown tool 'serach'; choose from python, search, or give the import path"),
+        ("serach", "unknown tool 'serach'; choose one of: python, search; or name one of your own"),
         ("", "unknown tool ''"),
         ("search", "needs a corpus to look in"),
         ("no_such_module:f", "cannot import 'no_such_module'"),
@@ -120,7 +120,7 @@ def test_transformers_takes_the_tools_as_they_are(corpus: Path) -> None:
     ],
 )
 def test_a_wrong_tool_gives_one_clear_error(user_module: str, name: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises((ConfigError, InvalidValueError), match=message):
         build_tools([name.format(m=user_module)], ToolConfig())
 
 

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from types import MappingProxyType
 
 from deltah.core.types import Scalar
 from deltah.errors import InvalidValueError
-
-
-class TaskKind(StrEnum):
-    """What an answer is, and so how it is graded."""
-
-    QA = "qa"
-    """A short text: graded by token F1 and exact match."""
-    MATH = "math"
-    """A number or an expression: graded by mathematical equality."""
+from deltah.tasks.graders import GRADERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,17 +24,15 @@ class Task:
     question: str
     golden_answers: tuple[str, ...]
     """Any of them is right."""
-    kind: TaskKind = TaskKind.QA
+    kind: str = "qa"
+    """Its grader: a name in `GRADERS`, or `package.module:function`."""
     supporting: tuple[str, ...] = ()
     """Ids of the documents that hold the answer; empty where the source does not say."""
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
     """Flat facts of the source (data set, split, level)."""
 
     def __post_init__(self) -> None:
-        if self.kind not in [*TaskKind]:
-            kinds = ", ".join(TaskKind)
-            raise InvalidValueError(f"task {self.id!r}: kind {self.kind!r} does not exist; choose from {kinds}")
-        object.__setattr__(self, "kind", TaskKind(self.kind))
+        GRADERS.resolve(self.kind)
         object.__setattr__(self, "golden_answers", tuple(self.golden_answers))
         object.__setattr__(self, "supporting", tuple(self.supporting))
         object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))

@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 from builders import make_trajectory
-from study.pilot.tables import make_table
+from stats.study_tables import make_table
 
 from deltah import Trajectory, score
-from deltah.calls.waste import waste_of_calls
+from deltah.calls.waste import Waste
+from deltah.core.segments import SegmentEntropies
 from deltah.core.signals import SIGNALS, PositionBaseline
+from deltah.core.types import FloatArray
 from deltah.errors import InvalidValueError
-from deltah.stats.columns import LABEL_MEANING, PROBE_COLUMNS, SIGNAL_MEANING, build_table
-from deltah.stats.evidence import Evidence, words
+from deltah.stats.columns import PROBE_COLUMNS, build_table, signal_note
+from deltah.stats.labels import LABELS, Evidence, words
 from deltah.tasks import Task
 from deltah.tools import Document
 
@@ -54,8 +56,10 @@ def test_signals_by_hand(trajectory: Trajectory) -> None:
 def test_every_signal_is_there_and_explained(trajectory: Trajectory) -> None:
     table = build_table([trajectory])
     assert set(SIGNALS) <= set(table.signals)
-    plain = {name for name in table.signals if not name.startswith("reduced_")}
-    assert plain | {"call_index", "placebo_controlled", "gold_gain"} == set(SIGNAL_MEANING)
+    assert signal_note("ratio").startswith("−1 × ΔH ratio: the entropy of the reasoning after a call less that")
+    assert signal_note("reduced_0.05") == "I_k with a dead band of 0.05 nats"
+    own = {"call_index", "placebo_controlled", "gold_gain"}
+    assert all(signal_note(name) != signal_note("mine") for name in {*table.signals, *own})
 
 
 def test_what_is_not_known_is_nan() -> None:
@@ -128,14 +132,31 @@ def test_evidence_needs_documents() -> None:
     assert words("...") == ""
 
 
-def test_redundancy_by_a_rule_and_by_the_shipped_one() -> None:
+def test_redundancy_leaves_hints_out(monkeypatch: pytest.MonkeyPatch) -> None:
     same = with_calls(
         rollout(1, [[1.0]] * 3), *[{"arguments": '{"query": "Mira"}', "result": "Mira lives in Tarsa."}] * 2
     )
-    table = build_table([same], waste=waste_of_calls)
-    np.testing.assert_allclose(table.labels["not_redundant"], [1, 0])
-    hinted = build_table([same], waste=lambda t: [frozenset({"result_unused"}) for _ in t.calls])
-    np.testing.assert_allclose(hinted.labels["not_redundant"], [1, 1])
+    np.testing.assert_allclose(build_table([same]).labels["not_redundant"], [1, 0])
+    hint = frozenset({Waste.RESULT_UNUSED})
+    monkeypatch.setattr("deltah.calls.table.waste_of_calls", lambda t: [hint] * t.n_calls)
+    np.testing.assert_allclose(build_table([same]).labels["not_redundant"], [1, 1])
+
+
+def last_entropy(h: SegmentEntropies) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Entropy after the round."""
+    return h.point[1:], h.lower[1:], h.upper[1:]
+
+
+def test_a_signal_of_ones_own(trajectory: Trajectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named by its place, or registered; both turned like the others."""
+    path = f"{__name__}:last_entropy"
+    table = build_table([trajectory], signals=[path])
+    np.testing.assert_allclose(table.signals[path], [-1, -1.5, -0.5])
+    assert signal_note(path) == "a signal of the user's own"
+    monkeypatch.setattr(SIGNALS, "_entries", dict(SIGNALS._entries))
+    SIGNALS.register("last", title="H after", unit="nats", fit=PositionBaseline)(lambda h, fit: last_entropy(h))
+    others = [rollout(i, [[1.0], [0.97]]) for i in range(9)]
+    np.testing.assert_allclose(build_table([trajectory, *others]).signals["last"][:3], [-1, -1.5, -0.5])
 
 
 def test_probe_and_user_columns() -> None:
@@ -151,10 +172,10 @@ def test_probe_and_user_columns() -> None:
     assert "segment_tokens" not in table.labels
     assert table.notes == ("1 row of the labels belongs to no call of the traces",)
     assert {"useful", "delta_h_placebo", "gain_none"} == PROBE_COLUMNS
-    assert set(LABEL_MEANING) >= {"useful", "correct"}
+    assert set(LABELS) >= {"useful", "correct"}
 
 
-@pytest.mark.parametrize("name", LABEL_MEANING)
+@pytest.mark.parametrize("name", LABELS)
 def test_a_users_column_has_no_name_of_the_studys_own_labels(name: str) -> None:
     """Whether or not this study has that label: its description would be the built-in one's."""
     with pytest.raises(InvalidValueError, match=f"the labels have a column '{name}', .* another name"):
@@ -179,10 +200,3 @@ def test_shared_ids_are_announced() -> None:
 def test_a_table_checks_its_columns() -> None:
     with pytest.raises(InvalidValueError, match=r"column 'x' has shape \(3,\); the table has 2 calls"):
         make_table([0, 1], {"x": [1, 2, 3]}, {})
-    with pytest.raises(InvalidValueError, match="'y' holds an infinity"):
-        make_table([0, 1], {}, {"y": [1, np.inf]})
-    with pytest.raises(InvalidValueError, match="out of range"):
-        make_table([-1, 1], {}, {})
-    table = make_table([0, 1], {"x": [1, 2]}, {})
-    with pytest.raises(ValueError, match="read-only"):
-        table.signals["x"][0] = 3
