@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from deltah.tools import ToolConfig, build_tools, call_tool
-from deltah.traces.spans import hermes_calls
+from deltah.traces.dialects import written_calls
 
 SCHEMAS = [
     {
@@ -160,7 +160,7 @@ def requested_calls(message: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Id, name and arguments of each call, from the message's field or else from its text."""
     if message.get("tool_calls"):
         return [(c["id"], c["function"]["name"], c["function"]["arguments"]) for c in message["tool_calls"]]
-    written = hermes_calls(message.get("content") or "")
+    written = written_calls(message.get("content") or "")
     return [(f"call-{i}", call.name or "", call.arguments) for i, call in enumerate(written)]
 
 

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from deltah.core.rewards import RewardName
 from deltah.core.signals import SignalConfig
 from deltah.lab.demo import DemoConfig, report_data, run_demo
 from deltah.lab.recipe import ARMS, CONTROLS, EVAL_TASKS, STEPS
@@ -43,14 +42,14 @@ SHOWN = (
 )
 REFERENCES = ("outcome", "shuffled")
 """Arms that the others are compared with: plain GRPO, and the control that knows no entropy."""
-ALL_ARMS = (*ARMS, *CONTROLS, RewardName.OTC)
+ALL_ARMS = (*ARMS, *CONTROLS, "otc")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--arms", nargs="+", default=[arm.value for arm in ALL_ARMS])
+    parser.add_argument("--arms", nargs="+", default=list(ALL_ARMS))
     parser.add_argument("--out", type=Path, default=Path("runs/lab-arms"))
     parser.add_argument("--margin", type=float, help="dead band in nats; writes margin.md")
     parser.add_argument("--tables-only", action="store_true", help="use the finished seeds, train nothing")
@@ -58,7 +57,7 @@ def main() -> None:
     if options.margin is not None:
         write_margin(options.out, options.seeds[0], options.margin, options.steps)
         return
-    arms = tuple(RewardName(arm) for arm in options.arms)
+    arms = tuple(options.arms)
     rows, first = [], None
     for seed in options.seeds:
         config = DemoConfig(arms=arms, steps=options.steps, seed=seed)
@@ -75,7 +74,7 @@ def main() -> None:
 
 
 def finished(config: DemoConfig, out: Path) -> bool:
-    return all((out / arm.value / "result.json").exists() for arm in config.arms)
+    return all((out / arm / "result.json").exists() for arm in config.arms)
 
 
 def trained(config: DemoConfig, out: Path) -> ReportData:
@@ -84,7 +83,7 @@ def trained(config: DemoConfig, out: Path) -> ReportData:
 
 def write_margin(out: Path, seed: int, margin: float, steps: int) -> None:
     """Train what is missing of the comparison of two dead bands, and write its page."""
-    arms = (RewardName.OUTCOME, RewardName.SPARSE)
+    arms = ("outcome", "sparse")
     usual = DemoConfig(arms=arms, steps=steps, seed=seed)
     other = replace(usual, arms=arms[1:], signal=SignalConfig(margin=margin))
     columns = {arm.name: arm for arm in trained(usual, out / f"seed-{seed}").arms}

@@ -31,20 +31,16 @@ from pilot_page import page
 from pilot_probe import CLAIMS, FORMS, Forms, Rows, claim_row, group_rows, groups_of, probed_rows
 
 from deltah import Trajectory, read_traces
-from deltah.calls.waste.classes import waste_of_calls
 from deltah.lab.recipe import eval_questions, rollout_config, write_world
 from deltah.runs.directory import nan_to_none, open_run, package_versions, write_atomic
 from deltah.stats.associations import Association, distinct
-from deltah.stats.blocks import STATISTICS, BlockStatistics, blocks
 from deltah.stats.bootstrap import Estimate, interval
-from deltah.stats.columns import PROBE_COLUMNS, build_table
-from deltah.stats.controls import controls_of
-from deltah.stats.evidence import Evidence
-from deltah.stats.markdown import computed
-from deltah.stats.sources import CallValues, read_call_values
+from deltah.stats.columns import PROBE_COLUMNS, StudyTable, build_table, known
+from deltah.stats.labels import CallValues, Evidence, read_call_values
+from deltah.stats.replicates import STATISTICS, BlockStatistics, blocks
 from deltah.stats.study import StudyResult, run_study
+from deltah.stats.study_text import label_tables
 from deltah.stats.summary import RESAMPLES
-from deltah.stats.table import StudyTable, known
 from deltah.tasks import read_tasks
 from deltah.tools import read_corpus
 
@@ -232,7 +228,6 @@ def table_of(parts: Sequence[SeedData], form: str) -> StudyTable:
     return build_table(
         [t for part in parts for t in part.trajectories],
         evidence=evidence,
-        waste=waste_of_calls,
         probe={key: found for part in parts for key, found in part.probes[form].items()},
         columns={key: found for part in parts for key, found in part.labels.items()},
     )
@@ -254,7 +249,7 @@ def associations(study: StudyResult, *, full: bool) -> Rows:
 
 
 def computed_labels(study: StudyResult) -> list[str]:
-    return [label for label in study.labels if computed(study.of_label(label))]
+    return [table.label for table in label_tables(study) if table.rows]
 
 
 def association_row(a: Association, kept: Sequence[str], tests: Sequence[str]) -> dict[str, Any]:
@@ -277,7 +272,7 @@ def differences(table: StudyTable, label: str) -> Rows:
         both = known(columns[first]) & known(columns[second])
         signals = {name: np.where(both, columns[key], np.nan) for name, key in (("a", first), ("b", second))}
         small = replace(table, signals=signals, labels={label: table.labels[label]})
-        block = next((b for b in blocks(small, controls_of(small)) if "a" in b.signals), None)
+        block = next((b for b in blocks(small) if "a" in b.signals), None)
         if block is None:
             continue
         a, b, statistics = block.signals.index("a"), block.signals.index("b"), BlockStatistics(block)

@@ -10,9 +10,8 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from deltah.stats.columns import PROBE_SIGNALS
-from deltah.stats.markdown import MADE_OF, SIGNIFICANT, label_note, p_text, signal_note, signal_title
-from deltah.stats.table import CALL_INDEX
+from deltah.stats.columns import CALL_INDEX, PROBE_SIGNALS, signal_note
+from deltah.stats.study_text import MADE_OF, SIGNIFICANT, label_note, p_text
 from deltah.stats.tables import MISSING, number
 
 POOLED = "pooled"
@@ -37,7 +36,7 @@ NAMES = {
 }
 FEW = 50
 """Calls in the smaller class of a label below which a reader is warned."""
-PROBED = frozenset(name for name, _ in PROBE_SIGNALS.values())
+PROBED = frozenset(PROBE_SIGNALS)
 GROUP_TITLES = (
     ("gain_placebo", "gain over placebo"),
     ("gain_none", "gain over none"),
@@ -241,7 +240,7 @@ def label_section(content: Row, label: str) -> Iterator[str]:
 
 
 def signal_row(study: Row, row: Row, seeds: Sequence[str]) -> tuple[str, ...]:
-    head = (f"`{row['signal']}`" if row["signal"] != CALL_INDEX else signal_title(row["signal"]), f"{row['n']:,}")
+    head = (f"`{row['signal']}`" if row["signal"] != CALL_INDEX else f"{CALL_INDEX} (baseline)", f"{row['n']:,}")
     if "reason" in row:
         return (*head, f"not computed: {row['reason']}", *[""] * 6)
     return (

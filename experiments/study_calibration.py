@@ -15,9 +15,8 @@ from collections.abc import Callable
 import numpy as np
 
 from deltah.stats.associations import associate
-from deltah.stats.blocks import STATISTICS, BlockStatistics, blocks
-from deltah.stats.controls import controls_of
-from deltah.stats.table import CallReference, StudyTable
+from deltah.stats.columns import StudyTable
+from deltah.stats.replicates import STATISTICS, BlockStatistics, blocks
 
 EFFECTS = (0.0, 1.2, 2.7)
 SIGNALS = 8
@@ -64,7 +63,7 @@ def simulate(rng: np.random.Generator, sizes: str, questions: int, signals: int)
         tokens=np.exp(rng.normal(3, 0.7, (calls, 2))).astype(np.int64) + 1,
         tool=rng.integers(0, 2, calls),
         tools=("a", "b"),
-        calls=tuple(CallReference(f"t{q}", str(i)) for i, q in enumerate(cluster)),
+        calls=tuple((f"t{q}", str(i)) for i, q in enumerate(cluster)),
         signals=columns,
         labels=labels,
     )
@@ -73,7 +72,7 @@ def simulate(rng: np.random.Generator, sizes: str, questions: int, signals: int)
 def truth(sizes: str) -> dict[tuple[str, str], np.ndarray]:
     table = simulate(np.random.default_rng(10_000), "like" if sizes == "one large" else sizes, TRUE_QUESTIONS, 2)
     found = defaultdict(list)
-    for block in blocks(table, controls_of(table)):
+    for block in blocks(table):
         estimate = BlockStatistics(block).estimate()
         for i, name in enumerate(block.signals):
             for j, label in enumerate(block.labels):

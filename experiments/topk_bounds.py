@@ -40,9 +40,8 @@ from deltah.core.entropy import SERVER_PRECISION_NATS, entropy_from_logits
 from deltah.core.signal_types import Verdict
 from deltah.core.types import CallStatus, Estimator, FloatArray, Segment, ToolCall, Trajectory
 from deltah.engines.models import resolve_model
-from deltah.lab.names import Split
 from deltah.lab.questions import questions
-from deltah.lab.world import World
+from deltah.lab.world import Split, World
 from deltah.runs.directory import nan_to_none, package_versions
 from deltah.stats.bootstrap import interval, ratio_replicates
 from deltah.tools import make_python

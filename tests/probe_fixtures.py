@@ -12,7 +12,7 @@ import numpy as np
 
 from deltah import Segment, SegmentKind, ToolCall, Trajectory
 from deltah.core.types import Estimator
-from deltah.probe.types import (
+from deltah.probe.queries import (
     ChatContext,
     ContextTooLongError,
     Query,

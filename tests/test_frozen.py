@@ -42,14 +42,46 @@ from deltah.cli.app import app
 ANY: Final = object()
 """As a rule of `CHANGED`: whatever it is now."""
 
+_ASSUMED: Final = ("vllm-bare*", "inspect.*", "llama-cpp-python-long-tokens*")
+"""Cases of logs that state no vocabulary size."""
+_SUMMARY: Final = ("by_*.delta_h.*", "by_*.reduction_rate.*", "by_*.undecided", "by_*.certified", "by_*.likely")
+_CALL: Final = ("delta_h", "lower", "upper", "label", "entropy_before", "entropy_after", "verdict")
+
 # The tables of changes. A path is "group/case.key.key.0.key" as the golden file has it; patterns are shell patterns,
 # and * spans any number of keys. Every pattern must match something.
-RENAMED: Mapping[str, str] = {}
+RENAMED: Mapping[str, str] = {
+    # A value beside its unit, whatever the signal; a verdict is what the signal says of a call, and nothing else.
+    "report/*.viewer.trajectories.*.blocks.*.delta_h": "value",
+    "report/*.viewer.trajectories.*.blocks.*.label": "verdict",
+    "report/*.viewer.trajectories.*.blocks.*.calls.*.verdict": "waste_level",
+    "report/*.page.waste.meanings.verdicts": "levels",
+    "report/*.page.waste.tables.*.arms.*.verdicts": "levels",
+    "report/*.page.calls.*.by_*.delta_h": "mean",
+}
 """Old path of a key -> its new name, or names joined by / to descend from the object that held it:
 {"score/*.without_entropies": "unmeasured", "score/*.waste.hint": "others/hint"}."""
-ABSENT: Sequence[str] = ()
+ABSENT: Sequence[str] = (
+    # A control over the batch is refused for a group alone, so that it cannot be run unshuffled.
+    "advantages/*.shuffled, *",
+    # A size known from the model's name is stated where something was measured with it.
+    "traces/llama-cpp-python-function-calling*.metadata.vocab_size",
+    "traces/llama-cpp-python-function-calling*.metadata.vocab_size_from",
+)
 """Paths that the new output may lack; a whole case too: ["calls/demo-csv", "report/*.viewer.note"]."""
-CHANGED: Mapping[str, Any] = {}
+CHANGED: Mapping[str, Any] = {
+    # A vocabulary size that nobody states is assumed to be 2**19, no longer unknown: upper bounds are finite, verdicts
+    # follow from them, and point estimates extrapolate over as many tokens (before: 2**17).
+    **{
+        f"score/{case}.summary.{key}": ANY
+        for case in _ASSUMED
+        for key in (*_SUMMARY, "deltah/*", "savings.*", "waste*", "notes*")
+    },
+    **{f"calls/{case}.rows.*.{key}": ANY for case in _ASSUMED for key in _CALL},
+    **{f"study/vllm-bare.study.{key}.*": ANY for key in ("associations", "histograms", "positions", "rocs")},
+    **{f"traces/{case}.sums.entropy*": ANY for case in _ASSUMED[1:]},
+    "score/llama-cpp-python-function-calling*.summary.notes": ANY,  # no size is taken from the name, see above
+    "report/*.page.schema_version": {1: 2},  # for the keys renamed above
+}
 """Path -> what is now there: ANY, a mapping of old to new values, or a function from the old value to the new one:
 {"score/*.notes": ANY, "calls/*.label": {"undecided": "unknown"}, "study/*.p": lambda old: min(2 * old, 1.0)}."""
 
@@ -348,6 +380,7 @@ def reward_configs() -> dict[str, RewardConfig]:
             name=name, pooling=pooling, correctness_first=first, centred=centred
         )
         for name in _ARMS
+        if name != "shuffled"
         for pooling in _POOLINGS
         for first in (False, True)
         for centred in (False, True)

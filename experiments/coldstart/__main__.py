@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from deltah.lab.composition import composition
-from deltah.lab.names import Split
-from deltah.lab.recipe import write_world
-from deltah.lab.world import World
+from deltah.lab.recipe import composition, write_world
+from deltah.lab.world import Split, World
 from deltah.tasks import read_tasks
 
 

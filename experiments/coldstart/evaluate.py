@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deltah.lab.names import Split
 from deltah.lab.questions import Compute, Question, Step, questions
-from deltah.lab.world import World
+from deltah.lab.world import Split, World
 from deltah.tasks.graders import grade
 from deltah.tools.python import make_python
-from deltah.tools.registry import call_tool
 from deltah.tools.search import SearchIndex, make_search
+from deltah.tools.toolbox import call_tool
 
 from .teacher import Message, Tools, count_calls
 

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from deltah.lab.names import NAMED_KINDS, Kind, Split, random_name
 from deltah.lab.questions import questions
-from deltah.lab.world import World
+from deltah.lab.world import NAMED_KINDS, Kind, Split, World, random_name
 from deltah.tools.python import make_python
 from deltah.tools.search import SearchIndex, make_search
 

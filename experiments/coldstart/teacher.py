@@ -18,9 +18,8 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from deltah.lab.names import Kind, pick, random_name
 from deltah.lab.questions import NUMBER_LIMIT, Compute, Lookup, Question, Step
-from deltah.lab.world import POPULATION_RANGE, SCHEMAS, statement
+from deltah.lab.world import POPULATION_RANGE, SCHEMAS, Kind, pick, random_name, statement
 
 Message: TypeAlias = dict[str, Any]
 Tools: TypeAlias = Mapping[str, Callable[[str], str]]

@@ -16,9 +16,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from deltah.errors import missing_dependency
-from deltah.lab.names import PARTS
 from deltah.lab.questions import ARITHMETIC_TEXT, CHAINS, COMBINED_TEXT, OPERATORS
-from deltah.lab.world import DOCUMENTS, SCHEMAS
+from deltah.lab.world import DOCUMENTS, PARTS, SCHEMAS
 
 from .teacher import PHRASES
 

@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from deltah.errors import ConfigError, TrainingError, missing_dependency
-from deltah.lab.names import Split
-from deltah.lab.world import World
+from deltah.lab.world import Split, World
 
 from .model import ModelConfig, build_model
 from .sequences import Example, batches, copy_drill, recitation, traces

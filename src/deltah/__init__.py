@@ -13,33 +13,73 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from deltah.calls.logs import read_calls
     from deltah.calls.table import CallTable
-    from deltah.core.advantages import token_advantages
-    from deltah.core.entropy import EntropyBounds, entropy_bounds, entropy_from_logits
-    from deltah.core.rewards import Reward, RewardConfig, dense_reward, group_rewards, sparse_reward
+    from deltah.core.advantages import BatchCredit, batch_credit, token_advantages
+    from deltah.core.entropy import DEFAULT_VOCAB_SIZE, EntropyBounds, entropy_bounds, entropy_from_logits
+    from deltah.core.metrics import batch_metrics
+    from deltah.core.options import Range
+    from deltah.core.pooling import POOLINGS
+    from deltah.core.registry import Registry
+    from deltah.core.rewards import (
+        REWARDS,
+        CallRewards,
+        Reward,
+        RewardConfig,
+        SegmentAdvantages,
+        TrajectoryRewards,
+        dense_reward,
+        group_rewards,
+        shuffle_verdicts,
+        sparse_reward,
+    )
+    from deltah.core.segments import POOLS, SegmentEntropies, segment_entropies
     from deltah.core.signal_types import Group, Signal, Verdict
-    from deltah.core.signals import PositionBaseline, SignalConfig, score
-    from deltah.core.types import Segment, SegmentKind, ToolCall, Trajectory
+    from deltah.core.signals import SIGNALS, Interval, PositionBaseline, SignalConfig, delta_h, score
+    from deltah.core.types import CallStatus, Estimator, Segment, SegmentKind, ToolCall, Trajectory
     from deltah.errors import DeltahError
-    from deltah.runs.run_signal import signal_of
+    from deltah.runs.directory import signal_of
+    from deltah.tasks.graders import GRADERS
+    from deltah.tools.toolbox import TOOLS
     from deltah.traces import read_traces, write_traces
+    from deltah.traces.importing import IMPORTERS
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "DEFAULT_VOCAB_SIZE",
+    "GRADERS",
+    "IMPORTERS",
+    "POOLINGS",
+    "POOLS",
+    "REWARDS",
+    "SIGNALS",
+    "TOOLS",
+    "BatchCredit",
+    "CallRewards",
+    "CallStatus",
     "CallTable",
     "DeltahError",
     "EntropyBounds",
+    "Estimator",
     "Group",
+    "Interval",
     "PositionBaseline",
+    "Range",
+    "Registry",
     "Reward",
     "RewardConfig",
     "Segment",
+    "SegmentAdvantages",
+    "SegmentEntropies",
     "SegmentKind",
     "Signal",
     "SignalConfig",
     "ToolCall",
     "Trajectory",
+    "TrajectoryRewards",
     "Verdict",
+    "batch_credit",
+    "batch_metrics",
+    "delta_h",
     "dense_reward",
     "entropy_bounds",
     "entropy_from_logits",
@@ -47,6 +87,8 @@ __all__ = [
     "read_calls",
     "read_traces",
     "score",
+    "segment_entropies",
+    "shuffle_verdicts",
     "signal_of",
     "sparse_reward",
     "token_advantages",
@@ -56,15 +98,53 @@ __all__ = [
 _HOMES = {
     "deltah.calls.logs": ("read_calls",),
     "deltah.calls.table": ("CallTable",),
-    "deltah.core.advantages": ("token_advantages",),
-    "deltah.core.entropy": ("EntropyBounds", "entropy_bounds", "entropy_from_logits"),
-    "deltah.core.rewards": ("Reward", "RewardConfig", "dense_reward", "group_rewards", "sparse_reward"),
-    "deltah.core.signal_types": ("Verdict", "Group", "Signal"),
-    "deltah.core.signals": ("PositionBaseline", "SignalConfig", "score"),
-    "deltah.core.types": ("Segment", "SegmentKind", "ToolCall", "Trajectory"),
+    "deltah.core.advantages": ("BatchCredit", "batch_credit", "token_advantages"),
+    "deltah.core.entropy": (
+        "DEFAULT_VOCAB_SIZE",
+        "EntropyBounds",
+        "entropy_bounds",
+        "entropy_from_logits",
+    ),
+    "deltah.core.metrics": ("batch_metrics",),
+    "deltah.core.options": ("Range",),
+    "deltah.core.pooling": ("POOLINGS",),
+    "deltah.core.registry": ("Registry",),
+    "deltah.core.rewards": (
+        "REWARDS",
+        "CallRewards",
+        "Reward",
+        "RewardConfig",
+        "SegmentAdvantages",
+        "TrajectoryRewards",
+        "dense_reward",
+        "group_rewards",
+        "shuffle_verdicts",
+        "sparse_reward",
+    ),
+    "deltah.core.segments": ("POOLS", "SegmentEntropies", "segment_entropies"),
+    "deltah.core.signal_types": ("Group", "Signal", "Verdict"),
+    "deltah.core.signals": (
+        "SIGNALS",
+        "Interval",
+        "PositionBaseline",
+        "SignalConfig",
+        "delta_h",
+        "score",
+    ),
+    "deltah.core.types": (
+        "CallStatus",
+        "Estimator",
+        "Segment",
+        "SegmentKind",
+        "ToolCall",
+        "Trajectory",
+    ),
     "deltah.errors": ("DeltahError",),
-    "deltah.runs.run_signal": ("signal_of",),
+    "deltah.runs.directory": ("signal_of",),
+    "deltah.tasks.graders": ("GRADERS",),
+    "deltah.tools.toolbox": ("TOOLS",),
     "deltah.traces": ("read_traces", "write_traces"),
+    "deltah.traces.importing": ("IMPORTERS",),
 }
 """Where each public name lives."""
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

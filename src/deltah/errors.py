@@ -27,21 +27,16 @@ class DataError(DeltahError, ValueError):
 class VocabularySizeError(InvalidValueError, DataError):
     """A vocabulary size that is too small for the tokens, or the probabilities, that stand beside it."""
 
-    def __init__(self, evidence: str, vocab_size: int) -> None:
-        """Say what refutes the size.
+    def __init__(self, reason: str, vocab_size: int) -> None:
+        """State what needs a larger one, as a clause, and the size V that is too small."""
+        super().__init__(reason, vocab_size)
 
-        Args:
-            evidence: A clause.
-            vocab_size: V, as it was stated.
-        """
-        super().__init__(
-            f"a vocabulary of {vocab_size:,} tokens is too small: {evidence}; state the model's own size (vocab_size "
-            "in its config.json)"
+    def __str__(self) -> str:
+        reason, vocab_size = self.args
+        return (
+            f"a vocabulary of {vocab_size:,} tokens is too small: {reason}; state the model's own size with "
+            "--vocab-size (vocab_size in its config.json)"
         )
-        self.evidence, self.vocab_size = evidence, vocab_size
-
-    def __reduce__(self) -> tuple[type[VocabularySizeError], tuple[str, int]]:
-        return type(self), (self.evidence, self.vocab_size)
 
 
 class MissingDependencyError(DeltahError, ImportError):

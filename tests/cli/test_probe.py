@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +79,7 @@ def test_the_whole_way_through_a_server(log: Path, tmp_path: Path) -> None:
     known = run(log, "--server", server.url, "--out", out, "--vocab-size", 50, "--dry-run")
     assert "24 queries (24 already answered); about 0 model tokens" in known.output
     other = run(log, "--server", server.url, "--out", out, "--dry-run")
-    assert "vocab_size: 50 then, None now" in str(other.exception)
+    assert "vocab_size: 50 then, 524288 now" in str(other.exception)
     assert done.exit_code == 0, done.output
     assert "useful 4 of 4 (100%)" in done.output
     assert "not probed: 1 call, no_golden_answer" in done.output
@@ -183,14 +185,15 @@ def test_a_failing_server_keeps_what_was_answered(log: Path, tmp_path: Path) -> 
         result = run(log, "--server", server.url, "--out", out)
     assert isinstance(result.exception, ServerError)
     assert not out.exists()
-    assert len((tmp_path / "probe.cache.jsonl").read_text().splitlines()) > 6
+    with closing(sqlite3.connect(tmp_path / "probe.cache.sqlite")) as cache:
+        assert cache.execute("SELECT count(*) FROM answers").fetchone()[0] >= 6
 
 
 PROGRAM = """
 import sys
 class Fence:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"torch", "transformers", "trl", "httpx", "requests"}:
+        if name.split(".")[0] in {"torch", "transformers", "trl", "requests"}:
             raise ImportError(name)
 sys.meta_path.insert(0, Fence())
 import typer
@@ -216,9 +219,9 @@ def test_a_server_is_probed_without_torch(log: Path, tmp_path: Path) -> None:
 def test_the_lab_agent_by_a_local_model(tmp_path: Path) -> None:
     """Real tokens, real template: a fact that only the result holds becomes likely by it."""
     pytest.importorskip("torch")
+    from deltah.engines.local_scorer import load_local
     from deltah.engines.models import resolve_model
-    from deltah.probe.local import load_local
-    from deltah.probe.types import ChatContext, Query, TextContinuation
+    from deltah.probe.queries import ChatContext, Query, TextContinuation
 
     backend = load_local(resolve_model("lab"), device="cpu")
     asked = {"role": "user", "content": "Where was Mira Kovel born?"}

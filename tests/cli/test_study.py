@@ -16,6 +16,7 @@ from deltah.cli import cmd_study
 from deltah.core.types import Estimator
 from deltah.errors import ConfigError, DataError, DeltahError
 from deltah.stats.study import StudyResult
+from deltah.stats.study_text import study_markdown
 from deltah.traces import write_traces
 
 app = typer.Typer()
@@ -48,7 +49,7 @@ def test_tables_and_files(traces: Path, tmp_path: Path) -> None:
     study_result = StudyResult.from_dict(saved)
     assert study_result.resamples == 100
     assert {"correct", "executed", "not_redundant", "good"} == set(study_result.labels)
-    assert (tmp_path / "out" / "study.md").read_text(encoding="utf-8") == study_result.to_markdown()
+    assert (tmp_path / "out" / "study.md").read_text(encoding="utf-8") == study_markdown(study_result)
 
 
 def test_gold_evidence_from_tasks_and_corpus(traces: Path, tmp_path: Path) -> None:

@@ -11,16 +11,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deltah import Group, RewardConfig, SegmentKind, score, token_advantages
-from deltah.core.advantages import (
-    BatchCredit,
-    batch_credit,
-    call_advantages,
-    normalise,
-    outcome_advantages,
-    segment_advantages,
-    trajectory_advantages,
-)
-from deltah.core.rewards import REWARDS
+from deltah.core import advantages as made
+from deltah.core.advantages import BatchCredit, batch_credit, outcome_advantages
+from deltah.core.pooling import normalise
+from deltah.core.rewards import REWARDS, pay
+from deltah.errors import InvalidValueError
+
+IN_A_GROUP = [name for name, entry in REWARDS.items() if "over_batch" not in entry.options]
+
+
+def call_advantages(group: Group, config: RewardConfig) -> list[np.ndarray]:
+    return made.call_advantages(pay(group, config), config)
+
+
+def segment_advantages(group: Group, config: RewardConfig) -> list[np.ndarray]:
+    return made.segment_advantages(group, pay(group, config), config)
+
+
+def trajectory_advantages(group: Group, config: RewardConfig) -> np.ndarray:
+    return made.trajectory_advantages(group, pay(group, config), config)
 
 
 def group_of(entropies: list[list[float]], outcomes: list[float], **fields: object) -> Group:
@@ -72,7 +81,7 @@ def test_parallel_calls_share_the_mean_of_their_advantages() -> None:
     np.testing.assert_allclose(token_advantages(group, config)[0][4], per_call[0].mean())
 
 
-@given(groups, st.sampled_from(REWARDS), st.booleans())
+@given(groups, st.sampled_from(IN_A_GROUP), st.booleans())
 def test_only_sampled_tokens_carry_an_advantage(group: Group, name: str, first: bool) -> None:
     config = RewardConfig(name=name, correctness_first=first)
     for trajectory, advantages in zip(group.trajectories, token_advantages(group, config), strict=True):
@@ -89,7 +98,7 @@ def sampled(group: Group, config: RewardConfig) -> list[np.ndarray]:
 
 @given(
     groups,
-    st.sampled_from(REWARDS),
+    st.sampled_from(IN_A_GROUP),
     st.sampled_from(["pooled", "trajectory_mean", "leave_one_out"]),
     st.booleans(),
     st.sampled_from([0.4, 1.0]),
@@ -209,6 +218,25 @@ def test_a_trajectory_alone_with_an_outcome_has_no_advantage_and_is_counted() ->
     assert (credit.n_dropped, credit.dropped_rate) == (3, 0.5)
     assert batch_of([1.0] * 6).n_dropped == 0
     assert np.isnan(batch_credit([], [], np.zeros(0), [], RewardConfig()).dropped_rate)
+
+
+def test_the_shuffled_control_is_shuffled_inside_the_batch() -> None:
+    """One group of twenty right answers of one call, every second reduced: the reward of each is its verdict."""
+    rows = [make_trajectory([[1.0], [0.5 if i % 2 else 1.5]], id=str(i)) for i in range(20)]
+    batch = (rows, [score(t) for t in rows], np.ones(20), ["a"] * 20)
+    config, measured = RewardConfig(name="shuffled"), [float(i % 2) for i in range(20)]
+    drawn = [batch_credit(*batch, config, rng=np.random.default_rng(seed)).totals.tolist() for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert all(sum(row) == 10 for row in drawn)
+    assert measured not in drawn
+    with pytest.raises(InvalidValueError, match=r"'shuffled' changes the signals of the batch at random; give rng="):
+        batch_credit(*batch, config)
+
+
+def test_a_batch_says_whether_its_advantages_differ_within_a_trajectory() -> None:
+    assert not batch_of([1.0] * 6).per_token
+    assert batch_of([1.0] * 6, name="dense").per_token
+    assert batch_of([1.0] * 6, correctness_first=True).per_token
 
 
 def expected_length_gradient(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deltah import entropy_bounds, entropy_from_logits
+from deltah import DEFAULT_VOCAB_SIZE, entropy_bounds, entropy_from_logits
 from deltah.errors import InvalidValueError, VocabularySizeError
 
 LN2 = np.log(2.0)
@@ -85,15 +85,17 @@ class TestBounds:
         lower, upper, point = entropy_bounds(np.log(p).astype(np.float32), 3)
         assert lower == upper == point == pytest.approx(direct_entropy(p), abs=1e-6)
 
-    def test_unknown_vocabulary_has_no_upper_bound(self) -> None:
-        lower, upper, point = entropy_bounds(np.log([[0.5, 0.2], [0.5, 0.5]]), None)
-        assert upper[0] == np.inf
-        assert np.isfinite(point).all()
-        assert lower[1] == pytest.approx(LN2, abs=1e-9)
+    def test_unknown_vocabulary_is_the_default_one(self) -> None:
+        lower, upper, point = entropy_bounds(np.log([[0.5, 0.2], [0.5, 0.5]]))
+        # Tail mass 0.3, spread evenly on the 524,286 tokens beyond the two that are known.
+        head = 0.5 * LN2 - 0.2 * np.log(0.2)
+        assert upper[0] == pytest.approx(head + 0.3 * np.log(524_286 / 0.3), abs=1e-9)
+        np.testing.assert_array_equal(point, entropy_bounds(np.log([[0.5, 0.2], [0.5, 0.5]]), 2**19).point)
+        assert [lower[1], upper[1]] == pytest.approx([LN2, LN2], abs=1e-9)
 
     @pytest.mark.parametrize("stand_in", [-np.inf, -9999.0])
     def test_impossible_entries_of_servers(self, stand_in: float) -> None:
-        lower, upper, point = entropy_bounds([np.log(0.5), np.log(0.5), stand_in], None)
+        lower, upper, point = entropy_bounds([np.log(0.5), np.log(0.5), stand_in])
         np.testing.assert_allclose([lower, upper, point], LN2, atol=1e-9)
 
     def test_order_of_entries_does_not_matter(self) -> None:
@@ -185,7 +187,7 @@ def violations(p: np.ndarray, rng: np.random.Generator) -> int:
     for k in (k for k in (1, 2, 5, 20) if k <= vocab):
         listed = np.concatenate((np.take_along_axis(logp, columns[:, :k], axis=1), logp[np.arange(n), drawn, None]), 1)
         for values, precision in printed(listed, rng):
-            for sampled, size in product((None, values[:, k]), (vocab, None)):
+            for sampled, size in product((None, values[:, k]), (vocab, DEFAULT_VOCAB_SIZE)):
                 lower, upper, point = entropy_bounds(values[:, :k], size, sampled=sampled, precision=precision)
                 assert ((lower <= point) & (point <= upper)).all()
                 # At K = V without a stated precision the value is as exact as its input.
@@ -227,7 +229,7 @@ def test_point_estimate_beats_the_middle_of_the_interval_on_power_laws() -> None
 def test_a_vocabulary_that_cannot_hold_the_rest_is_refused() -> None:
     """0.3 is left to tokens of at most 0.01 each: there are at least 30 beside the two that are known."""
     known = np.log([0.69, 0.01])
-    for vocab_size in (None, 32, 50_000):
+    for vocab_size in (32, 50_000, DEFAULT_VOCAB_SIZE):
         assert np.isfinite(entropy_bounds(known, vocab_size).lower)
     with pytest.raises(
         VocabularySizeError, match=r"hold 0\.3 of the probability, none more than 0\.01, which takes at le"
@@ -244,8 +246,8 @@ def test_a_vocabulary_that_cannot_hold_the_rest_is_refused() -> None:
         entropy_bounds(np.log([0.5, 0.2499]), 3)
 
 
-@pytest.mark.parametrize("vocab_size", [3, 151_936, None])
-def test_rounding_of_a_nearly_certain_distribution_refutes_nothing(vocab_size: int | None) -> None:
+@pytest.mark.parametrize("vocab_size", [3, 151_936, DEFAULT_VOCAB_SIZE])
+def test_rounding_of_a_nearly_certain_distribution_refutes_nothing(vocab_size: int) -> None:
     """A sum that float32 left short by 1e-13, which tokens of 1e-174 cannot make up."""
     found = entropy_bounds([-1e-13, -400.0], vocab_size)
     assert (found.lower, found.point) == (pytest.approx(0.0, abs=1e-10), pytest.approx(0.0, abs=1e-10))
@@ -253,16 +255,16 @@ def test_rounding_of_a_nearly_certain_distribution_refutes_nothing(vocab_size: i
 
 @pytest.mark.parametrize("least", [-100.0, -740.0, -745.0])
 def test_a_list_that_no_vocabulary_completes_refutes_none(least: float) -> None:
-    for vocab_size in (3, 50_000, None):
+    for vocab_size in (3, 50_000, DEFAULT_VOCAB_SIZE):
         with pytest.raises(InvalidValueError, match=r"leaves 0\.632 of the probability .* more than any") as raised:
             entropy_bounds([-1.0, least], vocab_size)
         assert not isinstance(raised.value, VocabularySizeError)
 
 
 def test_a_list_that_lacks_a_likelier_drawn_token_refutes_no_vocabulary() -> None:
-    """0.97 is left to tokens of at most 1e-6, says the list; the drawn token alone holds 0.9 of it."""
-    lists = np.log([[[0.5, 0.4], [0.02, 1e-6]]])
-    with pytest.raises(InvalidValueError, match=r"at most 1e-06 each, but the drawn token is likelier") as raised:
+    """0.98 is left to tokens of at most 1e-5, says the list; the drawn token alone holds 0.9 of it."""
+    lists = np.log([[[0.5, 0.4], [0.02, 1e-5]]])
+    with pytest.raises(InvalidValueError, match=r"at most 1e-05 each, but the drawn token is likelier") as raised:
         entropy_bounds(lists, 100, sampled=np.log([[0.5, 0.9]]))
     assert not isinstance(raised.value, VocabularySizeError)
     for drawn in (0.02, 1e-7, np.nan):  # listed, outside of the best, unknown

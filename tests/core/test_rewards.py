@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import sys
+import types
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from builders import make_trajectory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deltah import Group, RewardConfig, Signal, Trajectory, Verdict, dense_reward, group_rewards, score, sparse_reward
-from deltah.core.rewards import otc_reward, outcome_reward, penalty_reward, shuffle_verdicts
+from deltah import (
+    Group,
+    RewardConfig,
+    Signal,
+    Trajectory,
+    Verdict,
+    dense_reward,
+    group_rewards,
+    score,
+    sparse_reward,
+    token_advantages,
+)
+from deltah.core.rewards import REWARDS, CallRewards, SegmentAdvantages, TrajectoryRewards, otc_reward, shuffle_verdicts
 from deltah.errors import InvalidValueError
 
 
@@ -39,10 +54,10 @@ def test_dense_pays_each_reduced_call(trajectory: Trajectory) -> None:
     np.testing.assert_allclose(dense_reward(score(trajectory), 0.8, 0.5, reduction_rate=0.5), [1.0, 0.6, 1.0])
 
 
-def test_baselines(trajectory: Trajectory) -> None:
-    signal = score(trajectory)
-    assert outcome_reward(signal, 0.7) == 0.7
-    assert penalty_reward(signal, 0.7, call_penalty=0.1) == pytest.approx(0.4)
+def test_baselines() -> None:
+    group = group_of([[1, 2, 1, 2], [1]], [0.7, 0.2])
+    assert REWARDS["outcome"].value(group).values.tolist() == [0.7, 0.2]
+    assert REWARDS["penalty"].value(group, call_penalty=0.1).values == pytest.approx([0.4, 0.2])
 
 
 def test_otc_peaks_at_the_fewest_calls() -> None:
@@ -143,7 +158,74 @@ def test_shuffle_leaves_rounds_without_an_answer_alone() -> None:
 def test_bad_arguments(trajectory: Trajectory) -> None:
     with pytest.raises(InvalidValueError, match="unknown reward 'sparce'; choose one of: outcome, sparse"):
         RewardConfig(name="sparce")
-    with pytest.raises(InvalidValueError, match="alpha is -1"):
+    with pytest.raises(InvalidValueError, match="alpha is -1; expected a number, from 0 to 100"):
         RewardConfig(alpha=-1)
+    with pytest.raises(InvalidValueError, match="centred is 1; expected true or false"):
+        RewardConfig(name="dense", centred=1)
+    with pytest.raises(InvalidValueError, match="the reward 'dense' has no option 'alhpa'; it has: alpha, centred"):
+        RewardConfig(name="dense", alhpa=1)
+    with pytest.raises(InvalidValueError, match="unknown pooling 'pool'; choose one of: pooled, trajectory_mean"):
+        RewardConfig(pooling="pool")
     with pytest.raises(InvalidValueError, match=r"outcome is 1\.5"):
         sparse_reward(score(trajectory), 1.5)
+
+
+def test_options_are_flat_or_a_table_and_complete_in_a_record() -> None:
+    flat = RewardConfig(name="dense", alpha=0.3, call_penalty=0.2)
+    assert flat == RewardConfig(name="dense", options={"alpha": 0.3, "call_penalty": 0.2})
+    assert flat.arguments == {"alpha": 0.3, "centred": False}
+    record = {"name": "dense", "alpha": 0.3, "centred": False, "call_penalty": 0.2, "pooling": "pooled", "scale": True}
+    assert flat.to_dict() == {**record, "eps": 1e-4, "correctness_first": False, "correct_at": 1.0}
+    assert RewardConfig(**flat.to_dict()).arguments == flat.arguments
+    assert RewardConfig(name="otc", correct_at=0.5).arguments == {"otc_smoothing": 4.0, "correct_at": 0.5}
+
+
+def test_a_control_over_the_batch_is_refused_for_one_group() -> None:
+    group = group_of([[2, 1], [1, 2]], [1.0, 1.0])
+    for ask in (group_rewards, token_advantages):
+        with pytest.raises(InvalidValueError, match=r"'shuffled' changes the signals of a whole batch.*batch_credit\("):
+            ask(group, RewardConfig(name="shuffled"))
+
+
+@pytest.fixture
+def own_reward(monkeypatch: pytest.MonkeyPatch) -> Callable[[object], RewardConfig]:
+    """Configuration of a reward that returns what it is given."""
+
+    def config(result: object) -> RewardConfig:
+        module = types.ModuleType("my_rewards")
+        module.pay = lambda group: result  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "my_rewards", module)
+        return RewardConfig(name="my_rewards:pay", scale=False)
+
+    return config
+
+
+def test_a_reward_is_told_by_what_it_returns(own_reward: Callable[[object], RewardConfig]) -> None:
+    """Two calls and none; outcomes 1 and 0, whose advantages are half and minus half."""
+    group = group_of([[2, 1, 3], [1]], [1.0, 0.0])
+    #  prompt 4 | r0, call, call, control | result x3 | r1, call, call, control | result x3 | r2
+    a, b = token_advantages(group, own_reward(TrajectoryRewards([3.0, 1.0])))
+    assert (a.tolist(), b.tolist()) == ([0] * 4 + [1] * 4 + [0] * 3 + [1] * 4 + [0] * 3 + [1], [0] * 4 + [-1])
+    a, b = token_advantages(group, own_reward(CallRewards([np.array([5.0, 1.0]), np.zeros(0)])))
+    assert (a.tolist(), b.tolist()) == ([0] * 4 + [2] * 4 + [0] * 3 + [-2] * 4 + [0] * 3 + [0.5], [0] * 4 + [-0.5])
+    a, b = token_advantages(group, own_reward(SegmentAdvantages([np.array([7.0, 8.0, 9.0]), np.array([-4.0])])))
+    assert (a.tolist(), b.tolist()) == ([0] * 4 + [7] * 4 + [0] * 3 + [8] * 4 + [0] * 3 + [9], [0] * 4 + [-4])
+    totals = [r.total for r in group_rewards(group, own_reward(SegmentAdvantages([np.ones(3), np.ones(1)])))]
+    assert totals == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        ([1.0, 2.0], "returned a list; expected TrajectoryRewards, CallRewards or SegmentAdvantages"),
+        (TrajectoryRewards([1.0]), r"returned TrajectoryRewards of shapes \[\(1,\)\]; expected .* \[\(2,\)\]"),
+        (TrajectoryRewards([1.0, float("nan")]), "expected finite numbers"),
+        (CallRewards([np.zeros(1), np.zeros(0)]), r"expected finite numbers of shapes \[\(2,\), \(0,\)\]"),
+        (SegmentAdvantages([np.zeros(2), np.zeros(1)]), r"expected finite numbers of shapes \[\(3,\), \(1,\)\]"),
+    ],
+)
+def test_a_wrong_result_is_one_sentence(
+    own_reward: Callable[[object], RewardConfig], result: object, message: str
+) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        group_rewards(group_of([[2, 1, 3], [1]], [1.0, 0.0]), own_reward(result))

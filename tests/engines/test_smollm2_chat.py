@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("trl")
-from engines.tokenizer_fixtures import byte_tokenizer
 from jinja2 import TemplateError
+from tokenizer_fixtures import byte_tokenizer
 from trl.chat_template_utils import get_training_chat_template, is_chat_template_stop_token_trained, parse_response
 
 from deltah.engines.smollm2.chat import RESPONSE_TEMPLATE, chat_template

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("trl")
 import trl.chat_template_utils as trl_templates
-from engines.tokenizer_fixtures import byte_tokenizer
+from tokenizer_fixtures import byte_tokenizer
 
 from deltah.engines.smollm2.chat import RESPONSE_TEMPLATE, chat_template
 from deltah.engines.templates import check_chat_template

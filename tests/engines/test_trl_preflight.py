@@ -240,7 +240,7 @@ def test_unknown_models_are_named(tmp_path: Path) -> None:
 def test_without_the_extra_a_command_names_it(files: Path, tmp_path: Path, command: str) -> None:
     hidden = (
         "import sys; sys.modules.update(dict.fromkeys(['transformers', 'trl', 'datasets', 'accelerate']));"
-        "from deltah.cli.main import main; main()"
+        "from deltah.__main__ import main; main()"
     )
     arguments = [command, "--tasks", str(files / "tasks.jsonl"), "--out", str(tmp_path / "out")]
     done = subprocess.run(

@@ -22,7 +22,8 @@ from trl import GRPOTrainer
 
 from deltah import Group, RewardConfig, SegmentKind, Trajectory, Verdict, entropy_from_logits, score, sparse_reward
 from deltah.core import metrics
-from deltah.core.advantages import normalise, token_advantages
+from deltah.core.advantages import token_advantages
+from deltah.core.pooling import normalise
 from deltah.core.rewards import shuffle_verdicts
 from deltah.core.types import CallStatus, StopReason
 from deltah.errors import InvalidValueError, UnsupportedVersionError

@@ -10,9 +10,8 @@ from coldstart.sequences import world_tools
 from coldstart.teacher import Message, TeacherConfig, Tools, rollout
 from coldstart.tokenizer import build_tokenizer
 
-from deltah.lab.names import Split
 from deltah.lab.questions import Question, questions
-from deltah.lab.world import World
+from deltah.lab.world import Split, World
 
 
 @pytest.fixture(scope="session")

@@ -16,9 +16,8 @@ import pytest
 
 from deltah.errors import ConfigError, TrainingError
 from deltah.lab import checkpoint_path
-from deltah.lab.names import Split
 from deltah.lab.questions import questions
-from deltah.lab.world import World
+from deltah.lab.world import Split, World
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")

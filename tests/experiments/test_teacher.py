@@ -10,9 +10,8 @@ import pytest
 from coldstart.sequences import world_tools
 from coldstart.teacher import Message, TeacherConfig, Tools, count_calls, rollout, search_query
 
-from deltah.lab.names import Split
 from deltah.lab.questions import Compute, Lookup, Question, questions
-from deltah.lab.world import World
+from deltah.lab.world import Split, World
 
 PERFECT = TeacherConfig(
     verify_known=0.0,

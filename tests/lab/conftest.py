@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from deltah.lab.names import Split
 from deltah.lab.questions import Question, questions
-from deltah.lab.world import World
+from deltah.lab.world import Split, World
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,6 @@ import pytest
 from builders import make_trajectory
 
 from deltah.core.metrics import CALLS, OUTCOME, REDUCTION_RATE
-from deltah.core.rewards import RewardName
 from deltah.traces import write_traces
 
 pytest.importorskip("trl")
@@ -68,7 +67,7 @@ def test_score_of_the_demos_traces_equals_its_logged_values(tmp_path: Path) -> N
 def test_a_finished_job_shows_its_evaluation_and_not_its_last_batch(tmp_path: Path) -> None:
     from deltah.lab.demo import DemoConfig, _arm_job, _refresh
 
-    job = _arm_job(tmp_path, RewardName.SPARSE, DemoConfig(steps=2))
+    job = _arm_job(tmp_path, "sparse", DemoConfig(steps=2))
     job.run.path.mkdir()
     job.run.append_metrics({"step": 2, OUTCOME: 0.1, CALLS: 9.0})
     job.run.set_status("training", 2, 2)

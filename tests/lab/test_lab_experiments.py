@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from builders import make_trajectory
 
-from deltah.core.rewards import RewardName
 from deltah.core.signals import SignalConfig
 from deltah.errors import ConfigError
 from deltah.lab import demo
@@ -78,7 +77,7 @@ def test_a_demo_judges_all_arms_by_its_own_margin(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(demo, "_run_all", lambda jobs, watch: None)
     monkeypatch.setattr(demo, "load_run", lambda path, **options: demo_arm(path))
     monkeypatch.setattr(demo, "write_report", lambda data, path: None)
-    config = demo.DemoConfig(arms=(RewardName.SPARSE,), signal=SignalConfig(margin=0.0))
+    config = demo.DemoConfig(arms=("sparse",), signal=SignalConfig(margin=0.0))
     data = demo.run_demo(config, tmp_path)
     for name in ("start", "sparse"):
         assert json.loads((tmp_path / "logs" / f"{name}.json").read_text())["signal"]["margin"] == 0.0

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from deltah.lab import checkpoint_path
-from deltah.lab.names import Split
 from deltah.lab.questions import questions
-from deltah.lab.world import World
+from deltah.lab.world import Split, World
 from deltah.tasks.graders import grade
 from deltah.tools.python import make_python
 from deltah.tools.search import SearchIndex, make_search

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from deltah.errors import InvalidValueError
-from deltah.lab.names import NAMED_KINDS, PARTS, Kind, Split, fresh_pool, known_names
 from deltah.lab.questions import WEIGHTS, Compute, Lookup, Question, write_split
-from deltah.lab.world import SCHEMAS, World
+from deltah.lab.world import NAMED_KINDS, PARTS, SCHEMAS, Kind, Split, World, fresh_pool, known_names
 
 
 def test_same_seed_same_world() -> None:

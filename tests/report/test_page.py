@@ -104,7 +104,7 @@ def test_self_contained(written: Path) -> None:
 def test_twin_holds_the_same_data(written: Path) -> None:
     twin = json.loads(written.with_suffix(".json").read_text())
     assert json.loads(Page(written.read_text()).scripts["deltah-data"]) == twin
-    assert twin["schema_version"] == 1
+    assert twin["schema_version"] == 2
     rows = next(o for o in twin["overview"] if (o["evaluation"], o["subset"]) == ("sampled", "all"))["rows"]
     outcomes = [t.outcome for t in rollouts(0, *PLANS["outcome"], 24)]
     assert rows[1]["all"]["outcome"]["value"] == pytest.approx(np.mean(outcomes))

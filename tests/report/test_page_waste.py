@@ -10,7 +10,6 @@ import pytest
 
 from deltah import Segment, SegmentKind, ToolCall, Trajectory, score
 from deltah.calls.savings import Costs, Prices
-from deltah.calls.waste import WasteLevel
 from deltah.report.build import build
 from deltah.report.data import ArmData, Evaluation, Reason, ReportData
 from deltah.report.render import write_report
@@ -54,7 +53,7 @@ def test_counts_by_verdict_and_class() -> None:
     payload = build(report(searcher([2.0, 1.0, 1.5, 0.5])))
     (arm,) = payload["waste"]["tables"][0]["arms"]
     assert arm["calls"] == 3
-    assert arm["verdicts"] == {"certified": 1, "likely": 0, "hint": 0, "none": 2}
+    assert arm["levels"] == {"certified": 1, "likely": 0, "hint": 0, "none": 2}
     (duplicates,) = payload["waste"]["tables"][0]["by_class"]["exact_duplicate"]
     assert (duplicates["certified"], duplicates["none"]) == (1, 1)
     group = payload["calls"][0]["by_round"]
@@ -62,7 +61,7 @@ def test_counts_by_verdict_and_class() -> None:
     record = payload["viewer"]["trajectories"][0]
     assert record["waste"] == {"certified": 1, "likely": 0, "hint": 0}
     cards = [card for block in record["blocks"] for card in block.get("calls", [])]
-    assert [card.get("verdict", "none") for card in cards] == ["none", "certified", "none"]
+    assert [card.get("waste_level", "none") for card in cards] == ["none", "certified", "none"]
     assert cards[1]["waste"][0] == "exact_duplicate"
 
 
@@ -75,7 +74,7 @@ def test_without_entropies_waste_is_likely_and_nothing_is_certified() -> None:
     measured = summarise([t])
     assert (measured.waste.value, measured.certified_waste.value) == (0.5, 0.5)
     payload = build(report(t, measured=False))
-    assert payload["waste"]["tables"][0]["arms"][0]["verdicts"]["likely"] == 1
+    assert payload["waste"]["tables"][0]["arms"][0]["levels"]["likely"] == 1
 
 
 def test_savings_by_hand() -> None:
@@ -129,7 +128,7 @@ def test_the_most_wasteful_are_those_certified_first() -> None:
         *(searcher([2.0, 1.0], f"clean{i}") for i in range(3)), searcher([2.0, 1.0, 1.5], "waste")
     ).columns[0].evaluations["logs"]  # fmt: skip
     assert kept.candidates[Reason.WASTEFUL][0].record["id"] == "waste"
-    assert sum(row.verdict is WasteLevel.CERTIFIED for row in kept.rows) == 1
+    assert kept.rows("SELECT count(*) FROM calls WHERE waste_level = 'certified'") == [(1,)]
 
 
 def test_the_page_names_every_class_in_plain_words(tmp_path: Path) -> None:

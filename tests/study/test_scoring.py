@@ -15,7 +15,7 @@ from builders import make_trajectory
 import deltah.traces.parts
 from deltah.calls.callfile import CallWriter
 from deltah.calls.logs import LogOptions, ScoredLog
-from deltah.calls.rows import calls_by
+from deltah.calls.rows import call_rows, calls_by
 from deltah.calls.savings import Costs, Prices
 from deltah.core.metrics import batch_metrics
 from deltah.errors import DataError
@@ -84,11 +84,11 @@ def test_the_number_of_processes_changes_nothing(folder: Path) -> None:
 def test_parts_add_up_to_the_trajectories_read_one_by_one(folder: Path) -> None:
     log = ScoredLog([str(folder)])
     pairs = sorted(log, key=lambda pair: int(pair[0].id[1:]))
-    expected = Evaluation.of(pairs, costs=COSTS)
     _, scored = score_with(folder, 1)
-    assert scored.facts == expected.facts
-    by_tool = {name: summarise_calls(rows) for name, rows in calls_by(expected.rows, lambda row: row.tool).items()}
-    by_round = {k: summarise_calls(rows) for k, rows in calls_by(expected.rows, lambda row: row.round).items()}
+    assert scored.facts == Evaluation.of(pairs, costs=COSTS).facts
+    expected = call_rows(pairs)
+    by_tool = {name: summarise_calls(rows) for name, rows in calls_by(expected, lambda row: row.tool).items()}
+    by_round = {k: summarise_calls(rows) for k, rows in calls_by(expected, lambda row: row.round).items()}
     for found, whole in ((scored.calls.by_tool(), by_tool), (scored.calls.by_round(), by_round)):
         assert set(found) == set(whole)
         for name, summary in found.items():

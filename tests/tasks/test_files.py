@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from deltah.errors import DataError, InvalidValueError
-from deltah.tasks import Task, TaskKind, generate_arithmetic, read_tasks
+from deltah.tasks import Task, read_tasks
 from deltah.zstd import zstd
 
 
@@ -60,17 +60,17 @@ def test_flashrag(tmp_path: Path) -> None:
     task = read_one(tmp_path, FLASHRAG)
     assert task.question == "who got the first nobel prize in physics"
     assert (task.id, task.golden_answers) == ("test_0", ("Wilhelm Conrad Röntgen", "Röntgen"))
-    assert (task.kind, dict(task.metadata)) == (TaskKind.QA, {"level": "easy"})
+    assert (task.kind, dict(task.metadata)) == ("qa", {"level": "easy"})
 
 
 def test_gsm8k(tmp_path: Path) -> None:
     task = read_one(tmp_path, GSM8K)
-    assert (task.id, task.golden_answers, task.kind) == ("line-1", ("1012",), TaskKind.MATH)
+    assert (task.id, task.golden_answers, task.kind) == ("line-1", ("1012",), "math")
 
 
 def test_math_solutions(tmp_path: Path) -> None:
     task = read_one(tmp_path, {"problem": "Half of 1?", "answer": "It is $\\boxed{\\frac{1}{2}}$.", "level": 3})
-    assert (task.golden_answers, task.kind, dict(task.metadata)) == (("\\frac{1}{2}",), TaskKind.MATH, {"level": 3})
+    assert (task.golden_answers, task.kind, dict(task.metadata)) == (("\\frac{1}{2}",), "math", {"level": 3})
 
 
 @pytest.mark.parametrize(
@@ -87,20 +87,20 @@ def test_math_solutions(tmp_path: Path) -> None:
 )
 def test_answers(tmp_path: Path, answer: object, golden: tuple[str, ...]) -> None:
     task = read_one(tmp_path, {"question": "?", "answer": answer})
-    assert (task.golden_answers, task.kind) == (golden, TaskKind.QA)
+    assert (task.golden_answers, task.kind) == (golden, "qa")
 
 
 def test_verl_rows_as_parquet_and_as_json_lines(tmp_path: Path) -> None:
     for path in (write_parquet(tmp_path / "t.parquet", [VERL]), write(tmp_path / "t.jsonl", VERL)):
         (task,) = read_tasks(path)
-        assert (task.question, task.golden_answers, task.kind) == ("Answer: who?", ("Ada", "Ada L."), TaskKind.QA)
+        assert (task.question, task.golden_answers, task.kind) == ("Answer: who?", ("Ada", "Ada L."), "qa")
         assert task.metadata["split"] == "test"
         assert task.metadata["data_source"] == "searchR1_nq"
 
 
 def test_verl_gsm8k_takes_the_plain_question(tmp_path: Path) -> None:
     (task,) = read_tasks(write_parquet(tmp_path / "t.parquet", [VERL_GSM8K]))
-    assert (task.question, task.golden_answers, task.kind) == ("How many?", ("72",), TaskKind.MATH)
+    assert (task.question, task.golden_answers, task.kind) == ("How many?", ("72",), "math")
 
 
 @pytest.mark.parametrize("truth", ["5", 5, ["5"], {"target": "5"}, {"target": ["5"]}])
@@ -112,17 +112,17 @@ def test_forms_of_ground_truth(tmp_path: Path, truth: object) -> None:
 @pytest.mark.parametrize(
     ("fields", "kind"),
     [
-        ({}, TaskKind.QA),
-        ({"data_source": "lighteval/MATH"}, TaskKind.MATH),
-        ({"data_source": "aime_2024"}, TaskKind.MATH),
-        ({"data_source": "aftermath_trivia"}, TaskKind.QA),
-        ({"data_source": "openai/gsm8k", "kind": "qa"}, TaskKind.QA),
-        ({"kind": "math"}, TaskKind.MATH),
-        ({"ability": "MATH"}, TaskKind.MATH),
+        ({}, "qa"),
+        ({"data_source": "lighteval/MATH"}, "math"),
+        ({"data_source": "aime_2024"}, "math"),
+        ({"data_source": "aftermath_trivia"}, "qa"),
+        ({"data_source": "openai/gsm8k", "kind": "qa"}, "qa"),
+        ({"kind": "math"}, "math"),
+        ({"ability": "MATH"}, "math"),
     ],
 )
-def test_kind(tmp_path: Path, fields: dict[str, str], kind: TaskKind) -> None:
-    assert read_one(tmp_path, {"question": "?", "answer": "x", **fields}).kind is kind
+def test_kind(tmp_path: Path, fields: dict[str, str], kind: str) -> None:
+    assert read_one(tmp_path, {"question": "?", "answer": "x", **fields}).kind == kind
 
 
 def test_compressed_files(tmp_path: Path) -> None:
@@ -164,7 +164,10 @@ MESSAGES = [{"role": "user", "content": "?"}]
         ({"question": "?", "golden_answers": []}, "field 'golden_answers' is an empty list"),
         ({"question": "?", "golden_answers": ["a", None]}, "field 'golden_answers' is null"),
         ({"question": "?", "golden_answers": {"a": 1}}, "field 'golden_answers' is the dict"),
-        ({"question": "?", "answer": "x", "kind": "maths"}, "field 'kind' is the str 'maths'; choose from qa, math"),
+        (
+            {"question": "?", "answer": "x", "kind": "maths"},
+            "'maths': unknown grader 'maths'; choose one of: qa, math",
+        ),
         ({"question": "?", "answer": "x", "kind": ["qa"]}, "field 'kind' is the list"),
         ({"question": "?", "answer": "x", "id": 1.5}, "field 'id' is the float 1.5"),
         ({"question": "?", "answer": "x", "supporting": "d1"}, "field 'supporting' is the str 'd1'"),
@@ -201,28 +204,21 @@ def test_unreadable_files(tmp_path: Path) -> None:
 
 
 def test_a_task_is_checked_and_survives_pickling() -> None:
-    task = Task(id="t", question="?", golden_answers=("x",), kind="math", metadata={"level": 1})  # type: ignore[arg-type]
-    assert task.kind is TaskKind.MATH
+    task = Task(id="t", question="?", golden_answers=("x",), kind="math", metadata={"level": 1})
+    assert task.kind == "math"
     assert pickle.loads(pickle.dumps(task)) == task
     good: dict[str, Any] = {"id": "t", "question": "?", "golden_answers": ("x",)}
-    bad: list[dict[str, Any]] = [{"kind": "poem"}, {"golden_answers": ()}, {"golden_answers": (" ",)}, {"question": ""}]
+    bad: list[dict[str, Any]] = [{"golden_answers": ()}, {"golden_answers": (" ",)}, {"question": ""}]
     for fields in bad:
         with pytest.raises(InvalidValueError, match="task 't'"):
             Task(**(good | fields))
+    with pytest.raises(InvalidValueError, match="unknown grader 'poem'; choose one of: qa, math"):
+        Task(**(good | {"kind": "poem"}))
 
 
-def test_arithmetic_is_repeatable_and_right() -> None:
-    tasks = generate_arithmetic(200, seed=3)
-    assert tasks[:50] == generate_arithmetic(50, seed=3)
-    assert tasks != generate_arithmetic(200, seed=4)
-    assert len({task.id for task in tasks}) == 200
-    assert {task.metadata["template"] for task in tasks} == {"buy_and_give", "boxes", "price", "share"}
-    assert all(task.kind is TaskKind.MATH and 0 < int(task.golden_answers[0]) < 1000 for task in tasks)
-    for task in tasks:
-        assert int(task.golden_answers[0]) == _solve(str(task.metadata["template"]), task.question)
-
-
-def _solve(template: str, question: str) -> int:
-    """Solve a problem again from its text alone."""
-    a, b, c = (int(word) for word in question.replace(".", " ").replace(",", " ").split() if word.isdigit())
-    return {"buy_and_give": a + b - c, "boxes": a * b + c, "price": c - a * b}.get(template) or (a - b) // c
+def test_a_task_file_names_registered_graders_alone(tmp_path: Path) -> None:
+    """A file that is downloaded may not choose which function runs."""
+    with pytest.raises(DataError, match="'os:system', which is not registered as a grader; decorate the function"):
+        read_one(tmp_path, {"question": "?", "answer": "x", "kind": "os:system"})
+    found = read_one(tmp_path, {"question": "?", "answer": "x", "kind": "deltah.tasks.graders:token_f1"})
+    assert found.kind == "deltah.tasks.graders:token_f1"

@@ -79,10 +79,11 @@ def test_real_log(name: str, epochs: int) -> None:
     assert all(seconds is not None and 0 < seconds < 10 for seconds in durations)
 
 
-def test_real_log_without_a_vocabulary_has_no_upper_bound() -> None:
+def test_real_log_without_a_vocabulary_is_bounded_by_the_default_one() -> None:
     one = real("inspect.eval")["anselm/1"]
     assert one.entropy_upper is not None
-    assert np.isinf(one.entropy_upper[[0, 2]]).all()
+    assert np.isfinite(one.entropy_upper[[0, 2]]).all()
+    assert (one.metadata["vocab_size"], one.metadata["vocab_size_from"]) == (524_288, "default")
 
 
 def test_survives_our_own_record(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 import deltah.traces.parts
 import deltah.traces.reading
 from deltah.core.types import Trajectory
-from deltah.errors import ConfigError, DataError
+from deltah.errors import DataError
 from deltah.traces import TraceReader, read_traces, write_traces
 from deltah.traces.parquet import write_parquet
 from deltah.traces.parts import LinePart, RowPart, read_part
@@ -151,17 +151,6 @@ def test_a_stream_logged_one_chunk_a_line_has_no_parts(
     assert [t.prediction for t in read_traces(path)] == ["The answer is there"]
     path.write_bytes(chat("first") + b"\n" + path.read_bytes())
     assert assert_whole(path) == 3, "chunks after a whole line are left to one process"
-
-
-def test_tokens_of_all_parts_refute_a_vocabulary_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deltah.traces.parts, "PART_BYTES", 1)
-    path = tmp_path / "log.jsonl"
-    path.write_bytes(b"\n".join(line([user("?"), assistant([token(f"w{i}")], content=f"w{i}")]) for i in range(9)))
-    most = len({name for i in range(9) for name in (f"w{i}", *(a["token"] for a in token(f"w{i}")["top_logprobs"]))})
-    assert_whole(path, vocab_size=most)
-    for size in (most - 1, most - 3):
-        with pytest.raises(ConfigError, match=rf"--vocab-size: a vocabulary of {size} tokens is too small"):
-            in_parts(read_traces(path, vocab_size=size))
 
 
 def test_what_follows_from_what_stands_before_it_has_no_parts(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deltah.core.types import SegmentKind
-from deltah.traces.spans import hermes_calls, split_message
+from deltah.traces.spans import split_message
 
 R, C, X = SegmentKind.REASONING, SegmentKind.CALL, SegmentKind.CONTROL
 
@@ -73,12 +73,6 @@ def test_any_text_is_partitioned(tokens: list[str]) -> None:
     spans = split_message(tokens, ("f",)).spans
     assert [t for s in spans for t in range(s.start, s.stop)] == list(range(len(tokens)))
     assert all(s.stop > s.start for s in spans)
-
-
-def test_hermes_calls_are_parsed() -> None:
-    text = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call><tool_call>{"name": "g", "argu'
-    assert hermes_calls(text) == (("f", '{"a": 1}'), (None, '{"name": "g", "argu'))
-    assert hermes_calls("none") == ()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deltah import read_traces
+from deltah import DEFAULT_VOCAB_SIZE, read_traces
 from deltah.core.entropy import SERVER_PRECISION_NATS, entropy_from_logits
 from deltah.core.types import Estimator
 from deltah.errors import DataError
@@ -22,7 +22,9 @@ LOG = math.log
 DATA = Path(__file__).parent / "data"
 
 
-def measure(sampled: np.ndarray, top: Sequence[Sequence[float | None]], vocab_size: int | None) -> Measured:
+def measure(
+    sampled: np.ndarray, top: Sequence[Sequence[float | None]], vocab_size: int = DEFAULT_VOCAB_SIZE
+) -> Measured:
     """Measure lists given one by one."""
     return measure_packed(pack_lists([""] * len(top), sampled.tolist(), top), vocab_size)
 
@@ -41,15 +43,15 @@ def test_impossible_tokens_of_a_whole_vocabulary(stand_in: float | None) -> None
     assert measured.entropy == pytest.approx([LOG(2)], abs=1e-12)
 
 
-def test_unknown_vocabulary_has_no_upper_bound() -> None:
-    measured = measure(np.array([LOG(0.6)]), [[LOG(0.6), LOG(0.3)]], None)
+def test_unknown_vocabulary_is_bounded_by_the_default_one() -> None:
+    measured = measure(np.array([LOG(0.6)]), [[LOG(0.6), LOG(0.3)]])
     assert measured.estimator is Estimator.TOP_K
     assert measured.upper is not None
     assert measured.lower is not None
-    assert np.isinf(measured.upper).all()
-    # The tail of 0.1 fits on one token: 0.3 is its cap.
-    by_hand = -(0.6 * LOG(0.6) + 0.3 * LOG(0.3) + 0.1 * LOG(0.1))
-    assert measured.lower == pytest.approx([by_hand], abs=1e-4)
+    head = -(0.6 * LOG(0.6) + 0.3 * LOG(0.3))
+    # The tail of 0.1 fits on one token, as 0.3 is its cap, or spreads over the 524,286 that are not listed.
+    assert measured.lower == pytest.approx([head - 0.1 * LOG(0.1)], abs=1e-4)
+    assert measured.upper == pytest.approx([head + 0.1 * LOG(524_286 / 0.1)], abs=1e-3)
 
 
 def test_mixed_lengths_and_missing_lists() -> None:
@@ -64,7 +66,7 @@ def test_mixed_lengths_and_missing_lists() -> None:
 def test_nothing_reported_is_not_measured() -> None:
     assert measure(np.array([-1.0]), [[]], 3).estimator is Estimator.NONE
     assert measure(np.array([-1.0]), [[None, None]], 30).entropy is None
-    assert measure(np.empty(0), [], None).estimator is Estimator.NONE
+    assert measure(np.empty(0), []).estimator is Estimator.NONE
 
 
 @pytest.mark.parametrize(
@@ -75,10 +77,10 @@ def test_nothing_reported_is_not_measured() -> None:
         ([0.0, LOG(0.9)], 10, "sum to a probability of 1.9"),
         ([0.0, LOG(0.9), LOG(0.1)], 2, "sum to a probability of 2"),
         ([LOG(0.3), LOG(0.2)], 2, "drawn with a probability of 0.5, but its top_logprobs hold less likely"),
-        ([0.7], None, "sum to a probability of 2.01"),
+        ([0.7], DEFAULT_VOCAB_SIZE, "sum to a probability of 2.01"),
     ],
 )
-def test_impossible_lists_are_refused(top: list[float], vocab_size: int | None, message: str) -> None:
+def test_impossible_lists_are_refused(top: list[float], vocab_size: int, message: str) -> None:
     with pytest.raises(DataError, match=message):
         measure(np.array([LOG(0.5)]), [top], vocab_size)
 
@@ -117,7 +119,7 @@ def test_interval_holds_for_every_dialect(dialect: str, k: int, decimals: int | 
     top = [server_list(row, v, k, dialect) for row, v in zip(printed, drawn, strict=True)]
     sampled = printed[np.arange(n), drawn]
     truth = entropy_from_logits(logits)
-    for vocab_size in (vocab, None):
+    for vocab_size in (vocab, DEFAULT_VOCAB_SIZE):
         measured = measure(sampled, top, vocab_size)
         assert measured.lower is not None
         assert measured.upper is not None
@@ -173,7 +175,7 @@ def violations_of_cut_print_outs(n_messages: int, seed: int) -> tuple[int, int]:
         order = [server_choice(row, v, k, str(dialect)) for row, v in zip(exact, drawn, strict=True)]
         top = [[max(float(row[v]), -9999.0) for v in chosen] for row, chosen in zip(printed, order, strict=True)]
         truth = -np.where(p > 0, p * np.where(p > 0, exact, 0.0), 0.0).sum(axis=1)
-        for vocab_size in (vocab, None):
+        for vocab_size in (vocab, DEFAULT_VOCAB_SIZE):
             found = measure(printed[np.arange(n), drawn], top, vocab_size)
             # The entropy of a whole vocabulary is as exact as the log-probabilities it is made of.
             exact_one = found.estimator is Estimator.EXACT

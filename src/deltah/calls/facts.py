@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from deltah.core.signal_types import Signal
 from deltah.core.types import SpanQuality, Trajectory
 from deltah.traces.fields import UNFIT_OUTCOME
 from deltah.traces.openai import TOKENS_WITHOUT_LOGPROBS
+from deltah.traces.vocabularies import FROM_DEFAULT, FROM_MODEL_NAME
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +43,8 @@ class LogFacts:
     """Those that were stated."""
     assumed_vocabularies: Mapping[str, int]
     """Models whose vocabulary size was taken from their name, with that size."""
-    assumed_calls: Mapping[str, int]
-    """Calls of each of them that have an upper bound."""
+    without_vocabulary: int
+    """Trajectories whose vocabulary size is not known at all, so that the default was assumed."""
     savings: SavingsReport
     """What dropping wasteful calls would have saved."""
     costs: Costs
@@ -64,11 +64,11 @@ class FactTally:
         self._savings = self._costs.accumulator()
         self._unmeasured = self._unbounded = 0
         self._unlisted_tokens = self._with_unlisted = self._approximate = self._mixed = self._unfit = 0
+        self._without_vocabulary = 0
         self._an_unfit: float | None = None
         self._estimators: set[str] = set()
         self._temperatures: set[float] = set()
         self._assumed: dict[str, int] = {}
-        self._assumed_calls = Counter[str]()
 
     def add(self, trajectory: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> None:
         """Take one trajectory.
@@ -95,11 +95,10 @@ class FactTally:
         self._estimators.add(trajectory.estimator.value)
         if trajectory.temperature is not None:
             self._temperatures.add(trajectory.temperature)
-        if "vocab_size_from" in trajectory.metadata and trajectory.model is not None:
-            size = trajectory.metadata.get("vocab_size")
+        origin, size = (trajectory.metadata.get(key) for key in ("vocab_size_from", "vocab_size"))
+        if origin == FROM_MODEL_NAME and trajectory.model is not None:
             self._assumed[trajectory.model] = size if isinstance(size, int) else 0
-            bounded = 0 if signal is None else int(np.isfinite(signal.call_upper).sum())
-            self._assumed_calls[trajectory.model] += bounded
+        self._without_vocabulary += origin == FROM_DEFAULT
 
     def merge(self, other: FactTally) -> None:
         """Take the trajectories that another tally, of the same costs, took."""
@@ -108,7 +107,6 @@ class FactTally:
         self._temperatures |= other._temperatures
         self._assumed |= other._assumed
         self._an_unfit = other._an_unfit if self._an_unfit is None else self._an_unfit
-        self._assumed_calls.update(other._assumed_calls)  # which keeps models without any, unlike +=
         for name, value in vars(other).items():
             if isinstance(value, int):
                 setattr(self, name, getattr(self, name) + value)
@@ -130,7 +128,7 @@ class FactTally:
             estimators=frozenset(self._estimators),
             temperatures=frozenset(self._temperatures),
             assumed_vocabularies=dict(self._assumed),
-            assumed_calls=dict(self._assumed_calls),
+            without_vocabulary=self._without_vocabulary,
             savings=savings,
             costs=self._costs,
         )

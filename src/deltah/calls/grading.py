@@ -16,7 +16,7 @@ from typing import Any
 
 from deltah.core.types import Trajectory
 from deltah.errors import DataError
-from deltah.tasks import OUTCOME_GRADER, Task, TaskKind, grade, task_from_row, task_rows
+from deltah.tasks import GRADERS, OUTCOME_GRADER, Task, grade, task_from_row, task_rows
 
 _ID_FIELDS = ("id", "trajectory", "custom_id", "task_id", "session_id")
 _GRADE_FIELDS = ("outcome", "score", "correct")
@@ -98,16 +98,20 @@ def graded(trajectory: Trajectory) -> Trajectory:
     """
     if trajectory.outcome is not None or not trajectory.golden_answers:
         return trajectory
-    kind = TaskKind.MATH if trajectory.metadata.get("kind") == TaskKind.MATH else TaskKind.QA
-    question = trajectory.question or trajectory.id
-    task = Task(id=trajectory.id, question=question, golden_answers=trajectory.golden_answers, kind=kind)
+    kind = str(trajectory.metadata.get("kind"))
+    task = Task(
+        id=trajectory.id,
+        question=trajectory.question or trajectory.id,
+        golden_answers=trajectory.golden_answers,
+        kind=kind if kind in GRADERS else "qa",
+    )
     return _graded_by(trajectory, task)
 
 
 def _graded_by(trajectory: Trajectory, task: Task) -> Trajectory:
     """Outcome and gold answers from a task; a trajectory without a final answer has missed it."""
     outcome = grade(task, trajectory.prediction or "").score
-    metadata = {**task.metadata, **trajectory.metadata, OUTCOME_GRADER: task.kind.value}
+    metadata = {**task.metadata, **trajectory.metadata, OUTCOME_GRADER: task.kind}
     return replace(trajectory, outcome=outcome, golden_answers=task.golden_answers, metadata=metadata)
 
 

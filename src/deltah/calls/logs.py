@@ -21,7 +21,7 @@ from deltah.core.signals import SIGNALS, SignalConfig
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, InvalidValueError
 from deltah.parallel import map_ordered
-from deltah.runs.run_signal import signal_of
+from deltah.runs.directory import signal_of
 from deltah.traces import TraceReader, read_traces
 from deltah.traces.parquet import OPTIONAL
 from deltah.traces.parts import Part, read_part
@@ -99,7 +99,7 @@ class ScoredLog(Iterable[Scored]):
             strict=options.strict,
             vocab_size=options.vocab_size,
             join=options.join,
-            skip=tuple(dict.fromkeys([*skip, "top_k_evidence"])),
+            skip=tuple(skip),
         )
         # What an earlier report or study left in a folder of logs is none of them.
         self.reader.sources = [s for s in self.reader.sources if s.named or not is_result(s.path)]

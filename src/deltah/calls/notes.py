@@ -7,6 +7,7 @@ from typing import Final
 
 from deltah.calls.facts import LogFacts
 from deltah.calls.logs import ScoredLog
+from deltah.core.entropy import DEFAULT_VOCAB_SIZE
 from deltah.core.types import Estimator
 from deltah.text_format import count, share
 
@@ -15,19 +16,7 @@ MAX_FILES_NAMED: Final = 5
 
 def notes_on(log: ScoredLog, facts: LogFacts) -> list[str]:
     """Notes on a log that was read to its end, the most consequential first."""
-    return [*_refuted(log, facts), *_measurement(log, facts), *_reading(log, facts)]
-
-
-def _refuted(log: ScoredLog, facts: LogFacts) -> Iterator[str]:
-    for size in log.reader.refuted_sizes:
-        where = "" if size.where is None else f" at {size.where}"
-        resting = facts.assumed_calls.get(size.model, 0)
-        before = f" {resting:,} of its calls had been measured with it: do not rely on their upper bounds and verdicts."
-        yield (
-            f"The name of {size.model} stands for a vocabulary of {size.vocab_size:,} tokens, which the log refutes"
-            f"{where} ({size.evidence}): that size was dropped.{before if resting else ''} State the model's own with "
-            "--vocab-size (vocab_size in its config.json)."
-        )
+    return [*_measurement(log, facts), *_reading(log, facts)]
 
 
 def _measurement(log: ScoredLog, facts: LogFacts) -> Iterator[str]:
@@ -35,15 +24,10 @@ def _measurement(log: ScoredLog, facts: LogFacts) -> Iterator[str]:
         yield "No trajectory made a tool call: there is nothing to score."
     if facts.unmeasured:
         yield f"No entropies (no logprobs) of {share(facts.unmeasured, facts.calls, 'call')}: judged by text alone."
-    if facts.unbounded and log.reader.options.imports.vocab_size is not None:
+    if facts.unbounded:
         yield (
             f"No upper bound for {share(facts.unbounded, facts.calls, 'call')}, so that none can be certified there: "
-            "the traces were written without what --vocab-size needs; give it when reading the original log."
-        )
-    elif facts.unbounded:
-        yield (
-            f"No upper bound for {share(facts.unbounded, facts.calls, 'call')}, so that none can be certified there: "
-            "state the vocabulary size with --vocab-size (vocab_size in the model's config.json)."
+            "the traces were written by an earlier release, without a vocabulary size; read their log again."
         )
     if Estimator.TOP_K.value in facts.estimators and facts.unmeasured < facts.calls:
         title = log.signal.entry.title
@@ -51,17 +35,7 @@ def _measurement(log: ScoredLog, facts: LogFacts) -> Iterator[str]:
             f"Certified are the verdicts (reduced, not reduced, undecided). A mean {title} averages point estimates, "
             "which extrapolate what lies beyond the listed logprobs; its bracket is the sampling of questions alone."
         )
-    refuted = {size.model for size in log.reader.refuted_sizes}
-    assumed = {model: size for model, size in facts.assumed_vocabularies.items() if model not in refuted}
-    if assumed:
-        sizes = ", ".join(f"{model}: {size:,}" for model, size in sorted(assumed.items()))
-        stated = log.reader.options.imports.vocab_size is not None
-        how = (
-            "give --vocab-size when reading the log that these traces were written from"
-            if stated
-            else ("--vocab-size states it")
-        )
-        yield f"The vocabulary size was taken from the model's name ({sizes}); {how}."
+    yield from _vocabulary(log, facts)
     if facts.mixed:
         yield (
             f"Mixed sampling temperatures or logprob modes in {count(facts.mixed, 'trajectory')}: entropies there do "
@@ -76,6 +50,20 @@ def _measurement(log: ScoredLog, facts: LogFacts) -> Iterator[str]:
             f"No logprobs of {tokens} of {trajectories}, by the server's own count (tokens of calls, hidden reasoning, "
             "or of one character that was listed once); no entropy speaks of them."
         )
+
+
+def _vocabulary(log: ScoredLog, facts: LogFacts) -> Iterator[str]:
+    """Sizes that were assumed: the certified verdicts hold under them."""
+    given = log.reader.options.imports.vocab_size is not None
+    how = "--vocab-size, given where these traces' log is read," if given else "--vocab-size"
+    if facts.without_vocabulary:
+        yield (
+            f"The vocabulary size is not stated: {DEFAULT_VOCAB_SIZE:,} tokens assumed; {how} tightens the bounds "
+            "(vocab_size in the model's config.json)."
+        )
+    if facts.assumed_vocabularies:
+        sizes = ", ".join(f"{model}: {size:,}" for model, size in sorted(facts.assumed_vocabularies.items()))
+        yield f"The vocabulary size was taken from the model's name ({sizes}); {how} states it."
 
 
 def _reading(log: ScoredLog, facts: LogFacts) -> Iterator[str]:

@@ -85,7 +85,7 @@ class TrajectoryRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     prediction: Annotated[str | None, _column("Final answer")]
     outcome: Annotated[float | None, _column("Outcome in [0, 1]; null: not graded")]
     correct: Annotated[bool | None, _column("Whether the outcome is 1; null: not graded")]
-    grader: Annotated[str | None, _column("Where the outcome comes from: token_f1, equality or stated")]
+    grader: Annotated[str | None, _column("Name of the grader that gave the outcome (qa, math, ...), or stated")]
     matched: Annotated[bool, _column("Whether the file of answers has a row of it")]
     calls: Annotated[int, _column("Calls, n", "calls")]
     rounds: Annotated[int, _column("Rounds, R", "rounds")]
@@ -204,7 +204,7 @@ def _trajectory_row(t: Trajectory, signal: Signal | None, shared: dict[str, Any]
     return TrajectoryRow(
         **shared,
         prediction=t.prediction,
-        grader=None if grader is None else grader.value,
+        grader=grader,
         matched=matched,
         calls=t.n_calls,
         rounds=len(t.rounds),

@@ -13,9 +13,8 @@ from rich.console import Console
 
 from deltah.calls.outcomes import outcome_title
 from deltah.cli.cmd_train import split_names
-from deltah.cli.progress import State, display, numbers_of
+from deltah.cli.progress import display, numbers_of
 from deltah.cli.tables import print_summaries
-from deltah.cli.targets import check_directory
 from deltah.errors import ConfigError
 from deltah.text_format import agreeing, count
 
@@ -36,18 +35,17 @@ def command(
 ) -> None:
     """Train the embedded agent with and without entropy rewards, and compare."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from deltah.core.rewards import REWARDS, RewardName
+    from deltah.core.rewards import REWARDS
     from deltah.lab.demo import DemoConfig
     from deltah.lab.recipe import CONTROLS, EVAL_TASKS, STEPS
 
-    names = [*split_names(arms), *([c.value for c in CONTROLS] if controls else [])]
-    unknown = [name for name in names if name not in REWARDS]
-    if unknown or not names:
-        wrong = f"unknown arm {unknown[0]!r}" if unknown else "--arms names no arm"
-        raise ConfigError(f"{wrong}; choose from: {', '.join(REWARDS)}")
-    check_directory(out)
+    names = [*split_names(arms), *(CONTROLS if controls else [])]
+    if not names:
+        raise ConfigError(f"--arms names no arm; choose from: {', '.join(REWARDS)}")
+    for name in names:
+        REWARDS.resolve(name)
     config = DemoConfig(
-        arms=tuple(RewardName(name) for name in dict.fromkeys(names)),
+        arms=tuple(dict.fromkeys(names)),
         steps=steps or STEPS,
         eval_tasks=eval_tasks or EVAL_TASKS,
         seed=seed,
@@ -75,15 +73,16 @@ def _run_shown(config: DemoConfig, out: Path) -> ReportData:
 
         def watch(states: Sequence[JobState]) -> None:
             for job in states:
-                state = State(
+                shown.show(
+                    job.name,
                     description=f"{job.name:<8} {job.phase}",
                     done=job.done,
                     total=job.total,
                     numbers=numbers_of(job.metrics or {}),
                     waiting=job.phase == "waiting",
+                    # A new phase has a speed of its own; the end has none, and keeps the time of what it ends.
+                    afresh=job.phase not in ("done", phases.get(job.name)),
                 )
-                # A new phase has a speed of its own; the end has none, and keeps the time of what it ends.
-                shown.show(job.name, state, afresh=job.phase not in ("done", phases.get(job.name)))
                 phases[job.name] = job.phase
 
         return run_demo(config, out, watch=watch)

@@ -14,6 +14,7 @@ another seed, so that no draw is made twice: the whole is as good a sample, not 
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
@@ -26,7 +27,6 @@ import typer
 from deltah.cli.cmd_train import Settings, split_names
 from deltah.cli.config import resolve
 from deltah.cli.progress import reporting
-from deltah.cli.targets import check_directory, check_file
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError
 from deltah.runs.directory import RunDirectory, open_run
@@ -121,10 +121,16 @@ class _Target:
         Raises:
             ConfigError: if so.
         """
-        if self.is_file:
-            check_file(self.out)
-        else:
-            check_directory(self.out)
+        if self.is_file and self.out.is_dir():
+            raise ConfigError(f"cannot write the file {self.out}: it is a directory; choose another name")
+        folder = self.out.parent if self.is_file else self.out
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            reason = "it is a file" if folder.is_file() else (error.strerror or str(error)).lower()
+            raise ConfigError(f"cannot write to the directory {folder}: {reason}; choose another one") from error
         if not self.begun and self.work.exists() and (not self.work.is_dir() or any(self.work.iterdir())):
             raise ConfigError(f"{self.work} exists and is not a run of deltah; choose another --out")
 

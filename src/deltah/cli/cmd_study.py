@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deltah.calls.facts import FactTally
 from deltah.calls.logs import ScoredLog
 from deltah.cli.losses import named_files, nothing_read, read_files, report_losses, spare_inputs
 from deltah.cli.options import Join, Logs, Strict, TraceFormat, VocabSize, log_options
+from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from deltah.stats.associations import Association
-    from deltah.stats.evidence import Evidence
+    from deltah.stats.labels import Evidence
     from deltah.stats.study import StudyResult
+    from deltah.stats.study_text import LabelTable
 
 
 def command(  # noqa: PLR0913 - the options of a command line
@@ -32,6 +34,9 @@ def command(  # noqa: PLR0913 - the options of a command line
     corpus: Annotated[Path | None, typer.Option(help="JSONL of those documents; goes with --tasks.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Your labels: CSV or JSONL, trajectory, call, columns.")] = None,
     probe: Annotated[Path | None, typer.Option(help="What `deltah probe` measured of the calls.")] = None,
+    signal: Annotated[
+        list[str] | None, typer.Option(help="Further signal, as package.module:function; may be repeated.")
+    ] = None,
     format: TraceFormat = None,
     vocab_size: VocabSize = None,
     join: Join = True,
@@ -41,38 +46,29 @@ def command(  # noqa: PLR0913 - the options of a command line
     out: Annotated[Path | None, typer.Option(help="Directory, or .json file, for study.json and study.md.")] = None,
 ) -> None:
     """Test how well signals of entropy tell good calls from others."""
-    from deltah.calls.facts import FactTally
     from deltah.calls.notes import notes_on
-    from deltah.calls.waste.classes import waste_of_calls
     from deltah.cli.progress import reading, reporting
     from deltah.cli.tables import inert
-    from deltah.core.types import Trajectory
     from deltah.stats.columns import PROBE_COLUMNS, build_table
-    from deltah.stats.sources import read_call_values
+    from deltah.stats.labels import read_call_values
     from deltah.stats.study import run_study
 
     if out is not None and out.suffix and out.suffix.lower() != ".json" and not out.is_dir():
         raise ConfigError(f"--out {out}: expected a directory, or a name that ends in .json")
-    evidence = _evidence(tasks, corpus)
     options = log_options(answers=tasks, format=format, vocab_size=vocab_size, join=join, strict=strict)
+    facts = FactTally()
     with reading() as watch:
         log = ScoredLog(paths, replace(options, watch=watch))
         spare_inputs(_targets(out), [tasks, corpus, labels, probe, *named_files(log)])
-        facts, trajectories = FactTally(), list[Trajectory]()
-        for trajectory, scored in log:
-            trajectories.append(trajectory)
-            facts.add(trajectory, scored, (frozenset(),) * trajectory.n_calls)
-    if not trajectories:
-        raise nothing_read(log, paths)
+        table = build_table(
+            _trajectories(log, paths, facts),
+            signals=signal or (),
+            evidence=_evidence(tasks, corpus),
+            probe=None if probe is None else read_call_values(probe, only=PROBE_COLUMNS),
+            columns=None if labels is None else read_call_values(labels),
+            seed=seed,
+        )
     spare_inputs(_targets(out), read_files(log))
-    table = build_table(
-        trajectories,
-        evidence=evidence,
-        waste=waste_of_calls,
-        probe=None if probe is None else read_call_values(probe, only=PROBE_COLUMNS),
-        columns=None if labels is None else read_call_values(labels),
-        seed=seed,
-    )
     with reporting("resampling") as report:
         result = run_study(
             table, resamples=resamples, seed=seed, on_progress=lambda done, total: report(done, total, {})
@@ -85,6 +81,19 @@ def command(  # noqa: PLR0913 - the options of a command line
     report_losses(log)
 
 
+def _trajectories(log: ScoredLog, paths: list[str], facts: FactTally) -> Iterator[Trajectory]:
+    """Trajectories of a log, one at a time.
+
+    Raises:
+        DataError: if none could be read.
+    """
+    for trajectory, scored in log:
+        facts.add(trajectory, scored, (frozenset(),) * trajectory.n_calls)
+        yield trajectory
+    if not log.reader.n_read:
+        raise nothing_read(log, paths)
+
+
 def _evidence(tasks: Path | None, corpus: Path | None) -> Evidence | None:
     """Supporting documents of the tasks.
 
@@ -95,7 +104,7 @@ def _evidence(tasks: Path | None, corpus: Path | None) -> Evidence | None:
         return None
     if tasks is None:
         raise ConfigError("--corpus goes with --tasks: the tasks name the documents that the corpus holds")
-    from deltah.stats.evidence import Evidence
+    from deltah.stats.labels import Evidence
     from deltah.tasks import read_tasks
     from deltah.tools import read_corpus
 
@@ -107,49 +116,43 @@ def _print(result: StudyResult) -> None:
     from rich.console import Console
 
     from deltah.cli.tables import escaped
-    from deltah.stats.markdown import computed, finding, label_note, method_notes, result_size, size_note
+    from deltah.stats.study_text import label_tables, method_notes, result_size
 
     console = Console()
     console.print(result_size(result), highlight=False)
-    for label in result.labels:
-        rows = result.of_label(label)
-        console.print(f"\n[bold]{escaped(label)}[/]: {escaped(label_note(label))}", highlight=False)
-        console.print(f"[dim]{escaped(size_note(rows))}[/]", highlight=False)
-        if computed(rows):
-            console.print(_table(rows))
-            if (found := finding(rows)) is not None:
-                console.print(escaped(found), highlight=False)
-            for a in rows:
-                if a.reason is not None:
-                    console.print(f"[dim]{a.signal} is not computed: {escaped(a.reason)}[/]", highlight=False)
+    for table in label_tables(result, digits=2):
+        console.print(f"\n[bold]{escaped(table.label)}[/]: {escaped(table.note)}", highlight=False)
+        console.print(f"[dim]{escaped(table.size)}[/]", highlight=False)
+        if not table.rows:
+            continue
+        console.print(_table(table))
+        if table.finding is not None:
+            console.print(escaped(table.finding), highlight=False)
+        for row in table.rows:
+            if row.reason is not None:
+                console.print(f"[dim]{row.signal} is not computed: {escaped(row.reason)}[/]", highlight=False)
     for note in (*method_notes(result), *result.notes):
         console.print(f"[dim]· {escaped(note)}[/]", highlight=False)
 
 
-_SHOWN = (("auc", "AUC"), ("auc_within_index", "within\ncall index"))
-_GRADED = (("spearman", "Spearman"), ("partial_spearman", "partial\nSpearman"))
-_TESTS = (("p_holm", "p,\nHolm"), ("p_partial_holm", "partial\np, Holm"))
-"""What fits a terminal of 80 columns; the files hold all."""
-
-
-def _table(rows: Sequence[Association]) -> Table:
+def _table(content: LabelTable) -> Table:
+    """What fits a terminal of 80 columns; the files hold all."""
     from rich import box
     from rich.table import Table
 
     from deltah.cli.tables import escaped, two_lines
-    from deltah.stats.markdown import p_text, signal_title
-    from deltah.stats.tables import estimate_cell
 
-    graded = rows[0].graded
-    shown = _GRADED if graded else _SHOWN
+    shown = {"auc": "AUC", "auc_within_index": "within\ncall index"}
+    if content.graded:
+        shown = {"spearman": "Spearman", "partial_spearman": "partial\nSpearman"}
+    shown |= {"p_holm": "p,\nHolm", "p_partial_holm": "partial\np, Holm"}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("signal", overflow="fold")
-    for _, title in (("", "n"), *shown, *_TESTS):
+    for title in ("n", *shown.values()):
         table.add_column(title, justify="right", no_wrap=True)
-    for a in (a for a in rows if a.reason is None):
-        cells = [two_lines(estimate_cell(getattr(a, key), 2, signed=graded)) for key, _ in shown]
-        tests = [p_text(getattr(a, key)) for key, _ in _TESTS]
-        table.add_row(escaped(signal_title(a.signal)), str(a.spearman.n), *cells, *tests)
+    for row in content.rows:
+        if row.reason is None:
+            table.add_row(escaped(row.title), str(row.n), *(two_lines(row.cells[key]) for key in shown))
     return table
 
 
@@ -168,12 +171,13 @@ def _write(result: StudyResult, out: Path) -> None:
         DataError: if a file cannot be written.
     """
     from deltah.runs.directory import write_atomic
+    from deltah.stats.study_text import study_markdown
 
     data, page = _targets(out)
     try:
         data.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(data, json.dumps(result.as_dict(), ensure_ascii=False, allow_nan=False, indent=1) + "\n")
-        write_atomic(page, result.to_markdown())
+        write_atomic(page, study_markdown(result))
     except OSError as error:
         raise DataError(f"cannot write {data}: {error.strerror or error}; choose another place") from error
     typer.echo(f"{data}\n{data.with_suffix('.md')}")

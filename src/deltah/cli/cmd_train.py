@@ -51,7 +51,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     from deltah.engines.trl.processes import rank
     from deltah.engines.trl.session import train
 
-    with reporting_phases(f"train {resolved.reward.name.value}", "evaluate", hidden=rank() > 0) as (training, held_out):
+    with reporting_phases(f"train {resolved.reward.name}", "evaluate", hidden=rank() > 0) as (training, held_out):
         run = train(resolved, out, progress=training, evaluation_progress=held_out)
     if rank():  # torchrun started several processes: the first one speaks
         return

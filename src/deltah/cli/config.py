@@ -7,7 +7,6 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -50,11 +49,12 @@ def resolve(
         if not separator:
             raise ConfigError(f"--set {setting!r}: expected key=value, such as --set reward.alpha=0.3")
         _assign(content, key.strip(), _value(value.strip()))
+    content = _with_options(kind, content)
     _check_keys(kind, content, "")
     try:
         return msgspec.convert(content, kind, strict=True)
     except msgspec.ValidationError as error:
-        raise ConfigError(_readable(str(error), kind)) from error
+        raise ConfigError(_readable(str(error))) from error
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -94,6 +94,24 @@ def _value(text: str) -> Any:
         return text
 
 
+def _with_options(kind: Any, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Move the keys of a table that are options, and no fields, into its field `options`, where it has one."""
+    known, hints = {field.name for field in fields(kind)}, get_type_hints(kind)
+    own = {key: value for key, value in content.items() if key in known or "options" not in known}
+    for key, value in own.items():
+        inner = _table_of(hints.get(key))
+        if inner is not None and isinstance(value, Mapping):
+            own[key] = _with_options(inner, value)
+    if len(own) < len(content):
+        own["options"] = {**own.get("options", {}), **{key: content[key] for key in content if key not in own}}
+    return own
+
+
+def _table_of(hint: Any) -> Any:
+    """The dataclass that a field holds, or None."""
+    return next((t for t in (hint, *get_args(hint)) if is_dataclass(t)), None)
+
+
 def _check_keys(kind: Any, content: Mapping[str, Any], prefix: str) -> None:
     """Name the first key that does not exist, with those that do."""
     hints = get_type_hints(kind)
@@ -101,13 +119,13 @@ def _check_keys(kind: Any, content: Mapping[str, Any], prefix: str) -> None:
     for key, value in content.items():
         if key not in known:
             raise ConfigError(f"unknown configuration key {prefix + key!r}; choose from: {', '.join(sorted(known))}")
-        inner = next((t for t in get_args(hints[key]) if is_dataclass(t)), hints[key])
-        if is_dataclass(inner) and isinstance(value, Mapping):
+        inner = _table_of(hints[key])
+        if inner is not None and isinstance(value, Mapping):
             _check_keys(inner, value, f"{prefix}{key}.")
 
 
-def _readable(message: str, kind: Any) -> str:
-    """Turn msgspec's message into one that names the key first, and the choices or the remedy after."""
+def _readable(message: str) -> str:
+    """Turn msgspec's message into one that names the key first."""
     missing = re.match(r"Object missing required field `(\w+)`(?: - at `\$\.?(.*)`)?", message)
     if missing:
         key = ".".join(part for part in (missing[2], missing[1]) if part)
@@ -116,14 +134,4 @@ def _readable(message: str, kind: Any) -> str:
     key = where.rstrip("`")
     if not key:
         return text
-    wanted = _type_of(kind, key)
-    if isinstance(wanted, type) and issubclass(wanted, Enum):
-        return f"{text.replace('Invalid enum value', f'unknown {key}')}; choose one of: {', '.join(map(str, wanted))}"
     return f"{key}: {text[0].lower()}{text[1:]}"
-
-
-def _type_of(kind: Any, key: str) -> Any:
-    """Declared type of a dotted key."""
-    for part in key.split("."):
-        kind = get_type_hints(kind).get(part) if is_dataclass(kind) else None
-    return kind

@@ -71,8 +71,6 @@ def report_losses(log: ScoredLog) -> None:
         typer.echo(f"passed over: {path} (no known trace format)", err=True)
     for copy in log.reader.copies:
         typer.echo(f"passed over: {copy}", err=True)
-    for size in log.reader.refuted_sizes:
-        typer.echo(f"dropped: the vocabulary size {size.vocab_size:,} of {size.model} ({size.evidence})", err=True)
     for problem in log.reader.problems[:MAX_PROBLEMS_PRINTED]:
         typer.echo(f"left out: {problem}", err=True)
     more = log.reader.n_problems - min(len(log.reader.problems), MAX_PROBLEMS_PRINTED)

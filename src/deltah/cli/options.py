@@ -38,7 +38,12 @@ TraceFormat = Annotated[
         help="One of {formats}, or package.module:function; told from the content when not given.",
     ),
 ]
-VocabSize = Annotated[int | None, typer.Option(help="Vocabulary size of logs that do not state it.", min=1)]
+VocabSize = Annotated[
+    int | None,
+    typer.Option(
+        help="Vocabulary size of logs that do not state it (default: that of the model's family, else 524,288).", min=1
+    ),
+]
 Join = Annotated[bool, typer.Option("--join/--no-join", help="Join API calls of one conversation.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first record that cannot be read.")]
 Workers = Annotated[

@@ -1,8 +1,7 @@
 """Progress of every long command, on standard error: what, how far, numbers that matter, time left.
 
-On a terminal there is a bar for each thing under way. Where standard error is a file or a pipe, a plain line says the
-same now and then, so that a log shows that the command is alive and a pipe gets results alone. What was done is said at
-the end, but for reading, which most commands begin with.
+A terminal shows a bar for each thing under way. A file or a pipe gets a plain line every ten seconds instead, so that a
+log shows that the command is alive.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Final, Protocol
+from datetime import timedelta
+from typing import Final
 
 from rich.console import Console
 from rich.progress import (
@@ -31,114 +30,96 @@ from deltah.core import metrics
 
 LINE_EVERY_S: Final = 10.0
 """Between two plain lines."""
-_BAR_AFTER_S: Final = 1.0
-_REDRAWN_AFTER_S: Final = 0.1
+READ_AFTER_S: Final = 1.0
+"""Reading that takes no longer is not shown."""
+_READ_EVERY_S: Final = 0.1
+_SPEED_OVER_S: Final = 300.0
+"""The time left is told from the speed of so many last seconds."""
 
 Report = Callable[[int, int, dict[str, float]], None]
 """Called with (done, total, latest metrics)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class State:
-    """How far one thing is."""
+class Display:
+    """Shows how far several things are, by name."""
 
-    description: str
-    done: int = 0
-    total: int | None = None
-    """None: not known yet."""
-    numbers: str = ""
-    waiting: bool = False
-    """Whether it has not begun: then its time does not run."""
-
-
-class Display(Protocol):
-    """Shows the states of several things, by name."""
-
-    def show(self, name: str, state: State, *, afresh: bool = False) -> None:
-        """Show a state; `afresh`: what is done from now on has a speed, and a time left, of its own."""
-
-
-class Bars:
-    """Bars on a terminal."""
-
-    def __init__(self, progress: Progress) -> None:
-        """Draw into a display that is running."""
-        self._progress = progress
-        self._bars: dict[str, TaskID] = {}
-
-    def show(self, name: str, state: State, *, afresh: bool = False) -> None:
-        """See `Display`."""
-        if name not in self._bars:
-            self._bars[name] = self._progress.add_task(state.description, total=state.total, numbers="", start=False)
-        bar = self._bars[name]
-        if afresh:
-            self._progress.reset(bar, start=not state.waiting, total=state.total)
-        if not state.waiting:
-            self._progress.start_task(bar)
-        self._progress.update(
-            bar, description=state.description, completed=state.done, total=state.total, numbers=state.numbers
-        )
-
-
-class Lines:
-    """Plain lines, one for all that has changed, no oftener than every `LINE_EVERY_S`."""
-
-    def __init__(self, write: Callable[[str], object], now: Callable[[], float] = time.monotonic) -> None:
-        """Start with nothing to say.
+    def __init__(self, progress: Progress, write: Callable[[str], object] | None = None) -> None:
+        """Use the tasks of a rich display.
 
         Args:
-            write: Takes a line with its end.
-            now: Clock, in seconds.
+            progress: Draws the bars, unless it is disabled.
+            write: Takes plain lines instead of bars.
         """
-        self._write, self._now = write, now
-        self._due = now() + LINE_EVERY_S
-        self._states: dict[str, State] = {}
-        self._begun: dict[str, tuple[float, int]] = {}
-        """When each one's present phase began, and how much was done then."""
-        self._said: dict[str, State] = {}
+        self._progress, self._write = progress, write
+        self._tasks: dict[str, TaskID] = {}
+        self._said: dict[TaskID, str] = {}
+        self._due = progress.get_time() + LINE_EVERY_S
 
-    def show(self, name: str, state: State, *, afresh: bool = False) -> None:
-        """See `Display`."""
-        if not state.waiting and (afresh or name not in self._begun):
-            self._begun[name] = self._now(), state.done
-        self._states[name] = state
-        if self._now() >= self._due:
+    def show(
+        self,
+        name: str,
+        *,
+        description: str,
+        done: int = 0,
+        total: int | None = None,
+        numbers: str = "",
+        waiting: bool = False,
+        afresh: bool = False,
+    ) -> None:
+        """Show how far one thing is.
+
+        Args:
+            name: Which.
+            description: What it does.
+            done: How much of it is done.
+            total: How much there is; None: not known yet.
+            numbers: Shown beside.
+            waiting: Whether it has not begun: then its time does not run.
+            afresh: Whether a phase begins that has a speed, and a time left, of its own.
+        """
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(description, total=total, numbers="", start=False)
+        task = self._tasks[name]
+        if afresh:
+            self._progress.reset(task, start=not waiting, total=total)
+        if not waiting:
+            self._progress.start_task(task)
+        self._progress.update(task, description=description, completed=done, total=total, numbers=numbers)
+        if self._progress.get_time() >= self._due:
             self.flush()
 
     def flush(self) -> None:
-        """Say what has changed since the last line."""
-        changed = {name: state for name, state in self._states.items() if self._said.get(name) != state}
-        told = [self._text(name, state) for name, state in changed.items() if not state.waiting]
-        if told:
-            self._write("; ".join(told) + "\n")
-        self._said |= changed
-        self._due = self._now() + LINE_EVERY_S
-
-    def _text(self, name: str, state: State) -> str:
-        began, done_before = self._begun[name]
-        elapsed = self._now() - began
-        counted = f" {state.done}" + ("" if state.total is None else f"/{state.total}")
-        parts = [" ".join(state.description.split()) + counted, *([state.numbers] if state.numbers else [])]
-        parts.append(_clock(elapsed))
-        fresh, left = state.done - done_before, (state.total or 0) - state.done
-        if fresh > 0 and left > 0:
-            parts.append(f"{_clock(elapsed / fresh * left)} left")
-        return ", ".join(parts)
+        """Write one line for all that has changed since the last one."""
+        if self._write is None:
+            return
+        changed = []
+        for task in self._progress.tasks:
+            said = _counted(task)
+            if task.started and self._said.get(task.id) != said:
+                self._said[task.id] = said
+                changed.append(said + _times(task))
+        if changed:
+            self._write("; ".join(changed) + "\n")
+        self._due = self._progress.get_time() + LINE_EVERY_S
 
 
 @contextmanager
-def display(*, hidden: bool = False) -> Iterator[Display]:
-    """Show progress while the block runs, as bars or as lines."""
+def display(*, hidden: bool = False, transient: bool = False) -> Iterator[Display]:
+    """Show progress while the block runs, as bars or as lines.
+
+    Args:
+        hidden: Show nothing.
+        transient: Leave no trace at the end: bars are erased, no last line is written.
+    """
     console = Console(stderr=True)
-    if hidden or console.is_terminal:
-        with _layout(console, disable=hidden) as progress:
-            yield Bars(progress)
-        return
-    lines = Lines(_to_stderr)
-    try:
-        yield lines
-    finally:
-        lines.flush()
+    lines = not hidden and not console.is_terminal
+    with _layout(console, disable=hidden or lines, transient=transient) as progress:
+        shown = Display(progress, _to_stderr if lines else None)
+        try:
+            yield shown
+        finally:
+            if not transient:
+                shown.flush()
 
 
 @contextmanager
@@ -157,49 +138,52 @@ def reporting_phases(first: str, *later: str, hidden: bool = False) -> Iterator[
         *later: Of those that follow.
         hidden: Show nothing.
     """
+
+    def mover(shown: Display, name: str) -> Report:
+        def report(done: int, total: int, row: dict[str, float]) -> None:
+            shown.show(name, description=name, done=done, total=total, numbers=numbers_of(row))
+
+        return report
+
     with display(hidden=hidden) as shown:
-        shown.show(first, State(description=first))
-        yield [_mover(shown, text) for text in (first, *later)]
+        shown.show(first, description=first)
+        yield [mover(shown, text) for text in (first, *later)]
 
 
 @contextmanager
 def reading() -> Iterator[Callable[[int], None]]:
-    """Show how many trajectories of a log were read; yields the function to tell it.
+    """Show how many trajectories of a log were read; yields the function to tell it."""
+    with display(transient=True) as shown:
+        due = time.monotonic() + READ_AFTER_S
 
-    A bar appears after a second and vanishes at the end, a line after `LINE_EVERY_S`: most logs are read before.
-    """
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        lines = Lines(_to_stderr)
+        def watch(n: int) -> None:
+            nonlocal due
+            if time.monotonic() >= due:
+                shown.show("read", description="trajectories read", done=n)
+                due = time.monotonic() + _READ_EVERY_S
 
-        def write(n: int) -> None:
-            lines.show("read", State(description="trajectories read", done=n))
-
-        write(0)
-        yield write
-        return
-    due, bar = time.monotonic() + _BAR_AFTER_S, None
-    with _layout(console, disable=False, transient=True) as progress:
-
-        def draw(n: int) -> None:
-            nonlocal due, bar
-            if time.monotonic() < due:
-                return
-            if bar is None:
-                bar = progress.add_task("trajectories read", total=None, numbers="")
-            progress.update(bar, completed=n)
-            due = time.monotonic() + _REDRAWN_AFTER_S
-
-        yield draw
+        yield watch
 
 
-def _mover(shown: Display, name: str) -> Report:
-    """Function that moves one bar."""
+def numbers_of(row: dict[str, float]) -> str:
+    """The three numbers worth watching during training."""
+    shown = (("F1", metrics.OUTCOME), ("calls", metrics.CALLS), ("reduced", metrics.REDUCTION_RATE))
+    return "  ".join(f"{name} {row[key]:.2f}" for name, key in shown if key in row)
 
-    def report(done: int, total: int, row: dict[str, float]) -> None:
-        shown.show(name, State(description=name, done=done, total=total, numbers=numbers_of(row)))
 
-    return report
+def _counted(task: Task) -> str:
+    total = "" if task.total is None else f"/{task.total:.0f}"
+    numbers = task.fields["numbers"]
+    return f"{' '.join(task.description.split())} {task.completed:.0f}{total}" + (f", {numbers}" if numbers else "")
+
+
+def _times(task: Task) -> str:
+    left = None if task.finished or task.total is None else task.time_remaining
+    return f", {_clock(task.elapsed or 0.0)}" + ("" if left is None else f", {_clock(left)} left")
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
 
 
 class _TimeLeftColumn(TimeRemainingColumn):
@@ -211,7 +195,7 @@ class _TimeLeftColumn(TimeRemainingColumn):
         return Text.assemble(super().render(task), (" left", "dim")) if known else Text("")
 
 
-def _layout(console: Console, *, disable: bool, transient: bool = False) -> Progress:
+def _layout(console: Console, *, disable: bool, transient: bool) -> Progress:
     """Bars in the project's layout."""
     return Progress(
         TextColumn("{task.description:<22}"),
@@ -223,22 +207,10 @@ def _layout(console: Console, *, disable: bool, transient: bool = False) -> Prog
         console=console,
         disable=disable,
         transient=transient,
+        speed_estimate_period=_SPEED_OVER_S,
     )
 
 
 def _to_stderr(line: str) -> None:
     sys.stderr.write(line)
     sys.stderr.flush()
-
-
-def _clock(seconds: float) -> str:
-    """Minutes and seconds, with hours where there are any."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def numbers_of(row: dict[str, float]) -> str:
-    """The three numbers worth watching during training."""
-    shown = (("F1", metrics.OUTCOME), ("calls", metrics.CALLS), ("reduced", metrics.REDUCTION_RATE))
-    return "  ".join(f"{name} {row[key]:.2f}" for name, key in shown if key in row)

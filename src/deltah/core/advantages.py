@@ -14,23 +14,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from deltah.core.align import scatter
-from deltah.core.rewards import Pooling, Reward, RewardConfig, RewardName, group_rewards
+from deltah.core.pooling import POOLINGS, normalise
+from deltah.core.rewards import (
+    CallRewards,
+    RewardConfig,
+    Rewards,
+    SegmentAdvantages,
+    TrajectoryRewards,
+    check_one_group,
+    pay,
+    totals_of,
+)
 from deltah.core.signal_types import Group, Signal
 from deltah.core.types import FloatArray, Trajectory
-
-
-def normalise(values: FloatArray, *, scale: bool = True, eps: float = 1e-4) -> FloatArray:
-    """(r - mean) / (std + eps) over one group, std with n - 1; a group of one gets 0.
-
-    Args:
-        values: (N,) rewards.
-        scale: False leaves out the division.
-        eps: Added to the standard deviation.
-    """
-    if len(values) < 2:
-        return np.zeros(len(values))
-    centred = values - values.mean()
-    return np.asarray(centred / (values.std(ddof=1) + eps)) if scale else centred
+from deltah.errors import InvalidValueError
 
 
 def outcome_advantages(group: Group, config: RewardConfig) -> FloatArray:
@@ -38,9 +35,9 @@ def outcome_advantages(group: Group, config: RewardConfig) -> FloatArray:
     return normalise(group.outcomes, scale=config.scale, eps=config.eps)
 
 
-def trajectory_advantages(group: Group, config: RewardConfig) -> FloatArray:
-    """(G,) advantage of each trajectory's total reward, correctness-first where the config asks for it."""
-    totals = np.array([reward.total for reward in group_rewards(group, config)])
+def trajectory_advantages(group: Group, paid: TrajectoryRewards, config: RewardConfig) -> FloatArray:
+    """(G,) advantage of each trajectory's reward, correctness-first where the config asks for it."""
+    totals = np.asarray(paid.values, dtype=np.float64)
     if not config.correctness_first:
         return normalise(totals, scale=config.scale, eps=config.eps)
     correct = group.outcomes >= config.correct_at
@@ -60,57 +57,32 @@ def _floor_correct(advantages: Sequence[FloatArray], correct: np.ndarray, outcom
     ]
 
 
-def call_advantages(group: Group, config: RewardConfig) -> list[FloatArray]:
-    """Advantage of every call in the dense form, before correctness comes first: G arrays (C_i,).
-
-    Args:
-        group: G trajectories.
-        config: `pooling` chooses the baseline, `centred` and `alpha` the reward.
-    """
-    return _normalise_calls([_process(reward) for reward in group_rewards(group, config)], config)
+def call_advantages(paid: CallRewards, config: RewardConfig) -> list[FloatArray]:
+    """Advantage of every call, before correctness comes first: G arrays (C_i,)."""
+    rewards = [np.asarray(values, dtype=np.float64) for values in paid.values]
+    return POOLINGS.resolve(config.pooling).value(rewards, config.scale, config.eps)
 
 
-def segment_advantages(group: Group, config: RewardConfig) -> list[FloatArray]:
-    """Advantage of every segment r_0 ... r_R in the dense form: G arrays (R_i + 1,).
+def segment_advantages(group: Group, paid: CallRewards | SegmentAdvantages, config: RewardConfig) -> list[FloatArray]:
+    """Advantage of every segment r_0 ... r_R: G arrays (R_i + 1,).
 
-    Segment k - 1 gets the mean over the calls of the round k it issued, the last one the outcome's advantage. With
-    `correctness_first` no segment of a correct trajectory stays below one of an incorrect trajectory, nor below
-    min(0, its own outcome-only advantage).
+    Where calls are paid, segment k - 1 gets the mean over the calls of the round k it issued, the last one the
+    outcome's advantage. With `correctness_first` no segment of a correct trajectory stays below one of an incorrect
+    trajectory, nor below min(0, its own outcome-only advantage).
     """
     outcome = outcome_advantages(group, config)
-    advantages = [
-        np.array([*(per_call[list(r.calls)].mean() for r in trajectory.rounds), final])
-        for trajectory, per_call, final in zip(group.trajectories, call_advantages(group, config), outcome, strict=True)
-    ]
+    if isinstance(paid, SegmentAdvantages):
+        advantages = [np.asarray(values, dtype=np.float64) for values in paid.values]
+    else:
+        advantages = [
+            np.array([*(per_call[list(r.calls)].mean() for r in trajectory.rounds), final])
+            for trajectory, per_call, final in zip(
+                group.trajectories, call_advantages(paid, config), outcome, strict=True
+            )
+        ]
     if not config.correctness_first:
         return advantages
     return _floor_correct(advantages, group.outcomes >= config.correct_at, outcome)
-
-
-def _process(reward: Reward) -> FloatArray:
-    return np.zeros(0) if reward.process is None else reward.process
-
-
-def _normalise_calls(processes: Sequence[FloatArray], config: RewardConfig) -> list[FloatArray]:
-    if config.pooling is Pooling.POOLED:
-        flat = normalise(np.concatenate(processes), scale=config.scale, eps=config.eps)
-        return np.split(flat, np.cumsum([len(p) for p in processes])[:-1])
-    means = {i: float(p.mean()) for i, p in enumerate(processes) if len(p)}
-    if not means:
-        return [np.zeros(0) for _ in processes]
-    centre = float(np.mean(list(means.values())))
-    centred = [p - _baseline(i, means, centre, config.pooling) for i, p in enumerate(processes)]
-    if not config.scale:
-        return centred
-    spread = np.sqrt(np.mean([float(((processes[i] - centre) ** 2).mean()) for i in means]))
-    return [c / (spread + config.eps) for c in centred]
-
-
-def _baseline(index: int, means: dict[int, float], centre: float, pooling: Pooling) -> float:
-    others = [mean for i, mean in means.items() if i != index]
-    if pooling is Pooling.TRAJECTORY_MEAN or not others:
-        return centre
-    return float(np.mean(others))
 
 
 def token_advantages(group: Group, config: RewardConfig | None = None) -> list[FloatArray]:
@@ -122,14 +94,23 @@ def token_advantages(group: Group, config: RewardConfig | None = None) -> list[F
 
     Returns:
         G arrays (T_i,), 0 on tokens that were not sampled.
+
+    Raises:
+        InvalidValueError: if the reward needs the whole batch first (`batch_credit`).
     """
     config = config or RewardConfig()
-    if config.name is not RewardName.DENSE:
-        values = trajectory_advantages(group, config)
+    check_one_group(config)
+    return _on_tokens(group, pay(group, config), config)
+
+
+def _on_tokens(group: Group, paid: Rewards, config: RewardConfig) -> list[FloatArray]:
+    """G arrays (T_i,)."""
+    if isinstance(paid, TrajectoryRewards):
+        values = trajectory_advantages(group, paid, config)
         return [t.response_mask * np.float64(a) for a, t in zip(values, group.trajectories, strict=True)]
     return [
         scatter(per_segment, trajectory.segment_of_token, trajectory.response_mask)
-        for trajectory, per_segment in zip(group.trajectories, segment_advantages(group, config), strict=True)
+        for trajectory, per_segment in zip(group.trajectories, segment_advantages(group, paid, config), strict=True)
     ]
 
 
@@ -143,6 +124,8 @@ class BatchCredit:
     """B arrays (T_i,); all 0 where no advantage exists."""
     n_dropped: int
     """Trajectories without an advantage: no outcome, or alone with one in their group."""
+    per_token: bool
+    """Whether advantages differ within a trajectory, or from what `totals` give when normalised in their group."""
 
     @property
     def dropped_rate(self) -> float:
@@ -155,23 +138,37 @@ def batch_credit(
     signals: Sequence[Signal],
     outcomes: FloatArray,
     groups: Sequence[Hashable],
-    config: RewardConfig,
+    config: RewardConfig | None = None,
+    *,
+    rng: np.random.Generator | None = None,
 ) -> BatchCredit:
     """Reward every trajectory of a batch and spread its advantage over its tokens, group by group.
 
     Args:
         trajectories: B of them.
-        signals: B, already shuffled over the batch under the shuffled control.
+        signals: B, as measured: what a reward does over the batch, such as the shuffled control, happens here.
         outcomes: (B,) in [0, 1]; NaN where the grader gave none.
         groups: (B,) which group each belongs to.
-        config: Which reward.
+        config: Which reward; sparse with the method's defaults when not given.
+        rng: Source of what a reward draws over the batch; another one for each batch.
 
     Returns:
         A `BatchCredit`; a group left with one graded trajectory has no advantage and is counted.
+
+    Raises:
+        InvalidValueError: if the reward needs `rng` and none is given.
     """
+    config = config or RewardConfig()
+    if config.over_batch is not None:
+        if rng is None:
+            raise InvalidValueError(
+                f"the reward {config.name!r} changes the signals of the batch at random; give "
+                "rng=numpy.random.default_rng([seed, step])"
+            )
+        signals = config.over_batch(signals, rng)
     totals = np.full(len(trajectories), np.nan)
     tokens = [np.zeros(len(trajectory)) for trajectory in trajectories]
-    dropped = 0
+    dropped, kinds = 0, set()
     members: dict[Hashable, list[int]] = {}
     for i, key in enumerate(groups):
         members.setdefault(key, []).append(i)
@@ -188,7 +185,10 @@ def batch_credit(
             signals=[signals[i] for i in graded],
             outcomes=outcomes[graded],
         )
-        totals[graded] = [reward.total for reward in group_rewards(group, config)]
-        for i, advantages in zip(graded, token_advantages(group, config), strict=True):
+        paid = pay(group, config)
+        kinds.add(type(paid))
+        totals[graded] = totals_of(group, paid)
+        for i, advantages in zip(graded, _on_tokens(group, paid, config), strict=True):
             tokens[i] = advantages
-    return BatchCredit(totals=totals, tokens=tuple(tokens), n_dropped=dropped)
+    per_token = config.correctness_first or kinds != {TrajectoryRewards}
+    return BatchCredit(totals=totals, tokens=tuple(tokens), n_dropped=dropped, per_token=per_token)

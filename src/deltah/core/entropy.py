@@ -35,9 +35,12 @@ SERVER_PRECISION_NATS = 5e-5
 
 A log-softmax over 49,152 tokens in float32 was off by up to 2.1e-5 nats (docs/results/topk.md)."""
 
+DEFAULT_VOCAB_SIZE: Final = 2**19
+"""V assumed where a vocabulary's size is not known: above every published one.
+
+An upper bound grows with log V, so a size that is too great widens an interval and never breaks it."""
+
 _FLOAT64_PRECISION_NATS = 1e-14
-_MOST_TOKENS = 10_000_000
-"""No model's vocabulary comes near."""
 _UNHELD_MASS = 1e-6
 """Probability that unseen tokens may fail to hold: rounding of a caller who states no precision, and no matter."""
 _CACHED_VALUES = 2**16
@@ -96,7 +99,7 @@ def _entropy_of_rows(logits: NDArray[np.generic], temperature: float) -> FloatAr
 
 def entropy_bounds(
     logprobs: ArrayLike,
-    vocab_size: int | None,
+    vocab_size: int = DEFAULT_VOCAB_SIZE,
     *,
     sampled: ArrayLike | None = None,
     tail_cap: ArrayLike | None = None,
@@ -107,8 +110,7 @@ def entropy_bounds(
     Args:
         logprobs: (..., K) natural logarithms of the K greatest probabilities, in any order. -inf (or a server's
             stand-in such as -9999) is a token of probability 0.
-        vocab_size: V, the number of tokens the distribution ranges over. None: unknown, so `upper` is +inf unless
-            the known mass is complete, and `point` extrapolates over an infinite tail cut at 2**17 tokens.
+        vocab_size: V, the number of tokens the distribution ranges over. The bounds are certified under it.
         sampled: (...,) log-probability of the drawn token; NaN where unknown. It adds information only where it is
             smaller than every entry of `logprobs`.
         tail_cap: (...,) log-probability that no unseen token exceeds, for lists that are not the K best: 0 assumes
@@ -132,71 +134,22 @@ def entropy_bounds(
         whole = _known(logp, None, None, tau)
         return _around(whole.head, whole.slack if precision is not None else np.zeros_like(whole.slack))
     known = _known(logp, sampled, tail_cap, tau)
-    return _bounds(known, logp.shape[-1], vocab_size, partial(_lacks_drawn, logp, sampled, tau))
-
-
-def top_k_evidence(
-    logprobs: ArrayLike,
-    *,
-    sampled: ArrayLike | None = None,
-    tail_cap: ArrayLike | None = None,
-    precision: float | None = None,
-) -> FloatArray:
-    """What `entropy_bounds` needs to know of lists to bound the entropy once the vocabulary's size is known.
-
-    Args:
-        logprobs: (..., K), see `entropy_bounds`.
-        sampled: (...,) likewise.
-        tail_cap: (...,) likewise.
-        precision: Likewise.
-
-    Returns:
-        (8, ...), in the order of `EVIDENCE`.
-
-    Raises:
-        InvalidValueError: see `entropy_bounds`.
-    """
-    given = np.asarray(logprobs)
-    tau = _precision(given.dtype, precision)
-    logp = np.sort(given.astype(np.float64), axis=-1) if given.ndim else given.astype(np.float64)
-    _check_logprobs(logp, None, tau)
-    known = _known(logp, sampled, tail_cap, tau)
-    return np.stack([*known, np.where(np.isnan(known.head), np.nan, logp.shape[-1])])
-
-
-def bounds_from_evidence(evidence: ArrayLike, vocab_size: int) -> EntropyBounds:
-    """The bounds that `entropy_bounds` gives of the lists that the evidence was taken from.
-
-    Args:
-        evidence: (8, T) of `top_k_evidence`; the lengths of the lists may differ. NaN where there was none.
-        vocab_size: V. Where a list held all V tokens, the bounds are those of their errors.
-
-    Returns:
-        `EntropyBounds` of arrays (T,) in nats; NaN where there is no evidence.
-
-    Raises:
-        InvalidValueError: if it is no such evidence.
-        VocabularySizeError: see `entropy_bounds`.
-    """
-    array = np.asarray(evidence, dtype=np.float64)
-    if array.ndim != 2 or len(array) != len(EVIDENCE):
-        raise InvalidValueError(f"the evidence has shape {array.shape}; expected ({len(EVIDENCE)}, T)")
-    listed = array[-1]
-    bounds = EntropyBounds(*(np.full(listed.shape, np.nan) for _ in EntropyBounds._fields))
-    for k in np.unique(listed[~np.isnan(listed)]).tolist():
-        if not 1 <= k <= _MOST_TOKENS or k != int(k):
-            raise InvalidValueError(f"the evidence speaks of a list of {k:g} log-probabilities; expected 1 or more")
-        if k > vocab_size:
-            raise VocabularySizeError(f"a token has {int(k)} log-probabilities", vocab_size)
-        at = listed == k
-        found = _bounds(_Known(*array[:-1, at]), int(k), vocab_size, lambda _: False)
-        for target, source in zip(bounds, found, strict=True):
-            target[at] = source
-    return bounds
+    head, slack, mass, error, cap, least_known, new = known
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        unseen = vocab_size - logp.shape[-1] - new
+        room = np.where(cap > 0, unseen * cap, 0.0)
+        _check_room(1.0 - mass - error, room, cap, vocab_size, partial(_lacks_drawn, logp, sampled, tau))
+        most = np.minimum(within(1.0 - mass + error, 0.0, 1.0), room)
+        least = np.minimum(within(1.0 - mass - error, 0.0, 1.0), most)
+        best = within(1.0 - mass, least, most)
+        lower = np.maximum(head - slack + packed(least, most, cap), 0.0)
+        upper = np.maximum(head + slack + spread(least, most, unseen), lower)
+        point = within(head + extrapolated(best, least_known, logp.shape[-1], unseen, vocab_size), lower, upper)
+    return EntropyBounds(lower, upper, point)
 
 
 class _Known(NamedTuple):
-    """What lists say whatever the vocabulary's size; arrays of one shape."""
+    """What lists say, whatever the vocabulary; arrays of one shape."""
 
     head: FloatArray
     """Entropy of the known tokens, nats."""
@@ -212,10 +165,6 @@ class _Known(NamedTuple):
     """That of the least token of the list."""
     new: FloatArray
     """1 where the drawn token is known beside those of the list."""
-
-
-EVIDENCE: Final = (*_Known._fields, "listed")
-"""Rows of `top_k_evidence`; `listed` is K."""
 
 
 def _known(logp: FloatArray, sampled: ArrayLike | None, tail_cap: ArrayLike | None, tau: float) -> _Known:
@@ -236,22 +185,6 @@ def _known(logp: FloatArray, sampled: ArrayLike | None, tail_cap: ArrayLike | No
         return _Known(*map(np.asarray, (head, slack, mass, error, cap * np.exp(tau), least, new)))
 
 
-def _bounds(known: _Known, listed: int, vocab_size: int | None, lacks_drawn: Callable[[int], bool]) -> EntropyBounds:
-    """Bounds from what lists of one length say."""
-    head, slack, mass, error, cap, least_known, new = known
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        unseen = (np.inf if vocab_size is None else vocab_size - listed) - new
-        room = np.where(cap > 0, unseen * cap, 0.0)
-        _check_room(1.0 - mass - error, room, cap, vocab_size, lacks_drawn)
-        most = np.minimum(within(1.0 - mass + error, 0.0, 1.0), room)
-        least = np.minimum(within(1.0 - mass - error, 0.0, 1.0), most)
-        best = within(1.0 - mass, least, most)
-        lower = np.maximum(head - slack + packed(least, most, cap), 0.0)
-        upper = np.maximum(head + slack + spread(least, most, unseen), lower)
-        point = within(head + extrapolated(best, least_known, listed, unseen, vocab_size), lower, upper)
-    return EntropyBounds(lower, upper, point)
-
-
 def _precision(dtype: np.dtype[np.generic], precision: float | None) -> float:
     """Return the stated error, or the one that the input's type implies."""
     if precision is not None:
@@ -261,10 +194,10 @@ def _precision(dtype: np.dtype[np.generic], precision: float | None) -> float:
     return _FLOAT64_PRECISION_NATS if dtype == np.float64 else SERVER_PRECISION_NATS
 
 
-def _check_logprobs(logp: FloatArray, vocab_size: int | None, tau: float) -> None:
+def _check_logprobs(logp: FloatArray, vocab_size: int, tau: float) -> None:
     if logp.ndim == 0 or logp.shape[-1] == 0:
         raise InvalidValueError(f"logprobs have shape {logp.shape}; expected (..., K) with K >= 1")
-    if vocab_size is not None and logp.shape[-1] > vocab_size:
+    if logp.shape[-1] > vocab_size:
         raise VocabularySizeError(f"a token has {logp.shape[-1]} log-probabilities", vocab_size)
     greatest = np.fmax.reduce(logp, axis=None, initial=-np.inf)
     if greatest > max(tau, 1e-3):
@@ -274,17 +207,16 @@ def _check_logprobs(logp: FloatArray, vocab_size: int | None, tau: float) -> Non
 
 
 def _check_room(
-    left: FloatArray, room: FloatArray, cap: FloatArray, vocab_size: int | None, lacks_drawn: Callable[[int], bool]
+    left: FloatArray, room: FloatArray, cap: FloatArray, vocab_size: int, lacks_drawn: Callable[[int], bool]
 ) -> None:
     """Refuse a vocabulary whose unseen tokens, each at most `cap`, cannot hold the probability that is `left`.
 
     A list that lacks a drawn token likelier than some of its own is not one of the best: then it is refused itself.
     """
-    held = room if vocab_size is not None else np.zeros_like(cap)
-    unheld = left - held
+    unheld = left - room
     missing = np.divide(unheld, cap, out=np.zeros_like(cap), where=(cap > 0) & (unheld > _UNHELD_MASS))
     i = int(np.argmax(np.nan_to_num(missing, nan=0.0))) if missing.size else None
-    if i is None or not missing.flat[i] > (0.0 if vocab_size is not None else _MOST_TOKENS):
+    if i is None or not missing.flat[i] > 0:
         return
     share, each = left.flat[i], cap.flat[i]
     if lacks_drawn(i):
@@ -292,15 +224,14 @@ def _check_room(
             f"a list of log-probabilities leaves {share:.3g} of the probability to tokens of at most {each:.3g} each, "
             "but the drawn token is likelier and not listed; expected the greatest of the distribution"
         )
-    if vocab_size is None or missing.flat[i] > _MOST_TOKENS:
+    if vocab_size + missing.flat[i] > DEFAULT_VOCAB_SIZE:
         raise InvalidValueError(
             f"a list of log-probabilities leaves {share:.3g} of the probability to tokens of at most {each:.3g} "
             "each, more than any vocabulary has; expected the greatest of a whole distribution, whose sum is 1"
         )
-    needed = vocab_size + math.ceil(missing.flat[i])
     raise VocabularySizeError(
         f"tokens beyond a list of the best hold {share:.3g} of the probability, none more than {each:.3g}, which "
-        f"takes at least {needed:,}",
+        f"takes at least {vocab_size + math.ceil(missing.flat[i]):,}",
         vocab_size,
     )
 

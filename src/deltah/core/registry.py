@@ -126,14 +126,14 @@ class Registry(Mapping[str, Entry[T]]):
 
 
 def import_attribute(path: str, kind: str) -> Any:
-    """Object behind `package.module:attribute`.
+    """Function (or class) behind `package.module:attribute`.
 
     Args:
         path: The import path.
         kind: What it should be, in the singular, for messages.
 
     Raises:
-        ConfigError: if the module cannot be imported or has no such attribute.
+        ConfigError: if the module cannot be imported or has no such function.
     """
     module_name, _, attribute = path.partition(":")
     try:
@@ -143,7 +143,7 @@ def import_attribute(path: str, kind: str) -> Any:
             f"{kind} {path!r}: cannot import {module_name!r} ({error}); install it, or put its folder on PYTHONPATH"
         ) from error
     found = getattr(module, attribute, None)
-    if found is None:
+    if not callable(found):
         functions = sorted(n for n, v in vars(module).items() if inspect.isfunction(v) and not n.startswith("_"))
         raise ConfigError(
             f"{kind} {path!r}: {module_name!r} has no function {attribute!r}; it has {', '.join(functions) or 'none'}"

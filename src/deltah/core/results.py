@@ -8,7 +8,8 @@ import re
 from deltah.core.types import CallStatus
 
 ERROR_PREFIX = "error: "
-"""First characters of the text of a failed call of our own tools."""
+"""First characters of the text of a failed call of our own tools, and of no other."""
+_OUTPUT_PREFIX = "output: "
 
 _ERROR_TEXT = re.compile(r"\s*error(?:\s*\Z|(?:\s[^\n:]{0,80})?:)", re.IGNORECASE)
 _TRACEBACK = re.compile(r"\s*(?:Traceback \(most recent call last\):|[A-Z]\w*(?:Error|Exception): )")
@@ -39,3 +40,13 @@ def status_of(result: str | None) -> CallStatus:
     if result is None:
         return CallStatus.UNANSWERED
     return CallStatus.ERROR if is_error(result) else CallStatus.OK
+
+
+def error_text(reason: str) -> str:
+    """Text of a failed call."""
+    return ERROR_PREFIX + reason
+
+
+def success_text(text: str) -> str:
+    """Text of a successful call; one that reads like a failure gets the word "output: " before it."""
+    return _OUTPUT_PREFIX + text if is_error(text) else text

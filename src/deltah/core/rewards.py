@@ -1,4 +1,4 @@
-r"""Rewards made of an outcome and a signal, the baselines they are compared with, and their control.
+r"""Rewards made of outcomes and signals, the baselines they are compared with, and their control.
 
 With F1 the task's score in [0, 1], n all calls of a trajectory and m those with $I_k = 1$:
 
@@ -12,107 +12,158 @@ With F1 the task's score in [0, 1], n all calls of a trajectory and m those with
   form m/n and the position effect and destroys the entropy content: what sparse gains over it, entropy bought.
 
 Undefined and undecided calls count in n and not in m.
+
+A reward is a function from a `Group` and its own options to one of three results, registered where it is defined; what
+it pays follows from what it returns:
+
+    @REWARDS.register("brief", meaning="F1 less a price of every call")
+    def brief(group: Group, *, price: Annotated[float, Range(0.0, 1.0)] = 0.1) -> TrajectoryRewards: ...
+
+Options of a registration: `over_batch`, a function from the signals of a whole batch and a random generator to the
+signals that the reward sees, and `untouched` (True: a trainer leaves rewards and advantages as they are).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 
-from deltah.core.options import check_number, choice
+from deltah.core.options import Range, check_number, check_options, options_of
+from deltah.core.pooling import POOLINGS
+from deltah.core.registry import Entry, Registry
 from deltah.core.signal_types import Group, Signal
 from deltah.core.types import FloatArray
 from deltah.errors import InvalidValueError
 
 
-class RewardName(StrEnum):
-    """Arms of an experiment."""
+@dataclass(frozen=True, slots=True)
+class TrajectoryRewards:
+    """One number a trajectory; advantages are its deviation from the group's mean."""
 
-    OUTCOME = "outcome"
-    SPARSE = "sparse"
-    DENSE = "dense"
-    PENALTY = "penalty"
-    OTC = "otc"
-    SHUFFLED = "shuffled"
+    values: FloatArray | Sequence[float]
+    """(G,)"""
 
 
-REWARDS: tuple[str, ...] = tuple(name.value for name in RewardName)
+@dataclass(frozen=True, slots=True)
+class CallRewards:
+    """One number a call, compared with the group's calls; the final segment gets the outcome's advantage."""
+
+    values: Sequence[FloatArray]
+    """G arrays (C_i,)"""
 
 
-class Pooling(StrEnum):
-    """Baseline of a call's advantage in the dense form."""
+@dataclass(frozen=True, slots=True)
+class SegmentAdvantages:
+    """Ready advantages of the segments r_0 ... r_R, for their sampled tokens; segment k - 1 issued round k."""
 
-    POOLED = "pooled"
-    """Mean over all calls of the group: trajectories with many calls weigh more."""
-    TRAJECTORY_MEAN = "trajectory_mean"
-    """Mean over trajectories of their mean call reward: every trajectory weighs the same."""
-    LEAVE_ONE_OUT = "leave_one_out"
-    """As `trajectory_mean`, without the trajectory itself."""
+    values: Sequence[FloatArray]
+    """G arrays (R_i + 1,)"""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+Rewards: TypeAlias = TrajectoryRewards | CallRewards | SegmentAdvantages
+REWARDS: Registry[Callable[..., Rewards]] = Registry("reward")
+"""Rewards by name."""
+
+
+@dataclass(frozen=True, slots=True, init=False)
 class RewardConfig:
-    """Which reward, and every decision its sources leave open.
+    """Which reward, its options, and how advantages are made of it.
+
+    Options may be given flat, `RewardConfig(name="dense", alpha=0.3)`. One that only other rewards have is kept and
+    not used, so that one configuration serves several rewards.
 
     Raises:
-        InvalidValueError: if a field is out of range, or the name does not exist.
+        InvalidValueError: if a name or an option does not exist, or a value is out of range.
     """
 
-    name: RewardName = RewardName.SPARSE
-    alpha: float = 0.5
-    """Weight of a reduced call in the dense form."""
-    centred: bool = False
-    """Dense form with I_k less the group's reduction rate."""
-    no_call_efficiency: float = 1.0
-    """Stands for m / n where n = 0."""
-    call_penalty: float = 0.1
-    """Cost of one call under `penalty`, in units of the outcome."""
-    otc_smoothing: float = 4.0
-    """c of the OTC cosine, used where the best correct trajectory makes no call."""
+    name: str = "sparse"
+    """A name in `REWARDS`, or `package.module:function`."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the reward's own function."""
+    pooling: str = "pooled"
+    """Baseline of a call's advantage: a name in `POOLINGS`, or `package.module:function`."""
+    scale: bool = True
+    """Divide advantages by the group's standard deviation (n - 1 in the denominator)."""
+    eps: float = 1e-4
+    """Added to that standard deviation; TRL's value."""
     correctness_first: bool = False
     """Efficiency may order correct trajectories among themselves, but no token of one gets less than any token of an
     incorrect one, nor less than the smaller of 0 and its outcome-only advantage."""
     correct_at: float = 1.0
     """Outcome from which a trajectory counts as correct."""
-    pooling: Pooling = Pooling.POOLED
-    scale: bool = True
-    """Divide advantages by the group's standard deviation (n - 1 in the denominator)."""
-    eps: float = 1e-4
-    """Added to that standard deviation; TRL's value."""
+
+    def __init__(
+        self,
+        name: str = "sparse",
+        *,
+        options: Mapping[str, Any] | None = None,
+        pooling: str = "pooled",
+        scale: bool = True,
+        eps: float = 1e-4,
+        correctness_first: bool = False,
+        correct_at: float = 1.0,
+        **flat: Any,
+    ) -> None:
+        given = {"name": name, "options": {**(options or {}), **flat}, "pooling": pooling, "scale": scale, "eps": eps}
+        given |= {"correctness_first": correctness_first, "correct_at": correct_at}
+        for key, value in given.items():
+            object.__setattr__(self, key, value)
+        self.__post_init__()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", choice(RewardName, self.name, "reward"))
-        object.__setattr__(self, "pooling", choice(Pooling, self.pooling, "pooling"))
-        for field, low, high in _RANGES:
-            check_number(field, getattr(self, field), low, high)
+        POOLINGS.resolve(self.pooling)
+        check_number("eps", self.eps, 0.0, 1.0)
+        check_number("correct_at", self.correct_at, 1e-9, 1.0)
+        function = self.entry.value
+        known = options_of(function)
+        for key, value in self.options.items():
+            other = next((e.value for e in REWARDS.values() if key in options_of(e.value)), function)
+            check_options(function if key in known else other, {key: value}, f"reward {self.name!r}")
+        defaults = {key: value for key, value in known.items() if key not in self.__dataclass_fields__}
+        object.__setattr__(self, "options", defaults | self.options)
 
     @property
-    def needs_token_advantages(self) -> bool:
-        """Whether a trainer that normalises scalar rewards itself would lose something."""
-        return self.name is RewardName.DENSE or self.correctness_first
+    def entry(self) -> Entry[Callable[..., Rewards]]:
+        """What the registry says of the reward."""
+        return REWARDS.resolve(self.name)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Of the reward's function: its options, and the fields that it asks for by name."""
+        return {key: self.options.get(key, getattr(self, key, None)) for key in options_of(self.entry.value)}
+
+    @property
+    def over_batch(self) -> Callable[[Sequence[Signal], np.random.Generator], Sequence[Signal]] | None:
+        """What happens to the signals of a whole batch before any group is rewarded; None: nothing."""
+        return self.entry.options.get("over_batch")
+
+    @property
+    def untouched(self) -> bool:
+        """Whether a trainer is to leave its own rewards and advantages as they are."""
+        return bool(self.entry.options.get("untouched", False))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain flat form, as a configuration file has it, every option stated."""
+        fields = {key: getattr(self, key) for key in self.__dataclass_fields__ if key != "options"}
+        return {**self.options, **fields}
 
 
-_RANGES = (
-    ("alpha", 0.0, 100.0),
-    ("no_call_efficiency", 0.0, 1.0),
-    ("call_penalty", 0.0, 1.0),
-    ("otc_smoothing", 1e-6, 1e6),
-    ("correct_at", 1e-9, 1.0),
-    ("eps", 0.0, 1.0),
-)
+Share: TypeAlias = Annotated[float, Range(0.0, 1.0)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reward:
-    """Reward of one trajectory."""
+@REWARDS.register("outcome", meaning="F1: plain GRPO", untouched=True)
+def outcome(group: Group) -> TrajectoryRewards:
+    """F1 of every trajectory."""
+    return TrajectoryRewards(group.outcomes)
 
-    total: float
-    """Scalar that a trainer sees; the plain outcome in the dense form, whose calls carry their own."""
-    process: FloatArray | None
-    """(C,) reward of each call in the dense form; None in all others."""
+
+@REWARDS.register("sparse", meaning="F1 * m / n: the share of calls that reduced entropy, once a trajectory")
+def sparse(group: Group, *, no_call_efficiency: Share = 1.0) -> TrajectoryRewards:
+    """F1 * m / n of every trajectory, the method's sparse outcome reward; options as for `sparse_reward`."""
+    return TrajectoryRewards([sparse_reward(s, f, no_call_efficiency=no_call_efficiency) for s, f in group.pairs])
 
 
 def sparse_reward(signal: Signal, outcome: float, *, no_call_efficiency: float = 1.0) -> float:
@@ -126,6 +177,20 @@ def sparse_reward(signal: Signal, outcome: float, *, no_call_efficiency: float =
     _check_outcome(outcome)
     efficiency = signal.n_reduced / signal.n_calls if signal.n_calls else no_call_efficiency
     return outcome * efficiency
+
+
+@REWARDS.register("dense", meaning="F1 * (1 + alpha * I_k): more for each call that reduced entropy, on its own tokens")
+def dense(group: Group, *, alpha: Annotated[float, Range(0.0, 100.0)] = 0.5, centred: bool = False) -> CallRewards:
+    """F1 * (1 + alpha * I_k) of every call, the method's dense process reward.
+
+    Args:
+        group: G trajectories.
+        alpha: Weight of a reduced call.
+        centred: Take I_k less the group's reduction rate.
+    """
+    verdicts = np.concatenate([s.call_reduced for s in group.signals])
+    rate = float(verdicts.mean()) if centred and len(verdicts) else 0.0
+    return CallRewards([dense_reward(s, f, alpha, reduction_rate=rate) for s, f in group.pairs])
 
 
 def dense_reward(signal: Signal, outcome: float, alpha: float = 0.5, *, reduction_rate: float = 0.0) -> FloatArray:
@@ -144,17 +209,27 @@ def dense_reward(signal: Signal, outcome: float, alpha: float = 0.5, *, reductio
     return outcome * (1.0 + alpha * (signal.call_reduced.astype(np.float64) - reduction_rate))
 
 
-def outcome_reward(signal: Signal, outcome: float) -> float:
-    """F1: plain GRPO."""
-    del signal
-    _check_outcome(outcome)
-    return outcome
+@REWARDS.register("penalty", meaning="F1 - c * n: the control that charges for calls and knows no entropy")
+def penalty(group: Group, *, call_penalty: Share = 0.1) -> TrajectoryRewards:
+    """F1 - c * n of every trajectory; `call_penalty` is c, in units of the outcome."""
+    return TrajectoryRewards([f - call_penalty * s.n_calls for s, f in group.pairs])
 
 
-def penalty_reward(signal: Signal, outcome: float, *, call_penalty: float = 0.1) -> float:
-    """F1 - c * n: the control that charges for calls and knows no entropy."""
-    _check_outcome(outcome)
-    return outcome - call_penalty * signal.n_calls
+@REWARDS.register(
+    "otc", title="OTC", meaning="F1 * r_tool of OTC-GRPO: most for the fewest calls of a correct trajectory"
+)
+def otc(
+    group: Group, *, otc_smoothing: Annotated[float, Range(1e-6, 1e6)] = 4.0, correct_at: float = 1.0
+) -> TrajectoryRewards:
+    """F1 * r_tool of every trajectory.
+
+    Args:
+        group: G trajectories.
+        otc_smoothing: c of the cosine, used where the best correct trajectory makes no call.
+        correct_at: Outcome from which a trajectory counts as correct.
+    """
+    fewest = min((s.n_calls for s, f in group.pairs if f >= correct_at), default=None)
+    return TrajectoryRewards([otc_reward(s, f, fewest_calls=fewest, smoothing=otc_smoothing) for s, f in group.pairs])
 
 
 def otc_reward(signal: Signal, outcome: float, *, fewest_calls: int | None, smoothing: float = 4.0) -> float:
@@ -216,11 +291,65 @@ def _has_answer(signal: Signal, k: int) -> bool:
     return signal.answered is None or bool(signal.answered[signal.round_of_call == k].any())
 
 
+@REWARDS.register(
+    "shuffled",
+    meaning="sparse on verdicts that were shuffled over the batch: the control without entropy",
+    over_batch=shuffle_verdicts,
+)
+def shuffled(group: Group, *, no_call_efficiency: Share = 1.0) -> TrajectoryRewards:
+    """The sparse reward of a batch whose verdicts `shuffle_verdicts` permuted."""
+    return sparse(group, no_call_efficiency=no_call_efficiency)
+
+
+def _check_outcome(outcome: float) -> None:
+    if not 0.0 <= outcome <= 1.0:
+        raise InvalidValueError(f"outcome is {outcome}; expected the task's score in [0, 1]")
+
+
+def pay(group: Group, config: RewardConfig) -> Rewards:
+    """What a reward gives a group, with its shape checked.
+
+    Raises:
+        InvalidValueError: if the reward returns something else than one of the three results, or another shape.
+    """
+    paid = config.entry.value(group, **config.arguments)
+    values = [paid.values] if isinstance(paid, TrajectoryRewards) else getattr(paid, "values", ())
+    if isinstance(paid, TrajectoryRewards):
+        expected = [(len(group),)]
+    elif isinstance(paid, CallRewards):
+        expected = [(s.n_calls,) for s in group.signals]
+    elif isinstance(paid, SegmentAdvantages):
+        expected = [(s.n_rounds + 1,) for s in group.signals]
+    else:
+        raise InvalidValueError(
+            f"the reward {config.name!r} returned a {type(paid).__name__}; expected TrajectoryRewards, CallRewards or "
+            "SegmentAdvantages"
+        )
+    if [np.shape(v) for v in values] != expected or not all(np.isfinite(v).all() for v in values):
+        raise InvalidValueError(
+            f"the reward {config.name!r} returned {type(paid).__name__} of shapes {[np.shape(v) for v in values]}; "
+            f"expected finite numbers of shapes {expected}"
+        )
+    return paid
+
+
+def totals_of(group: Group, paid: Rewards) -> FloatArray:
+    """(G,) scalar that a trainer sees: the reward of a trajectory, or the outcome where smaller parts are paid."""
+    return np.array(paid.values if isinstance(paid, TrajectoryRewards) else group.outcomes, dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reward:
+    """Reward of one trajectory."""
+
+    total: float
+    """Scalar that a trainer sees; the plain outcome where calls or segments carry their own."""
+    process: FloatArray | None
+    """(C,) reward of each call; None where none is paid by itself."""
+
+
 def group_rewards(group: Group, config: RewardConfig) -> list[Reward]:
     """Reward every trajectory of a group.
-
-    Under `shuffled` the group's signals must have been shuffled over the whole batch before (`shuffle_verdicts`); a
-    shuffle inside one group would keep too much.
 
     Args:
         group: G trajectories with signals and outcomes.
@@ -228,30 +357,27 @@ def group_rewards(group: Group, config: RewardConfig) -> list[Reward]:
 
     Returns:
         G rewards in the group's order.
+
+    Raises:
+        InvalidValueError: if the reward needs the whole batch first.
     """
-    pairs = [(s, float(f)) for s, f in zip(group.signals, group.outcomes, strict=True)]
-    if config.name is RewardName.DENSE:
-        rate = _reduction_rate(group) if config.centred else 0.0
-        return [Reward(total=f, process=dense_reward(s, f, config.alpha, reduction_rate=rate)) for s, f in pairs]
-    if config.name is RewardName.OTC:
-        correct = [s.n_calls for s, f in pairs if f >= config.correct_at]
-        fewest = min(correct, default=None)
-        totals = [otc_reward(s, f, fewest_calls=fewest, smoothing=config.otc_smoothing) for s, f in pairs]
-    elif config.name is RewardName.PENALTY:
-        totals = [penalty_reward(s, f, call_penalty=config.call_penalty) for s, f in pairs]
-    elif config.name is RewardName.OUTCOME:
-        totals = [outcome_reward(s, f) for s, f in pairs]
-    else:
-        totals = [sparse_reward(s, f, no_call_efficiency=config.no_call_efficiency) for s, f in pairs]
-    return [Reward(total=total, process=None) for total in totals]
+    check_one_group(config)
+    paid = pay(group, config)
+    calls = paid.values if isinstance(paid, CallRewards) else [None] * len(group)
+    return [
+        Reward(total=total, process=process)
+        for total, process in zip(totals_of(group, paid).tolist(), calls, strict=True)
+    ]
 
 
-def _reduction_rate(group: Group) -> float:
-    """Mean I over all calls of the group; 0 where it has none."""
-    verdicts = np.concatenate([s.call_reduced for s in group.signals])
-    return float(verdicts.mean()) if len(verdicts) else 0.0
+def check_one_group(config: RewardConfig) -> None:
+    """Refuse to reward a group alone where something has to happen over its batch before.
 
-
-def _check_outcome(outcome: float) -> None:
-    if not 0.0 <= outcome <= 1.0:
-        raise InvalidValueError(f"outcome is {outcome}; expected the task's score in [0, 1]")
+    Raises:
+        InvalidValueError: saying what to call.
+    """
+    if config.over_batch is not None:
+        raise InvalidValueError(
+            f"the reward {config.name!r} changes the signals of a whole batch before it rewards a group; call "
+            "deltah.batch_credit(trajectories, signals, outcomes, groups, config, rng=numpy.random.default_rng(seed))"
+        )

@@ -161,6 +161,11 @@ class Group:
         if not np.isfinite(outcomes).all():
             raise InvalidValueError("a group has an outcome that is not a number; leave that trajectory out")
 
+    @property
+    def pairs(self) -> list[tuple[Signal, float]]:
+        """(signal, outcome) of each trajectory."""
+        return list(zip(self.signals, self.outcomes.tolist(), strict=True))
+
     def __len__(self) -> int:
         """G."""
         return len(self.trajectories)

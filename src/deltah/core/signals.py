@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from deltah.core.options import check_number
+from deltah.core.options import check_number, check_options
 from deltah.core.registry import Entry, Registry
 from deltah.core.segments import POOLS, SegmentEntropies, segment_entropies
 from deltah.core.signal_types import Signal, Verdict
@@ -207,6 +207,7 @@ class SignalConfig:
             check_number("margin", self.margin, 0.0, unit="number in the signal's unit")
         check_number("min_tokens", self.min_tokens, 1)
         check_number("tail_tokens", self.tail_tokens, 1)
+        check_options(self.entry.value, self.options, f"signal {self.name!r}")
         fit = self.entry.options.get("fit")
         if fit is not None and self.baseline is None:
             raise InvalidValueError(

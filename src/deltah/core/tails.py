@@ -49,20 +49,12 @@ def spread(least: FloatArray, most: FloatArray, unseen: FloatArray) -> FloatArra
     """Greatest entropy of a tail of `unseen` tokens whose mass lies in [least, most]: e log(N / e)."""
     # e log(N/e) rises up to e = N/exp(1), which matters only for tails of one or two tokens.
     mass = within(unseen / _E, least, most)
-    finite = np.where(np.isfinite(unseen) & (unseen > 0), unseen, 1.0)
-    tail = np.where(unseen > 0, xlogx(mass) + mass * np.log(finite), 0.0)
-    return np.where(np.isinf(unseen) & (mass > 0), np.inf, tail)
+    return np.where(unseen > 0, xlogx(mass) + mass * np.log(np.where(unseen > 0, unseen, 1.0)), 0.0)
 
 
-_INFINITE_TAIL_TOKENS = 2**17
-"""Tail length assumed by the point estimate when the vocabulary size is unknown."""
-
-
-def extrapolated(
-    mass: FloatArray, cap: FloatArray, known: int, unseen: FloatArray, vocab_size: int | None
-) -> FloatArray:
+def extrapolated(mass: FloatArray, cap: FloatArray, known: int, unseen: FloatArray, vocab_size: int) -> FloatArray:
     """Entropy of a power-law tail of the given mass that continues from probability `cap` at rank `known`."""
-    log_ratio, tail_entropy = _zipf_table(known, _INFINITE_TAIL_TOKENS if vocab_size is None else vocab_size - known)
+    log_ratio, tail_entropy = _zipf_table(known, vocab_size - known)
     ratio = np.log(np.where((mass > 0) & (cap > 0), mass / np.where(cap > 0, cap, 1.0), 1.0))
     shape = np.interp(ratio, log_ratio, tail_entropy)
     return np.where((mass > 0) & (unseen > 0), xlogx(mass) + mass * shape, 0.0)

@@ -168,15 +168,6 @@ def _read_only(values: object, dtype: type[np.generic], name: str, length: int |
     return array
 
 
-def _read_only_table(values: object, name: str, length: int) -> FloatArray:
-    """Copy to a read-only table of a stated number of columns."""
-    table = np.array(values, dtype=np.float64)
-    if table.ndim != 2 or table.shape[1] != length:
-        raise InvalidValueError(f"{name} has shape {table.shape}; expected one column a token, (..., {length})")
-    table.setflags(write=False)
-    return table
-
-
 @dataclass(frozen=True, kw_only=True)
 class Trajectory:
     """One rollout: its tokens, what was measured on them, its calls, and how it was graded.
@@ -201,9 +192,6 @@ class Trajectory:
     estimator: Estimator = Estimator.NONE
     temperature: float | None = None
     """Temperature of the distribution the entropies speak of; None when the source does not say."""
-    top_k_evidence: FloatArray | None = None
-    """(8, T) what top-k lists say whatever the vocabulary's size (`deltah.core.entropy.EVIDENCE`), kept where it is not
-    known; NaN where not measured."""
     logprobs: FloatArray | None = None
     """(T,) log-probability of each sampled token, NaN elsewhere."""
     token_ids: IntArray | None = None
@@ -231,8 +219,6 @@ class Trajectory:
                 object.__setattr__(self, name, choice(kind, value, name.replace("_", " ")))
         for name in ("entropy", "entropy_lower", "entropy_upper", "logprobs"):
             object.__setattr__(self, name, _read_only(getattr(self, name), np.float64, name, n))
-        if self.top_k_evidence is not None:
-            object.__setattr__(self, "top_k_evidence", _read_only_table(self.top_k_evidence, "top_k_evidence", n))
         object.__setattr__(self, "token_ids", _read_only(self.token_ids, np.int64, "token_ids", n))
         object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
         self._check_segments()

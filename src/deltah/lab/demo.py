@@ -27,12 +27,20 @@ from pathlib import Path
 from typing import Any
 
 from deltah.core.metrics import MetricsTally
-from deltah.core.rewards import RewardName
 from deltah.core.signals import SignalConfig, score
 from deltah.engines.trl.config import EvaluateConfig
 from deltah.errors import TrainingError, missing_dependency
-from deltah.lab.composition import composition
-from deltah.lab.recipe import ARMS, EVAL_TASKS, SIGNAL, STEPS, eval_config, rollout_config, train_config, write_world
+from deltah.lab.recipe import (
+    ARMS,
+    EVAL_TASKS,
+    SIGNAL,
+    STEPS,
+    composition,
+    eval_config,
+    rollout_config,
+    train_config,
+    write_world,
+)
 from deltah.lab.subprocesses import start, stop
 from deltah.report.data import ReportData
 from deltah.report.load import load_run
@@ -48,7 +56,7 @@ _POLL_S = 0.5
 class DemoConfig:
     """What the demo runs."""
 
-    arms: tuple[RewardName, ...] = ARMS
+    arms: tuple[str, ...] = ARMS
     steps: int = STEPS
     eval_tasks: int = EVAL_TASKS
     """Questions of the evaluation world."""
@@ -97,7 +105,7 @@ def run_demo(config: DemoConfig, out: Path, *, watch: Watch | None = None) -> Re
     for package in ("torch", "trl", "datasets", "pydantic_monty", "bm25s"):
         if find_spec(package) is None:
             raise missing_dependency(package, extra="train", purpose="The demo")
-    arms = [RewardName(arm) for arm in config.arms]
+    arms = config.arms
     open_run(out, config.shared, command="demo")
     if not (out / "world" / "eval" / "tasks.jsonl").exists():
         write_world(out / "world", seed=config.seed, eval_tasks=config.eval_tasks)
@@ -109,11 +117,11 @@ def run_demo(config: DemoConfig, out: Path, *, watch: Watch | None = None) -> Re
     return data
 
 
-def report_data(out: Path, arms: Sequence[RewardName], config: DemoConfig) -> ReportData:
+def report_data(out: Path, arms: Sequence[str], config: DemoConfig) -> ReportData:
     """Read a finished demo."""
     return ReportData(
         title="deltah demo: the embedded agent, before and after",
-        arms=tuple(load_run(out / arm.value, name=arm.value) for arm in arms),
+        arms=tuple(load_run(out / arm, name=arm) for arm in arms),
         start=load_run(out / "start").evaluations,
         facts={
             "model": "embedded agent (about one million parameters), the same cold start for every arm",
@@ -166,7 +174,7 @@ def _start_job(out: Path, config: DemoConfig) -> _Job:
     return _job("start", "eval", resolved.to_dict(), out, total=2 * config.eval_tasks, signal=config.signal)
 
 
-def _arm_job(out: Path, arm: RewardName, config: DemoConfig) -> _Job:
+def _arm_job(out: Path, arm: str, config: DemoConfig) -> _Job:
     """`deltah train` of one arm."""
     resolved = train_config(
         out / "world",
@@ -176,7 +184,7 @@ def _arm_job(out: Path, arm: RewardName, config: DemoConfig) -> _Job:
         eval_tasks=config.eval_tasks,
         signal=config.signal,
     )
-    return _job(arm.value, "train", resolved.to_dict(), out, total=config.steps, signal=config.signal)
+    return _job(arm, "train", resolved.to_dict(), out, total=config.steps, signal=config.signal)
 
 
 def _job(name: str, command: str, config: dict[str, Any], out: Path, *, total: int, signal: SignalConfig) -> _Job:

@@ -19,10 +19,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from deltah.lab.names import Kind, Split, pick
-from deltah.lab.world import SCHEMAS, Relation, World, document_id
+from deltah.lab.world import SCHEMAS, Kind, Relation, Split, World, document_id, pick
 from deltah.runs.directory import write_atomic
-from deltah.tasks.types import Task, TaskKind
+from deltah.tasks.task import Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +215,6 @@ def ask(world: World, family: str, rng: np.random.Generator, *, task_id: str) ->
         id=task_id,
         question=text,
         golden_answers=(plan[-1].value,),
-        kind=TaskKind.QA,
         supporting=tuple(document_id(SCHEMAS[s.relation].subject, s.subject) for s in lookups),
         metadata={
             "family": family,
@@ -269,7 +267,7 @@ def _task_row(task: Task) -> dict[str, object]:
         "id": task.id,
         "question": task.question,
         "golden_answers": list(task.golden_answers),
-        "kind": task.kind.value,
+        "kind": task.kind,
         "supporting": list(task.supporting),
         "metadata": dict(task.metadata),
     }

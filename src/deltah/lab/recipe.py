@@ -6,20 +6,22 @@ model wants a far smaller learning rate.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deltah.core.rewards import RewardConfig, RewardName
+from deltah.core.rewards import RewardConfig
 from deltah.core.signals import SignalConfig
 from deltah.engines.trl.config import EvalConfig, RolloutConfig, TrainConfig
-from deltah.lab.names import Split
 from deltah.lab.questions import Question, questions, write_split
-from deltah.lab.world import World
+from deltah.lab.world import Split, World
+from deltah.tasks import Task, read_tasks
 from deltah.tools import ToolConfig
+from deltah.tools.search import read_corpus
 
-ARMS = (RewardName.OUTCOME, RewardName.SPARSE, RewardName.DENSE)
+ARMS = ("outcome", "sparse", "dense")
 """Arms of the demo."""
-CONTROLS = (RewardName.PENALTY, RewardName.SHUFFLED)
+CONTROLS = ("penalty", "shuffled")
 """Arms that know no entropy; no claim about the others stands without them."""
 STEPS = 28
 """Optimiser steps of each arm of the demo."""
@@ -53,7 +55,7 @@ def eval_config(world: Path, limit: int = EVAL_TASKS) -> EvalConfig:
 
 def train_config(
     world: Path,
-    reward: RewardName,
+    reward: str,
     *,
     steps: int,
     seed: int,
@@ -99,3 +101,55 @@ def eval_questions(seed: int = 0) -> list[Question]:
 
 def _eval_seed(seed: int) -> int:
     return seed + 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Composition:
+    """What an evaluation asks, counted from the written files alone; the three parts overlap.
+
+    A question names something unseen if a document that answers it is not in the training corpus: the subject's name is
+    then in no training or cold-start world. Every other question is about facts known by heart, or is arithmetic.
+    """
+
+    questions: int
+    distinct: int
+    """Different texts."""
+    known: int
+    """Need no tool: every step was learned by heart."""
+    unseen: int
+    """Name an entity that training does not."""
+    repeated: int
+    """Stand word for word among the training questions."""
+
+    def __str__(self) -> str:
+        """One clause for a page or a terminal."""
+        return (
+            f"{self.questions} questions ({self.distinct} different): {self.unseen} name an entity unseen in training, "
+            f"{self.known} need no tool, {self.repeated} stand word for word among the training questions"
+        )
+
+
+def composition(world: str | Path, *, limit: int | None = None) -> Composition:
+    """Count the evaluation questions of a folder that `write_world` wrote.
+
+    Args:
+        world: The folder, with `train/` and `eval/`.
+        limit: Count only the first so many.
+
+    Raises:
+        DataError: if a file is missing or damaged.
+    """
+    train, held_out = Path(world) / "train", Path(world) / "eval"
+    documents = {document.id for document in read_corpus(train / "corpus.jsonl")}
+    return _count(read_tasks(held_out / "tasks.jsonl")[:limit], read_tasks(train / "tasks.jsonl"), documents)
+
+
+def _count(asked: Sequence[Task], trained: Sequence[Task], documents: set[str]) -> Composition:
+    texts = {task.question for task in trained}
+    return Composition(
+        questions=len(asked),
+        distinct=len({task.question for task in asked}),
+        known=sum(not task.metadata["needs_tools"] for task in asked),
+        unseen=sum(not documents.issuperset(task.supporting) for task in asked),
+        repeated=sum(task.question in texts for task in asked),
+    )

@@ -1,4 +1,5 @@
 """Counterfactual probe: what a call's result did, against no result and against an unrelated one, from the same state.
 
-Import from the submodules. Only `deltah.probe.local` needs torch, and loads it when a model is loaded.
+Import from the submodules. The probe defines what a model is asked (`queries.Backend`); `server` asks a server, and
+`deltah.engines.local_scorer` a model in memory.
 """

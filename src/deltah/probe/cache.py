@@ -1,94 +1,80 @@
-"""Answers on disk: one JSON line a query, so that a killed probe repeats nothing it has read an answer to.
+"""Answers on disk in SQLite, so that a killed probe repeats no query that was answered.
 
-The first line is the identity of the model. Each other line holds a digest of identity and query, and the answer. A
-file of another identity is refused and the differing keys are named. A line cut off by a killed writer is dropped when
-the file is opened again.
+One file holds the answers of one model: its identity, and a row for each query (digest, answer). A file of another
+identity is refused and the differing keys are named.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
-import os
+import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Self
 
-import msgspec
 import numpy as np
 
-from deltah.core.types import Estimator, FloatArray, Scalar
+from deltah.core.types import Estimator, Scalar
 from deltah.errors import ConfigError, DataError
-from deltah.probe.types import Query, Scores, plain
+from deltah.probe.queries import Query, Scores, digest, plain
 
-VERSION = 1
-_FIRST_BYTES = b'{"probe_cache"'
-
-
-class _Header(msgspec.Struct, frozen=True, kw_only=True):
-    probe_cache: int
-    identity: dict[str, str | int | float | bool | None]
-
-
-Element: TypeAlias = float | Literal["inf", "-inf"] | None
-"""As in `deltah.traces.record`: null is NaN."""
-
-
-class _Entry(msgspec.Struct, frozen=True, kw_only=True):
-    key: str
-    logprobs: list[Element]
-    entropy: list[Element]
-    lower: list[Element] | None
-    """null: the entropies are exact."""
-    upper: list[Element] | None
-    focus: list[bool]
-    estimator: Estimator
-    n_context: int
-
-
-_HEADERS, _ENTRIES = msgspec.json.Decoder(_Header), msgspec.json.Decoder(_Entry)
+_ARRAYS = ("logprobs", "entropy", "lower", "upper")
+_IDENTITY_TABLE = "CREATE TABLE identity (content TEXT NOT NULL)"
+_ANSWERS_TABLE = f"""CREATE TABLE answers (
+    query TEXT PRIMARY KEY,
+    {", ".join(f"{name} BLOB" for name in _ARRAYS)}, focus BLOB,
+    estimator TEXT, n_context INTEGER
+) WITHOUT ROWID"""
+"""Arrays as the bytes of float64, and of bool."""
 
 
 class ProbeCache:
     """Answers of one model, by query; open it with `open_cache`."""
 
-    def __init__(self, path: Path, identity: Mapping[str, Scalar], entries: dict[str, Scores], *, end: int) -> None:
-        """Continue a file after its last whole line, at byte `end`; 0: start it."""
+    def __init__(self, path: Path, identity: Mapping[str, Scalar], connection: sqlite3.Connection | None) -> None:
+        """Use an open file, or start one at the first answer."""
         self.path = path
-        self.n_read = len(entries)
-        """Answers that were on disk."""
         self._identity = dict(identity)
-        self._entries = entries
-        self._end = end
-        self._file: Any = None
+        self._connection = connection
+
+    def __len__(self) -> int:
+        """Number of answers."""
+        if self._connection is None:
+            return 0
+        return int(self._connection.execute("SELECT count(*) FROM answers").fetchone()[0])
 
     def __contains__(self, query: Query) -> bool:
         """Whether the answer is known."""
-        return self._key(query) in self._entries
+        return self._row("1", query) is not None
 
     def __getitem__(self, query: Query) -> Scores:
         """The answer to a query that is `in` the cache."""
-        return self._entries[self._key(query)]
+        row = self._row(f"{', '.join(_ARRAYS)}, focus, estimator, n_context", query)
+        if row is None:
+            raise KeyError(query)
+        *arrays, focus, estimator, n_context = row
+        return Scores(
+            **{name: np.frombuffer(content) for name, content in zip(_ARRAYS, arrays, strict=True)},
+            focus=np.frombuffer(focus, dtype=np.bool_),
+            estimator=Estimator(estimator),
+            n_context=n_context,
+        )
 
     def put(self, query: Query, scores: Scores) -> None:
-        """Keep an answer: on disk, flushed, before it is used.
+        """Write an answer to disk before it is used.
 
         Raises:
             DataError: if it cannot be written.
         """
-        key = self._key(query)
-        self._entries[key] = scores
         try:
-            if self._file is None:
-                self._file = self._open()
-            self._file.write(msgspec.json.encode(_to_entry(key, scores)) + b"\n")
-            self._file.flush()
-        except OSError as error:
-            raise DataError(
-                f"cannot write the cache {self.path}: {error.strerror or error}; what it holds is kept"
-            ) from error
+            if self._connection is None:
+                self._connection = _create(self.path, self._identity)
+            arrays = [np.asarray(getattr(scores, name), dtype=np.float64).tobytes() for name in _ARRAYS]
+            row = (digest(plain(query)), *arrays, scores.focus.tobytes(), scores.estimator.value, scores.n_context)
+            self._connection.execute(f"INSERT OR REPLACE INTO answers VALUES ({', '.join('?' * len(row))})", row)
+        except (OSError, sqlite3.Error) as error:
+            raise DataError(f"cannot write the cache {self.path}: {error}; what it holds is kept") from error
 
     def __enter__(self) -> Self:
         """Return the cache itself."""
@@ -98,121 +84,74 @@ class ProbeCache:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the file."""
-        if self._file is not None:
-            self._file.close()
+        if self._connection is not None:
+            self._connection.close()
 
-    def _open(self) -> Any:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = self.path.open("r+b" if self._end else "wb")
-        file.truncate(self._end)
-        file.seek(0, os.SEEK_END)
-        if not self._end:
-            file.write(msgspec.json.encode(_Header(probe_cache=VERSION, identity=self._identity)) + b"\n")
-        return file
-
-    def _key(self, query: Query) -> str:
-        return digest({"identity": self._identity, **plain(query)})
+    def _row(self, columns: str, query: Query) -> tuple[Any, ...] | None:
+        if self._connection is None:
+            return None
+        asked = f"SELECT {columns} FROM answers WHERE query = ?"
+        row: tuple[Any, ...] | None = self._connection.execute(asked, (digest(plain(query)),)).fetchone()
+        return row
 
 
 def open_cache(path: Path, identity: Mapping[str, Scalar]) -> ProbeCache:
-    """Open the answers of a model, or prepare to start a file for them; nothing is written before the first answer.
+    """Open the answers of a model; a new file is written at the first answer.
 
     Raises:
         ConfigError: if the file is not such a cache, or one of another model.
         DataError: if it cannot be read.
     """
+    if not path.exists() or not path.stat().st_size:
+        return ProbeCache(path, identity, None)
+    connection = sqlite3.connect(path, isolation_level=None)
     try:
-        content = path.read_bytes() if path.exists() else b""
-    except OSError as error:
-        raise DataError(f"cannot read the cache {path}: {error.strerror or error}") from error
-    end = content.rfind(b"\n") + 1
-    lines = content[:end].splitlines()
-    if not lines:
-        if content and not content.startswith(_FIRST_BYTES):
-            raise _foreign(path)
-        return ProbeCache(path, identity, {}, end=0)
-    _check_header(path, lines[0], identity)
-    entries = {}
-    for line in lines[1:]:
-        try:
-            entry = _ENTRIES.decode(line)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            continue  # its query is asked again
-        entries[entry.key] = _to_scores(entry)
-    return ProbeCache(path, identity, entries, end=end)
+        _check_identity(path, _stored_identity(connection), identity)
+    except sqlite3.Error as error:
+        connection.close()
+        if isinstance(error, sqlite3.OperationalError) and "no such table" not in str(error):
+            raise DataError(f"cannot read the cache {path}: {error}") from error
+        raise ConfigError(f"{path} is not a cache of deltah probe; give another --out, or remove the file") from error
+    except ConfigError:
+        connection.close()
+        raise
+    return ProbeCache(path, identity, connection)
 
 
 def identity_on_disk(path: Path) -> dict[str, Scalar]:
-    """Identity of the model whose answers a file holds; empty where there is no such file, or nothing in it."""
+    """Identity of the model whose answers a file holds; empty if it holds none."""
+    if not path.exists():
+        return {}
+    connection = sqlite3.connect(path)
     try:
-        with path.open("rb") as file:
-            return dict(_HEADERS.decode(file.readline()).identity)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return _stored_identity(connection)
+    except sqlite3.Error:
         return {}  # `open_cache` says what is wrong with it
+    finally:
+        connection.close()
 
 
-def digest(value: Any) -> str:
-    """SHA-256 of a JSON-like value, as hex digits; equal for equal values in any order of keys."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+def _create(path: Path, identity: Mapping[str, Scalar]) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("BEGIN")
+    connection.execute(_IDENTITY_TABLE)
+    connection.execute(_ANSWERS_TABLE)
+    connection.execute("INSERT INTO identity VALUES (?)", (json.dumps(identity),))
+    connection.execute("COMMIT")
+    return connection
 
 
-def _check_header(path: Path, line: bytes, identity: Mapping[str, Scalar]) -> None:
-    try:
-        header = _HEADERS.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise _foreign(path) from error
-    old, new = header.identity, dict(identity)
+def _stored_identity(connection: sqlite3.Connection) -> dict[str, Scalar]:
+    stored: dict[str, Scalar] = json.loads(connection.execute("SELECT content FROM identity").fetchone()[0])
+    return stored
+
+
+def _check_identity(path: Path, old: Mapping[str, Scalar], new: Mapping[str, Scalar]) -> None:
     keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-    if keys or header.probe_cache != VERSION:
-        changes = "; ".join(f"{key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in keys) or "its version"
+    if keys:
+        changes = "; ".join(f"{key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in keys)
         raise ConfigError(
             f"the cache {path} holds answers of another model or setting ({changes}); give the same options to "
             "continue, or another --out"
         )
-
-
-def _foreign(path: Path) -> ConfigError:
-    return ConfigError(f"{path} is not a cache of deltah probe; give another --out, or remove the file")
-
-
-def _to_entry(key: str, scores: Scores) -> _Entry:
-    exact = scores.estimator is not Estimator.TOP_K
-    return _Entry(
-        key=key,
-        logprobs=_listed(scores.logprobs),
-        entropy=_listed(scores.entropy),
-        lower=None if exact else _listed(scores.lower),
-        upper=None if exact else _listed(scores.upper),
-        focus=scores.focus.tolist(),
-        estimator=scores.estimator,
-        n_context=scores.n_context,
-    )
-
-
-def _to_scores(entry: _Entry) -> Scores:
-    entropy = _array(entry.entropy)
-    return Scores(
-        logprobs=_array(entry.logprobs),
-        entropy=entropy,
-        lower=entropy if entry.lower is None else _array(entry.lower),
-        upper=entropy if entry.upper is None else _array(entry.upper),
-        focus=np.array(entry.focus, dtype=np.bool_),
-        estimator=entry.estimator,
-        n_context=entry.n_context,
-    )
-
-
-def _listed(values: FloatArray) -> list[Element]:
-    return [_element(value) for value in values.tolist()]
-
-
-def _element(value: float) -> Element:
-    if math.isfinite(value):
-        return value
-    return None if math.isnan(value) else "inf" if value > 0 else "-inf"
-
-
-def _array(values: list[Element]) -> FloatArray:
-    # numpy reads None as NaN and "inf" as infinity when the type is stated.
-    return np.array(values, dtype=np.float64)

@@ -3,14 +3,18 @@
 All three share the state in which the policy made the call, its thoughts in that turn included:
 
 * real: the state, the call, its result.
-* placebo: the same with the result's text replaced by the donor's; siblings of the round stay.
+* control: the same with the text of an unrelated result; siblings of the round stay.
 * none: the call was not made. If it was the turn's only one, its text is cut out of the turn and the turn goes on where
   the call began, so the continuation stands in the open message. If it has siblings, its text and its result are cut
   out and the others stay; the continuation starts the next message. The text before the call may announce it ("let me
-  check"), which weighs on what follows: that is why usefulness is judged against the placebo.
+  check"), which weighs on what follows: that is why usefulness is judged against the control as well.
 
 Where the logged token ids are the tokenizer's own, contexts are spliced from them and every other token stays as it
 was sampled. Elsewhere chat messages are rebuilt and rendered again.
+
+A result segment in tokens is `P b_1 M b_2 M ... b_n S`: bodies b_i, which spell the results, between tokens of the
+template, of which M closes one result and opens the next. Bodies are found by their visible characters, because
+templates strip and indent results; a token that holds a body's first or last character is part of the body.
 """
 
 from __future__ import annotations
@@ -18,11 +22,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import accumulate
+from typing import TypeAlias
 
 from deltah.core.types import Segment, SegmentKind, Trajectory
-from deltah.probe.control_result import Donor
-from deltah.probe.splice import Span, body_spans, replaced, without_result
-from deltah.probe.types import (
+from deltah.probe.queries import (
     ChatContext,
     Context,
     Continuation,
@@ -36,6 +40,9 @@ from deltah.traces.messages import Message, PlacedMessage, placed_messages
 
 PARAGRAPH = "\n\n"
 """Stands between two texts of one message that would run into one word."""
+
+Span: TypeAlias = tuple[int, int]
+"""Token indices [start, stop)."""
 
 
 class Form(StrEnum):
@@ -52,12 +59,28 @@ class Contexts:
     """The same state under three results."""
 
     real: Context
-    placebo: Context
+    control: Context
     none: Context | None
     """None where the call's own text cannot be told from its siblings'."""
     segment: Continuation | None
     """r_k: reasoning of the next assistant turn; None if it has none."""
     form: Form
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlResult:
+    """The result of another call, which stands in for that of a call."""
+
+    trajectory: Trajectory
+    call: int
+    """Index into its calls."""
+    question: str
+    """Key of the question it belongs to."""
+
+    @property
+    def text(self) -> str:
+        """What the tool gave."""
+        return self.trajectory.calls[self.call].result or ""
 
 
 class Splicer:
@@ -66,51 +89,50 @@ class Splicer:
     def __init__(self, view: TokenView | None) -> None:
         """Start with a tokenizer's view, or without one: then no round can be spliced."""
         self.view = view
-        self._fits: dict[int, bool] = {}
-        self._prompts: dict[int, list[int]] = {}
-        self._kept: list[Trajectory] = []  # an id() is unique only while its object lives
+        # By id(), which is unique as long as the object is kept.
+        self._fits: dict[int, tuple[Trajectory, bool]] = {}
+        self._prompts: dict[int, tuple[Trajectory, list[int]]] = {}
 
     def spans(self, trajectory: Trajectory, turn: int) -> dict[int, Span] | None:
         """Bodies of a round's results, by call; None if the round cannot be spliced."""
-        return body_spans(trajectory, turn) if self._fit(trajectory) else None
+        if id(trajectory) not in self._fits:
+            fits = self.view is not None and _has_all_tokens(trajectory) and _reads_alike(self.view, trajectory)
+            self._fits[id(trajectory)] = trajectory, fits
+        return body_spans(trajectory, turn) if self._fits[id(trajectory)][1] else None
 
-    def usable(self, donor: Donor) -> bool:
-        """Whether the tokens of a donor's result are known."""
-        spans = self.spans(donor.trajectory, donor.trajectory.calls[donor.call].turn)
-        return spans is not None and donor.call in spans
+    def body(self, control: ControlResult) -> list[int] | None:
+        """Token ids of a control result; None if they are not known."""
+        spans = self.spans(control.trajectory, control.trajectory.calls[control.call].turn)
+        if spans is None or control.call not in spans:
+            return None
+        start, stop = spans[control.call]
+        return _token_ids(control.trajectory)[start:stop]
 
     def prompt(self, trajectory: Trajectory) -> list[int]:
         """Ids before the logged tokens: those of the prompt's messages where the log holds only their text."""
-        key = id(trajectory)
-        if key not in self._prompts:
-            placed = placed_messages(trajectory)
-            first = next((i for i, p in enumerate(placed) if p.message["role"] == "assistant"), len(placed))
-            logged = any(s.kind is SegmentKind.PROMPT and s.n_tokens for s in trajectory.segments)
-            messages = [p.message for p in placed[:first]]
-            self._prompts[key] = [] if logged or self.view is None else self.view.prompt(messages)
-            self._kept.append(trajectory)
-        return self._prompts[key]
+        if id(trajectory) not in self._prompts:
+            self._prompts[id(trajectory)] = trajectory, self._read_prompt(trajectory)
+        return self._prompts[id(trajectory)][1]
 
-    def _fit(self, trajectory: Trajectory) -> bool:
-        key = id(trajectory)
-        if key not in self._fits:
-            self._fits[key] = self.view is not None and _has_all_tokens(trajectory) and _same(trajectory, self.view)
-            self._kept.append(trajectory)
-        return self._fits[key]
+    def _read_prompt(self, trajectory: Trajectory) -> list[int]:
+        if self.view is None or any(s.kind is SegmentKind.PROMPT and s.n_tokens for s in trajectory.segments):
+            return []
+        placed = placed_messages(trajectory)
+        first = next((i for i, p in enumerate(placed) if _speaks(p)), len(placed))
+        return self.view.prompt([p.message for p in placed[:first]])
 
 
-def contexts_of(trajectory: Trajectory, call: int, donor: Donor, splicer: Splicer) -> Contexts:
+def contexts_of(trajectory: Trajectory, call: int, control: ControlResult, splicer: Splicer) -> Contexts:
     """Contexts of one answered call: spliced where both rounds can be, else from messages.
 
     Raises:
         QueryError: if the tokenizer's template cannot render the prompt.
     """
-    turn = trajectory.calls[call].turn
-    spans = splicer.spans(trajectory, turn)
-    donors = splicer.spans(donor.trajectory, donor.trajectory.calls[donor.call].turn)
-    if spans is not None and call in spans and donors is not None and donor.call in donors:
-        return _token_contexts(trajectory, call, spans, _body(donor, donors), splicer.prompt(trajectory))
-    return _chat_contexts(trajectory, call, donor.result)
+    spans = splicer.spans(trajectory, trajectory.calls[call].turn)
+    body = splicer.body(control)
+    if spans is not None and call in spans and body is not None:
+        return _token_contexts(trajectory, call, spans, body, splicer.prompt(trajectory))
+    return _chat_contexts(trajectory, call, control.text)
 
 
 def joined(context: Context, continuation: Continuation) -> Query:
@@ -122,6 +144,50 @@ def joined(context: Context, continuation: Continuation) -> Query:
     return Query(context=context, continuation=continuation)
 
 
+def body_spans(trajectory: Trajectory, turn: int) -> dict[int, Span] | None:
+    """Token span of each answered call's result text, by index of the call, in order of the tokens.
+
+    None where a text is not found, two results share a token, or the results do not lie in one segment of tokens.
+    """
+    found = [s for s in trajectory.segments if s.kind is SegmentKind.RESULT and s.turn == turn]
+    if len(found) != 1 or not found[0].n_tokens or trajectory.token_texts is None:
+        return None
+    segment = found[0]
+    answered = [i for i, c in enumerate(trajectory.calls) if c.turn == turn and c.result is not None]
+    results = [_visible(trajectory.calls[i].result or "") for i in answered]
+    spans = _locate(trajectory.token_texts[segment.start : segment.stop], results)
+    if spans is None:
+        return None
+    return {i: (segment.start + start, segment.start + stop) for i, (start, stop) in zip(answered, spans, strict=True)}
+
+
+def _locate(tokens: Sequence[str], wanted: Sequence[str]) -> list[Span] | None:
+    """Spans of texts without white space, one after the other, in tokens; None if the template could be meant."""
+    visible = [_visible(token) for token in tokens]
+    ends = list(accumulate(map(len, visible)))
+    owner = [t for t, text in enumerate(visible) for _ in text]
+    joined, position, spans = "".join(visible), 0, list[Span]()
+    for text in wanted:
+        at = joined.find(text, position) if text else -1
+        if at < 0 or joined.count(text) > sum(other.count(text) for other in wanted):
+            return None
+        first, last = owner[at], owner[at + len(text) - 1]
+        starts_inside = ends[first] - len(visible[first]) < at
+        if starts_inside or ends[last] > at + len(text) or (spans and first < spans[-1][1]):
+            return None
+        spans.append((first, last + 1))
+        position = at + len(text)
+    return spans
+
+
+def _visible(text: str) -> str:
+    return "".join(text.split())
+
+
+def _token_ids(trajectory: Trajectory) -> list[int]:
+    return [] if trajectory.token_ids is None else [int(i) for i in trajectory.token_ids]
+
+
 def _has_all_tokens(trajectory: Trajectory) -> bool:
     """Whether every segment lies in tokens, or all but the prompt's messages do."""
     if trajectory.token_ids is None or trajectory.token_texts is None:
@@ -131,37 +197,29 @@ def _has_all_tokens(trajectory: Trajectory) -> bool:
     return not bare or (bare == prompts and all(s.turn == 0 for s in prompts))
 
 
-def _same(trajectory: Trajectory, view: TokenView) -> bool:
+def _reads_alike(view: TokenView, trajectory: Trajectory) -> bool:
     """Whether the tokenizer reads the logged ids as the log does."""
-    ids = [] if trajectory.token_ids is None else trajectory.token_ids.tolist()
-    return tuple(view.texts(ids)) == trajectory.token_texts
-
-
-def _body(donor: Donor, spans: dict[int, Span]) -> list[int]:
-    start, stop = spans[donor.call]
-    ids = donor.trajectory.token_ids
-    return [] if ids is None else ids[start:stop].tolist()
+    return tuple(view.texts(_token_ids(trajectory))) == trajectory.token_texts
 
 
 def _token_contexts(
     trajectory: Trajectory, call: int, spans: dict[int, Span], body: Sequence[int], prompt: Sequence[int]
 ) -> Contexts:
-    turn = trajectory.calls[call].turn
-    segments = trajectory.segments
-    following = [s for s in segments if s.kind.sampled and s.turn > turn]
-    stop = following[0].start if following else len(trajectory)
-    ids = [] if trajectory.token_ids is None else trajectory.token_ids.tolist()
-    none = _tokens_without(trajectory, call, spans, stop)
+    following = [s for s in trajectory.segments if s.kind.sampled and s.turn > trajectory.calls[call].turn]
+    ids = _token_ids(trajectory)
+    state = ids[: following[0].start] if following else ids
+    start, stop = spans[call]
+    none = _tokens_without(trajectory, call, spans, state)
     return Contexts(
-        real=TokenContext(ids=(*prompt, *ids[:stop])),
-        placebo=TokenContext(ids=(*prompt, *replaced(trajectory, spans, call, body, stop))),
+        real=TokenContext(ids=(*prompt, *state)),
+        control=TokenContext(ids=(*prompt, *state[:start], *body, *state[stop:])),
         none=None if none is None else TokenContext(ids=(*prompt, *none)),
         segment=_token_segment(ids, following),
         form=Form.TOKENS,
     )
 
 
-def _tokens_without(trajectory: Trajectory, call: int, spans: dict[int, Span], stop: int) -> list[int] | None:
+def _tokens_without(trajectory: Trajectory, call: int, spans: dict[int, Span], state: list[int]) -> list[int] | None:
     """Token ids of the state without the call; None where the call has no span of its own."""
     turn = trajectory.calls[call].turn
     own = [s for s in trajectory.segments if s.kind.sampled and s.turn == turn]
@@ -173,11 +231,18 @@ def _tokens_without(trajectory: Trajectory, call: int, spans: dict[int, Span], s
     if len(siblings) > 1:
         if len(spans) < len(siblings):
             return None
-        kept = without_result(trajectory, spans, call, stop)
-        return [*kept[: own[0].start], *_ids(trajectory, _cut_sibling(own, at)), *kept[own[-1].stop :]]
-    ids = trajectory.token_ids
-    before = [] if ids is None else ids[: own[at].start].tolist()
-    return [*before, *_ids(trajectory, _without_end(own[at + 1 :]))]
+        kept = _without_result(spans, call, state)
+        return [*kept[: own[0].start], *_ids(state, _cut_sibling(own, at)), *kept[own[-1].stop :]]
+    return [*state[: own[at].start], *_ids(state, _without_end(own[at + 1 :]))]
+
+
+def _without_result(spans: dict[int, Span], call: int, state: list[int]) -> list[int]:
+    """The state without one of several results of a round, its template tokens included."""
+    order = list(spans)
+    at = order.index(call)
+    if at == 0:  # b_1 goes with the M after it, a later one with the M before it
+        return [*state[: spans[call][0]], *state[spans[order[1]][0] :]]
+    return [*state[: spans[order[at - 1]][1]], *state[spans[call][1] :]]
 
 
 def _cut_sibling(own: Sequence[Segment], at: int) -> list[Segment]:
@@ -196,17 +261,17 @@ def _without_end(segments: Sequence[Segment]) -> Sequence[Segment]:
     return segments[: last + 1]
 
 
-def _ids(trajectory: Trajectory, segments: Sequence[Segment]) -> list[int]:
-    ids = trajectory.token_ids
-    return [] if ids is None else [i for s in segments for i in ids[s.start : s.stop].tolist()]
+def _ids(ids: list[int], segments: Sequence[Segment]) -> list[int]:
+    return [i for s in segments for i in ids[s.start : s.stop]]
+
+
+def _next_turn(following: Sequence[Segment]) -> list[Segment]:
+    return [s for s in following if s.turn == following[0].turn]
 
 
 def _token_segment(ids: Sequence[int], following: Sequence[Segment]) -> TokenContinuation | None:
     """Tokens of the next turn up to its last reasoning, with the reasoning in focus."""
-    if not following:
-        return None
-    turn = [s for s in following if s.turn == following[0].turn]
-    spoken = _without_end(turn)
+    spoken = _without_end(_next_turn(following))
     if not spoken:
         return None
     focus = tuple(s.kind is SegmentKind.REASONING for s in spoken for _ in range(s.n_tokens))
@@ -221,7 +286,7 @@ def _chat_contexts(trajectory: Trajectory, call: int, body: str) -> Contexts:
     swapped = [{**p.message, "content": body} if p.call == call else p.message for p in state]
     return Contexts(
         real=ChatContext(messages=tuple(p.message for p in state)),
-        placebo=ChatContext(messages=tuple(swapped)),
+        control=ChatContext(messages=tuple(swapped)),
         none=_chat_without(trajectory, call, state),
         segment=_text_segment(trajectory, turn),
         form=Form.MESSAGES,
@@ -249,15 +314,16 @@ def _open_text(trajectory: Trajectory, turn: int, message: Message) -> str:
     own = [s for s in trajectory.segments if s.kind.sampled and s.turn == turn]
     if not any(s.n_tokens for s in own):
         return str(message["content"])
-    first_call = next((i for i, s in enumerate(own) if s.kind is SegmentKind.CALL), len(own))
-    return "".join(trajectory.segment_text(s) or "" for s in own[:first_call])
+    return "".join(trajectory.segment_text(s) or "" for s in _before_call(own))
+
+
+def _before_call(turn: Sequence[Segment]) -> Sequence[Segment]:
+    return turn[: next((i for i, s in enumerate(turn) if s.kind is SegmentKind.CALL), len(turn))]
 
 
 def _text_segment(trajectory: Trajectory, turn: int) -> TextContinuation | None:
     """Text of the next turn before its call."""
-    following = [s for s in trajectory.segments if s.kind.sampled and s.turn > turn]
-    own = [s for s in following if s.turn == following[0].turn] if following else []
-    first_call = next((i for i, s in enumerate(own) if s.kind is SegmentKind.CALL), len(own))
-    spoken = [trajectory.segment_text(s) or "" for s in _without_end(own[:first_call])]
+    own = _next_turn([s for s in trajectory.segments if s.kind.sampled and s.turn > turn])
+    spoken = [trajectory.segment_text(s) or "" for s in _without_end(_before_call(own))]
     text = ("" if any(s.n_tokens for s in own) else PARAGRAPH).join(spoken)
     return TextContinuation(text=text) if text.strip() else None

@@ -1,30 +1,39 @@
-"""Which calls are probed, why others cannot be, and what it costs: settled before a model reads a token.
+"""Which calls are probed, with which control result, why others cannot be, and what it costs.
 
-The sample takes one call of every question, in random order, then a second one, and so on, until the budget is spent:
-questions with many calls do not crowd out the others. It depends on the seed and on the names of the calls, not on the
-order of the files.
+All of it is settled before a model reads a token. The sample takes one call of every question, in random order, then a
+second one, and so on, until the budget is spent: questions with many calls do not crowd out the others. It depends on
+the seed and on the names of the calls, not on the order of the files.
+
+The control result of a call is a real result of another question's call of the same tool, of like length, without the
+gold answer. It answers what "no result" cannot: a context also changes by being longer, by holding a result at all, and
+by the turn that follows it. It depends on the seed, on the call and on the set of trajectories alone.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
 import numpy as np
 
-from deltah.core.types import Trajectory
+from deltah.core.types import CallStatus, Trajectory
 from deltah.errors import InvalidValueError
-from deltah.probe import answers
-from deltah.probe.contexts import Contexts, Splicer, contexts_of, joined
-from deltah.probe.control_result import Donor, DonorPool
-from deltah.probe.types import Backend, ContextTooLongError, Query, QueryError, TextContinuation, question_key
+from deltah.probe.answer_forms import check_template, continuations, templates
+from deltah.probe.contexts import Contexts, ControlResult, Splicer, contexts_of, joined
+from deltah.probe.queries import Backend, ContextTooLongError, Query, QueryError, TextContinuation, question_key
+from deltah.tasks.graders import normalize_answer
 
 DOUBLED: Final = math.log(2.0)
 """Nats by which the log-probability of an answer rises when its probability doubles."""
+MAX_RATIO: Final = 2.0
+"""Control result and real result differ in length by this factor at most."""
+NEAREST: Final = 16
+"""The control result is drawn from so many results of nearest length."""
 
 
 class Reason(StrEnum):
@@ -34,7 +43,7 @@ class Reason(StrEnum):
     """No result followed."""
     NO_GOLD = "no_golden_answer"
     """The trajectory does not say what is right."""
-    NO_PLACEBO = "no_placebo"
+    NO_CONTROL = "no_placebo"
     """No other question's result of the same tool is of like length and free of the golden answer."""
     TOO_LONG = "context_too_long"
     """A context does not fit the model's window."""
@@ -47,7 +56,8 @@ class Variant(StrEnum):
 
     REAL = "real"
     NONE = "none"
-    PLACEBO = "placebo"
+    CONTROL = "placebo"
+    """An unrelated result; the rows' field names call it placebo."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +67,7 @@ class ProbeConfig:
     max_calls: int | None = None
     """Budget of calls; None: all that can be probed."""
     seed: int = 0
-    """Of the sample of calls and of the placebos."""
+    """Of the sample of calls and of their control results."""
     answer_template: str | None = None
     """Text with `{answer}` in it, or "sentence"; None: the form of the trajectory's own final answer."""
     max_answers: int = 4
@@ -67,7 +77,7 @@ class ProbeConfig:
 
     def __post_init__(self) -> None:
         if self.answer_template is not None:
-            answers.check_template(self.answer_template)
+            check_template(self.answer_template)
         if self.max_calls is not None and self.max_calls < 1:
             raise InvalidValueError(f"max_calls is {self.max_calls}; expected 1 or more")
         if self.max_answers < 1:
@@ -98,18 +108,19 @@ class CallPlan:
     """Everything to ask about one call."""
 
     target: Target
-    donor: Donor
+    control: ControlResult
     contexts: Contexts
     template: str
     gold: tuple[TextContinuation, ...]
 
     def context_queries(self, variant: Variant) -> tuple[list[Query], Query | None]:
         """Queries of one context: each golden answer, and the logged segment if there is one."""
-        context = getattr(self.contexts, variant.value)
+        made = self.contexts
+        context = {Variant.REAL: made.real, Variant.NONE: made.none, Variant.CONTROL: made.control}[variant]
         if context is None:
             return [], None
-        segment = self.contexts.segment
-        return [joined(context, c) for c in self.gold], None if segment is None else joined(context, segment)
+        segment = None if made.segment is None else joined(context, made.segment)
+        return [joined(context, continuation) for continuation in self.gold], segment
 
     def queries(self) -> list[Query]:
         """All queries of the call."""
@@ -130,9 +141,9 @@ class Plan:
 
 
 def make_plan(trajectories: Sequence[Trajectory], backend: Backend, config: ProbeConfig) -> Plan:
-    """Choose calls, placebos and texts, and count their tokens."""
-    pool, splicer = DonorPool(trajectories), Splicer(backend.view)
-    forms = answers.templates(trajectories, config.answer_template)
+    """Choose calls, control results and texts, and count their tokens."""
+    pool, splicer = ControlPool(trajectories), Splicer(backend.view)
+    forms = templates(trajectories, config.answer_template)
     template = {id(trajectory): form for trajectory, form in zip(trajectories, forms, strict=True)}
     targets = [Target(trajectory=t, call=i) for t in trajectories for i in range(t.n_calls)]
     eligible, skipped = _eligible(targets)
@@ -181,22 +192,22 @@ def _eligible(targets: Sequence[Target]) -> tuple[list[Target], list[Skipped]]:
 
 
 def _plan_call(
-    target: Target, pool: DonorPool, splicer: Splicer, template: str, config: ProbeConfig
+    target: Target, pool: ControlPool, splicer: Splicer, template: str, config: ProbeConfig
 ) -> CallPlan | Skipped:
     trajectory, call = target.trajectory, target.call
     spans = splicer.spans(trajectory, trajectory.calls[call].turn)
-    donor = None
+    control = None
     if spans is not None and call in spans:
-        donor = pool.choose(trajectory, call, config.seed, usable=splicer.usable)
-    donor = donor or pool.choose(trajectory, call, config.seed)
-    if donor is None:
-        return Skipped(target=target, reason=Reason.NO_PLACEBO)
+        control = pool.choose(trajectory, call, config.seed, usable=lambda found: splicer.body(found) is not None)
+    control = control or pool.choose(trajectory, call, config.seed)
+    if control is None:
+        return Skipped(target=target, reason=Reason.NO_CONTROL)
     try:
-        contexts = contexts_of(trajectory, call, donor, splicer)
+        contexts = contexts_of(trajectory, call, control, splicer)
     except QueryError as error:
         return Skipped(target=target, reason=Reason.REFUSED, detail=str(error))
-    gold = answers.continuations(trajectory.golden_answers, template, config.max_answers)
-    return CallPlan(target=target, donor=donor, contexts=contexts, template=template, gold=gold)
+    gold = continuations(trajectory.golden_answers, template, config.max_answers)
+    return CallPlan(target=target, control=control, contexts=contexts, template=template, gold=gold)
 
 
 def _count(plan: CallPlan, backend: Backend) -> int | Skipped:
@@ -210,3 +221,78 @@ def skipped_by(target: Target, error: QueryError) -> Skipped:
     """What is said of a call whose query failed."""
     reason = Reason.TOO_LONG if isinstance(error, ContextTooLongError) else Reason.REFUSED
     return Skipped(target=target, reason=reason, detail=str(error))
+
+
+class ControlPool:
+    """Every successful, non-empty result of a set of trajectories, by tool."""
+
+    def __init__(self, trajectories: Iterable[Trajectory]) -> None:
+        """Collect the results."""
+        pool: dict[str, list[ControlResult]] = defaultdict(list)
+        for trajectory in trajectories:
+            key = question_key(trajectory)
+            for i, call in enumerate(trajectory.calls):
+                if call.status is CallStatus.OK and (call.result or "").strip():
+                    pool[call.name].append(ControlResult(trajectory=trajectory, call=i, question=key))
+        self._by_tool = {
+            tool: sorted(results, key=lambda r: (len(r.text), r.question, r.trajectory.id, r.call))
+            for tool, results in pool.items()
+        }
+        self._lengths = {tool: np.array([len(r.text) for r in results]) for tool, results in self._by_tool.items()}
+
+    def choose(
+        self,
+        trajectory: Trajectory,
+        call: int,
+        seed: int,
+        *,
+        usable: Callable[[ControlResult], bool] = lambda result: True,
+    ) -> ControlResult | None:
+        """Draw the control result of one answered call; None if no result will do.
+
+        Args:
+            trajectory: Holds the call.
+            call: Its index.
+            seed: Together with the names of trajectory and call it fixes the draw.
+            usable: A further condition.
+        """
+        target = trajectory.calls[call]
+        real, key, asked = target.result or "", question_key(trajectory), _asked(trajectory)
+        forbidden = [_words(answer) for answer in trajectory.golden_answers if answer.strip()]
+        found: list[ControlResult] = []
+        seen = {_words(real)}
+        for result in self._by_length(target.name, len(real)):
+            words = _words(result.text)
+            if result.question == key or words in seen or any(gold in words for gold in forbidden):
+                continue
+            if asked is not None and _asked(result.trajectory) == asked:  # the same question under another id
+                continue
+            if usable(result):
+                seen.add(words)
+                found.append(result)
+            if len(found) == NEAREST:
+                break
+        if not found:
+            return None
+        names = "\0".join((trajectory.id, target.id)).encode("utf-8", "replace")
+        key_of_call = int.from_bytes(hashlib.sha256(names).digest()[:8], "big")
+        return found[int(np.random.default_rng([seed, key_of_call]).integers(len(found)))]
+
+    def _by_length(self, tool: str, length: int) -> Sequence[ControlResult]:
+        """Results of like length, nearest first; ties in a fixed order."""
+        if tool not in self._by_tool:
+            return ()
+        lengths = self._lengths[tool]
+        start = int(np.searchsorted(lengths, length / MAX_RATIO))
+        stop = int(np.searchsorted(lengths, length * MAX_RATIO, "right"))
+        order = np.argsort(np.abs(np.log(lengths[start:stop] / max(length, 1))), kind="stable")
+        return [self._by_tool[tool][start + int(i)] for i in order]
+
+
+def _asked(trajectory: Trajectory) -> str | None:
+    return None if trajectory.question is None else " ".join(trajectory.question.casefold().split())
+
+
+def _words(text: str) -> str:
+    """Normalised words between single spaces, one at either end, so that containment is of whole words."""
+    return f" {normalize_answer(text) or ' '.join(text.lower().split())} "

@@ -21,14 +21,13 @@ from deltah.report.record import inert_tree
 from deltah.report.sections import PageSignal, call_tables, headline, meanings, page_signal, waste_table
 from deltah.report.study_section import study_section
 from deltah.report.viewer import choose, pack
-from deltah.runs.directory import nan_to_none
-from deltah.runs.run_signal import run_signal
+from deltah.runs.directory import nan_to_none, run_signal
 from deltah.stats.bootstrap import LEVEL, Estimate
 from deltah.stats.summary import RESAMPLES, Statistics, Summary, compare_tallies, summarise_tallies
 from deltah.stats.tables import DIFFERENCE_COLUMNS, GRADED_COLUMNS, PAGE_COLUMNS, SPLIT_COLUMNS, Table, table
 from deltah.text_format import count
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 CURVES: Final = (  # "{outcome}" and "{signal}" stand for their titles
     (OUTCOME, "{outcome} while sampling"),
     (CALLS, "calls per trajectory"),
@@ -294,16 +293,17 @@ def _studies(data: ReportData, viewer: Mapping[str, Any]) -> list[dict[str, Any]
 def _facts(data: ReportData, signal: PageSignal) -> dict[str, Any]:
     """What the footer says of the numbers: caller's facts, and what the trajectories themselves state."""
     every = [evaluation for arm in data.columns for evaluation in arm.evaluations.values()]
-    temperatures = sorted(frozenset[float]().union(*(e.facts.temperatures for e in every)))
+    temperatures = sorted({found for e in every for found in e.met("temperature")})
     derived = {
         "trajectories": f"{sum(map(len, every)):,}",
-        "entropy estimator": ", ".join(sorted(frozenset[str]().union(*(e.facts.estimators for e in every)))),
+        "entropy estimator": ", ".join(sorted({found for e in every for found in e.met("estimator")})),
         "temperature": ", ".join(f"{value:g}" for value in temperatures) or "not stated by the source",
         "intervals": f"{LEVEL:.0%}, cluster bootstrap by question, {RESAMPLES:,} resamples, seed {data.seed}",
     }
     if signal.fact:
         derived["signal"] = signal.fact
-    approximate = sum(e.facts.approximate for e in every)
+    counted = "SELECT count(*) FROM trajectories WHERE spans = 'approximate'"
+    approximate = sum(n for e in every for (n,) in e.rows(counted))
     if approximate:
         found = count(approximate, "trajectory")
         derived["approximate spans"] = f"{found}: borders of reasoning and calls are estimated"

@@ -267,15 +267,15 @@ def curve(panel: Mapping[str, Any], arms: Sequence[Mapping[str, Any]]) -> Markup
     ends = []
     for s in series:
         arm = arms[s["arm"]]["class"]
-        parts.append(_path(s["steps"], s["raw"], x, y, f"raw {arm}"))
-        parts.append(_path(s["steps"], s["smooth"], x, y, f"smooth {arm}"))
+        parts.append(path(s["steps"], s["raw"], x, y, f"raw {arm}"))
+        parts.append(path(s["steps"], s["smooth"], x, y, f"smooth {arm}"))
         ends.append(y(next(v for v in reversed(s["smooth"]) if v is not None)))
     for s, name, at in zip(series, names, spread(ends, 15, top + 4, height - bottom), strict=True):
         parts.append(text(name, x.stop + 6, at + 4, class_=f"label {arms[s['arm']]['class']}"))
     return svg(width, height, panel["title"], parts)
 
 
-def _path(steps: Sequence[float], values: Sequence[float | None], x: Scale, y: Scale, class_: str) -> Markup:
+def path(steps: Sequence[float], values: Sequence[float | None], x: Scale, y: Scale, class_: str) -> Markup:
     """A line with gaps where nothing was measured."""
     commands, pen = [], "M"
     for step, value in zip(steps, values, strict=True):
@@ -308,10 +308,14 @@ def histogram(panel: Mapping[str, Any], edges: Sequence[float], arm: str, peak: 
         span = {"x": x(low) + 0.5, "width": max(x(high) - x(low) - 1, 0.5)}
         parts.append(element("rect", **span, y=top, height=max(y.start - top, 0), class_=style))
     parts.append(line(x(0), 6, x(0), height - bottom, "zero"))
+    return svg(width, height, title, [*parts, *bin_labels(edges, x, height - 12)])
+
+
+def bin_labels(edges: Sequence[float], x: Scale, y: float) -> list[Markup]:
+    """Round values within the edges of a histogram, as labels of its axis."""
     labels = [v for v in ticks(edges[0], edges[-1], 5) if edges[0] * 0.999 <= v <= edges[-1] * 0.999]
-    for value, label in zip(labels, tick_labels(labels), strict=True):
-        parts.append(text(label, x(value), height - 12, class_="tick", anchor="middle"))
-    return svg(width, height, title, parts)
+    texts = zip(labels, tick_labels(labels), strict=True)
+    return [text(label, x(value), y, class_="tick", anchor="middle") for value, label in texts]
 
 
 def interval_bar(estimate: Mapping[str, Any], low: float, high: float, arm: str) -> Markup:

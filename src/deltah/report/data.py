@@ -21,10 +21,9 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from deltah.calls.facts import FactTally, LogFacts
-from deltah.calls.outcomes import Grader, grader_of
-from deltah.calls.rows import CallRow, rows_of
 from deltah.calls.savings import Costs
 from deltah.calls.scored import ClusterKey, Scored, cluster_key, is_correct, waste_levels
+from deltah.calls.table import CallTable
 from deltah.calls.waste import Waste, WasteLevel, waste_of_calls
 from deltah.core.signal_types import Signal, Verdict
 from deltah.core.types import FloatArray, Trajectory
@@ -142,24 +141,18 @@ def _hash(seed: int, cluster: ClusterKey) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What is kept of N trajectories; `Evaluation.of` reads them."""
+    """Trajectories of one arm, decoded in one way: their table of calls, and those that the viewer may show."""
 
-    tallies: Tallies
-    needs_tools: tuple[bool | None, ...]
-    """(N,) what the task says; None where it does not."""
-    rows: tuple[CallRow, ...]
-    """One a call, in order."""
+    table: CallTable
     candidates: Mapping[Reason, tuple[Candidate, ...]]
-    """Trajectories that the viewer may show, best first within each reason."""
+    """Best first within each reason."""
+    tallies: Tallies
     facts: LogFacts
-    graders: frozenset[Grader]
-    """Who gave the outcomes; empty where there is none."""
-    signals: frozenset[tuple[str, float]] = frozenset()
-    """Names of the signals that judged the calls, each with its margin; empty where nothing was measured."""
 
     def __len__(self) -> int:
-        """N."""
-        return len(self.tallies)
+        """Trajectories."""
+        ((n,),) = self.rows("SELECT count(*) FROM trajectories")
+        return int(n)
 
     @classmethod
     def of(cls, scored: Iterable[Scored], *, seed: int = 0, costs: Costs | None = None) -> Evaluation:
@@ -170,38 +163,44 @@ class Evaluation:
             seed: Of the draw of trajectories to view.
             costs: For savings in money and seconds; unknown where not given.
         """
-        facts, collector = FactTally(costs), Collector(seed)
+        table, collector, facts = CallTable(), Collector(seed), FactTally(costs)
         values, clusters = list[FloatArray](), list[ClusterKey]()
-        needs, rows, graders = list[bool | None](), list[CallRow](), set[Grader | None]()
-        signals = set[tuple[str, float]]()
         for trajectory, signal in scored:
             waste = waste_of_calls(trajectory)
-            facts.add(trajectory, signal, waste)
+            table.add(trajectory, signal, waste)
             collector.offer(trajectory, signal, waste)
+            facts.add(trajectory, signal, waste)
             values.append(tally_of(trajectory, signal, waste))
             clusters.append(cluster_key(trajectory))
-            rows += rows_of(trajectory, signal, waste)
-            needed = trajectory.metadata.get("needs_tools")
-            needs.append(None if needed is None else bool(needed))
-            graders.add(grader_of(trajectory))
-            if signal is not None:
-                signals.add((signal.name, signal.margin))
-        table = np.array(values, dtype=np.float64).reshape(len(values), len(STATISTICS), 3)
+        numbers = np.array(values, dtype=np.float64).reshape(len(values), len(STATISTICS), 3)
         return cls(
-            tallies=Tallies(values=table, clusters=tuple(clusters), calls=len(rows)),
-            needs_tools=tuple(needs),
-            rows=tuple(rows),
+            table=table,
             candidates=collector.candidates(),
+            tallies=Tallies(values=numbers, clusters=tuple(clusters), calls=len(table)),
             facts=facts.facts(),
-            graders=frozenset(found for found in graders if found is not None),
-            signals=frozenset(signals),
         )
+
+    def rows(self, query: str) -> list[Any]:
+        """Answer of an SQL query on `calls` and `trajectories`, as tuples."""
+        return self.table.sql(query).fetchall()
+
+    def met(self, *columns: str) -> list[Any]:
+        """Distinct values of a column of the trajectories that have it, or tuples of several, in order."""
+        listed, measured = ", ".join(columns), " AND ".join(f"{column} IS NOT NULL" for column in columns)
+        rows = self.rows(f"SELECT DISTINCT {listed} FROM trajectories WHERE {measured} ORDER BY ALL")
+        return [row[0] for row in rows] if len(columns) == 1 else rows
+
+    @property
+    def graders(self) -> frozenset[str]:
+        """Who gave the outcomes; empty where there is none."""
+        return frozenset(self.met("grader"))
 
     def subset(self, needs_tools: bool | None) -> Tallies:
         """Tallies of the trajectories whose question needs tools, or needs none; of all for None."""
         if needs_tools is None:
             return self.tallies
-        return self.tallies.subset(np.array([needed is needs_tools for needed in self.needs_tools], dtype=np.bool_))
+        needs = self.rows("SELECT TRY_CAST(metadata->>'needs_tools' AS BOOLEAN) FROM trajectories ORDER BY key")
+        return self.tallies.subset(np.array([found is needs_tools for (found,) in needs], dtype=np.bool_))
 
     def summarise(self, *, needs_tools: bool | None = None, seed: int = 0) -> Summary:
         """Summary of all trajectories, or of those whose question needs tools or needs none."""
@@ -280,12 +279,13 @@ class ReportData:
     @property
     def tools(self) -> frozenset[str]:
         """Names of all tools that were called."""
-        return frozenset(row.tool for arm in self.columns for e in arm.evaluations.values() for row in e.rows)
+        every = (e for arm in self.columns for e in arm.evaluations.values())
+        return frozenset(tool for e in every for (tool,) in e.rows("SELECT DISTINCT tool FROM calls"))
 
     @property
-    def graders(self) -> frozenset[Grader]:
+    def graders(self) -> frozenset[str]:
         """Who gave the outcomes of all evaluations."""
-        return frozenset[Grader]().union(*(e.graders for arm in self.columns for e in arm.evaluations.values()))
+        return frozenset[str]().union(*(e.graders for arm in self.columns for e in arm.evaluations.values()))
 
     @property
     def evaluation_names(self) -> tuple[str, ...]:

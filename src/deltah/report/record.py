@@ -55,8 +55,8 @@ def record(t: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste
         signal: None where nothing was measured.
         waste: (C,) classes of each call.
     """
-    judged = waste_levels(signal, waste)
-    shown = zip(t.calls[:MAX_CALLS], waste[:MAX_CALLS], judged[:MAX_CALLS], strict=True)
+    levels = waste_levels(signal, waste)
+    shown = zip(t.calls[:MAX_CALLS], waste[:MAX_CALLS], levels[:MAX_CALLS], strict=True)
     found = {
         "id": t.id[:MAX_TEXT_CHARS],
         "text": _text(t.question),
@@ -71,7 +71,7 @@ def record(t: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste
         "calls": t.n_calls,
         "reduced": None if signal is None else signal.n_reduced,
         "not_reduced": None if signal is None else signal.count(Verdict.NOT_REDUCED),
-        "waste": {v.value: judged.count(v) for v in WasteLevel if v is not WasteLevel.NONE},
+        "waste": {v.value: levels.count(v) for v in WasteLevel if v is not WasteLevel.NONE},
         "change": _nats(change(signal)),
         "tokens": int(t.response_mask.sum()),
         "segments": [] if signal is None else _segments(signal),
@@ -166,7 +166,7 @@ def _round_block(signal: Signal | None, round_: Round, cards: Sequence[dict[str,
     block: dict[str, Any] = {"kind": "round", "k": round_.k}
     if signal is not None:
         at = round_.k - 1
-        block |= {"label": signal.verdicts[at].value, "delta_h": _nats(signal.value[at])}
+        block |= {"verdict": signal.verdicts[at].value, "value": _nats(signal.value[at])}
         block |= {"low": _nats(signal.lower[at]), "high": _nats(signal.upper[at])}
     block["calls"] = [cards[i] for i in round_.calls if i < len(cards)]
     if len(block["calls"]) < len(round_.calls):
@@ -174,14 +174,14 @@ def _round_block(signal: Signal | None, round_: Round, cards: Sequence[dict[str,
     return block
 
 
-def _card(call: ToolCall, waste: frozenset[Waste], judged: WasteLevel) -> dict[str, Any]:
+def _card(call: ToolCall, waste: frozenset[Waste], level: WasteLevel) -> dict[str, Any]:
     """One call."""
     arguments, arguments_cut = cut(call.arguments, MAX_ARGUMENT_CHARS)
     result, result_cut = cut(call.result or "", MAX_RESULT_CHARS)
     card: dict[str, Any] = {"name": tool_title(call.name[:200]), "arguments": arguments, "status": call.status.value}
     card["result"] = None if call.result is None else result
     if waste:
-        card |= {"waste": [w.value for w in Waste if w in waste], "verdict": judged.value}
+        card |= {"waste": [w.value for w in Waste if w in waste], "waste_level": level.value}
     if call.duration_s is not None:
         card["seconds"] = round(call.duration_s, 4)
     if arguments_cut:

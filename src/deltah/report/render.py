@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from deltah.errors import DataError, InvalidValueError
-from deltah.report import charts, study_charts
+from deltah.report import charts, study_section
 from deltah.report.build import build
 from deltah.report.data import ReportData
 from deltah.report.record import compact_json, script_json
@@ -81,9 +81,9 @@ def render(payload: Mapping[str, Any]) -> str:
             p=payload,
             arms=charts.with_classes(payload["arms"]),
             charts=charts,
-            study_charts=study_charts,
+            study_charts=study_section,
             plane_limits=charts.plane_limits(payload["plane"]) if payload["plane"] else {},
-            delta_limits=delta_limits(payload),
+            value_limits=value_limits(payload),
             levels=ENTROPY_LEVELS,
             # Package files and escaped JSON: the only text that enters the page unescaped.
             style=Markup(_source("style.css")),
@@ -105,15 +105,15 @@ def _source(name: str) -> str:
     return (_TEMPLATES / name).read_text(encoding="utf-8")
 
 
-def delta_limits(payload: Mapping[str, Any]) -> tuple[float, float]:
+def value_limits(payload: Mapping[str, Any]) -> tuple[float, float]:
     """Common range of the bars of the mean signal: symmetric, as wide as the groups of ten calls or more need."""
     values = [
-        abs(entry["delta_h"][key])
+        abs(entry["mean"][key])
         for calls in payload["calls"]
         for table in ("by_tool", "by_round")
         for entry in calls[table]
         for key in ("value", "low", "high")
-        if entry["delta_h"][key] is not None and entry["n"] >= 10
+        if entry["mean"][key] is not None and entry["n"] >= 10
     ]
     limit = max(values, default=1.0) or 1.0
     return -limit, limit

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, TypeAlias
 
-from deltah.calls.rows import CallRow, calls_by, histogram, histogram_edges
+import numpy as np
+
+from deltah.calls.rows import CallRow, calls_by
 from deltah.calls.savings import Savings
 from deltah.calls.waste import Waste, WasteLevel
 from deltah.core.registry import Entry
 from deltah.core.signal_types import Verdict
 from deltah.core.signals import SIGNALS
+from deltah.core.types import CallStatus, FloatArray, IntArray
 from deltah.report.data import Evaluation, ReportData
 from deltah.stats.bootstrap import Estimate
 from deltah.stats.callgroups import summarise_calls
@@ -24,6 +27,8 @@ from deltah.text_format import count
 MAX_ARMS: Final = 4
 """Of the headline; with more arms the table below it says more."""
 MAX_TOOLS: Final = 20
+HISTOGRAM_BINS: Final = 24
+"""Of the histogram of the signal; even, so that one edge is 0."""
 MAX_ROUNDS: Final = 8
 """Round indices shown one by one; later ones share a row."""
 _SHARES: Final = (
@@ -72,8 +77,11 @@ class PageSignal:
 
 def page_signal(data: ReportData) -> PageSignal:
     """Words for the signal of all evaluations; for several signals, words that hold of each."""
-    by_arm = {arm.name: _signals(e.signals for e in arm.evaluations.values()) for arm in data.columns}
-    found = _signals(by_arm.values())
+    by_arm = {
+        arm.name: {judge for e in arm.evaluations.values() for judge in e.met("signal", "margin")}
+        for arm in data.columns
+    }
+    found = set[Judge]().union(*by_arm.values())
     names = {name for name, _ in found}
     if names <= {"delta_h"}:
         return PageSignal(title=SIGNALS["delta_h"])
@@ -90,10 +98,6 @@ def page_signal(data: ReportData) -> PageSignal:
     reduced = f"whose {title.title} certainly lies below {below}"
     unreduced = "that do not count as reduced"
     return PageSignal(title=title, reduced=reduced, unreduced=unreduced, is_method=False, fact=fact)
-
-
-def _signals(sets: Iterable[frozenset[Judge]]) -> frozenset[Judge]:
-    return frozenset[Judge]().union(*sets)
 
 
 def _fact(name: str, margin: float) -> str:
@@ -134,11 +138,11 @@ def _share(arm: int, key: str, summary: Summary, evaluation: Evaluation) -> dict
     left_out = f"{estimate.left_out:,} left out" if estimate.left_out and math.isfinite(estimate.value) else ""
     details = [left_out]
     if key == "reduction_rate":
-        undecided = sum(row.label is Verdict.UNDECIDED for row in evaluation.rows)
+        undecided = _counts(evaluation, "verdict").get(Verdict.UNDECIDED, 0)
         details = [f"{undecided:,} undecided" if undecided else "", left_out]
     if key == "waste":
-        levels = Counter(row.verdict for row in evaluation.rows)
-        details = [f"{levels[level]:,} {level.value}" for level in (WasteLevel.CERTIFIED, WasteLevel.LIKELY)]
+        levels = _counts(evaluation, "waste_level")
+        details = [f"{levels.get(level, 0):,} {level.value}" for level in (WasteLevel.CERTIFIED, WasteLevel.LIKELY)]
     detail = ", ".join(filter(None, details))
     return {
         "arm": arm,
@@ -175,20 +179,22 @@ def meanings(signal: PageSignal) -> dict[str, dict[str, str]]:
     levels = LEVELS if signal.is_method else {**LEVELS, **other}
     return {
         "classes": {waste.value: text for waste, text in CLASSES.items()},
-        "verdicts": {level.value: text for level, text in levels.items()},
+        "levels": {level.value: text for level, text in levels.items()},
     }
 
 
 def waste_table(data: ReportData, name: str) -> dict[str, Any] | None:
     """Calls of each arm by waste level and by class, and what dropping waste would save; None without any call."""
     every = {i: arm.evaluations[name] for i, arm in enumerate(data.columns) if name in arm.evaluations}
-    found = {i: evaluation for i, evaluation in every.items() if evaluation.rows}
+    found = {i: evaluation for i, evaluation in every.items() if len(evaluation.table)}
     if not found:
         return None
-    levels = _by_level(found)
+    levels = _savings(found)
     return {
         "evaluation": name,
-        "arms": [{"arm": i, "calls": len(e.rows), "verdicts": _levels(e.rows)} for i, e in found.items()],
+        "arms": [
+            {"arm": i, "calls": len(e.table), "levels": _by_level(_counts(e, "waste_level"))} for i, e in found.items()
+        ],
         "by_class": _by_class(found),
         "by_level": levels,
         "saves": any(row["calls"] for rows in levels.values() for row in rows),
@@ -197,22 +203,29 @@ def waste_table(data: ReportData, name: str) -> dict[str, Any] | None:
     }
 
 
-def _levels(rows: Iterable[CallRow]) -> dict[str, int]:
-    counts = Counter(row.verdict for row in rows)
-    return {level.value: counts[level] for level in WasteLevel}
+def _counts(evaluation: Evaluation, column: str) -> dict[str, int]:
+    """Calls by the value of a column."""
+    return dict(evaluation.rows(f"SELECT {column}, count(*) FROM calls GROUP BY ALL"))
+
+
+def _by_level(counts: Mapping[str, int]) -> dict[str, int]:
+    return {level.value: counts.get(level, 0) for level in WasteLevel}
 
 
 def _by_class(found: Mapping[int, Evaluation]) -> dict[str, list[dict[str, Any]]]:
     """Calls of each class that was met, by level; `none` counts those that reduced entropy all the same."""
-    tables: dict[str, list[dict[str, Any]]] = {}
-    for waste in Waste:
-        for i, evaluation in found.items():
-            if rows := [row for row in evaluation.rows if waste in row.waste]:
-                tables.setdefault(waste.value, []).append({"arm": i, **_levels(rows)})
-    return tables
+    tables: dict[str, list[dict[str, Any]]] = {waste.value: [] for waste in Waste}
+    for i, evaluation in found.items():
+        counts: dict[str, dict[str, int]] = {}
+        each = "(SELECT unnest(waste) AS class, waste_level FROM calls)"
+        for waste, level, n in evaluation.rows(f"SELECT class, waste_level, count(*) FROM {each} GROUP BY ALL"):
+            counts.setdefault(waste, {})[level] = n
+        for waste, by_level in counts.items():
+            tables[waste].append({"arm": i, **_by_level(by_level)})
+    return {waste: rows for waste, rows in tables.items() if rows}
 
 
-def _by_level(found: Mapping[int, Evaluation]) -> dict[str, list[dict[str, Any]]]:
+def _savings(found: Mapping[int, Evaluation]) -> dict[str, list[dict[str, Any]]]:
     """Savings at both levels of evidence, each number with the text that shows it; null where a price is unknown."""
     tables: dict[str, list[dict[str, Any]]] = {"certified": []}
     for i, evaluation in found.items():
@@ -233,22 +246,60 @@ def _saved(arm: int, saved: Savings) -> dict[str, Any]:
 
 def call_tables(data: ReportData, evaluation: str) -> dict[str, Any]:
     """Calls by tool and by round index, and the histogram of the signal, for each arm."""
-    rows = {i: arm.evaluations[evaluation].rows for i, arm in enumerate(data.columns) if evaluation in arm.evaluations}
-    edges = histogram_edges(row for listed in rows.values() for row in listed)
+    found = {i: arm.evaluations[evaluation] for i, arm in enumerate(data.columns) if evaluation in arm.evaluations}
+    values = {i: _values(e) for i, e in found.items()}
+    edges = histogram_edges(np.concatenate([*values.values(), []]))
+    rows = {i: _call_rows(e) for i, e in found.items()}
     return {
         "evaluation": evaluation,
         "by_tool": _by_tool(rows, data.seed),
         "by_round": _by_round(rows, data.seed),
         "edges": [round(float(edge), 6) for edge in edges],
         "histograms": [
-            {
-                "arm": i,
-                "counts": histogram(listed, edges).tolist(),
-                "undefined": sum(not math.isfinite(row.delta_h) for row in listed),
-            }
-            for i, listed in rows.items()
+            {"arm": i, "counts": histogram(values[i], edges).tolist(), "undefined": len(e.table) - len(values[i])}
+            for i, e in found.items()
         ],
     }
+
+
+def _values(evaluation: Evaluation) -> FloatArray:
+    """Signal of the calls that have one, in order."""
+    found = evaluation.table.sql("SELECT value FROM calls WHERE value IS NOT NULL ORDER BY key, index").fetchnumpy()
+    return np.asarray(found["value"], dtype=np.float64)
+
+
+def histogram_edges(values: FloatArray) -> FloatArray:
+    """(HISTOGRAM_BINS + 1,) edges with one at 0, symmetric about it, wide enough for 99 % of the values."""
+    limit = float(np.quantile(np.abs(values), 0.99)) if len(values) else 1.0
+    return np.linspace(-1.0, 1.0, HISTOGRAM_BINS + 1) * (limit if limit > 0 else 1.0)
+
+
+def histogram(values: FloatArray, edges: FloatArray) -> IntArray:
+    """(bins,) counts of values; those beyond the edges are counted in the outer bins.
+
+    Bins are half open, [a, b), so that a value of exactly 0 stands on the side of "not reduced".
+    """
+    index = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
+    return np.bincount(index, minlength=len(edges) - 1).astype(np.int64)
+
+
+def _call_rows(evaluation: Evaluation) -> list[CallRow]:
+    columns = "cluster, tool, round, status, value, verdict, waste_level, correct"
+    found = evaluation.rows(f"SELECT {columns} FROM calls ORDER BY key, index")
+    return [
+        CallRow(
+            cluster=("", cluster),
+            tool=tool[:100],
+            round=k,
+            status=CallStatus(status),
+            delta_h=float("nan") if value is None else value,
+            label=None if verdict is None else Verdict(verdict),
+            waste=frozenset(),
+            verdict=WasteLevel(level),
+            correct=correct,
+        )
+        for cluster, tool, k, status, value, verdict, level, correct in found
+    ]
 
 
 def _by_tool(rows: _Rows, seed: int) -> list[dict[str, Any]]:
@@ -274,12 +325,12 @@ def _groups(rows: _Rows, key: Callable[[CallRow], str], order: Sequence[str], se
 def _group(arm: int, name: str, rows: Sequence[CallRow], seed: int) -> dict[str, Any]:
     """One row of a table of calls."""
     summary = summarise_calls(rows, seed=seed)
-    rate, delta = rate_cell(summary), estimate_cell(summary.delta_h, 3, signed=True)
+    rate, mean = rate_cell(summary), estimate_cell(summary.delta_h, 3, signed=True)
     counts = ("n", "told", "errors", "unanswered", "undecided", "undefined", "certified", "likely")
     return {
         "arm": arm,
         "name": name,
         **{key: getattr(summary, key) for key in counts},
         "reduction_rate": {"text": rate.text, "interval": rate.interval, **summary.reduction_rate.as_dict()},
-        "delta_h": {"text": delta.text, "interval": delta.interval, **summary.delta_h.as_dict()},
+        "mean": {"text": mean.text, "interval": mean.interval, **summary.delta_h.as_dict()},
     }

@@ -14,40 +14,33 @@ Layout::
     .lock                        held by the process that works here (`claim`)
 
 A directory belongs to one configuration: opening it under another one is refused and the differing keys are named. It
-belongs to one process at a time: `claim` refuses a second one. Files are written under a temporary name and renamed, so
-a run killed at any moment leaves no half-written file but the last line of `metrics.jsonl`, which readers skip.
+belongs to one process at a time: `deltah.runs.claim` refuses a second one. Files are written under a temporary name and
+renamed, so a run killed at any moment leaves no half-written file but the last line of `metrics.jsonl`, which readers
+skip.
 """
 
 from __future__ import annotations
 
-import errno
 import json
-import logging
 import math
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from deltah.core.signals import SignalConfig
 from deltah.errors import ConfigError, DataError
-
-try:
-    import fcntl
-except ImportError:  # pragma: no cover - Windows has no flock; runs there are not protected from one another
-    fcntl = None  # type: ignore[assignment]
-
-logger = logging.getLogger(__name__)
 
 LOCK, MANIFEST, STATUS = ".lock", "run.json", "status.json"
 DONE = "done"
 """Phase of a finished run's status."""
-_FOLDERS = ("checkpoints", "traces", "eval", "model")
+FOLDERS = ("checkpoints", "traces", "eval", "model")
 
 PACKAGES = ("deltah", "numpy", "torch", "transformers", "trl", "accelerate", "datasets", "pydantic-monty", "bm25s")
 """Packages whose versions a run records."""
@@ -198,96 +191,12 @@ def _ends_with_newline(file: Any) -> bool:
     return bool(file.read(1) == b"\n")
 
 
-@contextmanager
-def claim(path: Path) -> Iterator[None]:
-    """Hold a run directory for this process alone; the lock goes with the process, however it ends.
-
-    An error that leaves before anything of worth was written takes away what was made here, so that a run that cannot
-    start leaves nothing and the corrected command may use the name.
-
-    Args:
-        path: The directory; created with its parents.
-
-    Raises:
-        ConfigError: if another process holds it (its id and host are named), or it cannot be written.
-    """
-    made = [folder for folder in (path, *path.parents) if not folder.exists()]
-    before = {child.name for child in path.iterdir()} if path.is_dir() else set()
-    try:
-        lock = _locked_file(path)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write the run directory {path}: {error.strerror or error}; choose another --out"
-        ) from error
-    try:
-        yield
-    except BaseException:
-        if MANIFEST not in before and not _worth_keeping(path, before):
-            _discard(path, made)
-        raise
-    finally:
-        os.close(lock)
-
-
-def _locked_file(path: Path) -> int:
-    """Descriptor of the locked `.lock` file, with this process's name in it.
-
-    Raises:
-        ConfigError: if another process holds it.
-        OSError: if the directory cannot be made or written.
-    """
-    while True:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            _flock(lock, path)
-            with suppress(FileNotFoundError):  # the holder before may have removed the file as it left
-                if os.path.samestat(os.fstat(lock), (path / LOCK).stat()):
-                    os.ftruncate(lock, 0)
-                    os.write(lock, f"process {os.getpid()} on {platform.node() or 'an unnamed host'}".encode())
-                    return lock
-        except BaseException:
-            os.close(lock)
-            raise
-        os.close(lock)
-
-
-def _flock(lock: int, path: Path) -> None:
-    if fcntl is None:  # pragma: no cover - Windows
-        return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            logger.warning("%s is on a file system without locks (%s): start one run in it at a time", path, error)
-            return
-        holder = os.pread(lock, 200, 0).decode(errors="replace") or "another process"
-        raise ConfigError(
-            f"{path} is in use by {holder}; wait until it ends, or give another --out to start a new run"
-        ) from error
-
-
-def _content(path: Path) -> Iterator[Path]:
+def content(path: Path) -> Iterator[Path]:
     """What a directory holds beside the lock and our own folders without a file in them."""
     for child in path.iterdir():
-        empty = child.name in _FOLDERS and not any(file.is_file() for file in child.rglob("*"))
+        empty = child.name in FOLDERS and not any(file.is_file() for file in child.rglob("*"))
         if child.name != LOCK and not empty:
             yield child
-
-
-def _worth_keeping(path: Path, before: set[str]) -> bool:
-    return any(child.name not in (MANIFEST, STATUS, *before) for child in _content(path))
-
-
-def _discard(path: Path, made: list[Path]) -> None:
-    """Remove a run that never started, and the folders that were made for it."""
-    for name in _FOLDERS:
-        shutil.rmtree(path / name, ignore_errors=True)
-    for name in (MANIFEST, STATUS, LOCK):
-        (path / name).unlink(missing_ok=True)
-    for folder in made:
-        with suppress(OSError):  # someone else put something in it
-            folder.rmdir()
 
 
 def open_run(
@@ -309,7 +218,7 @@ def open_run(
     if (path / MANIFEST).exists():
         _check_same(path, run.manifest, resolved, command, free_keys)
         return run
-    if path.exists() and (not path.is_dir() or any(_content(path))):
+    if path.exists() and (not path.is_dir() or any(content(path))):
         raise ConfigError(f"{path} exists and is not a run of deltah; choose an empty or a new directory")
     manifest = {
         "schema_version": 1,
@@ -359,3 +268,29 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _shown(flat: Mapping[str, Any], key: str) -> str:
     return repr(flat[key]) if key in flat else "not set"
+
+
+def signal_of(path: str | os.PathLike[str]) -> SignalConfig:
+    """Signal configuration of the nearest run directory around a file or folder; the method's defaults outside of one.
+
+    `deltah.score(trajectory, deltah.signal_of(path))` gives what the run logged.
+
+    Raises:
+        DataError: if that run's configuration cannot be read.
+    """
+    for folder in (Path(path), *Path(path).resolve().parents):
+        if (folder / MANIFEST).exists():
+            return run_signal(RunDirectory(folder).config)
+    return SignalConfig()
+
+
+def run_signal(config: Mapping[str, Any]) -> SignalConfig:
+    """How a run of this configuration scored its calls; the method's defaults where it does not say.
+
+    Raises:
+        DataError: if the configuration names a signal or an option that does not exist.
+    """
+    try:
+        return msgspec.convert(config.get("signal") or {}, SignalConfig)
+    except msgspec.ValidationError as error:
+        raise DataError(f"the run's signal configuration cannot be read: {error}") from error

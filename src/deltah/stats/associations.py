@@ -1,14 +1,36 @@
-"""Every signal against every label: seven statistics with intervals, p-values, Holm's correction.
+r"""Every signal against every label: seven statistics with intervals, p-values, Holm's correction.
 
 For a signal and a label, over the calls for which both are known: Spearman's and the point-biserial (Pearson's)
 correlation and the AUC; both correlations given the controls; the AUC over pairs of calls that agree in call index, and
-over pairs that agree in all controls (`deltah.stats.controls`). Intervals come from one cluster bootstrap by
-question for the whole table (`deltah.stats.bootstrap`). The two tests of a pair are on ranks, so that each speaks of
-Spearman's correlation and the AUC alike (`deltah.stats.permutation`); Holm's correction takes all tests of the
-table as one family.
+over pairs that agree in all controls (`deltah.stats.replicates`). Intervals come from one cluster bootstrap by question
+for the whole table (`deltah.stats.bootstrap`). The two tests of a pair are on ranks, so that each speaks of Spearman's
+correlation and the AUC alike; Holm's correction takes all tests of the table as one family.
 
 A pair is not computed, and says why, where fewer than five questions have a good call or fewer than five have another:
 such a number would be an anecdote. The baseline `call_index` has no partial statistics: it is the control.
+
+**Which null.** Permuting labels call by call supposes that the calls of a question are exchangeable with those of any
+other. They are not: they share the question's difficulty, and some labels (the outcome) are one value for a whole
+trajectory; such a test rejects true nulls. Permuting within a question tests something else and has nothing to permute
+for those labels. Swapping the label blocks of whole questions needs questions with equally many calls. What holds by
+design is that *questions are independent draws*. Let $e_i$ and $f_i$ be the residuals of signal rank and label rank on
+the controls (an intercept for the raw test; call index, lengths and tool for the partial one), and
+$u_q = \sum_{i \in q} e_i f_i$ the score of question q, whatever its number of calls and however they depend on one
+another. Under the null of no (remaining) rank association each $u_q$ has mean 0, so $\sum_q s_q u_q$ with random signs
+$s_q = \pm 1$ is a draw from the null distribution of the test statistic $\sum_q u_q$: the permutation group is the flip
+of whole questions (Hemerik, Goeman and Finos, "Robust testing in generalized linear models by sign flipping score
+contributions", JRSS B 2020; with many questions no symmetry of $u_q$ is needed).
+
+Residuals are estimated, which takes from a flipped statistic more variance than from the observed one: without a remedy
+14 calls with eleven controls reject half of all true nulls. Each flip is therefore standardised (De Santis, Goeman,
+Hemerik, Davenport and Finos, "Inference in generalized linear models with robustness to misspecified variances", JASA
+2025): given the labels, $T(s) = \sum s_q u_q$ has the variance $V(s) = 1 - |\sum_q s_q a_q|^2$ in units of that of
+T(1), with $a_q = \sum_{i \in q} f_i U_i / |f|$ and U an orthonormal basis of the controls.
+
+Two-sided; $p = (1 + \#\{|T(s)| / \sqrt{V(s)} \ge |T(1)|\}) / (1 + P)$, the observed signs being one of the draws, so
+that p is never 0. Q questions have $2^{Q-1}$ distinct flips: five cannot reject at 5 %. Questions of very unequal size
+make few of them count: where one of twenty holds a third of the calls, or sizes have a heavy tail, true nulls were
+rejected at 5 to 11 % instead of 5 (`deltah.stats.pilot` then says so).
 """
 
 from __future__ import annotations
@@ -21,19 +43,19 @@ import numpy as np
 
 from deltah.core.types import FloatArray, IntArray
 from deltah.errors import InvalidValueError
-from deltah.stats.blocks import STATISTICS, Block, BlockStatistics, blocks
 from deltah.stats.bootstrap import MIN_CLUSTERS, Estimate, auc_interval, interval
-from deltah.stats.controls import controls_of
-from deltah.stats.permutation import MIN_SPARE_CALLS, block_tests, holm, sign_flip_p
+from deltah.stats.columns import CALL_INDEX, StudyTable, known
+from deltah.stats.replicates import STATISTICS, TOLERANCE, Block, BlockStatistics, blocks, cluster_sums
 from deltah.stats.summary import RESAMPLES
-from deltah.stats.table import CALL_INDEX, StudyTable, known
 from deltah.text_format import count
 
 PERMUTATIONS: Final = 9999
 """Enough for Holm's correction of some hundred tests to be able to reach 5 %."""
+MIN_SPARE_CALLS: Final = 5
+"""With fewer calls beyond the controls' columns nothing is said given the controls."""
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (done, total) resamples."""
-_UNCONTROLLED: Final = ("auc", "spearman", "point_biserial")
+_CHUNK_SIGNS: Final = 4_000_000
 _NAN: Final = float("nan")
 
 
@@ -71,44 +93,6 @@ class Association:
     """Why there is no number; None where there are some."""
 
 
-class Support(NamedTuple):
-    """What a label's calls in a block can carry, for one set of strata."""
-
-    n: int
-    """Calls in a stratum that holds both values of the label."""
-    clusters: int
-    """Questions they belong to."""
-    good: int
-    """Questions with a good call among them."""
-    other: int
-    """Questions with a call that is not good among them."""
-
-    @property
-    def enough(self) -> bool:
-        """Whether an AUC over these strata says anything."""
-        return min(self.good, self.other) >= MIN_CLUSTERS
-
-
-class _Pair(NamedTuple):
-    """What a block says of one pair; arrays in the order of `STATISTICS`."""
-
-    block: Block
-    s: int
-    j: int
-    supports: tuple[Support, ...]
-    """(3,) of the AUCs, in their order."""
-    estimate: FloatArray
-    """(7,)"""
-    replicates: FloatArray
-    """(B, 7)"""
-    scores: FloatArray
-    """(Q, 2) of the raw and the partial test."""
-    shares: tuple[FloatArray, ...]
-    """(2) what the flips of the two lose to their controls."""
-    spare: int
-    """Calls beyond the columns of the controls."""
-
-
 def associate(
     table: StudyTable,
     *,
@@ -134,47 +118,85 @@ def associate(
     """
     if permutations < 100:
         raise InvalidValueError(f"permutations is {permutations}; expected 100 or more")
-    found: dict[tuple[str, str], _Pair] = {}
-    listed = list(blocks(table, controls_of(table)))
+    found, listed = dict[tuple[str, str], Association](), list(blocks(table))
     for i, block in enumerate(listed):
-        done = i * resamples
-        for pair in _pairs(block, resamples, seed, on_progress, (done, len(listed) * resamples)):
-            found[block.signals[pair.s], block.labels[pair.j]] = pair
-    order = [(signal, label) for label in table.labels for signal in table.with_baseline()]
-    raw = [_association(key, found.get(key), table) for key in order]
-    return tuple(_with_tests(raw, [found.get(key) for key in order], permutations, seed))
+        statistics, parts = BlockStatistics(block), list[FloatArray]()
+        for part in statistics.replicates(resamples=resamples, seed=seed):
+            parts.append(part)
+            if on_progress is not None:
+                on_progress(i * resamples + sum(map(len, parts)), len(listed) * resamples)
+        p, spare = block_tests(block, permutations=permutations, seed=seed)
+        for a in _of_block(block, len(table), statistics.estimate(), np.concatenate(parts), p, spare):
+            found[a.signal, a.label] = a
+    pairs = [(signal, label) for label in table.labels for signal in table.with_baseline()]
+    raw = [found.get(pair) or _without_calls(*pair, table) for pair in pairs]
+    adjusted = holm(np.array([(a.p, a.p_partial) for a in raw]).ravel()).reshape(-1, 2).tolist()
+    return tuple(replace(a, p_holm=p, p_partial_holm=partial) for a, (p, partial) in zip(raw, adjusted, strict=True))
 
 
-def _pairs(
-    block: Block, resamples: int, seed: int, on_progress: Progress | None, span: tuple[int, int]
-) -> Iterator[_Pair]:
-    statistics = BlockStatistics(block)
-    estimate, parts, done = statistics.estimate(), list[FloatArray](), 0
-    for part in statistics.replicates(resamples=resamples, seed=seed):
-        parts.append(part)
-        done += len(part)
-        if on_progress is not None:
-            on_progress(span[0] + done, span[1])
-    replicates, tests = np.concatenate(parts), block_tests(block)
-    for j in range(len(block.labels)):
-        supports = tuple(support(block, j, strata) for strata in block.strata)
-        for s in range(len(block.signals)):
-            pair = estimate[s, j], replicates[:, s, j], tests.scores[:, s, j], tests.shares[j], tests.spare
-            yield _Pair(block, s, j, supports, *pair)
+def _of_block(
+    block: Block, total: int, estimate: FloatArray, replicates: FloatArray, p: FloatArray, spare: int
+) -> Iterator[Association]:
+    """Associations of all pairs of a block.
+
+    Args:
+        block: S signals, L labels.
+        total: Calls of the table.
+        estimate: (S, L, 7)
+        replicates: (B, S, L, 7)
+        p: (S, L, 2)
+        spare: Calls beyond the columns of the controls.
+    """
+    questions = distinct(block.cluster)
+    for j, label in enumerate(block.labels):
+        binary = bool(block.binary[j])
+        supports = [_support(block, j, strata) for strata in block.strata]
+        for s, signal in enumerate(block.signals):
+            baseline, reason = signal == CALL_INDEX, _shortage(block, s, j)
+            estimates = {}
+            for i, name in enumerate(STATISTICS):
+                n, clusters = (supports[i].n, supports[i].clusters) if i < len(supports) else (len(block), questions)
+                uncontrolled = name in ("auc", "spearman", "point_biserial")
+                thin = i < len(supports) and not (binary and clusters >= MIN_CLUSTERS)
+                thin |= name.startswith("partial") and spare < MIN_SPARE_CALLS
+                value, low, high = float(estimate[s, j, i]), _NAN, _NAN
+                if reason is not None or thin or (baseline and not uncontrolled):
+                    value = _NAN
+                elif i < len(supports):
+                    low, high = auc_interval(value, replicates[:, s, j, i], clusters)
+                else:
+                    low, high = interval(replicates[:, s, j, i], clusters)
+                estimates[name] = Estimate(value=value, low=low, high=high, n=n, left_out=total - n)
+            yield Association(
+                signal=signal,
+                label=label,
+                graded=not binary,
+                questions=questions,
+                good=int(block.y[:, j].sum()) if binary else 0,
+                **estimates,
+                p=_NAN if reason else float(p[s, j, 0]),
+                p_holm=_NAN,
+                p_partial=_NAN if reason or baseline else float(p[s, j, 1]),
+                p_partial_holm=_NAN,
+                reason=reason,
+            )
 
 
-def _association(key: tuple[str, str], pair: _Pair | None, table: StudyTable) -> Association:
-    signal, label = key
-    reason = _missing(table, signal, label) if pair is None else shortage(pair.block, pair.s, pair.j)
-    estimates = {name: _estimate(i, name, pair, len(table), reason) for i, name in enumerate(STATISTICS)}
-    binary = pair is None or bool(pair.block.binary[pair.j])
+def _without_calls(signal: str, label: str, table: StudyTable) -> Association:
+    """A pair that no call has a value of."""
+    reason = "no call has both this label and this signal"
+    if not known(table.with_baseline()[signal]).any():
+        reason = "no call has this signal"
+    if not known(table.labels[label]).any():
+        reason = "no call has this label"
+    nothing = Estimate(value=_NAN, low=_NAN, high=_NAN, n=0, left_out=len(table))
     return Association(
         signal=signal,
         label=label,
-        graded=not binary,
-        questions=0 if pair is None else distinct(pair.block.cluster),
-        good=int(pair.block.y[:, pair.j].sum()) if pair is not None and binary else 0,
-        **estimates,
+        graded=False,
+        questions=0,
+        good=0,
+        **dict.fromkeys(STATISTICS, nothing),
         p=_NAN,
         p_holm=_NAN,
         p_partial=_NAN,
@@ -183,25 +205,15 @@ def _association(key: tuple[str, str], pair: _Pair | None, table: StudyTable) ->
     )
 
 
-def _missing(table: StudyTable, signal: str, label: str) -> str:
-    """Which side of a pair has no value where the other has one."""
-    if not known(table.labels[label]).any():
-        return "no call has this label"
-    if not known(table.with_baseline()[signal]).any():
-        return "no call has this signal"
-    return "no call has both this label and this signal"
-
-
-def shortage(block: Block, s: int, j: int) -> str | None:
+def _shortage(block: Block, s: int, j: int) -> str | None:
     """Why a pair is too thin for a number; None if it is not."""
     label, cluster = block.y[:, j], block.cluster
     if np.ptp(block.x[:, s]) == 0:
         return "the signal is the same for all calls"
     if block.binary[j]:
-        for value, name in ((1.0, "a good call"), (0.0, "a call that is not good")):
-            have = distinct(cluster[label == value])
-            if have < MIN_CLUSTERS:
-                return f"{count(have, 'question')} with {name}; {MIN_CLUSTERS} are needed"
+        for value, name in ((1.0, " with a good call"), (0.0, " with a call that is not good")):
+            if (have := distinct(cluster[label == value])) < MIN_CLUSTERS:
+                return f"{count(have, 'question')}{name}; {MIN_CLUSTERS} are needed"
         return None
     if np.ptp(label) == 0:
         return "the label is the same for all calls"
@@ -209,32 +221,20 @@ def shortage(block: Block, s: int, j: int) -> str | None:
     return f"{count(have, 'question')}; {MIN_CLUSTERS} are needed" if have < MIN_CLUSTERS else None
 
 
-def _estimate(i: int, name: str, pair: _Pair | None, total: int, reason: str | None) -> Estimate:
-    """One statistic with its interval; NaN where it would rest on too little."""
-    if pair is None:
-        return Estimate(value=_NAN, low=_NAN, high=_NAN, n=0, left_out=total)
-    stratified = i < len(pair.supports)
-    n = pair.supports[i].n if stratified else len(pair.block)
-    baseline = pair.block.signals[pair.s] == CALL_INDEX and name not in _UNCONTROLLED
-    thin = stratified and not (pair.block.binary[pair.j] and pair.supports[i].enough)
-    thin |= name.startswith("partial") and pair.spare < MIN_SPARE_CALLS
-    if reason is not None or baseline or thin:
-        return Estimate(value=_NAN, low=_NAN, high=_NAN, n=n, left_out=total - n)
-    value, replicates = float(pair.estimate[i]), pair.replicates[:, i]
-    if stratified:
-        low, high = auc_interval(value, replicates, min(pair.supports[i].good, pair.supports[i].other))
-    else:
-        low, high = interval(replicates, distinct(pair.block.cluster))
-    return Estimate(value=value, low=low, high=high, n=n, left_out=total - n)
+class _Support(NamedTuple):
+    """What an AUC within strata rests on."""
+
+    n: int
+    """Calls in a stratum that holds both values of the label."""
+    clusters: int
+    """Questions with a call of the rarer value among them."""
 
 
-def support(block: Block, j: int, strata: IntArray) -> Support:
-    """What pairs of calls within strata rest on, for label j."""
-    label, cluster = block.y[:, j], block.cluster
+def _support(block: Block, j: int, strata: IntArray) -> _Support:
+    label = block.y[:, j]
     both = (np.bincount(strata, weights=label == 1.0) > 0) & (np.bincount(strata, weights=label == 0.0) > 0)
     used = both[strata]
-    good, other = (distinct(cluster[used & (label == value)]) for value in (1.0, 0.0))
-    return Support(int(used.sum()), distinct(cluster[used]), good, other)
+    return _Support(int(used.sum()), min(distinct(block.cluster[used & (label == value)]) for value in (0.0, 1.0)))
 
 
 def distinct(codes: IntArray) -> int:
@@ -242,20 +242,71 @@ def distinct(codes: IntArray) -> int:
     return int(np.count_nonzero(np.bincount(codes)))
 
 
-def _with_tests(
-    raw: list[Association], pairs: list[_Pair | None], permutations: int, seed: int
-) -> Iterator[Association]:
-    """Add the p-values; all tests of the table share one set of flips and one family."""
-    tested = [
-        (i, v) for i, a in enumerate(raw) if a.reason is None for v in (0, 1) if not (v and a.signal == CALL_INDEX)
-    ]
-    p = np.full((len(raw), 2), np.nan)
-    if tested:
-        columns = [(pair.scores[:, v], pair.shares[v]) for i, v in tested if (pair := pairs[i]) is not None]
-        values = sign_flip_p(
-            np.stack([u for u, _ in columns], axis=1), [a for _, a in columns], permutations=permutations, seed=seed
+def block_tests(block: Block, *, permutations: int, seed: int) -> tuple[FloatArray, int]:
+    """Test every pair of a block, raw and given the controls.
+
+    Returns:
+        (S, L, 2) p-values, NaN where nothing is left to test; calls beyond the columns of the controls.
+    """
+    from scipy.stats import rankdata  # here, because it loads for half a second and few commands need it
+
+    x, y = rankdata(block.x, axis=0), rankdata(block.y, axis=0)
+    found, spare = list[FloatArray](), len(block)
+    for z in (block.z[:, :1], block.z):
+        u, values, _ = np.linalg.svd(z, full_matrices=False)
+        basis = u[:, values > TOLERANCE * values[0]]
+        e, f = _residuals(x, basis), _residuals(y, basis)
+        spare = len(block) - basis.shape[1]
+        if spare < MIN_SPARE_CALLS:
+            e = np.full_like(e, np.nan)
+        lengths = np.linalg.norm(f, axis=0)
+        unit = f / np.where(lengths > 0, lengths, 1.0)
+        scores, lost = (
+            np.stack([cluster_sums((a * b for b in right.T), block.cluster, block.clusters) for a in left.T], axis=1)
+            for left, right in ((e, f), (basis, unit))
         )
-        p[tuple(np.array(tested).T)] = values
-    adjusted = holm(p.ravel()).reshape(p.shape)
-    for a, (one, partial), (one_holm, partial_holm) in zip(raw, p.tolist(), adjusted.tolist(), strict=True):
-        yield replace(a, p=one, p_holm=one_holm, p_partial=partial, p_partial_holm=partial_holm)
+        found.append(sign_flip_p(scores, lost, permutations=permutations, seed=seed))
+    return np.stack(found, axis=-1), spare
+
+
+def _residuals(values: FloatArray, basis: FloatArray) -> FloatArray:
+    """(n, K) residuals; NaN columns where nothing is left."""
+    left = values - basis @ (basis.T @ values)
+    return np.where(left.var(axis=0) <= TOLERANCE * values.var(axis=0), np.nan, left)
+
+
+def sign_flip_p(scores: FloatArray, lost: FloatArray, *, permutations: int, seed: int) -> FloatArray:
+    """p-values of S times L tests under one set of flips.
+
+    Args:
+        scores: (Q, S, L) u_q of each test; a NaN makes its test NaN.
+        lost: (Q, r, L) a_q of each label: what flips lose to the controls.
+        permutations: P.
+        seed: Of the signs: the same for all blocks of a table, which so share their flips.
+
+    Returns:
+        (S, L)
+    """
+    clusters = len(scores)
+    # A tie up to rounding counts as reaching the statistic: the flip of all signs must.
+    observed = np.abs(scores.sum(axis=0)) * (1 - 1e-12)
+    reached = np.ones(observed.shape)
+    rng = np.random.default_rng(seed)
+    chunk = max(1, _CHUNK_SIGNS // max(clusters, 1))
+    for start in range(0, permutations, chunk):
+        rows = min(chunk, permutations - start)
+        signs = rng.integers(0, 2, size=(rows, clusters), dtype=np.int8).astype(np.float64) * 2 - 1
+        variance = 1.0 - np.square(np.tensordot(signs, lost, axes=1)).sum(axis=1)
+        spread = np.sqrt(np.maximum(variance, TOLERANCE))[:, None, :]
+        with np.errstate(invalid="ignore"):
+            reached += (np.abs(np.tensordot(signs, scores, axes=1)) >= observed * spread).sum(axis=0)
+    return np.where(np.isnan(observed), np.nan, reached / (permutations + 1))
+
+
+def holm(p: FloatArray) -> FloatArray:
+    """Holm's step-down correction of (M,) p-values; NaN ones are no tests and stay NaN."""
+    adjusted = np.full(len(p), np.nan)
+    order = np.argsort(p, kind="stable")[: int(np.isfinite(p).sum())]
+    factors = np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * factors), 1.0)
+    return adjusted

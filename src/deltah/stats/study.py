@@ -1,42 +1,108 @@
-"""The pilot study as one value: the table of associations, the figures' numbers, and how they were made."""
+"""The study of a table of calls as one value: associations, the numbers behind the figures, and how they were made.
+
+The figures describe the sample; intervals, where there are some, come from the same cluster bootstrap as the table's.
+"Reduction" is -ΔH in nats throughout, the signal `delta_h` of the table.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 
+from deltah.core.types import BoolArray, FloatArray
 from deltah.errors import DataError
 from deltah.runs.directory import nan_to_none
 from deltah.stats.associations import PERMUTATIONS, Association, Progress, associate, distinct
-from deltah.stats.bootstrap import LEVEL
-from deltah.stats.controls import controls_of
-from deltah.stats.figures import (
-    Failure,
-    FailureKind,
-    PositionRow,
-    QualityHistogram,
-    RocCurve,
-    failures,
-    histograms,
-    positions,
-    roc_curves,
-)
-from deltah.stats.markdown import study_markdown
+from deltah.stats.bootstrap import LEVEL, Estimate, interval, ratio, ratio_replicates
+from deltah.stats.columns import CALL_INDEX, REDUCTION, StudyTable, is_binary, known
+from deltah.stats.replicates import cluster_sums, controls_of
 from deltah.stats.summary import RESAMPLES
-from deltah.stats.table import StudyTable
 
 SCHEMA_VERSION: Final = 1
 FEW_QUESTIONS: Final = 30
 """Questions of equal size below which a study says how far off its intervals and tests may be."""
+BINS: Final = 24
+MAX_INDICES: Final = 8
+"""Call indices shown one by one; later ones share the last row."""
+MAX_POINTS: Final = 80
+"""Corners kept of a ROC curve."""
+MAX_FAILURES: Final = 10
+"""Of each kind, at most one a trajectory."""
+ROC_SIGNALS: Final = (
+    REDUCTION,
+    "position_corrected",
+    "entropy_before",
+    "placebo_controlled",
+    "gold_gain",
+    CALL_INDEX,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QualityHistogram:
+    """Reduction of good calls and of the others."""
+
+    label: str
+    edges: tuple[float, ...]
+    """(bins + 1,) nats; the outermost bins hold all beyond. Bins are (a, b]: a reduction of 0 is none."""
+    good: tuple[int, ...]
+    other: tuple[int, ...]
+    left_out: int
+    """Calls without ΔH or label."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RocCurve:
+    """Corners of one signal's curve for one label, from (0, 0) to (1, 1)."""
+
+    label: str
+    signal: str
+    false_positive_rate: tuple[float, ...]
+    true_positive_rate: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PositionRow:
+    """Calls of one round index."""
+
+    index: str
+    n: int
+    reduction: Estimate
+    """Mean, nats."""
+    labels: Mapping[str, Estimate]
+    """Share of good calls; the mean of a graded label."""
+
+
+class FailureKind(StrEnum):
+    """Where entropy and outcome disagree."""
+
+    FELL_AND_WRONG = "fell_and_wrong"
+    """The call reduced entropy, the answer was wrong: confidently wrong."""
+    ROSE_AND_RIGHT = "rose_and_right"
+    """Entropy rose across the call, the answer was right: a revision that the signal punishes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """One call where entropy and outcome disagree."""
+
+    kind: FailureKind
+    trajectory: str
+    call: str
+    tool: str
+    index: int
+    reduction: float
+    """Nats."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyResult:
-    """What a pilot study found; `run_study` makes it."""
+    """What a study found; `run_study` makes it."""
 
     calls: int
     questions: int
@@ -64,7 +130,12 @@ class StudyResult:
 
     def of_label(self, label: str) -> tuple[Association, ...]:
         """Associations of one label, the best AUC (of a graded label: Spearman) first, those without numbers last."""
-        return tuple(sorted((a for a in self.associations if a.label == label), key=_rank))
+
+        def rank(a: Association) -> tuple[bool, float]:
+            value = a.spearman.value if a.graded else a.auc.value
+            return a.reason is not None, -value if value == value else 0.0
+
+        return tuple(sorted((a for a in self.associations if a.label == label), key=rank))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for strict JSON: NaN becomes null."""
@@ -88,10 +159,6 @@ class StudyResult:
         except msgspec.ValidationError as error:
             raise DataError(f"the study cannot be read: {error}; run `deltah study` again") from error
 
-    def to_markdown(self) -> str:
-        """The study as a Markdown page: one table a label, the position effect, the failure cases."""
-        return study_markdown(self)
-
 
 def _none_to_nan(value: Any, key: str = "") -> Any:
     """Undo `nan_to_none`; the reason of an association is text or none."""
@@ -102,11 +169,6 @@ def _none_to_nan(value: Any, key: str = "") -> Any:
     return [_none_to_nan(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _rank(a: Association) -> tuple[bool, float]:
-    value = a.spearman.value if a.graded else a.auc.value
-    return (a.reason is not None, -value if value == value else 0.0)
-
-
 def run_study(
     table: StudyTable,
     *,
@@ -115,7 +177,7 @@ def run_study(
     seed: int = 0,
     on_progress: Progress | None = None,
 ) -> StudyResult:
-    """Run the pilot study on a table of calls.
+    """Run the study on a table of calls.
 
     Args:
         table: From `build_table`.
@@ -132,7 +194,7 @@ def run_study(
     return StudyResult(
         calls=len(table),
         questions=distinct(table.cluster),
-        trajectories=len({call.trajectory for call in table.calls}),
+        trajectories=len({trajectory for trajectory, _ in table.calls}),
         resamples=resamples,
         permutations=permutations,
         seed=seed,
@@ -143,11 +205,11 @@ def run_study(
         positions=positions(table, resamples=resamples, seed=seed),
         failures=found,
         failure_counts=counts,
-        notes=(*table.notes, *(_thin_questions(table) if any(a.reason is None for a in associations) else ())),
+        notes=(*table.notes, *(_few_questions(table) if any(a.reason is None for a in associations) else ())),
     )
 
 
-def _thin_questions(table: StudyTable) -> Iterator[str]:
+def _few_questions(table: StudyTable) -> Iterator[str]:
     """What few or very uneven questions do to intervals and p-values, where they do."""
     sizes = np.bincount(table.cluster)
     effective = float(sizes.sum()) ** 2 / float(np.square(sizes, dtype=np.float64).sum())
@@ -157,3 +219,114 @@ def _thin_questions(table: StudyTable) -> Iterator[str]:
             f"{effective:.0f} equal ones: below {FEW_QUESTIONS}, simulated intervals contained the truth in 86 to "
             "100 % of all cases and tests rejected up to 11 % of true nulls, where 95 and 5 % are meant"
         )
+
+
+def histograms(table: StudyTable) -> tuple[QualityHistogram, ...]:
+    """Histogram of reduction by each 0/1 label, all on the same edges."""
+    reduction = table.signals[REDUCTION]
+    measured = reduction[known(reduction)]
+    limit = float(np.quantile(np.abs(measured), 0.99)) if len(measured) else 1.0
+    edges = np.linspace(-1.0, 1.0, BINS + 1) * (limit or 1.0)
+    bins = np.clip(np.searchsorted(edges, reduction, side="left") - 1, 0, BINS - 1)
+    found = []
+    for name, label in table.labels.items():
+        if is_binary(label):
+            good, other = (
+                tuple(np.bincount(bins[known(reduction) & (label == value)], minlength=BINS).tolist())
+                for value in (1.0, 0.0)
+            )
+            left_out = len(table) - sum(good) - sum(other)
+            found.append(
+                QualityHistogram(label=name, edges=tuple(edges.tolist()), good=good, other=other, left_out=left_out)
+            )
+    return tuple(found)
+
+
+def roc_curves(table: StudyTable, associations: Iterable[Association]) -> tuple[RocCurve, ...]:
+    """Curves of `ROC_SIGNALS` for every pair that has an AUC."""
+    columns = table.with_baseline()
+    return tuple(
+        RocCurve(
+            label=a.label,
+            signal=a.signal,
+            **_corners(columns[a.signal], table.labels[a.label]),
+        )
+        for a in associations
+        if a.signal in ROC_SIGNALS and np.isfinite(a.auc.value)
+    )
+
+
+def _corners(signal: FloatArray, label: FloatArray) -> dict[str, tuple[float, ...]]:
+    """Rates at every threshold, thinned to `MAX_POINTS`."""
+    used = known(signal) & known(label)
+    order = np.argsort(-signal[used], kind="stable")
+    x, y = signal[used][order], label[used][order]
+    last = np.flatnonzero(np.append(x[1:] != x[:-1], True))
+    kept = np.unique(np.round(np.linspace(0, len(last), min(MAX_POINTS, len(last) + 1))).astype(np.int64))
+    found = {}
+    for name, hits in (("false_positive_rate", 1.0 - y), ("true_positive_rate", y)):
+        counted = np.cumsum(hits)[last]
+        found[name] = tuple(np.append(0.0, counted / counted[-1])[kept].tolist())
+    return found
+
+
+def positions(table: StudyTable, *, resamples: int, seed: int) -> tuple[PositionRow, ...]:
+    """Mean reduction and label rates by call index."""
+    level = np.minimum(table.index, MAX_INDICES)
+    rows = []
+    for k in np.unique(level):
+        here = level == k
+        estimates = _means(table, here, resamples, seed)
+        later = k == MAX_INDICES and table.index.max() > MAX_INDICES
+        index = f"{k} and later" if later else str(k)
+        rows.append(PositionRow(index=index, n=int(here.sum()), reduction=estimates.pop(REDUCTION), labels=estimates))
+    return tuple(rows)
+
+
+def _means(table: StudyTable, here: BoolArray, resamples: int, seed: int) -> dict[str, Estimate]:
+    """Mean reduction and mean of each label over some calls, clustered by question."""
+    columns = {REDUCTION: table.signals[REDUCTION], **table.labels}
+    codes = np.unique(table.cluster[here], return_inverse=True)[1].reshape(-1)
+    values = np.stack([column[here] for column in columns.values()])
+    sums, counts = (
+        cluster_sums(parts, codes, int(codes.max()) + 1) for parts in (np.nan_to_num(values), known(values))
+    )
+    replicates = ratio_replicates(sums, counts, resamples=resamples, seed=seed)
+    found = {}
+    for s, (name, column) in enumerate(columns.items()):
+        share = name != REDUCTION and is_binary(column)
+        low, high = interval(replicates[:, s], int((counts[:, s] > 0).sum()), rate=share)
+        n, value = int(counts[:, s].sum()), float(ratio(sums[:, s].sum(), counts[:, s].sum()))
+        found[name] = Estimate(value=value, low=low, high=high, n=n, left_out=int(here.sum()) - n)
+    return found
+
+
+def failures(table: StudyTable, *, outcome: str = "correct") -> tuple[tuple[Failure, ...], Mapping[FailureKind, int]]:
+    """The clearest disagreements of entropy and outcome, and how many calls disagree in all.
+
+    Args:
+        table: Without the label `outcome` there are none.
+        outcome: Label of a trajectory's outcome.
+    """
+    label, reduction = table.labels.get(outcome, np.full(len(table), np.nan)), table.signals[REDUCTION]
+    members = {
+        FailureKind.FELL_AND_WRONG: np.flatnonzero((reduction > 0) & (label == 0.0)),
+        FailureKind.ROSE_AND_RIGHT: np.flatnonzero((reduction < 0) & (label == 1.0)),
+    }
+    found = list[Failure]()
+    for kind, rows in members.items():
+        clearest = dict[str, int]()
+        for row in rows[np.argsort(-np.abs(reduction[rows]), kind="stable")].tolist():
+            clearest.setdefault(table.calls[row][0], row)
+        found += [
+            Failure(
+                kind=kind,
+                trajectory=trajectory,
+                call=table.calls[row][1],
+                tool=table.tools[table.tool[row]],
+                index=int(table.index[row]),
+                reduction=float(reduction[row]),
+            )
+            for trajectory, row in list(clearest.items())[:MAX_FAILURES]
+        ]
+    return tuple(found), {kind: len(rows) for kind, rows in members.items()}

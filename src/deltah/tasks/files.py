@@ -10,7 +10,8 @@ A row is a JSON object of a JSONL file (plain, gzip or Zstandard) or a row of a 
 - if wanted: `id`, `kind`, `supporting` (list of document ids), and `metadata` or `extra_info`, whose flat entries are
   kept together with the row's other flat fields.
 
-The kind is what `kind` says; else `math` if the question came as `problem`, the answer had a `####` or a boxed, verl's
+The kind names the grader: it is what `kind` says (a name in `GRADERS`, or `package.module:function` of a registered
+one); else `math` if the question came as `problem`, the answer had a `####` or a boxed, verl's
 `ability` is math, or the `data_source` names a known set of mathematics; else `qa`. An absent id, or one that an
 earlier row has, becomes `line-N`. A file that breaks the format is refused whole, with the first fault named.
 """
@@ -25,10 +26,10 @@ from typing import Any
 
 from deltah.core.types import Scalar
 from deltah.database import import_duckdb
-from deltah.errors import DataError
+from deltah.errors import DataError, DeltahError
 from deltah.jsonlines import read_json_objects
-from deltah.tasks.answers import hash_answer, last_boxed
-from deltah.tasks.types import Task, TaskKind
+from deltah.tasks.graders import GRADERS, hash_answer, last_boxed
+from deltah.tasks.task import Task
 
 _PARQUET_MAGIC = b"PAR1"
 _PARQUET_ROWS = 1024
@@ -193,16 +194,28 @@ def _number_text(value: float, name: str, where: str) -> str:
     return str(value)
 
 
-def _kind(row: Mapping[str, Any], marked: bool, where: str) -> TaskKind:
+def _kind(row: Mapping[str, Any], marked: bool, where: str) -> str:
     kind = row.get("kind")
     if kind is not None:
-        if kind not in [*TaskKind]:
-            raise DataError(f"{where}: field 'kind' is {_got(kind)}; choose from {', '.join(TaskKind)}")
-        return TaskKind(kind)
+        _check_grader(kind, where)
+        return str(kind)
     ability, source = str(row.get("ability") or "").lower(), str(row.get("data_source") or "").lower()
     problem = row.get("question") is None and row.get("problem") is not None
     mathematical = marked or problem or ability == "math" or _MATH_SOURCES.search(source)
-    return TaskKind.MATH if mathematical else TaskKind.QA
+    return "math" if mathematical else "qa"
+
+
+def _check_grader(kind: Any, where: str) -> None:
+    """Refuse a kind that names no grader. A data file may name registered functions alone, or it could run any code."""
+    try:
+        entry = GRADERS.resolve(str(kind))
+    except DeltahError as error:
+        raise DataError(f"{where}: field 'kind' is {_got(kind)}: {error}") from error
+    if all(entry is not known for known in GRADERS.values()):
+        raise DataError(
+            f"{where}: field 'kind' is {_got(kind)}, which is not registered as a grader; decorate the function with "
+            "@deltah.GRADERS.register(...)"
+        )
 
 
 def _supporting(row: Mapping[str, Any], where: str) -> tuple[str, ...]:

@@ -1,13 +1,20 @@
-"""Graders: is a final answer right, as a score in [0, 1].
+r"""Graders: is a final answer right, as a score in [0, 1]; and where in a text the final answer is.
+
+A grader is a function from a prediction and the gold answers, and sees nothing else:
+
+    @GRADERS.register("prefix", title="prefix match", meaning="1 where a gold answer starts the final answer")
+    def prefix(prediction: str, golden_answers: Sequence[str]) -> float: ...
 
 For a question (`qa`) the score is the token F1 of SQuAD and HotpotQA, for `math` it is 1 if the answers are equal as
-mathematics. Graders see the text and the gold answers, nothing else.
-
-Departures from the official SQuAD and HotpotQA scripts, each because the score is used as a reward:
+mathematics. Departures from the official SQuAD and HotpotQA scripts, each because the score is used as a reward:
 
 - If a gold answer is one number, only an equal number scores: digits shared with another number do not pay, and 3.5
   does not equal 35 although normalisation drops the point.
 - If normalisation leaves nothing of an answer ("The", "A" of a multiple choice), its lower-cased text is compared.
+
+The final answer of a text is, in this order: the last `<answer>...</answer>` (an opening tag without its end reaches to
+the end of the text, because a server leaves out a stop string); the last `\boxed{...}` with balanced braces; GSM8K's
+last `#### x`; the last line that is not blank, without a leading "Answer:" or "The answer is".
 """
 
 from __future__ import annotations
@@ -15,52 +22,61 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from deltah.tasks.answers import extract_answer
+from deltah.core.registry import Registry
+from deltah.errors import InvalidValueError
 from deltah.tasks.equality import math_equal
-from deltah.tasks.types import Task, TaskKind
 
+if TYPE_CHECKING:
+    from deltah.tasks.task import Task
+
+GRADERS: Registry[Callable[[str, Sequence[str]], float]] = Registry("grader")
+"""Graders by name."""
 OUTCOME_GRADER: Final = "outcome_grader"
-"""Key of a trajectory's metadata: the `TaskKind` by whose grader its outcome was given; absent where it was not."""
+"""Key of a trajectory's metadata: name of the grader that gave its outcome; absent where none of ours did."""
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _NUMBER = re.compile(r"[-+−]?\s*[$€£]?\s*(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?\s*%?")
 _MAX_NUMBER_CHARS = 1000
 _CLOSED_ANSWERS = frozenset({"yes", "no", "noanswer"})
+_TAGGED = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL | re.IGNORECASE)
+_OPEN_TAG = re.compile(r"<answer>((?:(?!<answer>).)*)\Z", re.DOTALL | re.IGNORECASE)
+_BRACES = re.compile(r"(\\f?boxed\s*\{)|\\.|([{}])", re.DOTALL)
+_LEAD = re.compile(
+    r"\W{0,9}(?:(?:so|thus|hence|therefore)\W{1,9})?(?:the\s+)?(?:final\s+)?answer(?:\s+is\b\s*:?|\s*:)\W*?(?=[\w\\$(+\-])",
+    re.IGNORECASE,
+)
+_LEAD_CHARS = 80
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grade:
-    """What the graders say of one text."""
+class Grade(NamedTuple):
+    """What the grader of a task says of one text."""
 
     score: float
-    """The outcome of the method, F1 in its formulas: `f1` for a question, `correct` for mathematics."""
-    f1: float
-    """Token F1 in [0, 1], the best over the gold answers."""
-    em: bool
-    """Exact match after normalisation with any gold answer."""
-    correct: bool
-    """`em` for a question, mathematical equality for `math`."""
+    """The outcome of the method, F1 in its formulas, in [0, 1]."""
     prediction: str | None
-    """The answer that was graded; None if the text has none."""
+    """The answer that was graded; None if the text has none, which scores 0."""
 
 
 def grade(task: Task, text: str) -> Grade:
     """Grade the final answer of a text, found by `extract_answer`.
 
     Raises:
+        InvalidValueError: if the grader returns no number in [0, 1].
         MissingDependencyError: if a math task needs math-verify and it is not installed.
     """
     prediction = extract_answer(text)
-    f1, em = token_f1(prediction, task.golden_answers), exact_match(prediction, task.golden_answers)
-    if task.kind is TaskKind.QA:
-        return Grade(score=f1, f1=f1, em=em, correct=em, prediction=prediction)
-    correct = prediction is not None and any(math_equal(prediction, gold) for gold in task.golden_answers)
-    return Grade(score=float(correct), f1=f1, em=em, correct=correct, prediction=prediction)
+    if prediction is None:
+        return Grade(0.0, None)
+    score = float(GRADERS.resolve(task.kind).value(prediction, task.golden_answers))
+    if not 0.0 <= score <= 1.0:
+        raise InvalidValueError(
+            f"the grader {task.kind!r} gave {score} to {prediction!r:.60}; expected a score in [0, 1]"
+        )
+    return Grade(score, prediction)
 
 
 def normalize_answer(text: str) -> str:
@@ -73,6 +89,7 @@ def exact_match(prediction: str | None, golden_answers: Sequence[str]) -> bool:
     return prediction is not None and any(_equal(prediction, gold) for gold in golden_answers)
 
 
+@GRADERS.register("qa", title="F1", meaning="the token F1 of the final answer against the gold answers")
 def token_f1(prediction: str | None, golden_answers: Sequence[str]) -> float:
     """Token F1 in [0, 1], the best over the gold answers; 0 without a prediction.
 
@@ -82,6 +99,14 @@ def token_f1(prediction: str | None, golden_answers: Sequence[str]) -> float:
     if prediction is None:
         return 0.0
     return max((_f1(prediction, gold) for gold in golden_answers), default=0.0)
+
+
+@GRADERS.register(
+    "math", title="outcome", meaning="1 where the final answer equals a gold answer as mathematics, else 0"
+)
+def math_equality(prediction: str, golden_answers: Sequence[str]) -> float:
+    """1 if a prediction equals any gold answer as mathematics, else 0."""
+    return float(any(math_equal(prediction, gold) for gold in golden_answers))
 
 
 def _f1(prediction: str, gold: str) -> float:
@@ -115,3 +140,46 @@ def _number(text: str) -> Fraction | None:
     ):
         return None
     return Fraction(re.sub(r"[^\d.\-]", "", text.replace("−", "-")))
+
+
+def extract_answer(text: str) -> str | None:
+    r"""Final answer of a text; None if there is none.
+
+    A `\boxed{...}` inside answer tags is unwrapped.
+    """
+    tagged = _TAGGED.findall(text) or _OPEN_TAG.findall(text)
+    if tagged:
+        answer = last_boxed(tagged[-1]) or tagged[-1]
+    else:
+        answer = last_boxed(text) or hash_answer(text) or _last_line(text)
+    return answer.strip() or None
+
+
+def last_boxed(text: str) -> str | None:
+    r"""Content of the last `\boxed{...}` whose braces balance (`\{` and `\}` do not count); None if there is none."""
+    opened: list[tuple[bool, int]] = []
+    start, stop = -1, -1
+    for match in _BRACES.finditer(text):
+        if match[1] or match[2] == "{":
+            opened.append((bool(match[1]), match.end()))
+        elif match[2] == "}" and opened:
+            boxed, position = opened.pop()
+            if boxed and position > start:
+                start, stop = position, match.start()
+    return text[start:stop] if start >= 0 else None
+
+
+def hash_answer(text: str) -> str | None:
+    """What follows the last `####` of a GSM8K solution on its line; None if there is none."""
+    for line in reversed(text.splitlines()):
+        answer = line.rpartition("####")[2].strip()
+        if "####" in line and answer:
+            return answer
+    return None
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    line = lines[-1].strip() if lines else ""
+    lead = _LEAD.match(line[:_LEAD_CHARS])
+    return line[lead.end() :] if lead else line

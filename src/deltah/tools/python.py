@@ -20,8 +20,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from deltah.core.results import error_text, success_text
 from deltah.errors import ConfigError, InvalidValueError, missing_dependency
-from deltah.tools.results import error_text, success_text
 
 NO_OUTPUT = "(no output)"
 """What `python` says when the code ran, printed nothing and did not end in an expression."""

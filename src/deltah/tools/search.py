@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deltah.core.results import error_text, success_text
 from deltah.errors import DataError, InvalidValueError, missing_dependency
 from deltah.jsonlines import read_json_objects
-from deltah.tools.results import error_text, success_text
 
 NO_RESULTS = "No results."
 """What `search` says when no document shares a word with the query."""

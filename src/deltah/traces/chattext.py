@@ -9,11 +9,8 @@ whose calls and results are linked by id. Borders found:
   "tool" or "user" line before a later bare "assistant" line begins a result or a user turn.
 * tags in running text: `<search>` answered by `<information>` (Search-R1), `<code>` by `<interpreter>` (ReTool).
 
-Calls in assistant text: what `deltah.traces.spans` knows as a call and what is a message of one JSON object with a
-name and arguments. Name and arguments are parsed from JSON (Hermes, Llama 3, Mistral), from Qwen3-Coder's and from
-GLM's tags; a call in another dialect (DeepSeek, Kimi, raw code) keeps its text as arguments and has no name. Those of
-Gemma 4, LFM2 and gpt-oss are not found: they stay prose. Thinking is what stands before the last `</think>`, or after a
-`<think>` that is never closed.
+Calls in assistant text: those of the known dialects (`deltah.traces.dialects`), and a message of one JSON object with a
+name and arguments. Thinking is what stands before the last `</think>`, or after a `<think>` that is never closed.
 
 Text has no proof of who wrote it: a model that prints "assistant" on a line of its own in a result's place is taken
 at its word. Importers that use this module say `spans: approximate`.
@@ -21,11 +18,10 @@ at its word. Importers that use this module say `spans: approximate`.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -34,8 +30,9 @@ from deltah.errors import DataError
 from deltah.traces import openai
 from deltah.traces.chatlog import FunctionCall, Message, MessageToolCall
 from deltah.traces.conversation import message_text
+from deltah.traces.dialects import json_calls, parse_calls, without_end_tokens
 from deltah.traces.dialogue import Dialogue, Facts, Said
-from deltah.traces.spans import END_TOKENS, split_message
+from deltah.traces.spans import split_message
 from deltah.traces.streams import Position
 
 _POLICY_NAMES = ("assistant", "model")
@@ -63,11 +60,6 @@ _LINE_HEADER = re.compile(r"(?:\A\s*|(?<=\n))(system|user|assistant|tool)\n")
 _GLUED_HEADER = re.compile(r"(?:\A\s*|(?<=\S))(system|user|assistant|ipython)\n\n")
 _OPEN_TAG_CALL = re.compile(r"<(search|code)>((?:(?!<(?:search|code)>).)*)</\1>\s*\Z", re.DOTALL)
 _SPACE = re.compile(r"\s*")
-_CALL_OPENINGS = ("<tool_call>", "<|python_tag|>", "[TOOL_CALLS]")
-_XML_FUNCTION = re.compile(r"<function=([^>\n]+)>(.*?)(?:</function>|\Z)", re.DOTALL)
-_XML_PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?(?:</parameter>|\Z)", re.DOTALL)
-
-_GLM_ARGUMENT = re.compile(r"<arg_key>([^<]*)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
 
 
 class NamedMessage(Message):
@@ -114,12 +106,12 @@ def completion_messages(text: str) -> list[Message]:
 
 def assistant_message(text: str) -> Message:
     """One assistant turn: thinking, visible text and calls taken apart."""
-    text = _without_end_tokens(text)
+    text = without_end_tokens(text)
     bare = _bare_json_call(text)
     if bare is not None:
         return Message(role="assistant", content="", tool_calls=[MessageToolCall(function=bare)])
     spans = split_message(list(text)).spans  # a character is a token here
-    calls = [call for s in spans if s.kind is SegmentKind.CALL for call in _parse(text[s.start : s.stop])]
+    calls = [call for s in spans if s.kind is SegmentKind.CALL for call in parse_calls(text[s.start : s.stop])]
     said = [(s.start, text[s.start : s.stop]) for s in spans if s.kind is SegmentKind.REASONING]
     thought_until = len(text) if text.rfind("<think>") > text.rfind("</think>") else text.rfind("</think>")
     thought = "".join(part for start, part in said if start < thought_until)
@@ -229,7 +221,7 @@ def _after_space(text: str, position: int) -> int:
 def _of_role(role: str, body: str) -> list[Message]:
     if role in _POLICY_NAMES:
         return [assistant_message(body)] if body.strip() else []
-    body = _without_end_tokens(body)
+    body = without_end_tokens(body)
     if not body.strip():  # GLM ends a turn with the header of the next
         return []
     blocks = [m[1] for m in _TAGGED_RESULT.finditer(body)]
@@ -247,7 +239,7 @@ def _split_at_headers(text: str) -> list[tuple[str, str]] | None:
             continue
         stops = [*(match.start() for match in found[1:]), len(text)]
         bodies = [text[match.end() : stop] for match, stop in zip(found, stops, strict=True)]
-        closed = [*(_without_end_tokens(body).strip() for body in bodies[:-1]), bodies[-1]]
+        closed = [*(without_end_tokens(body).strip() for body in bodies[:-1]), bodies[-1]]
         return [(_role(match), body) for match, body in zip(found, closed, strict=True)]
     return None
 
@@ -256,63 +248,9 @@ def _role(header: re.Match[str]) -> str:
     return next(group for group in header.groups() if group is not None)
 
 
-def _without_end_tokens(text: str) -> str:
-    """Without the white space and special tokens, padding included, that close a turn."""
-    end = len(text)
-    while True:
-        while end and text[end - 1].isspace():
-            end -= 1
-        token = next((token for token in END_TOKENS if text.endswith(token, 0, end)), None)
-        if token is None:
-            return text[:end]
-        end -= len(token)
-
-
 def _bare_json_call(text: str) -> FunctionCall | None:
     """A message that is nothing but one JSON call, as Llama 3 writes it."""
     if not text.lstrip().startswith("{") or not ('"arguments"' in text or '"parameters"' in text):
         return None
-    calls = _json_calls(text)
+    calls = json_calls(text)
     return calls[0] if len(calls) == 1 else None
-
-
-def _parse(markup: str) -> list[FunctionCall]:
-    """Calls spelled by one run of call text."""
-    body = markup.removesuffix("</tool_call>")
-    for opening in _CALL_OPENINGS:
-        body = body.removeprefix(opening)
-    body = body.strip()
-    functions = [
-        FunctionCall(name=name.strip(), arguments=json.dumps(dict(_XML_PARAMETER.findall(inner))))
-        for name, inner in _XML_FUNCTION.findall(body)
-    ]
-    return _json_calls(body) or functions or [_glm_call(body)]
-
-
-def _glm_call(body: str) -> FunctionCall:
-    """`name`, then pairs of keys and values; without a pair, the text as it is, without a name."""
-    arguments = dict(_GLM_ARGUMENT.findall(body))
-    if not arguments:
-        return FunctionCall(name=None, arguments=body)
-    return FunctionCall(name=body.partition("<arg_key>")[0].strip(), arguments=json.dumps(arguments))
-
-
-def _json_calls(body: str) -> list[FunctionCall]:
-    """Calls in a JSON object or list of objects; none if any of it is not a call."""
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        return []
-    calls = [_json_call(item) for item in (value if isinstance(value, list) else [value])]
-    return [] if None in calls else [call for call in calls if call is not None]
-
-
-def _json_call(value: Any) -> FunctionCall | None:
-    if isinstance(value, dict) and isinstance(value.get("function"), dict):
-        value = value["function"]
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        return None
-    arguments = value.get("arguments", value.get("parameters", {}))
-    return FunctionCall(
-        name=value["name"], arguments=arguments if isinstance(arguments, str) else json.dumps(arguments)
-    )

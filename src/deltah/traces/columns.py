@@ -27,7 +27,7 @@ from deltah.core.texts import TokenTexts
 from deltah.core.types import CallStatus, Segment, SegmentKind, ToolCall, Trajectory
 from deltah.errors import DataError
 from deltah.traces.decode import field_message, replace_surrogates
-from deltah.traces.record import SCHEMA_VERSION, TraceRecord, decode_metadata, encode_metadata, evidence_table
+from deltah.traces.record import SCHEMA_VERSION, TraceRecord, decode_metadata, encode_metadata
 
 Structure: TypeAlias = str | Mapping[str, "Structure"] | Sequence["Structure"]
 Columns: TypeAlias = Mapping[str, NDArray[Any]]
@@ -66,12 +66,10 @@ ARRAYS: Final = {
     "entropy_lower": "DOUBLE",
     "entropy_upper": "DOUBLE",
     "logprobs": "DOUBLE",
-    "top_k_evidence": "DOUBLE",
     "token_ids": "BIGINT",
     "token_ends": "BIGINT",
 }
-"""Per-token columns, each a list with T elements of this SQL type, or NULL; `top_k_evidence` has its rows one after
-the other."""
+"""Per-token columns, each a list with T elements of this SQL type, or NULL."""
 REQUIRED: Final = ("schema_version", "id", "segments")
 """Columns that a file must have; any other that is missing was not recorded."""
 NESTED: Final = ("segments", "calls")
@@ -106,8 +104,6 @@ def to_columns(trajectories: Sequence[Trajectory]) -> Columns:
         columns["head"][i] = _head(trajectory, texts)
         for name in ARRAYS:
             columns[name][i] = getattr(trajectory, name, None)
-        if trajectory.top_k_evidence is not None:
-            columns["top_k_evidence"][i] = trajectory.top_k_evidence.ravel()
         columns["token_ends"][i] = None if texts is None else texts.ends
     return columns
 
@@ -204,7 +200,6 @@ class Rows:
         for name in _FLOAT_ARRAYS:
             if isinstance(values := fields.get(name), np.ma.MaskedArray):
                 fields[name] = np.where(values.mask, np.nan, values.data)  # `filled` takes five times as long
-        fields["top_k_evidence"] = evidence_table(fields.get("top_k_evidence"))
         return Trajectory(
             segments=tuple(map(_segment, *self._slices("segments", i))),
             calls=tuple(map(_tool_call, *self._slices("calls", i))),

@@ -16,7 +16,8 @@ import msgspec
 from deltah.core.results import status_of
 from deltah.core.types import Segment, SegmentKind, ToolCall
 from deltah.traces.chatlog import FunctionCall, Message
-from deltah.traces.spans import has_call_text, hermes_calls, split_message
+from deltah.traces.dialects import written_calls
+from deltah.traces.spans import split_message
 
 _RESULT_ROLES = ("tool", "function", "ipython")
 
@@ -110,7 +111,7 @@ class Conversation:
         for kind, start, stop in spans.spans:
             self.segments.append(Segment(kind=kind, start=offset + start, stop=offset + stop, turn=turn))
         self.token_texts += tokens
-        if calls and not has_call_text(spans.spans):
+        if calls and not any(span.kind is SegmentKind.CALL for span in spans.spans):
             # The logprobs stop at the content, or spell the call in a dialect we do not know.
             self.exact &= not tokens or "".join(tokens).strip() == content.strip()
             for call in calls:
@@ -192,8 +193,7 @@ def _calls(message: Message, tokens: Sequence[str]) -> list[FunctionCall]:
         return [call.function or FunctionCall() for call in message.tool_calls]
     if message.function_call is not None:
         return [message.function_call]
-    written = hermes_calls("".join(tokens) or message_text(message.content))
-    return [FunctionCall(name=call.name, arguments=call.arguments) for call in written]
+    return written_calls("".join(tokens) or message_text(message.content))
 
 
 def _reasoning_text(message: Message) -> str:

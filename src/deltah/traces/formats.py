@@ -11,10 +11,7 @@ from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError, DeltahError, InvalidValueError
 from deltah.traces import importers, inspect_ai, openai, record  # noqa: F401  # registers the formats
 from deltah.traces.dialogue import Dialogue, Exchange
-from deltah.traces.evidence import bounded, with_evidence
 from deltah.traces.importing import IMPORTERS, RecordContext, detect, import_record
-from deltah.traces.namedsizes import NamedSizes
-from deltah.traces.seen import SeenTokens
 from deltah.traces.streams import Position
 
 
@@ -27,11 +24,9 @@ class ImportOptions:
     """
 
     vocab_size: int | None = None
-    """V for records that do not state it; None: unknown, so upper bounds from top-k log-probabilities are infinite."""
+    """V for records that do not state it; None: that of the model's family, else `DEFAULT_VOCAB_SIZE`."""
     join: bool = True
     """Whether API calls of one conversation become one trajectory."""
-    evidence: bool = True
-    """Whether trajectories of unknown vocabulary size carry what takes the place of their lists once it is stated."""
 
     def __post_init__(self) -> None:
         if self.vocab_size is not None and self.vocab_size < 1:
@@ -83,24 +78,20 @@ def decodes_alone(data: bytes, fmt: str | None = None) -> bool:
     return found != "openai" or not openai.is_chunk(data)
 
 
-def make_importer(
-    fmt: str, options: ImportOptions, *, alone: bool = False, sizes: NamedSizes | None = None
-) -> Importer:
+def make_importer(fmt: str, options: ImportOptions, *, alone: bool = False) -> Importer:
     """Importer of a format.
 
     Args:
         fmt: The format.
         options: What its records do not say.
         alone: Whether it is to refuse records that others complete, with `NeedsOthers`.
-        sizes: What the log says of the sizes known from models' names; kept up to date.
     """
-    sizes = NamedSizes() if sizes is None else sizes
     if fmt == "openai":
-        return ChatLogs(options, sizes, alone=alone)
+        return ChatLogs(options, alone=alone)
     if fmt == "inspect":
-        return _Single(partial(_inspect, sizes, options))
+        return _Single(partial(_inspect, options))
     if fmt == "deltah":
-        return _Single(lambda data, where: bounded(record.decode(data), options.vocab_size))
+        return _Single(lambda data, where: record.decode(data))
     entry = IMPORTERS.resolve(fmt)
     return _Single(
         lambda data, where: import_record(entry, data, RecordContext(where=where, vocab_size=options.vocab_size))
@@ -152,10 +143,9 @@ class _Single:
 class ChatLogs:
     """Importer of chat logs."""
 
-    def __init__(self, options: ImportOptions, sizes: NamedSizes, *, alone: bool = False) -> None:
+    def __init__(self, options: ImportOptions, *, alone: bool = False) -> None:
         """Start a log; see `make_importer`."""
         self._importer, self._options = openai.ChatLogImporter(join=options.join, alone=alone), options
-        self._sizes = sizes
 
     @property
     def n_unjoined(self) -> int:
@@ -167,11 +157,6 @@ class ChatLogs:
         """See `Importer`."""
         return self._importer.joiner.n_branches if self._importer.joiner is not None else 0
 
-    @property
-    def seen(self) -> SeenTokens:
-        """Different tokens of the log so far."""
-        return self._importer.seen
-
     def add(self, data: bytes, where: Position) -> Iterable[Pending]:
         """See `Importer`."""
         return [self._pending(dialogue) for dialogue in self._importer.add(data, where)]
@@ -180,18 +165,6 @@ class ChatLogs:
         """Take one API call that was decoded before."""
         return [self._pending(dialogue) for dialogue in self._importer.join(exchange)]
 
-    def merge_seen(self, seen: SeenTokens) -> None:
-        """Count the tokens of a part of the log.
-
-        Raises:
-            ConfigError: if the log has shown more different tokens than the caller's vocabulary size.
-        """
-        self.seen.merge(seen)
-        if self._options.vocab_size is not None:
-            openai.check_size(self.seen, self._options.vocab_size)
-        else:
-            self._sizes.check(self.seen)
-
     def finish(self, where: Position) -> Iterator[Pending]:
         """See `Importer`."""
         for read in self._importer.finish():
@@ -199,16 +172,9 @@ class ChatLogs:
 
     def _pending(self, dialogue: Dialogue) -> Pending:
         given = self._options.vocab_size
-        to_trajectory = partial(
-            openai.to_trajectory, default_id=default_id(dialogue.where), vocab_size=given, seen=self._importer.seen
-        )
-        whole = to_trajectory if given is not None else partial(self._sizes.build, to_trajectory=to_trajectory)
-        if self._options.evidence:
-            whole = partial(with_evidence, to_trajectory=whole)
-        return Pending(dialogue.where, partial(whole, dialogue))
+        build = partial(openai.to_trajectory, dialogue, default_id=default_id(dialogue.where), vocab_size=given)
+        return Pending(dialogue.where, build)
 
 
-def _inspect(sizes: NamedSizes, options: ImportOptions, data: bytes, where: Position) -> Trajectory:
-    return inspect_ai.decode(
-        data, default_id=default_id(where), vocab_size=options.vocab_size, sizes=sizes, evidence=options.evidence
-    )
+def _inspect(options: ImportOptions, data: bytes, where: Position) -> Trajectory:
+    return inspect_ai.decode(data, default_id=default_id(where), vocab_size=options.vocab_size)

@@ -28,10 +28,9 @@ sub-agents) said. A log without message ids (before 2025) has log-probabilities 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -43,9 +42,7 @@ from deltah.traces.chatlog import FunctionCall, LogprobsBlock, Message, MessageT
 from deltah.traces.conversation import message_text
 from deltah.traces.decode import decode_line
 from deltah.traces.dialogue import Dialogue, Facts, Said
-from deltah.traces.evidence import with_evidence
 from deltah.traces.fields import finite, golden_answers, scalars, unit
-from deltah.traces.namedsizes import NamedSizes
 from deltah.traces.streams import Position
 from deltah.traces.tokens import NO_TOKENS, pack
 
@@ -138,22 +135,13 @@ class EvalSample(msgspec.Struct):
 _DECODER = msgspec.json.Decoder(EvalSample)
 
 
-def decode(
-    record: bytes,
-    *,
-    default_id: str,
-    vocab_size: int | None = None,
-    sizes: NamedSizes | None = None,
-    evidence: bool = True,
-) -> Trajectory:
+def decode(record: bytes, *, default_id: str, vocab_size: int | None = None) -> Trajectory:
     """Read one sample.
 
     Args:
         record: JSON text of an EvalSample.
         default_id: Not needed: a sample has an id and an epoch.
         vocab_size: V of the model, for upper bounds.
-        sizes: What the log says of the sizes known from models' names; None: this sample is all of it.
-        evidence: See `deltah.traces.formats.ImportOptions`.
 
     Raises:
         DataError: if the record is not an EvalSample, holds no assistant message, or its numbers contradict each other.
@@ -162,12 +150,7 @@ def decode(
     if not any(message.role == "assistant" for message in sample.messages):
         raise DataError("field messages: no message of role 'assistant'; there is nothing to measure")
     try:
-        dialogue = _dialogue(sample)
-        build: Callable[[Dialogue], Trajectory]
-        build = partial(openai.to_trajectory, default_id=default_id, vocab_size=vocab_size)
-        if vocab_size is None:
-            build = partial((NamedSizes() if sizes is None else sizes).build, to_trajectory=build)
-        trajectory = with_evidence(dialogue, build) if evidence else build(dialogue)
+        trajectory = openai.to_trajectory(_dialogue(sample), default_id=default_id, vocab_size=vocab_size)
     except RecursionError as error:
         raise DataError("the JSON is nested too deeply to be a trace") from error
     stopped = _stop_reason(trajectory, sample)

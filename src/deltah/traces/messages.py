@@ -8,7 +8,7 @@ For a log of text messages the two are exact inverses, up to what a trajectory d
 * Results that lie in tokens (our own rollouts) are taken from the calls, in the order the calls were issued.
 * Where an assistant message has tokens, its text is what they spell outside calls and delimiters; what stands between
   think tags becomes `reasoning_content`. Without tokens, the first of two texts is the thought.
-* Calls that were found as Hermes markup in a text stand in `tool_calls` and no longer in the text.
+* Calls that were found in a text stand in `tool_calls` and no longer in the text.
 
 Messages are in the wire form of the OpenAI protocol: `arguments` is text.
 """
@@ -16,18 +16,16 @@ Messages are in the wire form of the OpenAI protocol: `arguments` is text.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from deltah.core.types import Segment, SegmentKind, ToolCall, Trajectory
-from deltah.traces.spans import END_TOKENS, hermes_calls
+from deltah.traces.dialects import END_TOKENS, call_extents, written_calls
 
 Message: TypeAlias = dict[str, Any]
 
 _OPEN, _CLOSE = "<think>", "</think>"
-_MARKUP = re.compile(r"\s*<tool_call>.*?(?:</tool_call>|\Z)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,14 +171,20 @@ def _assistant(trajectory: Trajectory, group: Sequence[Segment]) -> Message:
     if text.pieces and (has_tokens or len(text.pieces) > 1):
         text.thought = text.pieces.pop(0)
     content = "".join(text.pieces) + text.content
-    if named and len(hermes_calls(content)) == len(named):
-        content = _MARKUP.sub("", content)
+    if named and len(written_calls(content)) == len(named):
+        content = _without_calls(content)
     message: Message = {"role": "assistant", "content": content.strip() if has_tokens else content}
     if text.thought:
         message["reasoning_content"] = text.thought.strip() if has_tokens else text.thought
     if named:
         message["tool_calls"] = [_call_entry(call) for call in named]
     return message
+
+
+def _without_calls(text: str) -> str:
+    for start, stop in reversed([*call_extents(text)]):
+        text = text[:start].rstrip() + text[stop:]
+    return text
 
 
 def _call_entry(call: ToolCall) -> dict[str, Any]:

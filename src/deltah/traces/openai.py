@@ -7,15 +7,16 @@ of one chunk each, bare or as their `response` (`deltah.traces.chunks`). The bat
 
 * segments: the logprob tokens of each assistant message, split by `deltah.traces.spans`. Every other message is a
   segment without tokens that carries its text; so is a call, or reasoning, that the server left out of the logprobs.
-* calls: `tool_calls`, or `function_call`, or Hermes markup left in the text; `call-N` where the server gave no id.
+* calls: `tool_calls`, or `function_call`, or those left in the text (`deltah.traces.dialects`); `call-N` where the
+  server gave no id.
 * result: the `tool` message with the call's id, else the oldest unanswered call gets it; none: unanswered.
 * duration_s: of the `tool` message, where a client logged it; else the time between an API call's end (`started_at` +
   `duration_s`) and the start of the next, shared by the results in between: the client's own work, or a person's pause,
   is in it, and `duration_s_from` in the metadata says so.
 * status: error where the result reads as one; the rule is `deltah.core.results.is_error`.
 * entropy: `top_logprobs` through `deltah.traces.topk`; exact where they cover `vocab_size` tokens; NaN without.
-* vocab_size: the line's, else the caller's, else what is known of the model's name (`deltah.traces.vocabularies`),
-  which `metadata["vocab_size_from"]` then says.
+* vocab_size: the line's, else the caller's, else that of the model's family (`deltah.traces.vocabularies`), else
+  `deltah.core.entropy.DEFAULT_VOCAB_SIZE`; `metadata["vocab_size_from"]` names one that nobody stated.
 * temperature: of the *reported* distribution: 1 if `logprobs_mode` is raw, the sampling temperature (1 for greedy
   decoding) if it is processed or 1; None where the log does not say, or mixes several.
 * metadata: flat `metadata`, `sampling_temperature`, `logprobs_mode`, `n_choices` if more than one was drawn,
@@ -43,7 +44,6 @@ from deltah.traces.conversation import Conversation, message_text
 from deltah.traces.decode import decode_line
 from deltah.traces.dialogue import Dialogue, Exchange, Facts, NeedsOthers, Said, read_line
 from deltah.traces.joining import Joiner, alone
-from deltah.traces.seen import SeenTokens
 from deltah.traces.streams import Position
 from deltah.traces.tokens import concatenate
 from deltah.traces.topk import measure
@@ -66,8 +66,6 @@ class ChatLogImporter:
         """
         self._alone = alone
         self.joiner = Joiner() if join else None
-        self.seen = SeenTokens()
-        """Different tokens of the log so far, see `to_trajectory`."""
         self._chunks = ChunkBuffer()
 
     def add(self, line: bytes, where: Position) -> Iterable[Dialogue]:
@@ -77,19 +75,16 @@ class ChatLogImporter:
             DataError: if the line does not fit the format, its response is an error, or a number in it cannot be.
             NeedsOthers: if others complete the line, and it should stand alone.
         """
-        data = _event_data(line)
-        log = decode_line(data, _DECODER)
+        log = decode_line(_event_data(line), _DECODER)
         if (logged := logged_chunk(log)) is not None:
             if self._alone:
                 raise NeedsOthers
-            self.seen.sample(data, Facts(model=log.model or logged.chunk.model, vocab_size=log.vocab_size))
             stream = self._chunks.add(logged, where)
             if stream is None:
                 return ()
             read = read_line(stream.line(), stream.where)
         else:
             read = read_line(log, where)
-            self.seen.sample(data, read.facts)
         if not isinstance(read, Exchange):
             return (read,)
         if self._alone and self.joiner is not None:
@@ -138,16 +133,13 @@ def decode(line: bytes, *, default_id: str, vocab_size: int | None = None) -> Tr
     return to_trajectory(dialogue, default_id=default_id, vocab_size=vocab_size)
 
 
-def to_trajectory(
-    dialogue: Dialogue, *, default_id: str, vocab_size: int | None = None, seen: SeenTokens | None = None
-) -> Trajectory:
+def to_trajectory(dialogue: Dialogue, *, default_id: str, vocab_size: int | None = None) -> Trajectory:
     """Build the trajectory of one conversation.
 
     Args:
         dialogue: What was said.
         default_id: See `decode`.
         vocab_size: See `decode`.
-        seen: Different tokens of the log; None: this conversation is all of it.
 
     Raises:
         DataError: see `decode`; a size that the record states, or its model's name, may be too small for what it holds.
@@ -161,13 +153,14 @@ def to_trajectory(
         else:
             conversation.add(said.message, said.tokens.texts)
     tokens = concatenate([said.tokens for said in dialogue.said if not said.context])
-    size, origin = _vocabulary(facts, vocab_size)
+    stated = facts.vocab_size or vocab_size
+    size, origin = vocab_size_of(facts.model) if not stated else (stated, None)
     try:
         measured = measure(tokens, size, requested=facts.top_logprobs)
-        if size is not None and measured.estimator is Estimator.TOP_K:
-            (SeenTokens() if seen is None else seen).check(facts, tokens.texts, size)
     except VocabularySizeError as error:
         raise _wrong_size(error, facts, vocab_size) from error
+    known: dict[str, Scalar] = {"vocab_size": size, "vocab_size_from": origin}
+    assumed = known if origin is not None and measured.estimator is Estimator.TOP_K else {}
     uncounted = {TOKENS_WITHOUT_LOGPROBS: facts.n_without_logprobs} if facts.n_without_logprobs else {}
     last = dialogue.said[-1].message
     stop_reason = _stop_reason(conversation, last, facts.finish_reason)
@@ -191,7 +184,7 @@ def to_trajectory(
             stop_reason=stop_reason,
             spans=SpanQuality.EXACT if conversation.exact else SpanQuality.APPROXIMATE,
             model=facts.model,
-            metadata=facts.metadata | origin | uncounted,
+            metadata=facts.metadata | assumed | uncounted,
         )
     except InvalidValueError as error:
         raise DataError(str(error)) from error
@@ -202,34 +195,13 @@ def _event_data(line: bytes) -> bytes:
     return line.removeprefix(b"data:") if line.startswith(b"data:") else line
 
 
-def _vocabulary(facts: Facts, given: int | None) -> tuple[int | None, dict[str, Scalar]]:
-    """V, and where it comes from if neither the log nor the caller says it."""
-    stated = facts.vocab_size or given
-    known = None if stated or facts.model is None else vocab_size_of(facts.model)
-    return (stated, {}) if known is None else (known, {"vocab_size": known, "vocab_size_from": "model name"})
-
-
-def check_size(seen: SeenTokens, vocab_size: int) -> None:
-    """Refuse a size that the caller stated for a log.
-
-    Args:
-        seen: Different tokens of the log.
-        vocab_size: V.
-
-    Raises:
-        ConfigError: if the log has shown more than V different tokens of one model whose size it does not state.
-    """
-    try:
-        seen.check_all(vocab_size)
-    except VocabularySizeError as error:
-        raise ConfigError(f"--vocab-size: {error}") from error
-
-
 def _wrong_size(error: VocabularySizeError, facts: Facts, given: int | None) -> DeltahError:
-    """The error of a refuted size by who stated it: the caller's is wrong for the whole log."""
+    """The error of a size that is too small by who stated it: the caller's is wrong for the whole log."""
     if facts.vocab_size:
         return DataError(f"field vocab_size: {error}")
-    return ConfigError(f"--vocab-size: {error}") if given else DataError(f"model {facts.model!r}: {error}")
+    if given:
+        return ConfigError(f"--vocab-size: {error}")
+    return DataError(str(error) if facts.model is None else f"model {facts.model!r}: {error}")
 
 
 def _temperature(facts: Facts) -> float | None:

@@ -24,15 +24,13 @@ from deltah.core.types import Trajectory
 from deltah.database import import_duckdb
 from deltah.errors import DataError, InvalidValueError
 from deltah.traces.columns import ARRAYS, LAYOUT, NESTED, REQUIRED, STRUCTURE, Rows, to_columns
-from deltah.traces.evidence import bounded
 from deltah.traces.record import check_version
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-OPTIONAL: Final = ("logprobs", "token_ids", "token_texts", "top_k_evidence")
-"""Fields of a trajectory that a reader may leave out; no entropy is computed from them, but by a stated vocabulary size
-from the last."""
+OPTIONAL: Final = ("logprobs", "token_ids", "token_texts")
+"""Fields of a trajectory that a reader may leave out; no entropy is computed from them."""
 
 _MAGIC: Final = b"PAR1"
 _VECTOR_ROWS: Final = 2048
@@ -118,7 +116,6 @@ def read_parquet(
     *,
     rows: range | None = None,
     skip: Sequence[str] = (),
-    vocab_size: int | None = None,
     on_error: Callable[[int, str], None] | None = None,
 ) -> Iterator[Trajectory]:
     """Read the trajectories of a Parquet file, in order, as they are asked for.
@@ -127,7 +124,6 @@ def read_parquet(
         path: Local file.
         rows: Read only these rows, counted from 0 (see `row_ranges`); None: all.
         skip: Fields of `OPTIONAL` to leave out, which makes reading faster; they are None in the trajectories.
-        vocab_size: V, for trajectories that were written without it but with `top_k_evidence`.
         on_error: Called with the number of a row, from 1, and the reason why it cannot be read; the others are still
             read. None: the first such row is an error. A damaged row group is one problem, of its first row.
 
@@ -139,15 +135,13 @@ def read_parquet(
     if unknown := sorted(set(skip) - set(OPTIONAL)):
         raise InvalidValueError(f"cannot skip {unknown[0]!r}; choose from: {', '.join(OPTIONAL)}")
     if rows is not None:
-        return _kept_open(os.fspath(path), tuple(skip), stamp(path)).trajectories(rows, vocab_size, on_error)
-    return _closing(_Source(os.fspath(path), skip), vocab_size, on_error)
+        return _kept_open(os.fspath(path), tuple(skip), stamp(path)).trajectories(rows, on_error)
+    return _closing(_Source(os.fspath(path), skip), on_error)
 
 
-def _closing(
-    source: _Source, vocab_size: int | None, on_error: Callable[[int, str], None] | None
-) -> Iterator[Trajectory]:
+def _closing(source: _Source, on_error: Callable[[int, str], None] | None) -> Iterator[Trajectory]:
     with closing(source):
-        yield from source.trajectories(None, vocab_size, on_error)
+        yield from source.trajectories(None, on_error)
 
 
 @lru_cache(maxsize=1)
@@ -205,9 +199,7 @@ class _Source:
         """Close the database."""
         self._db.close()
 
-    def trajectories(
-        self, rows: range | None, vocab_size: int | None, on_error: Callable[[int, str], None] | None
-    ) -> Iterator[Trajectory]:
+    def trajectories(self, rows: range | None, on_error: Callable[[int, str], None] | None) -> Iterator[Trajectory]:
         """Read block by block; see `read_parquet`."""
 
         def report(row: int, where: str, error: DataError) -> None:
@@ -223,7 +215,7 @@ class _Source:
                 continue
             for i in range(len(read)):
                 try:
-                    trajectory = bounded(read.trajectory(i), vocab_size)
+                    trajectory = read.trajectory(i)
                 except DataError as error:
                     report(block.start + i, f"row {block.start + i + 1}", error)
                 else:

@@ -21,7 +21,7 @@ from deltah.traces.formats import ImportOptions
 from deltah.traces.importing import IMPORTERS
 from deltah.traces.parquet import holds_traces
 from deltah.traces.parts import Part, parts_of
-from deltah.traces.reading import MAX_KEPT_PROBLEMS, Counts, Pass, ReadOptions, ReadProblem, RefutedSize
+from deltah.traces.reading import MAX_KEPT_PROBLEMS, Counts, Pass, ReadOptions, ReadProblem
 from deltah.traces.sources import STDIN, Source, expand, reads_once
 
 __all__ = ["MAX_KEPT_PROBLEMS", "Paths", "ReadProblem", "TraceReader", "read_traces"]
@@ -50,7 +50,7 @@ class TraceReader(Iterable[Trajectory]):
         self.options = ReadOptions(
             format=None if format is None else IMPORTERS.resolve(format).name,
             strict=strict,
-            imports=ImportOptions(vocab_size=vocab_size, join=join, evidence="top_k_evidence" not in skip),
+            imports=ImportOptions(vocab_size=vocab_size, join=join),
             skip=tuple(skip),
         )
         self.sources = expand(paths)
@@ -81,15 +81,6 @@ class TraceReader(Iterable[Trajectory]):
     def n_branches(self) -> int:
         """Retries and forks that were not continued, each a trajectory of its own."""
         return self._pass.met.n_branches
-
-    @property
-    def refuted_sizes(self) -> tuple[RefutedSize, ...]:
-        """Vocabulary sizes known from models' names that the log refutes: each is dropped from there on.
-
-        A trajectory whose metadata names such a size (`vocab_size_from`) was read before, or in another part of the
-        log; its upper bounds may be false.
-        """
-        return tuple(self._pass.met.refuted)
 
     @property
     def skipped(self) -> list[str]:
@@ -194,14 +185,14 @@ def read_traces(
             None: each record's format is detected from its content.
         strict: Stop with an error at the first record that cannot be read, instead of counting it.
         on_error: Called with each problem as it is met; of a part, with its first `MAX_KEPT_PROBLEMS` once it is read.
-        vocab_size: V for logs whose records do not state it, and for traces that were written without it.
+        vocab_size: V for logs whose records do not state it. None: that of the model's family, else the assumption of
+            `deltah.core.entropy.DEFAULT_VOCAB_SIZE`.
         join: Whether API calls of one conversation, logged one a line, become one trajectory.
-        skip: Fields of `deltah.traces.parquet.OPTIONAL` that the caller does not need: Parquet is then read faster,
-            and logs of unknown vocabulary size without `top_k_evidence`.
+        skip: Fields of `deltah.traces.parquet.OPTIONAL` that the caller does not need: Parquet is then read faster.
 
     Returns:
         An iterable of `Trajectory` that carries `.problems`, `.n_problems`, `.n_read`, `.n_unjoined`, `.n_branches`,
-        `.refuted_sizes`, `.skipped` and `.copies`.
+        `.skipped` and `.copies`.
 
     Raises:
         DataError: if a file does not exist or may not be read, or a folder holds none; later, from the iteration, if

@@ -14,15 +14,13 @@ from typing import NamedTuple
 import msgspec
 
 from deltah.core.types import Trajectory
-from deltah.errors import DataError, DeltahError, VocabularySizeError
+from deltah.errors import DataError, DeltahError
 from deltah.traces.copies import Copy
 from deltah.traces.decode import decode_line
 from deltah.traces.dialogue import Exchange, NeedsOthers
 from deltah.traces.formats import ChatLogs, Importer, ImportOptions, Pending, make_importer
 from deltah.traces.importing import detect
-from deltah.traces.namedsizes import NamedSizes
 from deltah.traces.parquet import read_parquet
-from deltah.traces.seen import SeenTokens
 from deltah.traces.sources import Source, base_name
 from deltah.traces.streams import Line, Position
 
@@ -60,18 +58,6 @@ class ReadOptions:
     """Fields of `deltah.traces.parquet.OPTIONAL` to leave out of Parquet."""
 
 
-@dataclass(frozen=True, slots=True)
-class RefutedSize:
-    """A vocabulary size, known from a model's name, that the log refutes."""
-
-    model: str
-    vocab_size: int
-    evidence: str
-    """What refutes it, a clause."""
-    where: Position | None
-    """The record that did; None if several parts of the log did together."""
-
-
 class LeftRecord(NamedTuple):
     """A record that others complete, decoded if it is an API call."""
 
@@ -95,12 +81,8 @@ class Counts:
     """Files of a folder or pattern that were left out, as others hold what they hold."""
     problems: list[ReadProblem] = field(default_factory=list)
     """The first `MAX_KEPT_PROBLEMS` of them."""
-    refuted: list[RefutedSize] = field(default_factory=list)
-    """One a model, in the order they were refuted."""
     left: list[LeftRecord] = field(default_factory=list)
     """Records of a part that make no trajectory without the rest of the log."""
-    seen: SeenTokens | None = None
-    """Different tokens of a part of a chat log; None for other formats."""
 
 
 class Pass:
@@ -119,7 +101,6 @@ class Pass:
         self.met = Counts()
         self._options, self._alone, self._on_error = options, alone, on_error
         self._importers: dict[str, Importer] = {}
-        self._sizes = NamedSizes()
         self._last = options.format
         self._end = Position("", 0)
 
@@ -154,10 +135,8 @@ class Pass:
         def report(row: int, reason: str) -> None:
             self.report(Position(path, row, "row"), reason)
 
-        size = self._options.imports.vocab_size
-        skip = [name for name in self._options.skip if size is None or name != "top_k_evidence"]
         try:
-            for trajectory in read_parquet(path, rows=rows, skip=skip, vocab_size=size, on_error=report):
+            for trajectory in read_parquet(path, rows=rows, skip=self._options.skip, on_error=report):
                 self.met.n_read += 1
                 yield trajectory
         except DataError as error:
@@ -168,8 +147,6 @@ class Pass:
     def finish(self) -> Iterator[Trajectory]:
         """Trajectories that still waited for further records; errors as in `records`."""
         for importer in self._importers.values():
-            if self._alone and isinstance(importer, ChatLogs):
-                self.met.seen = importer.seen
             try:
                 yield from self._build(importer.finish(self._end))
             except DataError as error:
@@ -182,17 +159,10 @@ class Pass:
 
         Raises:
             DataError: at the first problem if `strict`.
-            ConfigError: if the parts so far show more different tokens than the stated vocabulary holds.
         """
         met = self.met
         met.n_read += part.n_read
         met.n_problems += part.n_problems
-        for size in part.refuted:
-            self._sizes.refuted.setdefault(size.model, VocabularySizeError(size.evidence, size.vocab_size))
-            self._note_refuted(size.where)
-        if part.seen is not None:
-            self._chat_logs().merge_seen(part.seen)
-            self._note_refuted(None)
         # In the order of the lines, as if they were read here.
         lines: Iterator[ReadProblem | LeftRecord] = merge(part.problems, part.left, key=_number)
         for line in lines:
@@ -250,13 +220,7 @@ class Pass:
                 self.report(one.where, str(error))
                 continue
             self.met.n_read += 1
-            self._note_refuted(one.where)
             yield trajectory
-
-    def _note_refuted(self, where: Position | None) -> None:
-        """Take note of the sizes that were refuted since."""
-        for model, error in list(self._sizes.refuted.items())[len(self.met.refuted) :]:
-            self.met.refuted.append(RefutedSize(model, error.vocab_size, error.evidence, where))
 
     def _chat_logs(self) -> ChatLogs:
         importer = self._importer("openai")
@@ -265,7 +229,7 @@ class Pass:
 
     def _importer(self, fmt: str) -> Importer:
         if fmt not in self._importers:
-            self._importers[fmt] = make_importer(fmt, self._options.imports, alone=self._alone, sizes=self._sizes)
+            self._importers[fmt] = make_importer(fmt, self._options.imports, alone=self._alone)
         return self._importers[fmt]
 
 

@@ -20,7 +20,6 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 import numpy as np
 
-from deltah.core.entropy import EVIDENCE
 from deltah.core.types import (
     CallStatus,
     Estimator,
@@ -96,8 +95,6 @@ class TraceRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     entropy: list[Element] | None = None
     entropy_lower: list[Element] | None = None
     entropy_upper: list[Element] | None = None
-    top_k_evidence: list[Element] | None = None
-    """Row after row."""
     logprobs: list[Element] | None = None
     token_ids: list[int] | None = None
     token_texts: list[str] | None = None
@@ -139,7 +136,6 @@ def to_record(trajectory: Trajectory) -> TraceRecord:
         entropy=_elements(trajectory.entropy),
         entropy_lower=_elements(trajectory.entropy_lower),
         entropy_upper=_elements(trajectory.entropy_upper),
-        top_k_evidence=None if (table := trajectory.top_k_evidence) is None else _elements(table.ravel()),
         logprobs=_elements(trajectory.logprobs),
         token_ids=None if trajectory.token_ids is None else trajectory.token_ids.tolist(),
         token_texts=None if trajectory.token_texts is None else list(trajectory.token_texts),
@@ -174,7 +170,6 @@ def from_record(record: TraceRecord) -> Trajectory:
             entropy=_array(record.entropy),
             entropy_lower=_array(record.entropy_lower),
             entropy_upper=_array(record.entropy_upper),
-            top_k_evidence=evidence_table(_array(record.top_k_evidence)),
             logprobs=_array(record.logprobs),
             token_ids=_int_array(record.token_ids),
             token_texts=None if record.token_texts is None else tuple(record.token_texts),
@@ -223,19 +218,6 @@ def decode_metadata(text: str) -> dict[str, Scalar]:
         DataError: if it is not such an object.
     """
     return {key: _plain(value) for key, value in decode_line(text.encode(), _METADATA_DECODER).items()}
-
-
-def evidence_table(values: FloatArray | None) -> FloatArray | None:
-    """Rows of `Trajectory.top_k_evidence` that were written one after the other.
-
-    Raises:
-        DataError: if their length is not that of so many rows.
-    """
-    if values is None:
-        return None
-    if len(values) % len(EVIDENCE):
-        raise DataError(f"field top_k_evidence: {len(values)} numbers; expected {len(EVIDENCE)} a token")
-    return values.reshape(len(EVIDENCE), -1)
 
 
 def check_version(version: int) -> None:

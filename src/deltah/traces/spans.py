@@ -1,7 +1,7 @@
 """Which sampled tokens of one assistant message are reasoning, which spell a call, and which only delimit.
 
-Input is the text of each token; output is a partition of 0..T into `Span`s. Pure text work, no tokenizer: delimiters of
-the common dialects are found in the joined text and mapped back to tokens.
+Input is the text of each token; output is a partition of 0..T into `Span`s. Pure text work, no tokenizer: calls of
+the known dialects (`deltah.traces.dialects`) are found in the joined text and mapped back to tokens.
 
 * call: from an opening delimiter through its closing one, or to the end of the message where the dialect has none or
   the message was cut off; for bare JSON calls, the JSON object that names a known call.
@@ -14,7 +14,6 @@ A border inside a token cannot be kept: the token goes to the call or control si
 
 from __future__ import annotations
 
-import json
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from deltah.core.types import SegmentKind
+from deltah.traces.dialects import END_TOKENS, THINK_TAG, call_extents, json_call_extents
 
 
 class Span(NamedTuple):
@@ -40,14 +40,6 @@ class MessageSpans(NamedTuple):
     """False where a border lies inside a token."""
 
 
-class TextCall(NamedTuple):
-    """A call as written in the text."""
-
-    name: str | None
-    """None if the text does not parse as a call."""
-    arguments: str
-
-
 class _Extent(NamedTuple):
     """Half-open run of characters."""
 
@@ -56,41 +48,8 @@ class _Extent(NamedTuple):
     stop: int
 
 
-END_TOKENS = frozenset(
-    {
-        "<|im_end|>",
-        "<|endoftext|>",
-        "<|end_of_text|>",
-        "<|eot_id|>",
-        "<|eom_id|>",
-        "<|end|>",
-        "<|return|>",
-        "</s>",
-        "<eos>",
-        "<end_of_turn>",
-        "<|end_of_turn|>",
-        "<|eot|>",
-        "<｜end▁of▁sentence｜>",
-    }
-)
-"""Special tokens that end a turn; only a whole token counts, the same text spelled out is prose."""
-
-_DELIMITED_CALL = re.compile(
-    r"<tool_call>.*?(?:</tool_call>|\Z)"  # Qwen, Hermes, GLM
-    r"|<\|python_tag\|>.*\Z"  # Llama 3
-    r"|\[TOOL_CALLS\].*\Z"  # Mistral
-    r"|<｜tool▁calls▁begin｜>.*?(?:<｜tool▁calls▁end｜>|\Z)"
-    r"|<\|tool_calls_section_begin\|>.*?(?:<\|tool_calls_section_end\|>|\Z)",  # Kimi
-    re.DOTALL,
-)
 _CHANNEL = re.compile(r"(?:<\|start\|>[^<]*)?<\|channel\|>(?P<header>[^<]*(?:<\|constrain\|>[^<]*)?)<\|message\|>")
 _CHANNEL_END = re.compile(r"<\|(?:end|call|return|start|channel)\|>")
-_THINK_TAG = re.compile(r"</?think>")
-_JSON_START = re.compile(r"\{\s*\"")
-_HERMES_OPEN, _HERMES_CLOSE = "<tool_call>", "</tool_call>"
-_MAX_JSON_ATTEMPTS = 64
-"""Failed decodes of one message before bare JSON calls are given up: each may cost a pass over the text."""
-_JSON = json.JSONDecoder()
 
 
 def split_message(tokens: Sequence[str], call_names: Sequence[str] = (), *, only_calls: bool = False) -> MessageSpans:
@@ -120,55 +79,20 @@ def split_message(tokens: Sequence[str], call_names: Sequence[str] = (), *, only
     return MessageSpans(tuple(_runs(kinds, _call_starts(extents, ends))), exact)
 
 
-def hermes_calls(text: str) -> tuple[TextCall, ...]:
-    """Calls written as `<tool_call>{"name": ..., "arguments": ...}</tool_call>`, for servers without a call parser."""
-    bodies = [text[e.start : e.stop] for e in _delimited_calls(text) if text.startswith(_HERMES_OPEN, e.start)]
-    return tuple(_parse_call(b.removeprefix(_HERMES_OPEN).removesuffix(_HERMES_CLOSE).strip()) for b in bodies)
-
-
-def has_call_text(spans: Sequence[Span]) -> bool:
-    """Whether any token spells a call."""
-    return any(span.kind is SegmentKind.CALL for span in spans)
-
-
-def _parse_call(body: str) -> TextCall:
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        return TextCall(None, body)
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        return TextCall(None, body)
-    arguments = value.get("arguments", value.get("parameters", {}))
-    return TextCall(value["name"], arguments if isinstance(arguments, str) else json.dumps(arguments))
-
-
 def _markup(text: str, call_names: Sequence[str]) -> Iterator[_Extent]:
     """Calls and delimiters in the text, calls first."""
     channels = list(_channels(text))
     calls = [e for e in channels if e.kind is SegmentKind.CALL]
-    calls += _delimited_calls(text)
+    calls += [_Extent(SegmentKind.CALL, *extent) for extent in call_extents(text)]
     if not calls and call_names:
-        calls = list(_bare_json_calls(text, frozenset(call_names)))
+        calls = [_Extent(SegmentKind.CALL, *extent) for extent in json_call_extents(text, frozenset(call_names))]
     yield from calls
     delimiters = [e for e in channels if e.kind is SegmentKind.CONTROL]
-    delimiters += [_Extent(SegmentKind.CONTROL, m.start(), m.end()) for m in _THINK_TAG.finditer(text)]
+    delimiters += [_Extent(SegmentKind.CONTROL, m.start(), m.end()) for m in THINK_TAG.finditer(text)]
     for extent in delimiters:
         # A think tag quoted inside a call's arguments is part of the call.
         if not any(call.start < extent.stop and extent.start < call.stop for call in calls):
             yield extent
-
-
-def _delimited_calls(text: str) -> Iterator[_Extent]:
-    """Calls between delimiters; a delimiter that is only mentioned while thinking opens none."""
-    tags = list(_THINK_TAG.finditer(text))
-    tag_starts, position = [tag.start() for tag in tags], 0
-    while match := _DELIMITED_CALL.search(text, position):
-        following = bisect_left(tag_starts, match.start())
-        if following < len(tags) and tags[following][0] == "</think>":
-            position = tags[following].end()
-            continue
-        yield _Extent(SegmentKind.CALL, match.start(), match.end())
-        position = match.end()
 
 
 def _channels(text: str) -> Iterator[_Extent]:
@@ -182,26 +106,6 @@ def _channels(text: str) -> Iterator[_Extent]:
         end = _CHANNEL_END.search(text, match.end())
         stop = len(text) if end is None else (end.end() if end[0] == "<|call|>" else end.start())
         yield _Extent(SegmentKind.CALL, match.start(), stop)
-
-
-def _bare_json_calls(text: str, names: frozenset[str]) -> Iterator[_Extent]:
-    """JSON objects in the text whose "name" is one of the calls that the server parsed."""
-    position, failed = 0, 0
-    while failed < _MAX_JSON_ATTEMPTS and (match := _JSON_START.search(text, position)):
-        try:
-            value, stop = _JSON.raw_decode(text, match.start())
-        except (ValueError, RecursionError):
-            position, failed = match.start() + 1, failed + 1
-            continue
-        position = stop
-        if isinstance(value, dict) and _call_name(value) in names:
-            yield _Extent(SegmentKind.CALL, match.start(), stop)
-
-
-def _call_name(value: dict[str, object]) -> object:
-    inner = value.get("function")
-    name = inner.get("name") if isinstance(inner, dict) else value.get("name", inner)
-    return name if isinstance(name, str) else None
 
 
 def _paint(kinds: list[SegmentKind], tokens: Sequence[str], ends: Sequence[int], extent: _Extent) -> bool:

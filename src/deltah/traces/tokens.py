@@ -19,7 +19,9 @@ from deltah.traces.chatlog import LogprobsBlock, TokenLogprob
 STAND_IN = -9999.0
 """At or below it a log-probability stands for "impossible" or "not among those reported"."""
 
-_STAND_IN_TEXTS = ("bytes:", "token_id:")
+_ID_TEXT = "token_id:"
+"""Beginning of a token's text where vLLM was asked to print its id."""
+_STAND_IN_TEXTS = ("bytes:", _ID_TEXT)
 """Beginnings of a token's text that is not what was sampled."""
 
 
@@ -37,6 +39,8 @@ class PackedTokens:
     """(T,) length of each token's list; 0 where none was reported."""
     has_bytes: BoolArray
     """(T,) whether the server gave the token's bytes; one that does not may key its lists by text."""
+    greatest_id: int = -1
+    """Greatest id in the vocabulary that the log shows of these tokens; -1 where it shows none."""
 
     def __len__(self) -> int:
         """T."""
@@ -72,6 +76,7 @@ def pack(block: LogprobsBlock | list[TokenLogprob] | None) -> PackedTokens:
         top=np.array([alternative.logprob for listed in lists for alternative in listed], dtype=np.float64),
         n_top=np.array([len(listed) for listed in lists], dtype=np.int64),
         has_bytes=np.array([token.bytes is not None for token in tokens]),
+        greatest_id=max((_id_of(token.token) for token in tokens if token.token.startswith(_ID_TEXT)), default=-1),
     )
 
 
@@ -111,7 +116,13 @@ def concatenate(parts: Sequence[PackedTokens]) -> PackedTokens:
         top=np.concatenate([part.top for part in filled]),
         n_top=np.concatenate([part.n_top for part in filled]),
         has_bytes=np.concatenate([part.has_bytes for part in filled]),
+        greatest_id=max(part.greatest_id for part in filled),
     )
+
+
+def _id_of(text: str) -> int:
+    number = text.removeprefix(_ID_TEXT)
+    return int(number) if number.isdecimal() else -1
 
 
 def _texts(tokens: Sequence[TokenLogprob]) -> list[str]:

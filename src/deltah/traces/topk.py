@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deltah.core.entropy import EVIDENCE, SERVER_PRECISION_NATS, EntropyBounds, entropy_bounds, top_k_evidence
+from deltah.core.entropy import SERVER_PRECISION_NATS, EntropyBounds, entropy_bounds
 from deltah.core.types import BoolArray, Estimator, FloatArray, IntArray
 from deltah.errors import DataError, InvalidValueError, VocabularySizeError
 from deltah.traces.tokens import STAND_IN, PackedTokens
@@ -68,20 +68,23 @@ class Measured(NamedTuple):
     estimator: Estimator
 
 
-def measure(tokens: PackedTokens, vocab_size: int | None, *, requested: int | None = None) -> Measured:
+def measure(tokens: PackedTokens, vocab_size: int, *, requested: int | None = None) -> Measured:
     """Entropies of a trajectory's sampled tokens.
 
     Args:
         tokens: T tokens, in order; a server's habits are told from all of them together.
-        vocab_size: V; None if unknown.
+        vocab_size: V, stated or assumed.
         requested: K that the request asked for; None if the log does not say.
 
     Raises:
         DataError: if the probabilities of a list cannot be those of a distribution.
-        VocabularySizeError: if a list, or the probability that it leaves to other tokens, needs a larger vocabulary.
+        VocabularySizeError: if a list, the probability that it leaves to other tokens, or the number that a token has
+            in the vocabulary needs a larger one.
     """
     if not tokens.n_top.any():
         return Measured(None, None, None, Estimator.NONE)
+    if tokens.greatest_id >= vocab_size:
+        raise VocabularySizeError(f"a token has the id {tokens.greatest_id:,}", vocab_size)
     bounds = EntropyBounds(*(np.full(len(tokens), np.nan) for _ in EntropyBounds._fields))
     precision = _precision(tokens)
     tolerance = max(_MASS_TOLERANCE, 2 * precision)
@@ -89,7 +92,7 @@ def measure(tokens: PackedTokens, vocab_size: int | None, *, requested: int | No
     for lists in _by_length(tokens, precision, requested):
         rows, logp = lists.rows, lists.logp
         _check_mass(logp, rows, vocab_size, tolerance)
-        if vocab_size is not None and logp.shape[1] == vocab_size:
+        if logp.shape[1] == vocab_size:
             _fill(bounds, rows, _whole_vocabulary(logp, rows, lists.drawn, vocab_size, precision, tolerance))
             exact[rows] = precision == SERVER_PRECISION_NATS
             continue
@@ -106,24 +109,6 @@ def measure(tokens: PackedTokens, vocab_size: int | None, *, requested: int | No
     if exact[np.isfinite(bounds.point)].all():
         return Measured(bounds.point, None, None, Estimator.EXACT)
     return Measured(bounds.point, bounds.lower, bounds.upper, Estimator.TOP_K)
-
-
-def evidence_of(tokens: PackedTokens, *, requested: int | None = None) -> FloatArray:
-    """What the lists of tokens that can be measured say whatever the vocabulary's size.
-
-    Args:
-        tokens: T tokens, see `measure`.
-        requested: See `measure`.
-
-    Returns:
-        (8, T), see `deltah.core.entropy.top_k_evidence`; NaN for tokens without a list.
-    """
-    found = np.full((len(EVIDENCE), len(tokens)), np.nan)
-    precision = _precision(tokens)
-    for lists in _by_length(tokens, precision, requested):
-        for at, known, drawn, cap in _best(lists, precision):
-            found[:, at] = top_k_evidence(known, sampled=drawn, tail_cap=cap, precision=precision)
-    return found
 
 
 class _Lists(NamedTuple):
@@ -158,7 +143,7 @@ def _fill(into: EntropyBounds, rows: np.ndarray, values: EntropyBounds) -> None:
         target[rows] = source
 
 
-def _check_mass(logp: FloatArray, rows: np.ndarray, vocab_size: int | None, tolerance: float) -> None:
+def _check_mass(logp: FloatArray, rows: np.ndarray, vocab_size: int, tolerance: float) -> None:
     """Refuse lists that no distribution can have."""
     with np.errstate(over="ignore"):
         p = np.exp(logp)
@@ -171,7 +156,7 @@ def _check_mass(logp: FloatArray, rows: np.ndarray, vocab_size: int | None, tole
             "of probabilities, at most 1 in sum"
         )
     # Only now: a list that no distribution has says nothing of the size.
-    if vocab_size is not None and logp.shape[1] > vocab_size:
+    if logp.shape[1] > vocab_size:
         raise VocabularySizeError(f"token {rows[0]} has {logp.shape[1]} top_logprobs", vocab_size)
 
 

@@ -10,6 +10,12 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from deltah.core.entropy import DEFAULT_VOCAB_SIZE
+
+FROM_MODEL_NAME: Final = "model name"
+FROM_DEFAULT: Final = "default"
+"""Values of the metadata key `vocab_size_from`: where a size comes from that neither the log nor the caller states."""
+
 _FAMILIES: Final = (
     (r"qwen-?3\.5|qwen-?3\.6", 248_320),
     (r"qwen|qwq", 152_064),
@@ -37,7 +43,8 @@ _FAMILIES: Final = (
 """Pattern of a model's name and V; the first that matches counts."""
 
 
-def vocab_size_of(model: str) -> int | None:
-    """V of the family that a model's name belongs to; None for a name that says nothing."""
-    name = model.lower().replace("_", "-").replace(" ", "-")
-    return next((size for pattern, size in _FAMILIES if re.search(pattern, name)), None)
+def vocab_size_of(model: str | None) -> tuple[int, str]:
+    """V of the family that a model's name belongs to, else the default; and which of the two it is."""
+    name = (model or "").lower().replace("_", "-").replace(" ", "-")
+    known = next((size for pattern, size in _FAMILIES if re.search(pattern, name)), None)
+    return (DEFAULT_VOCAB_SIZE, FROM_DEFAULT) if known is None else (known, FROM_MODEL_NAME)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from deltah.core.rewards import RewardConfig, RewardName
+from deltah.core.rewards import RewardConfig
 from deltah.core.signal_types import Signal
 from deltah.core.signals import SignalConfig
 from deltah.core.types import Trajectory
@@ -15,7 +15,8 @@ from deltah.engines.models import ModelFiles, resolve_model
 from deltah.engines.trl.config import EvalConfig, EvaluateConfig, Progress, RolloutConfig
 from deltah.engines.trl.processes import alone
 from deltah.errors import missing_dependency
-from deltah.runs.directory import RunDirectory, claim, open_run
+from deltah.runs.claim import claim
+from deltah.runs.directory import RunDirectory, open_run
 from deltah.tasks import Task, read_tasks
 from deltah.tools import build_tools
 from deltah.traces import write_traces
@@ -105,7 +106,7 @@ def _acting_trainer(
         args=make_grpo_config(fields, {}),
         train_dataset=Dataset.from_list(rows_of(tasks[:1], config.system_prompt) * 2),
         tools=build_tools(config.tools, config.tool),
-        reward=RewardConfig(name=RewardName.OUTCOME),
+        reward=RewardConfig(name="outcome"),
         signal=signal,
     )
 

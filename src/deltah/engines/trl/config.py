@@ -150,7 +150,7 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able form, as saved in run.json."""
-        return asdict(self)
+        return {**asdict(self), "reward": self.reward.to_dict()}
 
 
 def _check_positive(config: Any, *names: str) -> None:

@@ -71,7 +71,7 @@ def rows_of(tasks: Sequence[Task], system_prompt: str) -> list[dict[str, Any]]:
             "task_id": task.id,
             "question": task.question,
             "golden_answers": list(task.golden_answers),
-            "facts": json.dumps({**task.metadata, OUTCOME_GRADER: task.kind.value}),
+            "facts": json.dumps({**task.metadata, OUTCOME_GRADER: task.kind}),
         }
         for task in tasks
     ]
@@ -86,7 +86,7 @@ def outcome_function(tasks: Sequence[Task]) -> Callable[..., list[float]]:
     def outcome(completions: list[Any], task_id: list[str], **columns: Any) -> list[float]:
         del columns
         pairs = zip(completions, task_id, strict=True)
-        return [float(grade(by_id[key], last_text(completion)).score) for completion, key in pairs]
+        return [grade(by_id[key], last_text(completion)).score for completion, key in pairs]
 
     return outcome
 

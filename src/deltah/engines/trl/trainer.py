@@ -25,10 +25,11 @@ from accelerate.utils import gather_object
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
-from deltah.core.advantages import BatchCredit, batch_credit, normalise
+from deltah.core.advantages import BatchCredit, batch_credit
 from deltah.core.align import pad
 from deltah.core.metrics import DROPPED, CollapseMonitor, batch_metrics
-from deltah.core.rewards import RewardConfig, RewardName, shuffle_verdicts
+from deltah.core.pooling import normalise
+from deltah.core.rewards import RewardConfig
 from deltah.core.signal_types import Signal
 from deltah.core.signals import SignalConfig, score
 from deltah.core.types import FloatArray, Trajectory
@@ -85,7 +86,7 @@ class DeltaHTrainer(GRPOTrainer):
         self._captured: torch.Tensor | None = None
         self._capture_next = False
         self._local: tuple[list[Trajectory], list[Signal]] = ([], [])
-        self._advantages: list[FloatArray] = []
+        self._advantages: list[FloatArray] | None = None
 
     def act(self, rows: list[dict[str, Any]]) -> list[tuple[Trajectory, Signal]]:
         """Roll out dataset rows in evaluation mode, without a gradient step; needs `num_generations_eval=1`."""
@@ -116,15 +117,17 @@ class DeltaHTrainer(GRPOTrainer):
         self._local = local, [score(trajectory, self.signal) for trajectory in local]
         trajectories, signals = (self._gathered(items) for items in self._local)
         self._record_metrics(signals, outcomes)
-        if self.reward.name is RewardName.OUTCOME:
+        self._advantages = None
+        if self.reward.untouched:
             return rewards
         credit = self._assign_credit(trajectories, signals, outcomes)
         self._metrics[self._mode][DROPPED].append(credit.dropped_rate)
-        others = self._other_advantages(rewards)
-        self._advantages = [
-            credit.tokens[i] * float(self.reward_weights[0]) + others[i] * trajectories[i].response_mask
-            for i in range(first, first + len(prompts))
-        ]
+        if credit.per_token:
+            others = self._other_advantages(rewards)
+            self._advantages = [
+                credit.tokens[i] * float(self.reward_weights[0]) + others[i] * trajectories[i].response_mask
+                for i in range(first, first + len(prompts))
+            ]
         shaped = rewards.clone()
         shaped[:, 0] = torch.from_numpy(credit.totals).to(rewards)
         return shaped
@@ -134,7 +137,7 @@ class DeltaHTrainer(GRPOTrainer):
         self._captured, self._capture_next = None, self._has_old_logprob_pass() and not self._drops_out
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         contract.check_scored_batch(output)
-        if self.reward.name is not RewardName.OUTCOME and self.reward.needs_token_advantages:
+        if self._advantages is not None:
             width = output["completion_ids"].size(1)
             output["advantages"] = torch.from_numpy(pad(self._advantages, width)).to(output["advantages"])
         if self._on_trajectories is not None:
@@ -181,11 +184,9 @@ class DeltaHTrainer(GRPOTrainer):
     def _assign_credit(
         self, trajectories: list[Trajectory], signals: list[Signal], outcomes: FloatArray
     ) -> BatchCredit:
-        if self.reward.name is RewardName.SHUFFLED:
-            rng = np.random.default_rng([self.args.seed, self.state.global_step])
-            signals = shuffle_verdicts(signals, rng)
+        rng = np.random.default_rng([self.args.seed, self.state.global_step])
         groups = [row // self._group_size for row in range(len(trajectories))]
-        return batch_credit(trajectories, signals, outcomes, groups, self.reward)
+        return batch_credit(trajectories, signals, outcomes, groups, self.reward, rng=rng)
 
     @property
     def _group_size(self) -> int:

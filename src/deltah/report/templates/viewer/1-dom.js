@@ -27,7 +27,7 @@ function svgEl(tag, attributes = {}, ...children) {
 const fixed = (value, digits) => value.toFixed(digits).replace("-", MINUS);
 const signed = (value, digits) => (value > 0 ? "+" : "") + fixed(value, digits);
 const inUnit = (text) => (UNIT ? `${text} ${UNIT}` : text);
-const words = (label) => label.replaceAll("_", " ");
+const words = (name) => name.replaceAll("_", " ");
 const subscript = (k) => String(k).replace(/\d/g, (d) => "₀₁₂₃₄₅₆₇₈₉"[d]);
 const count = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
 // Milliseconds below a second, seconds with a decimal below two minutes, whole minutes from then on.
@@ -42,8 +42,8 @@ const VERDICT = {
   undefined: `no ${SIGNAL} exists: no reasoning on one side of the call, or no answer to it`,
 };
 
-function verdictChip(label) {
-  return el("span", { class: "label " + label, title: VERDICT[label] }, `${GLYPH[label]} ${words(label)}`);
+function verdictChip(verdict) {
+  return el("span", { class: "label " + verdict, title: VERDICT[verdict] }, `${GLYPH[verdict]} ${words(verdict)}`);
 }
 
 // Colour class of an arm: the same rule as the charts, neutral for the start.
@@ -60,8 +60,8 @@ function level(nats) {
 }
 
 // Half the width of every bar of the signal, in its unit: holds 98 % of the values shown, so that bars compare across trajectories.
-const deltaLimit = (() => {
-  const sizes = trajectories.flatMap((t) => t.blocks.filter((b) => b.kind === "round" && Number.isFinite(b.delta_h)).map((b) => Math.abs(b.delta_h)));
+const valueLimit = (() => {
+  const sizes = trajectories.flatMap((t) => t.blocks.filter((b) => b.kind === "round" && Number.isFinite(b.value)).map((b) => Math.abs(b.value)));
   if (!sizes.length) return 1;
   sizes.sort((a, b) => a - b);
   const wanted = Math.max(sizes[Math.floor((sizes.length - 1) * 0.98)], 0.01);

@@ -66,11 +66,11 @@ function timelineSegment(t, s, k, tokens, x, width, y) {
 }
 
 function timelineRound(t, round, x) {
-  const label = round.label || "undefined";
-  const text = `round ${round.k}: ${round.calls.map((call) => call.name).join(", ")}; ${round.label ? deltaText(round) + ", " + words(label) : "not measured"}`;
-  const node = svgEl("a", { href: link(t, "r" + round.k), class: "at-round " + label });
+  const verdict = round.verdict || "undefined";
+  const text = `round ${round.k}: ${round.calls.map((call) => call.name).join(", ")}; ${round.verdict ? valueText(round) + ", " + words(verdict) : "not measured"}`;
+  const node = svgEl("a", { href: link(t, "r" + round.k), class: "at-round " + verdict });
   node.append(svgEl("title", {}, document.createTextNode(text)), svgEl("rect", { x: x - GAP / 2, y: TOP, width: GAP, height: PLOT + STRIP + 18, class: "hit" }));
   node.append(svgEl("line", { x1: x, x2: x, y1: TOP + 8, y2: TOP + PLOT, class: "cut" }));
-  node.append(svgEl("text", { x, y: TOP + 4, class: "glyph" }, document.createTextNode(GLYPH[label])));
+  node.append(svgEl("text", { x, y: TOP + 4, class: "glyph" }, document.createTextNode(GLYPH[verdict])));
   return node;
 }

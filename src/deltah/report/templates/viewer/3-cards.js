@@ -30,25 +30,25 @@ function segmentHead(t, k) {
 
 const isExact = (block) => block.low === block.high && block.low !== null;
 
-function deltaText(block) {
-  if (block.delta_h === null || block.delta_h === undefined) return `${SIGNAL} not defined`;
+function valueText(block) {
+  if (block.value === null || block.value === undefined) return `${SIGNAL} not defined`;
   const low = block.low === null ? `(${MINUS}∞` : "[" + signed(block.low, 3);
   const high = block.high === null ? "∞)" : signed(block.high, 3) + "]";
-  return inUnit(`${SIGNAL} ${signed(block.delta_h, 3)}`) + (isExact(block) ? "" : ` in ${low}, ${high}`);
+  return inUnit(`${SIGNAL} ${signed(block.value, 3)}`) + (isExact(block) ? "" : ` in ${low}, ${high}`);
 }
 
-// The signal with its interval on [-deltaLimit, deltaLimit]; what lies beyond ends in an arrow.
-function deltaBar(block) {
-  const x = (value) => 80 + (Math.max(-deltaLimit, Math.min(deltaLimit, value)) / deltaLimit) * 72;
-  const bar = svgEl("svg", { viewBox: "0 0 160 20", role: "img", class: "delta " + block.label, "aria-label": inUnit(`${deltaText(block)}, on a scale of ${MINUS}${deltaLimit} to +${deltaLimit}`) });
+// The signal with its interval on [-valueLimit, valueLimit]; what lies beyond ends in an arrow.
+function valueBar(block) {
+  const x = (value) => 80 + (Math.max(-valueLimit, Math.min(valueLimit, value)) / valueLimit) * 72;
+  const bar = svgEl("svg", { viewBox: "0 0 160 20", role: "img", class: "delta " + block.verdict, "aria-label": inUnit(`${valueText(block)}, on a scale of ${MINUS}${valueLimit} to +${valueLimit}`) });
   bar.append(svgEl("line", { x1: 8, y1: 10, x2: 152, y2: 10, class: "grid" }), svgEl("line", { x1: 80, y1: 1, x2: 80, y2: 19, class: "zero" }));
-  if (block.delta_h === null || block.delta_h === undefined) return bar;
-  const low = block.low ?? -Infinity, high = block.high ?? Infinity, at = x(block.delta_h);
+  if (block.value === null || block.value === undefined) return bar;
+  const low = block.low ?? -Infinity, high = block.high ?? Infinity, at = x(block.value);
   bar.append(svgEl("rect", { x: Math.min(x(0), at), y: 6, width: Math.abs(at - x(0)), height: 8, class: "fill" }));
   if (low !== high) bar.append(svgEl("line", { x1: x(low), y1: 10, x2: x(high), y2: 10, class: "whisker" }));
-  if (low < -deltaLimit) bar.append(svgEl("path", { d: "M2,10 L8,6 L8,14 Z", class: "point" }));
-  if (high > deltaLimit) bar.append(svgEl("path", { d: "M158,10 L152,6 L152,14 Z", class: "point" }));
-  if (Math.abs(block.delta_h) <= deltaLimit) bar.append(svgEl("circle", { cx: at, cy: 10, r: 3.8, class: "point" }));
+  if (low < -valueLimit) bar.append(svgEl("path", { d: "M2,10 L8,6 L8,14 Z", class: "point" }));
+  if (high > valueLimit) bar.append(svgEl("path", { d: "M158,10 L152,6 L152,14 Z", class: "point" }));
+  if (Math.abs(block.value) <= valueLimit) bar.append(svgEl("circle", { cx: at, cy: 10, r: 3.8, class: "point" }));
   return bar;
 }
 
@@ -59,10 +59,10 @@ function cutNote(lost, what) {
 // What the text says of a call: full for certified waste, outlined for likely, dotted for a hint.
 function wasteChips(call) {
   if (!call.waste) return null;
-  const { classes, verdicts } = data.waste.meanings;
+  const { classes, levels } = data.waste.meanings;
   const spared = data.signal.is_method ? "The call reduced entropy all the same." : "The call counts as reduced all the same.";
-  const held = call.verdict === "none" ? spared : `${words(call.verdict)}: ${verdicts[call.verdict]}`;
-  return el("span", { class: "chips" }, ...call.waste.map((name) => el("span", { class: "chip " + call.verdict, title: `${classes[name]} ${held}` }, words(name))));
+  const held = call.waste_level === "none" ? spared : `${words(call.waste_level)}: ${levels[call.waste_level]}`;
+  return el("span", { class: "chips" }, ...call.waste.map((name) => el("span", { class: "chip " + call.waste_level, title: `${classes[name]} ${held}` }, words(name))));
 }
 
 function callCard(call) {
@@ -76,8 +76,8 @@ function callCard(call) {
 function roundCards(t, block) {
   const anchor = el("a", { class: "anchor", href: link(t, "r" + block.k), title: "link to this round" }, `round ${block.k}`);
   const head = el("header", {}, anchor);
-  if (block.label) head.append(verdictChip(block.label), deltaBar(block), el("span", { class: "unit" }, deltaText(block)));
+  if (block.verdict) head.append(verdictChip(block.verdict), valueBar(block), el("span", { class: "unit" }, valueText(block)));
   else head.append(el("span", { class: "unit" }, "no entropies recorded"));
   const more = block.cut ? el("p", { class: "unit" }, `${count(block.cut, "more call")} of this round not shown`) : null;
-  return el("div", { class: "cards " + (block.label || ""), "data-at": "r" + block.k, tabindex: "-1" }, head, ...block.calls.map(callCard), more);
+  return el("div", { class: "cards " + (block.verdict || ""), "data-at": "r" + block.k, tabindex: "-1" }, head, ...block.calls.map(callCard), more);
 }

@@ -78,8 +78,8 @@ function marks(t) {
   let left = 36;
   for (const round of rounds) for (const call of round.calls) {
     if ((left -= 1) < 0) break;
-    const wasted = call.verdict === "certified" || call.verdict === "likely";
-    strip.append(el("span", { class: "mk " + (round.label || "undefined") + (wasted ? " wasted" : "") }, GLYPH[round.label || "undefined"]));
+    const wasted = call.waste_level === "certified" || call.waste_level === "likely";
+    strip.append(el("span", { class: "mk " + (round.verdict || "undefined") + (wasted ? " wasted" : "") }, GLYPH[round.verdict || "undefined"]));
   }
   if (left < 0) strip.append("…");
   return strip;
@@ -147,7 +147,7 @@ function start() {
   options("v-arm", data.arms.map((arm, i) => [i, arm.name]));
   options("v-evaluation", data.evaluations.map((name) => [name, name]));
   options("v-tool", [...new Set(trajectories.flatMap((t) => calls(t).map((call) => call.name)))].sort().slice(0, 200).map((name) => [name, name]));
-  $("v-scale").textContent = inUnit(`${SIGNAL} bars reach from ${MINUS}${deltaLimit} to +${deltaLimit}`);
+  $("v-scale").textContent = inUnit(`${SIGNAL} bars reach from ${MINUS}${valueLimit} to +${valueLimit}`);
   $("v").hidden = false;
   applyFilter();
   $("v-filter").addEventListener("input", () => {

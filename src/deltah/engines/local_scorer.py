@@ -1,0 +1,298 @@
+"""A local Hugging Face model: exact log-probabilities and entropies, on CPU or GPU.
+
+The queries of one call share most of their tokens. The shared prefix is read once, its key-value cache is copied to
+every row, and the rows' own tokens are read as one right-padded batch: under a causal mask, padding after a row cannot
+reach it. Logits are made only for positions that predict the continuation, and reduced in float64 a few at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from deltah.core.align import rows_that_predict
+from deltah.core.types import Estimator, FloatArray, Scalar
+from deltah.engines.models import ModelFiles
+from deltah.errors import ModelError, missing_dependency
+from deltah.probe.queries import (
+    ChatContext,
+    Context,
+    ContextTooLongError,
+    Query,
+    QueryError,
+    Scores,
+    TextContinuation,
+    TokenContinuation,
+    digest,
+    focus_mask,
+)
+from deltah.traces.messages import Message, with_object_arguments
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+MAX_LOGITS: Final = 2**26
+"""Logits held at once: 256 MB in float32."""
+MAX_BATCH_TOKENS: Final = 2**14
+_ROWS_REDUCED: Final = 64
+_SAMPLED_WEIGHTS: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One query in tokens."""
+
+    ids: list[int]
+    start: int
+    """Where the continuation begins."""
+    focus: np.ndarray
+
+
+class LocalBackend:
+    """Scores continuations with a model in memory."""
+
+    def __init__(
+        self, model: Any, tokenizer: PreTrainedTokenizerBase, name: str, *, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        """Use a loaded model.
+
+        Args:
+            model: A causal language model of transformers.
+            tokenizer: Its tokenizer.
+            name: What rows and cache call it.
+            tools: Tool schemas that the chat template writes into the prompt.
+        """
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.view = self
+        self._tools = [dict(tool) for tool in tools] or None
+        self._window = _window(model)
+        parameters = inspect.signature(model.forward).parameters
+        self._cache_name = "cache" if "cache" in parameters else "past_key_values"
+        self._can_keep = "logits_to_keep" in parameters
+        self.identity: dict[str, Scalar] = {
+            "backend": "local",
+            "model": name,
+            "weights": fingerprint(model),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "template": digest(tokenizer.chat_template)[:8] if tokenizer.chat_template else None,
+            "tools": digest(self._tools)[:8] if self._tools else None,
+        }
+
+    def texts(self, ids: Sequence[int]) -> list[str]:
+        """Text of each token; empty if an id is none of the tokenizer's."""
+        if not all(0 <= i < len(self.tokenizer) for i in ids):
+            return []
+        from deltah.engines.trl.records import decode_tokens
+
+        return decode_tokens(self.tokenizer, ids)
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of messages, generation prompt included.
+
+        Raises:
+            QueryError: if the chat template cannot render them.
+        """
+        return self._encode(self._render(messages))
+
+    def count(self, query: Query) -> int:
+        """Tokens of context and continuation.
+
+        Raises:
+            QueryError: if the template cannot render the context, or it does not fit the model's window.
+        """
+        return len(self._row(query).ids)
+
+    def score(self, queries: Sequence[Query]) -> Iterator[Scores]:
+        """Exact answers, in order."""
+        rows = [self._row(query) for query in queries]
+        for chunk in self._chunks(rows):
+            yield from self._score_chunk(chunk)
+
+    def _chunks(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:
+        """Cut rows so that neither logits nor tokens of a batch grow beyond their limit."""
+        vocabulary, chunk = int(self.model.get_input_embeddings().weight.shape[0]), list[_Row]()
+        for row in rows:
+            wider = [*chunk, row]
+            kept = max(len(r.ids) for r in wider) - min(r.start for r in wider)
+            tokens = max(len(r.ids) for r in wider) * len(wider)
+            if chunk and (kept * len(wider) * vocabulary > MAX_LOGITS or tokens > MAX_BATCH_TOKENS):
+                yield chunk
+                wider = [row]
+            chunk = wider
+        if chunk:
+            yield chunk
+
+    def _score_chunk(self, rows: Sequence[_Row]) -> Iterator[Scores]:
+        import torch
+
+        with torch.no_grad():
+            shared, logits, first = self._forward(rows)
+            for i, row in enumerate(rows):
+                predicting = rows_that_predict(row.start, len(row.ids))
+                wanted = logits[i, predicting.start - shared - first : predicting.stop - shared - first]
+                targets = torch.tensor(row.ids[row.start :], device=logits.device)
+                logprobs, entropy = _reduce(wanted, targets)
+                yield Scores(
+                    logprobs=logprobs,
+                    entropy=entropy,
+                    lower=entropy,
+                    upper=entropy,
+                    focus=row.focus,
+                    estimator=Estimator.EXACT,
+                    n_context=row.start,
+                )
+
+    def _forward(self, rows: Sequence[_Row]) -> tuple[int, torch.Tensor, int]:
+        """Length of the prefix read once, logits (B, W, V) of the rest, and the position in it of their first row."""
+        import torch
+
+        device = self.model.device
+        shared = _shared_prefix(rows) if len(rows) > 1 else 0
+        past = self._read_prefix(rows[0].ids[:shared], len(rows)) if shared else {}
+        shared = shared if past else 0
+        width = max(len(row.ids) for row in rows) - shared
+        ids = torch.zeros((len(rows), width), dtype=torch.long)
+        for i, row in enumerate(rows):
+            ids[i, : len(row.ids) - shared] = torch.tensor(row.ids[shared:])
+        first = (
+            rows_that_predict(min(row.start for row in rows), width + shared).start - shared if self._can_keep else 0
+        )
+        keep = {"logits_to_keep": torch.arange(first, width, device=device)} if self._can_keep else {}
+        output = self.model(input_ids=ids.to(device), **past, **keep)
+        return shared, output.logits, first
+
+    def _read_prefix(self, ids: Sequence[int], copies: int) -> dict[str, Any]:
+        """Argument that hands a copied key-value cache to the model; nothing for models whose state is not one."""
+        import torch
+        from transformers import DynamicCache
+
+        cache = DynamicCache(config=self.model.config)
+        if {type(layer).__name__ for layer in cache.layers} - {"DynamicLayer"}:
+            return {}  # sliding windows and recurrent states are not copied
+        tokens = torch.tensor([list(ids)], device=self.model.device)
+        keep = {"logits_to_keep": 1} if self._can_keep else {}
+        self.model(input_ids=tokens, use_cache=True, **{self._cache_name: cache}, **keep)
+        if cache.get_seq_length() != len(ids):
+            return {}
+        cache.batch_repeat_interleave(copies)
+        return {self._cache_name: cache, "use_cache": True}
+
+    def _row(self, query: Query) -> _Row:
+        ids = self._context_ids(query.context)
+        continuation = query.continuation
+        if isinstance(continuation, TokenContinuation):
+            new, focus = list(continuation.ids), np.array(continuation.focus, dtype=np.bool_)
+        else:
+            new, focus = self._text_ids(continuation)
+        if not ids:
+            raise QueryError("the context has no token, so nothing predicts the first token of the continuation")
+        if self._window is not None and len(ids) + len(new) > self._window:
+            raise ContextTooLongError(f"{len(ids) + len(new)} tokens; the model reads {self._window}")
+        return _Row([*ids, *new], len(ids), focus)
+
+    def _context_ids(self, context: Context) -> list[int]:
+        if not isinstance(context, ChatContext):
+            return list(context.ids)
+        return self._encode(self._render(context.messages) + context.open_text)
+
+    def _text_ids(self, continuation: TextContinuation) -> tuple[list[int], np.ndarray]:
+        text, ids = continuation.text, self._encode(continuation.text)
+        texts = self.texts(ids)
+        if "".join(texts) == text or not self.tokenizer.is_fast:
+            return ids, focus_mask(texts, continuation.opener, continuation.closer)
+        # Tokenizers of the SentencePiece kind drop the space before a word that is decoded alone.
+        offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        start, stop = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
+        return ids, np.asarray((stop > continuation.opener) & (start < len(text) - continuation.closer))
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _render(self, messages: Sequence[Message]) -> str:
+        from deltah.engines.templates import RENDER_ERRORS
+
+        if not self.tokenizer.chat_template:
+            raise ModelError(
+                f"the tokenizer of {self.identity['model']!r} has no chat template, so chat messages cannot be "
+                "rendered; set tokenizer.chat_template and save the tokenizer"
+            )
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    with_object_arguments(messages), tools=self._tools, add_generation_prompt=True, tokenize=False
+                )
+            )
+        except RENDER_ERRORS as error:
+            raise QueryError(f"the chat template cannot render the messages: {error}") from error
+
+
+def load_local(files: ModelFiles, *, device: str = "auto", tools: Sequence[Mapping[str, Any]] = ()) -> LocalBackend:
+    """Load a model and its tokenizer: float32 on CPU, bfloat16 on a GPU.
+
+    Args:
+        files: Where it lies.
+        device: "auto" takes a GPU if there is one; else a torch device.
+        tools: Tool schemas for the chat template.
+
+    Raises:
+        MissingDependencyError: if torch or transformers is not installed.
+        ModelError: if the files do not load.
+    """
+    try:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+    except ImportError as error:
+        raise missing_dependency(error.name or "torch", extra="train", purpose="A probe with a local model") from error
+    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    dtype = torch.float32 if place == "cpu" else torch.bfloat16
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(files.path)
+        model = AutoModelForCausalLM.from_pretrained(files.path, dtype=dtype).to(place)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"the model {files.name!r} does not load: {reason}") from error
+    return LocalBackend(model, tokenizer, files.name, tools=tools)
+
+
+def fingerprint(model: Any) -> str:
+    """Sixteen hex digits that change when training changes the weights: names, shapes and up to 256 values of each."""
+    sha = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        flat = weight.detach().reshape(-1)
+        step = max(1, flat.numel() // _SAMPLED_WEIGHTS)
+        sha.update(f"{name}{tuple(weight.shape)}".encode())
+        sha.update(flat[::step].float().cpu().numpy().tobytes())
+    return sha.hexdigest()[:16]
+
+
+def _window(model: Any) -> int | None:
+    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    window = getattr(config, "max_position_embeddings", None)
+    return int(window) if window else None
+
+
+def _shared_prefix(rows: Sequence[_Row]) -> int:
+    """Tokens that all rows begin with; the row that predicts the first continuation is not among them."""
+    limit = min(rows_that_predict(row.start, len(row.ids)).start for row in rows)
+    columns = zip(*(row.ids[:limit] for row in rows), strict=True)
+    return next((t for t, column in enumerate(columns) if len(set(column)) > 1), limit)
+
+
+def _reduce(logits: torch.Tensor, targets: torch.Tensor) -> tuple[FloatArray, FloatArray]:
+    """(n,) log-probabilities of the targets and (n,) entropies in nats, from (n, V) logits."""
+    import torch
+
+    logprobs, entropies = [], []
+    for start in range(0, len(targets), _ROWS_REDUCED):
+        rows = logits[start : start + _ROWS_REDUCED].double().log_softmax(dim=-1)
+        logprobs.append(rows.gather(1, targets[start : start + _ROWS_REDUCED, None])[:, 0])
+        entropies.append(torch.special.entr(rows.exp()).sum(dim=-1))  # 0 for an impossible token, where p log p is NaN
+    logp, entropy = (torch.cat(parts).cpu().numpy() for parts in (logprobs, entropies))
+    return logp, np.maximum(entropy, 0.0)

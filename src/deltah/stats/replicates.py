@@ -1,0 +1,323 @@
+r"""Seven statistics of signals and labels, for many resamples of the questions at once.
+
+A resample gives every question, and so each of its calls, a whole number w of copies. All statistics of a resample are
+made of two things. **Ranks**: with calls in the order of a signal, $C_i$ the copies before place i and a tie group
+standing on places [first, last], the mid-rank of a copy is $R = (C_{first} + C_{last+1} + 1) / 2$, the rank that
+`scipy.stats.rankdata` gives to the repeated sample. Calls are sorted by stratum first, so that ranks within strata are
+those less $O_s$, the copies in earlier strata:
+
+$AUC = \frac{\sum_s (\sum_{y=1} w (R - O_s) - n_{1s}(n_{1s}+1)/2)}{\sum_s n_{1s} n_{0s}}$: concordant pairs within
+strata, ties counting half, over all pairs within strata (one stratum: the usual AUC).
+
+**Cross products** $G_{uv} = \sum w\,u v$: given controls Z, those of the residuals are $S_{xy} = G_{xy} - G_{xZ}
+G_{ZZ}^{+} G_{Zy}$ and the partial correlation is $S_{xy} / \sqrt{S_{xx} S_{yy}}$. With an intercept alone it is
+Pearson's: with a 0/1 label the point-biserial one, of ranks Spearman's. The estimate itself is the resample in which
+every question was drawn once.
+
+The controls are call index, segment lengths and tool. As columns of Z: an intercept, one for each call index but the
+first (indices from the first one with fewer than 20 calls on share one), one for each tool but the most called (tools
+with fewer than 20 calls share one), $\log(1 + |r_{k-1}|)$ and $\log(1 + |r_k|)$. As strata: pairs of calls are compared
+only if they agree in call index, tool and tertile of $|r_{k-1}| + |r_k|$.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deltah.core.types import BoolArray, FloatArray, IntArray
+from deltah.stats.bootstrap import cluster_weights, ratio
+from deltah.stats.columns import StudyTable, is_binary, known
+
+STATISTICS: Final = (
+    "auc",
+    "auc_within_index",
+    "auc_stratified",
+    "spearman",
+    "partial_spearman",
+    "point_biserial",
+    "partial_point_biserial",
+)
+"""Order of the last axis of a block's statistics; the three AUCs first."""
+TOLERANCE: Final = 1e-9
+"""Share of a variable's variance below which its residual counts as constant."""
+MIN_LEVEL_CALLS: Final = 20
+"""A call index or tool with fewer calls shares a column with others."""
+MAX_TOOLS: Final = 12
+"""Tools with a column of their own."""
+_CHUNK: Final = 64
+"""Resamples held at a time."""
+_RUN: Final = 16
+"""Rows summed in step by the running sum."""
+
+
+class Controls(NamedTuple):
+    """What is held fixed, of N calls."""
+
+    design: FloatArray
+    """(N, p) with an intercept first."""
+    columns: tuple[str, ...]
+    """(p,) names."""
+    by_index: IntArray
+    """(N,) stratum of each call: its index."""
+    by_all: IntArray
+    """(N,) stratum of each call: index, tool and length tertile."""
+
+
+def controls_of(table: StudyTable) -> Controls:
+    """Controls of a table's calls."""
+    index, index_names = _index_levels(table.index)
+    tool, tool_names = _tool_levels(table.tool, table.tools)
+    lengths, total = np.log1p(table.tokens.astype(np.float64)), table.tokens.sum(axis=1)
+    tertile = np.searchsorted(np.quantile(total, (1 / 3, 2 / 3)), total, side="left")
+    dummies = [levels[:, None] == np.arange(1, len(n)) for levels, n in ((index, index_names), (tool, tool_names))]
+    return Controls(
+        design=np.column_stack([np.ones(len(table)), *dummies, lengths - lengths.mean(axis=0)]),
+        columns=("1", *index_names[1:], *tool_names[1:], "log tokens before", "log tokens after"),
+        by_index=table.index,
+        by_all=_codes(np.stack([table.index, table.tool, tertile], axis=1)),
+    )
+
+
+def _index_levels(index: IntArray) -> tuple[IntArray, list[str]]:
+    """(N,) level from 0, and the levels' names; late, rare indices share the last level."""
+    counts = np.bincount(index - 1)
+    enough = max(1, int(np.cumprod(counts >= MIN_LEVEL_CALLS).sum()))
+    names = [f"index {k}" for k in range(1, enough + 1)] + ["later index"] * (len(counts) > enough)
+    return np.minimum(index - 1, len(names) - 1), names
+
+
+def _tool_levels(tool: IntArray, tools: tuple[str, ...]) -> tuple[IntArray, list[str]]:
+    """(N,) level from 0, the most called tool first, and names; rare tools share the last level."""
+    counts = np.bincount(tool, minlength=len(tools))
+    order = np.argsort(-counts, kind="stable")
+    own = [t for t in order[:MAX_TOOLS] if counts[t] >= MIN_LEVEL_CALLS] or order[:1].tolist()
+    level = np.full(len(tools), len(own), dtype=np.int64)
+    level[own] = np.arange(len(own))
+    return level[tool], [f"tool {tools[t]}" for t in own] + ["other tools"] * (len(own) < len(tools))
+
+
+def _codes(keys: IntArray) -> IntArray:
+    """(n,) numbers from 0 of different rows."""
+    return np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """The n calls for which S signals and L labels are known together."""
+
+    signals: tuple[str, ...]
+    labels: tuple[str, ...]
+    x: FloatArray
+    """(n, S), centred."""
+    y: FloatArray
+    """(n, L); graded ones are centred, because the squares of a column of dates leave no digits for its variance."""
+    binary: BoolArray
+    """(L,) labels of 0 and 1 only; the others are graded and have no AUC."""
+    z: FloatArray
+    """(n, p) design of the controls."""
+    cluster: IntArray
+    """(n,) codes in 0 ... Q - 1."""
+    clusters: int
+    """Q of the whole table, so that all blocks share one set of draws."""
+    strata: tuple[IntArray, IntArray, IntArray]
+    """(n,) each: one stratum, call index, all controls; the AUCs' order in `STATISTICS`."""
+
+    def __len__(self) -> int:
+        """Calls, n."""
+        return len(self.cluster)
+
+
+def blocks(table: StudyTable) -> Iterator[Block]:
+    """All blocks of a table, the call-index baseline among the signals; empty ones are left out.
+
+    Signals that are known for the same calls share a block, and so do labels: mostly there are one to four.
+    """
+    columns, controls = table.with_baseline(), controls_of(table)
+    for signals in _known_together(columns):
+        for labels in _known_together(table.labels):
+            rows = np.flatnonzero(known(columns[signals[0]]) & known(table.labels[labels[0]]))
+            if not len(rows):
+                continue
+            x = np.stack([columns[name][rows] for name in signals], axis=1)
+            y = np.stack([table.labels[name][rows] for name in labels], axis=1)
+            binary = np.array([is_binary(column) for column in y.T])
+            yield Block(
+                signals=signals,
+                labels=labels,
+                x=x - x.mean(axis=0),
+                y=np.where(binary, y, y - y.mean(axis=0)),
+                binary=binary,
+                z=controls.design[rows],
+                cluster=table.cluster[rows],
+                clusters=table.n_clusters,
+                strata=(np.zeros_like(rows), _codes(controls.by_index[rows]), _codes(controls.by_all[rows])),
+            )
+
+
+def _known_together(columns: Mapping[str, FloatArray]) -> list[tuple[str, ...]]:
+    """Names of columns that are known for the same calls."""
+    groups: dict[bytes, list[str]] = {}
+    for name, column in columns.items():
+        groups.setdefault(known(column).tobytes(), []).append(name)
+    return [tuple(names) for names in groups.values()]
+
+
+def cluster_sums(columns: Iterable[FloatArray], cluster: IntArray, clusters: int) -> FloatArray:
+    """(Q, K) sums of K columns of n calls within Q clusters."""
+    return np.stack([np.bincount(cluster, weights=column, minlength=clusters) for column in columns], axis=1)
+
+
+class Order(NamedTuple):
+    """Places of n calls ordered by stratum, then value."""
+
+    rows: IntArray
+    """(n,) call on each place."""
+    first: IntArray | slice
+    """(n,) first place of each place's tie group."""
+    stop: IntArray | slice
+    """(n,) place after its last."""
+
+
+def order_of(values: FloatArray, strata: IntArray) -> Order:
+    """Order n calls by stratum and value, both (n,)."""
+    rows = np.lexsort((values, strata))
+    v, s = values[rows], strata[rows]
+    starts = np.flatnonzero(np.concatenate([[True], (v[1:] != v[:-1]) | (s[1:] != s[:-1])]))
+    if len(starts) == len(rows):
+        return Order(rows, slice(0, -1), slice(1, None))
+    sizes = np.diff(starts, append=len(rows))
+    first = np.repeat(starts, sizes)
+    return Order(rows, first, first + np.repeat(sizes, sizes))
+
+
+def doubled_ranks(copies: FloatArray, order: Order) -> FloatArray:
+    """(n, b) 2 R - 1 of the call on each place, given (n, b) copies by place."""
+    before = running_sum(copies)
+    return before[order.first] + before[order.stop]
+
+
+def running_sum(copies: FloatArray) -> FloatArray:
+    """(n + 1, b) sums of the rows before each place; row 0 is 0.
+
+    Sums runs of rows in step and then the runs: several times faster than `np.cumsum` along the first axis.
+    """
+    n, b = copies.shape
+    runs = -(-n // _RUN)
+    padded = np.zeros((runs * _RUN + 1, b))
+    padded[1 : n + 1] = copies
+    stepped = padded[1:].reshape(runs, _RUN, b)
+    for j in range(1, _RUN):
+        stepped[:, j] += stepped[:, j - 1]
+    stepped[1:] += np.cumsum(stepped[:-1, -1], axis=0)[:, None]
+    return padded[: n + 1]
+
+
+class BlockStatistics:
+    """Statistics of one block for any cluster weights."""
+
+    def __init__(self, block: Block) -> None:
+        self._block = block
+        columns = np.concatenate([block.z, block.x, block.y], axis=1)
+        upper = np.triu_indices(columns.shape[1])
+        products = (columns[:, a] * columns[:, b] for a, b in zip(*upper, strict=True))
+        self._upper, self._products = upper, cluster_sums(products, block.cluster, block.clusters)
+        self._orders = [[order_of(column, strata) for strata in block.strata] for column in block.x.T]
+        self._graded = {j: order_of(block.y[:, j], block.strata[0]) for j in np.flatnonzero(~block.binary)}
+
+    def estimate(self) -> FloatArray:
+        """(S, L, 7) statistics of the data."""
+        estimate: FloatArray = self.of_weights(np.ones((1, self._block.clusters)))[0]
+        return estimate
+
+    def replicates(self, *, resamples: int, seed: int) -> Iterator[FloatArray]:
+        """Yield (b, S, L, 7) statistics of resampled questions, `resamples` rows in all."""
+        for weights in cluster_weights(self._block.clusters, resamples=resamples, seed=seed):
+            for start in range(0, len(weights), _CHUNK):
+                yield self.of_weights(weights[start : start + _CHUNK].astype(np.float64))
+
+    def of_weights(self, weights: FloatArray) -> FloatArray:
+        """(b, S, L, 7) statistics, NaN where undefined, of (b, Q) copies of the questions."""
+        copies = np.ascontiguousarray(weights.T)[self._block.cluster]
+        p, width = self._block.z.shape[1], int(self._upper[0][-1]) + 1
+        values = np.empty((len(weights), width, width))
+        values[:, *self._upper] = values[:, *self._upper[::-1]] = weights @ self._products
+        aucs, ranks = self._of_ranks(copies, values)
+        inverses = [
+            np.asarray(np.linalg.pinv(values[:, :k, :k], rcond=1e-12, hermitian=True), dtype=np.float64) for k in (1, p)
+        ]
+        correlations = [self._correlations(gram, inverse) for gram in (ranks, values) for inverse in inverses]
+        return np.stack([*aucs, *correlations], axis=-1)
+
+    def _of_ranks(self, copies: FloatArray, values: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """The three AUCs, (3, b, S, L), and the cross products of ranks, (b, D, D).
+
+        The rank of a 0/1 label is a linear function of the label, which can therefore stand for it.
+        """
+        block, gram = self._block, values.copy()
+        p, s = block.z.shape[1], len(block.signals)
+        aucs = np.empty((3, copies.shape[1], s, len(block.labels)))
+        graded = {j: self._label_ranks(copies, order) for j, order in self._graded.items()}
+        for j, ranks in graded.items():
+            _put(gram, p + s + j, slice(0, p), block.z.T @ (copies * ranks))
+            _put(gram, p + s + j, p + s + j, np.einsum("nb,nb,nb->b", copies, ranks, ranks))
+        sums = [_pair_sums(copies, block.y, strata) for strata in block.strata]
+        for i, orders in enumerate(self._orders):
+            for scheme, order in enumerate(orders):
+                here = copies[order.rows]
+                ranks = doubled_ranks(here, order)
+                here *= ranks
+                good = block.y[order.rows].T @ here
+                shift, pairs = sums[scheme]
+                aucs[scheme, :, i] = ratio(good / 2.0 - shift, pairs).T
+                if scheme == 0:
+                    _put(gram, p + i, p + i, np.einsum("nb,nb->b", here, ranks))
+                    _put(gram, p + i, slice(0, p), block.z[order.rows].T @ here)
+                    _put(gram, p + i, slice(p + s, None), good)
+                    for j, label_ranks in graded.items():
+                        _put(gram, p + i, p + s + j, np.einsum("nb,nb->b", here, label_ranks[order.rows]))
+        aucs[..., ~block.binary] = np.nan
+        return aucs, gram
+
+    def _label_ranks(self, copies: FloatArray, order: Order) -> FloatArray:
+        """(n, b) doubled ranks of a graded label, in the order of the calls."""
+        found = np.empty_like(copies)
+        found[order.rows] = doubled_ranks(copies[order.rows], order)
+        return found
+
+    def _correlations(self, gram: FloatArray, inverse: NDArray[np.floating[Any]]) -> FloatArray:
+        """(b, S, L) correlations given the first k controls; NaN where a residual is constant.
+
+        Args:
+            gram: (b, D, D) cross products of controls, signals and labels.
+            inverse: (b, k, k) of those of the controls.
+        """
+        p, s, k = self._block.z.shape[1], len(self._block.signals), inverse.shape[1]
+        mixed = gram[:, :k, p:]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            products = gram[:, p:, p:] - np.swapaxes(mixed, 1, 2) @ inverse @ mixed
+            spread = np.diagonal(gram, axis1=1, axis2=2)[:, p:] - gram[:, 0, p:] ** 2 / gram[:, 0, :1]
+            left = np.diagonal(products, axis1=1, axis2=2)
+            left = np.where(left > TOLERANCE * spread, left, np.nan)
+            scale = np.sqrt(left[:, :s, None] * left[:, None, s:])
+            return np.asarray(np.clip(products[:, :s, s:] / scale, -1.0, 1.0))
+
+
+def _put(gram: FloatArray, i: int, j: int | slice, values: FloatArray) -> None:
+    """Write a row of symmetric (b, D, D) products and its column; values are (b,) or (columns, b)."""
+    gram[:, i, j] = gram[:, j, i] = values.T
+
+
+def _pair_sums(copies: FloatArray, y: FloatArray, strata: IntArray) -> tuple[FloatArray, FloatArray]:
+    """What AUCs need of (n, L) labels and (n,) strata alone: (L, b) what rank sums exceed, (L, b) pairs."""
+    rows = np.argsort(strata, kind="stable")
+    starts = np.flatnonzero(np.diff(strata[rows], prepend=-1))
+    here = copies[rows]
+    totals = np.add.reduceat(here, starts, axis=0)
+    good = np.stack([np.add.reduceat(here * label[:, None], starts, axis=0) for label in y[rows].T])
+    earlier = np.cumsum(totals, axis=0) - totals
+    return (good * (earlier + good / 2.0)).sum(axis=1), (good * (totals - good)).sum(axis=1)

@@ -1,0 +1,254 @@
+"""A study in words: one table of cells a label, which terminal, Markdown file and page write each in its own way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from deltah.stats.associations import Association
+from deltah.stats.bootstrap import LEVEL, Estimate
+from deltah.stats.columns import CALL_INDEX, REDUCTION, signal_note
+from deltah.stats.labels import LABELS
+from deltah.stats.study import FailureKind, StudyResult
+from deltah.stats.tables import MISSING, Cell, estimate_cell, number, tool_title
+from deltah.text_format import count
+
+STATISTIC_TITLES: Final = {
+    "auc": "AUC",
+    "auc_within_index": "AUC within call index",
+    "auc_stratified": "AUC within index, tool, length",
+    "spearman": "Spearman",
+    "partial_spearman": "partial Spearman",
+    "point_biserial": "point-biserial",
+    "partial_point_biserial": "partial point-biserial",
+}
+TEST_TITLES: Final = {
+    "p": "p",
+    "p_holm": "p, Holm",
+    "p_partial": "partial p",
+    "p_partial_holm": "partial p, Holm",
+}
+TITLES: Final = {**STATISTIC_TITLES, **TEST_TITLES}
+"""Columns of a label's table in the order they are shown: fields of an `Association` with their titles."""
+SIGNIFICANT: Final = 0.05
+"""Corrected p-value up to which a finding is stated."""
+FAILURE_TITLES: Final = {
+    FailureKind.FELL_AND_WRONG: "Entropy fell and the answer was wrong",
+    FailureKind.ROSE_AND_RIGHT: "Entropy rose and the answer was right",
+}
+MADE_OF: Final = frozenset({("gold_gain", "useful")})
+"""Signal and label that are made of the same numbers: their association is no finding."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignalRow:
+    """One signal against a label."""
+
+    signal: str
+    title: str
+    """Its name, the baseline marked."""
+    n: int
+    reason: str | None
+    """Why there are no cells."""
+    cells: Mapping[str, Cell]
+    """By key of `TITLES`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelTable:
+    """All signals against one label."""
+
+    label: str
+    note: str
+    """What the label says."""
+    size: str
+    """What the table rests on, or why it has no rows."""
+    graded: bool
+    finding: str | None
+    """What it says of ΔH, of position and of the best signal."""
+    rows: tuple[SignalRow, ...]
+    """Empty where no signal has a number."""
+
+
+def label_tables(result: StudyResult, digits: int = 3) -> list[LabelTable]:
+    """Tables of a study, label by label; the best signal first."""
+    return [_label_table(label, result.of_label(label), digits) for label in result.labels]
+
+
+def _label_table(label: str, associations: Sequence[Association], digits: int) -> LabelTable:
+    shown = associations if any(a.reason is None and a.signal != CALL_INDEX for a in associations) else ()
+    return LabelTable(
+        label=label,
+        note=label_note(label),
+        size=size_note(associations),
+        graded=associations[0].graded,
+        finding=finding(associations),
+        rows=tuple(
+            SignalRow(
+                signal=a.signal,
+                title=f"{a.signal} (baseline)" if a.signal == CALL_INDEX else a.signal,
+                n=a.spearman.n,
+                reason=a.reason,
+                cells={} if a.reason else dict(_cells(a, digits)),
+            )
+            for a in shown
+        ),
+    )
+
+
+def _cells(a: Association, digits: int) -> Iterator[tuple[str, Cell]]:
+    for key in STATISTIC_TITLES:
+        yield key, estimate_cell(getattr(a, key), digits, signed=not key.startswith("auc"))
+    for key in TEST_TITLES:
+        yield key, Cell(text=p_text(getattr(a, key)))
+
+
+def p_text(p: float) -> str:
+    """Four decimals; "–" where not tested. Never 0: the smallest possible value is 1 / (permutations + 1)."""
+    return number(p, 4)
+
+
+def label_note(name: str) -> str:
+    """What a label says; a user's own column says itself."""
+    return LABELS[name].meaning if name in LABELS else "a column of the labels file"
+
+
+def result_size(result: StudyResult) -> str:
+    """What the whole study rests on."""
+    calls, trajectories = count(result.calls, "call"), count(result.trajectories, "trajectory")
+    return f"{calls} of {trajectories}, {count(result.questions, 'question')}"
+
+
+def size_note(rows: Sequence[Association]) -> str:
+    """What one label's table rests on: good calls, calls, questions; one common reason where there is no number."""
+    largest = max(rows, key=lambda a: a.spearman.n)
+    n, label = largest.spearman.n, largest.label
+    if not n:
+        missing = LABELS[label].missing if label in LABELS else None
+        return f"Not computed: {missing or f'no call has a value of {label}'}."
+    good = "" if largest.graded else f"{largest.good:,} good of "
+    size = f"{good}{count(n, 'call')}, {count(largest.questions, 'question')}."
+    reasons = [a.reason for a in rows if a.signal != CALL_INDEX]
+    return size if None in reasons else f"{size} Not computed: {reasons[0]}."
+
+
+def finding(rows: Sequence[Association]) -> str | None:
+    """What one label's table says of ΔH, of position and of the best signal; None without an AUC of ΔH."""
+    by_name = {a.signal: a for a in rows}
+    reduction, baseline = by_name.get(REDUCTION), by_name.get(CALL_INDEX)
+    if reduction is None or not reduction.auc.n or reduction.reason is not None or reduction.graded:
+        return None
+    text = (
+        f"{reduction.label}: −ΔH has AUC {_short(reduction.auc)}, {_short(reduction.auc_within_index)} within call "
+        f"index, {_short(reduction.auc_stratified)} within index, tool and length"
+    )
+    if baseline is not None and baseline.reason is None:
+        text += f"; the call index alone has {_short(baseline.auc)}"
+    text += f". {_beyond(reduction)}"
+    others = (a for a in rows if a.reason is None and (a.signal, a.label) not in MADE_OF)
+    best = next((a for a in others if a.signal not in (CALL_INDEX, REDUCTION)), None)
+    if best is not None and best.auc.value > reduction.auc.value and best.auc.low > 0.5:
+        calls = f" on {count(best.auc.n, 'call')}" if best.auc.n != reduction.auc.n else ""
+        within = f", {_short(best.auc_within_index)} within call index" if best.auc_within_index.n else ""
+        text += f" The greatest AUC is that of {best.signal}{calls}: {_short(best.auc)}{within}."
+    return text
+
+
+def _beyond(a: Association) -> str:
+    """What the partial test leaves of a signal."""
+    if a.p_partial_holm != a.p_partial_holm:
+        return "Given index, tool and segment lengths nothing is left of it to test."
+    p = f"p = {p_text(a.p_partial_holm)} after Holm"
+    if not a.p_partial_holm <= SIGNIFICANT:
+        return f"Given index, tool and segment lengths, no association is shown ({p})."
+    way = "goes with good calls" if a.partial_spearman.value > 0 else "goes with calls that are not good"
+    return f"Given index, tool and segment lengths, more reduction {way} ({p})."
+
+
+def _short(estimate: Estimate) -> str:
+    return str(estimate_cell(estimate, 2))
+
+
+def method_notes(result: StudyResult) -> tuple[str, ...]:
+    """How the numbers were made, one sentence or two each; none where there is no number."""
+    tests = sum(p == p for a in result.associations for p in (a.p, a.p_partial))
+    if not tests:
+        return ()
+    least = 1 / (result.permutations + 1)
+    return (
+        "Signals are turned so that greater means more entropy reduction or more evidence of a good call; "
+        "an AUC of 0.5 says nothing, below 0.5 it is evidence against a signal.",
+        "The AUC within call index says what a signal knows beyond position: where it is 0.5, the signal has shown "
+        "position, not entropy, however great its AUC. Compare the AUC itself with that of the call_index baseline.",
+        "Partial correlations hold call index, tool and log segment lengths fixed; the AUC within index, tool and "
+        "length compares calls of the same index, tool and length tertile. Tertiles are coarse: where it is high and "
+        "the partial correlation is not, segment length may explain it.",
+        "Rows of unequal n rest on unequal sets of calls (a probe measures a sample of them): their values cannot be "
+        "compared with each other.",
+        f"Intervals: {LEVEL:.0%}, bootstrap over questions, {result.resamples:,} resamples, seed {result.seed}, those "
+        "of AUCs on the scale of log odds; not corrected for their number. p: two-sided, of ranks, "
+        f"{result.permutations:,} standardised sign flips of whole questions; Holm's "
+        f"correction over all {tests:,} tests of the study, raw and partial. The least possible p is {p_text(least)}, "
+        f"{p_text(min(1.0, tests * least))} after the correction: such a value means no more than that.",
+    )
+
+
+def signal_notes(result: StudyResult) -> dict[str, str]:
+    """What each signal of a study says, by name."""
+    return {name: signal_note(name) for name in dict.fromkeys(a.signal for a in result.associations)}
+
+
+def study_markdown(result: StudyResult) -> str:
+    """The study as a Markdown page: one table a label, the position effect, the failure cases."""
+    notes = (*method_notes(result), *map(escaped, result.notes))
+    lines = ["# Pilot study", "", f"{result_size(result)}.", "", *(f"- {note}" for note in notes)]
+    for t in label_tables(result):
+        lines += ["", f"## {escaped(t.label)}: {t.note}", "", t.size]
+        if t.rows:
+            lines += [] if t.finding is None else ["", escaped(t.finding)]
+            lines += ["", *_table(("signal", "n", *TITLES.values()), map(_signal_cells, t.rows))]
+    lines += ["", "## Position", "", *_table(*_positions(result)), "", "## Failure cases"]
+    for kind, title in FAILURE_TITLES.items():
+        rows = (
+            (f.trajectory, f.call, tool_title(f.tool), str(f.index), number(f.reduction, 3, signed=True))
+            for f in result.failures
+            if f.kind is kind
+        )
+        lines += ["", f"{title}: {count(result.failure_counts[kind], 'call')}; the clearest, one a trajectory:", ""]
+        lines += _table(("trajectory", "call", "tool", "call index", "−ΔH, nats"), rows)
+    lines += ["", "## Signals", "", *(f"- `{name}`: {note}" for name, note in signal_notes(result).items())]
+    return "\n".join(lines) + "\n"
+
+
+def _signal_cells(row: SignalRow) -> tuple[str, ...]:
+    if row.reason is not None:
+        return (row.title, f"{row.n:,}", f"not computed: {row.reason}", *[""] * (len(TITLES) - 1))
+    return (row.title, f"{row.n:,}", *map(str, row.cells.values()))
+
+
+def _positions(result: StudyResult) -> tuple[Sequence[str], Iterable[Sequence[str]]]:
+    """Header and rows of mean reduction and label rates by call index."""
+    rows = (
+        (row.index, f"{row.n:,}", str(estimate_cell(row.reduction, 3, signed=True)), *map(_short, row.labels.values()))
+        for row in result.positions
+    )
+    return ("call index", "calls", "mean −ΔH, nats", *result.labels), rows
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    listed = [" | ".join(map(escaped, row)) for row in rows]
+    if not listed:
+        yield MISSING
+        return
+    yield f"| {' | '.join(map(escaped, header))} |"
+    yield "|" + " --- |" * len(header)
+    yield from (f"| {row} |" for row in listed)
+
+
+def escaped(text: str) -> str:
+    """Text that can neither break a table nor become markup."""
+    plain = " ".join(text.split())
+    for character in "\\`*_|<>#":
+        plain = plain.replace(character, "\\" + character)
+    return plain

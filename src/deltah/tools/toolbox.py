@@ -1,0 +1,204 @@
+"""Tools by name: what `--tools search,python,mypackage.module:function` means, and one call of one tool.
+
+A name is one of `TOOLS`, or the import path of a user's function. Tools are checked when they are built, so that a
+missing corpus or docstring is found before a model is loaded. `call_tool` turns whatever a model wrote into a
+`ToolResult`: a model's mistake is an error text, never an exception.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+from deltah.core.registry import Registry
+from deltah.core.results import error_text, status_of
+from deltah.core.types import CallStatus
+from deltah.errors import ConfigError, DeltahError
+from deltah.tools.python import make_python
+from deltah.tools.search import SearchIndex, make_search, read_corpus
+
+Tool: TypeAlias = Callable[..., str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolConfig:
+    """Options of the tools that deltah brings."""
+
+    corpus: str | None = None
+    """JSONL file that `search` looks in; None: no search."""
+    top_k: int = 2
+    """Documents a search returns at most."""
+    search_max_chars: int = 2000
+    """Characters of a search result at most."""
+    python_timeout_s: float = 2.0
+    """Seconds a call of `python` may take."""
+    python_memory_mb: int = 64
+    """MiB the code may hold."""
+    python_recursion: int = 200
+    """Depth of calls in the code."""
+    python_output_chars: int = 2000
+    """Characters of a result at most."""
+
+
+class ToolResult(NamedTuple):
+    """What one call gave."""
+
+    text: str
+    """For the model."""
+    status: CallStatus
+    """OK or ERROR."""
+    duration_s: float
+    """Wall time."""
+
+
+TOOLS: Registry[Callable[..., Any]] = Registry("tool")
+"""Tools by name: typed functions from text to text, or, with `made=True`, functions from a `ToolConfig` to one."""
+
+
+@TOOLS.register("python", meaning="Python code in a sandbox without files and network", made=True)
+def _python(config: ToolConfig) -> Tool:
+    return make_python(
+        timeout_s=config.python_timeout_s,
+        max_memory_mb=config.python_memory_mb,
+        max_recursion=config.python_recursion,
+        max_output_chars=config.python_output_chars,
+    )
+
+
+@TOOLS.register("search", meaning="BM25 over a corpus of documents", made=True)
+def _search(config: ToolConfig) -> Tool:
+    if config.corpus is None:
+        raise ConfigError(
+            "the tool 'search' needs a corpus to look in: a JSONL file with one "
+            '{"id": "1", "contents": "text"} a line; name it (--corpus FILE), or leave search out of the tools'
+        )
+    return make_search(SearchIndex(read_corpus(config.corpus)), top_k=config.top_k, max_chars=config.search_max_chars)
+
+
+def build_tools(names: Sequence[str], config: ToolConfig) -> list[Tool]:
+    """Make the named tools, in order.
+
+    Args:
+        names: Names in `TOOLS`, or import paths "package.module:function" of typed functions with a docstring.
+        config: Options of the tools that deltah brings.
+
+    Raises:
+        ConfigError: if a name is unknown or given twice, `search` has no corpus, or a user's function cannot be a tool.
+        DataError: if the corpus breaks its format.
+        MissingDependencyError: if a tool's package is not installed.
+    """
+    tools = [_build(name.strip(), config) for name in names]
+    called = [tool.__name__ for tool in tools]
+    for name in called:
+        if called.count(name) > 1:
+            raise ConfigError(f"two tools are called {name!r}; a model tells tools apart by their names, so rename one")
+    return tools
+
+
+def _build(name: str, config: ToolConfig) -> Tool:
+    entry = TOOLS.resolve(name)
+    tool: Tool = entry.value(config) if entry.options.get("made") else entry.value
+    check_tool(tool, name)
+    return tool
+
+
+def check_tool(function: Callable[..., Any], name: str) -> None:
+    """Check that a function can be a tool: what a chat template and TRL need to describe it to the model.
+
+    Raises:
+        ConfigError: if it is no plain function, or an argument lacks its type hint or its line in the docstring.
+    """
+    if not inspect.isfunction(function):
+        raise ConfigError(f"tool {name!r} is a {type(function).__name__}; expected a function made with def")
+    if inspect.iscoroutinefunction(function):
+        raise ConfigError(f"tool {name!r} is async; expected a plain def, which may call asyncio.run itself")
+    fixed = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    documented = _documented_arguments(function)
+    if documented is None:
+        raise ConfigError(
+            f"tool {name!r} has no docstring; write one that says what it does, with a section 'Args:' that has a line "
+            "for each argument"
+        )
+    for argument in inspect.signature(function).parameters.values():
+        if argument.kind not in fixed:
+            raise ConfigError(f"tool {name!r}: argument {argument} cannot be given by name; use plain arguments")
+        if argument.annotation is inspect.Parameter.empty:
+            raise ConfigError(f"tool {name!r}: argument {argument.name!r} has no type hint; write {argument.name}: str")
+        if argument.name not in documented:
+            raise ConfigError(
+                f"tool {name!r}: the docstring does not describe argument {argument.name!r}; add the line "
+                f"'{argument.name}: what it is' to its section 'Args:'"
+            )
+
+
+def _documented_arguments(function: Callable[..., Any]) -> frozenset[str] | None:
+    """Names described in the section `Args:` of a Google docstring; None without a docstring."""
+    text = inspect.getdoc(function)
+    if not text:
+        return None
+    section = re.search(r"^Args:[ \t]*\n((?:[ \t]+.*\n?|[ \t]*\n)*)", text, re.MULTILINE)
+    return frozenset(re.findall(r"^\s+(\w+)\s*(?:\([^)]*\))?:", section[1], re.MULTILINE)) if section else frozenset()
+
+
+def call_tool(
+    tools: Iterable[Tool] | Mapping[str, Tool], name: str, arguments: str | Mapping[str, Any] | None
+) -> ToolResult:
+    """Call one tool with what a model wrote.
+
+    Args:
+        tools: The tools on offer: functions, or functions by name.
+        name: The tool that the model asked for.
+        arguments: JSON object as text, or a mapping; None or blank text for a call without arguments.
+
+    Returns:
+        The tool's text. An unknown tool, arguments that are not a JSON object or do not fit, and an exception of the
+        tool give an error text and `CallStatus.ERROR`.
+
+    Raises:
+        DeltahError: if the tool itself cannot work here (a worker that does not start): no mistake of the model.
+    """
+    by_name = tools if isinstance(tools, Mapping) else {tool.__name__: tool for tool in tools}
+    start = time.perf_counter()
+    text = _call(by_name, name, arguments)
+    return ToolResult(text, status_of(text), time.perf_counter() - start)
+
+
+def _call(tools: Mapping[str, Tool], name: str, arguments: str | Mapping[str, Any] | None) -> str:
+    tool = tools.get(name)
+    if tool is None:
+        return error_text(f"unknown tool {name!r}; the tools are {', '.join(tools) or 'none'}")
+    try:
+        given = _parse_arguments(arguments)
+        inspect.signature(tool).bind(**given)
+    except (ValueError, TypeError, RecursionError) as error:
+        return error_text(f"wrong arguments for {name}: {error}; expected {name}{_signature(tool)}")
+    try:
+        return str(tool(**given))
+    except DeltahError:
+        raise
+    except Exception as error:  # a user's function may raise anything; the model is told
+        return error_text(f"{type(error).__name__}: {error}")
+
+
+def _parse_arguments(arguments: str | Mapping[str, Any] | None) -> dict[str, Any]:
+    """Arguments by name.
+
+    Raises:
+        ValueError: if the text is not a JSON object.
+    """
+    if isinstance(arguments, str):
+        arguments = json.loads(arguments) if arguments.strip() else {}
+    if arguments is None:
+        return {}
+    if not isinstance(arguments, Mapping) or not all(isinstance(key, str) for key in arguments):
+        raise ValueError("not a JSON object")
+    return dict(arguments)
+
+
+def _signature(tool: Tool) -> str:
+    return "(" + ", ".join(inspect.signature(tool).parameters) + ")"

@@ -1,0 +1,204 @@
+r"""How models spell tool calls in text: one table, a dialect is one entry.
+
+A dialect has a mark that opens its calls, one that closes them, and a parser of what stands between. Dialects may share
+their marks: the first parser that finds a call counts. What no parser takes is one call without a name whose arguments
+are the text. Importers, chat text and training rollouts all find calls by `call_extents`.
+
+Not in the table: the channels of gpt-oss (`deltah.traces.spans`), Python-like calls and the marks of Gemma 4 and LFM2.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple
+
+from deltah.traces.chatlog import FunctionCall
+
+END_TOKENS: Final = frozenset(
+    {
+        "<|im_end|>",
+        "<|endoftext|>",
+        "<|end_of_text|>",
+        "<|eot_id|>",
+        "<|eom_id|>",
+        "<|end|>",
+        "<|return|>",
+        "</s>",
+        "<eos>",
+        "<end_of_turn>",
+        "<|end_of_turn|>",
+        "<|eot|>",
+        "<｜end▁of▁sentence｜>",
+    }
+)
+"""Special tokens that end a turn; only a whole token counts, the same text spelled out is prose."""
+THINK_TAG: Final = re.compile(r"</?think>")
+_JSON_START = re.compile(r"\{\s*\"")
+_MAX_JSON_ATTEMPTS = 64
+"""Failed decodes of one message before bare JSON calls are given up: each may cost a pass over the text."""
+_JSON = json.JSONDecoder()
+
+
+class Dialect(NamedTuple):
+    """One way to spell calls."""
+
+    name: str
+    opening: str
+    closing: str
+    """Empty where calls reach to the end of the message."""
+    parse: Callable[[str], list[FunctionCall]]
+    """Calls in the text between the marks; empty if it is not of this dialect."""
+
+
+def json_calls(body: str) -> list[FunctionCall]:
+    """Calls in a JSON object or a list of objects; none if any of it is not a call."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return []
+    calls = [_json_call(item) for item in (value if isinstance(value, list) else [value])]
+    return [] if None in calls else [call for call in calls if call is not None]
+
+
+def _json_call(value: Any) -> FunctionCall | None:
+    if isinstance(value, dict) and isinstance(value.get("function"), dict):
+        value = value["function"]
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        return None
+    arguments = value.get("arguments", value.get("parameters", {}))
+    return FunctionCall(
+        name=value["name"], arguments=arguments if isinstance(arguments, str) else json.dumps(arguments)
+    )
+
+
+def _paired(body: str, call: str, argument: str) -> list[FunctionCall]:
+    """Calls of a pattern (name, text of the arguments) whose arguments are those of a pattern (key, value)."""
+    return [
+        FunctionCall(name=name.strip(), arguments=json.dumps(dict(re.findall(argument, inner, re.DOTALL))))
+        for name, inner in re.findall(call, body, re.DOTALL)
+    ]
+
+
+def _coder_calls(body: str) -> list[FunctionCall]:
+    """`<function=name><parameter=key>value</parameter></function>`."""
+    parameter = r"<parameter=([^>\n]+)>\n?(.*?)\n?(?:</parameter>|\Z)"
+    return _paired(body, r"<function=([^>\n]+)>(.*?)(?:</function>|\Z)", parameter)
+
+
+def _glm_calls(body: str) -> list[FunctionCall]:
+    """`name`, then `<arg_key>key</arg_key><arg_value>value</arg_value>`."""
+    pair = r"<arg_key>([^<]*)</arg_key>\s*<arg_value>(.*?)</arg_value>"
+    return _paired(body, r"\A(.*?)(<arg_key>.*)", pair) if re.search(pair, body, re.DOTALL) else []
+
+
+def _mistral_calls(body: str) -> list[FunctionCall]:
+    """A JSON list; or `name[ARGS]{...}`, further calls after a mark of their own."""
+    parts = [part.partition("{") for part in body.split("[TOOL_CALLS]")]
+    named = [(re.split(r"\[(?:ARGS|CALL_ID)\]", head)[0].strip(), brace + rest) for head, brace, rest in parts]
+    plain = all(name and not name.startswith("[") and arguments for name, arguments in named)
+    return [FunctionCall(name=name, arguments=arguments.strip()) for name, arguments in named] if plain else []
+
+
+def _deepseek_calls(body: str) -> list[FunctionCall]:
+    """`name<｜tool▁sep｜>{...}`; in V3 `function<｜tool▁sep｜>name` and the arguments as a block of code."""
+    begin, separator, end = "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"
+    pattern = rf"{begin}(?:function{separator})?(\S+?)(?:{separator}|\n```json\n)(.*?)(?:\n```)?(?:{end}|\Z)"
+    return _named(pattern, body)
+
+
+def _kimi_calls(body: str) -> list[FunctionCall]:
+    """`functions.name:0<|tool_call_argument_begin|>{...}`."""
+    begin, separator, end = map(re.escape, ("<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>"))
+    return _named(rf"{begin}\s*(?:functions\.)?(\S+?)(?::\d+)?\s*{separator}(.*?)(?:{end}|\Z)", body)
+
+
+def _named(pattern: str, body: str) -> list[FunctionCall]:
+    """Calls of a pattern with two groups, name and arguments."""
+    return [FunctionCall(name=name, arguments=arguments.strip()) for name, arguments in re.findall(pattern, body, re.S)]
+
+
+DIALECTS: Final = (
+    Dialect("hermes", "<tool_call>", "</tool_call>", json_calls),
+    Dialect("qwen3-coder", "<tool_call>", "</tool_call>", _coder_calls),
+    Dialect("glm", "<tool_call>", "</tool_call>", _glm_calls),
+    Dialect("llama", "<|python_tag|>", "", json_calls),
+    Dialect("mistral", "[TOOL_CALLS]", "", json_calls),
+    Dialect("mistral-v11", "[TOOL_CALLS]", "", _mistral_calls),
+    Dialect("deepseek", "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", _deepseek_calls),
+    Dialect("kimi", "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>", _kimi_calls),
+)
+"""Every dialect; of those that share marks the first whose parser finds a call counts."""
+
+
+def _extent_pattern(opening: str, closing: str) -> str:
+    return re.escape(opening) + (rf".*?(?:{re.escape(closing)}|\Z)" if closing else r".*\Z")
+
+
+_ANY_CALL = re.compile("|".join(dict.fromkeys(_extent_pattern(d.opening, d.closing) for d in DIALECTS)), re.DOTALL)
+
+
+def call_extents(text: str) -> Iterator[tuple[int, int]]:
+    """Half-open runs of characters that spell calls, marks included.
+
+    A mark that is only mentioned while thinking opens none; a call whose closing mark is missing reaches to the end.
+    """
+    if (match := _ANY_CALL.search(text)) is None:
+        return
+    tags = list(THINK_TAG.finditer(text))
+    tag_starts = [tag.start() for tag in tags]
+    while match is not None:
+        following = bisect_left(tag_starts, match.start())
+        mentioned = following < len(tags) and tags[following][0] == "</think>"
+        if not mentioned:
+            yield match.span()
+        match = _ANY_CALL.search(text, tags[following].end() if mentioned else match.end())
+
+
+def json_call_extents(text: str, names: frozenset[str]) -> Iterator[tuple[int, int]]:
+    """Runs of characters that are a JSON object whose "name" is one of those of the calls that a server parsed."""
+    position, failed = 0, 0
+    while failed < _MAX_JSON_ATTEMPTS and (match := _JSON_START.search(text, position)):
+        try:
+            value, position = _JSON.raw_decode(text, match.start())
+        except (ValueError, RecursionError):
+            position, failed = match.start() + 1, failed + 1
+            continue
+        if _called_name(value) in names:
+            yield match.start(), position
+
+
+def _called_name(value: Any) -> object:
+    inner = value.get("function")
+    name = inner.get("name") if isinstance(inner, dict) else value.get("name", inner)
+    return name if isinstance(name, str) else None
+
+
+def parse_calls(markup: str) -> list[FunctionCall]:
+    """Calls that one run of call text spells, marks included; at least one."""
+    body = markup
+    for dialect in DIALECTS:
+        if markup.startswith(dialect.opening):
+            body = without_end_tokens(markup.removeprefix(dialect.opening)).removesuffix(dialect.closing).strip()
+            if calls := dialect.parse(body):
+                return calls
+    return [FunctionCall(name=None, arguments=body)]
+
+
+def without_end_tokens(text: str) -> str:
+    """Without the white space and special tokens, padding included, that close a turn."""
+    end = len(text)
+    while True:
+        while end and text[end - 1].isspace():
+            end -= 1
+        token = next((token for token in END_TOKENS if text.endswith(token, 0, end)), None)
+        if token is None:
+            return text[:end]
+        end -= len(token)
+
+
+def written_calls(text: str) -> list[FunctionCall]:
+    """Calls that a message spells between marks, in order."""
+    return [call for start, stop in call_extents(text) for call in parse_calls(text[start:stop])]
