@@ -26,12 +26,13 @@ def record_low(h: SegmentEntropies) -> Interval:
 
 def main() -> None:
     """Compare the signal with the method's own, call by call and tool by tool."""
-    first = next(iter(deltah.read_traces(LOG, vocab_size=1394)))
+    longest = max(deltah.read_traces(LOG, vocab_size=1394), key=lambda trajectory: len(trajectory.rounds))
     for name in ("delta_h", "record_low"):
-        signal = deltah.score(first, name)
+        signal = deltah.score(longest, name)
         print(f"{name:>10}, {signal.unit}: {signal.value.round(3)} {[verdict.value for verdict in signal.verdicts]}")
     calls = deltah.read_calls(LOG, signal="record_low", vocab_size=1394)
-    print(calls.sql("SELECT tool, count(*) AS calls, avg((verdict = 'reduced')::INT) AS reduced FROM calls GROUP BY tool"))
+    by_tool = "SELECT tool, count(*) AS calls, avg((verdict = 'reduced')::INT) AS reduced FROM calls GROUP BY tool"
+    print(calls.sql(by_tool))
 
 
 if __name__ == "__main__":
