@@ -3,34 +3,27 @@ r"""Every signal against every label: seven statistics with intervals, p-values,
 For a signal and a label, over the calls for which both are known: Spearman's and the point-biserial (Pearson's)
 correlation and the AUC; both correlations given the controls; the AUC over pairs of calls that agree in call index, and
 over pairs that agree in all controls (`deltah.stats.replicates`). Intervals come from one cluster bootstrap by question
-for the whole table (`deltah.stats.bootstrap`). The two tests of a pair are on ranks, so that each speaks of Spearman's
-correlation and the AUC alike; Holm's correction takes all tests of the table as one family.
+(`deltah.stats.bootstrap`). The two tests of a pair, raw and given the controls, are on ranks; Holm's correction takes
+all tests of the table as one family. A pair is not computed, and says why, where fewer than five questions have a good
+call or fewer than five have another. The baseline `call_index` has no partial statistics: it is the control.
 
-A pair is not computed, and says why, where fewer than five questions have a good call or fewer than five have another:
-such a number would be an anecdote. The baseline `call_index` has no partial statistics: it is the control.
-
-**Which null.** Permuting labels call by call supposes that the calls of a question are exchangeable with those of any
-other. They are not: they share the question's difficulty, and some labels (the outcome) are one value for a whole
-trajectory; such a test rejects true nulls. Permuting within a question tests something else and has nothing to permute
-for those labels. Swapping the label blocks of whole questions needs questions with equally many calls. What holds by
-design is that *questions are independent draws*. Let $e_i$ and $f_i$ be the residuals of signal rank and label rank on
-the controls (an intercept for the raw test; call index, lengths and tool for the partial one), and
-$u_q = \sum_{i \in q} e_i f_i$ the score of question q, whatever its number of calls and however they depend on one
-another. Under the null of no (remaining) rank association each $u_q$ has mean 0, so $\sum_q s_q u_q$ with random signs
-$s_q = \pm 1$ is a draw from the null distribution of the test statistic $\sum_q u_q$: the permutation group is the flip
-of whole questions (Hemerik, Goeman and Finos, "Robust testing in generalized linear models by sign flipping score
-contributions", JRSS B 2020; with many questions no symmetry of $u_q$ is needed).
+**The test.** Calls of a question share its difficulty, and some labels are one value for a whole trajectory: permuting
+labels call by call rejects true nulls, and swapping blocks of labels needs questions with equally many calls. What
+holds by design is that *questions are independent draws*. With $e_i$ and $f_i$ the residuals of signal rank and label
+rank on the controls (raw: an intercept), question q has the score $u_q = \sum_{i \in q} e_i f_i$. Under the null of no
+(remaining) rank association each has mean 0, so $T(s) = \sum_q s_q u_q$ with random signs $s_q = \pm 1$ is a draw from
+the null distribution of $T(1)$ (Hemerik, Goeman and Finos, "Robust testing in generalized linear models by sign
+flipping score contributions", JRSS B 2020; with many questions no symmetry of $u_q$ is needed).
 
 Residuals are estimated, which takes from a flipped statistic more variance than from the observed one: without a remedy
-14 calls with eleven controls reject half of all true nulls. Each flip is therefore standardised (De Santis, Goeman,
-Hemerik, Davenport and Finos, "Inference in generalized linear models with robustness to misspecified variances", JASA
-2025): given the labels, $T(s) = \sum s_q u_q$ has the variance $V(s) = 1 - |\sum_q s_q a_q|^2$ in units of that of
-T(1), with $a_q = \sum_{i \in q} f_i U_i / |f|$ and U an orthonormal basis of the controls.
+14 calls with eleven controls reject half of all true nulls. Each flip is therefore standardised (De Santis et al.,
+"Inference in generalized linear models with robustness to misspecified variances", JASA 2025): given the labels, T(s)
+has the variance $V(s) = 1 - |\sum_q s_q a_q|^2$ in units of that of T(1), with $a_q = \sum_{i \in q} f_i U_i / |f|$ and
+U an orthonormal basis of the controls.
 
-Two-sided; $p = (1 + \#\{|T(s)| / \sqrt{V(s)} \ge |T(1)|\}) / (1 + P)$, the observed signs being one of the draws, so
-that p is never 0. Q questions have $2^{Q-1}$ distinct flips: five cannot reject at 5 %. Questions of very unequal size
-make few of them count: where one of twenty holds a third of the calls, or sizes have a heavy tail, true nulls were
-rejected at 5 to 11 % instead of 5 (`deltah.stats.study` then says so).
+Two-sided; $p = (1 + \#\{|T(s)| / \sqrt{V(s)} \ge |T(1)|\}) / (1 + P)$, never 0. Q questions have $2^{Q-1}$ distinct
+flips: five cannot reject at 5 %. Where one of twenty questions holds a third of the calls, or sizes have a heavy tail,
+true nulls were rejected at 5 to 11 % instead of 5 (`deltah.stats.study` then says so).
 """
 
 from __future__ import annotations
