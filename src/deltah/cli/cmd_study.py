@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -49,11 +49,9 @@ def command(  # noqa: PLR0913 - the options of a command line
     from deltah.calls.notes import notes_on
     from deltah.cli.progress import reading, reporting
     from deltah.cli.tables import inert
-    from deltah.runs.directory import write_atomic
     from deltah.stats.columns import PROBE_COLUMNS, build_table
     from deltah.stats.labels import read_call_values
     from deltah.stats.study import run_study
-    from deltah.stats.study_text import study_markdown
 
     targets = _targets(out)
     options = log_options(answers=tasks, format=format, vocab_size=vocab_size, join=join, strict=strict)
@@ -77,14 +75,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     _print(result)
     for note in notes_on(log, facts.facts()):
         typer.echo(f"note  {inert(note)}", err=True)
-    texts = (json.dumps(result.as_dict(), ensure_ascii=False, allow_nan=False, indent=1) + "\n", study_markdown(result))
-    for path, text in zip(targets, texts, strict=False):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, text)
-        except OSError as error:
-            raise DataError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
-        typer.echo(path)
+    _write(result, targets)
     report_losses(log)
 
 
@@ -175,3 +166,22 @@ def _targets(out: Path | None) -> tuple[Path, ...]:
         raise ConfigError(f"--out {out}: expected a directory, or a name that ends in .json")
     data = out if out.suffix.lower() == ".json" else out / "study.json"
     return data, data.with_suffix(".md")
+
+
+def _write(result: StudyResult, targets: Sequence[Path]) -> None:
+    """Write the JSON and the Markdown file, where there are targets.
+
+    Raises:
+        DataError: if a file cannot be written.
+    """
+    from deltah.runs.directory import write_atomic
+    from deltah.stats.study_text import study_markdown
+
+    data = json.dumps(result.as_dict(), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+    for path, text in zip(targets, (data, study_markdown(result)), strict=False):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, text)
+        except OSError as error:
+            raise DataError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
+        typer.echo(path)
