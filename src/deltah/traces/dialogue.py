@@ -19,8 +19,8 @@ from deltah.errors import DataError
 from deltah.traces.chatlog import ChatLine, Choice, Message, Request, Response
 from deltah.traces.chunks import assemble, parse_event_stream
 from deltah.traces.fields import epoch_seconds, seconds, unfit_outcome, unit
+from deltah.traces.logprobs import NO_TOKENS, PackedTokens, pack
 from deltah.traces.streams import Position
-from deltah.traces.tokens import NO_TOKENS, PackedTokens, pack
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,8 +43,8 @@ from deltah.traces.conversation import message_text
 from deltah.traces.decode import decode_line
 from deltah.traces.dialogue import Dialogue, Facts, Said
 from deltah.traces.fields import finite, golden_answers, scalars, unit
+from deltah.traces.logprobs import NO_TOKENS, pack
 from deltah.traces.streams import Position
-from deltah.traces.tokens import NO_TOKENS, pack
 
 T = TypeVar("T")
 

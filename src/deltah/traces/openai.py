@@ -14,7 +14,7 @@ of one chunk each, bare or as their `response` (`deltah.traces.chunks`). The bat
   `duration_s`) and the start of the next, shared by the results in between: the client's own work, or a person's pause,
   is in it, and `duration_s_from` in the metadata says so.
 * status: error where the result reads as one; the rule is `deltah.core.results.is_error`.
-* entropy: `top_logprobs` through `deltah.traces.topk`; exact where they cover `vocab_size` tokens; NaN without.
+* entropy: `top_logprobs` through `deltah.traces.logprobs`; exact where they cover `vocab_size` tokens; NaN without.
 * vocab_size: the line's, else the caller's, else that of the model's family (`deltah.traces.vocabularies`), else
   `deltah.core.entropy.DEFAULT_VOCAB_SIZE`; `metadata["vocab_size_from"]` names one that nobody stated.
 * temperature: of the *reported* distribution: 1 if `logprobs_mode` is raw, the sampling temperature (1 for greedy
@@ -44,9 +44,8 @@ from deltah.traces.conversation import Conversation, message_text
 from deltah.traces.decode import decode_line
 from deltah.traces.dialogue import Dialogue, Exchange, Facts, NeedsOthers, Said, read_line
 from deltah.traces.joining import Joiner, alone
+from deltah.traces.logprobs import concatenate, measure
 from deltah.traces.streams import Position
-from deltah.traces.tokens import concatenate
-from deltah.traces.topk import measure
 from deltah.traces.vocabularies import vocab_size_of
 
 _DECODER = msgspec.json.Decoder(ChatLine, strict=True)
