@@ -18,7 +18,7 @@ from deltah.errors import InvalidValueError, ServerError
 from deltah.probe.chat_template import ChatTemplate
 from deltah.probe.http_client import RETRIED, JsonClient, base_url
 from deltah.probe.queries import ChatContext, ContextTooLongError, Query, QueryError, TextContinuation
-from deltah.probe.server import ServerOptions, connect
+from deltah.probe.server import ServerBackend, ServerOptions, connect
 from deltah.probe.server_requests import tail_start
 
 PIECE = re.compile(r"<[^>]*>|\s?\w+|\W")
@@ -108,7 +108,9 @@ def ask(text: str, context: ChatContext = CONTEXT, **ends: int) -> Query:
     return Query(context=context, continuation=TextContinuation(text=text, **ends))
 
 
-OPTIONS = ServerOptions(top_k=3, vocab_size=100)
+def reach(url: str, **options: Any) -> ServerBackend:
+    """Connect, asking for three alternatives of a vocabulary of 100."""
+    return connect(ServerOptions(url=url, **{"top_k": 3, "vocab_size": 100, **options}))
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ OPTIONS = ServerOptions(top_k=3, vocab_size=100)
 )
 def test_each_dialect_gives_the_same_numbers(handle: Any, template: Any, dialect: str) -> None:
     with FakeServer(handle) as server:
-        backend = connect(server.url, options=OPTIONS, template=template)
+        backend = reach(server.url, template=template)
         assert backend.identity["dialect"] == dialect
         queries = [ask("<answer>far away</answer>", opener=8, closer=9), ask("it is rare", OPEN)]
         tagged, open_turn = backend.score(queries)
@@ -142,7 +144,7 @@ def test_each_dialect_gives_the_same_numbers(handle: Any, template: Any, dialect
 def test_what_the_server_is_asked() -> None:
     tools = [{"type": "function", "function": {"name": "search"}}]
     with FakeServer(vllm) as server:
-        backend = connect(f"{server.url}/v1/", model="m", api_key="secret", options=OPTIONS, tools=tools)
+        backend = reach(f"{server.url}/v1/", model="m", api_key="secret", tools=tools)
         list(backend.score([ask("so", OPEN)]))
         path, body, headers = server.requests[-1]
     assert path == "/v1/chat/completions"
@@ -170,7 +172,7 @@ def test_text_of_broken_characters_is_placed_by_counting() -> None:
         return status, value
 
     with FakeServer(handle) as server:
-        backend = connect(server.url, options=OPTIONS)
+        backend = reach(server.url)
         [scores] = backend.score([ask("<answer>é</answer>", opener=8, closer=9)])
     assert scores.focus.tolist() == [False, True, True, False]
     assert scores.n_context == len(pieces("<user>Where is it<assistant>"))
@@ -186,7 +188,7 @@ def test_alternatives_that_may_hide_one_another_are_not_measured() -> None:
         return status, value
 
     with FakeServer(handle) as server:
-        [scores] = connect(server.url, options=OPTIONS, template=TEMPLATE).score([ask("it is far")])
+        [scores] = reach(server.url, template=TEMPLATE).score([ask("it is far")])
     assert np.isnan(scores.entropy).tolist() == [False, True, True]
     assert np.isfinite(scores.logprobs).all()
 
@@ -202,9 +204,9 @@ def test_a_server_that_ignores_prompt_logprobs() -> None:
 
     with FakeServer(handle) as server:
         with pytest.raises(ServerError, match=r"ignores the request .* \(chat\).*vLLM.*--chat-template"):
-            connect(server.url)
+            reach(server.url)
         with pytest.raises(ServerError, match="can be verified"):
-            connect(server.url, template=TEMPLATE)
+            reach(server.url, template=TEMPLATE)
 
 
 @pytest.mark.parametrize(
@@ -224,12 +226,12 @@ def test_broken_answers_are_one_sentence(answer: dict[str, Any]) -> None:
         FakeServer(lambda path, body: models() if body is None else (200, answer)) as server,
         pytest.raises(ServerError, match="ignores the request"),
     ):
-        connect(server.url)
+        reach(server.url)
 
 
 def test_log_probabilities_of_the_neighbouring_token_are_refused() -> None:
     with FakeServer(echoing(shifted=True)) as server, pytest.raises(ServerError, match="do not belong to their tokens"):
-        connect(server.url, template=TEMPLATE)
+        reach(server.url, template=TEMPLATE)
 
 
 @pytest.mark.parametrize(
@@ -243,14 +245,14 @@ def test_log_probabilities_of_the_neighbouring_token_are_refused() -> None:
 def test_refusals_are_not_retried(status: int, message: str) -> None:
     with FakeServer(lambda path, body: (status, {"error": {"message": "no such model"}})) as server:
         with pytest.raises(ServerError, match=re.escape(message)):
-            connect(server.url)
+            reach(server.url)
         assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("said", ["<html>", "[1]"])
 def test_something_that_is_not_the_api(said: str) -> None:
     with FakeServer(lambda path, body: (200, said)) as server, pytest.raises(ServerError, match="answered with"):
-        connect(server.url)
+        reach(server.url)
 
 
 def test_several_models_must_be_named() -> None:
@@ -258,7 +260,7 @@ def test_several_models_must_be_named() -> None:
         FakeServer(lambda path, body: (200, {"data": [{"id": "a"}, {"id": "b"}, 3]})) as server,
         pytest.raises(ServerError, match="serves these models: a, b; name one with --served-model"),
     ):
-        connect(server.url)
+        reach(server.url)
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://x", ""])
@@ -333,7 +335,7 @@ def test_a_rejected_query_is_that_queries_fault(said: str, error: type[Exception
         return vllm(path, body)
 
     with FakeServer(handle) as server:
-        backend = connect(server.url, options=OPTIONS)
+        backend = reach(server.url)
         with pytest.raises(error, match=re.escape(said)):
             list(backend.score([ask("fine"), ask("boom")]))
 
@@ -345,12 +347,12 @@ def test_too_many_alternatives_are_refused_before_anything_is_asked() -> None:
         return models() if body is None else (400, {"error": {"message": message}})
 
     with FakeServer(handle) as server, pytest.raises(ServerError, match=message):
-        connect(server.url, options=ServerOptions(top_k=50))
+        reach(server.url, top_k=50)
 
 
 def test_the_cost_is_estimated_from_characters() -> None:
     with FakeServer(vllm) as server:
-        backend = connect(server.url, options=OPTIONS)
+        backend = reach(server.url)
         n = len(server.requests)
         assert backend.count(ask("x" * 29)) == 5 + (11 + 29) // 4  # the default, four characters a token
         assert len(server.requests) == n

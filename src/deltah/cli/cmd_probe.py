@@ -16,7 +16,7 @@ from deltah.calls.logs import LogOptions, ScoredLog
 from deltah.cli.losses import check_file_name, named_files, nothing_read, read_files, report_losses, spare_inputs
 from deltah.cli.options import Answers, Logs, Strict, TraceFormat, VocabSize, log_options
 from deltah.cli.progress import reading, reporting
-from deltah.core.types import Scalar, Trajectory
+from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError, InvalidValueError
 from deltah.runs.directory import nan_to_none, write_atomic
 from deltah.text_format import agreeing, count
@@ -31,33 +31,34 @@ if TYPE_CHECKING:
 def command(  # noqa: PLR0913 - the options of a command line
     paths: Logs,
     answers: Answers = None,
-    model: Annotated[str | None, typer.Option(help="Local model: directory, hub id, 'lab' or 'smollm2'.")] = None,
-    server: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server with prompt logprobs.")] = None,
-    served_model: Annotated[str | None, typer.Option(help="Name under which the server serves the model.")] = None,
+    model: Annotated[str | None, typer.Option(help="Local model: a directory, a hub id or 'lab'.")] = None,
+    server: Annotated[str | None, typer.Option(help="URL of a server that reports prompt log-probabilities.")] = None,
+    served_model: Annotated[str | None, typer.Option(help="Name of the model on the server.")] = None,
     api_key_env: Annotated[str | None, typer.Option(help="Environment variable that holds the API key.")] = None,
     chat_template: Annotated[
-        Path | None, typer.Option(help="Chat template, tokenizer_config.json or model folder: use text completions.")
+        Path | None, typer.Option(help="Chat template, tokenizer_config.json or model folder. Sends text completions.")
     ] = None,
-    tools: Annotated[Path | None, typer.Option(help="JSON list of tool schemas that the agent was given.")] = None,
-    top_logprobs: Annotated[int, typer.Option(help="Alternatives a server is asked for.", min=1)] = 20,
+    tools: Annotated[Path | None, typer.Option(help="JSON list of the tool schemas that the agent was given.")] = None,
+    top_logprobs: Annotated[int, typer.Option(help="Log-probabilities a token, from the server.", min=1)] = 20,
     vocab_size: VocabSize = None,
     format: TraceFormat = None,
     strict: Strict = False,
-    max_calls: Annotated[int, typer.Option(help="Budget: calls probed, spread over the questions.", min=1)] = 200,
+    max_calls: Annotated[int, typer.Option(help="Number of calls to probe, spread over the questions.", min=1)] = 200,
     seed: Annotated[int, typer.Option(help="Seed of the sample and of the control results.", min=0)] = 0,
     answer_template: Annotated[
-        str | None, typer.Option(help="Text with {answer}, or 'sentence'; by default the form of its own answer.")
+        str | None,
+        typer.Option(help="Text with {answer}, or 'sentence' (default: the form of the agent's own answer)."),
     ] = None,
-    out: Annotated[
-        Path, typer.Option(help="Rows, one a call; answers are kept beside it, so that a killed run continues.")
-    ] = Path("probe.jsonl"),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost, and stop.")] = False,
+    out: Annotated[Path, typer.Option(help="Output, one row a call. Answers are kept beside it.")] = Path(
+        "probe.jsonl"
+    ),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cost and stop.")] = False,
 ) -> None:
     """Measure what each call's result did: to the probability of the gold answer, and to the entropy after it."""
     from deltah.probe.cache import identity_on_disk, open_cache
     from deltah.probe.plan import ProbeConfig, make_plan
     from deltah.probe.run import cost_of, run_plan
-    from deltah.probe.server import ServerOptions, chars_per_token
+    from deltah.probe.server import chars_per_token, connect, unasked
 
     config = ProbeConfig(max_calls=max_calls, seed=seed, answer_template=answer_template)
     if (model is None) == (server is None):
@@ -66,18 +67,19 @@ def command(  # noqa: PLR0913 - the options of a command line
     check_file_name(out)
     log, trajectories = _read(paths, read, out, [answers, tools])
     schemas, kept = _schemas(tools), out.with_suffix(".cache.sqlite")
-    options = ServerOptions(top_k=top_logprobs, vocab_size=vocab_size, chars_per_token=chars_per_token(trajectories))
-    if model is not None:
-        backend = _local(model, schemas)
+    estimated = chars_per_token(trajectories)
+    if server is None:
+        backend = _local(str(model), schemas)
     else:
-        known = identity_on_disk(kept) if dry_run else None
-        backend = _server(str(server), served_model, api_key_env, chat_template, schemas, options, known)
+        options = _server_options(server, served_model, api_key_env, chat_template, schemas)
+        options = replace(options, top_k=top_logprobs, vocab_size=vocab_size, chars_per_token=estimated)
+        backend = unasked(options, identity_on_disk(kept)) if dry_run else connect(options)
     with open_cache(kept, backend.identity) as cache:
         plan = make_plan(trajectories, backend, config)
         _say_cost(plan, cost_of(plan, backend, cache))
         if dry_run:
             if server is not None:
-                _say_unasked(options)
+                _say_unasked(estimated)
             return
         with reporting("probe") as report:
             result = run_plan(plan, trajectories, backend, cache, config, progress=report)
@@ -116,10 +118,10 @@ def _say_cost(plan: Plan, cost: Cost) -> None:
         typer.echo(f"cannot be probed: {count(n, 'call')}, {reason}")
 
 
-def _say_unasked(options: ServerOptions) -> None:
+def _say_unasked(chars_per_token: float) -> None:
     """What the plan of a probe rests on whose server was not asked."""
     typer.echo(
-        f"nothing was sent: tokens are estimated at {options.chars_per_token:.1f} characters a token, and whether the "
+        f"nothing was sent: tokens are estimated at {chars_per_token:.1f} characters a token, and whether the "
         "server reports what a probe needs is found out when it runs"
     )
 
@@ -141,33 +143,34 @@ def _schemas(path: Path | None) -> list[dict[str, Any]]:
     return value
 
 
-def _local(model: str, schemas: Sequence[dict[str, Any]]) -> Backend:
+def _local(model: str, schemas: Sequence[Mapping[str, Any]]) -> Backend:
     from deltah.engines.local_scorer import load_local
     from deltah.engines.models import resolve_model
 
     return load_local(resolve_model(model), tools=schemas)
 
 
-def _server(
+def _server_options(
     url: str,
     served_model: str | None,
-    api_key_env: str | None,
+    key_variable: str | None,
     chat_template: Path | None,
-    schemas: Sequence[dict[str, Any]],
-    options: ServerOptions,
-    known: Mapping[str, Scalar] | None,
-) -> Backend:
-    """The server's backend; where an identity is `known`, if only an empty one, nothing is asked of the server."""
-    from deltah.probe.chat_template import load_template
-    from deltah.probe.server import connect, unasked
+    schemas: Sequence[Mapping[str, Any]],
+) -> ServerOptions:
+    """Which server is asked, and how.
 
-    key = None if api_key_env is None else os.environ.get(api_key_env)
-    if api_key_env is not None and not key:
-        raise InvalidValueError(f"--api-key-env {api_key_env}: that environment variable is not set")
+    Raises:
+        InvalidValueError: if the variable of the API key is not set.
+        ConfigError: if the chat template cannot be read.
+    """
+    from deltah.probe.chat_template import load_template
+    from deltah.probe.server import ServerOptions
+
+    key = None if key_variable is None else os.environ.get(key_variable)
+    if key_variable is not None and not key:
+        raise InvalidValueError(f"--api-key-env {key_variable}: that environment variable is not set")
     template = None if chat_template is None else load_template(chat_template, schemas)
-    if known is not None:
-        return unasked(url, model=served_model, options=options, template=template, tools=schemas, known=known)
-    return connect(url, model=served_model, api_key=key, options=options, template=template, tools=schemas)
+    return ServerOptions(url=url, model=served_model, api_key=key, template=template, tools=schemas)
 
 
 def _write(out: Path, result: ProbeResult) -> None:

@@ -11,33 +11,22 @@ import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-import msgspec
 import numpy as np
 
-from deltah.core.types import Estimator, FloatArray, Scalar
+from deltah.core.types import Estimator, Scalar
 from deltah.errors import ConfigError, DataError
 from deltah.probe.queries import Query, Scores, digest, plain
 
-_TABLES = (
-    "CREATE TABLE identity (content TEXT NOT NULL)",
-    "CREATE TABLE answers (query TEXT PRIMARY KEY, answer BLOB NOT NULL) WITHOUT ROWID",
-)
-
-
-class _Answer(msgspec.Struct, frozen=True, kw_only=True):
-    logprobs: list[float]
-    entropy: list[float]
-    lower: list[float] | None
-    """None: the entropies are exact."""
-    upper: list[float] | None
-    focus: list[bool]
-    estimator: Estimator
-    n_context: int
-
-
-_DECODER = msgspec.msgpack.Decoder(_Answer)
+_ARRAYS = ("logprobs", "entropy", "lower", "upper")
+_IDENTITY_TABLE = "CREATE TABLE identity (content TEXT NOT NULL)"
+_ANSWERS_TABLE = f"""CREATE TABLE answers (
+    query TEXT PRIMARY KEY,
+    {", ".join(f"{name} BLOB" for name in _ARRAYS)}, focus BLOB,
+    estimator TEXT, n_context INTEGER
+) WITHOUT ROWID"""
+"""Arrays as the bytes of float64, and of bool."""
 
 
 class ProbeCache:
@@ -57,14 +46,20 @@ class ProbeCache:
 
     def __contains__(self, query: Query) -> bool:
         """Whether the answer is known."""
-        return self._find(query) is not None
+        return self._row("1", query) is not None
 
     def __getitem__(self, query: Query) -> Scores:
         """The answer to a query that is `in` the cache."""
-        found = self._find(query)
-        if found is None:
+        row = self._row(f"{', '.join(_ARRAYS)}, focus, estimator, n_context", query)
+        if row is None:
             raise KeyError(query)
-        return _scores(_DECODER.decode(found))
+        *arrays, focus, estimator, n_context = row
+        return Scores(
+            **{name: np.frombuffer(content) for name, content in zip(_ARRAYS, arrays, strict=True)},
+            focus=np.frombuffer(focus, dtype=np.bool_),
+            estimator=Estimator(estimator),
+            n_context=n_context,
+        )
 
     def put(self, query: Query, scores: Scores) -> None:
         """Write an answer to disk before it is used.
@@ -75,8 +70,9 @@ class ProbeCache:
         try:
             if self._connection is None:
                 self._connection = _create(self.path, self._identity)
-            row = (digest(plain(query)), msgspec.msgpack.encode(_answer(scores)))
-            self._connection.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", row)
+            arrays = [np.asarray(getattr(scores, name), dtype=np.float64).tobytes() for name in _ARRAYS]
+            row = (digest(plain(query)), *arrays, scores.focus.tobytes(), scores.estimator.value, scores.n_context)
+            self._connection.execute(f"INSERT OR REPLACE INTO answers VALUES ({', '.join('?' * len(row))})", row)
         except (OSError, sqlite3.Error) as error:
             raise DataError(f"cannot write the cache {self.path}: {error}; what it holds is kept") from error
 
@@ -91,11 +87,12 @@ class ProbeCache:
         if self._connection is not None:
             self._connection.close()
 
-    def _find(self, query: Query) -> bytes | None:
+    def _row(self, columns: str, query: Query) -> tuple[Any, ...] | None:
         if self._connection is None:
             return None
-        row = self._connection.execute("SELECT answer FROM answers WHERE query = ?", (digest(plain(query)),)).fetchone()
-        return None if row is None else bytes(row[0])
+        asked = f"SELECT {columns} FROM answers WHERE query = ?"
+        row: tuple[Any, ...] | None = self._connection.execute(asked, (digest(plain(query)),)).fetchone()
+        return row
 
 
 def open_cache(path: Path, identity: Mapping[str, Scalar]) -> ProbeCache:
@@ -138,8 +135,8 @@ def _create(path: Path, identity: Mapping[str, Scalar]) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("BEGIN")
-    for table in _TABLES:
-        connection.execute(table)
+    connection.execute(_IDENTITY_TABLE)
+    connection.execute(_ANSWERS_TABLE)
     connection.execute("INSERT INTO identity VALUES (?)", (json.dumps(identity),))
     connection.execute("COMMIT")
     return connection
@@ -158,29 +155,3 @@ def _check_identity(path: Path, old: Mapping[str, Scalar], new: Mapping[str, Sca
             f"the cache {path} holds answers of another model or setting ({changes}); give the same options to "
             "continue, or another --out"
         )
-
-
-def _answer(scores: Scores) -> _Answer:
-    exact = scores.estimator is not Estimator.TOP_K
-    return _Answer(
-        logprobs=scores.logprobs.tolist(),
-        entropy=scores.entropy.tolist(),
-        lower=None if exact else scores.lower.tolist(),
-        upper=None if exact else scores.upper.tolist(),
-        focus=scores.focus.tolist(),
-        estimator=scores.estimator,
-        n_context=scores.n_context,
-    )
-
-
-def _scores(answer: _Answer) -> Scores:
-    entropy: FloatArray = np.array(answer.entropy, dtype=np.float64)
-    return Scores(
-        logprobs=np.array(answer.logprobs, dtype=np.float64),
-        entropy=entropy,
-        lower=entropy if answer.lower is None else np.array(answer.lower, dtype=np.float64),
-        upper=entropy if answer.upper is None else np.array(answer.upper, dtype=np.float64),
-        focus=np.array(answer.focus, dtype=np.bool_),
-        estimator=answer.estimator,
-        n_context=answer.n_context,
-    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -41,6 +41,7 @@ from deltah.traces.logprobs import measure, pack_lists
 from deltah.traces.messages import Message
 from deltah.traces.vocabularies import vocab_size_of
 
+CHARS_PER_TOKEN: Final = 4.0
 MESSAGE_TOKENS: Final = 5
 """Template tokens of a message, for estimates of cost."""
 _LENGTH_WORDS: Final = ("context length", "maximum context", "context window", "max_model_len", "too long", "too large")
@@ -52,15 +53,25 @@ _ECHO_TOLERANCE: Final = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions:
-    """What a server is asked for."""
+    """Which server is asked, and what for."""
 
+    url: str
+    """With or without /v1."""
+    model: str | None = None
+    """Name under which it serves; None: the only one it lists."""
+    api_key: str | None = field(default=None, repr=False)
+    """Sent as a bearer token."""
+    template: ChatTemplate | None = None
+    """Chat template of the model. With it the completions endpoint is used, else chat completions."""
+    tools: Sequence[Mapping[str, Any]] = ()
+    """Tool schemas of the request; a template has its own."""
     top_k: int = 20
     """Alternatives of each token; vLLM gives 20 at most unless started with --max-logprobs."""
     vocab_size: int | None = None
     """V; None: that of the model's family, else `deltah.core.entropy.DEFAULT_VOCAB_SIZE`."""
     concurrency: int = 6
     """Requests under way at once: those of one call."""
-    chars_per_token: float = 4.0
+    chars_per_token: float = CHARS_PER_TOKEN
     """For estimates of cost."""
 
 
@@ -69,19 +80,9 @@ class ServerBackend:
 
     view = None
 
-    def __init__(
-        self,
-        client: JsonClient,
-        model: str,
-        dialect: Dialect,
-        options: ServerOptions,
-        *,
-        template: ChatTemplate | None = None,
-        tools: Sequence[Mapping[str, Any]] = (),
-    ) -> None:
+    def __init__(self, client: JsonClient, model: str, dialect: Dialect, options: ServerOptions) -> None:
         """Use a server whose dialect is known."""
         self._client, self._model, self._dialect, self._options = client, model, dialect, options
-        self._template, self._tools = template, tuple(tools)
         self._vocab_size = options.vocab_size or vocab_size_of(model)[0]
         self.identity: dict[str, Scalar] = {
             "backend": "server",
@@ -90,8 +91,8 @@ class ServerBackend:
             "dialect": dialect.value,
             "top_logprobs": options.top_k,
             "vocab_size": self._vocab_size,
-            "template": None if template is None else digest(template.source)[:8],
-            "tools": digest(list(map(dict, tools)))[:8] if tools else None,
+            "template": None if options.template is None else digest(options.template.source)[:8],
+            "tools": digest(list(map(dict, options.tools)))[:8] if options.tools else None,
         }
 
     def count(self, query: Query) -> int:
@@ -128,10 +129,11 @@ class ServerBackend:
 
     def _body(self, context: ChatContext, text: str) -> dict[str, Any]:
         if self._dialect.takes_messages:
-            return chat_body(context, text, self._options.top_k, self._tools)
-        if self._template is None:
+            return chat_body(context, text, self._options.top_k, self._options.tools)
+        template = self._options.template
+        if template is None:
             raise ServerError("this server takes text only; give its model's chat template with --chat-template")
-        rendered = self._template.render(context.messages) + context.open_text + text
+        rendered = template.render(context.messages) + context.open_text + text
         return text_body(self._dialect, rendered, self._options.top_k)
 
     def _complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,79 +161,45 @@ class ServerBackend:
 def chars_per_token(trajectories: Iterable[Trajectory]) -> float:
     """Characters of a sampled token in logs; four where the logs have no tokens."""
     texts = [text for t in trajectories for text in t.token_texts or ()]
-    return sum(map(len, texts)) / len(texts) if any(texts) else ServerOptions().chars_per_token
+    return sum(map(len, texts)) / len(texts) if any(texts) else CHARS_PER_TOKEN
 
 
-def unasked(
-    url: str,
-    *,
-    model: str | None = None,
-    options: ServerOptions | None = None,
-    template: ChatTemplate | None = None,
-    tools: Sequence[Mapping[str, Any]] = (),
-    known: Mapping[str, Scalar] | None = None,
-) -> ServerBackend:
+def unasked(options: ServerOptions, known: Mapping[str, Scalar]) -> ServerBackend:
     """A backend of a server that is not asked anything, to count what a plan costs.
 
     Args:
-        url: With or without /v1.
-        model: As for `connect`.
         options: As for `connect`.
-        template: As for `connect`.
-        tools: As for `connect`.
-        known: Identity under which earlier answers are kept: it says what the server would.
+        known: Identity under which earlier answers are kept: it says what the server would; may be empty.
 
     Raises:
         InvalidValueError: if the URL is none.
     """
-    known = known or {}
-    name = model or str(known.get("model") or "")
-    usual = Dialect.CHAT if template is None else Dialect.COMPLETIONS
+    usual = Dialect.CHAT if options.template is None else Dialect.COMPLETIONS
     dialect = Dialect(str(known["dialect"])) if known.get("dialect") in list(Dialect) else usual
-    client = JsonClient(base=base_url(url))
-    return ServerBackend(client, name, dialect, options or ServerOptions(), template=template, tools=tools)
+    name = options.model or str(known.get("model") or "")
+    return ServerBackend(JsonClient(base=base_url(options.url)), name, dialect, options)
 
 
-def connect(
-    url: str,
-    *,
-    model: str | None = None,
-    api_key: str | None = None,
-    options: ServerOptions | None = None,
-    template: ChatTemplate | None = None,
-    tools: Sequence[Mapping[str, Any]] = (),
-) -> ServerBackend:
+def connect(options: ServerOptions) -> ServerBackend:
     """Find out how a server is asked, and that it answers.
-
-    Args:
-        url: With or without /v1.
-        model: Name under which it serves; None: the only one it lists.
-        api_key: Sent as a bearer token.
-        options: What it is asked for.
-        template: Chat template of the model. With it the completions endpoint is used, else chat completions.
-        tools: Tool schemas that the template writes into the prompt.
 
     Raises:
         InvalidValueError: if the URL is none.
         ServerError: if the server cannot be reached, refuses access or does not report what is needed.
     """
-    client = JsonClient(base=base_url(url), api_key=api_key, patient=False)
-    name = model or _served_model(client)
+    client = JsonClient(base=base_url(options.url), api_key=options.api_key, patient=False)
+    name = options.model or _served_model(client)
     failure: ServerError | None = None
-    for dialect in (Dialect.CHAT,) if template is None else (Dialect.COMPLETIONS, Dialect.ECHO):
-
-        def backend(client: JsonClient, dialect: Dialect = dialect) -> ServerBackend:
-            return ServerBackend(client, name, dialect, options or ServerOptions(), template=template, tools=tools)
-
+    for dialect in (Dialect.CHAT,) if options.template is None else (Dialect.COMPLETIONS, Dialect.ECHO):
         try:
-            if dialect is Dialect.ECHO and template is not None:
-                _check_alignment(client, name, template)
-            backend(client).read(_GREETING, "ok")
+            if dialect is Dialect.ECHO and options.template is not None:
+                _check_alignment(client, name, options.template)
+            ServerBackend(client, name, dialect, options).read(_GREETING, "ok")
         except (IgnoredError, RejectedError) as error:
             failure = error
         else:
-            return backend(replace(client, patient=True))
-    raise failure or ServerError(f"{url} offers no way to score text")
+            return ServerBackend(replace(client, patient=True), name, dialect, options)
+    raise failure or ServerError(f"{options.url} offers no way to score text")
 
 
 def _served_model(client: JsonClient) -> str:
