@@ -35,7 +35,7 @@ import numpy as np
 from deltah.core.entropy import SERVER_PRECISION_NATS, EntropyBounds, entropy_bounds
 from deltah.core.types import BoolArray, Estimator, FloatArray, IntArray
 from deltah.errors import DataError, InvalidValueError, VocabularySizeError
-from deltah.traces.chatlog import LogprobsBlock, TokenLogprob
+from deltah.traces.openai_schema import LogprobsBlock, TokenLogprob
 
 STAND_IN = -9999.0
 """At or below it a log-probability stands for "impossible" or "not among those reported"."""
