@@ -16,7 +16,7 @@ from deltah.cli.tables import print_summaries
 def command(  # noqa: PLR0913 - the options of a command line
     tasks: Annotated[str | None, typer.Option(help="Task file, JSONL or Parquet.")] = None,
     model: Annotated[str | None, typer.Option(help="Directory, hub id, or 'lab', the embedded agent.")] = None,
-    tools: Annotated[str | None, typer.Option(help="Comma-separated: search, python, package.module:function.")] = None,
+    tools: Annotated[str | None, typer.Option(help="Comma-separated: {tools}, package.module:function.")] = None,
     corpus: Annotated[str | None, typer.Option(help="JSONL of documents for the search tool.")] = None,
     limit: Annotated[int | None, typer.Option(help="Use only the first so many tasks.", min=1)] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the sampling.")] = None,

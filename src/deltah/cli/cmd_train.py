@@ -18,10 +18,10 @@ Settings = Annotated[
 def command(  # noqa: PLR0913 - the options of a command line
     tasks: Annotated[str | None, typer.Option(help="Task file, JSONL or Parquet.")] = None,
     model: Annotated[str | None, typer.Option(help="Directory, hub id, or 'lab', the embedded agent.")] = None,
-    tools: Annotated[str | None, typer.Option(help="Comma-separated: search, python, package.module:function.")] = None,
+    tools: Annotated[str | None, typer.Option(help="Comma-separated: {tools}, package.module:function.")] = None,
     corpus: Annotated[str | None, typer.Option(help="JSONL of documents for the search tool.")] = None,
-    reward: Annotated[str | None, typer.Option(help="outcome, sparse, dense, penalty, otc or shuffled.")] = None,
-    signal: Annotated[str | None, typer.Option(help="Signal behind the reward; delta_h is the method's.")] = None,
+    reward: Annotated[str | None, typer.Option(help="One of {rewards}; or package.module:function.")] = None,
+    signal: Annotated[str | None, typer.Option(help="One of {signals}; or package.module:function.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     eval_tasks: Annotated[str | None, typer.Option(help="Held-out task file to evaluate on at the end.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,

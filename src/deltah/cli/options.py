@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperCommand
 
 from deltah.calls.logs import LogOptions, log_signals
+from deltah.core.rewards import REWARDS
+from deltah.tools.toolbox import TOOLS
 from deltah.traces.importing import IMPORTERS
+
+_NAMES: Final[Mapping[str, Callable[[], Iterable[str]]]] = {
+    "{signals}": log_signals,
+    "{rewards}": lambda: REWARDS,
+    "{tools}": lambda: TOOLS,
+    "{formats}": lambda: IMPORTERS,
+}
 
 
 class OpenCommand(TyperCommand):
-    """A command whose help lists what is registered when it is asked, for `{signals}` and `{formats}`."""
+    """A command whose help lists what is registered when it is asked, for `{signals}` and the like."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Parameters, with the names filled in."""
         params: list[Any] = super().get_params(ctx)
         for param in params:
-            for word, names in (("{signals}", log_signals), ("{formats}", lambda: IMPORTERS)):
+            for word, names in _NAMES.items():
                 if word in (getattr(param, "help", None) or ""):
                     param.help = param.help.replace(word, ", ".join(names()))
         return params
