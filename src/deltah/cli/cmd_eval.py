@@ -14,17 +14,19 @@ from deltah.cli.tables import print_summaries
 
 
 def command(  # noqa: PLR0913 - the options of a command line
-    tasks: Annotated[str | None, typer.Option(help="Task file, JSONL or Parquet.")] = None,
-    model: Annotated[str | None, typer.Option(help="Directory, hub id, 'lab' or 'smollm2'.")] = None,
-    tools: Annotated[str | None, typer.Option(help="Comma-separated: search, python, package.module:function.")] = None,
-    corpus: Annotated[str | None, typer.Option(help="JSONL of documents for the search tool.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Use only the first so many tasks.", min=1)] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the sampling.")] = None,
-    out: Annotated[Path, typer.Option(help="Run directory for the traces.")] = Path("runs/eval"),
-    config: Annotated[Path | None, typer.Option(help="TOML file with the same keys.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Task file: JSONL or Parquet.")] = None,
+    model: Annotated[str | None, typer.Option(help="A directory, a hub id or 'lab' (the embedded agent).")] = None,
+    tools: Annotated[
+        str | None, typer.Option(help="Comma-separated: search, python or package.module:function.")
+    ] = None,
+    corpus: Annotated[str | None, typer.Option(help="Documents of the search tool, JSONL.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first N tasks.", min=1)] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
+    out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/eval"),
+    config: Annotated[Path | None, typer.Option(help="Configuration file, TOML or JSON.")] = None,
     settings: Settings = None,
 ) -> None:
-    """Evaluate a tool-using model on held-out tasks, sampled and greedy."""
+    """Evaluate a model on held-out tasks, sampled and greedy."""
     from deltah.engines.trl.config import EvaluateConfig
 
     resolved = resolve(

@@ -41,21 +41,21 @@ TRACE_SUFFIXES = (".jsonl", ".ndjson", ".json", ".gz", ".zst", ".parquet")
 
 
 def command(  # noqa: PLR0913 - the options of a command line
-    tasks: Annotated[str, typer.Option(help="Task file, JSONL or Parquet.")],
-    out: Annotated[
-        Path, typer.Option(help="Trace file (.jsonl, .jsonl.zst, .parquet) or run directory; an interrupt continues.")
-    ],
-    model: Annotated[str | None, typer.Option(help="Directory, hub id, 'lab' or 'smollm2'.")] = None,
-    tools: Annotated[str | None, typer.Option(help="Comma-separated: search, python, package.module:function.")] = None,
-    corpus: Annotated[str | None, typer.Option(help="JSONL of documents for the search tool.")] = None,
-    samples: Annotated[int, typer.Option(help="Trajectories of each task.", min=1)] = 1,
-    greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token instead of sampling.")] = False,
-    limit: Annotated[int | None, typer.Option(help="Use only the first so many tasks.", min=1)] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the sampling.")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file with the keys of [rollout].")] = None,
+    tasks: Annotated[str, typer.Option(help="Task file: JSONL or Parquet.")],
+    out: Annotated[Path, typer.Option(help="Trace file (.jsonl, .jsonl.zst, .parquet) or run directory.")],
+    model: Annotated[str | None, typer.Option(help="A directory, a hub id or 'lab' (the embedded agent).")] = None,
+    tools: Annotated[
+        str | None, typer.Option(help="Comma-separated: search, python or package.module:function.")
+    ] = None,
+    corpus: Annotated[str | None, typer.Option(help="Documents of the search tool, JSONL.")] = None,
+    samples: Annotated[int, typer.Option(help="Trajectories per task.", min=1)] = 1,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Always take the most likely token.")] = False,
+    limit: Annotated[int | None, typer.Option(help="Use only the first N tasks.", min=1)] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Configuration file, TOML or JSON.")] = None,
     settings: Settings = None,
 ) -> None:
-    """Roll out a model on tasks and write its trajectories with exact entropies."""
+    """Run a model on tasks and write its trajectories, with exact entropies."""
     from deltah.engines.trl.config import RolloutConfig
 
     resolved = resolve(

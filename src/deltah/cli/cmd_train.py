@@ -11,25 +11,27 @@ from deltah.cli.config import resolve
 from deltah.cli.progress import reporting_phases
 
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="Any other configuration key, e.g. reward.alpha=0.3; repeatable.")
+    list[str] | None, typer.Option("--set", help="Any configuration key, such as reward.alpha=0.3. Repeatable.")
 ]
 
 
 def command(  # noqa: PLR0913 - the options of a command line
-    tasks: Annotated[str | None, typer.Option(help="Task file, JSONL or Parquet.")] = None,
-    model: Annotated[str | None, typer.Option(help="Directory, hub id, 'lab' or 'smollm2'.")] = None,
-    tools: Annotated[str | None, typer.Option(help="Comma-separated: search, python, package.module:function.")] = None,
-    corpus: Annotated[str | None, typer.Option(help="JSONL of documents for the search tool.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Task file: JSONL or Parquet.")] = None,
+    model: Annotated[str | None, typer.Option(help="A directory, a hub id or 'lab' (the embedded agent).")] = None,
+    tools: Annotated[
+        str | None, typer.Option(help="Comma-separated: search, python or package.module:function.")
+    ] = None,
+    corpus: Annotated[str | None, typer.Option(help="Documents of the search tool, JSONL.")] = None,
     reward: Annotated[str | None, typer.Option(help="outcome, sparse, dense, penalty, otc or shuffled.")] = None,
     signal: Annotated[str | None, typer.Option(help="Signal behind the reward; delta_h is the method's.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
-    eval_tasks: Annotated[str | None, typer.Option(help="Held-out task file to evaluate on at the end.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
-    out: Annotated[Path, typer.Option(help="Run directory; an interrupted run continues there.")] = Path("runs/train"),
-    config: Annotated[Path | None, typer.Option(help="TOML file with the same keys.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of optimiser steps.")] = None,
+    eval_tasks: Annotated[str | None, typer.Option(help="Task file to evaluate the trained model on.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
+    out: Annotated[Path, typer.Option(help="Run directory. An interrupted run continues there.")] = Path("runs/train"),
+    config: Annotated[Path | None, typer.Option(help="Configuration file, TOML or JSON.")] = None,
     settings: Settings = None,
 ) -> None:
-    """Train a tool-using model with GRPO and an entropy reward."""
+    """Train a model that uses tools, with GRPO and an entropy reward."""
     from deltah.engines.trl.config import TrainConfig
 
     resolved = resolve(

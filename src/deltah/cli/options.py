@@ -13,48 +13,59 @@ from deltah.traces.importing import IMPORTERS
 
 
 class OpenCommand(TyperCommand):
-    """A command whose help lists what is registered when it is asked, for `{signals}` and `{formats}`."""
+    """A command whose help lists what is registered when it is asked, for `{signals}` and the like."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Parameters, with the names filled in."""
         params: list[Any] = super().get_params(ctx)
         for param in params:
+            if param.type.name.endswith(" range"):
+                param.metavar = param.metavar or f"<{param.type.name.removesuffix(' range')}>"
             for word, names in (("{signals}", log_signals), ("{formats}", lambda: IMPORTERS)):
                 if word in (getattr(param, "help", None) or ""):
                     param.help = param.help.replace(word, ", ".join(names()))
         return params
 
 
+READING = "Reading logs"
+"""Title of their part of the help."""
+
 Logs = Annotated[
-    list[str], typer.Argument(help="Files, folders or quoted glob patterns of traces or logs; - for standard input.")
+    list[str],
+    typer.Argument(metavar="PATH...", help="Log files, folders or quoted glob patterns; - is standard input."),
 ]
 Answers = Annotated[
-    Path | None, typer.Option(help="File with grades or gold answers, joined by id or question (a task file will do).")
+    Path | None, typer.Option(help="Grades or gold answers, matched by id or question; a task file will do.")
 ]
 TraceFormat = Annotated[
     str | None,
     typer.Option(
         "--format",
-        help="One of {formats}, or package.module:function; told from the content when not given.",
+        help="One of {formats}; or package.module:function (default: detected).",
+        rich_help_panel=READING,
     ),
 ]
 VocabSize = Annotated[
     int | None,
     typer.Option(
-        help="Vocabulary size of logs that do not state it (default: that of the model's family, else 524,288).", min=1
+        help="Vocabulary size of the model (default: from its family, else 524,288).", min=1, rich_help_panel=READING
     ),
 ]
-Join = Annotated[bool, typer.Option("--join/--no-join", help="Join API calls of one conversation.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first record that cannot be read.")]
+Join = Annotated[
+    bool,
+    typer.Option("--join/--no-join", help="Join the API calls of one conversation.", rich_help_panel=READING),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first unreadable record.", rich_help_panel=READING)]
 Workers = Annotated[
-    int | None,
-    typer.Option(help="Processes; by default one a core, 8 at most, if half a second does not do.", min=1),
+    int | None, typer.Option(help="Worker processes (default: one per core).", min=1, rich_help_panel=READING)
 ]
 Signal = Annotated[
-    str | None, typer.Option(help="One of {signals}; or package.module:function. delta_h is the method's.")
+    str | None,
+    typer.Option(help="One of {signals}; or package.module:function (default: the run's own, else delta_h)."),
 ]
 Margin = Annotated[
-    float | None, typer.Option(help="Dead band, in the signal's unit (nats, but of the ratio).", min=0.0)
+    float | None,
+    typer.Option(help="Dead band: smaller changes do not count. In the signal's unit.", min=0.0),
 ]
 
 
