@@ -17,7 +17,7 @@ FLOORS = {
     "errors": 0,
     "text_format": 0,
     "termination": 0,
-    "zstd": 0,
+    "compression": 0,
     "core": 1,
     "database": 1,
     "jsonlines": 1,

@@ -42,8 +42,8 @@ def test_results_come_in_order_from_other_processes() -> None:
     assert os.getpid() not in {pid for _, pid in results}
 
 
-@pytest.mark.parametrize(("workers", "n"), [(1, 5), (2, 1), (2, 0), (None, 1)])
-def test_no_process_is_started_where_none_is_needed(workers: int | None, n: int) -> None:
+@pytest.mark.parametrize(("workers", "n"), [(1, 5), (2, 1), (2, 0)])
+def test_no_process_is_started_where_none_is_needed(workers: int, n: int) -> None:
     results = list(map_ordered(slow_square, range(n), workers=workers))
     assert [pid for _, pid in results] == [os.getpid()] * n
 
@@ -61,15 +61,6 @@ def test_an_error_is_raised_at_its_place_and_few_items_are_taken() -> None:
     with pytest.raises(DataError, match="item 2 is bad"):
         next(results)
     assert len(taken) < 10
-
-
-def test_this_process_works_alone_at_first() -> None:
-    pids = [pid for _, pid in map_ordered(slow_square, range(40), workers=2, alone_s=0.1)]
-    alone = pids.count(os.getpid())
-    assert 5 <= alone < 40
-    assert os.getpid() not in pids[alone:]
-    short = [pid for _, pid in map_ordered(slow_square, range(4), workers=2, alone_s=60.0)]
-    assert short == [os.getpid()] * 4
 
 
 def die(x: int) -> int:

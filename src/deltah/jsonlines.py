@@ -8,18 +8,14 @@ would change what is measured.
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
-import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import Any
 
+from deltah.compression import DAMAGE, decompressed
 from deltah.errors import DataError
-from deltah.zstd import zstd
 
-_GZIP_MAGIC, _ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -32,17 +28,17 @@ def read_json_objects(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[
     name = os.fspath(path)
     number = 0
     try:
-        with _open_bytes(name) as stream:
-            for number, raw in enumerate(stream, start=1):
-                data = (raw.removeprefix(_BOM) if number == 1 else raw).strip()
+        with open(name, "rb") as file:
+            for number, line in enumerate(decompressed(file), start=1):
+                data = (line.removeprefix(_BOM) if number == 1 else line).strip()
                 if data:
                     yield number, _decode(data, f"{name}:{number}")
-    except OSError as error:
-        raise DataError(f"{name}: cannot read it ({error.strerror or error}); check the path") from error
-    except (EOFError, zlib.error, zstd.ZstdError) as error:
+    except DAMAGE as error:
         raise DataError(
             f"{name}: the compressed stream breaks after line {number} ({error}); copy the file again"
         ) from error
+    except OSError as error:
+        raise DataError(f"{name}: cannot read it ({error.strerror or error}); check the path") from error
 
 
 def _decode(data: bytes, where: str) -> dict[str, Any]:
@@ -59,19 +55,3 @@ def _decode(data: bytes, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"{where}: got a JSON {type(value).__name__}; expected one JSON object a line")
     return value
-
-
-@contextmanager
-def _open_bytes(name: str) -> Iterator[Iterable[bytes]]:
-    """Lines of the decompressed file."""
-    with open(name, "rb") as raw:
-        magic = raw.read(4)
-        raw.seek(0)
-        if magic.startswith(_GZIP_MAGIC):
-            with gzip.GzipFile(fileobj=raw, mode="rb") as unpacked:
-                yield unpacked
-        elif magic == _ZSTD_MAGIC:
-            with zstd.ZstdFile(raw) as unpacked_zst:
-                yield unpacked_zst
-        else:
-            yield raw

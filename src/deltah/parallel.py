@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -25,15 +24,11 @@ from deltah.errors import InvalidValueError, ProcessError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-MAX_WORKERS = 8
-"""Processes that are started unasked: each holds its own copy of the program in memory."""
 _AHEAD = 2
 """Items under way for each worker: one at work, one waiting."""
 
 
-def map_ordered(
-    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int | None = None, alone_s: float = 0.0
-) -> Iterator[Result]:
+def map_ordered(function: Callable[[Item], Result], items: Iterable[Item], *, workers: int) -> Iterator[Result]:
     """Yield `function(item)` for each item, in order, as results are asked for.
 
     An error that the function raises is raised here, at its item's place; the work under way is finished, the rest is
@@ -42,35 +37,19 @@ def map_ordered(
     Args:
         function: A function of a module (or a `functools.partial` of one), without side effects.
         items: Consumed a few at a time.
-        workers: Processes; None: one for each core that this process may use, `MAX_WORKERS` at most.
-        alone_s: Seconds that this process works by itself before it starts others, so that a short job needs none.
+        workers: Processes.
 
     Raises:
         InvalidValueError: if `workers` is below 1.
         ProcessError: from the iteration, if a worker is killed.
     """
-    if workers is not None and workers < 1:
+    if workers < 1:
         raise InvalidValueError(f"workers is {workers}; expected 1 or more")
-    n_workers = min(available_cores(), MAX_WORKERS) if workers is None else workers
     iterator = iter(items)
-    return map(function, iterator) if n_workers == 1 else _alone_then_together(function, iterator, n_workers, alone_s)
-
-
-def _alone_then_together(
-    function: Callable[[Item], Result], items: Iterator[Item], n_workers: int, alone_s: float
-) -> Iterator[Result]:
-    began = time.monotonic()
-    while alone_s > 0 and time.monotonic() - began < alone_s:
-        for item in islice(items, 1):
-            yield function(item)
-            break
-        else:
-            return
-    first = list(islice(items, 2))
-    if len(first) < 2:
-        yield from map(function, first)
-    else:
-        yield from _map(function, chain(first, items), n_workers)
+    first = list(islice(iterator, 2))
+    if workers == 1 or len(first) < 2:
+        return map(function, chain(first, iterator))
+    return _map(function, chain(first, iterator), workers)
 
 
 def available_cores() -> int:

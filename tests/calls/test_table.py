@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from builders import make_trajectory
 
-import deltah.traces.parts
 from deltah import CallTable, Segment, SegmentKind, ToolCall, Trajectory, read_calls, score, write_traces
 from deltah.calls.schema import TABLES, columns_markdown
 from deltah.errors import ConfigError, DataError, InvalidValueError
@@ -128,7 +127,6 @@ def trajectories(start: int, n: int) -> list[Trajectory]:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A log of several kinds of files, one record damaged."""
-    monkeypatch.setattr(deltah.traces.parts, "PART_BYTES", 10_000)
     logs = tmp_path / "logs"
     write_traces(logs / "a.jsonl", trajectories(0, 40))
     write_traces(logs / "b.parquet", trajectories(40, 40))

@@ -14,7 +14,8 @@ from deltah import Segment, SegmentKind, ToolCall, Trajectory
 from deltah.probe.contexts import Contexts, ControlResult, Form, Splicer, body_spans, contexts_of
 from deltah.probe.plan import ControlPool
 from deltah.probe.queries import ChatContext, TextContinuation, TokenContext, TokenContinuation, focus_mask
-from deltah.traces.openai import decode
+from deltah.traces.files import Position
+from deltah.traces.importing import IMPORTERS, RecordContext, import_record
 
 
 def control_of(trajectory: Trajectory, call: int = 0) -> ControlResult:
@@ -161,7 +162,8 @@ def test_ids_of_another_tokenizer_are_not_spliced() -> None:
 def log(messages: list[dict[str, object]]) -> Trajectory:
     import json
 
-    return decode(json.dumps({"messages": messages}).encode(), default_id="t")
+    record = json.dumps({"id": "t", "messages": messages}).encode()
+    return import_record(IMPORTERS["openai"], record, RecordContext(where=Position("log", 1)))
 
 
 CALLS = [

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from builders import make_trajectory
 
-import deltah.traces.parts
 from deltah.calls.callfile import CallWriter
 from deltah.calls.logs import LogOptions, ScoredLog
 from deltah.calls.rows import call_rows, calls_by
@@ -43,9 +42,8 @@ def trajectories(start: int, n: int) -> list[Any]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A log of every kind of part, and a file that has none."""
-    monkeypatch.setattr(deltah.traces.parts, "PART_BYTES", 10_000)
+def folder(tmp_path: Path) -> Path:
+    """A log of files of every kind."""
     logs = tmp_path / "logs"
     write_traces(logs / "a.jsonl", trajectories(0, 40))
     write_parquet(logs / "b.parquet", trajectories(40, 40))

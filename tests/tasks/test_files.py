@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from deltah.compression import zstd
 from deltah.errors import DataError, InvalidValueError
 from deltah.tasks import Task, read_tasks
-from deltah.zstd import zstd
 
 
 def write(path: Path, *rows: object) -> Path:

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deltah.compression import zstd
 from deltah.errors import DataError, InvalidValueError
 from deltah.tools import NO_RESULTS, Document, SearchIndex, is_error, make_search, read_corpus
 from deltah.tools.search import query_terms, tokenize
-from deltah.zstd import zstd
 
 
 def index(*texts: str) -> SearchIndex:

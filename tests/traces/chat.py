@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from deltah.core.types import Trajectory
+from deltah.traces.dialogue import Exchange
+from deltah.traces.files import Position
 from deltah.traces.importing import IMPORTERS, RecordContext, import_record
-from deltah.traces.streams import Position
+from deltah.traces.joining import alone
+from deltah.traces.openai import to_trajectory
 
 
 def token(
@@ -50,7 +54,23 @@ def line(messages: Sequence[dict[str, Any]], **fields: Any) -> bytes:
     return json.dumps({"messages": list(messages)} | fields).encode()
 
 
-def read_as(format: str, data: bytes, *, file: str = "d", number: int = 1, vocab_size: int | None = None) -> Trajectory:
-    """One record by itself, as if it stood there."""
+def import_as(format: str, data: bytes, *, file: str = "d", number: int = 1, vocab_size: int | None = None) -> Any:
+    """What the importer of a format makes of one record that stands there."""
     context = RecordContext(where=Position(file, number), vocab_size=vocab_size)
     return import_record(IMPORTERS[format], data, context)
+
+
+def read_as(format: str, data: bytes, **options: Any) -> Trajectory:
+    """One record by itself."""
+    found = import_as(format, data, **options)
+    assert isinstance(found, Trajectory)
+    return found
+
+
+def decode(data: bytes, *, default_id: str = "d", vocab_size: int | None = None) -> Trajectory:
+    """One line of a chat log by itself."""
+    found = import_as("openai", data, file=default_id, vocab_size=vocab_size)
+    if isinstance(found, Exchange):
+        return to_trajectory(alone(found), default_id=default_id, vocab_size=vocab_size)
+    assert isinstance(found, Trajectory)
+    return replace(found, id=default_id) if found.id == f"{default_id}:1" else found

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from deltah.core.types import StopReason, Trajectory
 from deltah.errors import DataError
 from deltah.traces import read_traces
-from deltah.traces.openai import decode
 
-from .chat import token, user
+from .chat import decode, token, user
 
 
 def chunk(delta: dict[str, Any], tokens: list[dict[str, Any]] | None = None, **choice: Any) -> dict[str, Any]:

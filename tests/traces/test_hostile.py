@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ from hypothesis import strategies as st
 
 from deltah.errors import DeltahError
 from deltah.traces import read_traces
-from deltah.traces.formats import ImportOptions, make_importer
-from deltah.traces.importing import IMPORTERS, detect
+from deltah.traces.importing import IMPORTERS
+from deltah.traces.reading import Reading, ReadOptions
 from deltah.traces.record import encode
-from deltah.traces.streams import Position
+from deltah.traces.sources import Source
 
 from .chat import assistant, call, line, result, token, user
 
@@ -32,14 +33,16 @@ JSON_VALUES = st.recursive(
 
 
 def check(data: bytes) -> None:
-    where = Position("d", 1)
-    for fmt in (None, *IMPORTERS):
-        try:
-            importer = make_importer(detect(data).name if fmt is None else fmt, ImportOptions(vocab_size=5))
-            for pending in [*importer.add(data, where), *importer.finish(where)]:
-                assert encode(pending.build())
-        except DeltahError:
-            continue
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        for format in (None, *IMPORTERS):
+            reading = Reading(ReadOptions(format=format, vocab_size=5))
+            try:
+                for trajectory in (*reading.file(Source(file.name, True)), *reading.finish()):
+                    assert encode(trajectory)
+            except DeltahError:
+                continue
 
 
 @given(st.dictionaries(KEYS, JSON_VALUES, max_size=5))
@@ -49,6 +52,7 @@ def test_any_json(value: dict[str, Any]) -> None:
 
 
 @given(st.binary(max_size=60))
+@settings(deadline=None)
 def test_any_bytes(data: bytes) -> None:
     check(data)
 

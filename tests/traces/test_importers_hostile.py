@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from deltah.core.types import Trajectory
 from deltah.errors import DeltahError
-from deltah.traces import inspect_ai
 from deltah.traces.inspect_files import eval_samples
 from deltah.traces.record import encode
 
@@ -46,7 +45,7 @@ SOUND: dict[str, tuple[Decode, bytes]] = {
     "verl": (partial(read_as, "verl"), verl_row(gts=["a"], uid="u_1_0", acc=True)),
     "trl": (partial(read_as, "trl"), trl_row(reward=1.0, solution="a", prompt=[{"role": "user", "content": "q"}])),
     "inspect": (
-        lambda data, **options: inspect_ai.decode(data, default_id="d", **options),
+        partial(read_as, "inspect"),
         sample(
             assistant([{"type": "text", "text": "a"}], tool_calls=CALLED),
             {"role": "tool", "content": "r", "tool_call_id": "c", "error": {"message": "m"}},
@@ -122,4 +121,4 @@ def test_any_damage_of_a_log_file(
     for member in eval_samples(path):
         assert (member.damage is None) == bool(member.data)
         if member.data:
-            check(lambda data, **options: inspect_ai.decode(data, default_id="d", **options), member.data)
+            check(partial(read_as, "inspect"), member.data)

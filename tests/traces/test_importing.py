@@ -49,6 +49,7 @@ def test_a_registered_format_is_told_by_its_fields(tmp_path: Path, monkeypatch: 
     [
         (("schema_version", "segments"), "deltah"),
         (("schema_version", "loss_mask", "token_ids", "entropy"), "prime-rl"),
+        (("schema_version", "messages"), "deltah"),
         (("messages", "id"), "openai"),
         (("choices",), "openai"),
         (("epoch", "target", "messages"), "inspect"),

@@ -13,10 +13,9 @@ import pytest
 from deltah.core.types import CallStatus, Estimator, SpanQuality, StopReason, Trajectory
 from deltah.errors import DataError
 from deltah.traces import read_traces, write_traces
-from deltah.traces.inspect_ai import decode
 from deltah.traces.inspect_files import eval_samples
 
-from .chat import token
+from .chat import read_as, token
 from .test_record import assert_same
 
 DATA = Path(__file__).parent / "data"
@@ -26,7 +25,7 @@ LONG = "Answer with the number alone. " * 5
 def real(name: str, **options: Any) -> dict[str, Trajectory]:
     members = list(eval_samples(DATA / name))
     assert all(member.damage is None for member in members)
-    trajectories = [decode(member.data, default_id="d", **options) for member in members]
+    trajectories = [read_as("inspect", member.data, **options) for member in members]
     return {trajectory.id: trajectory for trajectory in trajectories}
 
 
@@ -45,7 +44,7 @@ def sample(*messages: dict[str, Any], **fields: Any) -> bytes:
 
 
 def read(data: bytes, **options: Any) -> Trajectory:
-    return decode(data, default_id="d", **options)
+    return read_as("inspect", data, **options)
 
 
 @pytest.mark.parametrize(("name", "epochs"), [("inspect.eval", 2), ("inspect.json", 1)])

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from deltah.compression import zstd
 from deltah.errors import DataError
 from deltah.traces.inspect_files import eval_samples, is_json_log
-from deltah.zstd import zstd
 
 DATA = Path(__file__).parent / "data"
 REAL = (DATA / "inspect.eval").read_bytes()

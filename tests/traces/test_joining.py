@@ -12,15 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import deltah.traces.formats
 from deltah.core.signals import score
 from deltah.core.types import SegmentKind, Trajectory
-from deltah.traces import TraceReader, read_traces
+from deltah.traces import TraceReader, read_traces, write_traces
 from deltah.traces.joining import Joiner
-from deltah.traces.openai import ChatLogImporter, decode
-from deltah.traces.streams import Position
+from deltah.traces.openai import to_trajectory
 
-from .chat import assistant, call, line, result, token, user
+from .chat import assistant, call, decode, import_as, line, result, token, user
 from .test_record import assert_same
 
 Message = dict[str, Any]
@@ -283,34 +281,30 @@ def test_conversations_go_on_in_the_next_file(tmp_path: Path) -> None:
 
 
 def test_memory_of_open_conversations_is_bounded() -> None:
-    importer = ChatLogImporter()
-    importer.joiner = Joiner(max_bytes=200_000)
-    closed = 0
+    joiner, closed = Joiner(max_bytes=200_000), 0
     for i in range(400):
         first = json.dumps(exchanges(conversation(f"Q{i}?"))[0]).encode()
-        closed += len(list(importer.add(first, Position("log", i))))
-        assert importer.joiner._n_bytes <= 210_000
-    rest = list(importer.finish())
+        closed += len(joiner.add(import_as("openai", first, number=i)))
+        assert joiner._n_bytes <= 210_000
+    rest = list(joiner.finish())
     assert 0 < len(rest) < 400
     assert closed + len(rest) == 400
-    assert importer.joiner._n_bytes == 0
-    assert not importer.joiner._ends
-    assert not importer.joiner._trees
+    assert joiner._n_bytes == 0
+    assert not joiner._ends
+    assert not joiner._trees
 
 
 def test_memory_of_one_request_sent_without_end_is_bounded() -> None:
-    importer = ChatLogImporter()
-    importer.joiner = Joiner(max_bytes=200_000)
+    joiner, found = Joiner(max_bytes=200_000), []
     ping = json.dumps(exchanges(conversation(), session_id="s")[0]).encode()
-    found = []
     for i in range(600):
-        found += importer.add(ping, Position("log", i))
-        assert importer.joiner._n_bytes <= 210_000
+        found += joiner.add(import_as("openai", ping, number=i))
+        assert joiner._n_bytes <= 210_000
     assert found, "more than fits into the memory"
-    found += importer.finish()
+    found += joiner.finish()
     assert len({dialogue.facts.id for dialogue in found}) == 600
-    assert importer.joiner._n_bytes == 0
-    assert not importer.joiner._begun
+    assert joiner._n_bytes == 0
+    assert not joiner._begun
 
 
 def test_a_conversation_that_cannot_be_a_trajectory_is_one_problem(tmp_path: Path) -> None:
@@ -329,12 +323,11 @@ def test_a_conversation_that_cannot_be_a_trajectory_is_one_problem(tmp_path: Pat
 def test_any_interleaving_gives_every_conversation_back(chosen: list[tuple[str, int]], rng: Any) -> None:
     talks = [conversation(f"{name}{n}?", n) for name, n in chosen]
     queues = [exchanges(talk) for talk in talks]
-    importer = deltah.traces.formats.make_importer("openai", deltah.traces.formats.ImportOptions())
-    where = Position("log", 1)
+    joiner = Joiner()
     while any(queues):
         queue = rng.choice([q for q in queues if q])
-        assert not list(importer.add(json.dumps(queue.pop(0)).encode(), where))
-    found = {t.question: t for t in (pending.build() for pending in importer.finish(where))}
+        assert not joiner.add(import_as("openai", json.dumps(queue.pop(0)).encode()))
+    found = {t.question: t for t in (to_trajectory(dialogue, default_id="d") for dialogue in joiner.finish())}
     assert set(found) == {f"{name}{n}?" for name, n in chosen}
     for talk in talks:
         whole = decode(line(talk), default_id="d")
@@ -345,7 +338,7 @@ def test_any_interleaving_gives_every_conversation_back(chosen: list[tuple[str, 
 
 def test_joined_traces_survive_our_own_record(tmp_path: Path) -> None:
     [joined], _ = read(tmp_path / "log", exchanges(conversation()))
-    deltah.write_traces(tmp_path / "t.jsonl", [joined])
+    write_traces(tmp_path / "t.jsonl", [joined])
     [again] = read_traces(tmp_path / "t.jsonl", strict=True)
     assert_same(again, joined)
 

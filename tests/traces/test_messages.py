@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from deltah import Segment, SegmentKind, ToolCall, Trajectory
 from deltah.traces.messages import messages_of, placed_messages, with_object_arguments
-from deltah.traces.openai import decode
 
-from .chat import assistant, call, line, result, token, user
+from .chat import assistant, call, decode, line, result, token, user
 
 SURE = (1.0, 0.0, 0.0)
 

@@ -16,9 +16,8 @@ from deltah.core.signals import score
 from deltah.core.types import CallStatus, Estimator, SegmentKind, SpanQuality, StopReason, Trajectory
 from deltah.errors import DataError
 from deltah.traces import read_traces, write_traces
-from deltah.traces.openai import decode
 
-from .chat import assistant, call, line, result, token, user
+from .chat import assistant, call, decode, line, result, token, user
 from .test_record import assert_same
 
 EVEN, SURE = (1 / 3, 1 / 3, 1 / 3), (1.0, 0.0, 0.0)

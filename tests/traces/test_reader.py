@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-import deltah.traces.streams
+import deltah.traces.files
+from deltah.compression import zstd
 from deltah.core.types import Segment, SegmentKind, Trajectory
 from deltah.errors import DataError, InvalidValueError
 from deltah.traces import ReadProblem, TraceReader, TraceWriter, read_traces, write_traces
 from deltah.traces.record import encode
-from deltah.zstd import zstd
 
 from .chat import assistant, call, line, result, token, user
 
@@ -207,16 +207,16 @@ def test_standard_input_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names on this platform")
-@pytest.mark.parametrize("in_parts", [False, True])
+@pytest.mark.parametrize("mapped", [False, True])
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
-def test_a_pipe_is_read_once_and_whole(tmp_path: Path, pack: Any, in_parts: bool) -> None:
+def test_a_pipe_is_read_once_and_whole(tmp_path: Path, pack: Any, mapped: bool) -> None:
     pipe, lines = tmp_path / "pipe.jsonl", [encode(make(str(i))) for i in range(2000)]
     os.mkfifo(pipe)
     writer = threading.Thread(target=pipe.write_bytes, args=(pack(b"\n".join(lines) + b"\n"),), daemon=True)
     writer.start()
     reader = read_traces(pipe)
-    assert [*reader.parts()] == [] if in_parts else True
-    assert [t.id for t in (reader.rest() if in_parts else reader)] == [str(i) for i in range(2000)]
+    found = next(reader.map(lambda _, trajectories: [t.id for t in trajectories])) if mapped else [t.id for t in reader]
+    assert found == [str(i) for i in range(2000)]
     assert not reader.n_problems
     writer.join(timeout=10)
     with pytest.raises(DataError, match=r"pipe\.jsonl was already read"):
@@ -277,7 +277,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
 
 
 def test_overlong_line_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deltah.traces.streams, "MAX_LINE_BYTES", 10_000)
+    monkeypatch.setattr(deltah.traces.files, "MAX_LINE_BYTES", 10_000)
     path = tmp_path / "t.jsonl"
     path.write_bytes(b"x" * 10_000_000 + b"\n" + encode(make("a")) + b"\n")
     reader = read_traces(path)

@@ -12,7 +12,7 @@ import pytest
 from deltah.core.types import CallStatus, Estimator, SpanQuality, StopReason, Trajectory
 from deltah.errors import DataError
 from deltah.traces import read_traces, write_traces
-from deltah.traces.tables import parquet_rows
+from deltah.traces.files import table_rows
 
 from .chat import read_as
 from .test_record import assert_same
@@ -21,7 +21,7 @@ DATA = Path(__file__).parent / "data"
 
 
 def real(name: str) -> list[Trajectory]:
-    rows = list(parquet_rows(DATA / name))
+    rows = list(table_rows(DATA / name))
     assert all(row.damage is None for row in rows)
     return [read_as("trl", row.data, file=name, number=row.number) for row in rows]
 
@@ -163,7 +163,7 @@ def test_a_damaged_table_is_one_problem(tmp_path: Path, damage: str) -> None:
     if damage != "none":
         data = data[:-20] if damage == "cut" else data[:100] + bytes(200) + data[300:]
     path.write_bytes(data)
-    rows = list(parquet_rows(path))
+    rows = list(table_rows(path))
     assert [row.number for row in rows if row.damage is not None] == ([] if damage == "none" else [1])
     assert len(rows) == (4 if damage == "none" else 1)
 

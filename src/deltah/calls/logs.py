@@ -20,19 +20,14 @@ from deltah.calls.waste import waste_of_calls
 from deltah.core.signals import SIGNALS, SignalConfig
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, InvalidValueError
-from deltah.parallel import map_ordered
 from deltah.runs.directory import signal_of
 from deltah.traces import TraceReader, read_traces
 from deltah.traces.parquet import OPTIONAL
-from deltah.traces.parts import Part, read_part
 from deltah.traces.reader import Paths
-from deltah.traces.reading import Counts, ReadOptions
 from deltah.traces.sources import STDIN
 
-ALONE_S: Final = 0.5
-"""Seconds that one process works before it calls others: starting them takes about as long."""
-_PART_KEYS: Final = 2**32
-"""Distance between the first keys of two parts of a log."""
+_FILE_KEYS: Final = 2**32
+"""Distance between the first keys of two files of a log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +87,7 @@ class ScoredLog(Iterable[Scored]):
         self.answers = None if options.answers is None else Answers(options.answers)
         self.n_matched = 0
         """Trajectories that found a row of the answers' file."""
-        self._watch = options.watch
+        self.watch = options.watch
         self.reader: TraceReader = read_traces(
             paths,
             format=options.format,
@@ -116,8 +111,8 @@ class ScoredLog(Iterable[Scored]):
 
     def tell(self) -> None:
         """Say to whoever watches how many trajectories were read."""
-        if self._watch is not None:
-            self._watch(self.reader.n_read)
+        if self.watch is not None:
+            self.watch(self.reader.n_read)
 
 
 def graded_by(answers: Answers | None, trajectory: Trajectory) -> tuple[Trajectory, bool]:
@@ -217,7 +212,7 @@ def table_of(log: ScoredLog, *, waste: bool = True, workers: int | None = 1) -> 
     Args:
         log: What it met is then told by its reader.
         waste: Whether to look for waste in the text.
-        workers: Processes; None: one per core, once half a second of work has not been enough.
+        workers: See `deltah.traces.TraceReader.map`.
 
     Raises:
         DataError: at the first problem, if the log is read strictly.
@@ -225,45 +220,31 @@ def table_of(log: ScoredLog, *, waste: bool = True, workers: int | None = 1) -> 
     """
     table = CallTable()
     table.log, table.has_waste = log, waste
-    job = _Job(read=log.reader.options, signal=log.signal, answers=log.answers_path, waste=waste, folder=table.folder)
+    job = _Job(signal=log.signal, answers=log.answers_path, waste=waste, folder=table.folder)
 
-    def read_here(trajectories: Iterable[Trajectory]) -> None:
-        for read in trajectories:
-            trajectory, matched = graded_by(log.answers, read)
-            table.add(trajectory, score_measured(trajectory, log.signal), matched=matched)
-            log.tell()
-
-    alone_s = ALONE_S if workers is None else 0.0
-    parts = enumerate(log.reader.parts())
-    for files, met in map_ordered(partial(_score_part, job), parts, workers=workers, alone_s=alone_s):
+    for files in log.reader.map(partial(_score_file, job), workers=workers, watch=log.watch):
         table.load(files)
-        read_here(log.reader.absorb(met))
-        log.tell()
-    read_here(log.reader.rest())
     return table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
-    """What a process needs to know to score a part."""
+    """What a process needs to know to score a file."""
 
-    read: ReadOptions
     signal: SignalConfig
     answers: str | None
     waste: bool
     folder: str
 
 
-def _score_part(job: _Job, numbered: tuple[int, Part]) -> tuple[RowFiles, Counts]:
-    number, part = numbered
+def _score_file(job: _Job, number: int, trajectories: Iterable[Trajectory]) -> RowFiles:
     answers = None if job.answers is None else _answers(job.answers)
-    trajectories, met = read_part(part, job.read)
-    writer = RowWriter(job.folder, number * _PART_KEYS)
+    writer = RowWriter(job.folder, number * _FILE_KEYS)
     for read in trajectories:
         trajectory, matched = graded_by(answers, read)
         waste = waste_of_calls(trajectory) if job.waste else None
         writer.add(trajectory, score_measured(trajectory, job.signal), waste, matched=matched)
-    return writer.close(), met
+    return writer.close()
 
 
 @lru_cache(maxsize=1)

@@ -54,7 +54,7 @@ def _measurement(log: ScoredLog, facts: LogFacts) -> Iterator[str]:
 
 def _vocabulary(log: ScoredLog, facts: LogFacts) -> Iterator[str]:
     """Sizes that were assumed: the certified verdicts hold under them."""
-    given = log.reader.options.imports.vocab_size is not None
+    given = log.reader.options.vocab_size is not None
     how = "--vocab-size, given where these traces' log is read," if given else "--vocab-size"
     if facts.without_vocabulary:
         yield (
@@ -91,9 +91,6 @@ def _reading(log: ScoredLog, facts: LogFacts) -> Iterator[str]:
         yield f"The answers' file of {rows} speaks of {found}."
     if skipped := reader.skipped:
         yield f"Passed over {count(len(skipped), 'file')} without traces: {_listed(skipped)}."
-    if copies := reader.copies:
-        listed = _listed([str(copy) for copy in copies])
-        yield f"Left out {count(len(copies), 'file')} for repeating others, plain or compressed: {listed}."
 
 
 def _listed(files: Sequence[str]) -> str:

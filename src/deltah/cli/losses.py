@@ -69,8 +69,6 @@ def report_losses(log: ScoredLog) -> None:
     """List what was lost on standard error, and leave with code 1 if a record could not be read."""
     for path in log.reader.skipped:
         typer.echo(f"passed over: {path} (no known trace format)", err=True)
-    for copy in log.reader.copies:
-        typer.echo(f"passed over: {copy}", err=True)
     for problem in log.reader.problems[:MAX_PROBLEMS_PRINTED]:
         typer.echo(f"left out: {problem}", err=True)
     more = log.reader.n_problems - min(len(log.reader.problems), MAX_PROBLEMS_PRINTED)

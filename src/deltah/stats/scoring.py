@@ -1,7 +1,7 @@
-"""Whole logs scored at once, by several processes where the log has parts that can be read by themselves.
+"""Whole logs scored at once, by several processes where the log has files that can be read by themselves.
 
-One datum's way: part of a file -> trajectories -> waste and signal -> sums (`FactTally`, `MetricsTally`, `CallTables`)
-and encoded rows, which are merged in the order of the parts. The parts, and so every number, are the same for any
+One datum's way: a file -> trajectories -> waste and signal -> sums (`FactTally`, `MetricsTally`, `CallTables`)
+and encoded rows, which are merged in the order of the files. So every number is the same for any
 number of processes, and what is kept does not grow with the log.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Final
 
 from deltah.calls.callfile import CallRecord, CallWriter, call_records
 from deltah.calls.facts import FactTally, LogFacts
@@ -23,13 +22,8 @@ from deltah.calls.waste import waste_of_calls
 from deltah.core.metrics import MetricsTally
 from deltah.core.signals import SignalConfig
 from deltah.core.types import Trajectory
-from deltah.parallel import map_ordered
 from deltah.stats.callgroups import CallTables
-from deltah.traces.parts import Part, read_part
-from deltah.traces.reading import Counts, ReadOptions
 
-ALONE_S: Final = 0.5
-"""Seconds that one process works before it calls others: starting them takes about as long."""
 _Encoder = Callable[[Iterable[CallRecord]], bytes]
 
 
@@ -58,15 +52,13 @@ def score_log(
         costs: For savings in money and seconds; unknown where not given.
         rows: Gets one row a call.
         waste: Whether to look for waste in the text; without it, no call counts as waste.
-        workers: Processes; None: one a core, `deltah.parallel.MAX_WORKERS` at most, once half a second of work has not
-            been enough. A program that asks for several must guard its main module (see `multiprocessing`, "spawn").
+        workers: See `deltah.traces.TraceReader.map`.
 
     Raises:
         DataError: if the rows cannot be written; at the first problem, if the log is read strictly.
         InvalidValueError: if `workers` is below 1.
     """
     job = _Job(
-        read=log.reader.options,
         signal=log.signal,
         answers=log.answers_path,
         costs=costs or Costs(),
@@ -79,28 +71,17 @@ def score_log(
         if rows is not None:
             rows.write(*whole.take_rows())
 
-    def read_here(trajectories: Iterable[Trajectory]) -> None:
-        for trajectory in trajectories:
-            whole.add(trajectory, job, log.answers)
-            write_rows()
-            log.tell()
-
-    alone_s = ALONE_S if workers is None else 0.0
-    for kept, met in map_ordered(partial(_score_part, job), log.reader.parts(), workers=workers, alone_s=alone_s):
+    for kept in log.reader.map(partial(_score_file, job), workers=workers, watch=log.watch):
         whole.merge(kept)
         write_rows()
-        read_here(log.reader.absorb(met))
-        log.tell()
-    read_here(log.reader.rest())
     log.n_matched = whole.n_matched
     return LogScore(facts=whole.facts.facts(), metrics=whole.metrics, calls=whole.calls)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
-    """What a process needs to know to score a part."""
+    """What a process needs to know to score a file."""
 
-    read: ReadOptions
     signal: SignalConfig
     answers: str | None
     costs: Costs
@@ -146,13 +127,13 @@ class _Kept:
         return taken
 
 
-def _score_part(job: _Job, part: Part) -> tuple[_Kept, Counts]:
+def _score_file(job: _Job, number: int, trajectories: Iterable[Trajectory]) -> _Kept:
+    del number
     answers = None if job.answers is None else _answers(job.answers)
-    trajectories, met = read_part(part, job.read)
     kept = _Kept(job.costs)
     for trajectory in trajectories:
         kept.add(trajectory, job, answers)
-    return kept, met
+    return kept
 
 
 @lru_cache(maxsize=1)

@@ -32,8 +32,8 @@ from deltah.traces.chatlog import FunctionCall, Message, MessageToolCall
 from deltah.traces.conversation import message_text
 from deltah.traces.dialects import json_calls, parse_calls, without_end_tokens
 from deltah.traces.dialogue import Dialogue, Facts, Said
+from deltah.traces.files import Position
 from deltah.traces.spans import split_message
-from deltah.traces.streams import Position
 
 _POLICY_NAMES = ("assistant", "model")
 _RESULT_NAMES = "tool|ipython|function|observation"

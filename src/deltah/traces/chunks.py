@@ -30,7 +30,7 @@ from deltah.traces.chatlog import (
 )
 from deltah.traces.decode import decode_line
 from deltah.traces.fields import epoch_seconds, seconds
-from deltah.traces.streams import Position
+from deltah.traces.files import Position
 
 _CHUNK = msgspec.json.Decoder(Response)
 _DONE = "[DONE]"

@@ -17,6 +17,8 @@ from deltah.errors import DataError
 
 T = TypeVar("T")
 
+NOT_JSON = "not valid JSON"
+"""How the reason begins why a line is none."""
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -70,7 +72,7 @@ def _decode_leniently(line: bytes, wanted: type[T]) -> T:
     except msgspec.ValidationError as error:
         raise DataError(field_message(error)) from error
     except ValueError as error:
-        raise DataError(f"not valid JSON ({error}); expected one JSON object on each line") from error
+        raise DataError(f"{NOT_JSON} ({error}); expected one JSON object on each line") from error
     except RecursionError as error:
         raise DataError("the JSON is nested too deeply to be a trace") from error
 

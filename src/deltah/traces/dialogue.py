@@ -19,7 +19,7 @@ from deltah.errors import DataError
 from deltah.traces.chatlog import ChatLine, Choice, Message, Request, Response
 from deltah.traces.chunks import assemble, parse_event_stream
 from deltah.traces.fields import epoch_seconds, seconds, unfit_outcome, unit
-from deltah.traces.streams import Position
+from deltah.traces.files import Position
 from deltah.traces.tokens import NO_TOKENS, PackedTokens, pack
 
 
@@ -79,37 +79,29 @@ class Exchange:
     where: Position
 
 
-class NeedsOthers(Exception):
-    """A record that others of its log complete: an API call of a conversation, or a piece of a stream."""
-
-    def __init__(self, exchange: Exchange | None = None) -> None:
-        """Say what it is.
-
-        Args:
-            exchange: The API call, as it was decoded; None for a piece of a stream.
-        """
-        super().__init__("others of its log complete the record")
-        self.exchange = exchange
-
-
-def read_line(log: ChatLine, where: Position) -> Dialogue | Exchange:
-    """What one decoded line holds.
+def read_conversation(log: ChatLine, where: Position) -> Dialogue:
+    """The conversation of a line whose messages carry their tokens.
 
     Raises:
-        DataError: if there is no assistant message in it, its response is an error, or its numbers contradict each
-            other.
+        DataError: if there is no assistant message in it, or its numbers contradict each other.
     """
     _check_mode(log.logprobs_mode)
-    if log.response is None and log.chunks is None and log.choices is None:
-        if log.request is not None:
-            raise DataError("field response: missing beside 'request'; log each request together with its response")
-        if not log.messages:
-            raise DataError(
-                "field messages: missing or empty; expected a list of chat messages, or request and response"
-            )
-        if not any(message.role == "assistant" for message in log.messages):
-            raise DataError("field messages: no message of role 'assistant'; there is nothing to measure")
-        return Dialogue([_said(message) for message in log.messages], _facts(log, None, log.messages[-1]), where)
+    if log.request is not None:
+        raise DataError("field response: missing beside 'request'; log each request together with its response")
+    if not log.messages:
+        raise DataError("field messages: missing or empty; expected a list of chat messages, or request and response")
+    if not any(message.role == "assistant" for message in log.messages):
+        raise DataError("field messages: no message of role 'assistant'; there is nothing to measure")
+    return Dialogue([_said(message) for message in log.messages], _facts(log, None, log.messages[-1]), where)
+
+
+def read_call(log: ChatLine, where: Position) -> Exchange:
+    """The API call of a line that holds a response.
+
+    Raises:
+        DataError: if the response is an error or holds no assistant message, or its numbers contradict each other.
+    """
+    _check_mode(log.logprobs_mode)
     response = whole_response(log)
     refused = response.error is not None or response.object == "error"
     if refused or not response.choices:

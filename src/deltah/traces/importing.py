@@ -9,11 +9,13 @@ A format of one's own is one function:
 What `register` takes beside the name and its meaning:
 
 * `fields`: top-level names that all stand in a record of the format, by which it is told from others; of several
-  formats that fit, the one with the most names counts. A name may be a tuple of names, of which one must be there.
-  Without fields the format is never detected, only read where a user names it.
+  formats that fit, the one with the most names counts. In place of a name may stand a tuple of names, of which one
+  must be there. Without fields the format is never detected, only read where a user names it.
 * `schema`: type that msgspec decodes the record into, by default `dict[str, Any]`; `bytes` leaves it undecoded.
 
-An importer raises `DataError` for a record that does not fit; the reader counts it, adds where it stands, and goes on.
+An importer may also return an API call, which the reader joins with the others of its conversation, or a chunk of a
+streamed response. It raises `DataError` for a record that does not fit; the reader counts it, adds where it stands, and
+goes on.
 """
 
 from __future__ import annotations
@@ -29,8 +31,11 @@ import msgspec
 from deltah.core.registry import Entry, Registry
 from deltah.core.types import Trajectory
 from deltah.errors import DataError
+from deltah.traces.chunks import LoggedChunk
 from deltah.traces.decode import decode_line
-from deltah.traces.streams import Position
+from deltah.traces.dialogue import Exchange
+from deltah.traces.files import Position
+from deltah.traces.sources import STDIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,17 +50,21 @@ class RecordContext:
     @property
     def default_id(self) -> str:
         """Id of a trajectory whose record has none: file name and number."""
-        file = "stdin" if self.where.file == "-" else Path(self.where.file).name
-        return f"{file}:{self.where.number}"
+        return default_id(self.where)
 
 
-Importer: TypeAlias = Callable[[Any, RecordContext], Trajectory]
+Importer: TypeAlias = Callable[[Any, RecordContext], Trajectory | Exchange | LoggedChunk]
 
 IMPORTERS: Final[Registry[Importer]] = Registry("trace format")
 """Formats that can be read; `deltah.traces.importers` fills it."""
 
 _TOP_LEVEL: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ANY_OBJECT: Final = msgspec.json.Decoder(dict[str, object])
+
+
+def default_id(where: Position) -> str:
+    """Id of a trajectory whose records have none: file name and number of the first."""
+    return f"{'stdin' if where.file == STDIN else Path(where.file).name}:{where.number}"
 
 
 def detect(data: bytes) -> Entry[Importer]:
@@ -69,11 +78,11 @@ def detect(data: bytes) -> Entry[Importer]:
     if not fitting:
         known = "; ".join(f"{name}: {_words(entry.options.get('fields', ()))}" for name, entry in IMPORTERS.items())
         raise DataError(f"no known trace format; expected the fields of one ({known}), or a format that you name")
-    return max(fitting, key=lambda entry: len(entry.options["fields"]))  # of equals, the first that was registered
+    return max(fitting, key=lambda entry: sum(isinstance(field, str) for field in entry.options["fields"]))
 
 
-def import_record(entry: Entry[Importer], data: bytes, context: RecordContext) -> Trajectory:
-    """Trajectory of one record.
+def import_record(entry: Entry[Importer], data: bytes, context: RecordContext) -> Trajectory | Exchange | LoggedChunk:
+    """What one record holds.
 
     Raises:
         DataError: if the record is not of the format.
@@ -96,7 +105,7 @@ def _words(fields: tuple[str | tuple[str, ...], ...]) -> str:
 def _top_level(data: bytes) -> frozenset[str]:
     """Top-level names of a record; their values are skipped, not decoded."""
     try:
-        return frozenset(_TOP_LEVEL.decode(data.removeprefix(b"data:")))
+        return frozenset(_TOP_LEVEL.decode(data))
     except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         names: dict[str, object] = decode_line(data, _ANY_OBJECT)  # the lenient decoder cannot fill `Raw`
         return frozenset(names)

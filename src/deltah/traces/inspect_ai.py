@@ -40,10 +40,10 @@ from deltah.errors import DataError
 from deltah.traces import openai
 from deltah.traces.chatlog import FunctionCall, LogprobsBlock, Message, MessageToolCall
 from deltah.traces.conversation import message_text
-from deltah.traces.decode import decode_line
 from deltah.traces.dialogue import Dialogue, Facts, Said
 from deltah.traces.fields import finite, golden_answers, scalars, unit
-from deltah.traces.streams import Position
+from deltah.traces.files import Position
+from deltah.traces.importing import IMPORTERS, RecordContext
 from deltah.traces.tokens import NO_TOKENS, pack
 
 T = TypeVar("T")
@@ -132,25 +132,21 @@ class EvalSample(msgspec.Struct):
     uuid: str | None = None
 
 
-_DECODER = msgspec.json.Decoder(EvalSample)
-
-
-def decode(record: bytes, *, default_id: str, vocab_size: int | None = None) -> Trajectory:
+@IMPORTERS.register(
+    "inspect", meaning="Sample of an Inspect log", fields=("epoch", "target", "messages"), schema=EvalSample
+)
+def read(sample: EvalSample, context: RecordContext) -> Trajectory:
     """Read one sample.
 
-    Args:
-        record: JSON text of an EvalSample.
-        default_id: Not needed: a sample has an id and an epoch.
-        vocab_size: V of the model, for upper bounds.
-
     Raises:
-        DataError: if the record is not an EvalSample, holds no assistant message, or its numbers contradict each other.
+        DataError: if the sample holds no assistant message, or its numbers contradict each other.
     """
-    sample = decode_line(record, _DECODER)
     if not any(message.role == "assistant" for message in sample.messages):
         raise DataError("field messages: no message of role 'assistant'; there is nothing to measure")
     try:
-        trajectory = openai.to_trajectory(_dialogue(sample), default_id=default_id, vocab_size=vocab_size)
+        trajectory = openai.to_trajectory(
+            _dialogue(sample), default_id=context.default_id, vocab_size=context.vocab_size
+        )
     except RecursionError as error:
         raise DataError("the JSON is nested too deeply to be a trace") from error
     stopped = _stop_reason(trajectory, sample)

@@ -23,9 +23,9 @@ import zlib
 from collections.abc import Iterator
 from typing import IO, NamedTuple
 
+from deltah.compression import zstd
 from deltah.errors import DataError
-from deltah.traces.streams import MAX_LINE_BYTES, Line
-from deltah.zstd import zstd
+from deltah.traces.files import MAX_LINE_BYTES, Line
 
 ZIP_MAGIC = b"PK\x03\x04"
 """First bytes of an .eval file."""
@@ -85,9 +85,11 @@ def eval_samples(path: str | os.PathLike[str]) -> Iterator[Line]:
         samples = _zip_samples(raw) if magic == ZIP_MAGIC else _json_samples(raw)
         number = 0
         for number, (data, damage) in enumerate(samples, start=1):
-            yield Line(number, data, damage=damage)
+            yield Line(number, data, damage=damage, unit="sample")
         if number == 0:
-            yield Line(1, b"", damage="the log holds no samples (log_samples=False, or its header alone?)")
+            yield Line(
+                1, b"", damage="the log holds no samples (log_samples=False, or its header alone?)", unit="sample"
+            )
 
 
 def is_json_log(head: bytes) -> bool:

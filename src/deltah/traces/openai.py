@@ -31,106 +31,44 @@ the message's text is what the logprob tokens spell, or where the reasoning has 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
-import msgspec
 import numpy as np
 
 from deltah.core.types import Estimator, Scalar, SpanQuality, StopReason, Trajectory
 from deltah.errors import ConfigError, DataError, DeltahError, InvalidValueError, VocabularySizeError
 from deltah.traces.chatlog import ChatLine, Message
-from deltah.traces.chunks import ChunkBuffer, logged_chunk
+from deltah.traces.chunks import LoggedChunk, logged_chunk
 from deltah.traces.conversation import Conversation, message_text
-from deltah.traces.decode import decode_line
-from deltah.traces.dialogue import Dialogue, Exchange, Facts, NeedsOthers, Said, read_line
-from deltah.traces.joining import Joiner, alone
-from deltah.traces.streams import Position
+from deltah.traces.dialogue import Dialogue, Exchange, Facts, Said, read_call, read_conversation
+from deltah.traces.importing import IMPORTERS, RecordContext
 from deltah.traces.tokens import concatenate
 from deltah.traces.topk import measure
 from deltah.traces.vocabularies import vocab_size_of
 
-_DECODER = msgspec.json.Decoder(ChatLine, strict=True)
 TOKENS_WITHOUT_LOGPROBS = "tokens_without_logprobs"
 """Metadata key: drawn tokens of a trajectory that its logprobs do not list."""
 
 
-class ChatLogImporter:
-    """Takes the lines of chat logs in order; gives each conversation when it is over."""
-
-    def __init__(self, *, join: bool = True, alone: bool = False) -> None:
-        """Start a log.
-
-        Args:
-            join: False leaves every API call a trajectory of its own.
-            alone: Take no line that others complete.
-        """
-        self._alone = alone
-        self.joiner = Joiner() if join else None
-        self._chunks = ChunkBuffer()
-
-    def add(self, line: bytes, where: Position) -> Iterable[Dialogue]:
-        """Take one line.
-
-        Raises:
-            DataError: if the line does not fit the format, its response is an error, or a number in it cannot be.
-            NeedsOthers: if others complete the line, and it should stand alone.
-        """
-        log = decode_line(_event_data(line), _DECODER)
-        if (logged := logged_chunk(log)) is not None:
-            if self._alone:
-                raise NeedsOthers
-            stream = self._chunks.add(logged, where)
-            if stream is None:
-                return ()
-            read = read_line(stream.line(), stream.where)
-        else:
-            read = read_line(log, where)
-        if not isinstance(read, Exchange):
-            return (read,)
-        if self._alone and self.joiner is not None:
-            raise NeedsOthers(read)
-        return self.join(read)
-
-    def join(self, exchange: Exchange) -> Iterable[Dialogue]:
-        """Take one API call that was decoded before."""
-        return (alone(exchange),) if self.joiner is None else self.joiner.add(exchange)
-
-    def finish(self) -> Iterator[Dialogue | DataError]:
-        """Give what is still open, streams without an end included; for one that cannot be read, why not."""
-        for stream in self._chunks.finish():
-            try:
-                read = read_line(stream.line(), stream.where)
-            except DataError as error:  # must not cost the conversations that still wait
-                yield error
-            else:
-                yield from self.join(read) if isinstance(read, Exchange) else (read,)
-        if self.joiner is not None:
-            yield from self.joiner.finish()
-
-
-def is_chunk(line: bytes) -> bool:
-    """Whether a line holds one chunk of a stream, which others may complete; False for what cannot be read."""
-    try:
-        return logged_chunk(decode_line(_event_data(line), _DECODER)) is not None
-    except DataError:
-        return False
-
-
-def decode(line: bytes, *, default_id: str, vocab_size: int | None = None) -> Trajectory:
-    """Read one line by itself.
-
-    Args:
-        line: JSON text.
-        default_id: Used if the line has no `id`.
-        vocab_size: V, used if the line has no `vocab_size`.
+@IMPORTERS.register(
+    "openai",
+    meaning="OpenAI-style chat log with logprobs",
+    fields=(("messages", "response", "request", "choices"),),
+    schema=ChatLine,
+)
+def read(log: ChatLine, context: RecordContext) -> Trajectory | Exchange | LoggedChunk:
+    """Read one line: a conversation, an API call of one, or a chunk of a stream.
 
     Raises:
         DataError: if the line does not fit the format, its response is an error, or its numbers contradict each other.
-        ConfigError: if `vocab_size` is too small for what the line holds.
+        ConfigError: if the caller's vocabulary size is too small for what the line holds.
     """
-    read = read_line(decode_line(_event_data(line), _DECODER), Position("", 1))
-    dialogue = alone(read) if isinstance(read, Exchange) else read
-    return to_trajectory(dialogue, default_id=default_id, vocab_size=vocab_size)
+    if (chunk := logged_chunk(log)) is not None:
+        return chunk
+    if log.response is not None or log.chunks is not None or log.choices is not None:
+        return read_call(log, context.where)
+    dialogue = read_conversation(log, context.where)
+    return to_trajectory(dialogue, default_id=context.default_id, vocab_size=context.vocab_size)
 
 
 def to_trajectory(dialogue: Dialogue, *, default_id: str, vocab_size: int | None = None) -> Trajectory:
@@ -138,11 +76,12 @@ def to_trajectory(dialogue: Dialogue, *, default_id: str, vocab_size: int | None
 
     Args:
         dialogue: What was said.
-        default_id: See `decode`.
-        vocab_size: See `decode`.
+        default_id: Used if the conversation has no id.
+        vocab_size: V, used if the log does not state it.
 
     Raises:
-        DataError: see `decode`; a size that the record states, or its model's name, may be too small for what it holds.
+        DataError: if its numbers contradict each other, or the size that its records state, or its model's name, is
+            too small for what it holds.
         ConfigError: if `vocab_size` is: it is wrong for all of the log.
     """
     facts = dialogue.facts
@@ -188,11 +127,6 @@ def to_trajectory(dialogue: Dialogue, *, default_id: str, vocab_size: int | None
         )
     except InvalidValueError as error:
         raise DataError(str(error)) from error
-
-
-def _event_data(line: bytes) -> bytes:
-    """A line copied from an event stream, without its `data:`."""
-    return line.removeprefix(b"data:") if line.startswith(b"data:") else line
 
 
 def _wrong_size(error: VocabularySizeError, facts: Facts, given: int | None) -> DeltahError:

@@ -1,32 +1,34 @@
-"""One pass over records: each is given to the importer of its format, and what is lost on the way is counted.
+"""One pass over files: each record goes to its format's importer, API calls to the joining, and losses are counted.
 
-A pass may read a whole log, or parts of one in several processes (`deltah.traces.parts`): then each part has a pass of
-its own, and a record that others complete is left for the pass that reads the log in order.
+A pass reads a whole log in order, or one file alone in a process of its own; then it stops at the first record that
+records of other files may complete.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from heapq import merge
-from typing import NamedTuple
 
 import msgspec
 
+from deltah.core.registry import Entry
 from deltah.core.types import Trajectory
-from deltah.errors import DataError, DeltahError
-from deltah.traces.copies import Copy
-from deltah.traces.decode import decode_line
-from deltah.traces.dialogue import Exchange, NeedsOthers
-from deltah.traces.formats import ChatLogs, Importer, ImportOptions, Pending, make_importer
-from deltah.traces.importing import detect
-from deltah.traces.parquet import read_parquet
-from deltah.traces.sources import Source, base_name
-from deltah.traces.streams import Line, Position
+from deltah.errors import ConfigError, DataError, DeltahError, InvalidValueError
+from deltah.traces import importers  # noqa: F401  # registers the formats
+from deltah.traces.chunks import ChunkBuffer, LoggedChunk
+from deltah.traces.decode import NOT_JSON, decode_line
+from deltah.traces.dialogue import Dialogue, Exchange, read_call
+from deltah.traces.files import PARQUET_MAGIC, Line, Position, head_of, opened, table_rows, text_records
+from deltah.traces.importing import IMPORTERS, Importer, RecordContext, default_id, detect, import_record
+from deltah.traces.inspect_files import ZIP_MAGIC, eval_samples, is_json_log
+from deltah.traces.joining import Joiner, alone
+from deltah.traces.openai import to_trajectory
+from deltah.traces.parquet import holds_traces, read_parquet
+from deltah.traces.sources import Source, base_name, reads_once
 
-_ANY_OBJECT = msgspec.json.Decoder(dict[str, object])
 MAX_KEPT_PROBLEMS = 1000
 """Problems kept in full; all are counted."""
+_ANY_OBJECT = msgspec.json.Decoder(dict[str, object])
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,27 +49,28 @@ class ReadProblem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadOptions:
-    """How logs are read."""
+    """How logs are read; see `deltah.traces.reader.read_traces`.
+
+    Raises:
+        InvalidValueError: if the format is unknown or the vocabulary size not positive.
+    """
 
     format: str | None = None
-    """None: told from the content of each record."""
     strict: bool = False
-    """Stop at the first record that cannot be read."""
-    imports: ImportOptions = field(default_factory=ImportOptions)
+    vocab_size: int | None = None
+    join: bool = True
     skip: tuple[str, ...] = ()
-    """Fields of `deltah.traces.parquet.OPTIONAL` to leave out of Parquet."""
 
-
-class LeftRecord(NamedTuple):
-    """A record that others complete, decoded if it is an API call."""
-
-    where: Position
-    record: Line | Exchange
+    def __post_init__(self) -> None:
+        if self.format is not None:
+            IMPORTERS.resolve(self.format)
+        if self.vocab_size is not None and self.vocab_size < 1:
+            raise InvalidValueError(f"vocab_size is {self.vocab_size}; expected a positive number of tokens")
 
 
 @dataclass(slots=True)
-class Counts:
-    """What a pass met beside the trajectories it gave."""
+class ReadCounts:
+    """What was met beside the trajectories."""
 
     n_read: int = 0
     n_problems: int = 0
@@ -77,193 +80,191 @@ class Counts:
     """Retries and forks that were not continued, each a trajectory of its own."""
     skipped: list[str] = field(default_factory=list)
     """Files of a folder or pattern that hold no traces."""
-    copies: list[Copy] = field(default_factory=list)
-    """Files of a folder or pattern that were left out, as others hold what they hold."""
     problems: list[ReadProblem] = field(default_factory=list)
     """The first `MAX_KEPT_PROBLEMS` of them."""
-    left: list[LeftRecord] = field(default_factory=list)
-    """Records of a part that make no trajectory without the rest of the log."""
+
+    def add(self, other: ReadCounts) -> None:
+        """Add what was met in another file."""
+        self.n_read += other.n_read
+        self.n_problems += other.n_problems
+        self.n_unjoined += other.n_unjoined
+        self.n_branches += other.n_branches
+        self.skipped += other.skipped
+        self.problems += other.problems[: MAX_KEPT_PROBLEMS - len(self.problems)]
 
 
-class Pass:
-    """Reads records in order; what it met stands in `met`."""
+class Reading:
+    """Reads files in order."""
 
     def __init__(
-        self, options: ReadOptions, *, alone: bool = False, on_error: Callable[[ReadProblem], None] | None = None
+        self,
+        options: ReadOptions,
+        *,
+        counts: ReadCounts | None = None,
+        on_error: Callable[[ReadProblem], None] | None = None,
+        alone: bool = False,
     ) -> None:
         """Begin.
 
         Args:
-            options: How logs are read.
-            alone: Leave records that others complete, instead of waiting for those.
-            on_error: Called with each problem as it is met; of a part, with its first `MAX_KEPT_PROBLEMS` after it.
+            options: How to read.
+            counts: Gets what is met.
+            on_error: Called with each problem as it is met.
+            alone: Stop at the first record that other files may complete; then `needs_others` is True.
         """
-        self.met = Counts()
-        self._options, self._alone, self._on_error = options, alone, on_error
-        self._importers: dict[str, Importer] = {}
-        self._last = options.format
+        self.counts = ReadCounts() if counts is None else counts
+        self.needs_others = False
+        self._options, self._on_error, self._alone = options, on_error, alone
+        self._given = None if options.format is None else IMPORTERS.resolve(options.format)
+        self._format: Entry[Importer] | None = None
+        """Of the record before."""
+        self._chunks = ChunkBuffer()
+        self._joiner = Joiner() if options.join else None
         self._end = Position("", 0)
 
-    def records(self, source: Source, unit: str, records: Iterable[Line]) -> Iterator[Trajectory]:
-        """Trajectories of the records of one file.
+    def file(self, source: Source) -> Iterator[Trajectory]:
+        """Trajectories of one file that are over by its end.
 
         Raises:
             DataError: at the first problem if `strict`.
+            ConfigError: if the caller's vocabulary size is too small for what the file holds.
         """
-        self._last = self._options.format
-        for record in records:
-            if not source.named and self._last is None and _is_foreign(record, source.path):
-                self.met.skipped.append(source.path)
-                return
-            yield from self.record(record, Position(source.path, record.number, unit))
-
-    def record(self, record: Line, where: Position) -> Iterator[Trajectory]:
-        """Trajectories that are over with one more record; errors as in `records`."""
-        self._end = where
+        self._format = self._given
         try:
-            pending = self._add(record, where)
-        except NeedsOthers as needed:
-            self.met.left.append(LeftRecord(where, record if needed.exchange is None else needed.exchange))
-        except DeltahError as error:
-            self.report(where, _with_hint(record, str(error)))
-        else:
-            yield from self._build(pending)
+            with opened(source.path) as raw:
+                head = b"" if reads_once(source.path) else head_of(raw)
+                if head.startswith(PARQUET_MAGIC):
+                    yield from self._table(source)
+                elif head.startswith(ZIP_MAGIC) or is_json_log(head):
+                    yield from self._records(source, eval_samples(source.path))
+                else:
+                    yield from self._records(source, text_records(raw))
+        except OSError as error:  # it was there when the reading began
+            self._report(Position(source.path, 1), f"{error}; the file is lost")
 
-    def table(self, path: str, rows: range | None = None) -> Iterator[Trajectory]:
-        """Trajectories of a Parquet file of ours, or of some rows of it; errors as in `records`."""
+    def finish(self) -> Iterator[Trajectory]:
+        """Trajectories that waited for further records; errors as in `file`."""
+        for stream in self._chunks.finish():
+            try:
+                call = read_call(stream.line(), stream.where)
+            except DataError as error:
+                self._report(self._end, str(error))
+            else:
+                yield from self._join(call)
+        if self._joiner is not None:
+            yield from self._build(self._joiner.finish())
+            self.counts.n_unjoined += self._joiner.n_unjoined
+            self.counts.n_branches += self._joiner.n_branches
+
+    def _table(self, source: Source) -> Iterator[Trajectory]:
+        if not holds_traces(source.path):
+            yield from self._records(source, table_rows(source.path))
+            return
 
         def report(row: int, reason: str) -> None:
-            self.report(Position(path, row, "row"), reason)
+            self._report(Position(source.path, row, "row"), reason)
 
         try:
-            for trajectory in read_parquet(path, rows=rows, skip=self._options.skip, on_error=report):
-                self.met.n_read += 1
+            for trajectory in read_parquet(source.path, skip=self._options.skip, on_error=report):
+                self.counts.n_read += 1
                 yield trajectory
         except DataError as error:
             if self._options.strict:
                 raise
             report(1, str(error))
 
-    def finish(self) -> Iterator[Trajectory]:
-        """Trajectories that still waited for further records; errors as in `records`."""
-        for importer in self._importers.values():
-            try:
-                yield from self._build(importer.finish(self._end))
-            except DataError as error:
-                self.report(self._end, str(error))
-            self.met.n_unjoined += importer.n_unjoined
-            self.met.n_branches += importer.n_branches
-
-    def absorb(self, part: Counts) -> Iterator[Trajectory]:
-        """Count what the pass over a part met; trajectories of the records it left come as they are over.
-
-        Raises:
-            DataError: at the first problem if `strict`.
-        """
-        met = self.met
-        met.n_read += part.n_read
-        met.n_problems += part.n_problems
-        # In the order of the lines, as if they were read here.
-        lines: Iterator[ReadProblem | LeftRecord] = merge(part.problems, part.left, key=_number)
+    def _records(self, source: Source, lines: Iterable[Line]) -> Iterator[Trajectory]:
         for line in lines:
-            if isinstance(line, ReadProblem):
-                self._keep(line)
+            self._end = where = Position(source.path, line.number, line.unit)
+            if self._format is None and not source.named and _is_foreign(line, source.path):
+                self.counts.skipped.append(source.path)
+                return
+            try:
+                yield from self._imported(self._import(line, where), where)
+            except ConfigError:
+                raise
+            except DeltahError as error:
+                self._report(where, _with_hint(line, str(error)))
+            if self.needs_others:
+                return
+
+    def _import(self, line: Line, where: Position) -> Trajectory | Exchange | LoggedChunk:
+        """Try the format of the record before first: detection costs a pass over the record."""
+        if line.damage is not None:
+            raise DataError(line.damage)
+        data = line.data.removeprefix(b"data:")  # a line copied from an event stream
+        context = RecordContext(where=where, vocab_size=self._options.vocab_size)
+        tried = self._format
+        if tried is None:
+            self._format = detect(data)
+            return import_record(self._format, data, context)
+        try:
+            return import_record(tried, data, context)
+        except DataError:
+            if self._given is not None or (found := detect(data)) is tried:
+                raise
+            self._format = found
+            return import_record(found, data, context)
+
+    def _imported(self, record: Trajectory | Exchange | LoggedChunk, where: Position) -> Iterator[Trajectory]:
+        if isinstance(record, Trajectory):
+            self.counts.n_read += 1
+            yield record
+        elif self._alone and (isinstance(record, LoggedChunk) or self._joiner is not None):
+            self.needs_others = True
+        elif isinstance(record, Exchange):
+            yield from self._join(record)
+        elif (stream := self._chunks.add(record, where)) is not None:
+            yield from self._join(read_call(stream.line(), stream.where))
+
+    def _join(self, call: Exchange) -> Iterator[Trajectory]:
+        yield from self._build((alone(call),) if self._joiner is None else self._joiner.add(call))
+
+    def _build(self, dialogues: Iterable[Dialogue]) -> Iterator[Trajectory]:
+        for one in dialogues:
+            try:
+                trajectory = to_trajectory(one, default_id=default_id(one.where), vocab_size=self._options.vocab_size)
+            except DataError as error:
+                self._report(one.where, str(error))
                 continue
-            where, record = line
-            if isinstance(record, Exchange):
-                self._end = where
-                yield from self._build(self._chat_logs().join(record))
-            else:
-                yield from self.record(record, where)
+            self.counts.n_read += 1
+            yield trajectory
 
-    def report(self, where: Position, reason: str) -> None:
-        """Take note of a problem.
-
-        Raises:
-            DataError: that problem, if `strict`.
-        """
+    def _report(self, where: Position, reason: str) -> None:
         problem = ReadProblem(where.file, where.number, reason, where.unit)
         if self._options.strict:
             raise DataError(str(problem))
-        self.met.n_problems += 1
-        self._keep(problem)
-
-    def _keep(self, problem: ReadProblem) -> None:
-        if len(self.met.problems) < MAX_KEPT_PROBLEMS:
-            self.met.problems.append(problem)
+        self.counts.n_problems += 1
+        if len(self.counts.problems) < MAX_KEPT_PROBLEMS:
+            self.counts.problems.append(problem)
         if self._on_error is not None:
             self._on_error(problem)
 
-    def _add(self, record: Line, where: Position) -> Iterable[Pending]:
-        """Try the format of the record before first: detection costs a pass over the record."""
-        if record.damage is not None:
-            raise DataError(record.damage)
-        if self._last is None:
-            self._last = detect(record.data).name
-            return self._importer(self._last).add(record.data, where)
-        try:
-            return self._importer(self._last).add(record.data, where)
-        except DataError:
-            if self._options.format is not None:
-                raise
-            found = detect(record.data).name
-            if found == self._last:
-                raise
-            self._last = found
-            return self._importer(found).add(record.data, where)
 
-    def _build(self, pending: Iterable[Pending]) -> Iterator[Trajectory]:
-        for one in pending:
-            try:
-                trajectory = one.build()
-            except DataError as error:
-                self.report(one.where, str(error))
-                continue
-            self.met.n_read += 1
-            yield trajectory
-
-    def _chat_logs(self) -> ChatLogs:
-        importer = self._importer("openai")
-        assert isinstance(importer, ChatLogs)
-        return importer
-
-    def _importer(self, fmt: str) -> Importer:
-        if fmt not in self._importers:
-            self._importers[fmt] = make_importer(fmt, self._options.imports, alone=self._alone)
-        return self._importers[fmt]
-
-
-def _number(met: ReadProblem | LeftRecord) -> int:
-    """Which record of its file it is."""
-    return met.line if isinstance(met, ReadProblem) else met.where.number
-
-
-def _is_foreign(record: Line, path: str) -> bool:
+def _is_foreign(line: Line, path: str) -> bool:
     """Whether a file's first record is sound but of no known format: tasks, a corpus or plain text beside the traces.
 
     What is no JSON in a file that should hold it is a damaged record, behind which others may stand.
     """
-    if record.damage is not None:
-        return False
-    if not base_name(path).lower().endswith((".log", ".txt")) and not _is_object(record):
+    is_text = base_name(path).lower().endswith((".log", ".txt"))
+    if line.damage is not None or not (is_text or _is_object(line.data)):
         return False
     try:
-        detect(record.data)
+        detect(line.data.removeprefix(b"data:"))
     except DataError:
         return True
     return False
 
 
-def _is_object(record: Line) -> bool:
+def _is_object(data: bytes) -> bool:
     """Whether a record is a JSON object."""
     try:
-        decode_line(record.data, _ANY_OBJECT)
+        decode_line(data, _ANY_OBJECT)
     except DataError:
         return False
     return True
 
 
-def _with_hint(record: Line, reason: str) -> str:
-    if record.complete or record.damage is not None:
-        return reason
-    return f"the last line is cut off (interrupted writer?): {reason}"
+def _with_hint(line: Line, reason: str) -> str:
+    cut_off = not line.complete and reason.startswith(NOT_JSON)
+    return f"the last line is cut off (interrupted writer?): {reason}" if cut_off else reason

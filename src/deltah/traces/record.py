@@ -35,6 +35,7 @@ from deltah.core.types import (
 )
 from deltah.errors import DataError, InvalidValueError
 from deltah.traces.decode import decode_line, replace_surrogates
+from deltah.traces.importing import IMPORTERS, RecordContext
 
 SCHEMA_VERSION = 1
 """Version written; every version from 1 to this one is read."""
@@ -218,6 +219,13 @@ def decode_metadata(text: str) -> dict[str, Scalar]:
         DataError: if it is not such an object.
     """
     return {key: _plain(value) for key, value in decode_line(text.encode(), _METADATA_DECODER).items()}
+
+
+@IMPORTERS.register("deltah", meaning="Traces that deltah wrote", fields=("schema_version",), schema=bytes)
+def read(line: bytes, context: RecordContext) -> Trajectory:
+    """Read one line that `encode` wrote, which says everything of itself; errors as in `decode`."""
+    del context
+    return decode(line)
 
 
 def check_version(version: int) -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from deltah.compression import compressed
 from deltah.core.types import Trajectory
 from deltah.errors import DataError, InvalidValueError
 from deltah.traces import record
 from deltah.traces.parquet import write_parquet
-from deltah.traces.streams import open_compressed_writer
 
 
 def write_traces(path: str | os.PathLike[str], trajectories: Iterable[Trajectory]) -> int:
@@ -41,7 +41,7 @@ def write_traces(path: str | os.PathLike[str], trajectories: Iterable[Trajectory
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as raw:
-            with open_compressed_writer(raw, target.suffix) as stream:
+            with compressed(raw, target.suffix) as stream:
                 for trajectory in trajectories:
                     stream.write(record.encode(trajectory) + b"\n")
                     count += 1

@@ -1,7 +1,7 @@
 """Importer for the completion logs of TRL: one row, one trajectory. Nothing is measured on it.
 
 Source: `GRPOTrainer(log_completions=True)` of TRL, written by TRL 1.16.0 and read in its `trainer/grpo_trainer.py`:
-`<output_dir>/completions/completions_<step>.parquet`, one row a completion. `deltah.traces.tables` turns such a file
+`<output_dir>/completions/completions_<step>.parquet`, one row a completion. `deltah.traces.files` turns such a file
 into JSON records; rows that were exported as JSON lines are read as they are.
 
 * `prompt`, `completion`: message lists, or, for plain-text data sets, text that is read by `deltah.traces.chattext`.
