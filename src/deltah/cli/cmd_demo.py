@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from deltah.calls.outcomes import outcome_title
-from deltah.cli.cmd_train import split_names
+from deltah.cli.options import split_names
 from deltah.cli.progress import display, numbers_of
 from deltah.cli.tables import print_summaries
 from deltah.errors import ConfigError
@@ -43,7 +43,7 @@ def command(
     from deltah.lab.demo import DemoConfig
     from deltah.lab.recipe import CONTROLS, EVAL_TASKS, STEPS
 
-    names = [*split_names(arms), *(CONTROLS if controls else [])]
+    names = [*(split_names(arms) or ()), *(CONTROLS if controls else [])]
     if not names:
         raise ConfigError(f"--arms names no arm; choose from: {', '.join(REWARDS)}")
     for name in names:

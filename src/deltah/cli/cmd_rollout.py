@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from deltah.cli.cmd_train import Settings, split_names
 from deltah.cli.config import resolve
+from deltah.cli.options import ConfigFile, Corpus, Limit, Model, Seed, Settings, Tools, split_names
 from deltah.cli.progress import reporting
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError
@@ -43,16 +43,14 @@ TRACE_SUFFIXES = (".jsonl", ".ndjson", ".json", ".gz", ".zst", ".parquet")
 def command(  # noqa: PLR0913 - the options of a command line
     tasks: Annotated[str, typer.Option(help="Task file: JSONL or Parquet.")],
     out: Annotated[Path, typer.Option(help="Trace file (.jsonl, .jsonl.zst, .parquet) or run directory.")],
-    model: Annotated[str | None, typer.Option(help="A directory, a hub id or 'lab' (the embedded agent).")] = None,
-    tools: Annotated[
-        str | None, typer.Option(help="Comma-separated: search, python or package.module:function.")
-    ] = None,
-    corpus: Annotated[str | None, typer.Option(help="Documents of the search tool, JSONL.")] = None,
+    model: Model = None,
+    tools: Tools = None,
+    corpus: Corpus = None,
     samples: Annotated[int, typer.Option(help="Trajectories per task.", min=1)] = 1,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always take the most likely token.")] = False,
-    limit: Annotated[int | None, typer.Option(help="Use only the first N tasks.", min=1)] = None,
-    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
-    config: Annotated[Path | None, typer.Option(help="Configuration file, TOML or JSON.")] = None,
+    limit: Limit = None,
+    seed: Seed = None,
+    config: ConfigFile = None,
     settings: Settings = None,
 ) -> None:
     """Run a model on tasks and write its trajectories, with exact entropies."""
@@ -63,7 +61,7 @@ def command(  # noqa: PLR0913 - the options of a command line
         config,
         options={
             "model": model,
-            "tools": None if tools is None else split_names(tools),
+            "tools": split_names(tools),
             "tool.corpus": corpus,
             "seed": seed,
         },

@@ -8,27 +8,26 @@ from typing import Annotated
 import typer
 
 from deltah.cli.config import resolve
+from deltah.cli.options import ConfigFile, Corpus, Model, Seed, Settings, Tools, split_names
 from deltah.cli.progress import reporting_phases
-
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="Any configuration key, such as reward.alpha=0.3. Repeatable.")
-]
 
 
 def command(  # noqa: PLR0913 - the options of a command line
     tasks: Annotated[str | None, typer.Option(help="Task file: JSONL or Parquet.")] = None,
-    model: Annotated[str | None, typer.Option(help="A directory, a hub id or 'lab' (the embedded agent).")] = None,
-    tools: Annotated[
-        str | None, typer.Option(help="Comma-separated: search, python or package.module:function.")
+    model: Model = None,
+    tools: Tools = None,
+    corpus: Corpus = None,
+    reward: Annotated[
+        str | None, typer.Option(help="One of {rewards}; or package.module:function (default: sparse).")
     ] = None,
-    corpus: Annotated[str | None, typer.Option(help="Documents of the search tool, JSONL.")] = None,
-    reward: Annotated[str | None, typer.Option(help="outcome, sparse, dense, penalty, otc or shuffled.")] = None,
-    signal: Annotated[str | None, typer.Option(help="Signal behind the reward; delta_h is the method's.")] = None,
+    signal: Annotated[
+        str | None, typer.Option(help="One of {all_signals}; or package.module:function (default: delta_h).")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Number of optimiser steps.")] = None,
     eval_tasks: Annotated[str | None, typer.Option(help="Task file to evaluate the trained model on.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
+    seed: Seed = None,
     out: Annotated[Path, typer.Option(help="Run directory. An interrupted run continues there.")] = Path("runs/train"),
-    config: Annotated[Path | None, typer.Option(help="Configuration file, TOML or JSON.")] = None,
+    config: ConfigFile = None,
     settings: Settings = None,
 ) -> None:
     """Train a model that uses tools, with GRPO and an entropy reward."""
@@ -40,7 +39,7 @@ def command(  # noqa: PLR0913 - the options of a command line
         options={
             "tasks": tasks,
             "rollout.model": model,
-            "rollout.tools": None if tools is None else split_names(tools),
+            "rollout.tools": split_names(tools),
             "rollout.tool.corpus": corpus,
             "reward.name": reward,
             "signal.name": signal,
@@ -59,8 +58,3 @@ def command(  # noqa: PLR0913 - the options of a command line
         return
     typer.echo(f"model   {run.model}")
     typer.echo(f"report  deltah report {run.path}")
-
-
-def split_names(text: str) -> list[str]:
-    """Names of a comma-separated option."""
-    return [name.strip() for name in text.split(",") if name.strip()]

@@ -1,7 +1,8 @@
-"""Options that the commands reading logs have in common."""
+"""Options that commands have in common."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,11 +10,23 @@ import typer
 from typer.core import TyperCommand
 
 from deltah.calls.logs import LogOptions, log_signals
+from deltah.core.rewards import REWARDS
+from deltah.core.signals import SIGNALS
+from deltah.tools import TOOLS
 from deltah.traces.importing import IMPORTERS
+
+_CHOICES: Mapping[str, Callable[[], Iterable[str]]] = {
+    "{signals}": log_signals,
+    "{all_signals}": lambda: SIGNALS,
+    "{rewards}": lambda: REWARDS,
+    "{tools}": lambda: TOOLS,
+    "{formats}": lambda: IMPORTERS,
+}
+"""What stands for the names of a registry in the help of an option."""
 
 
 class OpenCommand(TyperCommand):
-    """A command whose help lists what is registered when it is asked, for `{signals}` and the like."""
+    """A command whose help lists what is registered when it is asked."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Parameters, with the names filled in."""
@@ -21,7 +34,7 @@ class OpenCommand(TyperCommand):
         for param in params:
             if param.type.name.endswith(" range"):
                 param.metavar = param.metavar or f"<{param.type.name.removesuffix(' range')}>"
-            for word, names in (("{signals}", log_signals), ("{formats}", lambda: IMPORTERS)):
+            for word, names in _CHOICES.items():
                 if word in (getattr(param, "help", None) or ""):
                     param.help = param.help.replace(word, ", ".join(names()))
         return params
@@ -67,6 +80,22 @@ Margin = Annotated[
     float | None,
     typer.Option(help="Dead band: smaller changes do not count. In the signal's unit.", min=0.0),
 ]
+
+
+Model = Annotated[str | None, typer.Option(help="A directory, a hub id or 'lab' (the embedded agent).")]
+Tools = Annotated[str | None, typer.Option("--tools", help="Comma-separated: {tools} or package.module:function.")]
+Corpus = Annotated[str | None, typer.Option(help="Documents of the search tool, JSONL.")]
+Limit = Annotated[int | None, typer.Option(help="Use only the first N tasks.", min=1)]
+Seed = Annotated[int | None, typer.Option(help="Random seed.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="Configuration file, TOML or JSON.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Any configuration key, such as reward.alpha=0.3. Repeatable.")
+]
+
+
+def split_names(text: str | None) -> list[str] | None:
+    """Names of a comma-separated option; None if it is not given."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def log_options(
