@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from deltah.cli.config import resolve
 from deltah.cli.options import ConfigFile, Corpus, Limit, Model, Seed, Settings, Tools, split_names
 from deltah.cli.progress import reporting
+from deltah.cli.settings import resolve
 from deltah.cli.tables import print_summaries
 
 
@@ -25,7 +25,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     settings: Settings = None,
 ) -> None:
     """Evaluate a model on held-out tasks, sampled and greedy."""
-    from deltah.engines.trl.config import EvaluateConfig
+    from deltah.engines.config import EvaluateConfig
 
     resolved = resolve(
         EvaluateConfig,
@@ -42,8 +42,8 @@ def command(  # noqa: PLR0913 - the options of a command line
         defaults={"eval": {}},
     )
     from deltah.calls.outcomes import outcome_title
-    from deltah.engines.trl.acting import evaluate
     from deltah.engines.trl.processes import rank
+    from deltah.engines.trl.rollout import evaluate
     from deltah.report.load import load_arm
 
     if rank():  # torchrun started several processes: the first one does it

@@ -24,16 +24,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from deltah.cli.config import resolve
 from deltah.cli.options import ConfigFile, Corpus, Limit, Model, Seed, Settings, Tools, split_names
 from deltah.cli.progress import reporting
+from deltah.cli.settings import resolve
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError
 from deltah.runs.directory import RunDirectory, open_run
 from deltah.text_format import count, share
 
 if TYPE_CHECKING:
-    from deltah.engines.trl.config import RolloutConfig
+    from deltah.engines.config import RolloutConfig
     from deltah.tasks import Task
 
 TRACE_SUFFIXES = (".jsonl", ".ndjson", ".json", ".gz", ".zst", ".parquet")
@@ -54,7 +54,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     settings: Settings = None,
 ) -> None:
     """Run a model on tasks and write its trajectories, with exact entropies."""
-    from deltah.engines.trl.config import RolloutConfig
+    from deltah.engines.config import RolloutConfig
 
     resolved = resolve(
         RolloutConfig,
@@ -174,7 +174,7 @@ class _Job:
             yield from self._act(self.tasks[task:], self.samples, task * self.samples)
 
     def _act(self, tasks: Sequence[Task], samples: int, done: int) -> Iterator[Trajectory]:
-        from deltah.engines.trl.acting import rollout
+        from deltah.engines.trl.rollout import rollout
 
         config = replace(self.config, seed=_seed(self.config.seed, done))
         return (trajectory for trajectory, _ in rollout(config, tasks, greedy=self.greedy, samples=samples))

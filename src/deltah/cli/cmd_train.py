@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from deltah.cli.config import resolve
 from deltah.cli.options import ConfigFile, Corpus, Model, Seed, Settings, Tools, split_names
 from deltah.cli.progress import reporting_phases
+from deltah.cli.settings import resolve
 
 
 def command(  # noqa: PLR0913 - the options of a command line
@@ -31,7 +31,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     settings: Settings = None,
 ) -> None:
     """Train a model that uses tools, with GRPO and an entropy reward."""
-    from deltah.engines.trl.config import TrainConfig
+    from deltah.engines.config import TrainConfig
 
     resolved = resolve(
         TrainConfig,
@@ -50,7 +50,7 @@ def command(  # noqa: PLR0913 - the options of a command line
         settings=settings or (),
     )
     from deltah.engines.trl.processes import rank
-    from deltah.engines.trl.session import train
+    from deltah.engines.trl.training import train
 
     with reporting_phases(f"train {resolved.reward.name}", "evaluate", hidden=rank() > 0) as (training, held_out):
         run = train(resolved, out, progress=training, evaluation_progress=held_out)
