@@ -11,8 +11,8 @@ from deltah.calls.savings import Costs, SavingsReport
 from deltah.calls.waste import Waste
 from deltah.core.signal_types import Signal
 from deltah.core.types import SpanQuality, Trajectory
+from deltah.traces.conversation import TOKENS_WITHOUT_LOGPROBS
 from deltah.traces.fields import UNFIT_OUTCOME
-from deltah.traces.openai import TOKENS_WITHOUT_LOGPROBS
 from deltah.traces.vocabularies import FROM_DEFAULT, FROM_MODEL_NAME
 
 
