@@ -54,19 +54,19 @@ def command(  # noqa: PLR0913 - the options of a command line
     settings: Settings = None,
 ) -> None:
     """Run a model on tasks and write its trajectories, with exact entropies."""
-    from deltah.engines.config import RolloutConfig
+    from deltah.engines.config import RolloutRunConfig
 
     resolved = resolve(
-        RolloutConfig,
+        RolloutRunConfig,
         config,
         options={
-            "model": model,
-            "tools": split_names(tools),
-            "tool.corpus": corpus,
-            "seed": seed,
+            "rollout.model": model,
+            "rollout.tools": split_names(tools),
+            "rollout.tool.corpus": corpus,
+            "rollout.seed": seed,
         },
         settings=settings or (),
-    )
+    ).rollout
     target = _Target(out, "greedy" if greedy else "sampled")
     target.check()
     from deltah.tasks import read_tasks
