@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -12,7 +12,7 @@ from typer.core import TyperCommand
 from deltah.calls.logs import LogOptions, log_signals
 from deltah.core.rewards import REWARDS
 from deltah.core.signals import SIGNALS
-from deltah.tools import TOOLS
+from deltah.tools.toolbox import TOOLS
 from deltah.traces.importing import IMPORTERS
 
 _CHOICES: Mapping[str, Callable[[], Iterable[str]]] = {
