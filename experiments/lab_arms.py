@@ -28,7 +28,7 @@ from deltah.lab.recipe import ARMS, CONTROLS, EVAL_TASKS, STEPS
 from deltah.report.data import ArmData, ReportData
 from deltah.report.render import write_plane
 from deltah.runs.directory import nan_to_none, package_versions
-from deltah.stats.summary import compare_tallies
+from deltah.stats.tallies import compare_tallies
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 SHOWN = (

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from deltah.calls.logs import LogOptions, ScoredLog
-from deltah.calls.notes import notes_on
+from deltah.calls.old_notes import notes_on_facts
 from deltah.calls.savings import Costs
 from deltah.core.metrics import SECONDS
 from deltah.errors import DataError
@@ -102,7 +102,7 @@ def load_traces(
     return ArmData(
         name=_stem(Path(path).resolve().name) if str(path) != STDIN else "stdin",
         evaluations={LOGS: evaluation},
-        notes=notes_on(log, evaluation.facts),
+        notes=notes_on_facts(log, evaluation.facts),
         problems=problems,
         n_problems=log.reader.n_problems,
         study=_study(folder),
