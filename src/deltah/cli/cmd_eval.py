@@ -44,13 +44,13 @@ def command(  # noqa: PLR0913 - the options of a command line
     from deltah.calls.outcomes import outcome_title
     from deltah.engines.trl.acting import evaluate
     from deltah.engines.trl.processes import rank
-    from deltah.report.load import load_run
+    from deltah.report.load import load_arm
 
     if rank():  # torchrun started several processes: the first one does it
         return
     with reporting("evaluate") as report:
         run = evaluate(resolved, out, progress=report)
-    evaluations = load_run(run.path).evaluations
+    evaluations = load_arm(run.path).evaluations
     title = outcome_title(grader for evaluation in evaluations.values() for grader in evaluation.graders)
     print_summaries({name: evaluation.summarise() for name, evaluation in evaluations.items()}, outcome=title)
     typer.echo(f"traces  {run.path / 'eval'}\nreport  deltah report {run.path}")

@@ -43,7 +43,7 @@ from deltah.lab.recipe import (
 )
 from deltah.lab.subprocesses import start, stop
 from deltah.report.data import ReportData
-from deltah.report.load import load_run
+from deltah.report.load import load_arm
 from deltah.report.render import write_report
 from deltah.runs.directory import DONE, RunDirectory, open_run, package_versions, write_atomic
 from deltah.termination import stop_on_termination
@@ -121,8 +121,8 @@ def report_data(out: Path, arms: Sequence[str], config: DemoConfig) -> ReportDat
     """Read a finished demo."""
     return ReportData(
         title="deltah demo: the embedded agent, before and after",
-        arms=tuple(load_run(out / arm, name=arm) for arm in arms),
-        start=load_run(out / "start").evaluations,
+        arms=tuple(load_arm(out / arm, name=arm) for arm in arms),
+        start=load_arm(out / "start").evaluations,
         facts={
             "model": "embedded agent (about one million parameters), the same cold start for every arm",
             "budget": f"{config.steps} steps of 6 prompts x 8 trajectories an arm",

@@ -11,7 +11,7 @@ hundredths of nats (-1: not measured). The page's script renders the opened traj
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, Final
@@ -42,6 +42,8 @@ class Pick:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
+    """One evaluation of one arm."""
+
     arm: int
     name: str
     evaluation: Evaluation
@@ -146,33 +148,25 @@ def _identified(data: ReportData, kept: Iterable[tuple[Pick, dict[str, Any]]]) -
     """Records with their place, a key for links, and a number shared by the trajectories of one question."""
     keys, questions, records = set[str](), dict[ClusterKey, int](), list[dict[str, Any]]()
     for pick, record in kept:
-        key = inert(f"{data.columns[pick.arm].name}/{pick.evaluation}/{record['id']}"[:300])
+        base = key = inert(f"{data.columns[pick.arm].name}/{pick.evaluation}/{record['id']}"[:300])
+        n = 1
+        while key in keys:
+            n += 1
+            key = f"{base}~{n}"
+        keys.add(key)
         place = {"arm": pick.arm, "evaluation": inert(pick.evaluation), "reason": pick.reason.value}
         question = questions.setdefault(pick.candidate.cluster, len(questions))
-        records.append({"key": _unique(key, keys), **place, "question": question, **record})
+        records.append({"key": key, **place, "question": question, **record})
     return records
-
-
-def _unique(key: str, taken: set[str]) -> str:
-    base, count = key, 1
-    while key in taken:
-        count += 1
-        key = f"{base}~{count}"
-    taken.add(key)
-    return key
 
 
 def _by_frequency(vocabulary: dict[str, int], records: Iterable[dict[str, Any]]) -> list[str]:
     """Renumber the tokens of all records so that frequent texts have short numbers; returns the used texts."""
     texts = list(vocabulary)
-    lists = list(_token_lists(records))
+    lists = [block["tokens"] for record in records for block in record["blocks"] if "tokens" in block]
     counts = Counter(token for tokens in lists for token in tokens)
     order = sorted(counts, key=lambda token: (-counts[token], token))
     number = {token: i for i, token in enumerate(order)}
     for tokens in lists:
         tokens[:] = [number[token] for token in tokens]
     return [texts[token] for token in order]
-
-
-def _token_lists(records: Iterable[dict[str, Any]]) -> Iterator[list[int]]:
-    return (block["tokens"] for record in records for block in record["blocks"] if "tokens" in block)
