@@ -93,7 +93,7 @@ class Agent:
     """SmolLM2: it writes text, and gives the distribution of every token of a conversation."""
 
     def __init__(self) -> None:
-        path = resolve_model("smollm2").path
+        path = resolve_model("runs/smollm2").path  # made by: python examples/smollm2/convert.py runs/smollm2
         self.tokenizer = AutoTokenizer.from_pretrained(path)
         self.model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
         self.vocab_size = self.model.config.vocab_size

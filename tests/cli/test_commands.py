@@ -15,11 +15,11 @@ from builders import make_trajectory
 from typer.testing import CliRunner
 
 from deltah.cli.app import app
-from deltah.cli.config import resolve
+from deltah.cli.settings import resolve
 from deltah.core.metrics import batch_metrics
 from deltah.core.rewards import RewardConfig
 from deltah.core.signals import SignalConfig, score
-from deltah.engines.trl.config import TrainConfig
+from deltah.engines.config import TrainConfig
 from deltah.errors import ConfigError
 from deltah.traces import write_traces
 

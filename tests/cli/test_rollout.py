@@ -21,8 +21,8 @@ pytest.importorskip("trl")
 
 from deltah.cli.app import app
 from deltah.core.types import Trajectory
-from deltah.engines.trl import acting
-from deltah.engines.trl.config import RolloutConfig
+from deltah.engines.config import RolloutConfig
+from deltah.engines.trl import rollout as engine
 from deltah.runs.directory import RunDirectory
 from deltah.tasks import Task
 from deltah.traces import read_traces
@@ -54,7 +54,7 @@ class Agent:
 @pytest.fixture
 def agent(monkeypatch: pytest.MonkeyPatch) -> Agent:
     agent = Agent()
-    monkeypatch.setattr(acting, "rollout", agent.rollout)
+    monkeypatch.setattr(engine, "rollout", agent.rollout)
     return agent
 
 

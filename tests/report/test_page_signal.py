@@ -47,7 +47,7 @@ def test_the_methods_own_signal_needs_no_word(tmp_path: Path, margin: float | No
     assert "mean ΔH nats" in text
     assert "Distribution of ΔH, nats" in text
     assert "another signal" not in text
-    assert "share of calls that certainly lowered entropy" in attributes
+    assert "share of calls that certainly reduced entropy" in attributes
     assert "signal" not in twin["facts"]
 
 

@@ -17,8 +17,8 @@ from deltah.core.signal_types import Signal
 from deltah.core.types import SegmentKind, SpanQuality, ToolCall, Trajectory
 from deltah.errors import InvalidValueError
 from deltah.text_format import count
+from deltah.traces.conversation import TOKENS_WITHOUT_LOGPROBS
 from deltah.traces.fields import DURATION_FROM, GAP, UNFIT_OUTCOME
-from deltah.traces.openai import TOKENS_WITHOUT_LOGPROBS
 from deltah.traces.vocabularies import FROM_DEFAULT, FROM_MODEL_NAME
 
 

@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 
 from deltah.cli.cmd_train import Settings, split_names
-from deltah.cli.config import resolve
 from deltah.cli.progress import reporting
+from deltah.cli.settings import resolve
 from deltah.cli.tables import print_summaries
 
 
 def command(  # noqa: PLR0913 - the options of a command line
     tasks: Annotated[str | None, typer.Option(help="Task file, JSONL or Parquet.")] = None,
-    model: Annotated[str | None, typer.Option(help="Directory, hub id, 'lab' or 'smollm2'.")] = None,
+    model: Annotated[str | None, typer.Option(help="Directory, hub id, or 'lab', the embedded agent.")] = None,
     tools: Annotated[str | None, typer.Option(help="Comma-separated: search, python, package.module:function.")] = None,
     corpus: Annotated[str | None, typer.Option(help="JSONL of documents for the search tool.")] = None,
     limit: Annotated[int | None, typer.Option(help="Use only the first so many tasks.", min=1)] = None,
@@ -25,7 +25,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     settings: Settings = None,
 ) -> None:
     """Evaluate a tool-using model on held-out tasks, sampled and greedy."""
-    from deltah.engines.trl.config import EvaluateConfig
+    from deltah.engines.config import EvaluateConfig
 
     resolved = resolve(
         EvaluateConfig,
@@ -42,8 +42,8 @@ def command(  # noqa: PLR0913 - the options of a command line
         defaults={"eval": {}},
     )
     from deltah.calls.outcomes import outcome_title
-    from deltah.engines.trl.acting import evaluate
     from deltah.engines.trl.processes import rank
+    from deltah.engines.trl.rollout import evaluate
     from deltah.report.load import load_arm
 
     if rank():  # torchrun started several processes: the first one does it

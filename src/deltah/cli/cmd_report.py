@@ -22,7 +22,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     paths: Logs,
     out: Annotated[
         Path | None,
-        typer.Option(help="Page to write, with a JSON twin; else report.html in the folder of the first path."),
+        typer.Option(help="Page to write, with a JSON twin (default: report.html in the folder of the first path)."),
     ] = None,
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
     answers: Answers = None,

@@ -25,15 +25,15 @@ import numpy as np
 import typer
 
 from deltah.cli.cmd_train import Settings, split_names
-from deltah.cli.config import resolve
 from deltah.cli.progress import reporting
+from deltah.cli.settings import resolve
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError
 from deltah.runs.directory import RunDirectory, open_run
 from deltah.text_format import count, share
 
 if TYPE_CHECKING:
-    from deltah.engines.trl.config import RolloutConfig
+    from deltah.engines.config import RolloutConfig
     from deltah.tasks import Task
 
 TRACE_SUFFIXES = (".jsonl", ".ndjson", ".json", ".gz", ".zst", ".parquet")
@@ -45,7 +45,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     out: Annotated[
         Path, typer.Option(help="Trace file (.jsonl, .jsonl.zst, .parquet) or run directory; an interrupt continues.")
     ],
-    model: Annotated[str | None, typer.Option(help="Directory, hub id, 'lab' or 'smollm2'.")] = None,
+    model: Annotated[str | None, typer.Option(help="Directory, hub id, or 'lab', the embedded agent.")] = None,
     tools: Annotated[str | None, typer.Option(help="Comma-separated: search, python, package.module:function.")] = None,
     corpus: Annotated[str | None, typer.Option(help="JSONL of documents for the search tool.")] = None,
     samples: Annotated[int, typer.Option(help="Trajectories of each task.", min=1)] = 1,
@@ -56,7 +56,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     settings: Settings = None,
 ) -> None:
     """Roll out a model on tasks and write its trajectories with exact entropies."""
-    from deltah.engines.trl.config import RolloutConfig
+    from deltah.engines.config import RolloutConfig
 
     resolved = resolve(
         RolloutConfig,
@@ -176,7 +176,7 @@ class _Job:
             yield from self._act(self.tasks[task:], self.samples, task * self.samples)
 
     def _act(self, tasks: Sequence[Task], samples: int, done: int) -> Iterator[Trajectory]:
-        from deltah.engines.trl.acting import rollout
+        from deltah.engines.trl.rollout import rollout
 
         config = replace(self.config, seed=_seed(self.config.seed, done))
         return (trajectory for trajectory, _ in rollout(config, tasks, greedy=self.greedy, samples=samples))

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from deltah.cli.config import resolve
 from deltah.cli.progress import reporting_phases
+from deltah.cli.settings import resolve
 
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Any other configuration key, e.g. reward.alpha=0.3; repeatable.")
@@ -17,7 +17,7 @@ Settings = Annotated[
 
 def command(  # noqa: PLR0913 - the options of a command line
     tasks: Annotated[str | None, typer.Option(help="Task file, JSONL or Parquet.")] = None,
-    model: Annotated[str | None, typer.Option(help="Directory, hub id, 'lab' or 'smollm2'.")] = None,
+    model: Annotated[str | None, typer.Option(help="Directory, hub id, or 'lab', the embedded agent.")] = None,
     tools: Annotated[str | None, typer.Option(help="Comma-separated: search, python, package.module:function.")] = None,
     corpus: Annotated[str | None, typer.Option(help="JSONL of documents for the search tool.")] = None,
     reward: Annotated[str | None, typer.Option(help="outcome, sparse, dense, penalty, otc or shuffled.")] = None,
@@ -30,7 +30,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     settings: Settings = None,
 ) -> None:
     """Train a tool-using model with GRPO and an entropy reward."""
-    from deltah.engines.trl.config import TrainConfig
+    from deltah.engines.config import TrainConfig
 
     resolved = resolve(
         TrainConfig,
@@ -49,7 +49,7 @@ def command(  # noqa: PLR0913 - the options of a command line
         settings=settings or (),
     )
     from deltah.engines.trl.processes import rank
-    from deltah.engines.trl.session import train
+    from deltah.engines.trl.training import train
 
     with reporting_phases(f"train {resolved.reward.name}", "evaluate", hidden=rank() > 0) as (training, held_out):
         run = train(resolved, out, progress=training, evaluation_progress=held_out)

@@ -28,7 +28,7 @@ from typing import Any
 
 from deltah.core.metrics import MetricsTally
 from deltah.core.signals import SignalConfig, score
-from deltah.engines.trl.config import EvaluateConfig
+from deltah.engines.config import EvaluateConfig
 from deltah.errors import TrainingError, missing_dependency
 from deltah.lab.recipe import (
     ARMS,

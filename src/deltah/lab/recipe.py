@@ -12,7 +12,7 @@ from pathlib import Path
 
 from deltah.core.rewards import RewardConfig
 from deltah.core.signals import SignalConfig
-from deltah.engines.trl.config import EvalConfig, RolloutConfig, TrainConfig
+from deltah.engines.config import EvalConfig, RolloutConfig, TrainConfig
 from deltah.lab.questions import Question, questions, write_split
 from deltah.lab.world import Split, World
 from deltah.tasks import Task, read_tasks

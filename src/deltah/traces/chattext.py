@@ -27,13 +27,12 @@ import msgspec
 
 from deltah.core.types import SegmentKind, SpanQuality, StopReason, Trajectory
 from deltah.errors import DataError
-from deltah.traces import openai
-from deltah.traces.chatlog import FunctionCall, Message, MessageToolCall
-from deltah.traces.conversation import message_text
+from deltah.traces.conversation import Conversation, Facts, LoggedMessage, to_trajectory
 from deltah.traces.dialects import json_calls, parse_calls, without_end_tokens
-from deltah.traces.dialogue import Dialogue, Facts, Said
 from deltah.traces.files import Position
+from deltah.traces.openai_schema import FunctionCall, Message, MessageToolCall
 from deltah.traces.spans import split_message
+from deltah.traces.turns import message_text
 
 _POLICY_NAMES = ("assistant", "model")
 _RESULT_NAMES = "tool|ipython|function|observation"
@@ -139,8 +138,8 @@ def text_trajectory(prompt: Sequence[Message], said: Sequence[Message], facts: F
     """
     if not any(message.role == "assistant" for message in said):
         raise DataError("no message of role 'assistant' in the completion; there is no turn to read")
-    messages = [*(Said(message, context=True) for message in prompt), *map(Said, said)]
-    trajectory = openai.to_trajectory(Dialogue(messages, facts, Position("", 1)), default_id="")
+    messages = [*(LoggedMessage(message, context=True) for message in prompt), *map(LoggedMessage, said)]
+    trajectory = to_trajectory(Conversation(messages, facts, Position("", 1)), default_id="")
     if trajectory.stop_reason is StopReason.ANSWERED and not trajectory.prediction:
         trajectory = replace(trajectory, stop_reason=StopReason.UNKNOWN, prediction=None)
     return replace(trajectory, spans=SpanQuality.APPROXIMATE)

@@ -15,7 +15,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
-from deltah.traces.chatlog import FunctionCall
+from deltah.traces.openai_schema import FunctionCall
 
 END_TOKENS: Final = frozenset(
     {

@@ -7,7 +7,7 @@ Source: `EvalSample` of inspect_ai, log schema 2, written by inspect_ai 0.3.285 
   `tool_calls` have `function` and `arguments`; calls that the provider ran itself (`tool_use` parts) are calls with
   their results.
 * entropy: the `logprobs` of the model event whose output is the message (same message id), or of `output` for the
-  last message; with `top_logprobs` by the rules of `deltah.traces.openai`. Ask for them with `--logprobs
+  last message; with `top_logprobs` by the rules of `deltah.traces.importers.openai_chat`. Ask for them with `--logprobs
   --top-logprobs 20`.
 * temperature: 1 if the model event's `config.temperature` is 1, else None, as Inspect does not say whether the
   provider reports log-probabilities before or after scaling; `sampling_temperature` is in the metadata.
@@ -37,14 +37,13 @@ import msgspec
 
 from deltah.core.types import CallStatus, Scalar, StopReason, ToolCall, Trajectory
 from deltah.errors import DataError
-from deltah.traces import openai
-from deltah.traces.chatlog import FunctionCall, LogprobsBlock, Message, MessageToolCall
-from deltah.traces.conversation import message_text
-from deltah.traces.dialogue import Dialogue, Facts, Said
+from deltah.traces.conversation import Conversation, Facts, LoggedMessage, to_trajectory
 from deltah.traces.fields import finite, golden_answers, scalars, unit
 from deltah.traces.files import Position
 from deltah.traces.importing import IMPORTERS, RecordContext
+from deltah.traces.openai_schema import FunctionCall, LogprobsBlock, Message, MessageToolCall
 from deltah.traces.tokens import NO_TOKENS, pack
+from deltah.traces.turns import message_text
 
 T = TypeVar("T")
 
@@ -144,25 +143,26 @@ def read(sample: EvalSample, context: RecordContext) -> Trajectory:
     if not any(message.role == "assistant" for message in sample.messages):
         raise DataError("field messages: no message of role 'assistant'; there is nothing to measure")
     try:
-        trajectory = openai.to_trajectory(
-            _dialogue(sample), default_id=context.default_id, vocab_size=context.vocab_size
-        )
+        trajectory = to_trajectory(_conversation(sample), default_id=context.default_id, vocab_size=context.vocab_size)
     except RecursionError as error:
         raise DataError("the JSON is nested too deeply to be a trace") from error
     stopped = _stop_reason(trajectory, sample)
     return replace(trajectory, calls=_with_errors(trajectory.calls, sample), stop_reason=stopped)
 
 
-def _dialogue(sample: EvalSample) -> Dialogue:
+def _conversation(sample: EvalSample) -> Conversation:
     """The sample as a conversation whose assistant messages carry their tokens."""
     outputs = _outputs(sample)
     seconds = {e.id: _seconds(e) for e in sample.events if e.event == "tool" and isinstance(e.id, str)}
-    said = list[Said]()
+    messages = list[LoggedMessage]()
     for message, (choice, _) in zip(sample.messages, outputs, strict=True):
         turn, *results = _messages(message, seconds, sample.attachments)
-        said += [Said(turn, NO_TOKENS if choice is None else pack(choice.logprobs)), *map(Said, results)]
+        messages += [
+            LoggedMessage(turn, NO_TOKENS if choice is None else pack(choice.logprobs)),
+            *map(LoggedMessage, results),
+        ]
     event = next((event for _, event in outputs if event is not None), None)
-    return Dialogue(said, _facts(sample, event, outputs[-1][0]), Position("", 1))
+    return Conversation(messages, _facts(sample, event, outputs[-1][0]), Position("", 1))
 
 
 def _facts(sample: EvalSample, event: Event | None, last: OutputChoice | None) -> Facts:

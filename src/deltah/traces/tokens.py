@@ -14,7 +14,7 @@ import numpy as np
 
 from deltah.core.types import BoolArray, FloatArray, IntArray
 from deltah.errors import DataError, InvalidValueError
-from deltah.traces.chatlog import LogprobsBlock, TokenLogprob
+from deltah.traces.openai_schema import LogprobsBlock, TokenLogprob
 
 STAND_IN = -9999.0
 """At or below it a log-probability stands for "impossible" or "not among those reported"."""

@@ -28,7 +28,6 @@ from typing import Any
 import msgspec
 
 from deltah.core.types import Trajectory
-from deltah.traces.chatlog import Message
 from deltah.traces.chattext import (
     NamedMessage,
     Prompt,
@@ -38,11 +37,12 @@ from deltah.traces.chattext import (
     prompt_messages,
     text_trajectory,
 )
-from deltah.traces.conversation import message_text
+from deltah.traces.conversation import Facts
 from deltah.traces.decode import convert
-from deltah.traces.dialogue import Facts
 from deltah.traces.fields import golden_answers, prompt_group, scalars, unit
 from deltah.traces.importing import IMPORTERS, RecordContext
+from deltah.traces.openai_schema import Message
+from deltah.traces.turns import message_text
 
 OUTCOME_COLUMNS = ("outcome", "accuracy_reward", "reasoning_accuracy_reward")
 """Columns taken for the grader's score, the first that is there."""

@@ -1,85 +1,75 @@
-"""A conversation as a log holds it, before it is a trajectory: messages with their packed tokens, and facts.
+"""Importer for OpenAI-style chat logs with logprobs, of vLLM, SGLang, llama.cpp and compatible servers.
 
-One log line becomes a `Dialogue` of its own (`messages`), or an `Exchange`: one API call, whose request repeats the
-history and whose reply is new. Exchanges become dialogues in `deltah.traces.joining`.
+Line forms: `messages`, in which each assistant message carries its choice's `logprobs` block, is one conversation;
+`request` with `response` is one API call, and the calls of one conversation are joined (`deltah.traces.joining`); so is
+a bare response. A response may be whole, a list of streamed chunks, the text of an event stream, or spread over lines
+of one chunk each, bare or as their `response` (`deltah.traces.chunks`). The batch API's `body` wrappers are opened.
+
+* segments: the logprob tokens of each assistant message, split by `deltah.traces.spans`. Every other message is a
+  segment without tokens that carries its text; so is a call, or reasoning, that the server left out of the logprobs.
+* calls: `tool_calls`, or `function_call`, or those left in the text (`deltah.traces.dialects`); `call-N` where the
+  server gave no id.
+* result: the `tool` message with the call's id, else the oldest unanswered call gets it; none: unanswered.
+* duration_s: of the `tool` message, where a client logged it; else the time between an API call's end (`started_at` +
+  `duration_s`) and the start of the next, shared by the results in between: the client's own work, or a person's pause,
+  is in it, and `duration_s_from` in the metadata says so.
+* status: error where the result reads as one; the rule is `deltah.core.results.is_error`.
+* entropy: `top_logprobs` through `deltah.traces.topk`; exact where they cover `vocab_size` tokens; NaN without.
+* vocab_size: the line's, else the caller's, else that of the model's family (`deltah.traces.vocabularies`), else
+  `deltah.core.entropy.DEFAULT_VOCAB_SIZE`; `metadata["vocab_size_from"]` names one that nobody stated.
+* temperature: of the *reported* distribution: 1 if `logprobs_mode` is raw, the sampling temperature (1 for greedy
+  decoding) if it is processed or 1; None where the log does not say, or mixes several.
+* metadata: flat `metadata`, `sampling_temperature`, `logprobs_mode`, `n_choices` if more than one was drawn,
+  `n_requests` of a joined conversation, `unjoined` where its beginning is not in the log, `mixed_sampling`,
+  `tokens_without_logprobs` where a response's `usage` counts more drawn tokens than its logprobs have entries.
+* outcome: `outcome`, else `score`, if in [0, 1]; another number stays in metadata as `score_outside_0_1`.
+* golden_answers: `golden_answers`, else `answer`.
+
+`spans` is approximate where a border lies inside a token, where a message has calls but neither the call's text nor
+the message's text is what the logprob tokens spell, or where the reasoning has no logprobs although the answer has.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 
-from deltah.core.types import Scalar
+from deltah.core.types import Scalar, Trajectory
 from deltah.errors import DataError
-from deltah.traces.chatlog import ChatLine, Choice, Message, Request, Response
-from deltah.traces.chunks import assemble, parse_event_stream
+from deltah.traces.chunks import LoggedChunk, assemble, logged_chunk, parse_event_stream
+from deltah.traces.conversation import ApiCall, Conversation, Facts, LoggedMessage, to_trajectory
 from deltah.traces.fields import epoch_seconds, seconds, unfit_outcome, unit
 from deltah.traces.files import Position
-from deltah.traces.tokens import NO_TOKENS, PackedTokens, pack
+from deltah.traces.importing import IMPORTERS, RecordContext
+from deltah.traces.openai_schema import ChatLine, Choice, Message, Request, Response
+from deltah.traces.tokens import pack
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
-    """One message; sampled tokens only if it is the assistant's and the log has them."""
+@IMPORTERS.register(
+    "openai",
+    meaning="OpenAI-style chat log with logprobs",
+    fields=(("messages", "response", "request", "choices"),),
+    schema=ChatLine,
+)
+def read(log: ChatLine, context: RecordContext) -> Trajectory | ApiCall | LoggedChunk:
+    """Read one line: a conversation, an API call of one, or a chunk of a stream.
 
-    message: Message
-    tokens: PackedTokens = NO_TOKENS
-    context: bool = False
-    """Whether it is told by another trajectory and only repeated here: then its calls are not counted again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """What a line says beside its messages; None where it does not."""
-
-    id: str | None = None
-    group_id: str | None = None
-    session: str | None = None
-    vocab_size: int | None = None
-    model: str | None = None
-    sampling_temperature: float | None = None
-    top_logprobs: int | None = None
-    """K that the request asked for."""
-    logprobs_mode: str | None = None
-    question: str | None = None
-    prediction: str | None = None
-    golden_answers: tuple[str, ...] = ()
-    outcome: float | None = None
-    finish_reason: str | None = None
-    started_at: float = math.nan
-    """Seconds since the epoch; NaN where the log does not say."""
-    ended_at: float = math.nan
-    n_without_logprobs: int = 0
-    """Tokens that were drawn, by the server's count, beyond those its logprobs list."""
-    metadata: dict[str, Scalar] = field(default_factory=dict)
+    Raises:
+        DataError: if the line does not fit the format, its response is an error, or its numbers contradict each other.
+        ConfigError: if the caller's vocabulary size is too small for what the line holds.
+    """
+    if (chunk := logged_chunk(log)) is not None:
+        return chunk
+    if log.response is not None or log.chunks is not None or log.choices is not None:
+        return read_call(log, context.where)
+    conversation = read_conversation(log, context.where)
+    return to_trajectory(conversation, default_id=context.default_id, vocab_size=context.vocab_size)
 
 
-@dataclass(frozen=True, slots=True)
-class Dialogue:
-    """One conversation."""
-
-    said: list[Said]
-    facts: Facts
-    where: Position
-    """Of its first line."""
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """One API call."""
-
-    history: list[Said]
-    reply: Said
-    facts: Facts
-    where: Position
-
-
-def read_conversation(log: ChatLine, where: Position) -> Dialogue:
+def read_conversation(log: ChatLine, where: Position) -> Conversation:
     """The conversation of a line whose messages carry their tokens.
 
     Raises:
@@ -92,10 +82,10 @@ def read_conversation(log: ChatLine, where: Position) -> Dialogue:
         raise DataError("field messages: missing or empty; expected a list of chat messages, or request and response")
     if not any(message.role == "assistant" for message in log.messages):
         raise DataError("field messages: no message of role 'assistant'; there is nothing to measure")
-    return Dialogue([_said(message) for message in log.messages], _facts(log, None, log.messages[-1]), where)
+    return Conversation([_said(message) for message in log.messages], _facts(log, None, log.messages[-1]), where)
 
 
-def read_call(log: ChatLine, where: Position) -> Exchange:
+def read_call(log: ChatLine, where: Position) -> ApiCall:
     """The API call of a line that holds a response.
 
     Raises:
@@ -111,11 +101,11 @@ def read_call(log: ChatLine, where: Position) -> Exchange:
     if choice.message is None:
         raise DataError("field response.choices[0].message: missing; expected a whole response or its chunks")
     block = choice.message.logprobs if choice.logprobs is None else choice.logprobs
-    reply = Said(_without_logprobs(choice.message), pack(block))
+    reply = LoggedMessage(_without_logprobs(choice.message), pack(block))
     request = _request(log)
     history = request.messages if request is not None else log.messages or []
     facts = replace(_facts(log, response, choice), n_without_logprobs=_unlisted(response, choice, len(reply.tokens)))
-    return Exchange([_said(m) for m in history], reply, facts, where)
+    return ApiCall([_said(m) for m in history], reply, facts, where)
 
 
 def whole_response(log: ChatLine) -> Response:
@@ -133,47 +123,6 @@ def whole_response(log: ChatLine) -> Response:
     return unwrapped
 
 
-def merge_facts(parts: Sequence[Facts], name: str | None) -> Facts:
-    """Facts of a conversation from those of its exchanges: the last word on grades, the first on all else.
-
-    Args:
-        parts: In order.
-        name: The conversation's id.
-    """
-
-    def first(key: str) -> Any:
-        return next((value for part in parts if (value := getattr(part, key)) is not None), None)
-
-    def last(key: str) -> Any:
-        return next((value for part in reversed(parts) if (value := getattr(part, key)) is not None), None)
-
-    metadata = {key: value for part in parts for key, value in part.metadata.items()}
-    temperatures = {part.sampling_temperature for part in parts}
-    modes = {part.logprobs_mode for part in parts}
-    # Entropies of different temperatures must not pass for one measurement.
-    mixed = len(temperatures) > 1 or len(modes) > 1
-    if mixed:
-        metadata = {k: v for k, v in metadata.items() if k not in ("sampling_temperature", "logprobs_mode")}
-        metadata["mixed_sampling"] = True
-    return Facts(
-        id=name,
-        group_id=first("group_id"),
-        session=first("session"),
-        vocab_size=first("vocab_size"),
-        model=first("model"),
-        sampling_temperature=None if mixed else first("sampling_temperature"),
-        top_logprobs=max((p.top_logprobs for p in parts if p.top_logprobs is not None), default=None),
-        logprobs_mode=None if mixed else first("logprobs_mode"),
-        question=first("question"),
-        prediction=last("prediction"),
-        golden_answers=next((p.golden_answers for p in reversed(parts) if p.golden_answers), ()),
-        outcome=last("outcome"),
-        finish_reason=parts[-1].finish_reason,
-        n_without_logprobs=sum(part.n_without_logprobs for part in parts),
-        metadata=metadata | ({"n_requests": len(parts)} if len(parts) > 1 else {}),
-    )
-
-
 def _unlisted(response: Response, choice: Choice, n_listed: int) -> int:
     """Drawn tokens of a reply that its logprobs do not list; 0 where the log has no logprobs or does not say.
 
@@ -188,10 +137,10 @@ def _unlisted(response: Response, choice: Choice, n_listed: int) -> int:
     return drawn - n_listed if drawn > n_listed + end else 0
 
 
-def _said(message: Message) -> Said:
+def _said(message: Message) -> LoggedMessage:
     if message.role != "assistant":
-        return Said(_without_logprobs(message))
-    return Said(_without_logprobs(message), pack(message.logprobs))
+        return LoggedMessage(_without_logprobs(message))
+    return LoggedMessage(_without_logprobs(message), pack(message.logprobs))
 
 
 def _without_logprobs(message: Message) -> Message:

@@ -33,7 +33,7 @@ class RolloutConfig:
     """
 
     model: str = "lab"
-    """A local directory, a hub id, `lab` (the embedded agent) or `smollm2`."""
+    """A local directory, a hub id or `lab` (the embedded agent)."""
     tools: tuple[str, ...] = ("search", "python")
     """Names of built-in tools, or `package.module:function` for one's own."""
     tool: ToolConfig = field(default_factory=ToolConfig)

@@ -16,8 +16,9 @@ from typing import Any
 from deltah.core.metrics import SECONDS
 from deltah.core.signal_types import Signal
 from deltah.core.types import Trajectory
+from deltah.engines.config import EvaluateConfig, Progress, TrainConfig
 from deltah.engines.models import resolve_model
-from deltah.engines.trl.config import EvaluateConfig, Progress, TrainConfig
+from deltah.engines.rollout_row import rows_of
 from deltah.engines.trl.processes import alone, rank
 from deltah.errors import TrainingError, missing_dependency
 from deltah.runs.claim import claim
@@ -30,11 +31,26 @@ try:
     from datasets import Dataset
     from transformers import PrinterCallback, TrainerCallback
 
-    from deltah.engines.trl.acting import check_evaluation, evaluate_into
-    from deltah.engines.trl.checkpoints import RunTrainer, drop_partial, last_complete, step_of
-    from deltah.engines.trl.faults import broken_numbers, disk_faults
-    from deltah.engines.trl.host import grpo_config, load_model, outcome_function, rows_of, steps_per_rollout
-    from deltah.engines.trl.preflight import check_disk, check_enough_tasks, check_trackers, check_vllm, lora_config
+    from deltah.engines.models import load_model
+    from deltah.engines.rollout_row import outcome_function
+    from deltah.engines.trl.checkpoints import (
+        RunTrainer,
+        broken_numbers,
+        disk_faults,
+        drop_partial,
+        last_complete,
+        step_of,
+    )
+    from deltah.engines.trl.grpo_config import (
+        check_disk,
+        check_enough_tasks,
+        check_trackers,
+        check_vllm,
+        grpo_config,
+        lora_config,
+        steps_per_rollout,
+    )
+    from deltah.engines.trl.rollout import check_evaluation, evaluate_into
 except ImportError as error:
     raise missing_dependency(error.name or "trl", extra="train", purpose="Training") from error
 

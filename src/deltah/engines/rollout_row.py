@@ -1,14 +1,14 @@
-"""One row of TRL's rollout -> one `Trajectory`. Packing only: no entropy is computed and nothing is scored here.
+"""From tasks to the rows a trainer samples, and from a sampled row to a graded `Trajectory`; for any trainer.
 
-TRL gives, for each row, completion ids, a tool mask (1 on tokens the policy drew, 0 on tool results with their template
-tokens) and the completion as messages. Maximal runs of 1 are the assistant messages in order; one run of 0 is one
-round, however many parallel calls it answers.
+Packing only: no entropy is computed here. A rollout is, for each row, completion ids, a tool mask (1 on tokens the
+policy drew, 0 on tool results with their template tokens) and the completion as messages, as TRL gives them. Maximal
+runs of 1 are the assistant messages in order; one run of 0 is one round, however many parallel calls it answers.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,8 @@ from deltah.core.types import (
     ToolCall,
     Trajectory,
 )
+from deltah.errors import DataError
+from deltah.tasks import OUTCOME_GRADER, Task, grade
 from deltah.traces.spans import split_message
 
 Message = Mapping[str, Any]
@@ -222,3 +224,32 @@ def scalar_facts(facts: Mapping[str, Any]) -> dict[str, Scalar]:
         key: value if isinstance(value, str | int | float | bool | None) else json.dumps(value, default=str)
         for key, value in facts.items()
     }
+
+
+def rows_of(tasks: Sequence[Task], system_prompt: str) -> list[dict[str, Any]]:
+    """Dataset rows of tasks: the prompt and what a trajectory records of its task."""
+    system = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    return [
+        {
+            "prompt": [*system, {"role": "user", "content": task.question}],
+            "task_id": task.id,
+            "question": task.question,
+            "golden_answers": list(task.golden_answers),
+            "facts": json.dumps({**task.metadata, OUTCOME_GRADER: task.kind}),
+        }
+        for task in tasks
+    ]
+
+
+def outcome_function(tasks: Sequence[Task]) -> Callable[..., list[float]]:
+    """The reward function `outcome`: each completion's last message, graded against its task."""
+    by_id = {task.id: task for task in tasks}
+    if len(by_id) != len(tasks):
+        raise DataError("two tasks share an id; give each its own 'id'")
+
+    def outcome(completions: list[Any], task_id: list[str], **columns: Any) -> list[float]:
+        del columns
+        pairs = zip(completions, task_id, strict=True)
+        return [grade(by_id[key], last_text(completion)).score for completion, key in pairs]
+
+    return outcome

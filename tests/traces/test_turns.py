@@ -7,8 +7,8 @@ from growth import growth
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deltah.traces.chatlog import FunctionCall, Message, MessageToolCall
-from deltah.traces.conversation import Conversation
+from deltah.traces.openai_schema import FunctionCall, Message, MessageToolCall
+from deltah.traces.turns import SegmentBuilder
 
 
 def calling(*ids: str | None) -> Message:
@@ -26,7 +26,7 @@ IDS = st.sampled_from([None, "a", "b", "a#2"])
 @given(st.lists(st.one_of(st.lists(IDS, min_size=1, max_size=3), IDS.map(lambda i: (i,))), max_size=30))
 def test_results_and_ids_follow_the_stated_rules(steps: list[list[str | None] | tuple[str | None]]) -> None:
     """Against the rules read aloud: latest open call of the id, else the oldest open one without an id."""
-    conversation, ids, expected = Conversation(), [], []
+    conversation, ids, expected = SegmentBuilder(), [], []
     for number, step in enumerate(steps):
         if isinstance(step, list):
             conversation.add(calling(*step), ())
@@ -53,7 +53,7 @@ def test_results_and_ids_follow_the_stated_rules(steps: list[list[str | None] | 
 @pytest.mark.parametrize("answer_at_once", [True, False])
 def test_thousands_of_calls_cost_linear_time(server_id: str | None, answer_at_once: bool) -> None:
     def work(n_calls: int) -> None:
-        conversation = Conversation()
+        conversation = SegmentBuilder()
         for _ in range(n_calls):
             conversation.add(calling(server_id), ())
             if answer_at_once:

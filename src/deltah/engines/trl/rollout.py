@@ -11,8 +11,9 @@ from deltah.core.rewards import RewardConfig
 from deltah.core.signal_types import Signal
 from deltah.core.signals import SignalConfig
 from deltah.core.types import Trajectory
+from deltah.engines.config import EvalConfig, EvaluateConfig, Progress, RolloutConfig
 from deltah.engines.models import ModelFiles, resolve_model
-from deltah.engines.trl.config import EvalConfig, EvaluateConfig, Progress, RolloutConfig
+from deltah.engines.rollout_row import rows_of
 from deltah.engines.trl.processes import alone
 from deltah.errors import missing_dependency
 from deltah.runs.claim import claim
@@ -24,16 +25,10 @@ from deltah.traces import write_traces
 try:
     from datasets import Dataset
 
-    from deltah.engines.trl.faults import disk_faults
-    from deltah.engines.trl.host import (
-        generation_fields,
-        load_model,
-        make_grpo_config,
-        on_gpu,
-        outcome_function,
-        rows_of,
-    )
-    from deltah.engines.trl.preflight import check_vllm
+    from deltah.engines.models import load_model, on_gpu
+    from deltah.engines.rollout_row import outcome_function
+    from deltah.engines.trl.checkpoints import disk_faults
+    from deltah.engines.trl.grpo_config import check_vllm, generation_fields, make_grpo_config
     from deltah.engines.trl.trainer import DeltaHTrainer
 except ImportError as error:
     raise missing_dependency(error.name or "trl", extra="train", purpose="Letting a model act") from error
