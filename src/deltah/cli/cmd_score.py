@@ -39,21 +39,17 @@ def command(  # noqa: PLR0913 - the options of a command line
     format: TraceFormat = None,
     vocab_size: VocabSize = None,
     join: Join = True,
-    out: Annotated[Path | None, typer.Option(help="Write one row a call: .parquet, .jsonl or .csv.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON instead of tables.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write one row per call to a .parquet, .jsonl or .csv file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     price: Price = None,
     currency: Currency = "USD",
     latency: Latency = None,
-    waste: Annotated[
-        bool, typer.Option("--waste/--no-waste", help="Look for waste in the text; without, ΔH alone, and faster.")
-    ] = True,
-    sql: Annotated[
-        str | None, typer.Option(help="Print the answer of a query on the tables calls and trajectories instead.")
-    ] = None,
+    sql: Annotated[str | None, typer.Option(help="Print the answer of a query on tables calls, trajectories.")] = None,
+    waste: Annotated[bool, typer.Option("--waste/--no-waste", help="Look for wasted calls; faster without.")] = True,
     strict: Strict = False,
     workers: Workers = None,
 ) -> None:
-    """Score every tool call of traces or logs."""
+    """Score every tool call of logs: change of entropy, verdict, waste."""
     options = log_options(
         answers=answers,
         format=format,

@@ -29,23 +29,23 @@ def command(  # noqa: PLR0913 - the options of a command line
     paths: Logs,
     tasks: Annotated[
         Path | None,
-        typer.Option("--tasks", "--answers", help="Grades or gold answers; 'supporting' names documents."),
+        typer.Option("--tasks", "--answers", help="Grades or gold answers, with 'supporting' document ids."),
     ] = None,
-    corpus: Annotated[Path | None, typer.Option(help="JSONL of those documents; goes with --tasks.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="Your labels: CSV or JSONL, trajectory, call, columns.")] = None,
-    probe: Annotated[Path | None, typer.Option(help="What `deltah probe` measured of the calls.")] = None,
+    corpus: Annotated[Path | None, typer.Option(help="Supporting documents of the tasks, JSONL.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Your labels of calls: CSV or JSONL.")] = None,
+    probe: Annotated[Path | None, typer.Option(help="Output of deltah probe for the same calls.")] = None,
     signal: Annotated[
-        list[str] | None, typer.Option(help="Further signal, as package.module:function; may be repeated.")
+        list[str] | None, typer.Option(help="Another signal, as package.module:function. Repeatable.")
     ] = None,
     format: TraceFormat = None,
     vocab_size: VocabSize = None,
     join: Join = True,
     strict: Strict = False,
-    resamples: Annotated[int, typer.Option(help="Bootstrap resamples of every interval.", min=100)] = 2000,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples per interval.", min=100)] = 2000,
     seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Directory, or .json file, for study.json and study.md.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory, or .json file, to write the results to.")] = None,
 ) -> None:
-    """Test how well signals of entropy tell good calls from others."""
+    """Test which signals tell good calls from bad ones."""
     from deltah.calls.notes import notes_on
     from deltah.cli.progress import reading, reporting
     from deltah.cli.tables import inert

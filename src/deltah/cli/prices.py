@@ -21,15 +21,22 @@ _TOKENS: Final = {
 }
 _MAX_NAMED: Final = 5
 _MAX_CLOSE: Final = 2
+PRICES = "Prices"
+"""Title of their part of the help."""
+
 Price = Annotated[
     list[str] | None,
     typer.Option(
-        help="Price, repeatable: input=2, cached=0.2 and output=8 of a million tokens, or search=0.005 of one call."
+        help="Price of a million tokens (input=2, cached=0.2, output=8) or of one call (search=0.005). Repeatable.",
+        rich_help_panel=PRICES,
     ),
 ]
-Currency = Annotated[str, typer.Option(help="Of the prices.")]
+Currency = Annotated[str, typer.Option(help="Currency of the prices.", rich_help_panel=PRICES)]
 Latency = Annotated[
-    list[str] | None, typer.Option(help="Seconds of one call where none was measured, as search=0.8; repeatable.")
+    list[str] | None,
+    typer.Option(
+        help="Seconds of one call, where the log has no times: search=0.8. Repeatable.", rich_help_panel=PRICES
+    ),
 ]
 
 
