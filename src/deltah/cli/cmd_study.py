@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -53,14 +53,13 @@ def command(  # noqa: PLR0913 - the options of a command line
     from deltah.stats.labels import read_call_values
     from deltah.stats.study import run_study
 
-    if out is not None and out.suffix and out.suffix.lower() != ".json" and not out.is_dir():
-        raise ConfigError(f"--out {out}: expected a directory, or a name that ends in .json")
+    targets = _targets(out)
     options = log_options(answers=tasks, format=format, vocab_size=vocab_size, join=join, strict=strict)
     calls = CallTable()
     calls.has_waste = False
     with reading() as watch:
         log = ScoredLog(paths, replace(options, watch=watch))
-        spare_inputs(_targets(out), [tasks, corpus, labels, probe, *named_files(log)])
+        spare_inputs(targets, [tasks, corpus, labels, probe, *named_files(log)])
         table = build_table(
             _trajectories(log, paths, calls),
             signals=signal or (),
@@ -69,7 +68,7 @@ def command(  # noqa: PLR0913 - the options of a command line
             columns=None if labels is None else read_call_values(labels),
             seed=seed,
         )
-    spare_inputs(_targets(out), read_files(log))
+    spare_inputs(targets, read_files(log))
     with reporting("resampling") as report:
         result = run_study(
             table, resamples=resamples, seed=seed, on_progress=lambda done, total: report(done, total, {})
@@ -77,8 +76,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     _print(result)
     for note in notes_on(calls, log):
         typer.echo(f"note  {inert(note)}", err=True)
-    if out is not None:
-        _write(result, out)
+    _write(result, targets)
     report_losses(log)
 
 
@@ -158,15 +156,21 @@ def _table(content: LabelTable) -> Table:
 
 
 def _targets(out: Path | None) -> tuple[Path, ...]:
-    """The JSON and the Markdown file."""
+    """The JSON and the Markdown file.
+
+    Raises:
+        ConfigError: if the name says neither a directory nor a JSON file.
+    """
     if out is None:
         return ()
+    if out.suffix and out.suffix.lower() != ".json" and not out.is_dir():
+        raise ConfigError(f"--out {out}: expected a directory, or a name that ends in .json")
     data = out if out.suffix.lower() == ".json" else out / "study.json"
     return data, data.with_suffix(".md")
 
 
-def _write(result: StudyResult, out: Path) -> None:
-    """Write the JSON and, beside it, the Markdown file.
+def _write(result: StudyResult, targets: Sequence[Path]) -> None:
+    """Write the JSON and the Markdown file, where there are targets.
 
     Raises:
         DataError: if a file cannot be written.
@@ -174,11 +178,11 @@ def _write(result: StudyResult, out: Path) -> None:
     from deltah.runs.directory import write_atomic
     from deltah.stats.study_text import study_markdown
 
-    data, page = _targets(out)
-    try:
-        data.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(data, json.dumps(result.as_dict(), ensure_ascii=False, allow_nan=False, indent=1) + "\n")
-        write_atomic(page, study_markdown(result))
-    except OSError as error:
-        raise DataError(f"cannot write {data}: {error.strerror or error}; choose another place") from error
-    typer.echo(f"{data}\n{data.with_suffix('.md')}")
+    data = json.dumps(result.as_dict(), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+    for path, text in zip(targets, (data, study_markdown(result)), strict=False):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, text)
+        except OSError as error:
+            raise DataError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
+        typer.echo(path)
