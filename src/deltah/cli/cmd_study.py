@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deltah.calls.facts import FactTally
 from deltah.calls.logs import ScoredLog
+from deltah.calls.table import CallTable
 from deltah.cli.losses import named_files, nothing_read, read_files, report_losses, spare_inputs
 from deltah.cli.options import Join, Logs, Strict, TraceFormat, VocabSize, log_options
 from deltah.core.types import Trajectory
@@ -55,12 +55,13 @@ def command(  # noqa: PLR0913 - the options of a command line
 
     targets = _targets(out)
     options = log_options(answers=tasks, format=format, vocab_size=vocab_size, join=join, strict=strict)
-    facts = FactTally()
+    calls = CallTable()
+    calls.has_waste = False
     with reading() as watch:
         log = ScoredLog(paths, replace(options, watch=watch))
         spare_inputs(targets, [tasks, corpus, labels, probe, *named_files(log)])
         table = build_table(
-            _trajectories(log, paths, facts),
+            _trajectories(log, paths, calls),
             signals=signal or (),
             evidence=_evidence(tasks, corpus),
             probe=None if probe is None else read_call_values(probe, only=PROBE_COLUMNS),
@@ -73,20 +74,20 @@ def command(  # noqa: PLR0913 - the options of a command line
             table, resamples=resamples, seed=seed, on_progress=lambda done, total: report(done, total, {})
         )
     _print(result)
-    for note in notes_on(log, facts.facts()):
+    for note in notes_on(calls, log):
         typer.echo(f"note  {inert(note)}", err=True)
     _write(result, targets)
     report_losses(log)
 
 
-def _trajectories(log: ScoredLog, paths: list[str], facts: FactTally) -> Iterator[Trajectory]:
+def _trajectories(log: ScoredLog, paths: list[str], calls: CallTable) -> Iterator[Trajectory]:
     """Trajectories of a log, one at a time.
 
     Raises:
         DataError: if none could be read.
     """
     for trajectory, scored in log:
-        facts.add(trajectory, scored, (frozenset(),) * trajectory.n_calls)
+        calls.add(trajectory, scored)
         yield trajectory
     if not log.reader.n_read:
         raise nothing_read(log, paths)
