@@ -11,7 +11,7 @@ import typer
 
 from deltah.calls.savings import Costs, Prices
 from deltah.errors import ConfigError
-from deltah.stats.callgroups import OTHER_TOOLS
+from deltah.stats.summary import OTHER_TOOLS
 from deltah.text_format import count
 
 _TOKENS: Final = {
@@ -60,7 +60,7 @@ def unknown_tools(costs: Costs, called: Iterable[str]) -> str | None:
         called: Names of the tools in the log.
     """
     tools = sorted(set(called))
-    fees = {} if costs.prices is None else costs.prices.per_call
+    fees = costs.prices.per_call
     unknown = [name for name in dict.fromkeys((*fees, *costs.latency_s)) if name not in tools]
     # Of very many tools some share a group, and a name may be among them.
     if not unknown or OTHER_TOOLS in tools:

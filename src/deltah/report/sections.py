@@ -325,12 +325,12 @@ def _groups(rows: _Rows, key: Callable[[CallRow], str], order: Sequence[str], se
 def _group(arm: int, name: str, rows: Sequence[CallRow], seed: int) -> dict[str, Any]:
     """One row of a table of calls."""
     summary = summarise_calls(rows, seed=seed)
-    rate, mean = rate_cell(summary), estimate_cell(summary.delta_h, 3, signed=True)
+    rate, mean = rate_cell(summary), estimate_cell(summary.mean_value, 3, signed=True)
     counts = ("n", "told", "errors", "unanswered", "undecided", "undefined", "certified", "likely")
     return {
         "arm": arm,
         "name": name,
         **{key: getattr(summary, key) for key in counts},
         "reduction_rate": {"text": rate.text, "interval": rate.interval, **summary.reduction_rate.as_dict()},
-        "mean": {"text": mean.text, "interval": mean.interval, **summary.delta_h.as_dict()},
+        "mean": {"text": mean.text, "interval": mean.interval, **summary.mean_value.as_dict()},
     }
