@@ -16,6 +16,7 @@ Layout::
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import time
@@ -26,7 +27,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from deltah.core.metrics import MetricsTally
+import numpy as np
+
+from deltah.core.metrics import batch_metrics
 from deltah.core.signals import SignalConfig, score
 from deltah.engines.config import EvaluateConfig
 from deltah.errors import TrainingError, missing_dependency
@@ -255,10 +258,10 @@ def _refresh(job: _Job) -> None:
 
 def _final_metrics(job: _Job) -> dict[str, float]:
     """What the finished run's sampled evaluation says; empty if it has none."""
-    path, tally = job.run.evaluation("sampled"), MetricsTally()
-    for trajectory in read_traces(path) if path.exists() else ():
-        tally.add(score(trajectory, job.signal), trajectory.outcome)
-    return tally.row() if tally.n else {}
+    path = job.run.evaluation("sampled")
+    trajectories = list(read_traces(path)) if path.exists() else []
+    outcomes = [math.nan if t.outcome is None else t.outcome for t in trajectories]
+    return batch_metrics([score(t, job.signal) for t in trajectories], np.array(outcomes)) if trajectories else {}
 
 
 def _last_line(log: Path) -> str:
