@@ -16,7 +16,6 @@ Layout::
 from __future__ import annotations
 
 import json
-import math
 import os
 import subprocess
 import time
@@ -241,9 +240,7 @@ def _refresh(job: _Job) -> None:
     """
     code = None if job.process is None else job.process.poll()
     if code:
-        raise TrainingError(
-            f"{job.state.name} failed: {_last_line(job.log).removeprefix('error: ')} (whole output: {job.log})"
-        )
+        raise TrainingError(f"{job.state.name} failed: {_last_line(job.log)} (whole output: {job.log})")
     state, status = job.state, job.run.status
     if status:
         state.phase, state.done, state.total = status["phase"], status["done"], status["total"]
@@ -260,8 +257,9 @@ def _final_metrics(job: _Job) -> dict[str, float]:
     """What the finished run's sampled evaluation says; empty if it has none."""
     path = job.run.evaluation("sampled")
     trajectories = list(read_traces(path)) if path.exists() else []
-    outcomes = [math.nan if t.outcome is None else t.outcome for t in trajectories]
-    return batch_metrics([score(t, job.signal) for t in trajectories], np.array(outcomes)) if trajectories else {}
+    outcomes = [np.nan if trajectory.outcome is None else trajectory.outcome for trajectory in trajectories]
+    signals = [score(trajectory, job.signal) for trajectory in trajectories]
+    return batch_metrics(signals, np.array(outcomes)) if trajectories else {}
 
 
 def _last_line(log: Path) -> str:
