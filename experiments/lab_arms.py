@@ -31,7 +31,7 @@ from deltah.report.build import build
 from deltah.report.data import ArmData, ReportData
 from deltah.report.render import TEMPLATES
 from deltah.runs.directory import nan_to_none, package_versions, write_atomic
-from deltah.stats.summary import compare_tallies
+from deltah.stats.tallies import compare_tallies
 
 PICTURE_SCALE = 1.4
 """Size of the stand-alone picture, as a multiple of the chart's size in the page."""

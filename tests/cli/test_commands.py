@@ -48,7 +48,7 @@ def test_score_prints_tables_and_writes_rows(traces: Path, tmp_path: Path) -> No
     rows = (tmp_path / "calls.csv").read_text().splitlines()
     assert len(rows) == 4
     assert rows[0].startswith(
-        "trajectory,question,call,index,tool,arguments,status,round,calls_in_round,signal,delta_h"
+        "trajectory,question,call,index,tool,arguments,status,round,calls_in_round,signal,value,unit"
     )
 
 

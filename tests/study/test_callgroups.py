@@ -81,10 +81,10 @@ def test_many_questions_are_grouped_alike_in_any_order(cut: int) -> None:
     for name, summary in whole.by_tool().items():
         other = merged.by_tool()[name]
         assert (summary.n, summary.errors, summary.certified) == (other.n, other.errors, other.certified)
-        assert summary.delta_h.value == pytest.approx(other.delta_h.value)
+        assert summary.mean_value.value == pytest.approx(other.mean_value.value)
         # Groups come in another order, and so do their draws.
-        assert summary.delta_h.high - summary.delta_h.low == pytest.approx(
-            other.delta_h.high - other.delta_h.low, rel=0.1
+        assert summary.mean_value.high - summary.mean_value.low == pytest.approx(
+            other.mean_value.high - other.mean_value.low, rel=0.1
         )
     held = {len(group._sums) for group in whole._tools.groups.values()}
     assert max(held) <= MAX_RESAMPLED
@@ -98,7 +98,7 @@ def test_intervals_of_grouped_questions_are_those_of_single_ones() -> None:
         single.reduction_rate.n,
         single.reduction_rate.left_out,
     )
-    for name in ("reduction_rate", "delta_h"):
+    for name in ("reduction_rate", "mean_value"):
         a, b = getattr(grouped, name), getattr(single, name)
         assert a.high - a.low == pytest.approx(b.high - b.low, rel=0.12)
 
@@ -122,4 +122,4 @@ def test_a_rate_on_which_all_questions_agree_is_not_certain() -> None:
     found = summarise_calls([replace(ROW, cluster=("id", f"q{i}")) for i in range(8)])
     assert (found.reduction_rate.value, found.reduction_rate.high) == (1.0, 1.0)
     assert found.reduction_rate.low == pytest.approx(0.025 ** (1 / 8))
-    assert (found.delta_h.low, found.delta_h.high) == (-0.5, -0.5)
+    assert (found.mean_value.low, found.mean_value.high) == (-0.5, -0.5)

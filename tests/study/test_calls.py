@@ -17,8 +17,8 @@ def test_rows_share_the_round_of_parallel_calls() -> None:
     rows = call_rows([(t, score(t))])
     assert [(r.round, r.delta_h) for r in rows] == [(1, -1.0), (1, -1.0), (2, 2.0)]
     by_round = {k: summarise_calls(v) for k, v in calls_by(rows, lambda r: r.round).items()}
-    assert (by_round[1].n, by_round[1].reduction_rate.value, by_round[1].delta_h.value) == (2, 1.0, -1.0)
-    assert (by_round[2].n, by_round[2].reduction_rate.value, by_round[2].delta_h.value) == (1, 0.0, 2.0)
+    assert (by_round[1].n, by_round[1].reduction_rate.value, by_round[1].mean_value.value) == (2, 1.0, -1.0)
+    assert (by_round[2].n, by_round[2].reduction_rate.value, by_round[2].mean_value.value) == (1, 0.0, 2.0)
 
 
 def test_unmeasured_and_unanswered_calls_are_counted() -> None:
@@ -27,7 +27,7 @@ def test_unmeasured_and_unanswered_calls_are_counted() -> None:
     s = summarise_calls(call_rows([(t, score(t)), (bare, None)]))
     assert (s.n, s.unanswered, s.undefined) == (4, 2, 1)
     assert (s.reduction_rate.value, s.reduction_rate.n, s.reduction_rate.left_out) == (0.5, 2, 2)
-    assert (s.delta_h.n, s.delta_h.left_out) == (1, 3)
+    assert (s.mean_value.n, s.mean_value.left_out) == (1, 3)
     empty = summarise_calls([])
     assert math.isnan(empty.reduction_rate.value)
     assert empty.n == 0

@@ -16,7 +16,7 @@ from deltah import Trajectory, score
 from deltah.calls.scored import cluster_key
 from deltah.errors import InvalidValueError
 from deltah.stats.bootstrap import Estimate, interval, ratio_replicates
-from deltah.stats.summary import STATISTICS, by, compare, summarise
+from deltah.stats.summary import STATISTICS, compare, summarise
 from deltah.stats.tables import number, table
 
 
@@ -49,7 +49,7 @@ def test_hand_computed() -> None:
     assert s.calls_per_trajectory.value == pytest.approx(4 / 3)
     assert s.correct_per_call.value == pytest.approx(2 / 4)
     assert s.reduction_rate.value == pytest.approx(2 / 4)
-    assert s.delta_h.value == pytest.approx((-1 + 0.5 - 1 + 2) / 4)
+    assert s.mean_value.value == pytest.approx((-1 + 0.5 - 1 + 2) / 4)
     assert s.no_call.value == pytest.approx(1 / 3)
     assert s.sampled_tokens.value == pytest.approx((15 + 5 + 1) / 3)
     assert (s.undecided.value, s.undefined.value) == (0, 0)
@@ -60,7 +60,7 @@ def test_undefined_calls_count_in_n_and_are_left_out_of_the_mean() -> None:
     s = summarise([rollout([[2.0], [1.0], [0.5]], 1.0, 1, unanswered_last=True)])
     assert s.reduction_rate.value == 0.5
     assert s.undefined.value == 0.5
-    assert (s.delta_h.value, s.delta_h.n, s.delta_h.left_out) == (-1.0, 1, 1)
+    assert (s.mean_value.value, s.mean_value.n, s.mean_value.left_out) == (-1.0, 1, 1)
 
 
 def test_wide_intervals_are_undecided() -> None:
@@ -177,12 +177,6 @@ def test_compare_with_itself_is_zero() -> None:
         assert estimate.value == 0
 
 
-def test_by_splits_on_metadata_and_functions() -> None:
-    assert {k: len(v) for k, v in by(three(), "needs_tools").items()} == {True: 2, False: 1}
-    assert {k: len(v) for k, v in by(three(), lambda t: t.n_calls).items()} == {3: 1, 1: 1, 0: 1}
-    assert list(by(three(), "family")) == [None]
-
-
 def test_same_seed_same_interval() -> None:
     trajectories = [rollout([[2.0], [1.0]], float(i % 2), i) for i in range(20)]
     assert summarise(trajectories, seed=3) == summarise(trajectories, seed=3)
@@ -208,7 +202,7 @@ def test_calls_are_counted_by_trajectory_and_the_title_says_so() -> None:
 
 def test_a_rise_of_entropy_has_its_sign() -> None:
     rise, fall = (summarise([rollout([[1.0], [after]], 1.0, 0)]) for after in (1.5, 0.5))
-    content = table({"rise": rise, "fall": fall}, columns=("outcome", "delta_h"))
+    content = table({"rise": rise, "fall": fall}, columns=("outcome", "mean_value"))
     assert [[cell.text for cell in row.cells] for row in content.rows] == [["1.000", "+0.500"], ["1.000", "−0.500"]]
 
 

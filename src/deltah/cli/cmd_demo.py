@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from deltah.calls.outcomes import outcome_title
-from deltah.cli.cmd_train import split_names
+from deltah.cli.options import split_names
 from deltah.cli.progress import display, numbers_of
 from deltah.cli.tables import print_summaries
 from deltah.errors import ConfigError
@@ -24,22 +24,26 @@ if TYPE_CHECKING:
 
 
 def command(
-    out: Annotated[Path, typer.Option(help="Directory of the demo; an interrupted demo continues there.")] = Path(
+    out: Annotated[Path, typer.Option(help="Directory of the demo. An interrupted demo continues there.")] = Path(
         "runs/demo"
     ),
-    arms: Annotated[str, typer.Option(help="Comma-separated rewards to train.")] = "outcome,sparse,dense",
-    controls: Annotated[bool, typer.Option("--controls", help="Add the penalty and shuffled-sign controls.")] = False,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps of each arm.", min=1)] = None,
-    eval_tasks: Annotated[int | None, typer.Option(help="Questions of the evaluation world.", min=10)] = None,
-    seed: Annotated[int, typer.Option(help="Seed of worlds, sampling and training.")] = 0,
+    arms: Annotated[str, typer.Option(help="Comma-separated rewards to train with.")] = "outcome,sparse,dense",
+    controls: Annotated[
+        bool, typer.Option("--controls", help="Also train with the penalty and shuffled controls.")
+    ] = False,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps per reward (default: 28).", min=1)] = None,
+    eval_tasks: Annotated[
+        int | None, typer.Option(help="Number of evaluation questions (default: 200).", min=10)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
 ) -> None:
-    """Train the embedded agent with and without entropy rewards, and compare."""
+    """Train the embedded agent with several rewards and compare the results."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from deltah.core.rewards import REWARDS
     from deltah.lab.demo import DemoConfig
     from deltah.lab.recipe import CONTROLS, EVAL_TASKS, STEPS
 
-    names = [*split_names(arms), *(CONTROLS if controls else [])]
+    names = [*(split_names(arms) or ()), *(CONTROLS if controls else [])]
     if not names:
         raise ConfigError(f"--arms names no arm; choose from: {', '.join(REWARDS)}")
     for name in names:

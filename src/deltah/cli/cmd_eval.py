@@ -7,24 +7,24 @@ from typing import Annotated
 
 import typer
 
-from deltah.cli.cmd_train import Settings, split_names
+from deltah.cli.options import ConfigFile, Corpus, Limit, Model, Seed, Settings, Tools, split_names
 from deltah.cli.progress import reporting
 from deltah.cli.settings import resolve
 from deltah.cli.tables import print_summaries
 
 
 def command(  # noqa: PLR0913 - the options of a command line
-    tasks: Annotated[str | None, typer.Option(help="Task file, JSONL or Parquet.")] = None,
-    model: Annotated[str | None, typer.Option(help="Directory, hub id, or 'lab', the embedded agent.")] = None,
-    tools: Annotated[str | None, typer.Option(help="Comma-separated: search, python, package.module:function.")] = None,
-    corpus: Annotated[str | None, typer.Option(help="JSONL of documents for the search tool.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Use only the first so many tasks.", min=1)] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the sampling.")] = None,
-    out: Annotated[Path, typer.Option(help="Run directory for the traces.")] = Path("runs/eval"),
-    config: Annotated[Path | None, typer.Option(help="TOML file with the same keys.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Task file: JSONL or Parquet.")] = None,
+    model: Model = None,
+    tools: Tools = None,
+    corpus: Corpus = None,
+    limit: Limit = None,
+    seed: Seed = None,
+    out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/eval"),
+    config: ConfigFile = None,
     settings: Settings = None,
 ) -> None:
-    """Evaluate a tool-using model on held-out tasks, sampled and greedy."""
+    """Evaluate a model on held-out tasks, sampled and greedy."""
     from deltah.engines.config import EvaluateConfig
 
     resolved = resolve(
@@ -34,7 +34,7 @@ def command(  # noqa: PLR0913 - the options of a command line
             "eval.tasks": tasks,
             "eval.limit": limit,
             "rollout.model": model,
-            "rollout.tools": None if tools is None else split_names(tools),
+            "rollout.tools": split_names(tools),
             "rollout.tool.corpus": corpus,
             "rollout.seed": seed,
         },

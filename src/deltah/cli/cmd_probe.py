@@ -54,7 +54,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     ),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cost and stop.")] = False,
 ) -> None:
-    """Measure what each call's result did: to the probability of the gold answer, and to the entropy after it."""
+    """Ask a model what each result changed, compared with no result and another one."""
     from deltah.probe.cache import identity_on_disk, open_cache
     from deltah.probe.plan import ProbeConfig, make_plan
     from deltah.probe.run import cost_of, run_plan

@@ -22,7 +22,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     paths: Logs,
     out: Annotated[
         Path | None,
-        typer.Option(help="Page to write, with a JSON twin; else report.html in the folder of the first path."),
+        typer.Option(help="HTML page to write (default: report.html beside the first path)."),
     ] = None,
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
     answers: Answers = None,
@@ -36,7 +36,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     latency: Latency = None,
     strict: Strict = False,
 ) -> None:
-    """Write a page with tables, waste, curves and a trajectory viewer; several paths are compared."""
+    """Write an HTML page about logs or runs; several paths are compared."""
     from deltah.report.load import load_report
     from deltah.report.render import write_report
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from deltah.cli.cmd_train import Settings, split_names
+from deltah.cli.options import ConfigFile, Corpus, Limit, Model, Seed, Settings, Tools, split_names
 from deltah.cli.progress import reporting
 from deltah.cli.settings import resolve
 from deltah.core.types import Trajectory
@@ -41,34 +41,32 @@ TRACE_SUFFIXES = (".jsonl", ".ndjson", ".json", ".gz", ".zst", ".parquet")
 
 
 def command(  # noqa: PLR0913 - the options of a command line
-    tasks: Annotated[str, typer.Option(help="Task file, JSONL or Parquet.")],
-    out: Annotated[
-        Path, typer.Option(help="Trace file (.jsonl, .jsonl.zst, .parquet) or run directory; an interrupt continues.")
-    ],
-    model: Annotated[str | None, typer.Option(help="Directory, hub id, or 'lab', the embedded agent.")] = None,
-    tools: Annotated[str | None, typer.Option(help="Comma-separated: search, python, package.module:function.")] = None,
-    corpus: Annotated[str | None, typer.Option(help="JSONL of documents for the search tool.")] = None,
-    samples: Annotated[int, typer.Option(help="Trajectories of each task.", min=1)] = 1,
-    greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token instead of sampling.")] = False,
-    limit: Annotated[int | None, typer.Option(help="Use only the first so many tasks.", min=1)] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the sampling.")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file with the keys of [rollout].")] = None,
+    tasks: Annotated[str, typer.Option(help="Task file: JSONL or Parquet.")],
+    out: Annotated[Path, typer.Option(help="Trace file (.jsonl, .jsonl.zst, .parquet) or run directory.")],
+    model: Model = None,
+    tools: Tools = None,
+    corpus: Corpus = None,
+    samples: Annotated[int, typer.Option(help="Trajectories per task.", min=1)] = 1,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Always take the most likely token.")] = False,
+    limit: Limit = None,
+    seed: Seed = None,
+    config: ConfigFile = None,
     settings: Settings = None,
 ) -> None:
-    """Roll out a model on tasks and write its trajectories with exact entropies."""
-    from deltah.engines.config import RolloutConfig
+    """Run a model on tasks and write its trajectories, with exact entropies."""
+    from deltah.engines.config import RolloutRunConfig
 
     resolved = resolve(
-        RolloutConfig,
+        RolloutRunConfig,
         config,
         options={
-            "model": model,
-            "tools": None if tools is None else split_names(tools),
-            "tool.corpus": corpus,
-            "seed": seed,
+            "rollout.model": model,
+            "rollout.tools": split_names(tools),
+            "rollout.tool.corpus": corpus,
+            "rollout.seed": seed,
         },
         settings=settings or (),
-    )
+    ).rollout
     target = _Target(out, "greedy" if greedy else "sampled")
     target.check()
     from deltah.tasks import read_tasks

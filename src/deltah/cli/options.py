@@ -1,7 +1,8 @@
-"""Options that the commands reading logs have in common."""
+"""Options that commands have in common."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,53 +10,92 @@ import typer
 from typer.core import TyperCommand
 
 from deltah.calls.logs import LogOptions, log_signals
+from deltah.core.rewards import REWARDS
+from deltah.core.signals import SIGNALS
+from deltah.tools.toolbox import TOOLS
 from deltah.traces.importing import IMPORTERS
+
+_CHOICES: Mapping[str, Callable[[], Iterable[str]]] = {
+    "{signals}": log_signals,
+    "{all_signals}": lambda: SIGNALS,
+    "{rewards}": lambda: REWARDS,
+    "{tools}": lambda: TOOLS,
+    "{formats}": lambda: IMPORTERS,
+}
+"""What stands for the names of a registry in the help of an option."""
 
 
 class OpenCommand(TyperCommand):
-    """A command whose help lists what is registered when it is asked, for `{signals}` and `{formats}`."""
+    """A command whose help lists what is registered when it is asked."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Parameters, with the names filled in."""
         params: list[Any] = super().get_params(ctx)
         for param in params:
-            for word, names in (("{signals}", log_signals), ("{formats}", lambda: IMPORTERS)):
+            if param.type.name.endswith(" range"):
+                param.metavar = param.metavar or f"<{param.type.name.removesuffix(' range')}>"
+            for word, names in _CHOICES.items():
                 if word in (getattr(param, "help", None) or ""):
                     param.help = param.help.replace(word, ", ".join(names()))
         return params
 
 
+READING = "Reading logs"
+"""Title of their part of the help."""
+
 Logs = Annotated[
-    list[str], typer.Argument(help="Files, folders or quoted glob patterns of traces or logs; - for standard input.")
+    list[str],
+    typer.Argument(metavar="PATH...", help="Log files, folders or quoted glob patterns; - is standard input."),
 ]
 Answers = Annotated[
-    Path | None, typer.Option(help="File with grades or gold answers, joined by id or question (a task file will do).")
+    Path | None, typer.Option(help="Grades or gold answers, matched by id or question; a task file will do.")
 ]
 TraceFormat = Annotated[
     str | None,
     typer.Option(
         "--format",
-        help="One of {formats}, or package.module:function; told from the content when not given.",
+        help="One of {formats}; or package.module:function (default: detected).",
+        rich_help_panel=READING,
     ),
 ]
 VocabSize = Annotated[
     int | None,
     typer.Option(
-        help="Vocabulary size of logs that do not state it (default: that of the model's family, else 524,288).", min=1
+        help="Vocabulary size of the model (default: from its family, else 524,288).", min=1, rich_help_panel=READING
     ),
 ]
-Join = Annotated[bool, typer.Option("--join/--no-join", help="Join API calls of one conversation.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first record that cannot be read.")]
+Join = Annotated[
+    bool,
+    typer.Option("--join/--no-join", help="Join the API calls of one conversation.", rich_help_panel=READING),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first unreadable record.", rich_help_panel=READING)]
 Workers = Annotated[
-    int | None,
-    typer.Option(help="Processes; by default one a core, 8 at most, if half a second does not do.", min=1),
+    int | None, typer.Option(help="Worker processes (default: one per core).", min=1, rich_help_panel=READING)
 ]
 Signal = Annotated[
-    str | None, typer.Option(help="One of {signals}; or package.module:function. delta_h is the method's.")
+    str | None,
+    typer.Option(help="One of {signals}; or package.module:function (default: the run's own, else delta_h)."),
 ]
 Margin = Annotated[
-    float | None, typer.Option(help="Dead band, in the signal's unit (nats, but of the ratio).", min=0.0)
+    float | None,
+    typer.Option(help="Dead band: smaller changes do not count. In the signal's unit.", min=0.0),
 ]
+
+
+Model = Annotated[str | None, typer.Option(help="A directory, a hub id or 'lab' (the embedded agent).")]
+Tools = Annotated[str | None, typer.Option("--tools", help="Comma-separated: {tools} or package.module:function.")]
+Corpus = Annotated[str | None, typer.Option(help="Documents of the search tool, JSONL.")]
+Limit = Annotated[int | None, typer.Option(help="Use only the first N tasks.", min=1)]
+Seed = Annotated[int | None, typer.Option(help="Random seed.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="Configuration file, TOML or JSON.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Any configuration key, such as reward.alpha=0.3. Repeatable.")
+]
+
+
+def split_names(text: str | None) -> list[str] | None:
+    """Names of a comma-separated option; None if it is not given."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def log_options(

@@ -1,4 +1,8 @@
-"""TOML (or JSON) file + options -> one frozen configuration. An option beats the file, the file beats the default."""
+"""TOML (or JSON) file + options -> one frozen configuration. An option beats the file, the file beats the default.
+
+Keys mean the same in every command: `rollout.max_rounds` is field `max_rounds` of table `rollout`. A key may be written
+without its table where one table alone has it.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +44,9 @@ def resolve(
     content: dict[str, Any] = {}
     for key, value in (defaults or {}).items():
         _assign(content, key, value)
-    _merge(content, _read_file(path) if path is not None else {})
+    for key, value in (_read_file(path) if path is not None else {}).items():
+        table = _full_key(kind, key).removesuffix(key).rstrip(".")
+        _merge(content, {table: {key: value}} if table else {key: value})
     for key, value in (options or {}).items():
         if value is not None:
             _assign(content, key, value)
@@ -48,7 +54,7 @@ def resolve(
         key, separator, value = setting.partition("=")
         if not separator:
             raise ConfigError(f"--set {setting!r}: expected key=value, such as --set reward.alpha=0.3")
-        _assign(content, key.strip(), _value(value.strip()))
+        _assign(content, _full_key(kind, key.strip()), _value(value.strip()))
     content = _with_options(kind, content)
     _check_keys(kind, content, "")
     try:
@@ -92,6 +98,25 @@ def _value(text: str) -> Any:
         return tomllib.loads(f"x = {text}")["x"]
     except tomllib.TOMLDecodeError:
         return text
+
+
+def _full_key(kind: Any, dotted: str) -> str:
+    """A dotted key with its table.
+
+    Raises:
+        ConfigError: if several tables have it.
+    """
+    first, known = dotted.partition(".")[0], [field.name for field in fields(kind)]
+    if first in known:
+        return dotted
+    tables = {name: table for name, hint in get_type_hints(kind).items() if (table := _table_of(hint)) is not None}
+    owners = [name for name, table in tables.items() if first in [field.name for field in fields(table)]]
+    if len(owners) > 1:
+        raise ConfigError(
+            f"several tables have a configuration key {first!r}; write one of: "
+            f"{', '.join(f'{owner}.{first}' for owner in owners)}"
+        )
+    return f"{owners[0]}.{dotted}" if owners else dotted
 
 
 def _with_options(kind: Any, content: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,8 +35,10 @@ class RolloutConfig:
     model: str = "lab"
     """A local directory, a hub id or `lab` (the embedded agent)."""
     tools: tuple[str, ...] = ("search", "python")
-    """Names of built-in tools, or `package.module:function` for one's own."""
+    """Names in `TOOLS`, or `package.module:function` for one's own."""
     tool: ToolConfig = field(default_factory=ToolConfig)
+    grader: str | None = None
+    """Grader of every task, a name or `package.module:function`; None: the one that the kind of each task names."""
     system_prompt: str = SYSTEM_PROMPT
     temperature: float = 1.0
     """Sampling temperature; entropies are those of the distribution at this temperature."""
@@ -61,6 +63,13 @@ class RolloutConfig:
             _check_positive(self, "max_turn_tokens")
         if self.device not in ("auto", "cpu"):
             raise InvalidValueError(f"device is {self.device!r}; choose 'auto' or 'cpu'")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutRunConfig:
+    """Rolling out alone, under the keys that training has."""
+
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

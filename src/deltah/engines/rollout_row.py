@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -224,6 +224,11 @@ def scalar_facts(facts: Mapping[str, Any]) -> dict[str, Scalar]:
         key: value if isinstance(value, str | int | float | bool | None) else json.dumps(value, default=str)
         for key, value in facts.items()
     }
+
+
+def graded_by(tasks: Sequence[Task], grader: str | None) -> list[Task]:
+    """Tasks with the grader of a configuration; with their own where it is None."""
+    return list(tasks) if grader is None else [replace(task, kind=grader) for task in tasks]
 
 
 def rows_of(tasks: Sequence[Task], system_prompt: str) -> list[dict[str, Any]]:

@@ -23,8 +23,9 @@ from deltah.report.study_section import study_section
 from deltah.report.viewer import choose, pack
 from deltah.runs.directory import nan_to_none, run_signal
 from deltah.stats.bootstrap import LEVEL, Estimate
-from deltah.stats.summary import RESAMPLES, Statistics, Summary, compare_tallies, summarise_tallies
+from deltah.stats.summary import RESAMPLES, Statistics, Summary
 from deltah.stats.tables import DIFFERENCE_COLUMNS, GRADED_COLUMNS, PAGE_COLUMNS, SPLIT_COLUMNS, Table, table
+from deltah.stats.tallies import compare_tallies, summarise_tallies
 from deltah.text_format import count
 
 SCHEMA_VERSION: Final = 2

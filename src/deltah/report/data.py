@@ -30,7 +30,8 @@ from deltah.core.types import FloatArray, Trajectory
 from deltah.errors import InvalidValueError
 from deltah.report.record import change, record
 from deltah.stats.study import StudyResult
-from deltah.stats.summary import STATISTICS, Summary, Tallies, summarise_tallies, tally_of
+from deltah.stats.summary import STATISTICS, Summary
+from deltah.stats.tallies import Tallies, summarise_tallies, tally_of
 
 START: Final = "start"
 """Name under which the policy before training is shown."""

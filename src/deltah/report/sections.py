@@ -38,15 +38,15 @@ _SHARES: Final = (
 )
 CLASSES: Final = {
     Waste.EXACT_DUPLICATE: "The same tool with the same arguments had given the same answer before.",
-    Waste.NEAR_DUPLICATE: "An earlier call asked the same but for form or wording, and its answer already said it.",
+    Waste.NEAR_DUPLICATE: "An earlier call asked the same in another form, and its answer already said this.",
     Waste.RESULT_IN_CONTEXT: "Every passage of the result stood word for word in what the model had already read.",
     Waste.REPEATED_ERROR: "The same call had failed with the same error before, and does not succeed later.",
-    Waste.RESULT_UNUSED: "Nothing the model wrote later takes up a new word of the result. A hint, not a verdict.",
+    Waste.RESULT_UNUSED: "Nothing that the model wrote later uses a new word of the result. A hint, not proof.",
 }
 LEVELS: Final = {
     WasteLevel.CERTIFIED: "The text shows waste, and the whole interval of ΔH says that entropy was not reduced.",
     WasteLevel.LIKELY: "The text shows waste; ΔH is undecided, undefined or was not measured.",
-    WasteLevel.HINT: "Only the use of the result speaks against the call.",
+    WasteLevel.HINT: "The text gives a hint only: nothing written later uses the result.",
     WasteLevel.NONE: "Nothing in the text speaks against the call, or it reduced entropy.",
 }
 Judge: TypeAlias = tuple[str, float]
@@ -60,9 +60,9 @@ class PageSignal:
     """What one page calls the signal that judged its calls, and what its verdicts say."""
 
     title: Entry[Any]
-    reduced: str = "that certainly lowered entropy"
+    reduced: str = "that certainly reduced entropy"
     """Which calls the reduction rate counts, after "calls"."""
-    unreduced: str = "that did not lower entropy"
+    unreduced: str = "that did not reduce entropy"
     """Which calls may be waste, after "calls"."""
     is_method: bool = True
     """Whether it is the method's own signal, of which the page's sentences speak."""
@@ -114,13 +114,13 @@ def headline(
         return None
     kept = {i: data.columns[i].evaluations[evaluation] for i in found}
     calls = [_calls(i, summary) for i, summary in found.items()]
-    figures: list[dict[str, Any]] = [{"key": "calls", "title": "Calls", "about": "tool calls, all told", "rows": calls}]
+    figures: list[dict[str, Any]] = [{"key": "calls", "title": "Calls", "about": "number of tool calls", "rows": calls}]
     for key, title, about in _SHARES:
         rows = [_share(i, key, summary, kept[i]) for i, summary in found.items()]
         if any(row["estimate"]["n"] for row in rows):
             figures.append({"key": key, "title": title, "about": about.format(signal=signal), "rows": rows})
     if saved := [row for i in found if (row := _tokens_saved(i, kept[i])) is not None]:
-        about = "tokens not sampled and not read, if the calls of certified waste were dropped; see Waste"
+        about = "tokens not sampled and not read if calls of certified waste were dropped; see Waste"
         figures.append({"key": "savings", "title": "Savings", "about": about, "rows": saved})
     return {"evaluation": evaluation, "figures": figures}
 
@@ -325,12 +325,12 @@ def _groups(rows: _Rows, key: Callable[[CallRow], str], order: Sequence[str], se
 def _group(arm: int, name: str, rows: Sequence[CallRow], seed: int) -> dict[str, Any]:
     """One row of a table of calls."""
     summary = summarise_calls(rows, seed=seed)
-    rate, mean = rate_cell(summary), estimate_cell(summary.delta_h, 3, signed=True)
+    rate, mean = rate_cell(summary), estimate_cell(summary.mean_value, 3, signed=True)
     counts = ("n", "told", "errors", "unanswered", "undecided", "undefined", "certified", "likely")
     return {
         "arm": arm,
         "name": name,
         **{key: getattr(summary, key) for key in counts},
         "reduction_rate": {"text": rate.text, "interval": rate.interval, **summary.reduction_rate.as_dict()},
-        "mean": {"text": mean.text, "interval": mean.interval, **summary.delta_h.as_dict()},
+        "mean": {"text": mean.text, "interval": mean.interval, **summary.mean_value.as_dict()},
     }

@@ -9,7 +9,6 @@ mind, and the same whatever the order of the trajectories and however many proce
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
 from hashlib import blake2b
 from math import isfinite
 from typing import Final, Generic, TypeVar
@@ -22,35 +21,12 @@ from deltah.calls.waste import WasteLevel
 from deltah.core.signal_types import Verdict
 from deltah.core.types import CallStatus
 from deltah.stats.bootstrap import MAX_RESAMPLED, Estimate, interval, ratio, ratio_replicates
-from deltah.stats.summary import RESAMPLES
+from deltah.stats.summary import RESAMPLES, CallSummary
 
 MAX_TOOLS: Final = 1000
 """Tools told apart; further ones are one group."""
 OTHER_TOOLS: Final = "(other tools)"
 Group = TypeVar("Group", bound=Hashable)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallSummary:
-    """Statistics of a set of calls."""
-
-    n: int
-    errors: int
-    """Calls that the tool answered with an error."""
-    unanswered: int
-    reduction_rate: Estimate
-    """Certified reduced calls over all calls with entropies."""
-    delta_h: Estimate
-    undecided: int
-    undefined: int
-    certified: int
-    """Calls that are certified waste."""
-    likely: int
-
-    @property
-    def told(self) -> int:
-        """Calls of which it is certain whether they reduced entropy: without any, the reduction rate says nothing."""
-        return self.reduction_rate.n - self.undecided - self.undefined
 
 
 class CallGroup:
@@ -124,7 +100,7 @@ class CallGroup:
             errors=self._errors,
             unanswered=self._unanswered,
             reduction_rate=estimate(0, rate=True),
-            delta_h=estimate(1, rate=False),
+            mean_value=estimate(1, rate=False),
             undecided=self._undecided,
             undefined=self._undefined,
             certified=self._certified,

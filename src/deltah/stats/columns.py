@@ -210,26 +210,30 @@ def _parts(
     evidence: Evidence | None,
 ) -> Iterator[_Part]:
     """Add trajectories to the table of calls; keep of those with calls what their text and tokens say."""
-    fitted = {name: entry.options.get("pool", "reasoning") for name, entry in entries.items() if "fit" in entry.options}
+    fitted = {
+        name: SignalConfig(pool=entry.options.get("pool", "reasoning"))
+        for name, entry in entries.items()
+        if "fit" in entry.options
+    }
+    plain = {name: SignalConfig(name=name) for name in entries if name not in fitted}
     for t in trajectories:
-        base = score_measured(t)
+        base = score_measured(t, plain[REDUCTION])
         calls.add(t, base)
         if t.n_calls:
-            signals = _signals(t, base, [name for name in entries if name not in fitted])
-            unfitted = {name: score_measured(t, SignalConfig(pool=pool)) for name, pool in fitted.items()}
-            yield _Part(signals, unfitted, np.empty((0, 2)) if evidence is None else evidence.found(t))
+            unfitted = {name: score_measured(t, config) for name, config in fitted.items()}
+            yield _Part(_signals(t, base, plain), unfitted, np.empty((0, 2)) if evidence is None else evidence.found(t))
 
 
-def _signals(t: Trajectory, base: Signal | None, names: Iterable[str]) -> dict[str, FloatArray]:
+def _signals(t: Trajectory, base: Signal | None, configs: Mapping[str, SignalConfig]) -> dict[str, FloatArray]:
     """(C,) of each signal that needs no fit, turned, and of the verdicts.
 
     Args:
         t: C calls.
         base: Its ΔH; None without entropies.
-        names: Of the signals.
+        configs: Of the signals, by name.
     """
     nothing = np.full(t.n_calls, np.nan)
-    found = {name: nothing if base is None else _turned(score(t, name).call_value) for name in names}
+    found = {name: nothing if base is None else _turned(score(t, c).call_value) for name, c in configs.items()}
     lower, upper = (nothing, nothing) if base is None else (base.call_lower, base.call_upper)
     for margin in MARGINS_NATS:
         verdict = np.where(upper < -margin, 1.0, np.where(lower >= -margin, 0.0, np.nan))

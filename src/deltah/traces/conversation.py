@@ -17,9 +17,8 @@ import numpy as np
 from deltah.core.types import Estimator, Scalar, SpanQuality, StopReason, Trajectory
 from deltah.errors import ConfigError, DataError, DeltahError, InvalidValueError, VocabularySizeError
 from deltah.traces.files import Position
+from deltah.traces.logprobs import NO_TOKENS, PackedTokens, concatenate, measure
 from deltah.traces.openai_schema import Message
-from deltah.traces.tokens import NO_TOKENS, PackedTokens, concatenate
-from deltah.traces.topk import measure
 from deltah.traces.turns import SegmentBuilder, message_text
 from deltah.traces.vocabularies import vocab_size_of
 

@@ -41,8 +41,8 @@ from deltah.traces.conversation import Conversation, Facts, LoggedMessage, to_tr
 from deltah.traces.fields import finite, golden_answers, scalars, unit
 from deltah.traces.files import Position
 from deltah.traces.importing import IMPORTERS, RecordContext
+from deltah.traces.logprobs import NO_TOKENS, pack
 from deltah.traces.openai_schema import FunctionCall, LogprobsBlock, Message, MessageToolCall
-from deltah.traces.tokens import NO_TOKENS, pack
 from deltah.traces.turns import message_text
 
 T = TypeVar("T")

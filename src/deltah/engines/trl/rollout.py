@@ -13,7 +13,7 @@ from deltah.core.signals import SignalConfig
 from deltah.core.types import Trajectory
 from deltah.engines.config import EvalConfig, EvaluateConfig, Progress, RolloutConfig
 from deltah.engines.models import ModelFiles, resolve_model
-from deltah.engines.rollout_row import rows_of
+from deltah.engines.rollout_row import graded_by, rows_of
 from deltah.engines.trl.processes import alone
 from deltah.errors import missing_dependency
 from deltah.runs.claim import claim
@@ -61,6 +61,7 @@ def rollout(
     Raises:
         DeltahError: as `load_model` and the tools.
     """
+    tasks = graded_by(tasks, config.grader)
     with tempfile.TemporaryDirectory() as scratch:  # the host wants a directory, though nothing is saved
         trainer = _acting_trainer(config, tasks, files, scratch, greedy=greedy, batch_size=batch_size, signal=signal)
         rows = rows_of(tasks, config.system_prompt)

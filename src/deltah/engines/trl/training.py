@@ -32,7 +32,7 @@ try:
     from transformers import PrinterCallback, TrainerCallback
 
     from deltah.engines.models import load_model
-    from deltah.engines.rollout_row import outcome_function
+    from deltah.engines.rollout_row import graded_by, outcome_function
     from deltah.engines.trl.checkpoints import (
         RunTrainer,
         broken_numbers,
@@ -131,7 +131,7 @@ def build_trainer(config: TrainConfig, run: RunDirectory, *, progress: Progress 
     Raises:
         DeltahError: if tasks, tools, model, template, host configuration or disk cannot do what the run needs.
     """
-    tasks = read_tasks(Path(config.tasks))
+    tasks = graded_by(read_tasks(Path(config.tasks)), config.rollout.grader)
     files = resolve_model(config.rollout.model)
     tools = build_tools(config.rollout.tools, config.rollout.tool)
     if config.eval is not None:

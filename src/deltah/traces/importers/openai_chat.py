@@ -14,7 +14,7 @@ of one chunk each, bare or as their `response` (`deltah.traces.chunks`). The bat
   `duration_s`) and the start of the next, shared by the results in between: the client's own work, or a person's pause,
   is in it, and `duration_s_from` in the metadata says so.
 * status: error where the result reads as one; the rule is `deltah.core.results.is_error`.
-* entropy: `top_logprobs` through `deltah.traces.topk`; exact where they cover `vocab_size` tokens; NaN without.
+* entropy: `top_logprobs` through `deltah.traces.logprobs`; exact where they cover `vocab_size` tokens; NaN without.
 * vocab_size: the line's, else the caller's, else that of the model's family (`deltah.traces.vocabularies`), else
   `deltah.core.entropy.DEFAULT_VOCAB_SIZE`; `metadata["vocab_size_from"]` names one that nobody stated.
 * temperature: of the *reported* distribution: 1 if `logprobs_mode` is raw, the sampling temperature (1 for greedy
@@ -44,8 +44,8 @@ from deltah.traces.conversation import ApiCall, Conversation, Facts, LoggedMessa
 from deltah.traces.fields import epoch_seconds, seconds, unfit_outcome, unit
 from deltah.traces.files import Position
 from deltah.traces.importing import IMPORTERS, RecordContext
+from deltah.traces.logprobs import pack
 from deltah.traces.openai_schema import ChatLine, Choice, Message, Request, Response
-from deltah.traces.tokens import pack
 
 
 @IMPORTERS.register(

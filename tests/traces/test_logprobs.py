@@ -13,10 +13,9 @@ from deltah import DEFAULT_VOCAB_SIZE, read_traces
 from deltah.core.entropy import SERVER_PRECISION_NATS, entropy_from_logits
 from deltah.core.types import Estimator
 from deltah.errors import DataError
-from deltah.traces import topk
-from deltah.traces.tokens import pack_lists
-from deltah.traces.topk import Measured, _precision
-from deltah.traces.topk import measure as measure_packed
+from deltah.traces import logprobs
+from deltah.traces.logprobs import Measured, _precision, pack_lists
+from deltah.traces.logprobs import measure as measure_packed
 
 LOG = math.log
 DATA = Path(__file__).parent / "data"
@@ -288,7 +287,7 @@ def test_whole_vocabulary_printed_with_few_digits_is_an_interval() -> None:
 @pytest.mark.parametrize("path", sorted(DATA.glob("*.jsonl*")), ids=lambda path: path.name)
 def test_recorded_logs_are_taken_as_printed_in_full(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[float] = []
-    monkeypatch.setattr(topk, "_precision", lambda tokens: told.append(_precision(tokens)) or told[-1])
+    monkeypatch.setattr(logprobs, "_precision", lambda tokens: told.append(_precision(tokens)) or told[-1])
     assert sum(1 for _ in read_traces(path)) or path.name.endswith("-error.jsonl")
     assert set(told) <= {SERVER_PRECISION_NATS}
 
@@ -337,8 +336,8 @@ def test_a_list_without_a_likelier_drawn_token_caps_nothing_and_refutes_nothing(
 
 def test_recorded_lists_hold_every_drawn_token_that_belongs_there(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[bool] = []
-    lacks = topk._lacks_drawn
-    monkeypatch.setattr(topk, "_lacks_drawn", lambda *args: told.extend(lacks(*args)) or lacks(*args))
+    lacks = logprobs._lacks_drawn
+    monkeypatch.setattr(logprobs, "_lacks_drawn", lambda *args: told.extend(lacks(*args)) or lacks(*args))
     list(read_traces(sorted(DATA.glob("*.jsonl*"))))
     assert len(told) > 1000
     assert not any(told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -11,13 +12,27 @@ from builders import make_trajectory
 from call_builders import Call, search, written
 
 from deltah import Segment, SegmentKind, Signal, ToolCall, Trajectory, score
-from deltah.calls.savings import Prices, SavingsAccumulator, estimate_savings
+from deltah.calls.savings import Costs, Prices, SavingsReport, savings
+from deltah.calls.table import CallTable
 from deltah.calls.waste import Waste, WasteLevel
 from deltah.core.signal_types import Verdict
 from deltah.core.types import Estimator
 from deltah.errors import InvalidValueError
 
 FACT = "Mira Kovel lives in Larkholm and works for Tessen Paper."
+
+
+def estimate(
+    *pairs: tuple[Trajectory, Signal | None], prices: Prices | None = None, **options: Mapping[str, float]
+) -> SavingsReport:
+    table = CallTable.of([t for t, _ in pairs], [s for _, s in pairs])
+    return savings(table, Costs(prices=prices or Prices(), **options))
+
+
+def dropping(t: Trajectory, *waste: set[Waste]) -> SavingsReport:
+    table = CallTable()
+    table.add(t, None, tuple(map(frozenset, waste)))
+    return savings(table)
 
 
 def labelled(trajectory: Trajectory, *labels: Verdict) -> Signal:
@@ -49,9 +64,8 @@ def token_trajectory(**fields: object) -> Trajectory:
 def test_tokens_of_dropped_calls_by_hand() -> None:
     # Calls 1, 2, 3 repeat call 0. ΔH: +1, +0.5, -0.1, +0.2, so calls 1 and 3 are certified and call 2 reduced.
     t = token_trajectory()
-    report = estimate_savings(
-        [(t, score(t))], Prices(input_per_million=2.0, cached_input_per_million=0.5, output_per_million=8.0)
-    )
+    prices = Prices(input_per_million=2.0, cached_input_per_million=0.5, output_per_million=8.0)
+    report = estimate((t, score(t)), prices=prices)
     saved = report.certified
     assert (saved.calls, saved.turns) == (2, 2)
     assert (saved.call_tokens, saved.result_tokens) == (4, 6)
@@ -68,7 +82,7 @@ def test_tokens_of_dropped_calls_by_hand() -> None:
 
 
 def test_without_entropies_nothing_is_certified_and_repeats_are_likely() -> None:
-    report = estimate_savings([(token_trajectory(), None)])
+    report = estimate((token_trajectory(), None))
     assert (report.certified.calls, report.certified_and_likely.calls) == (0, 3)
     assert report.verdicts[WasteLevel.LIKELY] == 3
 
@@ -84,23 +98,23 @@ def test_without_entropies_nothing_is_certified_and_repeats_are_likely() -> None
 )
 def test_a_label_decides_the_level(label: Verdict, certified: int, likely: int) -> None:
     t = written(search("a", FACT), search("a", FACT))
-    report = estimate_savings([(t, labelled(t, Verdict.REDUCED, label))])
+    report = estimate((t, labelled(t, Verdict.REDUCED, label)))
     assert (report.certified.calls, report.certified_and_likely.calls) == (certified, likely)
 
 
 def test_a_hint_is_never_saved() -> None:
     t = written(search("a", FACT))
-    report = estimate_savings([(t, labelled(t, Verdict.NOT_REDUCED))])
+    report = estimate((t, labelled(t, Verdict.NOT_REDUCED)))
     assert (report.verdicts[WasteLevel.HINT], report.certified_and_likely.calls) == (1, 0)
 
 
 def test_tokens_are_estimated_from_characters_where_the_record_has_none() -> None:
     t = written(Call("get", '{"a": 1}', "x" * 40), Call("get", '{"a": 1}', "x" * 40))
-    report = estimate_savings([(t, None)], chars_per_token=2.0)
+    report = estimate((t, None))
     saved = report.certified_and_likely
-    assert (saved.call_tokens, saved.result_tokens, saved.prompt_tokens) == (11 / 2, 20, 25.5)
+    assert (saved.call_tokens, saved.result_tokens, saved.prompt_tokens) == (11 / 4, 10, 12.75)
     assert (saved.repeated_prompt_tokens, saved.calls_with_estimated_tokens) == (0, 1)
-    assert "Tokens of 1 dropped call were estimated at 2 characters a token." in report.assumptions
+    assert "Tokens of 1 dropped call were estimated at 4 characters a token." in report.assumptions
 
 
 def test_parallel_calls_share_the_tokens_of_one_segment_by_their_characters() -> None:
@@ -112,47 +126,39 @@ def test_parallel_calls_share_the_tokens_of_one_segment_by_their_characters() ->
         ToolCall(id="b", name="get", arguments="x" * 3, turn=0, result="r" * 10),
     )
     t = Trajectory(id="t", segments=segments, calls=calls)
-    add = SavingsAccumulator()
-    add.add(t, None, (frozenset(), frozenset({Waste.NEAR_DUPLICATE})))
-    saved = add.result().certified_and_likely
+    saved = dropping(t, set(), {Waste.NEAR_DUPLICATE}).certified_and_likely
     assert (saved.call_tokens, saved.result_tokens) == (2, 2)
     assert (saved.calls, saved.turns) == (1, 0)
     one_each = (*(Segment(kind=SegmentKind.CALL, start=3 * i, stop=3 * i + 3, turn=0) for i in (0, 1)), *segments[1:])
-    add = SavingsAccumulator()
-    add.add(Trajectory(id="t", segments=one_each, calls=calls), None, (frozenset(), frozenset({Waste.NEAR_DUPLICATE})))
-    assert add.result().certified_and_likely.call_tokens == 3
+    t = Trajectory(id="t", segments=one_each, calls=calls)
+    assert dropping(t, set(), {Waste.NEAR_DUPLICATE}).certified_and_likely.call_tokens == 3
 
 
 def test_a_dropped_call_of_the_last_message_is_read_by_nobody() -> None:
     t = written(search("a", FACT), search("a", FACT), end=None)
-    saved = estimate_savings([(t, None)]).certified_and_likely
+    saved = estimate((t, None)).certified_and_likely
     assert (saved.prompt_tokens, saved.calls) == (0, 1)
 
 
 def test_fees_and_seconds_measured_and_given() -> None:
     measured = Call("search", {"query": "a"}, FACT, 0.25)
     t = written(measured, measured, search("b", FACT), search("b", FACT), Call("get", "1", "x"), Call("get", "1", "x"))
-    report = estimate_savings([(t, None)], Prices(per_call={"search": 0.01}), latency_s={"search": 2.0})
+    report = estimate((t, None), prices=Prices(per_call={"search": 0.01}), latency_s={"search": 2.0})
     saved = report.certified_and_likely
     # Dropped: the second `a` (0.25 s measured), both `b` (their result was in context; 2 s given), the second `get`.
     assert (saved.calls, saved.seconds, saved.calls_without_seconds) == (4, 4.25, 1)
     assert math.isnan(saved.money)
     free = Prices(per_call={"search": 0.01}, input_per_million=0.0, output_per_million=0.0)
-    saved = estimate_savings([(t, None)], free).certified_and_likely
+    saved = estimate((t, None), prices=free).certified_and_likely
     assert saved.money == pytest.approx(0.03)
     assert math.isnan(saved.money_with_cache)
 
 
-@pytest.mark.parametrize("merged", [False, True])
-def test_seconds_that_are_gaps_between_api_calls_are_said_to_be(merged: bool) -> None:
+def test_seconds_that_are_gaps_between_api_calls_are_said_to_be() -> None:
     def idle_time_is_named(duration_s: float | None, **metadata: str) -> bool:
         one = Call("search", {"query": "a"}, FACT, duration_s)
-        counted = SavingsAccumulator()
-        counted.add(replace(written(one, one), metadata=metadata), None)
-        if merged:
-            counted, part = SavingsAccumulator(), counted
-            counted.merge(part)
-        return any("idle time" in sentence for sentence in counted.result().assumptions)
+        report = estimate((replace(written(one, one), metadata=metadata), None))
+        return any("idle time" in sentence for sentence in report.assumptions)
 
     assert idle_time_is_named(9.0, duration_s_from="gap between API calls")
     assert not idle_time_is_named(9.0), "durations that the log states"
@@ -161,36 +167,34 @@ def test_seconds_that_are_gaps_between_api_calls_are_said_to_be(merged: bool) ->
 
 def test_money_needs_every_price_of_tokens_that_are_there() -> None:
     t = token_trajectory()
-    assert math.isnan(estimate_savings([(t, None)], Prices(input_per_million=1.0)).certified_and_likely.money)
-    assert estimate_savings([(t, None)], Prices(input_per_million=1.0)).certified.money == 0.0
-    assert estimate_savings([]).certified.calls == 0
+    assert math.isnan(estimate((t, None), prices=Prices(input_per_million=1.0)).certified_and_likely.money)
+    assert estimate((t, None), prices=Prices(input_per_million=1.0)).certified.money == 0.0
+    assert estimate().certified.calls == 0
 
 
-def test_the_accumulator_streams_and_adds_up() -> None:
+def test_trajectories_add_up() -> None:
     t = token_trajectory()
-    once, many = estimate_savings([(t, score(t))]), estimate_savings((t, score(t)) for _ in range(3))
+    once, many = estimate((t, score(t))), estimate(*[(t, score(t))] * 3)
     assert many.certified.prompt_tokens == 3 * once.certified.prompt_tokens
     assert many.calls == 12
     assert once.assumptions == many.assumptions
 
 
 def test_assumptions_are_sentences_that_name_what_was_given() -> None:
-    report = estimate_savings([], Prices(per_call={"search": 0.01}), latency_s={"search": 1.0})
+    report = estimate(prices=Prices(per_call={"search": 0.01}), latency_s={"search": 1.0})
     assert all(sentence.endswith(".") for sentence in report.assumptions)
     assert any("search" in sentence for sentence in report.assumptions)
     assert any("prefix cache" in sentence for sentence in report.assumptions)
-    assert len(report.assumptions) == len(estimate_savings([]).assumptions) + 2
+    assert len(report.assumptions) == len(estimate().assumptions) + 2
 
 
 def test_sums_of_money_are_named_as_tables_name_them() -> None:
-    [said] = [s for s in estimate_savings([], Prices(input_per_million=1.0, currency="EUR")).assumptions if "EUR" in s]
+    [said] = [s for s in estimate(prices=Prices(input_per_million=1.0, currency="EUR")).assumptions if "EUR" in s]
     assert '"EUR" is the cost at the stated prices without a prefix cache' in said
     assert '"EUR, cached"' in said
-    [said] = [s for s in estimate_savings([]).assumptions if "USD" in s]
+    [said] = [s for s in estimate().assumptions if "USD" in s]
     assert said == "No price was stated, so no sum in USD is given."
-    assert not any(
-        "money_with_cache" in s or "`" in s for s in estimate_savings([], Prices(per_call={"f": 1})).assumptions
-    )
+    assert not any("money_with_cache" in s or "`" in s for s in estimate(prices=Prices(per_call={"f": 1})).assumptions)
 
 
 def test_wrong_input_is_refused_with_its_name() -> None:
@@ -199,9 +203,7 @@ def test_wrong_input_is_refused_with_its_name() -> None:
     with pytest.raises(InvalidValueError, match="fee of 'search' is nan"):
         Prices(per_call={"search": math.nan})
     with pytest.raises(InvalidValueError, match="latency of 'x'"):
-        estimate_savings([], latency_s={"x": math.inf})
-    with pytest.raises(InvalidValueError, match="chars_per_token"):
-        estimate_savings([], chars_per_token=0)
+        Costs(latency_s={"x": math.inf})
     t = token_trajectory()
     with pytest.raises(InvalidValueError, match="has 4 calls, its signal 1"):
-        SavingsAccumulator().add(t, score(make_trajectory([[1.0], [1.0]])))
+        estimate((t, score(make_trajectory([[1.0], [1.0]]))))

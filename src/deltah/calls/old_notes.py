@@ -1,0 +1,97 @@
+"""Notes from tallies, until the report reads them off the table of calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from deltah.calls.facts import LogFacts
+from deltah.calls.logs import ScoredLog
+from deltah.core.entropy import DEFAULT_VOCAB_SIZE
+from deltah.core.types import Estimator
+from deltah.text_format import count, share
+
+MAX_FILES_NAMED: Final = 5
+
+
+def notes_on_facts(log: ScoredLog, facts: LogFacts) -> list[str]:
+    """Notes on a log that was read to its end, the most consequential first."""
+    return [*_measurement(log, facts), *_reading(log, facts)]
+
+
+def _measurement(log: ScoredLog, facts: LogFacts) -> Iterator[str]:
+    if not facts.calls:
+        yield "No trajectory made a tool call: there is nothing to score."
+    if facts.unmeasured:
+        yield f"No entropies (no logprobs) of {share(facts.unmeasured, facts.calls, 'call')}: judged by text alone."
+    if facts.unbounded:
+        yield (
+            f"No upper bound for {share(facts.unbounded, facts.calls, 'call')}, so that none can be certified there: "
+            "the traces were written by an earlier release, without a vocabulary size; read their log again."
+        )
+    if Estimator.TOP_K.value in facts.estimators and facts.unmeasured < facts.calls:
+        title = log.signal.entry.title
+        yield (
+            f"Certified are the verdicts (reduced, not reduced, undecided). A mean {title} averages point estimates, "
+            "which extrapolate what lies beyond the listed logprobs; its bracket is the sampling of questions alone."
+        )
+    yield from _vocabulary(log, facts)
+    if facts.mixed:
+        yield (
+            f"Mixed sampling temperatures or logprob modes in {count(facts.mixed, 'trajectory')}: entropies there do "
+            "not speak of one distribution."
+        )
+    if len(facts.temperatures) > 1:
+        found = ", ".join(f"{value:g}" for value in sorted(facts.temperatures))
+        yield f"The trajectories were measured at different temperatures ({found}); compare them with care."
+    if facts.unlisted_tokens:
+        tokens, trajectories = count(facts.unlisted_tokens, "sampled token"), count(facts.with_unlisted, "trajectory")
+        yield (
+            f"No logprobs of {tokens} of {trajectories}, by the server's own count (tokens of calls, hidden reasoning, "
+            "or of one character that was listed once); no entropy speaks of them."
+        )
+
+
+def _vocabulary(log: ScoredLog, facts: LogFacts) -> Iterator[str]:
+    """Sizes that were assumed: the certified verdicts hold under them."""
+    given = log.reader.options.vocab_size is not None
+    how = "--vocab-size, given where these traces' log is read," if given else "--vocab-size"
+    if facts.without_vocabulary:
+        yield (
+            f"The vocabulary size is not stated: {DEFAULT_VOCAB_SIZE:,} tokens assumed; {how} tightens the bounds "
+            "(vocab_size in the model's config.json)."
+        )
+    if facts.assumed_vocabularies:
+        sizes = ", ".join(f"{model}: {size:,}" for model, size in sorted(facts.assumed_vocabularies.items()))
+        yield f"The vocabulary size was taken from the model's name ({sizes}); {how} states it."
+
+
+def _reading(log: ScoredLog, facts: LogFacts) -> Iterator[str]:
+    reader = log.reader
+    if facts.approximate:
+        yield (
+            f"Approximate spans in {share(facts.approximate, facts.trajectories, 'trajectory')}: the borders of "
+            "reasoning, calls and results are estimated."
+        )
+    if reader.n_unjoined:
+        yield (
+            f"{count(reader.n_unjoined, 'API call')} without the beginning of the conversation in the log, each a "
+            "trajectory of its own."
+        )
+    if reader.n_branches:
+        branches = count(reader.n_branches, "retry or fork", "retries or forks")
+        yield f"{branches} without a continuation, each a trajectory of its own."
+    if facts.unfit_outcomes:
+        yield (
+            f"The score of {count(facts.unfit_outcomes, 'trajectory')} is outside [0, 1] (such as "
+            f"{facts.unfit_outcome:g}) and not taken as an outcome: give grades in [0, 1] with --answers."
+        )
+    if log.answers is not None:
+        found, rows = share(log.n_matched, facts.trajectories, "trajectory"), count(log.answers.n_rows, "row")
+        yield f"The answers' file of {rows} speaks of {found}."
+    if skipped := reader.skipped:
+        yield f"Passed over {count(len(skipped), 'file')} without traces: {_listed(skipped)}."
+
+
+def _listed(files: Sequence[str]) -> str:
+    return ", ".join(files[:MAX_FILES_NAMED]) + (", …" if len(files) > MAX_FILES_NAMED else "")
