@@ -217,10 +217,9 @@ class _Source:
             self.blocks = list(self._blocks())
         left_out = {*skip, *(("text", "token_ends") if "token_texts" in skip else ())}
         present = [name for name in LAYOUT if name in types and name not in left_out]
-        head = ", ".join(
-            f"'{name}': {_with_default(name)}" for name in present if name in _HEAD and name not in _BESIDE
-        )
-        beside = [f"{name}::{LAYOUT[name]} AS {name}" for name in present if name not in _HEAD or name in _BESIDE]
+        as_json = [name for name in present if name in _HEAD and name not in _BESIDE]
+        head = ", ".join(f"'{name}': {_with_default(name)}" for name in as_json)
+        beside = [f"{name}::{LAYOUT[name]} AS {name}" for name in present if name not in as_json]
         self._columns = ", ".join([f"to_json({{{head}}}) AS head", *beside])
 
     def close(self) -> None:
