@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from deltah import Segment, SegmentKind, ToolCall, Trajectory
 from deltah.calls.waste import Waste, usage, waste_of_calls
-from deltah.calls.waste.texts import ascii_words
+from deltah.calls.result_texts import ascii_words
 
 
 def test_a_result_of_which_nothing_is_said_is_unused() -> None:

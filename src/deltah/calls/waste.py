@@ -3,7 +3,7 @@ r"""Waste that the text of a trajectory shows: calls that repeat a call, an erro
 No label, no model and no entropy is used; `verdict` sets the classes beside ΔH's label. The classes err towards
 silence: a call is named waste only if nothing in the record speaks for it.
 
-* **Evidence is local.** A call that may change the world (`deltah.calls.waste.effects`; one that failed changes
+* **Evidence is local.** A call that may change the world (`deltah.calls.call_forms`; one that failed changes
   nothing, unless it ran code) and a new user message begin a new *epoch*, and only the same epoch counts as evidence.
   So a file read again after an edit, a test run again after a fix and a look-up that the user asked to repeat are no
   waste, whatever they return.
@@ -12,7 +12,7 @@ silence: a call is named waste only if nothing in the record speaks for it.
   "pending", shows nothing (an image) or only acknowledges ("ok") is no evidence either.
 * **Retries.** A failed call is no duplicate; it is a repeated error only if the same call failed with the same error
   before and does not succeed later.
-* **Pagination.** Calls whose numbers differ are different calls (`deltah.calls.waste.forms`).
+* **Pagination.** Calls whose numbers differ are different calls (`deltah.calls.call_forms`).
 
 Context for "already in context" is what the model had read when it issued the call: user text and earlier results, not
 the results of parallel calls and not what the policy itself wrote. Time is linear in the text but for one substring
@@ -28,19 +28,18 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from deltah.calls.waste.effects import Effect, effect_of
-from deltah.calls.waste.forms import (
+from deltah.calls.call_forms import (
     CallForm,
+    Effect,
     ToolKind,
     call_form,
     decode_arguments,
+    effect_of,
     same_code,
     similarity,
     tool_kind,
 )
-from deltah.calls.waste.results import AnswerKind, SeenText, answer_kind, flatten, passages
-from deltah.calls.waste.texts import user_text
-from deltah.calls.waste.usage import unused_results
+from deltah.calls.result_texts import AnswerKind, SeenText, answer_kind, flatten, passages, unused_results, user_text
 from deltah.core.signal_types import Verdict
 from deltah.core.types import ToolCall, Trajectory
 
