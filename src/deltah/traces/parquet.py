@@ -26,7 +26,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
@@ -36,12 +36,10 @@ from deltah.core.texts import TokenTexts
 from deltah.core.types import Trajectory
 from deltah.errors import DataError, InvalidValueError
 from deltah.traces import record
-from deltah.traces.record import ARRAYS, NonFinite, TraceRecord
+from deltah.traces.record import ARRAYS, NonFinite, TraceRecord, sql_structure, sql_type
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
-
-Structure: TypeAlias = str | dict[str, "Structure"] | list["Structure"]
 
 OPTIONAL: Final = ("logprobs", "token_ids", "token_texts")
 """Fields of a trajectory that a reader may leave out; no entropy is computed from them."""
@@ -57,42 +55,18 @@ _NARROW: Final = (
 )
 
 
-def _structure(kind: msgspec.inspect.Type) -> Structure:
-    """SQL type of a field of the record; a list has one element, the type of its elements."""
-    if isinstance(kind, msgspec.inspect.UnionType):
-        is_number = any(isinstance(k, msgspec.inspect.FloatType) for k in kind.types)
-        kind = next(k for k in kind.types if isinstance(k, msgspec.inspect.FloatType) or not (is_number or _is_none(k)))
-    if isinstance(kind, msgspec.inspect.StructType):
-        return {field.name: _structure(field.type) for field in kind.fields}
-    if isinstance(kind, msgspec.inspect.ListType):
-        return [_structure(kind.item_type)]
-    if isinstance(kind, msgspec.inspect.FloatType):
-        return "DOUBLE"
-    return "BIGINT" if isinstance(kind, msgspec.inspect.IntType) else "VARCHAR"
-
-
-def _is_none(kind: msgspec.inspect.Type) -> bool:
-    return isinstance(kind, msgspec.inspect.NoneType)
-
-
-def _sql_type(structure: Structure) -> str:
-    if isinstance(structure, dict):
-        return "STRUCT({})".format(", ".join(f'"{name}" {_sql_type(part)}' for name, part in structure.items()))
-    return structure if isinstance(structure, str) else f"{_sql_type(structure[0])}[]"
-
-
 _RECORD: Final = msgspec.inspect.type_info(TraceRecord)
 assert isinstance(_RECORD, msgspec.inspect.StructType)
 REQUIRED: Final = tuple(field.name for field in _RECORD.fields if field.required)
 """Columns that a file must have; any other that is missing was not recorded."""
 _HEAD: Final = {
-    field.name: _structure(field.type) for field in _RECORD.fields if field.name not in (*ARRAYS, "token_texts")
+    field.name: sql_structure(field.type) for field in _RECORD.fields if field.name not in (*ARRAYS, "token_texts")
 } | {"text": "VARCHAR"}
 """Columns that travel as JSON."""
 _BESIDE: Final = ("metadata", "text")
 """Texts that are read beside that JSON: one is JSON itself, the other long."""
 _PER_TOKEN: Final = (*ARRAYS, "token_ends")
-LAYOUT: Final[Mapping[str, str]] = {name: _sql_type(part) for name, part in _HEAD.items()} | {
+LAYOUT: Final[Mapping[str, str]] = {name: sql_type(part) for name, part in _HEAD.items()} | {
     name: "BIGINT[]" if name.startswith("token") else "DOUBLE[]" for name in _PER_TOKEN
 }
 """Every column with its SQL type, in the order of the file."""
@@ -213,7 +187,7 @@ class _Source:
             types = {str(row[0]): str(row[1]) for row in self._query("DESCRIBE FROM read_parquet($file)").fetchall()}
             _check_types(path, types)
             for (version,) in self._query("SELECT DISTINCT schema_version FROM read_parquet($file)").fetchall():
-                _check_version(path, version or 0)
+                record.check_version(version or 0, f"{path}: ")
             self.blocks = list(self._blocks())
         left_out = {*skip, *(("text", "token_ends") if "token_texts" in skip else ())}
         present = [name for name in LAYOUT if name in types and name not in left_out]
@@ -265,7 +239,7 @@ class _Source:
 
 def _trajectory(row: dict[str, Any]) -> Trajectory:
     """Trajectory of the columns of one row."""
-    text, ends = row.pop("text", None), _integers(row.pop("token_ends", None), "token_ends")
+    text, ends = row.pop("text", None), _array(row.pop("token_ends", None), "token_ends")
     if (text is None) != (ends is None):
         raise DataError("one of the columns text and token_ends is NULL or missing; expected both or neither")
     head, metadata = row.pop("head"), row.pop("metadata", None)
@@ -279,17 +253,12 @@ def _trajectory(row: dict[str, Any]) -> Trajectory:
 
 
 def _array(values: NDArray[Any] | None, name: str) -> NDArray[Any] | None:
-    if name == "token_ids":
-        return _integers(values, name)
-    if isinstance(values, np.ma.MaskedArray):
-        return np.where(values.mask, np.nan, values.data)  # `filled` takes five times as long
-    return values
-
-
-def _integers(values: NDArray[Any] | None, name: str) -> NDArray[Any] | None:
-    if isinstance(values, np.ma.MaskedArray):
+    """Per-token values of one row; NULL is NaN."""
+    if not isinstance(values, np.ma.MaskedArray):
+        return values
+    if name.startswith("token"):
         raise DataError(f"column {name} holds NULL; expected an integer a token")
-    return values
+    return np.where(values.mask, np.nan, values.data)  # `filled` takes five times as long
 
 
 def _with_default(name: str) -> str:
@@ -383,13 +352,6 @@ def _check_types(path: str, types: dict[str, str]) -> None:
             raise DataError(f"{path}: column {name!r} is of type {found}; expected {expected}")
 
 
-def _check_version(path: str, version: int) -> None:
-    try:
-        record.check_version(version)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
-
-
 def _widest(sql_type: str) -> str:
     """A type without the quotes and the width of its numbers."""
     for pattern, wide in _NARROW:
@@ -398,11 +360,7 @@ def _widest(sql_type: str) -> str:
 
 
 def _stamp(path: str) -> tuple[int, ...]:
-    """What changes when a file is written anew.
-
-    Raises:
-        DataError: if the path is no file that can be read.
-    """
+    """What changes when a file is written anew."""
     try:
         with open(path, "rb") as file:
             found = os.fstat(file.fileno())

@@ -49,6 +49,8 @@ class NonFinite(msgspec.Struct, frozen=True):
     float: Literal["nan", "inf", "-inf"]
 
 
+Structure: TypeAlias = str | dict[str, "Structure"] | list["Structure"]
+"""SQL type of a value: a name, the fields of a struct, or a list with one element, the type of its elements."""
 Number: TypeAlias = float | NonFinite | None
 
 
@@ -220,8 +222,12 @@ def read(line: bytes, context: RecordContext) -> Trajectory:
     return decode(line)
 
 
-def check_version(version: int) -> None:
+def check_version(version: int, where: str = "") -> None:
     """Refuse a record of a version that this release does not read.
+
+    Args:
+        version: The record's.
+        where: Beginning of the message.
 
     Raises:
         DataError: naming the version.
@@ -229,9 +235,30 @@ def check_version(version: int) -> None:
     if not 1 <= version <= SCHEMA_VERSION:
         known = "version 1" if SCHEMA_VERSION == 1 else f"versions 1 to {SCHEMA_VERSION}"
         raise DataError(
-            f"field schema_version: the record is of version {version}, this release of deltah reads {known}; "
+            f"{where}field schema_version: the record is of version {version}, this release of deltah reads {known}; "
             "upgrade deltah, or write the traces again with this release"
         )
+
+
+def sql_structure(kind: msgspec.inspect.Type) -> Structure:
+    """SQL type of a field of the record."""
+    if isinstance(kind, msgspec.inspect.UnionType):
+        named = {type(part).__name__: part for part in kind.types}
+        kind = named.get("FloatType") or next(part for name, part in named.items() if name != "NoneType")
+    if isinstance(kind, msgspec.inspect.StructType):
+        return {field.name: sql_structure(field.type) for field in kind.fields}
+    if isinstance(kind, msgspec.inspect.ListType):
+        return [sql_structure(kind.item_type)]
+    if isinstance(kind, msgspec.inspect.FloatType):
+        return "DOUBLE"
+    return "BIGINT" if isinstance(kind, msgspec.inspect.IntType) else "VARCHAR"
+
+
+def sql_type(structure: Structure) -> str:
+    """SQL type of a structure, as DDL spells it."""
+    if isinstance(structure, dict):
+        return "STRUCT({})".format(", ".join(f'"{name}" {sql_type(part)}' for name, part in structure.items()))
+    return structure if isinstance(structure, str) else f"{sql_type(structure[0])}[]"
 
 
 def _mirror(record: type[Record], value: Segment | ToolCall) -> Record:
