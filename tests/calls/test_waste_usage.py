@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deltah import Segment, SegmentKind, ToolCall, Trajectory
-from deltah.calls.waste import Waste, usage, waste_of_calls
+from deltah.calls import result_texts
 from deltah.calls.result_texts import ascii_words
+from deltah.calls.waste import Waste, waste_of_calls
 
 
 def test_a_result_of_which_nothing_is_said_is_unused() -> None:
@@ -67,7 +68,7 @@ def test_unused_is_not_claimed_where_later_text_is_unknown() -> None:
 
 @given(st.text(st.characters(max_codepoint=127)))
 def test_ascii_texts_are_cut_as_a_pattern_would(text: str) -> None:
-    assert ascii_words(text) == usage._WORD.findall(text.casefold())
+    assert ascii_words(text) == result_texts._WORD.findall(text.casefold())
 
 
 @pytest.mark.parametrize(
@@ -79,4 +80,4 @@ def test_ascii_texts_are_cut_as_a_pattern_would(text: str) -> None:
     ],
 )
 def test_words_are_short_and_lower_case_and_decimals_fall_away(text: str, words: list[str]) -> None:
-    assert usage._words(text) == words
+    assert result_texts._words(text) == words

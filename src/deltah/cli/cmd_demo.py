@@ -16,7 +16,7 @@ from deltah.cli.options import split_names
 from deltah.cli.progress import display, numbers_of
 from deltah.cli.tables import print_summaries
 from deltah.errors import ConfigError
-from deltah.text_format import agreeing, count
+from deltah.text_format import count
 
 if TYPE_CHECKING:
     from deltah.lab.demo import DemoConfig, JobState
@@ -56,14 +56,13 @@ def command(
     )
     console = Console()
     console.print(
-        f"The embedded agent answers questions with its tools; {count(len(config.arms), 'arm')} "
-        f"{agreeing(len(config.arms), 'trains', 'train')} from the same start ({count(config.steps, 'step')} each, "
-        f"seed {seed})."
+        f"Training the embedded agent with {count(len(config.arms), 'reward')}: {', '.join(config.arms)} "
+        f"({count(config.steps, 'step')} each, seed {seed})."
     )
     began = time.perf_counter()
     data = _run_shown(config, out)
     _print_result(data, console)
-    console.print(f"{time.perf_counter() - began:.0f} s in this sitting")
+    console.print(f"finished in {time.perf_counter() - began:.0f} s")
     console.print(f"page    {(out / 'report.html').resolve().as_uri()}", soft_wrap=True)
     console.print(f"calls   deltah score {out / config.arms[0] / 'traces'}", soft_wrap=True)
 

@@ -181,7 +181,7 @@ class _Job:
 
 
 def _seed(seed: int, done: int) -> int:
-    """Seed of a sitting: with the first one's again, the next samples of a task would repeat its first ones."""
+    """Seed of a continued rollout: with the first seed, the next samples of a task would repeat its first ones."""
     return seed if not done else int(np.random.SeedSequence([seed, done]).generate_state(1)[0] >> 1)
 
 
@@ -208,7 +208,7 @@ def _roll_out(job: _Job, target: _Target, asked: dict[str, Any]) -> None:
 
 
 def _kept(partial: Path, job: _Job) -> int:
-    """Trajectories that earlier sittings wrote.
+    """Number of trajectories that are already written.
 
     Raises:
         ConfigError: if they answer other questions: the task file has changed since.

@@ -24,7 +24,6 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.text import Text
 
 from deltah.core import metrics
 
@@ -113,7 +112,21 @@ def display(*, hidden: bool = False, transient: bool = False) -> Iterator[Displa
     """
     console = Console(stderr=True)
     lines = not hidden and not console.is_terminal
-    with _layout(console, disable=hidden or lines, transient=transient) as progress:
+    columns = (
+        TextColumn("{task.description:<22}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TextColumn("[dim]{task.fields[numbers]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns,
+        console=console,
+        disable=hidden or lines,
+        transient=transient,
+        speed_estimate_period=_SPEED_OVER_S,
+    ) as progress:
         shown = Display(progress, _to_stderr if lines else None)
         try:
             yield shown
@@ -184,31 +197,6 @@ def _times(task: Task) -> str:
 
 def _clock(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
-
-
-class _TimeLeftColumn(TimeRemainingColumn):
-    """The time left, with that word; nothing where it is not known or all is done."""
-
-    def render(self, task: Task) -> Text:
-        """See `rich.progress.ProgressColumn`."""
-        known = task.total is not None and task.time_remaining is not None and not task.finished
-        return Text.assemble(super().render(task), (" left", "dim")) if known else Text("")
-
-
-def _layout(console: Console, *, disable: bool, transient: bool) -> Progress:
-    """Bars in the project's layout."""
-    return Progress(
-        TextColumn("{task.description:<22}"),
-        BarColumn(bar_width=28),
-        MofNCompleteColumn(),
-        TextColumn("[dim]{task.fields[numbers]}"),
-        TimeElapsedColumn(),
-        _TimeLeftColumn(compact=True),
-        console=console,
-        disable=disable,
-        transient=transient,
-        speed_estimate_period=_SPEED_OVER_S,
-    )
 
 
 def _to_stderr(line: str) -> None:

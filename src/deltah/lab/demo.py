@@ -150,7 +150,7 @@ class _Job:
 
     @property
     def finished(self) -> bool:
-        """Whether this or an earlier sitting completed it."""
+        """Whether it is complete."""
         return (self.run.path / "result.json").exists()
 
     @property

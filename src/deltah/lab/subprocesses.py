@@ -110,8 +110,8 @@ def _hold(lock: Path) -> IO[str] | None:
         if time.monotonic() > deadline:
             file.seek(0)
             sys.stderr.write(
-                f"error: process {file.read().strip() or '(unknown)'} of an earlier sitting still works here; wait "
-                "for it or end it, then run the same command again\n"
+                f"error: process {file.read().strip() or '(unknown)'} of an earlier run is still working here; wait "
+                "for it or stop it, then run the same command again\n"
             )
             sys.exit(2)
         time.sleep(_POLL_S)

@@ -208,7 +208,7 @@ def open_run(
         path: The directory; created with its parents.
         config: Resolved configuration, plain JSON values.
         command: Name of the deltah command.
-        free_keys: Top-level keys that may differ between the sittings of one run (where it logs, how many threads).
+        free_keys: Top-level keys that may differ when a run is continued (where it logs, how many threads).
 
     Raises:
         ConfigError: if the directory holds another run, or files that are not a run, or cannot be written.

@@ -17,10 +17,19 @@ from deltah.errors import ConfigError, DataError, DeltahError, InvalidValueError
 from deltah.traces.chunks import ChunkBuffer, LoggedChunk
 from deltah.traces.conversation import ApiCall, Conversation, to_trajectory
 from deltah.traces.decode import NOT_JSON, decode_line
-from deltah.traces.files import PARQUET_MAGIC, Line, Position, head_of, opened, table_rows, text_records
+from deltah.traces.files import (
+    PARQUET_MAGIC,
+    Line,
+    Position,
+    head_of,
+    inspect_samples,
+    is_inspect_log,
+    opened,
+    table_rows,
+    text_records,
+)
 from deltah.traces.importers.openai_chat import read_call
 from deltah.traces.importing import IMPORTERS, Importer, RecordContext, default_id, detect, import_record
-from deltah.traces.inspect_files import ZIP_MAGIC, eval_samples, is_json_log
 from deltah.traces.joining import Joiner
 from deltah.traces.parquet import holds_traces, read_parquet
 from deltah.traces.sources import Source, base_name, reads_once
@@ -134,8 +143,8 @@ class Reading:
                 head = b"" if reads_once(source.path) else head_of(raw)
                 if head.startswith(PARQUET_MAGIC):
                     yield from self._table(source)
-                elif head.startswith(ZIP_MAGIC) or is_json_log(head):
-                    yield from self._records(source, eval_samples(source.path))
+                elif is_inspect_log(head):
+                    yield from self._records(source, inspect_samples(raw))
                 else:
                     yield from self._records(source, text_records(raw))
         except OSError as error:  # it was there when the reading began

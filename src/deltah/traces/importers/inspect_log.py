@@ -1,4 +1,4 @@
-"""Importer for Inspect logs: one EvalSample as JSON, one trajectory. `deltah.traces.inspect_files` takes logs apart.
+"""Importer for Inspect logs: one EvalSample as JSON, one trajectory. `deltah.traces.files` takes the logs apart.
 
 Source: `EvalSample` of inspect_ai, log schema 2, written by inspect_ai 0.3.285 and read in its `log/_log.py`,
 `model/_chat_message.py`, `model/_model_output.py` and `event/_tool.py`.
