@@ -19,7 +19,7 @@ from deltah.cli import (
     cmd_study,
     cmd_train,
 )
-from deltah.cli.options import OpenCommand
+from deltah.cli.arguments import OpenCommand
 
 app = typer.Typer(
     name="deltah",

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deltah.calls.logs import LogOptions, ScoredLog
+from deltah.cli.arguments import Answers, Logs, Strict, TraceFormat, VocabSize, log_options
 from deltah.cli.losses import check_file_name, named_files, nothing_read, read_files, report_losses, spare_inputs
-from deltah.cli.options import Answers, Logs, Strict, TraceFormat, VocabSize, log_options
 from deltah.cli.progress import reading, reporting
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError, InvalidValueError

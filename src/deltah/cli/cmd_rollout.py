@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from deltah.cli.options import ConfigFile, Corpus, Limit, Model, Seed, Settings, Tools, split_names
+from deltah.cli.arguments import ConfigFile, Corpus, Limit, Model, Seed, Settings, Tools, split_names
 from deltah.cli.progress import reporting
 from deltah.cli.settings import resolve
 from deltah.core.types import Trajectory
