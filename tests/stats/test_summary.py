@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from deltah import CallTable, Trajectory, batch_metrics, score
-from deltah.calls.scored import cluster_key
+from deltah.calls.grading import cluster_key
 from deltah.errors import InvalidValueError
 from deltah.stats.bootstrap import Estimate, interval, ratio_replicates
 from deltah.stats.summary import BY_TOOL, OTHER_TOOLS, STATISTICS, calls_by, compare, log_metrics, summarise
