@@ -1,4 +1,4 @@
-"""The command line `deltah`: one command a module, and the options that all have in common."""
+"""The command line `deltah`: its commands and their common options."""
 
 from __future__ import annotations
 
