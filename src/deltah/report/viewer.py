@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, Final
 
-from deltah.calls.scored import ClusterKey
+from deltah.calls.grading import ClusterKey
 from deltah.report.data import Candidate, Evaluation, Reason, ReportData
 from deltah.report.record import inert, script_json
 from deltah.text_format import agreeing, count, share
