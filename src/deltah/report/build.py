@@ -156,7 +156,7 @@ def _table(
         columns=tuple(key for key in columns if outcome["graded"] or key not in GRADED_COLUMNS),
         signed=signed,
         outcome=outcome["title"],
-        signal=signal.title,
+        signal=signal.entry,
     )
     index = {arm.name: i for i, arm in enumerate(data.columns)}
     return {

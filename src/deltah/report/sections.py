@@ -42,10 +42,10 @@ CLASSES: Final = {
     Waste.RESULT_UNUSED: "Nothing that the model wrote later uses a new word of the result. A hint, not proof.",
 }
 LEVELS: Final = {
-    WasteLevel.CERTIFIED: "The text shows waste, and the whole interval of ΔH says that entropy was not reduced.",
-    WasteLevel.LIKELY: "The text shows waste; ΔH is undecided, undefined or was not measured.",
+    WasteLevel.CERTIFIED: "The text shows waste, and the whole interval of {signal} says: not reduced.",
+    WasteLevel.LIKELY: "The text shows waste; {signal} is undecided, undefined or was not measured.",
     WasteLevel.HINT: "The text gives a hint only: nothing written later uses the result.",
-    WasteLevel.NONE: "Nothing in the text speaks against the call, or it reduced entropy.",
+    WasteLevel.NONE: "Nothing in the text speaks against the call, or it counts as reduced.",
 }
 Judge: TypeAlias = tuple[str, float]
 """Name and margin of a signal that judged calls."""
@@ -59,7 +59,7 @@ _TOOL: Final = f"if(trim(tool) = '', '{UNPARSED}', left(tool, {MAX_NAME_CHARS}))
 class PageSignal:
     """What one page calls the signal that judged its calls, and what its verdicts say."""
 
-    title: Entry[Any]
+    entry: Entry[Any]
     reduced: str = "that certainly reduced entropy"
     """Which calls the reduction rate counts, after "calls"."""
     unreduced: str = "that did not reduce entropy"
@@ -71,7 +71,7 @@ class PageSignal:
 
     def as_dict(self) -> dict[str, Any]:
         """As the payload holds it."""
-        named = {"title": self.title.title, "unit": self.title.unit, "with_unit": self.title.with_unit}
+        named = {"title": self.entry.title, "unit": self.entry.unit, "with_unit": self.entry.with_unit}
         return {**named, "reduced": self.reduced, "is_method": self.is_method, "fact": self.fact}
 
 
@@ -84,25 +84,25 @@ def page_signal(data: ReportData) -> PageSignal:
     found = set[Judge]().union(*by_arm.values())
     names = {name for name, _ in found}
     if names <= {"delta_h"}:
-        return PageSignal(title=SIGNALS["delta_h"])
+        return PageSignal(entry=SIGNALS["delta_h"])
     if len(found) == 1:
         ((name, margin),) = found
-        title = SIGNALS.resolve(name)
-        below = f"{number(-margin, 3 if margin else 0)} {title.unit if margin else ''}".strip()
+        entry = SIGNALS.resolve(name)
+        below = f"{number(-margin, 3 if margin else 0)} {entry.unit if margin else ''}".strip()
         fact = _fact(name, margin)
     else:
         several = replace(SIGNALS["delta_h"], name="", title="signal", unit="", meaning="")
-        title = SIGNALS.resolve(names.pop()) if len(names) == 1 else several
+        entry = SIGNALS.resolve(names.pop()) if len(names) == 1 else several
         below = "minus the margin"
         fact = "; ".join(f"{arm}: {_fact(*each)}" for arm, own in by_arm.items() for each in sorted(own))
-    reduced = f"whose {title.title} certainly lies below {below}"
+    reduced = f"whose {entry.title} certainly lies below {below}"
     unreduced = "that do not count as reduced"
-    return PageSignal(title=title, reduced=reduced, unreduced=unreduced, is_method=False, fact=fact)
+    return PageSignal(entry=entry, reduced=reduced, unreduced=unreduced, is_method=False, fact=fact)
 
 
 def _fact(name: str, margin: float) -> str:
-    title = SIGNALS.resolve(name)
-    return f"{title.title} ({name}): {title.meaning}; margin {margin:.3g} {title.unit}".strip()
+    entry = SIGNALS.resolve(name)
+    return f"{entry.title} ({name}): {entry.meaning}; margin {margin:.3g} {entry.unit}".strip()
 
 
 def headline(
@@ -170,16 +170,9 @@ def _tokens_saved(arm: int, evaluation: Evaluation) -> dict[str, Any] | None:
 
 def meanings(signal: PageSignal) -> dict[str, dict[str, str]]:
     """Plain words for every waste class and level, for tooltips and legends."""
-    title = signal.title.title
-    other = {
-        WasteLevel.CERTIFIED: f"The text shows waste, and the whole interval of {title} says: not reduced.",
-        WasteLevel.LIKELY: f"The text shows waste; {title} is undecided, undefined or was not measured.",
-        WasteLevel.NONE: "Nothing in the text speaks against the call, or it counts as reduced.",
-    }
-    levels = LEVELS if signal.is_method else {**LEVELS, **other}
     return {
         "classes": {waste.value: text for waste, text in CLASSES.items()},
-        "levels": {level.value: text for level, text in levels.items()},
+        "levels": {level.value: text.format(signal=signal.entry.title) for level, text in LEVELS.items()},
     }
 
 
