@@ -12,9 +12,9 @@ import typer
 from rich.console import Console
 
 from deltah.calls.outcomes import outcome_title
-from deltah.cli.options import split_names
+from deltah.cli.arguments import split_names
 from deltah.cli.progress import display, numbers_of
-from deltah.cli.tables import print_summaries
+from deltah.cli.terminal import print_summaries
 from deltah.errors import ConfigError
 from deltah.text_format import count
 

@@ -12,8 +12,8 @@ import typer
 
 from deltah.calls.logs import ScoredLog
 from deltah.calls.table import CallTable
+from deltah.cli.arguments import Join, Logs, Strict, TraceFormat, VocabSize, log_options
 from deltah.cli.losses import named_files, nothing_read, read_files, report_losses, spare_inputs
-from deltah.cli.options import Join, Logs, Strict, TraceFormat, VocabSize, log_options
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError
 
@@ -48,7 +48,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     """Test which signals tell good calls from bad ones."""
     from deltah.calls.notes import notes_on
     from deltah.cli.progress import reading, reporting
-    from deltah.cli.tables import inert
+    from deltah.cli.terminal import inert
     from deltah.stats.columns import PROBE_COLUMNS, build_table
     from deltah.stats.labels import read_call_values
     from deltah.stats.study import run_study
@@ -114,7 +114,7 @@ def _print(result: StudyResult) -> None:
     """One table a label, the best signal first."""
     from rich.console import Console
 
-    from deltah.cli.tables import escaped
+    from deltah.cli.terminal import escaped
     from deltah.stats.study_text import label_tables, method_notes, result_size
 
     console = Console()
@@ -139,7 +139,7 @@ def _table(content: LabelTable) -> Table:
     from rich import box
     from rich.table import Table
 
-    from deltah.cli.tables import escaped, two_lines
+    from deltah.cli.terminal import escaped, two_lines
 
     shown = {"auc": "AUC", "auc_within_index": "within\ncall index"}
     if content.graded:
