@@ -113,7 +113,11 @@ def headline(
     if not 0 < len(found) <= MAX_ARMS or not any(summary.calls for summary in found.values()):
         return None
     kept = {i: data.columns[i].evaluations[evaluation] for i in found}
-    calls = [_calls(i, summary) for i, summary in found.items()]
+    calls = []
+    for i, summary in found.items():
+        mean = estimate_cell(summary.calls_per_trajectory, 2)
+        detail = f"{mean.text} a trajectory {mean.interval}".strip()
+        calls.append({"arm": i, "text": number(summary.calls, 0), "interval": "", "detail": detail})
     figures: list[dict[str, Any]] = [{"key": "calls", "title": "Calls", "about": "number of tool calls", "rows": calls}]
     for key, title, about in _SHARES:
         rows = [_share(i, key, summary, kept[i]) for i, summary in found.items()]
@@ -123,12 +127,6 @@ def headline(
         about = "tokens not sampled and not read if calls of certified waste were dropped; see Waste"
         figures.append({"key": "savings", "title": "Savings", "about": about, "rows": saved})
     return {"evaluation": evaluation, "figures": figures}
-
-
-def _calls(arm: int, summary: Summary) -> dict[str, Any]:
-    mean = estimate_cell(summary.calls_per_trajectory, 2)
-    detail = f"{mean.text} a trajectory {mean.interval}".strip()
-    return {"arm": arm, "text": number(summary.calls, 0), "interval": "", "detail": detail}
 
 
 def _share(arm: int, key: str, summary: Summary, evaluation: Evaluation) -> dict[str, Any]:
@@ -246,7 +244,7 @@ def call_tables(data: ReportData, evaluation: str) -> dict[str, Any]:
         "evaluation": evaluation,
         "by_tool": _by_tool(found, data.seed),
         "by_round": _by_round(found, data.seed),
-        "edges": [round(float(edge), 6) for edge in edges],
+        "edges": np.round(edges, 6).tolist(),
         "histograms": [
             {"arm": i, "counts": _histogram(values[i], edges), "undefined": len(e.table) - len(values[i])}
             for i, e in found.items()
@@ -267,12 +265,9 @@ def _edges(values: FloatArray) -> FloatArray:
 
 
 def _histogram(values: FloatArray, edges: FloatArray) -> list[int]:
-    """(HISTOGRAM_BINS,) counts of values; those beyond the edges are counted in the outer bins.
-
-    Bins are half open, [a, b), so that a value of exactly 0 stands on the side of "not reduced".
-    """
-    index = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, HISTOGRAM_BINS - 1)
-    return [int(n) for n in np.bincount(index, minlength=HISTOGRAM_BINS)]
+    """(HISTOGRAM_BINS,) counts; values beyond the edges are in the outer bins, a value of 0 is in the bin above 0."""
+    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
+    return [int(n) for n in counts]
 
 
 def _by_tool(found: _Found, seed: int) -> list[dict[str, Any]]:
