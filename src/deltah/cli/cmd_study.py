@@ -14,6 +14,7 @@ from deltah.calls.logs import ScoredLog
 from deltah.calls.table import CallTable
 from deltah.cli.arguments import Join, Logs, Strict, TraceFormat, VocabSize, log_options
 from deltah.cli.losses import named_files, nothing_read, read_files, report_losses, spare_inputs
+from deltah.core.signals import SignalConfig
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError
 
@@ -56,9 +57,9 @@ def command(  # noqa: PLR0913 - the options of a command line
     targets = _targets(out)
     options = log_options(answers=tasks, format=format, vocab_size=vocab_size, join=join, strict=strict)
     calls = CallTable()
-    calls.has_waste = False
     with reading() as watch:
         log = ScoredLog(paths, replace(options, watch=watch))
+        log.signal = SignalConfig()  # whatever a run was scored by
         spare_inputs(targets, [tasks, corpus, labels, probe, *named_files(log)])
         table = build_table(
             _trajectories(log, paths, calls),
@@ -67,6 +68,7 @@ def command(  # noqa: PLR0913 - the options of a command line
             probe=None if probe is None else read_call_values(probe, only=PROBE_COLUMNS),
             columns=None if labels is None else read_call_values(labels),
             seed=seed,
+            calls=calls,
         )
     spare_inputs(targets, read_files(log))
     with reporting("resampling") as report:
@@ -81,15 +83,15 @@ def command(  # noqa: PLR0913 - the options of a command line
 
 
 def _trajectories(log: ScoredLog, paths: list[str], calls: CallTable) -> Iterator[Trajectory]:
-    """Trajectories of a log, one at a time.
+    """Trajectories of a log, one at a time, each added to the table of calls.
 
     Raises:
         DataError: if none could be read.
     """
-    for trajectory, scored in log:
-        calls.add(trajectory, scored)
+    for trajectory, signal, matched in log.read():
+        calls.add(trajectory, signal, matched=matched)
         yield trajectory
-    if not log.reader.n_read:
+    if not calls.n_trajectories:
         raise nothing_read(log, paths)
 
 

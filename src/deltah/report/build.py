@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from deltah.calls.outcomes import outcome_meaning, outcome_title
+from deltah.calls.grading import outcome_meaning, outcome_title
 from deltah.core.metrics import CALLS, DELTA_H_MEAN, DELTA_H_STD, OUTCOME, REDUCTION_RATE, CollapseMonitor
 from deltah.core.signals import SIGNALS
 from deltah.core.types import FloatArray

@@ -20,11 +20,11 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from deltah.calls.logs import ScoredLog
+from deltah.calls.grading import ClusterKey, cluster_key, is_correct
+from deltah.calls.logs import Scored, ScoredLog
 from deltah.calls.savings import Costs
-from deltah.calls.scored import ClusterKey, Scored, cluster_key, is_correct, waste_levels
 from deltah.calls.table import CallTable
-from deltah.calls.waste import Waste, WasteLevel, waste_of_calls
+from deltah.calls.waste import Waste, WasteLevel, waste_levels, waste_of_calls
 from deltah.core.signal_types import Signal, Verdict
 from deltah.core.types import Trajectory
 from deltah.errors import InvalidValueError

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from typing import Any, Final, NamedTuple
 
-from deltah.calls.scored import ClusterKey
+from deltah.calls.grading import ClusterKey
 from deltah.report.data import Candidate, Evaluation, Reason, ReportData
 from deltah.report.record import inert, script_json
 from deltah.text_format import agreeing, count, share
