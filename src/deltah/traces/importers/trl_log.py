@@ -39,15 +39,10 @@ from deltah.traces.chattext import (
 )
 from deltah.traces.conversation import Facts
 from deltah.traces.decode import convert
-from deltah.traces.fields import golden_answers, prompt_group, scalars, unit
+from deltah.traces.fields import ANSWER_FIELDS, OUTCOME_FIELDS, golden_answers, prompt_group, scalars, unit
 from deltah.traces.importing import IMPORTERS, RecordContext
 from deltah.traces.openai_schema import Message
 from deltah.traces.turns import message_text
-
-OUTCOME_COLUMNS = ("outcome", "accuracy_reward", "reasoning_accuracy_reward")
-"""Columns taken for the grader's score, the first that is there."""
-
-ANSWER_COLUMNS = ("golden_answers", "answer", "solution", "ground_truth")
 
 _WRITTEN_ALWAYS = frozenset({"step", "prompt", "completion", "advantage"})
 
@@ -74,7 +69,7 @@ def read(record: dict[str, Any], context: RecordContext) -> Trajectory:
         id=context.default_id,
         group_id=prompt_group(row.step, record["prompt"]),
         question=prompt.question,
-        golden_answers=golden_answers(next((others[n] for n in ANSWER_COLUMNS if n in others), None)),
+        golden_answers=golden_answers(next((others[n] for n in ANSWER_FIELDS if n in others), None)),
         outcome=_outcome(others),
         metadata=scalars(record, leave_out=frozenset({"prompt", "completion"})),
     )
@@ -116,7 +111,7 @@ def _given(arguments: Any) -> Any:
 
 
 def _outcome(columns: Mapping[str, Any]) -> float | None:
-    named = next((name for name in OUTCOME_COLUMNS if name in columns), None)
+    named = next((name for name in OUTCOME_FIELDS if name in columns), None)
     if named is not None:
         return unit(columns[named])
     numbers = [v for v in columns.values() if v is None or (isinstance(v, int | float) and not isinstance(v, bool))]
