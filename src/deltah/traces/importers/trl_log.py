@@ -29,7 +29,6 @@ import msgspec
 
 from deltah.core.types import Trajectory
 from deltah.traces.chattext import (
-    NamedMessage,
     Prompt,
     assistant_message,
     completion_messages,
@@ -50,8 +49,8 @@ _WRITTEN_ALWAYS = frozenset({"step", "prompt", "completion", "advantage"})
 class CompletionRow(msgspec.Struct):
     """What TRL writes in every row; columns of rewards and extras stand beside it."""
 
-    prompt: str | list[NamedMessage]
-    completion: str | list[NamedMessage]
+    prompt: str | list[Message]
+    completion: str | list[Message]
     step: int | None = None
 
 
@@ -76,17 +75,17 @@ def read(record: dict[str, Any], context: RecordContext) -> Trajectory:
     return text_trajectory(prompt.messages, _completion(row.completion, prompt.opening), facts)
 
 
-def _prompt(prompt: str | list[NamedMessage]) -> Prompt:
+def _prompt(prompt: str | list[Message]) -> Prompt:
     return prompt_messages(prompt) if isinstance(prompt, str) else Prompt([*prompt], "")
 
 
-def _completion(completion: str | list[NamedMessage], opening: str) -> list[Message]:
+def _completion(completion: str | list[Message], opening: str) -> list[Message]:
     if isinstance(completion, str):
         return completion_messages(opening + completion)
     return link_results([_turn(message) if message.role == "assistant" else message for message in completion])
 
 
-def _turn(message: NamedMessage) -> Message:
+def _turn(message: Message) -> Message:
     """Assistant message with the calls that TRL parsed, else with those in its text."""
     if not message.tool_calls:
         written = assistant_message(message_text(message.content))
