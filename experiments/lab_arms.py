@@ -31,7 +31,7 @@ from deltah.report.build import build
 from deltah.report.data import ArmData, ReportData
 from deltah.report.render import TEMPLATES
 from deltah.runs.directory import nan_to_none, package_versions, write_atomic
-from deltah.stats.tallies import compare_tallies
+from deltah.stats.summary import compare, summarise
 
 PICTURE_SCALE = 1.4
 """Size of the stand-alone picture, as a multiple of the chart's size in the page."""
@@ -117,7 +117,7 @@ def margin_page(arms: dict[str, ArmData], command: str) -> str:
     reference, *_ = arms.values()
     for decoding in ("sampled", "greedy"):
         for name, arm in arms.items():
-            summary = arm.evaluations[decoding].summarise()
+            summary = summarise(arm.evaluations[decoding].table)
             own = (value(summary.outcome.as_dict(), 3), value(summary.calls_per_trajectory.as_dict(), 2))
             difference = ("–", "–")
             if arm is not reference:
@@ -137,7 +137,7 @@ def numbers(data: ReportData, seed: int) -> list[dict[str, Any]]:
     columns = {arm.name: arm for arm in data.columns}
     for name, arm in columns.items():
         for decoding, evaluation in arm.evaluations.items():
-            summary = evaluation.summarise()
+            summary = summarise(evaluation.table)
             row = {key: getattr(summary, key).as_dict() for key in SHOWN}
             row["against"] = {
                 reference: paired_difference(columns[reference], arm, decoding)
@@ -150,7 +150,7 @@ def numbers(data: ReportData, seed: int) -> list[dict[str, Any]]:
 
 def paired_difference(reference: ArmData, arm: ArmData, decoding: str) -> dict[str, dict[str, float | int]]:
     """Arm less reference on the same questions."""
-    paired = compare_tallies(reference.evaluations[decoding].tallies, arm.evaluations[decoding].tallies)
+    paired = compare(reference.evaluations[decoding].table, arm.evaluations[decoding].table)
     return {key: getattr(paired, key).as_dict() for key in ("outcome", "calls_per_trajectory")}
 
 

@@ -1,4 +1,4 @@
-"""The command line `deltah`: one command a module, and the options that all have in common."""
+"""The command line `deltah`: its commands and their common options."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from deltah.cli import (
     cmd_study,
     cmd_train,
 )
-from deltah.cli.options import OpenCommand
+from deltah.cli.arguments import OpenCommand
 
 app = typer.Typer(
     name="deltah",

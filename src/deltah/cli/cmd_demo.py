@@ -12,9 +12,9 @@ import typer
 from rich.console import Console
 
 from deltah.calls.outcomes import outcome_title
-from deltah.cli.options import split_names
+from deltah.cli.arguments import split_names
 from deltah.cli.progress import display, numbers_of
-from deltah.cli.tables import print_summaries
+from deltah.cli.terminal import print_summaries
 from deltah.errors import ConfigError
 from deltah.text_format import count
 
@@ -93,19 +93,22 @@ def _run_shown(config: DemoConfig, out: Path) -> ReportData:
 
 def _print_result(data: ReportData, console: Console) -> None:
     """The table of this run: sampled and greedy, all questions, then those that need tools and those that do not."""
+    from deltah.report.data import SUBSETS
+    from deltah.stats.summary import summarise
+
     seconds = {arm.name: arm.seconds for arm in data.arms}
     for decoding in data.evaluation_names:
         found = {arm.name: arm.evaluations[decoding] for arm in data.columns if decoding in arm.evaluations}
         print_summaries(
-            {name: evaluation.summarise() for name, evaluation in found.items()},
+            {name: summarise(evaluation.table) for name, evaluation in found.items()},
             title=f"{decoding} decoding, 95 % intervals clustered by question",
             seconds=seconds,
             outcome=outcome_title(data.graders),
         )
         if decoding != "sampled":
             continue
-        for needs, label in ((True, "need a tool"), (False, "need no tool")):
-            parts = {name: evaluation.summarise(needs_tools=needs) for name, evaluation in found.items()}
+        for subset, label in (("tools needed", "need a tool"), ("no tool needed", "need no tool")):
+            parts = {name: summarise(evaluation.table, where=SUBSETS[subset]) for name, evaluation in found.items()}
             print_summaries(
                 {name: summary for name, summary in parts.items() if summary.trajectories},
                 title=f"{decoding} decoding, questions that {label}",

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from deltah.cli.options import ConfigFile, Corpus, Limit, Model, Seed, Settings, Tools, split_names
+from deltah.cli.arguments import ConfigFile, Corpus, Limit, Model, Seed, Settings, Tools, split_names
 from deltah.cli.progress import reporting
 from deltah.cli.settings import resolve
-from deltah.cli.tables import print_summaries
+from deltah.cli.terminal import print_summaries
 
 
 def command(  # noqa: PLR0913 - the options of a command line
@@ -45,6 +45,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     from deltah.engines.trl.processes import rank
     from deltah.engines.trl.rollout import evaluate
     from deltah.report.load import load_arm
+    from deltah.stats.summary import summarise
 
     if rank():  # torchrun started several processes: the first one does it
         return
@@ -52,5 +53,5 @@ def command(  # noqa: PLR0913 - the options of a command line
         run = evaluate(resolved, out, progress=report)
     evaluations = load_arm(run.path).evaluations
     title = outcome_title(grader for evaluation in evaluations.values() for grader in evaluation.graders)
-    print_summaries({name: evaluation.summarise() for name, evaluation in evaluations.items()}, outcome=title)
+    print_summaries({name: summarise(evaluation.table) for name, evaluation in evaluations.items()}, outcome=title)
     typer.echo(f"traces  {run.path / 'eval'}\nreport  deltah report {run.path}")

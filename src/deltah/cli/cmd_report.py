@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
+from deltah.cli.arguments import Answers, Join, Logs, Margin, Signal, Strict, TraceFormat, VocabSize, log_options
 from deltah.cli.losses import check_file_name, spare_all_but_twins, spare_inputs
-from deltah.cli.options import Answers, Join, Logs, Margin, Signal, Strict, TraceFormat, VocabSize, log_options
 from deltah.cli.prices import Currency, Latency, Price, costs, unknown_tools
 from deltah.cli.progress import reading
-from deltah.cli.tables import inert
+from deltah.cli.terminal import inert
 from deltah.text_format import count
 from deltah.traces.sources import STDIN
 

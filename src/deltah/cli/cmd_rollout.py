@@ -1,14 +1,14 @@
-"""`deltah rollout`: let a model act on tasks with its tools and write the traces.
+"""`deltah rollout`: run a model with its tools on tasks and write the traces.
 
 `--out` is a trace file or a run directory. Trajectories are written as they come, a batch of 64 at a time, into the run
-directory, which for a trace file is `FILE.partial/` beside it and goes when the file is whole::
+directory, which for a trace file is `FILE.partial/` beside it, removed when the file is complete::
 
     run.json            model, tools, tasks, samples, seed
     partial.jsonl       trajectories so far, in the order of the tasks
     eval/NAME.jsonl.zst all of them, where --out is a directory; NAME is sampled or greedy
 
-The same command continues an interrupted one after the last trajectory it wrote. What it then samples is drawn with
-another seed, so that no draw is made twice: the whole is as good a sample, not the same one.
+The same command continues an interrupted one after the last trajectory that was written. It then samples with another
+seed, so that no draw is repeated: the result is an equally good sample, but not the same one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from deltah.cli.options import ConfigFile, Corpus, Limit, Model, Seed, Settings, Tools, split_names
+from deltah.cli.arguments import ConfigFile, Corpus, Limit, Model, Seed, Settings, Tools, split_names
 from deltah.cli.progress import reporting
 from deltah.cli.settings import resolve
 from deltah.core.types import Trajectory
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from deltah.tasks import Task
 
 TRACE_SUFFIXES = (".jsonl", ".ndjson", ".json", ".gz", ".zst", ".parquet")
-"""A target with one of these is a trace file, any other a run directory."""
+"""Suffixes of a trace file; any other target is a run directory."""
 
 
 def command(  # noqa: PLR0913 - the options of a command line
@@ -83,7 +83,7 @@ def command(  # noqa: PLR0913 - the options of a command line
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """Where trajectories go while they come, and when all are there."""
+    """Where trajectories are written: into a working directory first, then into the target."""
 
     out: Path
     decoding: str
@@ -114,7 +114,7 @@ class _Target:
         return (self.work / "result.json").exists()
 
     def check(self) -> None:
-        """Refuse what cannot be written, or is something else, before any work.
+        """Check the target before any work.
 
         Raises:
             ConfigError: if so.
@@ -133,7 +133,7 @@ class _Target:
             raise ConfigError(f"{self.work} exists and is not a run of deltah; choose another --out")
 
     def finish(self) -> None:
-        """Make the traces whole and remove what was needed to get there; killed in between, it can be done again."""
+        """Write the final file and remove the partial one; safe to repeat after an interruption."""
         from deltah.traces import read_traces, write_traces
 
         count = write_traces(self.traces, read_traces(self.partial))
@@ -146,7 +146,7 @@ class _Target:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """Trajectories to make: every sample of the first task, then of the second, and so on."""
+    """The trajectories to make: all samples of the first task, then of the second, and so on."""
 
     config: RolloutConfig
     tasks: Sequence[Task]
@@ -163,7 +163,7 @@ class _Job:
         return ((f"{task.id}/{k}", task.question) for task in self.tasks for k in range(self.samples))
 
     def after(self, done: int) -> Iterator[Trajectory]:
-        """Make what follows the first `done` trajectories; a task that has some of its samples gets the others."""
+        """Yield the trajectories that follow the first `done` ones."""
         task, made = divmod(done, self.samples)
         if made:
             rest = self._act(self.tasks[task : task + 1], self.samples - made, done)
@@ -186,7 +186,7 @@ def _seed(seed: int, done: int) -> int:
 
 
 def _roll_out(job: _Job, target: _Target, asked: dict[str, Any]) -> None:
-    """Add to the partial file what it lacks; a run that cannot start leaves nothing behind."""
+    """Append the missing trajectories to the partial file; a run that cannot start leaves nothing behind."""
     from deltah.traces import TraceWriter
 
     done = _kept(target.partial, job)

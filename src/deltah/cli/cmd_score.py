@@ -18,11 +18,22 @@ from deltah.calls.logs import ScoredLog, table_of, unneeded
 from deltah.calls.notes import notes_on
 from deltah.calls.savings import Costs, SavingsReport, savings
 from deltah.calls.table import CallTable, check_suffix
+from deltah.cli.arguments import (
+    Answers,
+    Join,
+    Logs,
+    Margin,
+    Signal,
+    Strict,
+    TraceFormat,
+    VocabSize,
+    Workers,
+    log_options,
+)
 from deltah.cli.losses import check_writable, named_files, nothing_read, read_files, report_losses, spare_inputs
-from deltah.cli.options import Answers, Join, Logs, Margin, Signal, Strict, TraceFormat, VocabSize, Workers, log_options
 from deltah.cli.prices import Currency, Latency, Price, costs, unknown_tools
 from deltah.cli.progress import reading
-from deltah.cli.tables import broken, escaped, inert, two_lines
+from deltah.cli.terminal import broken, escaped, inert, two_lines
 from deltah.core.registry import Entry
 from deltah.errors import ConfigError
 from deltah.runs.directory import nan_to_none

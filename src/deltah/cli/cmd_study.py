@@ -12,8 +12,9 @@ import typer
 
 from deltah.calls.logs import ScoredLog
 from deltah.calls.table import CallTable
+from deltah.cli.arguments import Join, Logs, Strict, TraceFormat, VocabSize, log_options
 from deltah.cli.losses import named_files, nothing_read, read_files, report_losses, spare_inputs
-from deltah.cli.options import Join, Logs, Strict, TraceFormat, VocabSize, log_options
+from deltah.core.signals import SignalConfig
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError
 
@@ -48,7 +49,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     """Test which signals tell good calls from bad ones."""
     from deltah.calls.notes import notes_on
     from deltah.cli.progress import reading, reporting
-    from deltah.cli.tables import inert
+    from deltah.cli.terminal import inert
     from deltah.stats.columns import PROBE_COLUMNS, build_table
     from deltah.stats.labels import read_call_values
     from deltah.stats.study import run_study
@@ -56,9 +57,9 @@ def command(  # noqa: PLR0913 - the options of a command line
     targets = _targets(out)
     options = log_options(answers=tasks, format=format, vocab_size=vocab_size, join=join, strict=strict)
     calls = CallTable()
-    calls.has_waste = False
     with reading() as watch:
         log = ScoredLog(paths, replace(options, watch=watch))
+        log.signal = SignalConfig()  # whatever a run was scored by
         spare_inputs(targets, [tasks, corpus, labels, probe, *named_files(log)])
         table = build_table(
             _trajectories(log, paths, calls),
@@ -67,6 +68,7 @@ def command(  # noqa: PLR0913 - the options of a command line
             probe=None if probe is None else read_call_values(probe, only=PROBE_COLUMNS),
             columns=None if labels is None else read_call_values(labels),
             seed=seed,
+            calls=calls,
         )
     spare_inputs(targets, read_files(log))
     with reporting("resampling") as report:
@@ -81,15 +83,15 @@ def command(  # noqa: PLR0913 - the options of a command line
 
 
 def _trajectories(log: ScoredLog, paths: list[str], calls: CallTable) -> Iterator[Trajectory]:
-    """Trajectories of a log, one at a time.
+    """Trajectories of a log, one at a time, each added to the table of calls.
 
     Raises:
         DataError: if none could be read.
     """
-    for trajectory, scored in log:
-        calls.add(trajectory, scored)
+    for trajectory, signal, matched in log.read():
+        calls.add(trajectory, signal, matched=matched)
         yield trajectory
-    if not log.reader.n_read:
+    if not calls.n_trajectories:
         raise nothing_read(log, paths)
 
 
@@ -114,7 +116,7 @@ def _print(result: StudyResult) -> None:
     """One table a label, the best signal first."""
     from rich.console import Console
 
-    from deltah.cli.tables import escaped
+    from deltah.cli.terminal import escaped
     from deltah.stats.study_text import label_tables, method_notes, result_size
 
     console = Console()
@@ -139,7 +141,7 @@ def _table(content: LabelTable) -> Table:
     from rich import box
     from rich.table import Table
 
-    from deltah.cli.tables import escaped, two_lines
+    from deltah.cli.terminal import escaped, two_lines
 
     shown = {"auc": "AUC", "auc_within_index": "within\ncall index"}
     if content.graded:

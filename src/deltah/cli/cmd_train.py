@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deltah.cli.options import ConfigFile, Corpus, Model, Seed, Settings, Tools, split_names
+from deltah.cli.arguments import ConfigFile, Corpus, Model, Seed, Settings, Tools, split_names
 from deltah.cli.progress import reporting_phases
 from deltah.cli.settings import resolve
 

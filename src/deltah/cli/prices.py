@@ -22,7 +22,7 @@ _TOKENS: Final = {
 _MAX_NAMED: Final = 5
 _MAX_CLOSE: Final = 2
 PRICES = "Prices"
-"""Title of their part of the help."""
+"""Title of a group of options in the help."""
 
 Price = Annotated[
     list[str] | None,

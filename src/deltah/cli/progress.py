@@ -1,4 +1,4 @@
-"""Progress of every long command, on standard error: what, how far, numbers that matter, time left.
+"""Progress of long commands, on standard error: what is done, the main numbers, the time left.
 
 A terminal shows a bar for each thing under way. A file or a pipe gets a plain line every ten seconds instead, so that a
 log shows that the command is alive.
@@ -28,12 +28,12 @@ from rich.progress import (
 from deltah.core import metrics
 
 LINE_EVERY_S: Final = 10.0
-"""Between two plain lines."""
+"""Seconds between two plain lines."""
 READ_AFTER_S: Final = 1.0
-"""Reading that takes no longer is not shown."""
+"""Seconds of reading before anything is shown."""
 _READ_EVERY_S: Final = 0.1
 _SPEED_OVER_S: Final = 300.0
-"""The time left is told from the speed of so many last seconds."""
+"""Window of the speed that the time left is estimated from, in seconds."""
 
 Report = Callable[[int, int, dict[str, float]], None]
 """Called with (done, total, latest metrics)."""
@@ -73,8 +73,8 @@ class Display:
             done: How much of it is done.
             total: How much there is; None: not known yet.
             numbers: Shown beside.
-            waiting: Whether it has not begun: then its time does not run.
-            afresh: Whether a phase begins that has a speed, and a time left, of its own.
+            waiting: Whether it has not begun; its time does not run yet.
+            afresh: Whether a new phase begins, with its own speed and time left.
         """
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(description, total=total, numbers="", start=False)
@@ -144,7 +144,7 @@ def reporting(description: str) -> Iterator[Report]:
 
 @contextmanager
 def reporting_phases(first: str, *later: str, hidden: bool = False) -> Iterator[list[Report]]:
-    """Show each phase of a command, a later one from its first report on, with a time left of its own.
+    """Show each phase of a command, a later one from its first report on.
 
     Args:
         first: Description of the first phase.

@@ -26,7 +26,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from deltah.core.metrics import MetricsTally
+import numpy as np
+
+from deltah.core.metrics import batch_metrics
 from deltah.core.signals import SignalConfig, score
 from deltah.engines.config import EvaluateConfig
 from deltah.errors import TrainingError, missing_dependency
@@ -238,9 +240,7 @@ def _refresh(job: _Job) -> None:
     """
     code = None if job.process is None else job.process.poll()
     if code:
-        raise TrainingError(
-            f"{job.state.name} failed: {_last_line(job.log).removeprefix('error: ')} (whole output: {job.log})"
-        )
+        raise TrainingError(f"{job.state.name} failed: {_last_line(job.log)} (whole output: {job.log})")
     state, status = job.state, job.run.status
     if status:
         state.phase, state.done, state.total = status["phase"], status["done"], status["total"]
@@ -255,10 +255,11 @@ def _refresh(job: _Job) -> None:
 
 def _final_metrics(job: _Job) -> dict[str, float]:
     """What the finished run's sampled evaluation says; empty if it has none."""
-    path, tally = job.run.evaluation("sampled"), MetricsTally()
-    for trajectory in read_traces(path) if path.exists() else ():
-        tally.add(score(trajectory, job.signal), trajectory.outcome)
-    return tally.row() if tally.n else {}
+    path = job.run.evaluation("sampled")
+    trajectories = list(read_traces(path)) if path.exists() else []
+    outcomes = [np.nan if trajectory.outcome is None else trajectory.outcome for trajectory in trajectories]
+    signals = [score(trajectory, job.signal) for trajectory in trajectories]
+    return batch_metrics(signals, np.array(outcomes)) if trajectories else {}
 
 
 def _last_line(log: Path) -> str:

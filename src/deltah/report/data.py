@@ -20,21 +20,22 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from deltah.calls.facts import FactTally, LogFacts
+from deltah.calls.logs import ScoredLog
 from deltah.calls.savings import Costs
 from deltah.calls.scored import ClusterKey, Scored, cluster_key, is_correct, waste_levels
 from deltah.calls.table import CallTable
 from deltah.calls.waste import Waste, WasteLevel, waste_of_calls
 from deltah.core.signal_types import Signal, Verdict
-from deltah.core.types import FloatArray, Trajectory
+from deltah.core.types import Trajectory
 from deltah.errors import InvalidValueError
 from deltah.report.record import change, record
 from deltah.stats.study import StudyResult
-from deltah.stats.summary import STATISTICS, Summary
-from deltah.stats.tallies import Tallies, summarise_tallies, tally_of
 
 START: Final = "start"
 """Name under which the policy before training is shown."""
+_NEEDS_TOOLS: Final = "try_cast(metadata->>'needs_tools' AS BOOLEAN)"
+SUBSETS: Final = {"all": "true", "tools needed": _NEEDS_TOOLS, "no tool needed": f"NOT {_NEEDS_TOOLS}"}
+"""Label of a set of trajectories to its condition on the table `trajectories`, in SQL."""
 
 
 class Reason(StrEnum):
@@ -147,39 +148,29 @@ class Evaluation:
     table: CallTable
     candidates: Mapping[Reason, tuple[Candidate, ...]]
     """Best first within each reason."""
-    tallies: Tallies
-    facts: LogFacts
+    costs: Costs = field(default_factory=Costs)
+    """For savings in money and seconds."""
 
     def __len__(self) -> int:
         """Trajectories."""
-        ((n,),) = self.rows("SELECT count(*) FROM trajectories")
-        return int(n)
+        return self.table.n_trajectories
 
     @classmethod
-    def of(cls, scored: Iterable[Scored], *, seed: int = 0, costs: Costs | None = None) -> Evaluation:
+    def of(cls, scored: Iterable[Scored] | ScoredLog, *, seed: int = 0, costs: Costs | None = None) -> Evaluation:
         """Read trajectories once, holding one at a time and those that the viewer may show.
 
         Args:
-            scored: Each trajectory with its signal.
-            seed: Of the draw of trajectories to view.
+            scored: Each trajectory with its signal; or a log of them.
+            seed: Seed of the draw of trajectories to view.
             costs: For savings in money and seconds; unknown where not given.
         """
-        table, collector, facts = CallTable(), Collector(seed), FactTally(costs)
-        values, clusters = list[FloatArray](), list[ClusterKey]()
-        for trajectory, signal in scored:
+        table, collector = CallTable(), Collector(seed)
+        read = scored.read() if isinstance(scored, ScoredLog) else ((*pair, False) for pair in scored)
+        for trajectory, signal, matched in read:
             waste = waste_of_calls(trajectory)
-            table.add(trajectory, signal, waste)
+            table.add(trajectory, signal, waste, matched=matched)
             collector.offer(trajectory, signal, waste)
-            facts.add(trajectory, signal, waste)
-            values.append(tally_of(trajectory, signal, waste))
-            clusters.append(cluster_key(trajectory))
-        numbers = np.array(values, dtype=np.float64).reshape(len(values), len(STATISTICS), 3)
-        return cls(
-            table=table,
-            candidates=collector.candidates(),
-            tallies=Tallies(values=numbers, clusters=tuple(clusters), calls=len(table)),
-            facts=facts.facts(),
-        )
+        return cls(table=table, candidates=collector.candidates(), costs=costs or Costs())
 
     def rows(self, query: str) -> list[Any]:
         """Answer of an SQL query on `calls` and `trajectories`, as tuples."""
@@ -195,17 +186,6 @@ class Evaluation:
     def graders(self) -> frozenset[str]:
         """Who gave the outcomes; empty where there is none."""
         return frozenset(self.met("grader"))
-
-    def subset(self, needs_tools: bool | None) -> Tallies:
-        """Tallies of the trajectories whose question needs tools, or needs none; of all for None."""
-        if needs_tools is None:
-            return self.tallies
-        needs = self.rows("SELECT TRY_CAST(metadata->>'needs_tools' AS BOOLEAN) FROM trajectories ORDER BY key")
-        return self.tallies.subset(np.array([found is needs_tools for (found,) in needs], dtype=np.bool_))
-
-    def summarise(self, *, needs_tools: bool | None = None, seed: int = 0) -> Summary:
-        """Summary of all trajectories, or of those whose question needs tools or needs none."""
-        return summarise_tallies(self.subset(needs_tools), seed=seed)
 
 
 Evaluations: TypeAlias = Mapping[str, Evaluation]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from deltah.calls.logs import LogOptions, ScoredLog
-from deltah.calls.old_notes import notes_on_facts
+from deltah.calls.notes import notes_on
 from deltah.calls.savings import Costs
 from deltah.core.metrics import SECONDS
 from deltah.errors import DataError
@@ -74,7 +74,7 @@ def load_arm(
         seconds=_seconds(metrics),
         problems=problems,
         n_problems=sum(log.reader.n_problems for log in logs.values()),
-        notes=() if run else notes_on_facts(logs[LOGS], evaluations[LOGS].facts),
+        notes=() if run else notes_on(evaluations[LOGS].table, logs[LOGS]),
         study=_study(path if path.is_dir() else path.parent),
     )
 

@@ -1,4 +1,4 @@
-"""A lock on a run directory: one process at a time works in it, and a run that never started leaves nothing."""
+"""A lock on a run directory: one process works in it at a time, and a run that fails to start leaves nothing."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def claim(path: Path) -> Iterator[None]:
-    """Hold a run directory for this process alone; the lock goes with the process, however it ends.
+    """Lock a run directory for this process; the lock ends with the process.
 
-    An error that leaves before anything of worth was written takes away what was made here, so that a run that cannot
-    start leaves nothing and the corrected command may use the name.
+    If the block fails before it has written results, everything it made is removed, so that the corrected command can
+    use the same name.
 
     Args:
         path: The directory; created with its parents.

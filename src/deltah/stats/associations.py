@@ -38,7 +38,7 @@ from deltah.core.types import FloatArray, IntArray
 from deltah.errors import InvalidValueError
 from deltah.stats.bootstrap import MIN_CLUSTERS, Estimate, auc_interval, interval
 from deltah.stats.columns import CALL_INDEX, StudyTable, known
-from deltah.stats.replicates import STATISTICS, TOLERANCE, Block, BlockStatistics, blocks, cluster_sums
+from deltah.stats.replicates import STATISTICS, TOLERANCE, Block, blocks, cluster_sums
 from deltah.stats.summary import RESAMPLES
 from deltah.text_format import count
 
@@ -113,13 +113,13 @@ def associate(
         raise InvalidValueError(f"permutations is {permutations}; expected 100 or more")
     found, listed = dict[tuple[str, str], Association](), list(blocks(table))
     for i, block in enumerate(listed):
-        statistics, parts = BlockStatistics(block), list[FloatArray]()
-        for part in statistics.replicates(resamples=resamples, seed=seed):
+        parts = list[FloatArray]()
+        for part in block.replicates(resamples=resamples, seed=seed):
             parts.append(part)
             if on_progress is not None:
                 on_progress(i * resamples + sum(map(len, parts)), len(listed) * resamples)
         p, spare = block_tests(block, permutations=permutations, seed=seed)
-        replicates = np.concatenate([statistics.estimate()[None], *parts])
+        replicates = np.concatenate([block.estimate()[None], *parts])
         for j, s in np.ndindex(len(block.labels), len(block.signals)):
             a = _association(block, s, j, len(table), replicates[:, s, j], p[s, j], spare)
             found[a.signal, a.label] = a

@@ -144,18 +144,18 @@ def build_table(
         probe: Values of `PROBE_COLUMNS`; others are ignored.
         columns: A user's labels.
         seed: Of the halves between which a fitted signal is cross-fitted.
-        calls: An empty table that the trajectories are added to; a new one when not given.
+        calls: Table that holds the ΔH of every trajectory once it was given; made here when not given.
 
     Raises:
         InvalidValueError: if there is no call, a user's column has a name of `LABELS`, or no row of `probe` or
             `columns` belongs to a call.
     """
-    calls = CallTable() if calls is None else calls
+    table = CallTable() if calls is None else calls
     entries = {name: SIGNALS.resolve(name) for name in (*SIGNALS, *signals)}
-    parts = list(_parts(trajectories, calls, entries, evidence))
+    parts = list(_parts(trajectories, entries, evidence, table if calls is None else None))
     if not parts:
         raise InvalidValueError("the traces hold no tool call; a study needs calls")
-    rows = _rows(calls)
+    rows = _rows(table)
     keys = tuple(zip(rows["trajectory"], rows["call"], strict=True))
     found, notes = _all_signals(entries, parts, rows, seed), list[str]()
     if evidence is not None:
@@ -205,11 +205,11 @@ class _Part(NamedTuple):
 
 def _parts(
     trajectories: Iterable[Trajectory],
-    calls: CallTable,
     entries: Mapping[str, Entry[SignalFunction]],
     evidence: Evidence | None,
+    calls: CallTable | None,
 ) -> Iterator[_Part]:
-    """Add trajectories to the table of calls; keep of those with calls what their text and tokens say."""
+    """What text and tokens say of trajectories with calls; adds all to a table of calls, where one is given."""
     fitted = {
         name: SignalConfig(pool=entry.options.get("pool", "reasoning"))
         for name, entry in entries.items()
@@ -218,7 +218,8 @@ def _parts(
     plain = {name: SignalConfig(name=name) for name in entries if name not in fitted}
     for t in trajectories:
         base = score_measured(t, plain[REDUCTION])
-        calls.add(t, base)
+        if calls is not None:
+            calls.add(t, base)
         if t.n_calls:
             unfitted = {name: score_measured(t, config) for name, config in fitted.items()}
             yield _Part(_signals(t, base, plain), unfitted, np.empty((0, 2)) if evidence is None else evidence.found(t))

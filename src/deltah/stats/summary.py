@@ -248,7 +248,13 @@ def compare(
 
 
 def calls_by(
-    table: CallTable, group: str, *, where: str = "true", resamples: int = RESAMPLES, seed: int = 0
+    table: CallTable,
+    group: str,
+    *,
+    where: str = "true",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    **parameters: object,
 ) -> dict[Any, CallSummary]:
     """Statistics of groups of calls, clustered by question, in the order in which the groups were met.
 
@@ -258,10 +264,12 @@ def calls_by(
         where: Condition on `calls`: which of them to take.
         resamples: Bootstrap resamples.
         seed: Of the resampling.
+        **parameters: Values of `$name` in both.
     """
     found = table.sql(
         f"SELECT {group} AS name, {_question(table)} AS cluster_, min(rowid) AS place, "
-        f"{_listed(_COUNTS | _MORE_COUNTS)} FROM calls WHERE {where} GROUP BY ALL ORDER BY place"
+        f"{_listed(_COUNTS | _MORE_COUNTS)} FROM calls WHERE {where} GROUP BY ALL ORDER BY place",
+        **parameters,
     ).fetchnumpy()
     rows_of: dict[Any, list[int]] = {}
     for i, name in enumerate(found["name"].tolist()):

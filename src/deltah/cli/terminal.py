@@ -15,7 +15,7 @@ from deltah.stats.summary import Statistics
 from deltah.stats.tables import DEMO_COLUMNS, Cell, table
 
 _TITLE_WIDTH = 12
-"""Of a title's longest line, in characters: that of an interval."""
+"""Longest line of a column title, in characters."""
 
 
 def print_summaries(
@@ -56,14 +56,14 @@ def broken(name: str, width: int) -> str:
 
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""Characters that a terminal obeys; a name in a log may hold any. Tabs and line breaks do no harm."""
+"""Control characters, except tabs and line breaks; names in a log may hold any."""
 
 
 def inert(text: str) -> str:
-    """Text that a terminal shows and does not obey."""
+    """Replace control characters, so that a terminal shows the text and nothing else."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def escaped(text: str) -> str:
-    """Inert text whose brackets are not read as markup."""
+    """Inert text with its brackets escaped from markup."""
     return escape(inert(text))

@@ -1,4 +1,4 @@
-"""Options that commands have in common."""
+"""Options that several commands have."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CHOICES: Mapping[str, Callable[[], Iterable[str]]] = {
     "{tools}": lambda: TOOLS,
     "{formats}": lambda: IMPORTERS,
 }
-"""What stands for the names of a registry in the help of an option."""
+"""Placeholders in help texts, and the registered names that replace them."""
 
 
 class OpenCommand(TyperCommand):
@@ -41,7 +41,7 @@ class OpenCommand(TyperCommand):
 
 
 READING = "Reading logs"
-"""Title of their part of the help."""
+"""Title of a group of options in the help."""
 
 Logs = Annotated[
     list[str],

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from deltah import write_traces
 from deltah.cli.app import app
-from deltah.cli.tables import broken
+from deltah.cli.terminal import broken
 from deltah.core.types import Scalar
 
 
