@@ -101,7 +101,7 @@ CHANGED: Mapping[str, Any] = {
     },
     "report/*.page.waste.meanings.classes.near_duplicate": ANY,
     "report/*.page.waste.meanings.classes.result_unused": ANY,
-    "report/*.page.waste.meanings.verdicts.hint": ANY,
+    "report/*.page.waste.meanings.verdicts.*": ANY,
 }
 """Path -> what is now there: ANY, a mapping of old to new values, or a function from the old value to the new one:
 {"score/*.notes": ANY, "calls/*.label": {"undecided": "unknown"}, "study/*.p": lambda old: min(2 * old, 1.0)}."""

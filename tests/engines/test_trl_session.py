@@ -15,7 +15,7 @@ from engines.session_fixtures import make_config, same, stop_at, stopped, weight
 from safetensors.torch import load_file
 
 from deltah import read_traces, score
-from deltah.calls.outcomes import grader_of
+from deltah.calls.grading import grader_of
 from deltah.core import metrics
 from deltah.core.metrics import batch_metrics
 from deltah.engines.config import EvalConfig, EvaluateConfig, RolloutConfig, TrainConfig

@@ -9,7 +9,7 @@ from builders import make_trajectory
 from typer.testing import CliRunner
 
 from deltah import CallTable, Trajectory
-from deltah.calls.scored import score_measured
+from deltah.calls.table import score_measured
 from deltah.cli.app import app
 from deltah.report.build import build
 from deltah.report.data import ArmData, Evaluation, ReportData

@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from deltah.calls.grading import Answers, graded
-from deltah.calls.scored import Scored, score_measured
-from deltah.calls.table import CallTable, RowFiles, RowWriter
+from deltah.calls.table import CallTable, RowFiles, RowWriter, score_measured
 from deltah.calls.twins import is_result
 from deltah.calls.waste import waste_of_calls
 from deltah.core.signal_types import Signal
@@ -29,6 +28,10 @@ from deltah.traces.sources import STDIN
 
 _FILE_KEYS: Final = 2**32
 """Distance between the first keys of two files of a log."""
+
+
+Scored: TypeAlias = tuple[Trajectory, Signal | None]
+"""A trajectory with its signal; None for one without entropies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

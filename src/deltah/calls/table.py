@@ -24,10 +24,9 @@ import msgspec
 import numpy as np
 
 from deltah.calls.schema import TABLES, rows_of
-from deltah.calls.scored import score_measured
 from deltah.calls.waste import Waste, waste_of_calls
 from deltah.core.signal_types import Signal
-from deltah.core.signals import SignalConfig
+from deltah.core.signals import SignalConfig, score
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError, InvalidValueError
 
@@ -46,6 +45,11 @@ _FORMATS: Final = {
     ".jsonl": "FORMAT json",
     ".csv": "FORMAT csv, HEADER true",
 }
+
+
+def score_measured(trajectory: Trajectory, config: SignalConfig | None = None) -> Signal | None:
+    """Score, with the defaults when no configuration is given; None for a trajectory without entropies."""
+    return None if trajectory.entropy is None else score(trajectory, config)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,7 +40,7 @@ from deltah.calls.call_forms import (
     tool_kind,
 )
 from deltah.calls.result_texts import AnswerKind, SeenText, answer_kind, flatten, passages, unused_results, user_text
-from deltah.core.signal_types import Verdict
+from deltah.core.signal_types import Signal, Verdict
 from deltah.core.types import ToolCall, Trajectory
 
 NEAR_SIMILARITY: Final = 0.8
@@ -88,6 +88,17 @@ def waste_level(waste: frozenset[Waste], label: Verdict | None) -> WasteLevel:
     if waste == {Waste.RESULT_UNUSED}:
         return WasteLevel.HINT
     return WasteLevel.CERTIFIED if label is Verdict.NOT_REDUCED else WasteLevel.LIKELY
+
+
+def waste_levels(signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> tuple[WasteLevel, ...]:
+    """(C,) what text and entropy say of each call.
+
+    Args:
+        signal: None for a trajectory without entropies.
+        waste: (C,) classes of each call.
+    """
+    labels = [None] * len(waste) if signal is None else signal.call_verdicts
+    return tuple(waste_level(classes, label) for classes, label in zip(waste, labels, strict=True))
 
 
 def waste_of_calls(trajectory: Trajectory) -> tuple[frozenset[Waste], ...]:

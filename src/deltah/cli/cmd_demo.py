@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from deltah.calls.outcomes import outcome_title
+from deltah.calls.grading import outcome_title
 from deltah.cli.arguments import split_names
 from deltah.cli.progress import display, numbers_of
 from deltah.cli.terminal import print_summaries

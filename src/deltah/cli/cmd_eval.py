@@ -41,7 +41,7 @@ def command(  # noqa: PLR0913 - the options of a command line
         settings=settings or (),
         defaults={"eval": {}},
     )
-    from deltah.calls.outcomes import outcome_title
+    from deltah.calls.grading import outcome_title
     from deltah.engines.trl.processes import rank
     from deltah.engines.trl.rollout import evaluate
     from deltah.report.load import load_arm

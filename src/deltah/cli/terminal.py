@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from deltah.calls.outcomes import OUTCOME
+from deltah.calls.grading import OUTCOME
 from deltah.stats.summary import Statistics
 from deltah.stats.tables import DEMO_COLUMNS, Cell, table
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from deltah.calls.outcomes import outcome_meaning, outcome_title
+from deltah.calls.grading import outcome_meaning, outcome_title
 from deltah.core.metrics import CALLS, DELTA_H_MEAN, DELTA_H_STD, OUTCOME, REDUCTION_RATE, CollapseMonitor
 from deltah.core.signals import SIGNALS
 from deltah.core.types import FloatArray
@@ -156,7 +156,7 @@ def _table(
         columns=tuple(key for key in columns if outcome["graded"] or key not in GRADED_COLUMNS),
         signed=signed,
         outcome=outcome["title"],
-        signal=signal.title,
+        signal=signal.entry,
     )
     index = {arm.name: i for i, arm in enumerate(data.columns)}
     return {
@@ -250,7 +250,7 @@ def _series(arm: ArmData, index: int, key: str) -> dict[str, Any] | None:
         return None
     steps = [step for step, _ in points]
     smooth = moving_mean(raw, max(1, round(len(raw) * SMOOTHING_SHARE)))
-    return {"arm": index, "steps": steps, "raw": _rounded(raw), "smooth": _rounded(smooth)}
+    return {"arm": index, "steps": steps, "raw": np.round(raw, 6).tolist(), "smooth": np.round(smooth, 6).tolist()}
 
 
 def moving_mean(values: FloatArray, width: int) -> FloatArray:
@@ -264,10 +264,6 @@ def moving_mean(values: FloatArray, width: int) -> FloatArray:
     windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
     means = [float(np.mean(w[np.isfinite(w)])) if np.isfinite(w).any() else float("nan") for w in windows]
     return np.array(means)
-
-
-def _rounded(values: FloatArray) -> list[float]:
-    return [round(float(value), 6) for value in values]
 
 
 def _studies(data: ReportData, viewer: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -18,8 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from deltah.calls.scored import score_measured
-from deltah.calls.table import CallTable
+from deltah.calls.table import CallTable, score_measured
 from deltah.core.registry import Entry
 from deltah.core.segments import SegmentEntropies
 from deltah.core.signal_types import Signal

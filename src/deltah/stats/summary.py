@@ -38,7 +38,7 @@ class Statistics:
     """The statistics of a set of trajectories, in the order tables show them."""
 
     outcome: Estimate
-    """Mean outcome, in [0, 1]; what it may be called is told by `deltah.calls.outcomes`."""
+    """Mean outcome, in [0, 1]; what it may be called is told by `deltah.calls.grading`."""
     accuracy: Estimate
     """Share of trajectories with an outcome of 1."""
     calls_per_trajectory: Estimate

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from deltah.calls.outcomes import OUTCOME
+from deltah.calls.grading import OUTCOME
 from deltah.core.registry import Entry
 from deltah.core.signals import SIGNALS
 from deltah.errors import InvalidValueError
@@ -115,7 +115,7 @@ def table(
         seconds: Wall time of each row, where known.
         columns: Keys of `ALL_COLUMNS`.
         signed: Write a plus sign before positive values, for differences.
-        outcome: Title of the mean outcome (`deltah.calls.outcomes.outcome_title`).
+        outcome: Title of the mean outcome (`deltah.calls.grading.outcome_title`).
         signal: Title and unit of the mean signal.
 
     Raises:

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from deltah.calls.grading import Answers, graded
-from deltah.calls.outcomes import grader_of, outcome_title
+from deltah.calls.grading import Answers, graded, grader_of, outcome_title
 from deltah.core.types import Segment, SegmentKind, Trajectory
 from deltah.errors import DataError
 

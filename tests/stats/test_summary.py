@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from deltah import Trajectory, score
-from deltah.calls.scored import cluster_key
+from deltah import CallTable, Trajectory, batch_metrics, score
+from deltah.calls.grading import cluster_key
 from deltah.errors import InvalidValueError
 from deltah.stats.bootstrap import Estimate, interval, ratio_replicates
-from deltah.stats.summary import STATISTICS, compare, summarise
+from deltah.stats.summary import BY_TOOL, OTHER_TOOLS, STATISTICS, calls_by, compare, log_metrics, summarise
 from deltah.stats.tables import number, table
 
 
@@ -230,3 +231,71 @@ def test_numbers() -> None:
     assert number(-0.001, 2, signed=True) == "0.00"
     assert number(float("nan"), 2) == number(None, 2) == number(float("inf"), 1) == "–"
     assert number(1234567.0, 0) == "1,234,567"
+
+
+def test_groups_of_calls_by_hand() -> None:
+    t = make_trajectory([[2.0], [1.0], [3.0]], calls_per_round=[2, 1])
+    first, second = calls_by(CallTable.of([t]), "round").values()
+    assert (first.n, first.reduction_rate.value, first.mean_value.value) == (2, 1.0, -1.0)
+    assert (second.n, second.reduction_rate.value, second.mean_value.value) == (1, 0.0, 2.0)
+
+
+def test_unmeasured_and_unanswered_calls_are_counted() -> None:
+    t = make_trajectory([[2.0], [1.0], [0.5]], unanswered_last=True)
+    table = CallTable.of([t, Trajectory(id="b", segments=t.segments, calls=t.calls)])
+    (s,) = calls_by(table, "true").values()
+    assert (s.n, s.unanswered, s.undefined, s.told) == (4, 2, 1, 1)
+    assert (s.reduction_rate.value, s.reduction_rate.n, s.reduction_rate.left_out) == (0.5, 2, 2)
+    assert (s.mean_value.n, s.mean_value.left_out) == (1, 3)
+    assert calls_by(CallTable.of([]), "round") == {}
+
+
+def test_tools_are_told_apart_in_the_order_they_are_met_up_to_a_limit() -> None:
+    t = make_trajectory([[1.0]] * 8)
+    names = ("t0", "t1", "t2", "t3", "t1", "", "x" * 200)
+    table = CallTable.of([replace(t, calls=tuple(replace(c, name=n) for c, n in zip(t.calls, names, strict=True)))])
+    assert {name: s.n for name, s in calls_by(table, BY_TOOL).items()} == {
+        "t0": 1,
+        "t1": 2,
+        "t2": 1,
+        "t3": 1,
+        "": 1,
+        "x" * 100: 1,
+    }
+    few = BY_TOOL.replace("LIMIT 1000", "LIMIT 2")
+    assert {name: s.n for name, s in calls_by(table, few).items()} == {"t0": 1, "t1": 2, OTHER_TOOLS: 4}
+
+
+def random_table(n_questions: int) -> tuple[CallTable, list[Trajectory]]:
+    rng = np.random.default_rng(5)
+    rows = [
+        rollout(rng.gamma(2.0, 1.0, (int(rng.integers(1, 4)), 1)).tolist(), float(rng.integers(2)), i, half_width=0.2)
+        for i in range(n_questions)
+    ]
+    return CallTable.of(rows), rows
+
+
+def test_many_questions_are_resampled_in_groups_without_changing_value_or_interval() -> None:
+    table, _ = random_table(2600)
+    grouped = calls_by(table, "true")[True]
+    replicates = ratio_replicates(*table_sums(table), resamples=2000)[:, 0]
+    low, high = interval(replicates, 2600)
+    assert grouped.mean_value.value == pytest.approx(table.sql("SELECT avg(value) FROM calls").fetchall()[0][0])
+    assert grouped.mean_value.high - grouped.mean_value.low == pytest.approx(high - low, rel=0.12)
+    whole = summarise(table)
+    assert (whole.questions, whole.trajectories) == (2600, 2600)
+    assert whole.mean_value.high - whole.mean_value.low == pytest.approx(high - low, rel=0.12)
+
+
+def table_sums(table: CallTable) -> tuple[np.ndarray, np.ndarray]:
+    found = table.sql("SELECT sum(value), count(value) FROM calls GROUP BY cluster").fetchall()
+    sums, counts = np.array(found, dtype=float).T
+    return sums[:, None], counts[:, None]
+
+
+def test_metrics_of_a_log_are_those_of_its_batch() -> None:
+    table, rows = random_table(40)
+    table.add(replace(rows[0], entropy=None, entropy_lower=None, entropy_upper=None, estimator="none"), None)
+    row = batch_metrics([score(t) for t in rows], np.array([t.outcome for t in rows]))
+    assert log_metrics(table) == pytest.approx(row, rel=1e-12)
+    assert all(math.isnan(value) for value in log_metrics(CallTable.of([])).values())
