@@ -29,6 +29,16 @@ Case = Callable[[str], Work]
 """Takes a file and prepares its work: imports and inputs, which are not timed."""
 
 
+def files(folder: str) -> list[str]:
+    """Files of a log, in order."""
+    return sorted(os.path.join(folder, name) for name in os.listdir(folder) if not name.endswith(".tokens"))
+
+
+def size(folder: str) -> int:
+    """Bytes of a log."""
+    return sum(map(os.path.getsize, files(folder)))
+
+
 def times() -> tuple[float, float]:
     spent = os.times()
     return time.perf_counter(), sum(spent[:4])

@@ -4,7 +4,8 @@
 
 * `deltah score`: the command as a user runs it, with `--out calls.jsonl`: reading, entropies, bounds, segments,
   signals, waste, statistics, tables; with `--workers 1` and `2`.
-* Two logs: one line a conversation, and one line an API call, whose conversations have to be joined (by one process).
+* Two logs of four files: one line a conversation, and one line an API call, whose conversations have to be joined (by
+  one process).
 * `msgspec, every field`: typed records of all that is in the file. `msgspec, needed fields`: what an entropy needs,
   the rest is skipped; the fastest decoder into typed records that we know.
 * `orjson`: dictionaries and lists, no types.
@@ -98,10 +99,11 @@ class Line(msgspec.Struct, Generic[LogProbs], gc=False):
 
 def decode_all(path: str, decode: Callable[[bytes], object]) -> harness.Work:
     def work() -> int:
-        with open(path, "rb") as file:
-            for line in file:
-                decode(line)
-        return os.path.getsize(path)
+        for name in harness.files(path):
+            with open(name, "rb") as file:
+                for line in file:
+                    decode(line)
+        return harness.size(path)
 
     return work
 
@@ -127,7 +129,7 @@ def whole_command(path: str, workers: int) -> harness.Work:
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             out = os.path.join(folder, "calls.jsonl")
             app(["score", path, "--out", out, "--workers", str(workers)], standalone_mode=False)
-        return os.path.getsize(path)
+        return harness.size(path)
 
     return work
 
@@ -142,11 +144,20 @@ CASES: dict[str, harness.Case] = {
 
 FORMS = {"conversations": synthetic.chat_lines, "API calls": synthetic.api_lines}
 """What a line of the log holds."""
+FILES = 4
+"""Of a log: each is read by one process."""
 
 
-def generate(path: str, form: str, n_bytes: int) -> None:
-    with open(path, "wb") as file:
-        file.writelines(FORMS[form](n_bytes))
+def generate(folder: str, form: str, n_bytes: int) -> None:
+    """A log of `FILES` files."""
+    os.makedirs(folder)
+    lines = FORMS[form](n_bytes)
+    for i in range(FILES):
+        with open(os.path.join(folder, f"{i}.jsonl"), "wb") as file:
+            for line in lines:
+                file.write(line)
+                if i < FILES - 1 and file.tell() >= n_bytes / FILES:
+                    break
 
 
 def main() -> None:
@@ -157,10 +168,10 @@ def main() -> None:
     ours = [name for name in CASES if name.startswith("deltah")]
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         for form in FORMS:
-            small, large = (os.path.join(folder, f"{form.replace(' ', '-')}-{scale}.jsonl") for scale in (1, 4))
+            small, large = (os.path.join(folder, f"{form.replace(' ', '-')}-{scale}") for scale in (1, 4))
             generate(small, form, arguments.megabytes * 10**6)
             generate(large, form, 4 * arguments.megabytes * 10**6)
-            print(f"\n== {form}: {os.path.getsize(large) / 1e6:.0f} MB", flush=True)
+            print(f"\n== {form}: {harness.size(large) / 1e6:.0f} MB", flush=True)
             harness.report(harness.measure(list(CASES), large, arguments.repetitions), 1e6, "MB/s", ours)
             print()
             for name in ours:

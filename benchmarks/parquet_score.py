@@ -19,6 +19,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import harness
@@ -27,8 +28,8 @@ import synthetic
 from deltah.core.signal_types import Signal
 from deltah.core.signals import SignalConfig, score
 from deltah.core.types import Estimator, Trajectory
-from deltah.parallel import map_ordered
-from deltah.traces.parquet import OPTIONAL, read_parquet, row_ranges, write_parquet
+from deltah.traces import read_traces
+from deltah.traces.parquet import OPTIONAL, write_parquet
 
 COLUMNS = [
     "id",
@@ -41,6 +42,9 @@ COLUMNS = [
     "entropy_lower",
     "entropy_upper",
 ]
+FILES = 4
+"""Of a log: each is read by one process."""
+ROW_GROUP = 2048
 ROWS = ("rows, 1 worker", "rows, 2 workers")
 FLAGS = {"deltah score --no-waste": ("--no-waste",), "deltah score": ()}
 COMMANDS = {f"{name}, {n}": (*flags, "--workers", str(n)) for name, flags in FLAGS.items() for n in (1, 2)}
@@ -54,17 +58,17 @@ def call_rows(trajectory: Trajectory, signal: Signal) -> Iterator[tuple[Any, ...
         yield trajectory.id, call.id, call.name, call.status.value, delta_h, lower[i], upper[i], labels[i].value
 
 
-def score_range(path: str, rows: range) -> tuple[int, list[tuple[Any, ...]]]:
+def score_file(_: int, trajectories: Iterator[Trajectory]) -> tuple[int, list[tuple[Any, ...]]]:
     """Tokens read, and one row a call."""
     config, found, n_tokens = SignalConfig(), list[tuple[Any, ...]](), 0
-    for trajectory in read_parquet(path, rows=rows, skip=OPTIONAL):
+    for trajectory in trajectories:
         found.extend(call_rows(trajectory, score(trajectory, config)))
         n_tokens += len(trajectory)
     return n_tokens, found
 
 
 def score_rows(path: str, workers: int) -> harness.Work:
-    return lambda: sum(n for n, _ in map_ordered(partial(score_range, path), row_ranges(path), workers=workers))
+    return lambda: sum(n for n, _ in read_traces(path, skip=OPTIONAL).map(score_file, workers=workers))
 
 
 def whole_command(path: str, options: tuple[str, ...]) -> harness.Work:
@@ -78,9 +82,9 @@ def whole_command(path: str, options: tuple[str, ...]) -> harness.Work:
     return work
 
 
-def n_tokens(path: str) -> int:
+def n_tokens(folder: str) -> int:
     """Read from a small file beside the data, so that counting is not part of what is measured."""
-    with open(f"{path}.tokens", encoding="utf-8") as file:
+    with open(os.path.join(folder, "n.tokens"), encoding="utf-8") as file:
         return int(file.read())
 
 
@@ -88,9 +92,10 @@ def with_pyarrow(path: str) -> harness.Work:
     import pyarrow.parquet
 
     def work() -> int:
-        file = pyarrow.parquet.ParquetFile(path)
-        for i in range(file.num_row_groups):
-            file.read_row_group(i, columns=COLUMNS, use_threads=False)
+        for name in harness.files(path):
+            file = pyarrow.parquet.ParquetFile(name)
+            for i in range(file.num_row_groups):
+                file.read_row_group(i, columns=COLUMNS, use_threads=False)
         return n_tokens(path)
 
     return work
@@ -101,8 +106,10 @@ def with_polars(path: str) -> harness.Work:
     import polars
 
     def work() -> int:
-        for rows in row_ranges(path, row_groups=1):
-            polars.scan_parquet(path).select(COLUMNS).slice(rows.start, len(rows)).collect()
+        for name in harness.files(path):
+            n_rows = polars.scan_parquet(name).select(polars.len()).collect().item()
+            for start in range(0, n_rows, ROW_GROUP):
+                polars.scan_parquet(name).select(COLUMNS).slice(start, ROW_GROUP).collect()
         return n_tokens(path)
 
     return work
@@ -117,17 +124,20 @@ CASES: dict[str, harness.Case] = {
 }
 
 
-def generate(path: str, n: int, estimator: Estimator) -> None:
-    total = 0
+def generate(folder: str, n: int, estimator: Estimator) -> None:
+    """A log of `FILES` files."""
+    os.makedirs(folder)
+    total, made = 0, synthetic.trajectories(n, estimator)
 
-    def counted() -> Iterator[Trajectory]:
+    def counted(n_rows: int) -> Iterator[Trajectory]:
         nonlocal total
-        for trajectory in synthetic.trajectories(n, estimator):
+        for trajectory in islice(made, n_rows):
             total += len(trajectory)
             yield trajectory
 
-    write_parquet(path, counted())
-    with open(f"{path}.tokens", "w", encoding="utf-8") as file:
+    for i in range(FILES):
+        write_parquet(os.path.join(folder, f"{i}.parquet"), counted(n // FILES))
+    with open(os.path.join(folder, "n.tokens"), "w", encoding="utf-8") as file:
         file.write(str(total))
 
 
@@ -138,10 +148,10 @@ def main() -> None:
     harness.print_machine(["deltah", "numpy", "duckdb", *PEERS])
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         for estimator in (Estimator.EXACT, Estimator.TOP_K):
-            small, large = (os.path.join(folder, f"{estimator}-{scale}.parquet") for scale in (1, 4))
+            small, large = (os.path.join(folder, f"{estimator}-{scale}") for scale in (1, 4))
             generate(small, arguments.trajectories, estimator)
             generate(large, 4 * arguments.trajectories, estimator)
-            size = os.path.getsize(large) / 1e6
+            size = harness.size(large) / 1e6
             print(f"\n== {estimator}: {n_tokens(large) / 1e6:.1f} M tokens, {size:.0f} MB", flush=True)
             ours = (*ROWS, *COMMANDS)
             harness.report(harness.measure((*ours, *PEERS), large, arguments.repetitions), 1e6, "M tokens/s", ours)

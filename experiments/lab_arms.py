@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import re
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -25,11 +26,15 @@ from scipy import stats
 from deltah.core.signals import SignalConfig
 from deltah.lab.demo import DemoConfig, report_data, run_demo
 from deltah.lab.recipe import ARMS, CONTROLS, EVAL_TASKS, STEPS
+from deltah.report import charts
+from deltah.report.build import build
 from deltah.report.data import ArmData, ReportData
-from deltah.report.render import write_plane
-from deltah.runs.directory import nan_to_none, package_versions
-from deltah.stats.summary import compare_tallies
+from deltah.report.render import TEMPLATES
+from deltah.runs.directory import nan_to_none, package_versions, write_atomic
+from deltah.stats.summary import compare, summarise
 
+PICTURE_SCALE = 1.4
+"""Size of the stand-alone picture, as a multiple of the chart's size in the page."""
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 SHOWN = (
     "outcome",
@@ -70,7 +75,7 @@ def main() -> None:
         write(rows, options.steps)
         print(f"seed {seed} done", flush=True)
     if first is not None:
-        write_plane(first, RESULTS / "demo.svg")
+        write_picture(first, RESULTS / "demo.svg")
 
 
 def finished(config: DemoConfig, out: Path) -> bool:
@@ -112,7 +117,7 @@ def margin_page(arms: dict[str, ArmData], command: str) -> str:
     reference, *_ = arms.values()
     for decoding in ("sampled", "greedy"):
         for name, arm in arms.items():
-            summary = arm.evaluations[decoding].summarise()
+            summary = summarise(arm.evaluations[decoding].table)
             own = (value(summary.outcome.as_dict(), 3), value(summary.calls_per_trajectory.as_dict(), 2))
             difference = ("–", "–")
             if arm is not reference:
@@ -132,7 +137,7 @@ def numbers(data: ReportData, seed: int) -> list[dict[str, Any]]:
     columns = {arm.name: arm for arm in data.columns}
     for name, arm in columns.items():
         for decoding, evaluation in arm.evaluations.items():
-            summary = evaluation.summarise()
+            summary = summarise(evaluation.table)
             row = {key: getattr(summary, key).as_dict() for key in SHOWN}
             row["against"] = {
                 reference: paired_difference(columns[reference], arm, decoding)
@@ -145,8 +150,23 @@ def numbers(data: ReportData, seed: int) -> list[dict[str, Any]]:
 
 def paired_difference(reference: ArmData, arm: ArmData, decoding: str) -> dict[str, dict[str, float | int]]:
     """Arm less reference on the same questions."""
-    paired = compare_tallies(reference.evaluations[decoding].tallies, arm.evaluations[decoding].tallies)
+    paired = compare(reference.evaluations[decoding].table, arm.evaluations[decoding].table)
     return {key: getattr(paired, key).as_dict() for key in ("outcome", "calls_per_trajectory")}
+
+
+def write_picture(data: ReportData, out: Path) -> None:
+    """The page's chart of F1 against calls, sampled, as an SVG file that follows the viewer's light or dark theme."""
+    payload = build(data)
+    panels = [panel for panel in payload["plane"] if panel["evaluation"] == "sampled"]
+    drawing = str(charts.plane(panels[0], charts.with_classes(payload["arms"]), charts.plane_limits(panels)))
+    css = (TEMPLATES / "style.css").read_text(encoding="utf-8")
+    colours = css[: css.index("}\n}\n") + 4]
+    rules = [line for line in css.splitlines() if re.match(r"\.(chart|grid|mark|a\d)|line\.", line)]
+    width, height = (PICTURE_SCALE * side for side in charts.PLANE_SIZE)
+    opening = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}"'
+    background = '<rect width="100%" height="100%" fill="var(--bg)"/>'
+    inside = f"</title><style>{colours}{chr(10).join(rules)}</style>{background}"
+    write_atomic(out, drawing.replace("<svg", opening, 1).replace("</title>", inside, 1) + "\n")
 
 
 def write(rows: list[dict[str, Any]], steps: int) -> None:

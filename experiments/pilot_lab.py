@@ -37,7 +37,7 @@ from deltah.stats.associations import Association, distinct
 from deltah.stats.bootstrap import Estimate, interval
 from deltah.stats.columns import PROBE_COLUMNS, StudyTable, build_table, known
 from deltah.stats.labels import CallValues, Evidence, read_call_values
-from deltah.stats.replicates import STATISTICS, BlockStatistics, blocks
+from deltah.stats.replicates import STATISTICS, blocks
 from deltah.stats.study import StudyResult, run_study
 from deltah.stats.study_text import label_tables
 from deltah.stats.summary import RESAMPLES
@@ -275,9 +275,9 @@ def differences(table: StudyTable, label: str) -> Rows:
         block = next((b for b in blocks(small) if "a" in b.signals), None)
         if block is None:
             continue
-        a, b, statistics = block.signals.index("a"), block.signals.index("b"), BlockStatistics(block)
-        estimate = statistics.estimate()[:, 0, :2]
-        draws = np.concatenate([d[:, :, 0, :2] for d in statistics.replicates(resamples=RESAMPLES, seed=0)])
+        a, b = block.signals.index("a"), block.signals.index("b")
+        estimate = block.estimate()[:, 0, :2]
+        draws = np.concatenate([d[:, :, 0, :2] for d in block.replicates(resamples=RESAMPLES, seed=0)])
         gaps = [
             [
                 float(estimate[a, i] - estimate[b, i]),

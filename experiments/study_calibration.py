@@ -16,7 +16,7 @@ import numpy as np
 
 from deltah.stats.associations import associate
 from deltah.stats.columns import StudyTable
-from deltah.stats.replicates import STATISTICS, BlockStatistics, blocks
+from deltah.stats.replicates import STATISTICS, blocks
 
 EFFECTS = (0.0, 1.2, 2.7)
 SIGNALS = 8
@@ -73,7 +73,7 @@ def truth(sizes: str) -> dict[tuple[str, str], np.ndarray]:
     table = simulate(np.random.default_rng(10_000), "like" if sizes == "one large" else sizes, TRUE_QUESTIONS, 2)
     found = defaultdict(list)
     for block in blocks(table):
-        estimate = BlockStatistics(block).estimate()
+        estimate = block.estimate()
         for i, name in enumerate(block.signals):
             for j, label in enumerate(block.labels):
                 if name.startswith(f"{label}|"):

@@ -45,9 +45,8 @@ from deltah.lab.world import Split, World
 from deltah.runs.directory import nan_to_none, package_versions
 from deltah.stats.bootstrap import interval, ratio_replicates
 from deltah.tools import make_python
+from deltah.traces.logprobs import measure, pack_lists
 from deltah.traces.spans import split_message
-from deltah.traces.tokens import pack_lists
-from deltah.traces.topk import measure
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 ANSWER_TOKENS, REASONING_TOKENS, BATCH = 256, 40, 16
@@ -93,7 +92,7 @@ class Agent:
     """SmolLM2: it writes text, and gives the distribution of every token of a conversation."""
 
     def __init__(self) -> None:
-        path = resolve_model("smollm2").path
+        path = resolve_model("runs/smollm2").path  # made by: python examples/smollm2/convert.py runs/smollm2
         self.tokenizer = AutoTokenizer.from_pretrained(path)
         self.model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
         self.vocab_size = self.model.config.vocab_size

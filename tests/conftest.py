@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from builders import make_trajectory
 
+import deltah
 from deltah import Trajectory
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(autouse=True)
+def registries_as_they_were() -> Iterator[None]:
+    """What a test registers is gone after it: the study, for one, takes every signal that there is."""
+    registries = [
+        getattr(deltah, name) for name in deltah.__all__ if isinstance(getattr(deltah, name), deltah.Registry)
+    ]
+    kept = [dict(registry) for registry in registries]
+    yield
+    for registry, entries in zip(registries, kept, strict=True):
+        registry._entries = entries
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ FLOORS = {
     "termination": 0,
     "compression": 0,
     "core": 1,
-    "database": 1,
     "jsonlines": 1,
     "parallel": 1,
     "runs": 2,

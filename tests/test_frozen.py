@@ -57,6 +57,13 @@ RENAMED: Mapping[str, str] = {
     "report/*.page.waste.meanings.verdicts": "levels",
     "report/*.page.waste.tables.*.arms.*.verdicts": "levels",
     "report/*.page.calls.*.by_*.delta_h": "mean",
+    # The mean of a signal over calls, whatever the signal.
+    "score/*.summary.by_*.delta_h": "mean_value",
+    "report/*.page.*.rows.*.all.delta_h": "mean_value",
+    # Rows of calls: a value beside its unit; the verdict of the signal; the level of waste.
+    "calls/*.rows.*.delta_h": "value",
+    "calls/*.rows.*.label": "verdict",
+    "calls/*.rows.*.verdict": "waste_level",
 }
 """Old path of a key -> its new name, or names joined by / to descend from the object that held it:
 {"score/*.without_entropies": "unmeasured", "score/*.waste.hint": "others/hint"}."""
@@ -81,6 +88,20 @@ CHANGED: Mapping[str, Any] = {
     **{f"traces/{case}.sums.entropy*": ANY for case in _ASSUMED[1:]},
     "score/llama-cpp-python-function-calling*.summary.notes": ANY,  # no size is taken from the name, see above
     "report/*.page.schema_version": {1: 2},  # for the keys renamed above
+    "report/*.page.*.columns.*.key": {"delta_h": "mean_value"},
+    # Plainer sentences; one word, reduced, for one thing.
+    "report/*.page.signal.reduced": {"that certainly lowered entropy": "that certainly reduced entropy"},
+    "report/*.page.headline.figures.*.about": {
+        "tool calls, all told": "number of tool calls",
+        "share of calls that certainly lowered entropy": "share of calls that certainly reduced entropy",
+        "share of calls whose text shows waste and that did not lower entropy": "share of calls whose text shows waste "
+        "and that did not reduce entropy",
+        "tokens not sampled and not read, if the calls of certified waste were dropped; see Waste": "tokens not "
+        "sampled and not read if calls of certified waste were dropped; see Waste",
+    },
+    "report/*.page.waste.meanings.classes.near_duplicate": ANY,
+    "report/*.page.waste.meanings.classes.result_unused": ANY,
+    "report/*.page.waste.meanings.verdicts.*": ANY,
 }
 """Path -> what is now there: ANY, a mapping of old to new values, or a function from the old value to the new one:
 {"score/*.notes": ANY, "calls/*.label": {"undecided": "unknown"}, "study/*.p": lambda old: min(2 * old, 1.0)}."""

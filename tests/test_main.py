@@ -95,18 +95,18 @@ def test_an_output_that_takes_no_more_is_no_traceback(tmp_path: Path, output: st
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_command_that_is_told_to_end_cleans_up(tmp_path: Path, number: signal.Signals, code: int) -> None:
-    """It reads a pipe that never ends, and has begun to write."""
+    """It reads a pipe that never ends, and has begun to keep rows in temporary files."""
     write_traces(tmp_path / "traces.jsonl", [make_trajectory([[1.0], [0.5]])])
     line = (tmp_path / "traces.jsonl").read_bytes()
-    (folder := tmp_path / "out").mkdir()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    (folder := tmp_path / "temporary").mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "TMPDIR": str(folder)}
     # A shell's background jobs, and all they start, ignore Ctrl-C.
     program = (
         "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from deltah.__main__ import main\nmain()"
     )
     command = subprocess.Popen(
-        [sys.executable, "-c", program, "score", "-", "--out", str(folder / "calls.csv")],
+        [sys.executable, "-c", program, "score", "-", "--out", str(tmp_path / "calls.csv")],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment,
@@ -115,13 +115,14 @@ def test_a_command_that_is_told_to_end_cleans_up(tmp_path: Path, number: signal.
     command.stdin.write(line)
     command.stdin.flush()
     deadline = time.monotonic() + 60
-    while not list(folder.iterdir()):
+    while not list(folder.rglob("*.calls")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     command.send_signal(number)
     _, said = command.communicate(timeout=60)
     assert command.returncode == code, said
     assert list(folder.iterdir()) == []
+    assert not (tmp_path / "calls.csv").exists()
     assert b"Traceback" not in said
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from deltah.calls.logs import read_calls
     from deltah.calls.table import CallTable
-    from deltah.core.advantages import BatchCredit, batch_credit, token_advantages
+    from deltah.core.advantages import BatchCredit, batch_credit, credit_rollouts, token_advantages
     from deltah.core.entropy import DEFAULT_VOCAB_SIZE, EntropyBounds, entropy_bounds, entropy_from_logits
     from deltah.core.metrics import batch_metrics
     from deltah.core.options import Range
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         shuffle_verdicts,
         sparse_reward,
     )
-    from deltah.core.segments import POOLS, SegmentEntropies, segment_entropies
+    from deltah.core.segments import POOLS, SegmentEntropies, segment_entropies, trajectory_from_spans
     from deltah.core.signal_types import Group, Signal, Verdict
     from deltah.core.signals import SIGNALS, Interval, PositionBaseline, SignalConfig, delta_h, score
     from deltah.core.types import CallStatus, Estimator, Segment, SegmentKind, ToolCall, Trajectory
@@ -79,6 +79,7 @@ __all__ = [
     "Verdict",
     "batch_credit",
     "batch_metrics",
+    "credit_rollouts",
     "delta_h",
     "dense_reward",
     "entropy_bounds",
@@ -92,13 +93,19 @@ __all__ = [
     "signal_of",
     "sparse_reward",
     "token_advantages",
+    "trajectory_from_spans",
     "write_traces",
 ]
 
 _HOMES = {
     "deltah.calls.logs": ("read_calls",),
     "deltah.calls.table": ("CallTable",),
-    "deltah.core.advantages": ("BatchCredit", "batch_credit", "token_advantages"),
+    "deltah.core.advantages": (
+        "BatchCredit",
+        "batch_credit",
+        "credit_rollouts",
+        "token_advantages",
+    ),
     "deltah.core.entropy": (
         "DEFAULT_VOCAB_SIZE",
         "EntropyBounds",
@@ -121,7 +128,12 @@ _HOMES = {
         "shuffle_verdicts",
         "sparse_reward",
     ),
-    "deltah.core.segments": ("POOLS", "SegmentEntropies", "segment_entropies"),
+    "deltah.core.segments": (
+        "POOLS",
+        "SegmentEntropies",
+        "segment_entropies",
+        "trajectory_from_spans",
+    ),
     "deltah.core.signal_types": ("Group", "Signal", "Verdict"),
     "deltah.core.signals": (
         "SIGNALS",

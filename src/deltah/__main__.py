@@ -1,4 +1,4 @@
-"""Entry point `deltah`: a user's errors become one sentence and exit code 2, an interrupt one sentence and 130.
+"""Entry point `deltah`: an error of the user becomes one sentence and exit code 2, an interrupt one sentence and 130.
 
 Only the standard library is imported here: what takes time to load is loaded inside `main`, where an interrupt is
 expected.
@@ -16,9 +16,9 @@ _STOPPED = {
     130: "interrupted",  # typer leaves with it after Ctrl-C
     143: "asked to end",
 }
-"""Exit codes of a command that a signal stopped."""
+"""Exit codes of a command that was stopped by a signal."""
 _CONTINUED = frozenset({"demo", "train", "rollout", "probe"})
-"""Commands that go on where they were stopped."""
+"""Commands that continue when they are run again."""
 
 
 def main() -> None:

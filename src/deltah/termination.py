@@ -1,4 +1,4 @@
-"""What is left when a process is told to end: nothing that its own clean-up could have removed."""
+"""Clean-up when a process is told to end."""
 
 from __future__ import annotations
 

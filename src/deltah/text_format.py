@@ -1,4 +1,4 @@
-"""Counts in sentences: the one home of plurals, for the terminal, the page and both files' notes."""
+"""Numbers with their nouns: "1 file", "2 files"."""
 
 from __future__ import annotations
 

@@ -15,11 +15,11 @@ from builders import make_trajectory
 from typer.testing import CliRunner
 
 from deltah.cli.app import app
-from deltah.cli.config import resolve
+from deltah.cli.settings import resolve
 from deltah.core.metrics import batch_metrics
 from deltah.core.rewards import RewardConfig
 from deltah.core.signals import SignalConfig, score
-from deltah.engines.trl.config import TrainConfig
+from deltah.engines.config import TrainConfig
 from deltah.errors import ConfigError
 from deltah.traces import write_traces
 
@@ -48,7 +48,7 @@ def test_score_prints_tables_and_writes_rows(traces: Path, tmp_path: Path) -> No
     rows = (tmp_path / "calls.csv").read_text().splitlines()
     assert len(rows) == 4
     assert rows[0].startswith(
-        "trajectory,question,call,index,tool,arguments,status,round,calls_in_round,signal,delta_h"
+        "trajectory,question,call,index,tool,arguments,status,round,calls_in_round,signal,value,unit"
     )
 
 

@@ -13,7 +13,8 @@ from study_builders import agent
 from typer.testing import CliRunner, Result
 
 from deltah.cli import cmd_study
-from deltah.core.types import Estimator
+from deltah.core.segments import SegmentEntropies
+from deltah.core.types import Estimator, FloatArray
 from deltah.errors import ConfigError, DataError, DeltahError
 from deltah.stats.study import StudyResult
 from deltah.stats.study_text import study_markdown
@@ -80,6 +81,20 @@ def test_errors_say_what_to_do(traces: Path, tmp_path: Path) -> None:
     assert "no trajectory could be read" in str(error)
     assert "choose another place" in str(error_of(run(traces, "--out", traces / "x")))
     assert "ends in .json" in str(error_of(run(traces, "--out", tmp_path / "x.pdf")))
+
+
+def entropy_after(h: SegmentEntropies) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """H(r_k), a signal of one's own."""
+    return h.point[1:], h.lower[1:], h.upper[1:]
+
+
+def test_a_signal_of_ones_own_is_studied(traces: Path, tmp_path: Path) -> None:
+    name = f"{__name__}:entropy_after"
+    result = run(traces, "--signal", name, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))["associations"]
+    assert {a["label"] for a in found if a["signal"] == name and a["reason"] is None} >= {"correct"}
+    assert f"- `{name}`: a signal of the user's own" in (tmp_path / "study.md").read_text(encoding="utf-8")
 
 
 def test_unreadable_records_change_the_exit_code(traces: Path) -> None:

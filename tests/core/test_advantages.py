@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from deltah import Group, RewardConfig, SegmentKind, score, token_advantages
 from deltah.core import advantages as made
-from deltah.core.advantages import BatchCredit, batch_credit, outcome_advantages
+from deltah.core.advantages import BatchCredit, batch_credit, credit_rollouts, outcome_advantages
 from deltah.core.pooling import normalise
 from deltah.core.rewards import REWARDS, pay
+from deltah.core.segments import trajectory_from_spans
 from deltah.errors import InvalidValueError
 
 IN_A_GROUP = [name for name, entry in REWARDS.items() if "over_batch" not in entry.options]
@@ -237,6 +238,38 @@ def test_a_batch_says_whether_its_advantages_differ_within_a_trajectory() -> Non
     assert not batch_of([1.0] * 6).per_token
     assert batch_of([1.0] * 6, name="dense").per_token
     assert batch_of([1.0] * 6, correctness_first=True).per_token
+
+
+SPANS = (
+    [("prompt", 4), ("reasoning", 1), ("call", 2), ("control", 1), ("result", 3), ("reasoning", 1)],
+    [("prompt", 4), ("reasoning", 1), ("call", 1), ("call", 1), ("result", 2), ("reasoning", 2), ("call", 2)],
+)
+"""One call; two parallel ones, and a third that nothing followed."""
+ENTROPIES = ([0] * 4 + [2, 9, 9, 9, 0, 0, 0, 1], [0] * 4 + [1, 9, 9, 0, 0, 2, 4, 9, 9])
+
+
+def test_spans_make_a_trajectory() -> None:
+    one, two = (trajectory_from_spans(s, e, outcome=1.0) for s, e in zip(SPANS, ENTROPIES, strict=True))
+    assert [len(r.calls) for r in two.rounds] == [2, 1]
+    assert [c.status.value for c in two.calls] == ["ok", "ok", "unanswered"]
+    assert [s.turn for s in two.segments] == [0, 0, 0, 0, 0, 1, 1]
+    assert score(one).segment_entropy.tolist() == [2.0, 1.0]
+    assert score(two).segment_entropy[:2].tolist() == [1.0, 3.0]
+    assert one.outcome == 1.0
+    with pytest.raises(InvalidValueError, match=r"the spans have 12 tokens, the entropies shape \(11,\)"):
+        trajectory_from_spans(SPANS[0], ENTROPIES[0][1:])
+    with pytest.raises(InvalidValueError, match="unknown segment kind 'tool'; choose one of: prompt, reasoning"):
+        trajectory_from_spans([("tool", 1)], [0.0])
+
+
+def test_a_loop_of_ones_own_gets_the_advantages_of_its_tokens() -> None:
+    """Dense, unscaled: call rewards 1.5 of the first, 1 of the three others, mean 1.125; both answers are right."""
+    credit = credit_rollouts(SPANS, ENTROPIES, [1.0, 1.0], ["q", "q"], RewardConfig("dense", scale=False))
+    assert credit.tokens[0].tolist() == [0] * 4 + [0.375] * 4 + [0] * 4
+    assert credit.tokens[1].tolist() == [0] * 4 + [-0.125] * 3 + [0] * 2 + [-0.125] * 4
+    assert credit.totals.tolist() == [1.0, 1.0]
+    named = credit_rollouts(SPANS, ENTROPIES, [1.0, 1.0], ["q", "q"], "sparse", signal="entropy_before")
+    assert named.totals.tolist() == [1.0, pytest.approx(2 / 3)]
 
 
 def expected_length_gradient(

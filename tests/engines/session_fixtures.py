@@ -13,7 +13,7 @@ from engines.trl_fixtures import tiny_model
 from safetensors.torch import load_file
 
 from deltah import RewardConfig
-from deltah.engines.trl.config import Progress, RolloutConfig, TrainConfig
+from deltah.engines.config import Progress, RolloutConfig, TrainConfig
 from deltah.tools import ToolConfig
 
 

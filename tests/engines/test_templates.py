@@ -8,16 +8,17 @@ import pytest
 
 pytest.importorskip("trl")
 import trl.chat_template_utils as trl_templates
+from examples.smollm2_convert import convert
 from tokenizer_fixtures import byte_tokenizer
 
-from deltah.engines.smollm2.chat import RESPONSE_TEMPLATE, chat_template
-from deltah.engines.templates import check_chat_template
+from deltah.engines.models import check_chat_template
 from deltah.errors import ModelError
 
 NO_TOOLS = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+CHAT_TEMPLATE, RESPONSE_TEMPLATE = convert.CHAT_TEMPLATE, convert.RESPONSE_TEMPLATE
 REFUSING = "{% for m in messages if m.role == 'tool' %}{{ raise_exception('tools are not allowed') }}{% endfor %}"
 # A turn is marked while it is the last, as thinking templates do: what follows it changes it.
-UNSTABLE = chat_template().replace("{%- generation -%}", "{{- '<think></think>' if loop.last -}}{%- generation -%}")
+UNSTABLE = CHAT_TEMPLATE.replace("{%- generation -%}", "{{- '<think></think>' if loop.last -}}{%- generation -%}")
 WITH_THOUGHT = RESPONSE_TEMPLATE | {
     "fields": {**RESPONSE_TEMPLATE["fields"], "reasoning_content": {"open": "<think>", "close": "</think>"}}
 }
@@ -41,7 +42,7 @@ def test_templates_that_trl_knows_pass(family: str) -> None:
 
 
 def test_our_template_passes_and_the_tokenizer_is_left_as_it_was() -> None:
-    check_chat_template(byte_tokenizer(chat_template(), RESPONSE_TEMPLATE), "smollm2")
+    check_chat_template(byte_tokenizer(CHAT_TEMPLATE, RESPONSE_TEMPLATE), "smollm2")
     tokenizer = byte_tokenizer(trl_templates.qwen3_chat_template)
     before = pickle.dumps(sorted(vars(tokenizer), key=str))
     check_chat_template(tokenizer, "qwen3")
@@ -56,9 +57,9 @@ def test_our_template_passes_and_the_tokenizer_is_left_as_it_was() -> None:
         (NO_TOOLS, None, "does not render a tool exchange"),
         (REFUSING, None, "does not render a tool exchange"),
         ("{% if %}", None, r"does not render a plain question .*TemplateSyntaxError"),
-        (chat_template(), None, "has no response_template, and TRL knows none"),
-        (chat_template(), trl_templates.glm4moe_template, "does not read back a tool call"),
-        (chat_template(), {"fields": {}}, r"does not read back a tool call .*ValueError"),
+        (CHAT_TEMPLATE, None, "has no response_template, and TRL knows none"),
+        (CHAT_TEMPLATE, trl_templates.glm4moe_template, "does not read back a tool call"),
+        (CHAT_TEMPLATE, {"fields": {}}, r"does not read back a tool call .*ValueError"),
         (UNSTABLE, WITH_THOUGHT, "renders an earlier turn differently"),
     ],
     ids=["none", "no-tools", "refusing", "syntax", "unknown", "mismatch", "broken-parser", "unstable"],

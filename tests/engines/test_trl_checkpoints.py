@@ -24,12 +24,11 @@ from typer.testing import CliRunner
 
 from deltah import read_traces
 from deltah.cli.app import app
-from deltah.engines.models import resolve_model
+from deltah.engines.config import EvalConfig, EvaluateConfig, TrainConfig
+from deltah.engines.models import load_model, resolve_model
 from deltah.engines.trl import checkpoints
 from deltah.engines.trl.checkpoints import drop_partial, is_complete, last_complete
-from deltah.engines.trl.config import EvalConfig, EvaluateConfig, TrainConfig
-from deltah.engines.trl.host import load_model
-from deltah.engines.trl.session import train
+from deltah.engines.trl.training import train
 from deltah.errors import ConfigError, MissingDependencyError, ModelError, TrainingError
 from deltah.runs.directory import RunDirectory
 

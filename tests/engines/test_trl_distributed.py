@@ -118,7 +118,7 @@ def config_file(path: Path, files: Path, **fields: object) -> Path:
     """A run with one checkpoint a step and an evaluation, as TOML-able JSON."""
     from engines.session_fixtures import make_config
 
-    from deltah.engines.trl.config import EvalConfig
+    from deltah.engines.config import EvalConfig
 
     held_out = EvalConfig(tasks=str(files / "tasks.jsonl"), limit=3)
     config = make_config(files, **{"eval": held_out, "steps": 2, "save_every": 1, **fields}).to_dict()

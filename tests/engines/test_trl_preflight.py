@@ -21,14 +21,14 @@ from engines.session_fixtures import make_config, same, stop_at, stopped, weight
 from engines.trl_fixtures import tiny_model
 from transformers import T5Config, T5ForConditionalGeneration
 
-from deltah.engines.models import resolve_model
-from deltah.engines.trl import faults, host
-from deltah.engines.trl.acting import evaluate, rollout
+from deltah.engines.config import EvalConfig, EvaluateConfig, RolloutConfig, TrainConfig
+from deltah.engines.models import load_model, model_dtype, resolve_model
+from deltah.engines.trl import checkpoints
+from deltah.engines.trl import grpo_config as settings
 from deltah.engines.trl.checkpoints import last_complete
-from deltah.engines.trl.config import EvalConfig, EvaluateConfig, RolloutConfig, TrainConfig
-from deltah.engines.trl.host import grpo_config, load_model, make_grpo_config, model_dtype
-from deltah.engines.trl.preflight import check_disk
-from deltah.engines.trl.session import train
+from deltah.engines.trl.grpo_config import check_disk, grpo_config, make_grpo_config
+from deltah.engines.trl.rollout import evaluate, rollout
+from deltah.engines.trl.training import train
 from deltah.errors import (
     ConfigError,
     DataError,
@@ -79,7 +79,7 @@ def test_bad_input_is_one_sentence(
     import transformers.integrations.integration_utils as integrations
 
     monkeypatch.setattr(integrations, "is_wandb_available", lambda: False)
-    monkeypatch.setattr("deltah.engines.trl.preflight.find_spec", lambda name: None)
+    monkeypatch.setattr("deltah.engines.trl.grpo_config.find_spec", lambda name: None)
     with pytest.raises(error, match=message):
         train(changed(make_config(files), **change), tmp_path / "run")
     assert not (tmp_path / "run").exists()  # so that the corrected command may use the directory
@@ -91,7 +91,7 @@ def test_a_trainer_that_cannot_be_made_leaves_nothing(
     def broken(*arguments: Any, **options: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("deltah.engines.trl.session.RunTrainer", broken)
+    monkeypatch.setattr("deltah.engines.trl.training.RunTrainer", broken)
     with pytest.raises(ZeroDivisionError):
         train(make_config(files), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -110,7 +110,7 @@ def test_an_evaluation_that_cannot_start_leaves_nothing(files: Path, tmp_path: P
 
 
 def test_vllm_needs_a_gpu(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deltah.engines.trl.preflight.find_spec", lambda name: object())
+    monkeypatch.setattr("deltah.engines.trl.grpo_config.find_spec", lambda name: object())
     config = replace(make_config(files).rollout, vllm=True)
     with pytest.raises(ConfigError, match=r"rollout\.vllm needs a GPU"):
         next(rollout(config, []))
@@ -139,9 +139,9 @@ def test_a_field_that_trl_dropped_is_refused_loudly() -> None:
 def test_processes_share_the_rows_of_a_step(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, run = make_config(files, prompts_per_step=4), RunDirectory(tmp_path / "run")
     assert grpo_config(config, run).gradient_accumulation_steps == 2
-    monkeypatch.setattr(host, "world_size", lambda: 2)
+    monkeypatch.setattr(settings, "world_size", lambda: 2)
     assert grpo_config(config, run).gradient_accumulation_steps == 1
-    monkeypatch.setattr(host, "world_size", lambda: 3)
+    monkeypatch.setattr(settings, "world_size", lambda: 3)
     message = "4 prompts x 4 generations = 16 rows a step is not a multiple of 3 processes x rollout.batch_size 8"
     with pytest.raises(ConfigError, match=message):
         grpo_config(config, run)
@@ -173,7 +173,7 @@ def test_a_run_says_whether_it_trains_all_weights(
         asked.append(train_all)
         raise ModelError("enough")
 
-    monkeypatch.setattr("deltah.engines.trl.session.load_model", load)
+    monkeypatch.setattr("deltah.engines.trl.training.load_model", load)
     with pytest.raises(ModelError, match="enough"):
         train(make_config(files, lora_rank=lora_rank), tmp_path / "run")
     assert asked == [train_all]
@@ -260,7 +260,9 @@ def test_without_the_extra_a_command_names_it(files: Path, tmp_path: Path, comma
 
 
 def test_full_disk_is_refused_before_training(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deltah.engines.trl.preflight.shutil.disk_usage", lambda p: type("Usage", (), {"free": 10**6}))
+    monkeypatch.setattr(
+        "deltah.engines.trl.grpo_config.shutil.disk_usage", lambda p: type("Usage", (), {"free": 10**6})
+    )
     with pytest.raises(TrainingError, match="has 1 MiB free; the run needs about 200 MiB more"):
         train(make_config(files), tmp_path / "run")
 
@@ -270,10 +272,10 @@ def test_the_disk_a_run_needs(files: Path, tmp_path: Path, monkeypatch: pytest.M
 
     A run that goes on has its checkpoints already.
     """
-    monkeypatch.setattr("deltah.engines.trl.preflight.MIN_FREE_BYTES", 0)
+    monkeypatch.setattr("deltah.engines.trl.grpo_config.MIN_FREE_BYTES", 0)
     free = [0]
     monkeypatch.setattr(
-        "deltah.engines.trl.preflight.shutil.disk_usage", lambda p: type("Usage", (), {"free": free[0]})
+        "deltah.engines.trl.grpo_config.shutil.disk_usage", lambda p: type("Usage", (), {"free": free[0]})
     )
     model = torch.nn.Linear(2**20, 1, bias=False)
     arguments = grpo_config(make_config(files), RunDirectory(tmp_path))
@@ -333,13 +335,13 @@ def test_a_disk_that_fills_later_is_one_sentence_too(
 
 def test_other_errors_pass_the_guard_unchanged(tmp_path: Path) -> None:
     for error in (OSError(13, "Permission denied"), RuntimeError("shape"), DataError("x"), KeyboardInterrupt()):
-        with pytest.raises(type(error)) as caught, faults.disk_faults(tmp_path):
+        with pytest.raises(type(error)) as caught, checkpoints.disk_faults(tmp_path):
             raise error
         assert caught.value is error
 
 
 @pytest.mark.parametrize("text", ["PytorchStreamReader failed reading zip archive", "I/O error (os error 2)"])
 def test_a_file_that_cannot_be_read_is_not_taken_for_a_full_disk(tmp_path: Path, text: str) -> None:
-    with pytest.raises(RuntimeError, match=re.escape(text)) as caught, faults.disk_faults(tmp_path):
+    with pytest.raises(RuntimeError, match=re.escape(text)) as caught, checkpoints.disk_faults(tmp_path):
         raise RuntimeError(text)
     assert not isinstance(caught.value, TrainingError)

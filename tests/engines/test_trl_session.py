@@ -15,13 +15,13 @@ from engines.session_fixtures import make_config, same, stop_at, stopped, weight
 from safetensors.torch import load_file
 
 from deltah import read_traces, score
-from deltah.calls.outcomes import grader_of
+from deltah.calls.grading import grader_of
 from deltah.core import metrics
 from deltah.core.metrics import batch_metrics
+from deltah.engines.config import EvalConfig, EvaluateConfig, RolloutConfig, TrainConfig
 from deltah.engines.trl import session
-from deltah.engines.trl.acting import evaluate, rollout
-from deltah.engines.trl.config import EvalConfig, EvaluateConfig, RolloutConfig, TrainConfig
-from deltah.engines.trl.session import train
+from deltah.engines.trl.rollout import evaluate, rollout
+from deltah.engines.trl.training import train
 from deltah.errors import ConfigError
 from deltah.runs.directory import RunDirectory
 from deltah.tasks import read_tasks

@@ -375,7 +375,7 @@ def test_outcomes_outside_the_unit_interval_are_refused(tmp_path: Path) -> None:
 
 
 def test_changed_trl_is_refused_with_the_supported_versions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("deltah.engines.trl.contract.metadata.version", lambda name: "2.1.0")
+    monkeypatch.setattr("deltah.engines.trl.trl_compat.metadata.version", lambda name: "2.1.0")
     with pytest.raises(UnsupportedVersionError, match=r"version 2\.1\.0 is outside .*tested with TRL 1\.16"):
         make_trainer(tmp_path, CALLS)
 

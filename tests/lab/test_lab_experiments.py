@@ -8,16 +8,18 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from builders import make_trajectory
+from study_builders import demo as made_up_demo
 
 from deltah.core.signals import SignalConfig
 from deltah.errors import ConfigError
 from deltah.lab import demo
 from deltah.report.data import ArmData
-from deltah.report.load import load_run
+from deltah.report.load import load_arm
 from deltah.traces import write_traces
 
 pytest.importorskip("trl")
@@ -63,7 +65,7 @@ def test_the_margin_page_compares_with_the_outcome_arm(tmp_path: Path) -> None:
             rows = [make_trajectory(segments, id=str(i), question=str(i), outcome=0.5) for i in range(20)]
             write_traces(tmp_path / name / "eval" / f"{decoding}.jsonl", rows)
         (tmp_path / name / "run.json").write_text('{"command": "train", "config": {}}')
-        arms[name] = load_run(tmp_path / name, name=name)
+        arms[name] = load_arm(tmp_path / name, name=name)
     page = lab_arms.margin_page(arms, "python x.py")
     assert "Made by `python x.py` on" in page
     assert "| sampled | outcome | 0.500 [0.500, 0.500] | 3.00 [3.00, 3.00] | – | – |" in page
@@ -73,9 +75,19 @@ def test_the_margin_page_compares_with_the_outcome_arm(tmp_path: Path) -> None:
     ) in page
 
 
+def test_the_picture_is_a_whole_svg_with_its_own_colours(tmp_path: Path) -> None:
+    data = made_up_demo(12)
+    experiment("lab_arms").write_picture(data, tmp_path / "plane.svg")
+    root = ElementTree.parse(tmp_path / "plane.svg").getroot()
+    assert root.tag.endswith("svg")
+    text = (tmp_path / "plane.svg").read_text(encoding="utf-8")
+    assert all(arm.name in text for arm in data.columns)
+    assert "--a1:" in text
+
+
 def test_a_demo_judges_all_arms_by_its_own_margin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "_run_all", lambda jobs, watch: None)
-    monkeypatch.setattr(demo, "load_run", lambda path, **options: demo_arm(path))
+    monkeypatch.setattr(demo, "load_arm", lambda path, **options: demo_arm(path))
     monkeypatch.setattr(demo, "write_report", lambda data, path: None)
     config = demo.DemoConfig(arms=("sparse",), signal=SignalConfig(margin=0.0))
     data = demo.run_demo(config, tmp_path)

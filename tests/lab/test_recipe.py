@@ -78,7 +78,7 @@ def test_a_demo_asks_as_many_questions_as_it_was_told(
         return ArmData(name=path.name)
 
     monkeypatch.setattr(demo, "_run_all", nothing)
-    monkeypatch.setattr(demo, "load_run", empty)
+    monkeypatch.setattr(demo, "load_arm", empty)
     monkeypatch.setattr(demo, "write_report", nothing)
     data: ReportData = demo.run_demo(demo.DemoConfig(arms=("sparse",), eval_tasks=asked), tmp_path / "demo")
     assert data.facts["evaluation"].startswith(f"{asked} questions")

@@ -152,7 +152,7 @@ def test_a_second_holder_waits_for_the_first_or_names_it(
     with pytest.raises(SystemExit) as error:
         subprocesses._hold(tmp_path / "lock")
     assert error.value.code == 2
-    assert f"process {os.getpid()} of an earlier sitting still works here" in capfd.readouterr().err
+    assert f"process {os.getpid()} of an earlier run is still working here" in capfd.readouterr().err
     assert first is not None
     first.close()
     second = subprocesses._hold(tmp_path / "lock")

@@ -18,7 +18,7 @@ from deltah.errors import DataError, InvalidValueError
 from deltah.report.build import build, moving_mean
 from deltah.report.charts import spread, tick_labels, ticks
 from deltah.report.data import ArmData, ReportData
-from deltah.report.load import load_report, load_run, load_traces
+from deltah.report.load import load_arm, load_report
 from deltah.report.record import compact_json, inert, script_json
 from deltah.report.render import write_report
 from deltah.runs.directory import nan_to_none, open_run
@@ -205,7 +205,7 @@ def test_load_runs_and_traces(tmp_path: Path) -> None:
         for name in arm.evaluations:
             write_traces(run.evaluation(name), rollouts(0, 2.0, 0.7, 6))
         write_traces(run.evaluation("start-sampled"), rollouts(1, 2.0, 0.7, 6))
-    arm = load_run(tmp_path / "sparse")
+    arm = load_arm(tmp_path / "sparse")
     assert (arm.name, arm.seconds, sorted(arm.evaluations)) == ("sparse", 12.5, ["greedy", "sampled", "start-sampled"])
     report = load_report([tmp_path / a.name for a in data.arms], title="T")
     assert [a.name for a in report.columns] == ["start", "outcome", "sparse", "dense"]
@@ -217,7 +217,7 @@ def test_load_runs_and_traces(tmp_path: Path) -> None:
     write_traces(logs, rollouts(0, 2.0, 0.7, 6))
     with logs.open("a") as file:
         file.write("not json\n")
-    loaded = load_traces(logs)
+    loaded = load_arm(logs)
     assert (loaded.name, len(loaded.evaluations["logs"]), loaded.n_problems) == ("logs", 6, 1)
     both = load_report([logs, logs])
     assert [a.name for a in both.arms] == ["logs", f"logs ({tmp_path.name})"]
@@ -288,13 +288,13 @@ def test_what_holds_of_both_runs_is_said_once(tmp_path: Path) -> None:
 
 
 def test_loading_what_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="not a run directory"):
-        load_run(tmp_path)
+    with pytest.raises(DataError, match="holds no trace files"):
+        load_arm(tmp_path)
     with pytest.raises(DataError, match="nothing to report on"):
         load_report([])
     (tmp_path / "empty.jsonl").write_text("{\n")
     with pytest.raises(DataError, match="no trajectory that can be read; the first problem"):
-        load_traces(tmp_path / "empty.jsonl")
+        load_arm(tmp_path / "empty.jsonl")
 
 
 def test_moving_mean_skips_gaps() -> None:

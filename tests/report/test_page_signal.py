@@ -47,7 +47,7 @@ def test_the_methods_own_signal_needs_no_word(tmp_path: Path, margin: float | No
     assert "mean ΔH nats" in text
     assert "Distribution of ΔH, nats" in text
     assert "another signal" not in text
-    assert "share of calls that certainly lowered entropy" in attributes
+    assert "share of calls that certainly reduced entropy" in attributes
     assert "signal" not in twin["facts"]
 
 
@@ -64,7 +64,7 @@ def test_the_ratio_is_named_and_has_no_unit(tmp_path: Path) -> None:
     assert not re.search("lowered entropy|reduced? entropy", text + attributes)
     assert (twin["signal"]["title"], twin["signal"]["unit"]) == ("ΔH ratio", "")
     assert twin["facts"]["signal"].endswith("margin 0.1")
-    column = next(c for c in twin["overview"][0]["columns"] if c["key"] == "delta_h")
+    column = next(c for c in twin["overview"][0]["columns"] if c["key"] == "mean_value")
     assert (column["title"], column["unit"]) == ("mean ΔH ratio", "")
 
 

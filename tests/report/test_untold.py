@@ -8,15 +8,13 @@ import pytest
 from builders import make_trajectory
 from typer.testing import CliRunner
 
-from deltah import Trajectory
-from deltah.calls.rows import rows_of
-from deltah.calls.scored import score_measured
+from deltah import CallTable, Trajectory
+from deltah.calls.table import score_measured
 from deltah.cli.app import app
 from deltah.report.build import build
 from deltah.report.data import ArmData, Evaluation, ReportData
 from deltah.report.render import render
-from deltah.stats.callgroups import summarise_calls
-from deltah.stats.summary import compare, summarise
+from deltah.stats.summary import calls_by, compare, summarise
 from deltah.stats.tables import MISSING, rate_cell, table
 from deltah.traces import write_traces
 
@@ -41,7 +39,7 @@ def evaluation(listed: list[Trajectory]) -> Evaluation:
 )
 def test_a_group_of_calls(kind: str, text: str) -> None:
     listed = trajectories(kind)
-    summary = summarise_calls(row for t in listed for row in rows_of(t, score_measured(t), ((),)))
+    (summary,) = calls_by(CallTable.of(listed), "tool").values()
     assert rate_cell(summary).text == text
     assert (rate_cell(summary).interval == "") is (text == MISSING)
     assert summary.reduction_rate.value == (1.0 if kind == "reduced" else 0.0), "the number stays"

@@ -19,7 +19,6 @@ from deltah.stats.bootstrap import auc_interval, cluster_weights
 from deltah.stats.columns import StudyTable
 from deltah.stats.replicates import (
     STATISTICS,
-    BlockStatistics,
     blocks,
     controls_of,
     doubled_ranks,
@@ -94,7 +93,7 @@ def test_stratified_auc_equals_brute_force() -> None:
         x, y = table.signals[signal][both], table.labels[label][both]
         a = found[signal, label]
         assert a.auc_within_index.value == pytest.approx(brute_auc(x, y, table.index[both]), abs=1e-12)
-        assert a.auc_stratified.value == pytest.approx(brute_auc(x, y, controls.by_all[both]), abs=1e-12)
+        assert a.auc_stratified.value == pytest.approx(brute_auc(x, y, controls.stratum[both]), abs=1e-12)
 
 
 def statistics_by_scipy(x: FloatArray, y: FloatArray, z: FloatArray, strata: list[FloatArray]) -> dict[str, float]:
@@ -113,7 +112,7 @@ def test_a_resample_is_the_repeated_sample() -> None:
     weights = next(cluster_weights(table.n_clusters, resamples=100, seed=1))[:4].astype(float)
     compared = 0
     for block in blocks(table):
-        found = BlockStatistics(block).of_weights(weights)
+        found = block.of_weights(weights)
         for b, s, j in itertools.product(range(4), range(len(block.signals)), range(len(block.labels))):
             copies = np.repeat(np.arange(len(block)), weights[b][block.cluster].astype(int))
             strata = [codes[copies] for codes in block.strata]

@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 from builders import make_trajectory
 
-from deltah import score
-from deltah.calls.callfile import CallWriter, call_records
-from deltah.calls.waste import waste_of_calls
+from deltah.calls.table import CallTable
 from deltah.errors import DataError
 from deltah.stats.labels import read_call_values
 
@@ -115,9 +113,7 @@ def test_a_later_broken_row_and_a_missing_file_keep_their_own_words(tmp_path: Pa
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
 def test_a_label_added_to_the_file_of_score_is_the_only_one(tmp_path: Path, suffix: str) -> None:
     path, trajectory = tmp_path / f"calls{suffix}", make_trajectory([[1.0], [0.5], [0.2]])
-    with CallWriter(path) as writer:
-        records = list(call_records(trajectory, score(trajectory), waste_of_calls(trajectory)))
-        writer.write(writer.encode(records), len(records))
+    CallTable.of([trajectory]).write(path)
     lines = path.read_text().splitlines()
     if suffix == ".csv":
         path.write_text("\n".join(f"{line},{'mine' if i == 0 else i % 2}" for i, line in enumerate(lines)) + "\n")

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from deltah.core.types import Trajectory
-from deltah.traces.dialogue import Exchange
-from deltah.traces.files import Position
+from deltah.traces.conversation import ApiCall, to_trajectory
+from deltah.traces.files import Line, Position, inspect_samples, opened
 from deltah.traces.importing import IMPORTERS, RecordContext, import_record
-from deltah.traces.joining import alone
-from deltah.traces.openai import to_trajectory
 
 
 def token(
@@ -70,7 +69,13 @@ def read_as(format: str, data: bytes, **options: Any) -> Trajectory:
 def decode(data: bytes, *, default_id: str = "d", vocab_size: int | None = None) -> Trajectory:
     """One line of a chat log by itself."""
     found = import_as("openai", data, file=default_id, vocab_size=vocab_size)
-    if isinstance(found, Exchange):
-        return to_trajectory(alone(found), default_id=default_id, vocab_size=vocab_size)
+    if isinstance(found, ApiCall):
+        return to_trajectory(found.alone(), default_id=default_id, vocab_size=vocab_size)
     assert isinstance(found, Trajectory)
     return replace(found, id=default_id) if found.id == f"{default_id}:1" else found
+
+
+def eval_samples(path: Path) -> Iterator[Line]:
+    """Samples of a log of Inspect."""
+    with opened(str(path)) as raw:
+        yield from inspect_samples(raw)

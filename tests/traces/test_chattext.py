@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from deltah.traces.chatlog import Message
 from deltah.traces.chattext import completion_messages, prompt_messages, text_trajectory
-from deltah.traces.dialogue import Facts
+from deltah.traces.conversation import Facts
+from deltah.traces.openai_schema import Message
 
 CALL = '<tool_call>\n{"name": "search", "arguments": {"query": "x"}}\n</tool_call>'
 OTHER = '<tool_call>\n{"name": "py", "arguments": {"code": "1+1"}}\n</tool_call>'

@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 
 from deltah.core.types import Trajectory
 from deltah.errors import DeltahError
-from deltah.traces.inspect_files import eval_samples
 from deltah.traces.record import encode
 
-from .chat import read_as
+from .chat import eval_samples, read_as
 from .test_inspect import assistant, model_event, sample
 from .test_prime_rl import export
 from .test_trl import row as trl_row

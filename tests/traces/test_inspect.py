@@ -13,9 +13,8 @@ import pytest
 from deltah.core.types import CallStatus, Estimator, SpanQuality, StopReason, Trajectory
 from deltah.errors import DataError
 from deltah.traces import read_traces, write_traces
-from deltah.traces.inspect_files import eval_samples
 
-from .chat import read_as, token
+from .chat import eval_samples, read_as, token
 from .test_record import assert_same
 
 DATA = Path(__file__).parent / "data"

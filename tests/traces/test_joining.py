@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from deltah.core.signals import score
 from deltah.core.types import SegmentKind, Trajectory
 from deltah.traces import TraceReader, read_traces, write_traces
+from deltah.traces.conversation import to_trajectory
 from deltah.traces.joining import Joiner
-from deltah.traces.openai import to_trajectory
 
 from .chat import assistant, call, decode, import_as, line, result, token, user
 from .test_record import assert_same
@@ -302,7 +302,7 @@ def test_memory_of_one_request_sent_without_end_is_bounded() -> None:
         assert joiner._n_bytes <= 210_000
     assert found, "more than fits into the memory"
     found += joiner.finish()
-    assert len({dialogue.facts.id for dialogue in found}) == 600
+    assert len({one.facts.id for one in found}) == 600
     assert joiner._n_bytes == 0
     assert not joiner._begun
 
@@ -327,7 +327,7 @@ def test_any_interleaving_gives_every_conversation_back(chosen: list[tuple[str, 
     while any(queues):
         queue = rng.choice([q for q in queues if q])
         assert not joiner.add(import_as("openai", json.dumps(queue.pop(0)).encode()))
-    found = {t.question: t for t in (to_trajectory(dialogue, default_id="d") for dialogue in joiner.finish())}
+    found = {t.question: t for t in (to_trajectory(one, default_id="d") for one in joiner.finish())}
     assert set(found) == {f"{name}{n}?" for name, n in chosen}
     for talk in talks:
         whole = decode(line(talk), default_id="d")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +19,8 @@ import deltah.traces.parquet
 from deltah import score
 from deltah.core.texts import TokenTexts
 from deltah.core.types import CallStatus, Segment, SegmentKind, ToolCall, Trajectory
-from deltah.errors import DataError, InvalidValueError, MissingDependencyError
-from deltah.parallel import map_ordered
-from deltah.traces.columns import ARRAYS, LAYOUT, NESTED, STRUCTURE
-from deltah.traces.parquet import OPTIONAL, is_parquet, read_parquet, row_ranges, write_parquet
+from deltah.errors import DataError, InvalidValueError
+from deltah.traces.parquet import LAYOUT, OPTIONAL, read_parquet, write_parquet
 from deltah.traces.record import CallRecord, SegmentRecord, TraceRecord
 
 from .test_record import ANY_TEXT, assert_same, trajectories
@@ -72,11 +68,15 @@ def test_any_text_can_be_written(tmp_path: Path, given: Trajectory) -> None:
     assert [len(text) for text in again.token_texts or ()] == [len(text) for text in given.token_texts or ()]
 
 
-def test_columns_mirror_the_record() -> None:
+def test_columns_follow_from_the_record() -> None:
     assert {*LAYOUT, "token_texts"} - {"text", "token_ends"} == set(TraceRecord.__struct_fields__)
-    assert {*STRUCTURE, *ARRAYS} == set(LAYOUT)
-    for name, record in zip(NESTED, (SegmentRecord, CallRecord), strict=True):
-        assert tuple(STRUCTURE[name][0]) == record.__struct_fields__
+    assert LAYOUT["segments"] == (
+        'STRUCT("kind" VARCHAR, "start" BIGINT, "stop" BIGINT, "turn" BIGINT, "text" VARCHAR)[]'
+    )
+    assert LAYOUT["calls"].endswith('"status" VARCHAR, "duration_s" DOUBLE)[]')
+    assert [LAYOUT[name] for name in ("outcome", "temperature", "metadata", "golden_answers", "spans")] == [
+        "DOUBLE", "DOUBLE", "VARCHAR", "VARCHAR[]", "VARCHAR",
+    ]  # fmt: skip
 
 
 def test_texts_are_lazy_and_spans_are_slices(tmp_path: Path) -> None:
@@ -120,26 +120,34 @@ def test_skipped_fields_are_none_and_do_not_change_the_signal(tmp_path: Path) ->
         read_parquet(path, skip=["entropy"])
 
 
-def read_ids(path: str, rows: range) -> list[str]:
-    return [t.id for t in read_parquet(path, rows=rows)]
+def ids(path: str | Path) -> list[str]:
+    return [t.id for t in read_parquet(path)]
 
 
-def test_row_groups_are_blocks_and_ranges_cover_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def row_groups(path: str) -> list[int]:
+    """Rows of each row group."""
+    found = duckdb.sql(f"SELECT DISTINCT row_group_id, row_group_num_rows FROM parquet_metadata('{path}')").fetchall()
+    return [n for _, n in sorted(found)]
+
+
+def test_row_groups_are_blocks_in_the_order_of_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deltah.traces.parquet, "_BLOCK_BYTES", 2_000)
     names = [str(i) for i in range(50)]
     path = written(tmp_path / "t.parquet", *(make(name) for name in names))
-    groups = row_ranges(path, row_groups=1)
-    sizes = duckdb.sql(f"SELECT DISTINCT row_group_id, row_group_num_rows FROM parquet_metadata('{path}')").fetchall()
-    assert [len(rows) for rows in groups] == [n for _, n in sorted(sizes)]
-    assert len(groups) > 5
-    assert [i for rows in row_ranges(path) for i in rows] == list(range(50))
-    assert [t.id for t in read_parquet(path)] == names
-    assert read_ids(path, range(7, 23)) == names[7:23]
-    assert read_ids(path, range(60, 70)) == []
-    found = map_ordered(partial(read_ids, path), row_ranges(path, row_groups=5), workers=2)
-    assert [name for part in found for name in part] == names
+    assert len(row_groups(path)) > 5
+    assert ids(path) == names
     monkeypatch.setattr(deltah.traces.parquet, "_READ_ROWS", 2)
-    assert [t.id for t in read_parquet(path)] == names
+    assert ids(path) == names
+
+
+def test_a_file_that_is_written_anew_while_it_is_read_is_not_mixed_with_the_old(tmp_path: Path) -> None:
+    path = written(tmp_path / "t.parquet", *(make(str(i)) for i in range(4100)))
+    reading = read_parquet(path)
+    found = [next(reading).id]
+    written(tmp_path / "t.parquet", *(make("new") for _ in range(4100)))
+    with pytest.raises(DataError, match="rows 2049 to 4096: the file was changed while it was read"):
+        found.extend(t.id for t in reading)
+    assert found == [str(i) for i in range(2048)]
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +175,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="stop"):
         write_parquet(path, broken())
-    assert read_ids(path, range(9)) == ["old"]
+    assert ids(path) == ["old"]
     assert [p.name for p in Path(path).parent.iterdir()] == ["t.parquet"]
     with pytest.raises(DataError, match="cannot write"):
         write_parquet(Path(path) / "t.parquet", [make()])
@@ -176,7 +184,6 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 def test_no_trajectories_make_a_file_with_columns(tmp_path: Path) -> None:
     path = written(tmp_path / "t.parquet")
     assert list(read_parquet(path)) == []
-    assert row_ranges(path) == []
     described = duckdb.sql(f"DESCRIBE FROM '{path}'").fetchall()
     assert {name: kind.replace('"', "") for name, kind, *_ in described} == {
         name: kind.replace('"', "") for name, kind in LAYOUT.items()
@@ -240,9 +247,12 @@ def changed(column: str, value: str) -> str:
     return f"* REPLACE (CASE WHEN id = 'b' THEN {value} ELSE {column} END AS {column})"
 
 
+FIELDS = {"segments": SegmentRecord.__struct_fields__, "calls": CallRecord.__struct_fields__}
+
+
 def with_field(column: str, field: str, value: str) -> str:
     """SQL that sets one field of every struct of a list."""
-    fields = ", ".join(f"'{name}': {value if name == field else f'x.{name}'}" for name in STRUCTURE[column][0])
+    fields = ", ".join(f"'{name}': {value if name == field else f'x.{name}'}" for name in FIELDS[column])
     return changed(column, f"[{{{fields}}} FOR x IN {column}]")
 
 
@@ -287,16 +297,14 @@ def test_a_broken_row_is_named_and_the_others_are_read(tmp_path: Path, select: s
 def test_what_is_no_parquet_file_is_one_clear_error(tmp_path: Path) -> None:
     path = Path(written(tmp_path / "t.parquet", make()))
     whole, bad = path.read_bytes(), tmp_path / "bad.parquet"
-    assert is_parquet(path)
     for content in (b"", b"PAR1", b"{}\n" * 50, whole[:-30], whole[: len(whole) // 2]):
         bad.write_bytes(content)
         with pytest.raises(DataError, match=r"bad.parquet: the file cannot be read as Parquet .*copy it again"):
             read_parquet(bad)
-    assert not is_parquet(tmp_path / "none")
     with pytest.raises(DataError, match="No such file"):
         read_parquet(tmp_path / "none")
-    with pytest.raises(DataError, match="is a folder"):
-        row_ranges(tmp_path)
+    with pytest.raises(DataError, match="Is a directory"):
+        read_parquet(tmp_path)
 
 
 def test_a_damaged_row_group_is_one_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,14 +330,6 @@ def test_arrays_that_are_only_sometimes_measured_keep_their_rows(tmp_path: Path)
         Trajectory(id=str(i), segments=(segment,), entropy=[i, np.nan] if i % 97 == 96 else None) for i in range(3000)
     ]
     read = list(read_parquet(written(tmp_path / "t.parquet", *given)))
-    assert len(row_ranges(tmp_path / "t.parquet", row_groups=1)) == 2
+    assert len(row_groups(str(tmp_path / "t.parquet"))) == 2
     assert [t.entropy is None for t in read] == [t.entropy is None for t in given]
     assert [float(t.entropy[0]) for t in read if t.entropy is not None] == list(range(96, 3000, 97))
-
-
-def test_without_duckdb_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_parquet(tmp_path / "t.parquet", [])
-    monkeypatch.setitem(sys.modules, "duckdb", None)
-    for act in (lambda: list(read_parquet(tmp_path / "t.parquet")), lambda: write_parquet(tmp_path / "u.parquet", [])):
-        with pytest.raises(MissingDependencyError, match=r"deltah\[parquet\]"):
-            act()

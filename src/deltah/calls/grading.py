@@ -1,18 +1,24 @@
-"""Outcomes that a log does not carry: from a second file joined by id, or graded from gold answers.
+"""What trajectories are worth and which question they answer: outcomes, who gave them, and the file that grades them.
 
-A row of the second file names a trajectory by `id` (or `trajectory`, `custom_id`, `task_id`, `session_id`), or else by
-the text of its `question`, and carries a grade (`outcome`, `score` or `correct`, in [0, 1]) or gold answers in any form
-that `deltah.tasks` reads; then the trajectory's final answer is graded. A trajectory is looked for under its id, its id
-without the number of a sample (`q7/0`), its group, `metadata["task_id"]`, and its question. A task file is such a file.
+An outcome is a number in [0, 1]. One that the log does not carry comes from a second file joined by id, or is graded
+from gold answers. A row of the second file names a trajectory by `id` (or `trajectory`, `custom_id`, `task_id`,
+`session_id`), or else by the text of its `question`, and carries a grade (`outcome`, `score` or `correct`, in [0, 1])
+or gold answers in any form that `deltah.tasks` reads; then the trajectory's final answer is graded. A trajectory is
+looked for under its id, its id without the number of a sample (`q7/0`), its group, `metadata["task_id"]`, and its
+question. A task file is such a file.
+
+A mean outcome has the title of a grader only where that grader gave every one of them; what a log or a file of grades
+states may be any score.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from hashlib import blake2b
+from typing import Any, Final, TypeAlias
 
 from deltah.core.types import Trajectory
 from deltah.errors import DataError
@@ -24,6 +30,18 @@ _ANSWER_FIELDS = ("golden_answers", "answer", "reward_model")
 _BRANCH = re.compile(r"/branch-\d+\Z")
 """How `deltah.traces.joining` names a path of a conversation that was not continued."""
 _SAMPLE_NUMBER = re.compile(r"[/#][^/#]*\Z")
+
+OUTCOME: Final = "outcome"
+"""Title of a mean outcome of several graders, or of none of ours."""
+STATED: Final = "stated"
+"""In the place of a grader's name: the log or the answers' file states the outcome."""
+_STATED_MEANING: Final = "the score, in [0,\N{NO-BREAK SPACE}1], that the log or the answers' file states"
+CORRECT_OUTCOME: Final = 1.0
+"""A trajectory is correct from this outcome on."""
+MAX_KEY_CHARS: Final = 200
+"""Of a cluster's name."""
+ClusterKey: TypeAlias = tuple[str, str]
+"""What names the question ("task_id", "question" or "id"), and its name."""
 
 
 class Answers:
@@ -130,3 +148,50 @@ def _value(row: Mapping[str, Any], where: str, name: str) -> float | Task:
         )
     asked = row.get("question") or row.get("problem") or row.get("prompt") or name
     return task_from_row({**row, "question": asked} if isinstance(asked, str) else row, where, name)
+
+
+def is_correct(trajectory: Trajectory) -> bool | None:
+    """Whether the outcome is full; None when not graded."""
+    return None if trajectory.outcome is None else trajectory.outcome >= CORRECT_OUTCOME
+
+
+def cluster_key(trajectory: Trajectory, cluster: str = "task_id") -> ClusterKey:
+    """What question a trajectory answers: its task id, else the question's text, else its own id.
+
+    A long text is named by its beginning and a digest, so that keys stay small however long the prompts are.
+    """
+    named = trajectory.metadata.get(cluster)
+    if named is not None:
+        return (cluster, _short(str(named)))
+    return ("id", _short(trajectory.id)) if trajectory.question is None else ("question", _short(trajectory.question))
+
+
+def _short(text: str) -> str:
+    if len(text) <= MAX_KEY_CHARS:
+        return text
+    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return f"{text[:MAX_KEY_CHARS]}… {digest}"
+
+
+def grader_of(trajectory: Trajectory) -> str | None:
+    """Name of the grader of a trajectory, or `STATED`; None for one without an outcome."""
+    return None if trajectory.outcome is None else str(trajectory.metadata.get(OUTCOME_GRADER) or STATED)
+
+
+def outcome_title(graders: Iterable[str]) -> str:
+    """What tables call the mean outcome: the title of the one grader that gave them all, such as F1 of `qa`."""
+    met = set(graders)
+    return GRADERS[met.pop()].title if len(met) == 1 and met <= set(GRADERS) else OUTCOME
+
+
+def outcome_meaning(graders: Iterable[str]) -> str:
+    """What the outcomes are, in one sentence."""
+    met = frozenset(graders)
+    if not met:
+        return "No trajectory has an outcome."
+    # Names come from files: what is not registered is named, never imported.
+    known = [GRADERS[name].meaning for name in GRADERS if name in met]
+    own = [f"the score, in [0,\N{NO-BREAK SPACE}1], of the grader {name}" for name in sorted(met - {*GRADERS, STATED})]
+    meanings = [*known, *own, *([_STATED_MEANING] if STATED in met else [])]
+    title = outcome_title(met)
+    return f"{'The outcome' if title == OUTCOME else title} is {', of other trajectories '.join(meanings)}."

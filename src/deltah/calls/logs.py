@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from deltah.calls.grading import Answers, graded
-from deltah.calls.scored import Scored, score_measured
-from deltah.calls.table import CallTable, RowFiles, RowWriter
+from deltah.calls.table import CallTable, RowFiles, RowWriter, score_measured
 from deltah.calls.twins import is_result
 from deltah.calls.waste import waste_of_calls
+from deltah.core.signal_types import Signal
 from deltah.core.signals import SIGNALS, SignalConfig
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, InvalidValueError
@@ -28,6 +28,10 @@ from deltah.traces.sources import STDIN
 
 _FILE_KEYS: Final = 2**32
 """Distance between the first keys of two files of a log."""
+
+
+Scored: TypeAlias = tuple[Trajectory, Signal | None]
+"""A trajectory with its signal; None for one without entropies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +89,6 @@ class ScoredLog(Iterable[Scored]):
         options = options or LogOptions()
         self.answers_path = options.answers
         self.answers = None if options.answers is None else Answers(options.answers)
-        self.n_matched = 0
-        """Trajectories that found a row of the answers' file."""
         self.watch = options.watch
         self.reader: TraceReader = read_traces(
             paths,
@@ -102,12 +104,14 @@ class ScoredLog(Iterable[Scored]):
 
     def __iter__(self) -> Iterator[Scored]:
         """Grade and score the trajectories that can be read, as they are asked for."""
-        self.n_matched = 0
+        return ((trajectory, signal) for trajectory, signal, _ in self.read())
+
+    def read(self) -> Iterator[tuple[Trajectory, Signal | None, bool]]:
+        """The same, each with whether the file of answers has a row of it."""
         for read in self.reader:
             trajectory, matched = graded_by(self.answers, read)
-            self.n_matched += matched
             self.tell()
-            yield trajectory, score_measured(trajectory, self.signal)
+            yield trajectory, score_measured(trajectory, self.signal), matched
 
     def tell(self) -> None:
         """Say to whoever watches how many trajectories were read."""

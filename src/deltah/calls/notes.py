@@ -3,23 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Final
 
-from deltah.calls.facts import LogFacts
 from deltah.calls.logs import ScoredLog
+from deltah.calls.table import CallTable
 from deltah.core.entropy import DEFAULT_VOCAB_SIZE
 from deltah.core.types import Estimator
 from deltah.text_format import count, share
+from deltah.traces.conversation import TOKENS_WITHOUT_LOGPROBS
+from deltah.traces.fields import UNFIT_OUTCOME
+from deltah.traces.vocabularies import FROM_DEFAULT, FROM_MODEL_NAME
 
 MAX_FILES_NAMED: Final = 5
+_UNLISTED: Final = f"coalesce(try_cast(metadata->>'{TOKENS_WITHOUT_LOGPROBS}' AS BIGINT), 0)"
+_UNFIT: Final = f"if(outcome IS NULL, try_cast(metadata->>'{UNFIT_OUTCOME}' AS DOUBLE), NULL)"
+_FACTS: Final = f"""
+    SELECT count(*) AS trajectories,
+        coalesce(sum(calls), 0)::BIGINT AS calls,
+        coalesce(sum(calls) FILTER (signal IS NULL), 0)::BIGINT AS unmeasured,
+        (SELECT count(*) FROM calls WHERE verdict <> 'undefined' AND upper IS NULL) AS unbounded,
+        count(*) FILTER (estimator = '{Estimator.TOP_K.value}') AS top_k,
+        count(*) FILTER (metadata->>'mixed_sampling' = 'true') AS mixed,
+        list_sort(list_distinct(list(temperature))) AS temperatures,
+        coalesce(sum({_UNLISTED}), 0)::BIGINT AS unlisted_tokens,
+        count(*) FILTER ({_UNLISTED} > 0) AS with_unlisted,
+        count(*) FILTER (spans = 'approximate') AS approximate,
+        count({_UNFIT}) AS unfit_outcomes,
+        arg_min({_UNFIT}, key) FILTER ({_UNFIT} IS NOT NULL) AS unfit_outcome,
+        count(*) FILTER (matched) AS matched,
+        count(*) FILTER (metadata->>'vocab_size_from' = '{FROM_DEFAULT}') AS without_vocabulary
+    FROM trajectories
+"""
+_ASSUMED_SIZES: Final = f"""
+    SELECT model, arg_max(coalesce(try_cast(metadata->>'vocab_size' AS BIGINT), 0), key)
+    FROM trajectories WHERE metadata->>'vocab_size_from' = '{FROM_MODEL_NAME}' AND model IS NOT NULL
+    GROUP BY model ORDER BY model
+"""
+"""Models whose vocabulary size was taken from their name, and that size."""
 
 
-def notes_on(log: ScoredLog, facts: LogFacts) -> list[str]:
-    """Notes on a log that was read to its end, the most consequential first."""
+def notes_on(table: CallTable, log: ScoredLog) -> list[str]:
+    """Notes on a log that was read to its end, the most consequential first.
+
+    Args:
+        table: All of its calls.
+        log: What they were read from.
+    """
+    found = table.sql(_FACTS)
+    facts = SimpleNamespace(**dict(zip(found.columns, found.fetchall()[0], strict=True)))
+    facts.assumed = table.sql(_ASSUMED_SIZES).fetchall()
     return [*_measurement(log, facts), *_reading(log, facts)]
 
 
-def _measurement(log: ScoredLog, facts: LogFacts) -> Iterator[str]:
+def _measurement(log: ScoredLog, facts: SimpleNamespace) -> Iterator[str]:
     if not facts.calls:
         yield "No trajectory made a tool call: there is nothing to score."
     if facts.unmeasured:
@@ -29,7 +66,7 @@ def _measurement(log: ScoredLog, facts: LogFacts) -> Iterator[str]:
             f"No upper bound for {share(facts.unbounded, facts.calls, 'call')}, so that none can be certified there: "
             "the traces were written by an earlier release, without a vocabulary size; read their log again."
         )
-    if Estimator.TOP_K.value in facts.estimators and facts.unmeasured < facts.calls:
+    if facts.top_k and facts.unmeasured < facts.calls:
         title = log.signal.entry.title
         yield (
             f"Certified are the verdicts (reduced, not reduced, undecided). A mean {title} averages point estimates, "
@@ -42,7 +79,7 @@ def _measurement(log: ScoredLog, facts: LogFacts) -> Iterator[str]:
             "not speak of one distribution."
         )
     if len(facts.temperatures) > 1:
-        found = ", ".join(f"{value:g}" for value in sorted(facts.temperatures))
+        found = ", ".join(f"{value:g}" for value in facts.temperatures)
         yield f"The trajectories were measured at different temperatures ({found}); compare them with care."
     if facts.unlisted_tokens:
         tokens, trajectories = count(facts.unlisted_tokens, "sampled token"), count(facts.with_unlisted, "trajectory")
@@ -52,7 +89,7 @@ def _measurement(log: ScoredLog, facts: LogFacts) -> Iterator[str]:
         )
 
 
-def _vocabulary(log: ScoredLog, facts: LogFacts) -> Iterator[str]:
+def _vocabulary(log: ScoredLog, facts: SimpleNamespace) -> Iterator[str]:
     """Sizes that were assumed: the certified verdicts hold under them."""
     given = log.reader.options.vocab_size is not None
     how = "--vocab-size, given where these traces' log is read," if given else "--vocab-size"
@@ -61,12 +98,12 @@ def _vocabulary(log: ScoredLog, facts: LogFacts) -> Iterator[str]:
             f"The vocabulary size is not stated: {DEFAULT_VOCAB_SIZE:,} tokens assumed; {how} tightens the bounds "
             "(vocab_size in the model's config.json)."
         )
-    if facts.assumed_vocabularies:
-        sizes = ", ".join(f"{model}: {size:,}" for model, size in sorted(facts.assumed_vocabularies.items()))
+    if facts.assumed:
+        sizes = ", ".join(f"{model}: {size:,}" for model, size in facts.assumed)
         yield f"The vocabulary size was taken from the model's name ({sizes}); {how} states it."
 
 
-def _reading(log: ScoredLog, facts: LogFacts) -> Iterator[str]:
+def _reading(log: ScoredLog, facts: SimpleNamespace) -> Iterator[str]:
     reader = log.reader
     if facts.approximate:
         yield (
@@ -87,7 +124,7 @@ def _reading(log: ScoredLog, facts: LogFacts) -> Iterator[str]:
             f"{facts.unfit_outcome:g}) and not taken as an outcome: give grades in [0, 1] with --answers."
         )
     if log.answers is not None:
-        found, rows = share(log.n_matched, facts.trajectories, "trajectory"), count(log.answers.n_rows, "row")
+        found, rows = share(facts.matched, facts.trajectories, "trajectory"), count(log.answers.n_rows, "row")
         yield f"The answers' file of {rows} speaks of {found}."
     if skipped := reader.skipped:
         yield f"Passed over {count(len(skipped), 'file')} without traces: {_listed(skipped)}."

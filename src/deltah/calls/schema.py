@@ -12,8 +12,7 @@ from typing import Annotated, Any, Final, NamedTuple, get_args, get_type_hints
 
 import msgspec
 
-from deltah.calls.outcomes import grader_of
-from deltah.calls.scored import cluster_key, is_correct
+from deltah.calls.grading import cluster_key, grader_of, is_correct
 from deltah.calls.waste import Waste, waste_level
 from deltah.core.signal_types import Signal
 from deltah.core.types import SegmentKind, Trajectory

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
+import numpy as np
 
 from deltah.calls.schema import TABLES, rows_of
-from deltah.calls.scored import score_measured
 from deltah.calls.waste import Waste, waste_of_calls
 from deltah.core.signal_types import Signal
-from deltah.core.signals import SignalConfig
+from deltah.core.signals import SignalConfig, score
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError, InvalidValueError
 
@@ -39,12 +39,17 @@ MEMORY_LIMIT: Final = "1GB"
 """Of the database; further rows go to temporary files."""
 _BATCH_BYTES: Final = 32 * 2**20
 """Rows that wait as JSON lines before the database reads them."""
-_JSON = msgspec.json.Encoder()
+_JSON = msgspec.json.Encoder(enc_hook=lambda value: value.item() if isinstance(value, np.generic) else str(value))
 _FORMATS: Final = {
     ".parquet": "FORMAT parquet, COMPRESSION zstd",
     ".jsonl": "FORMAT json",
     ".csv": "FORMAT csv, HEADER true",
 }
+
+
+def score_measured(trajectory: Trajectory, config: SignalConfig | None = None) -> Signal | None:
+    """Score, with the defaults when no configuration is given; None for a trajectory without entropies."""
+    return None if trajectory.entropy is None else score(trajectory, config)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +77,7 @@ class RowWriter:
         """
         self._key = first_key
         self._n_bytes = self._longest = 0
-        self._paths = {name: os.path.join(folder, f"{first_key}.{name}") for name in TABLES}
+        self._paths = {name: os.path.join(folder, f"{uuid.uuid4().hex}.{name}") for name in TABLES}
         self._files = {name: open(path, "wb") for name, path in self._paths.items()}  # noqa: SIM115 - `close` does
 
     @property
@@ -265,6 +270,11 @@ class CallTable:
     def __len__(self) -> int:
         """Number of calls."""
         return int(self.sql("SELECT count(*) FROM calls").fetchall()[0][0])
+
+    @property
+    def n_trajectories(self) -> int:
+        """Number of trajectories."""
+        return int(self.sql("SELECT count(*) FROM trajectories").fetchall()[0][0])
 
     def write(self, path: str | os.PathLike[str]) -> int:
         """Write the calls to a `.parquet`, `.jsonl` or `.csv` file, which appears when it is complete.

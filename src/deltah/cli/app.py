@@ -1,4 +1,4 @@
-"""The command line `deltah`: one command a module, and the options that all have in common."""
+"""The command line `deltah`: its commands and their common options."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from deltah.cli import (
     cmd_study,
     cmd_train,
 )
-from deltah.cli.options import OpenCommand
+from deltah.cli.arguments import OpenCommand
 
 app = typer.Typer(
     name="deltah",
@@ -29,14 +29,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-app.command("demo", cls=OpenCommand)(cmd_demo.command)
-app.command("train", cls=OpenCommand)(cmd_train.command)
-app.command("eval", cls=OpenCommand)(cmd_eval.command)
-app.command("rollout", cls=OpenCommand)(cmd_rollout.command)
-app.command("score", cls=OpenCommand)(cmd_score.command)
-app.command("probe", cls=OpenCommand)(cmd_probe.command)
-app.command("study", cls=OpenCommand)(cmd_study.command)
-app.command("report", cls=OpenCommand)(cmd_report.command)
+_DIAGNOSE, _TRAIN = "Diagnose logs", "Train agents"
+for _panel, _name, _command in (
+    (_DIAGNOSE, "score", cmd_score.command),
+    (_DIAGNOSE, "report", cmd_report.command),
+    (_DIAGNOSE, "study", cmd_study.command),
+    (_DIAGNOSE, "probe", cmd_probe.command),
+    (_TRAIN, "rollout", cmd_rollout.command),
+    (_TRAIN, "eval", cmd_eval.command),
+    (_TRAIN, "train", cmd_train.command),
+    (_TRAIN, "demo", cmd_demo.command),
+):
+    app.command(_name, cls=OpenCommand, rich_help_panel=_panel)(_command)
 
 
 def _version(value: bool) -> None:
@@ -48,7 +52,7 @@ def _version(value: bool) -> None:
 @app.callback()
 def _main(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
-    verbose: bool = typer.Option(False, "--verbose", "-v", help="Show log messages of the libraries below."),
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Show log messages of the libraries."),
 ) -> None:
     # Set before torch or transformers load: progress bars and logs of the hosts would break ours.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from deltah.calls.outcomes import outcome_title
-from deltah.cli.cmd_train import split_names
+from deltah.calls.grading import outcome_title
+from deltah.cli.arguments import split_names
 from deltah.cli.progress import display, numbers_of
-from deltah.cli.tables import print_summaries
+from deltah.cli.terminal import print_summaries
 from deltah.errors import ConfigError
-from deltah.text_format import agreeing, count
+from deltah.text_format import count
 
 if TYPE_CHECKING:
     from deltah.lab.demo import DemoConfig, JobState
@@ -24,22 +24,26 @@ if TYPE_CHECKING:
 
 
 def command(
-    out: Annotated[Path, typer.Option(help="Directory of the demo; an interrupted demo continues there.")] = Path(
+    out: Annotated[Path, typer.Option(help="Directory of the demo. An interrupted demo continues there.")] = Path(
         "runs/demo"
     ),
-    arms: Annotated[str, typer.Option(help="Comma-separated rewards to train.")] = "outcome,sparse,dense",
-    controls: Annotated[bool, typer.Option("--controls", help="Add the penalty and shuffled-sign controls.")] = False,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps of each arm.", min=1)] = None,
-    eval_tasks: Annotated[int | None, typer.Option(help="Questions of the evaluation world.", min=10)] = None,
-    seed: Annotated[int, typer.Option(help="Seed of worlds, sampling and training.")] = 0,
+    arms: Annotated[str, typer.Option(help="Comma-separated rewards to train with.")] = "outcome,sparse,dense",
+    controls: Annotated[
+        bool, typer.Option("--controls", help="Also train with the penalty and shuffled controls.")
+    ] = False,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps per reward (default: 28).", min=1)] = None,
+    eval_tasks: Annotated[
+        int | None, typer.Option(help="Number of evaluation questions (default: 200).", min=10)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
 ) -> None:
-    """Train the embedded agent with and without entropy rewards, and compare."""
+    """Train the embedded agent with several rewards and compare the results."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from deltah.core.rewards import REWARDS
     from deltah.lab.demo import DemoConfig
     from deltah.lab.recipe import CONTROLS, EVAL_TASKS, STEPS
 
-    names = [*split_names(arms), *(CONTROLS if controls else [])]
+    names = [*(split_names(arms) or ()), *(CONTROLS if controls else [])]
     if not names:
         raise ConfigError(f"--arms names no arm; choose from: {', '.join(REWARDS)}")
     for name in names:
@@ -52,14 +56,13 @@ def command(
     )
     console = Console()
     console.print(
-        f"The embedded agent answers questions with its tools; {count(len(config.arms), 'arm')} "
-        f"{agreeing(len(config.arms), 'trains', 'train')} from the same start ({count(config.steps, 'step')} each, "
-        f"seed {seed})."
+        f"Training the embedded agent with {count(len(config.arms), 'reward')}: {', '.join(config.arms)} "
+        f"({count(config.steps, 'step')} each, seed {seed})."
     )
     began = time.perf_counter()
     data = _run_shown(config, out)
     _print_result(data, console)
-    console.print(f"{time.perf_counter() - began:.0f} s in this sitting")
+    console.print(f"finished in {time.perf_counter() - began:.0f} s")
     console.print(f"page    {(out / 'report.html').resolve().as_uri()}", soft_wrap=True)
     console.print(f"calls   deltah score {out / config.arms[0] / 'traces'}", soft_wrap=True)
 
@@ -90,19 +93,22 @@ def _run_shown(config: DemoConfig, out: Path) -> ReportData:
 
 def _print_result(data: ReportData, console: Console) -> None:
     """The table of this run: sampled and greedy, all questions, then those that need tools and those that do not."""
+    from deltah.report.data import SUBSETS
+    from deltah.stats.summary import summarise
+
     seconds = {arm.name: arm.seconds for arm in data.arms}
     for decoding in data.evaluation_names:
         found = {arm.name: arm.evaluations[decoding] for arm in data.columns if decoding in arm.evaluations}
         print_summaries(
-            {name: evaluation.summarise() for name, evaluation in found.items()},
+            {name: summarise(evaluation.table) for name, evaluation in found.items()},
             title=f"{decoding} decoding, 95 % intervals clustered by question",
             seconds=seconds,
             outcome=outcome_title(data.graders),
         )
         if decoding != "sampled":
             continue
-        for needs, label in ((True, "need a tool"), (False, "need no tool")):
-            parts = {name: evaluation.summarise(needs_tools=needs) for name, evaluation in found.items()}
+        for subset, label in (("tools needed", "need a tool"), ("no tool needed", "need no tool")):
+            parts = {name: summarise(evaluation.table, where=SUBSETS[subset]) for name, evaluation in found.items()}
             print_summaries(
                 {name: summary for name, summary in parts.items() if summary.trajectories},
                 title=f"{decoding} decoding, questions that {label}",

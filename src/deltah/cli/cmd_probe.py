@@ -1,4 +1,4 @@
-"""`deltah probe`: did a call's result help, against no result and against an unrelated one, from the same state?"""
+"""`deltah probe`: compare each call's result with no result and with an unrelated one, from the same state."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deltah.calls.logs import LogOptions, ScoredLog
+from deltah.cli.arguments import Answers, Logs, Strict, TraceFormat, VocabSize, log_options
 from deltah.cli.losses import check_file_name, named_files, nothing_read, read_files, report_losses, spare_inputs
-from deltah.cli.options import Answers, Logs, Strict, TraceFormat, VocabSize, log_options
 from deltah.cli.progress import reading, reporting
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError, InvalidValueError
@@ -54,7 +54,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     ),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cost and stop.")] = False,
 ) -> None:
-    """Measure what each call's result did: to the probability of the gold answer, and to the entropy after it."""
+    """Ask a model what each result changed, compared with no result and another one."""
     from deltah.probe.cache import identity_on_disk, open_cache
     from deltah.probe.plan import ProbeConfig, make_plan
     from deltah.probe.run import cost_of, run_plan
@@ -91,7 +91,7 @@ def command(  # noqa: PLR0913 - the options of a command line
 def _read(
     paths: Sequence[str], options: LogOptions, out: Path, inputs: Sequence[Path | None]
 ) -> tuple[ScoredLog, list[Trajectory]]:
-    """Trajectories of the logs.
+    """Read the logs.
 
     Raises:
         ConfigError: if what is written would replace one of the inputs or a log.
@@ -108,7 +108,7 @@ def _read(
 
 
 def _say_cost(plan: Plan, cost: Cost) -> None:
-    """What a probe will ask, before it does."""
+    """Print what the probe will ask."""
     typer.echo(
         f"{count(cost.calls, 'call')}, {count(cost.queries, 'query')} ({cost.cached:,} already answered); about "
         f"{count(cost.tokens, 'model token')} to read; {count(len(plan.skipped), 'call')} cannot be probed, "
@@ -119,15 +119,15 @@ def _say_cost(plan: Plan, cost: Cost) -> None:
 
 
 def _say_unasked(chars_per_token: float) -> None:
-    """What the plan of a probe rests on whose server was not asked."""
+    """Print what the estimate of a dry run is based on."""
     typer.echo(
-        f"nothing was sent: tokens are estimated at {chars_per_token:.1f} characters a token, and whether the "
-        "server reports what a probe needs is found out when it runs"
+        f"nothing was sent: tokens are estimated at {chars_per_token:.1f} characters a token; the server is first "
+        "asked when the probe runs"
     )
 
 
 def _schemas(path: Path | None) -> list[dict[str, Any]]:
-    """Tool schemas of a JSON file.
+    """Read tool schemas from a JSON file.
 
     Raises:
         ConfigError: if it is not a list of objects.
@@ -157,7 +157,7 @@ def _server_options(
     chat_template: Path | None,
     schemas: Sequence[Mapping[str, Any]],
 ) -> ServerOptions:
-    """Which server is asked, and how.
+    """Options of the server backend.
 
     Raises:
         InvalidValueError: if the variable of the API key is not set.
@@ -182,7 +182,7 @@ def _write(out: Path, result: ProbeResult) -> None:
 
 
 def _print(result: ProbeResult, out: Path) -> None:
-    """What was found, in three lines."""
+    """Print a summary of the results."""
     import numpy as np
 
     probed = result.probed

@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
+from deltah.cli.arguments import Answers, Join, Logs, Margin, Signal, Strict, TraceFormat, VocabSize, log_options
 from deltah.cli.losses import check_file_name, spare_all_but_twins, spare_inputs
-from deltah.cli.options import Answers, Join, Logs, Margin, Signal, Strict, TraceFormat, VocabSize, log_options
 from deltah.cli.prices import Currency, Latency, Price, costs, unknown_tools
 from deltah.cli.progress import reading
-from deltah.cli.tables import inert
+from deltah.cli.terminal import inert
 from deltah.text_format import count
 from deltah.traces.sources import STDIN
 
@@ -22,7 +22,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     paths: Logs,
     out: Annotated[
         Path | None,
-        typer.Option(help="Page to write, with a JSON twin; else report.html in the folder of the first path."),
+        typer.Option(help="HTML page to write (default: report.html beside the first path)."),
     ] = None,
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
     answers: Answers = None,
@@ -36,7 +36,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     latency: Latency = None,
     strict: Strict = False,
 ) -> None:
-    """Write a page with tables, waste, curves and a trajectory viewer; several paths are compared."""
+    """Write an HTML page about logs or runs; several paths are compared."""
     from deltah.report.load import load_report
     from deltah.report.render import write_report
 

@@ -1,154 +1,94 @@
-"""`deltah rollout`: let a model act on tasks with its tools and write the traces.
+"""`deltah rollout`: run a model with its tools on tasks and write the traces.
 
 `--out` is a trace file or a run directory. Trajectories are written as they come, a batch of 64 at a time, into the run
-directory, which for a trace file is `FILE.partial/` beside it and goes when the file is whole::
+directory, which for a trace file is `FILE.partial/` beside it, removed when the file is complete::
 
     run.json            model, tools, tasks, samples, seed
     partial.jsonl       trajectories so far, in the order of the tasks
     eval/NAME.jsonl.zst all of them, where --out is a directory; NAME is sampled or greedy
 
-The same command continues an interrupted one after the last trajectory it wrote. What it then samples is drawn with
-another seed, so that no draw is made twice: the whole is as good a sample, not the same one.
+The same command continues an interrupted one after the last trajectory that was written. It then samples with another
+seed, so that no draw is repeated: the result is an equally good sample, but not the same one.
 """
 
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import zip_longest
+from itertools import chain, islice, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
 
-from deltah.cli.cmd_train import Settings, split_names
-from deltah.cli.config import resolve
+from deltah.cli.arguments import ConfigFile, Corpus, Limit, Model, Seed, Settings, Tools, split_names
 from deltah.cli.progress import reporting
+from deltah.cli.settings import resolve
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError
+from deltah.runs.claim import claim
 from deltah.runs.directory import RunDirectory, open_run
 from deltah.text_format import count, share
 
 if TYPE_CHECKING:
-    from deltah.engines.trl.config import RolloutConfig
+    from deltah.engines.config import RolloutConfig
     from deltah.tasks import Task
 
 TRACE_SUFFIXES = (".jsonl", ".ndjson", ".json", ".gz", ".zst", ".parquet")
-"""A target with one of these is a trace file, any other a run directory."""
+"""Suffixes of a trace file; any other target is a run directory."""
+PARTIAL = "partial.jsonl"
 
 
 def command(  # noqa: PLR0913 - the options of a command line
-    tasks: Annotated[str, typer.Option(help="Task file, JSONL or Parquet.")],
-    out: Annotated[
-        Path, typer.Option(help="Trace file (.jsonl, .jsonl.zst, .parquet) or run directory; an interrupt continues.")
-    ],
-    model: Annotated[str | None, typer.Option(help="Directory, hub id, 'lab' or 'smollm2'.")] = None,
-    tools: Annotated[str | None, typer.Option(help="Comma-separated: search, python, package.module:function.")] = None,
-    corpus: Annotated[str | None, typer.Option(help="JSONL of documents for the search tool.")] = None,
-    samples: Annotated[int, typer.Option(help="Trajectories of each task.", min=1)] = 1,
-    greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token instead of sampling.")] = False,
-    limit: Annotated[int | None, typer.Option(help="Use only the first so many tasks.", min=1)] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the sampling.")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file with the keys of [rollout].")] = None,
+    tasks: Annotated[str, typer.Option(help="Task file: JSONL or Parquet.")],
+    out: Annotated[Path, typer.Option(help="Trace file (.jsonl, .jsonl.zst, .parquet) or run directory.")],
+    model: Model = None,
+    tools: Tools = None,
+    corpus: Corpus = None,
+    samples: Annotated[int, typer.Option(help="Trajectories per task.", min=1)] = 1,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Always take the most likely token.")] = False,
+    limit: Limit = None,
+    seed: Seed = None,
+    config: ConfigFile = None,
     settings: Settings = None,
 ) -> None:
-    """Roll out a model on tasks and write its trajectories with exact entropies."""
-    from deltah.engines.trl.config import RolloutConfig
+    """Run a model on tasks and write its trajectories, with exact entropies."""
+    from deltah.engines.config import RolloutRunConfig
 
     resolved = resolve(
-        RolloutConfig,
+        RolloutRunConfig,
         config,
         options={
-            "model": model,
-            "tools": None if tools is None else split_names(tools),
-            "tool.corpus": corpus,
-            "seed": seed,
+            "rollout.model": model,
+            "rollout.tools": split_names(tools),
+            "rollout.tool.corpus": corpus,
+            "rollout.seed": seed,
         },
         settings=settings or (),
-    )
-    target = _Target(out, "greedy" if greedy else "sampled")
-    target.check()
+    ).rollout
+    decoding = "greedy" if greedy else "sampled"
+    asked = {"rollout": asdict(resolved), "tasks": tasks, "limit": limit, "samples": samples, "greedy": greedy}
+    is_file = out.suffix in TRACE_SUFFIXES
+    if is_file and out.is_dir():
+        raise ConfigError(f"cannot write the file {out}: it is a directory; choose another name")
+    run = RunDirectory(out.with_name(f"{out.name}.partial") if is_file else out)
+    traces = out if is_file else run.evaluation(decoding)
     from deltah.tasks import read_tasks
 
-    job = _Job(resolved, read_tasks(Path(tasks))[:limit], samples=samples, greedy=greedy)
-    asked = {"rollout": asdict(resolved), "tasks": tasks, "limit": limit, "samples": samples, "greedy": greedy}
-    if target.begun:
-        open_run(target.work, asked, command="rollout")
-    if not target.finished:
-        _roll_out(job, target, asked)
-        target.finish()
-    typer.echo(f"{count(job.total, 'trajectory')} in {target.traces}; next: deltah score {target.traces}")
-
-
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """Where trajectories go while they come, and when all are there."""
-
-    out: Path
-    decoding: str
-
-    @property
-    def is_file(self) -> bool:
-        return self.out.suffix in TRACE_SUFFIXES
-
-    @property
-    def work(self) -> Path:
-        """The run directory."""
-        return self.out.with_name(f"{self.out.name}.partial") if self.is_file else self.out
-
-    @property
-    def partial(self) -> Path:
-        return self.work / "partial.jsonl"
-
-    @property
-    def traces(self) -> Path:
-        return self.out if self.is_file else RunDirectory(self.out).evaluation(self.decoding)
-
-    @property
-    def begun(self) -> bool:
-        return (self.work / "run.json").exists()
-
-    @property
-    def finished(self) -> bool:
-        return (self.work / "result.json").exists()
-
-    def check(self) -> None:
-        """Refuse what cannot be written, or is something else, before any work.
-
-        Raises:
-            ConfigError: if so.
-        """
-        if self.is_file and self.out.is_dir():
-            raise ConfigError(f"cannot write the file {self.out}: it is a directory; choose another name")
-        folder = self.out.parent if self.is_file else self.out
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            reason = "it is a file" if folder.is_file() else (error.strerror or str(error)).lower()
-            raise ConfigError(f"cannot write to the directory {folder}: {reason}; choose another one") from error
-        if not self.begun and self.work.exists() and (not self.work.is_dir() or any(self.work.iterdir())):
-            raise ConfigError(f"{self.work} exists and is not a run of deltah; choose another --out")
-
-    def finish(self) -> None:
-        """Make the traces whole and remove what was needed to get there; killed in between, it can be done again."""
-        from deltah.traces import read_traces, write_traces
-
-        count = write_traces(self.traces, read_traces(self.partial))
-        if self.is_file:
-            shutil.rmtree(self.work)
-            return
-        RunDirectory(self.work).finish({"trajectories": count}, total=count)
-        self.partial.unlink()
+    with claim(run.path):
+        open_run(run.path, asked, command="rollout")
+        job = _Job(resolved, read_tasks(Path(tasks))[:limit], samples=samples, greedy=greedy)
+        if not (run.path / "result.json").exists():
+            _roll_out(job, run.path / PARTIAL)
+            _finish(run, traces, is_file=is_file)
+    typer.echo(f"{count(job.total, 'trajectory')} in {traces}; next: deltah score {traces}")
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """Trajectories to make: every sample of the first task, then of the second, and so on."""
+    """The trajectories to make: all samples of the first task, then of the second, and so on."""
 
     config: RolloutConfig
     tasks: Sequence[Task]
@@ -165,52 +105,59 @@ class _Job:
         return ((f"{task.id}/{k}", task.question) for task in self.tasks for k in range(self.samples))
 
     def after(self, done: int) -> Iterator[Trajectory]:
-        """Make what follows the first `done` trajectories; a task that has some of its samples gets the others."""
+        """Yield the trajectories that follow the first `done` ones."""
         task, made = divmod(done, self.samples)
         if made:
-            rest = self._act(self.tasks[task : task + 1], self.samples - made, done)
+            rest = self._sample(self.tasks[task : task + 1], self.samples - made, done)
             for k, trajectory in enumerate(rest, start=made):
                 yield replace(trajectory, id=f"{self.tasks[task].id}/{k}")
             task += 1
         if task < len(self.tasks):
-            yield from self._act(self.tasks[task:], self.samples, task * self.samples)
+            yield from self._sample(self.tasks[task:], self.samples, task * self.samples)
 
-    def _act(self, tasks: Sequence[Task], samples: int, done: int) -> Iterator[Trajectory]:
-        from deltah.engines.trl.acting import rollout
+    def _sample(self, tasks: Sequence[Task], samples: int, done: int) -> Iterator[Trajectory]:
+        from deltah.engines.trl.rollout import rollout
 
-        config = replace(self.config, seed=_seed(self.config.seed, done))
-        return (trajectory for trajectory, _ in rollout(config, tasks, greedy=self.greedy, samples=samples))
-
-
-def _seed(seed: int, done: int) -> int:
-    """Seed of a sitting: with the first one's again, the next samples of a task would repeat its first ones."""
-    return seed if not done else int(np.random.SeedSequence([seed, done]).generate_state(1)[0] >> 1)
+        seed = self.config.seed
+        if done:  # with the first seed, the next samples of a task would repeat its first ones
+            seed = int(np.random.SeedSequence([seed, done]).generate_state(1)[0] >> 1)
+        made = rollout(replace(self.config, seed=seed), tasks, greedy=self.greedy, samples=samples)
+        return (trajectory for trajectory, _ in made)
 
 
-def _roll_out(job: _Job, target: _Target, asked: dict[str, Any]) -> None:
-    """Add to the partial file what it lacks; a run that cannot start leaves nothing behind."""
+def _roll_out(job: _Job, partial: Path) -> None:
+    """Append the missing trajectories to the partial file."""
     from deltah.traces import TraceWriter
 
-    done = _kept(target.partial, job)
+    done = _kept(partial, job)
     if done:
-        typer.echo(f"continuing after {share(done, job.total, 'trajectory')} in {target.partial}")
+        typer.echo(f"continuing after {share(done, job.total, 'trajectory')} in {partial}")
     with reporting("rollout") as report:
         report(done, job.total, {})
-        writer: TraceWriter | None = None
-        try:
-            for number, trajectory in enumerate(job.after(done), start=done + 1):
-                if writer is None:
-                    open_run(target.work, asked, command="rollout")
-                    writer = TraceWriter(target.partial)
+        trajectories = job.after(done)
+        first = list(islice(trajectories, 1))  # a run that cannot start leaves no file
+        if not first:
+            return
+        with TraceWriter(partial) as writer:
+            for number, trajectory in enumerate(chain(first, trajectories), start=done + 1):
                 writer.write(trajectory)
                 report(number, job.total, {})
-        finally:
-            if writer is not None:
-                writer.close()
+
+
+def _finish(run: RunDirectory, traces: Path, *, is_file: bool) -> None:
+    """Write the final file and remove the partial one; safe to repeat after an interruption."""
+    from deltah.traces import read_traces, write_traces
+
+    written = write_traces(traces, read_traces(run.path / PARTIAL))
+    if is_file:
+        shutil.rmtree(run.path)
+        return
+    run.finish({"trajectories": written}, total=written)
+    (run.path / PARTIAL).unlink()
 
 
 def _kept(partial: Path, job: _Job) -> int:
-    """Trajectories that earlier sittings wrote.
+    """Number of trajectories that are already written.
 
     Raises:
         ConfigError: if they answer other questions: the task file has changed since.

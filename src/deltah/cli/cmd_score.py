@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,24 +14,32 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from deltah.calls.callfile import CallWriter
-from deltah.calls.facts import LogFacts
-from deltah.calls.logs import ScoredLog
+from deltah.calls.logs import ScoredLog, table_of, unneeded
 from deltah.calls.notes import notes_on
-from deltah.calls.waste import WasteLevel
-from deltah.cli.losses import named_files, nothing_read, read_files, report_losses, spare_inputs
-from deltah.cli.options import Answers, Join, Logs, Margin, Signal, Strict, TraceFormat, VocabSize, Workers, log_options
+from deltah.calls.savings import Costs, SavingsReport, savings
+from deltah.calls.table import CallTable, check_suffix
+from deltah.cli.arguments import (
+    Answers,
+    Join,
+    Logs,
+    Margin,
+    Signal,
+    Strict,
+    TraceFormat,
+    VocabSize,
+    Workers,
+    log_options,
+)
+from deltah.cli.losses import check_writable, named_files, nothing_read, read_files, report_losses, spare_inputs
 from deltah.cli.prices import Currency, Latency, Price, costs, unknown_tools
 from deltah.cli.progress import reading
-from deltah.cli.tables import broken, escaped, inert, two_lines
+from deltah.cli.terminal import broken, escaped, inert, two_lines
 from deltah.core.registry import Entry
-from deltah.core.types import Estimator
+from deltah.errors import ConfigError
 from deltah.runs.directory import nan_to_none
-from deltah.stats.callgroups import CallSummary
-from deltah.stats.scoring import LogScore, score_log
+from deltah.stats.summary import BY_TOOL, CallSummary, calls_by, log_metrics
 from deltah.stats.tables import estimate_cell, money_text, number, rate_cell, tool_title
 from deltah.text_format import count
-from deltah.traces.parquet import OPTIONAL
 
 
 def command(  # noqa: PLR0913 - the options of a command line
@@ -43,18 +50,17 @@ def command(  # noqa: PLR0913 - the options of a command line
     format: TraceFormat = None,
     vocab_size: VocabSize = None,
     join: Join = True,
-    out: Annotated[Path | None, typer.Option(help="Write one row a call: .parquet, .jsonl or .csv.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON instead of tables.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write one row per call to a .parquet, .jsonl or .csv file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     price: Price = None,
     currency: Currency = "USD",
     latency: Latency = None,
-    waste: Annotated[
-        bool, typer.Option("--waste/--no-waste", help="Look for waste in the text; without, ΔH alone, and faster.")
-    ] = True,
+    sql: Annotated[str | None, typer.Option(help="Print the answer of a query on tables calls, trajectories.")] = None,
+    waste: Annotated[bool, typer.Option("--waste/--no-waste", help="Look for wasted calls; faster without.")] = True,
     strict: Strict = False,
     workers: Workers = None,
 ) -> None:
-    """Score every tool call of traces or logs."""
+    """Score every tool call of logs: change of entropy, verdict, waste."""
     options = log_options(
         answers=answers,
         format=format,
@@ -64,66 +70,141 @@ def command(  # noqa: PLR0913 - the options of a command line
         signal=signal,
         margin=margin,
     )
-    with ExitStack() as stack:
-        options = replace(options, watch=stack.enter_context(reading()))
-        log = ScoredLog(paths, options, skip=("logprobs", "token_ids") if waste else OPTIONAL)
+    stated = costs(price, currency, latency)
+    if out is not None:
+        check_suffix(out)
+        check_writable(out)
+    with reading() as watch:
+        log = ScoredLog(paths, replace(options, watch=watch), skip=unneeded(waste))
         spare_inputs([out], [answers, *named_files(log)])
-        writer = None if out is None else stack.enter_context(CallWriter(out))
-        stated = costs(price, currency, latency)
-        scored = score_log(log, costs=stated, rows=writer, waste=waste, workers=workers)
-        # In here, so that the file of an earlier run stays as it was.
-        if not scored.facts.trajectories:
-            raise nothing_read(log, paths)
-        spare_inputs([out], read_files(log))
-    unpriced = unknown_tools(stated, scored.calls.by_tool())
-    if unpriced is not None:
-        typer.echo(f"note  {inert(unpriced)}", err=True)
-    if as_json:
-        summary = _summary(log, scored, waste=waste)
-        summary["notes"] += [] if unpriced is None else [unpriced]
-        typer.echo(json.dumps(nan_to_none(summary), indent=1))
+        table = table_of(log, waste=waste, workers=workers)
+    if not table.n_trajectories:
+        raise nothing_read(log, paths)
+    spare_inputs([out], read_files(log))
+    n_rows = None if out is None else table.write(out)
+    if sql is None:
+        _print_summary(_Scored.of(table, log, stated), as_json=as_json)
     else:
-        _print_tables(log, scored, waste=waste)
-    if out is not None and writer is not None:
-        typer.echo(f"{count(writer.n_written, 'row')} in {out}", err=True)
+        _print_answer(table, sql, as_json=as_json)
+    if n_rows is not None:
+        typer.echo(f"{count(n_rows, 'row')} in {out}", err=True)
     report_losses(log)
 
 
-def _summary(log: ScoredLog, scored: LogScore, *, waste: bool) -> dict[str, Any]:
-    """What `--json` prints."""
-    reader, facts, metrics, calls = log.reader, scored.facts, scored.metrics, scored.calls
-    unknown = {} if waste else {"certified": None, "likely": None}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Scored:
+    """What a summary shows."""
 
-    def rows(table: Mapping[Any, CallSummary]) -> dict[str, dict[str, Any]]:
-        return {str(name): asdict(summary) | unknown for name, summary in table.items()}
+    table: CallTable
+    log: ScoredLog
+    savings: SavingsReport
+    currency: str
+    by_tool: dict[str, CallSummary]
+    by_round: dict[str, CallSummary]
+    by_outcome: dict[str, CallSummary]
+    notes: list[str]
+    unpriced: str | None
+    """A note on prices of tools that are never called."""
+
+    @classmethod
+    def of(cls, table: CallTable, log: ScoredLog, costs: Costs) -> _Scored:
+        by_tool = calls_by(table, BY_TOOL)
+        by_round = calls_by(table, "round")
+        by_outcome = calls_by(table, "if(correct, 'correct', 'not correct')", where="correct IS NOT NULL")
+        return cls(
+            table=table,
+            log=log,
+            savings=savings(table, costs),
+            currency=costs.currency,
+            by_tool=by_tool,
+            by_round={str(k): summary for k, summary in by_round.items()},
+            by_outcome=by_outcome,
+            notes=notes_on(table, log),
+            unpriced=unknown_tools(costs, by_tool),
+        )
+
+
+def _print_summary(scored: _Scored, *, as_json: bool) -> None:
+    if scored.unpriced is not None:
+        typer.echo(f"note  {inert(scored.unpriced)}", err=True)
+    if as_json:
+        typer.echo(json.dumps(nan_to_none(_summary(scored)), indent=1))
+    else:
+        _print_tables(scored)
+
+
+def _print_answer(table: CallTable, query: str, *, as_json: bool) -> None:
+    """Print what a query of the user gives.
+
+    Raises:
+        ConfigError: if it is no valid query.
+    """
+    import duckdb
+
+    try:
+        answer = table.sql(query)
+        columns, rows = answer.columns, answer.fetchall()
+    except duckdb.Error as error:
+        raise ConfigError(
+            f"--sql: {error}\nThe tables are calls and trajectories; docs/table.md lists columns"
+        ) from error
+    if as_json:
+        found = [dict(zip(columns, row, strict=True)) for row in rows]
+        typer.echo(json.dumps(nan_to_none(found), indent=1, default=str))
+        return
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        shown.add_column(escaped(name), overflow="fold")
+    for row in rows:
+        shown.add_row(*("" if value is None else escaped(str(value)) for value in row))
+    Console().print(shown)
+
+
+def _summary(scored: _Scored) -> dict[str, Any]:
+    """What `--json` prints."""
+    table, reader, saved = scored.table, scored.log.reader, scored.savings
+    unknown = {} if table.has_waste else {"certified": None, "likely": None}
+
+    def rows(groups: Mapping[str, CallSummary]) -> dict[str, dict[str, Any]]:
+        return {name: asdict(summary) | unknown for name, summary in groups.items()}
 
     return {
-        "trajectories": facts.trajectories,
-        "without_entropies": facts.trajectories - metrics.n,
-        "calls": facts.calls,
+        "trajectories": saved.trajectories,
+        "without_entropies": table.sql("SELECT count(*) FROM trajectories WHERE signal IS NULL").fetchall()[0][0],
+        "calls": saved.calls,
         "unreadable": reader.n_problems,
         "unjoined": reader.n_unjoined,
         "branches": reader.n_branches,
-        "signal": log.signal.name,
-        "margin": log.signal.resolved_margin,
-        "waste": {name: facts.savings.verdicts[name] for name in WasteLevel} if waste else None,
-        "savings": msgspec.to_builtins(facts.savings) if waste else None,
-        **metrics.row(),
-        "by_tool": rows(calls.by_tool()),
-        "by_round": rows(calls.by_round()),
-        "by_outcome": rows({"correct" if k else "not correct": v for k, v in calls.by_outcome().items()}),
-        "notes": notes_on(log, facts),
+        "signal": scored.log.signal.name,
+        "margin": scored.log.signal.resolved_margin,
+        "waste": {level.value: n for level, n in saved.verdicts.items()} if table.has_waste else None,
+        "savings": msgspec.to_builtins(saved) if table.has_waste else None,
+        **log_metrics(table),
+        "by_tool": rows(scored.by_tool),
+        "by_round": rows(scored.by_round),
+        "by_outcome": rows(scored.by_outcome),
+        "notes": [*scored.notes, *([] if scored.unpriced is None else [scored.unpriced])],
     }
 
 
-def _print_tables(log: ScoredLog, scored: LogScore, *, waste: bool) -> None:
+def _print_tables(scored: _Scored) -> None:
     console = Console()
-    console.print(_headline(log, scored.facts), highlight=False, soft_wrap=True)
-    for note in notes_on(log, scored.facts):
+    console.print(_headline(scored), highlight=False, soft_wrap=True)
+    for note in scored.notes:
         _print_text(console, inert(note))
-    if scored.facts.calls:
-        _print_calls(console, scored, log.signal.entry, waste=waste)
-        _print_savings(console, scored.facts)
+    if not scored.savings.calls:
+        return
+    by_tool = [(tool_title(name), summary) for name, summary in scored.by_tool.items()]
+    room = max(console.width - _NUMBERS_WIDTH, 10)
+    for label, groups in (
+        ("tool", by_tool),
+        ("round", [*scored.by_round.items()]),
+        ("outcome", [*scored.by_outcome.items()]),
+    ):
+        if groups:
+            entry = scored.log.signal.entry
+            console.print(_call_table(label, groups, room, entry, waste=scored.table.has_waste))
+    _print_savings(console, scored.savings, scored.currency)
 
 
 def _print_text(console: Console, text: str) -> None:
@@ -131,21 +212,8 @@ def _print_text(console: Console, text: str) -> None:
     console.print(text, highlight=False, soft_wrap=not console.is_terminal, markup=False)
 
 
-def _print_calls(console: Console, scored: LogScore, signal: Entry[Any], *, waste: bool) -> None:
-    """Calls by tool, by round and, where outcomes are known, by outcome."""
-    calls = scored.calls
-    by_tool = [(tool_title(name), summary) for name, summary in calls.by_tool().items()]
-    by_round = [(str(k), summary) for k, summary in calls.by_round().items()]
-    by_outcome = [("correct" if right else "not correct", summary) for right, summary in calls.by_outcome().items()]
-    room = max(console.width - _NUMBERS_WIDTH, 10)
-    for label, groups in (("tool", by_tool), ("round", by_round), ("outcome", by_outcome)):
-        if groups:
-            console.print(_call_table(label, groups, room, signal, waste=waste))
-
-
-def _print_savings(console: Console, facts: LogFacts) -> None:
+def _print_savings(console: Console, savings: SavingsReport, currency: str) -> None:
     """What dropping the waste would save, and what that takes for granted."""
-    savings, currency = facts.savings, facts.costs.currency
     if not savings.certified_and_likely.calls:
         return
     table = Table(
@@ -172,13 +240,14 @@ def _print_savings(console: Console, facts: LogFacts) -> None:
         console.print(f"[dim]· {escaped(assumption)}[/]", highlight=False, soft_wrap=not console.is_terminal)
 
 
-def _headline(log: ScoredLog, facts: LogFacts) -> str:
-    estimators = ", ".join(sorted(facts.estimators - {Estimator.NONE.value})) or "none"
-    parts = [
-        f"{count(facts.trajectories, 'trajectory')}, {count(facts.calls, 'call')}, entropies: {estimators}",
-        f"signal {log.signal.name}, margin {log.signal.resolved_margin:g}",
-    ]
-    return "; ".join(parts)
+def _headline(scored: _Scored) -> str:
+    named = scored.table.sql("SELECT DISTINCT estimator FROM trajectories WHERE estimator <> 'none' ORDER BY ALL")
+    estimators = ", ".join(name for (name,) in named.fetchall()) or "none"
+    log, saved = scored.log, scored.savings
+    return (
+        f"{count(saved.trajectories, 'trajectory')}, {count(saved.calls, 'call')}, entropies: {estimators}; "
+        f"signal {log.signal.name}, margin {log.signal.resolved_margin:g}"
+    )
 
 
 _NUMBERS_WIDTH = 70
@@ -198,7 +267,7 @@ def _call_table(
     for name in (*names, "waste", "likely\nwaste") if waste else names:
         table.add_column(name, justify="right", no_wrap=True)
     for name, summary in groups:
-        rate, delta = rate_cell(summary), estimate_cell(summary.delta_h, 3, signed=True)
+        rate, delta = rate_cell(summary), estimate_cell(summary.mean_value, 3, signed=True)
         counts = [summary.undecided, summary.undefined, summary.errors]
         counts += [summary.certified, summary.likely] if waste else []
         table.add_row(escaped(broken(name, room)), str(summary.n), two_lines(rate), two_lines(delta), *map(str, counts))

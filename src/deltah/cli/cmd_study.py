@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deltah.calls.facts import FactTally
 from deltah.calls.logs import ScoredLog
+from deltah.calls.table import CallTable
+from deltah.cli.arguments import Join, Logs, Strict, TraceFormat, VocabSize, log_options
 from deltah.cli.losses import named_files, nothing_read, read_files, report_losses, spare_inputs
-from deltah.cli.options import Join, Logs, Strict, TraceFormat, VocabSize, log_options
+from deltah.core.signals import SignalConfig
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError
 
@@ -29,68 +30,68 @@ def command(  # noqa: PLR0913 - the options of a command line
     paths: Logs,
     tasks: Annotated[
         Path | None,
-        typer.Option("--tasks", "--answers", help="Grades or gold answers; 'supporting' names documents."),
+        typer.Option("--tasks", "--answers", help="Grades or gold answers, with 'supporting' document ids."),
     ] = None,
-    corpus: Annotated[Path | None, typer.Option(help="JSONL of those documents; goes with --tasks.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="Your labels: CSV or JSONL, trajectory, call, columns.")] = None,
-    probe: Annotated[Path | None, typer.Option(help="What `deltah probe` measured of the calls.")] = None,
+    corpus: Annotated[Path | None, typer.Option(help="Supporting documents of the tasks, JSONL.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Your labels of calls: CSV or JSONL.")] = None,
+    probe: Annotated[Path | None, typer.Option(help="Output of deltah probe for the same calls.")] = None,
     signal: Annotated[
-        list[str] | None, typer.Option(help="Further signal, as package.module:function; may be repeated.")
+        list[str] | None, typer.Option(help="Another signal, as package.module:function. Repeatable.")
     ] = None,
     format: TraceFormat = None,
     vocab_size: VocabSize = None,
     join: Join = True,
     strict: Strict = False,
-    resamples: Annotated[int, typer.Option(help="Bootstrap resamples of every interval.", min=100)] = 2000,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples per interval.", min=100)] = 2000,
     seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Directory, or .json file, for study.json and study.md.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory, or .json file, to write the results to.")] = None,
 ) -> None:
-    """Test how well signals of entropy tell good calls from others."""
+    """Test which signals tell good calls from bad ones."""
     from deltah.calls.notes import notes_on
     from deltah.cli.progress import reading, reporting
-    from deltah.cli.tables import inert
+    from deltah.cli.terminal import inert
     from deltah.stats.columns import PROBE_COLUMNS, build_table
     from deltah.stats.labels import read_call_values
     from deltah.stats.study import run_study
 
-    if out is not None and out.suffix and out.suffix.lower() != ".json" and not out.is_dir():
-        raise ConfigError(f"--out {out}: expected a directory, or a name that ends in .json")
+    targets = _targets(out)
     options = log_options(answers=tasks, format=format, vocab_size=vocab_size, join=join, strict=strict)
-    facts = FactTally()
+    calls = CallTable()
     with reading() as watch:
         log = ScoredLog(paths, replace(options, watch=watch))
-        spare_inputs(_targets(out), [tasks, corpus, labels, probe, *named_files(log)])
+        log.signal = SignalConfig()  # whatever a run was scored by
+        spare_inputs(targets, [tasks, corpus, labels, probe, *named_files(log)])
         table = build_table(
-            _trajectories(log, paths, facts),
+            _trajectories(log, paths, calls),
             signals=signal or (),
             evidence=_evidence(tasks, corpus),
             probe=None if probe is None else read_call_values(probe, only=PROBE_COLUMNS),
             columns=None if labels is None else read_call_values(labels),
             seed=seed,
+            calls=calls,
         )
-    spare_inputs(_targets(out), read_files(log))
+    spare_inputs(targets, read_files(log))
     with reporting("resampling") as report:
         result = run_study(
             table, resamples=resamples, seed=seed, on_progress=lambda done, total: report(done, total, {})
         )
     _print(result)
-    for note in notes_on(log, facts.facts()):
+    for note in notes_on(calls, log):
         typer.echo(f"note  {inert(note)}", err=True)
-    if out is not None:
-        _write(result, out)
+    _write(result, targets)
     report_losses(log)
 
 
-def _trajectories(log: ScoredLog, paths: list[str], facts: FactTally) -> Iterator[Trajectory]:
-    """Trajectories of a log, one at a time.
+def _trajectories(log: ScoredLog, paths: list[str], calls: CallTable) -> Iterator[Trajectory]:
+    """Trajectories of a log, one at a time, each added to the table of calls.
 
     Raises:
         DataError: if none could be read.
     """
-    for trajectory, scored in log:
-        facts.add(trajectory, scored, (frozenset(),) * trajectory.n_calls)
+    for trajectory, signal, matched in log.read():
+        calls.add(trajectory, signal, matched=matched)
         yield trajectory
-    if not log.reader.n_read:
+    if not calls.n_trajectories:
         raise nothing_read(log, paths)
 
 
@@ -115,7 +116,7 @@ def _print(result: StudyResult) -> None:
     """One table a label, the best signal first."""
     from rich.console import Console
 
-    from deltah.cli.tables import escaped
+    from deltah.cli.terminal import escaped
     from deltah.stats.study_text import label_tables, method_notes, result_size
 
     console = Console()
@@ -140,7 +141,7 @@ def _table(content: LabelTable) -> Table:
     from rich import box
     from rich.table import Table
 
-    from deltah.cli.tables import escaped, two_lines
+    from deltah.cli.terminal import escaped, two_lines
 
     shown = {"auc": "AUC", "auc_within_index": "within\ncall index"}
     if content.graded:
@@ -157,15 +158,21 @@ def _table(content: LabelTable) -> Table:
 
 
 def _targets(out: Path | None) -> tuple[Path, ...]:
-    """The JSON and the Markdown file."""
+    """The JSON and the Markdown file.
+
+    Raises:
+        ConfigError: if the name says neither a directory nor a JSON file.
+    """
     if out is None:
         return ()
+    if out.suffix and out.suffix.lower() != ".json" and not out.is_dir():
+        raise ConfigError(f"--out {out}: expected a directory, or a name that ends in .json")
     data = out if out.suffix.lower() == ".json" else out / "study.json"
     return data, data.with_suffix(".md")
 
 
-def _write(result: StudyResult, out: Path) -> None:
-    """Write the JSON and, beside it, the Markdown file.
+def _write(result: StudyResult, targets: Sequence[Path]) -> None:
+    """Write the JSON and the Markdown file, where there are targets.
 
     Raises:
         DataError: if a file cannot be written.
@@ -173,11 +180,11 @@ def _write(result: StudyResult, out: Path) -> None:
     from deltah.runs.directory import write_atomic
     from deltah.stats.study_text import study_markdown
 
-    data, page = _targets(out)
-    try:
-        data.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(data, json.dumps(result.as_dict(), ensure_ascii=False, allow_nan=False, indent=1) + "\n")
-        write_atomic(page, study_markdown(result))
-    except OSError as error:
-        raise DataError(f"cannot write {data}: {error.strerror or error}; choose another place") from error
-    typer.echo(f"{data}\n{data.with_suffix('.md')}")
+    data = json.dumps(result.as_dict(), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+    for path, text in zip(targets, (data, study_markdown(result)), strict=False):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, text)
+        except OSError as error:
+            raise DataError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
+        typer.echo(path)

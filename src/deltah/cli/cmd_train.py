@@ -7,30 +7,31 @@ from typing import Annotated
 
 import typer
 
-from deltah.cli.config import resolve
+from deltah.cli.arguments import ConfigFile, Corpus, Model, Seed, Settings, Tools, split_names
 from deltah.cli.progress import reporting_phases
-
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="Any other configuration key, e.g. reward.alpha=0.3; repeatable.")
-]
+from deltah.cli.settings import resolve
 
 
 def command(  # noqa: PLR0913 - the options of a command line
-    tasks: Annotated[str | None, typer.Option(help="Task file, JSONL or Parquet.")] = None,
-    model: Annotated[str | None, typer.Option(help="Directory, hub id, 'lab' or 'smollm2'.")] = None,
-    tools: Annotated[str | None, typer.Option(help="Comma-separated: search, python, package.module:function.")] = None,
-    corpus: Annotated[str | None, typer.Option(help="JSONL of documents for the search tool.")] = None,
-    reward: Annotated[str | None, typer.Option(help="outcome, sparse, dense, penalty, otc or shuffled.")] = None,
-    signal: Annotated[str | None, typer.Option(help="Signal behind the reward; delta_h is the method's.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
-    eval_tasks: Annotated[str | None, typer.Option(help="Held-out task file to evaluate on at the end.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
-    out: Annotated[Path, typer.Option(help="Run directory; an interrupted run continues there.")] = Path("runs/train"),
-    config: Annotated[Path | None, typer.Option(help="TOML file with the same keys.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Task file: JSONL or Parquet.")] = None,
+    model: Model = None,
+    tools: Tools = None,
+    corpus: Corpus = None,
+    reward: Annotated[
+        str | None, typer.Option(help="One of {rewards}; or package.module:function (default: sparse).")
+    ] = None,
+    signal: Annotated[
+        str | None, typer.Option(help="One of {all_signals}; or package.module:function (default: delta_h).")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of optimiser steps.")] = None,
+    eval_tasks: Annotated[str | None, typer.Option(help="Task file to evaluate the trained model on.")] = None,
+    seed: Seed = None,
+    out: Annotated[Path, typer.Option(help="Run directory. An interrupted run continues there.")] = Path("runs/train"),
+    config: ConfigFile = None,
     settings: Settings = None,
 ) -> None:
-    """Train a tool-using model with GRPO and an entropy reward."""
-    from deltah.engines.trl.config import TrainConfig
+    """Train a model that uses tools, with GRPO and an entropy reward."""
+    from deltah.engines.config import TrainConfig
 
     resolved = resolve(
         TrainConfig,
@@ -38,7 +39,7 @@ def command(  # noqa: PLR0913 - the options of a command line
         options={
             "tasks": tasks,
             "rollout.model": model,
-            "rollout.tools": None if tools is None else split_names(tools),
+            "rollout.tools": split_names(tools),
             "rollout.tool.corpus": corpus,
             "reward.name": reward,
             "signal.name": signal,
@@ -49,7 +50,7 @@ def command(  # noqa: PLR0913 - the options of a command line
         settings=settings or (),
     )
     from deltah.engines.trl.processes import rank
-    from deltah.engines.trl.session import train
+    from deltah.engines.trl.training import train
 
     with reporting_phases(f"train {resolved.reward.name}", "evaluate", hidden=rank() > 0) as (training, held_out):
         run = train(resolved, out, progress=training, evaluation_progress=held_out)
@@ -57,8 +58,3 @@ def command(  # noqa: PLR0913 - the options of a command line
         return
     typer.echo(f"model   {run.model}")
     typer.echo(f"report  deltah report {run.path}")
-
-
-def split_names(text: str) -> list[str]:
-    """Names of a comma-separated option."""
-    return [name.strip() for name in text.split(",") if name.strip()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -40,6 +41,20 @@ def check_file_name(out: Path) -> None:
     """
     if not out.name or out.is_dir():
         raise ConfigError(f"--out {out} is a folder; expected the name of a file to write")
+
+
+def check_writable(out: Path) -> None:
+    """Make the folder of an output and try it, before any work.
+
+    Raises:
+        DataError: if no file can be written there.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise DataError(f"cannot write {out}: {error.strerror or error}; choose another place") from error
 
 
 def spare_all_but_twins(page: Path) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from deltah.calls.savings import Costs, Prices
 from deltah.errors import ConfigError
-from deltah.stats.callgroups import OTHER_TOOLS
+from deltah.stats.summary import OTHER_TOOLS
 from deltah.text_format import count
 
 _TOKENS: Final = {
@@ -21,15 +21,22 @@ _TOKENS: Final = {
 }
 _MAX_NAMED: Final = 5
 _MAX_CLOSE: Final = 2
+PRICES = "Prices"
+"""Title of a group of options in the help."""
+
 Price = Annotated[
     list[str] | None,
     typer.Option(
-        help="Price, repeatable: input=2, cached=0.2 and output=8 of a million tokens, or search=0.005 of one call."
+        help="Price of a million tokens (input=2, cached=0.2, output=8) or of one call (search=0.005). Repeatable.",
+        rich_help_panel=PRICES,
     ),
 ]
-Currency = Annotated[str, typer.Option(help="Of the prices.")]
+Currency = Annotated[str, typer.Option(help="Currency of the prices.", rich_help_panel=PRICES)]
 Latency = Annotated[
-    list[str] | None, typer.Option(help="Seconds of one call where none was measured, as search=0.8; repeatable.")
+    list[str] | None,
+    typer.Option(
+        help="Seconds of one call, where the log has no times: search=0.8. Repeatable.", rich_help_panel=PRICES
+    ),
 ]
 
 
@@ -53,7 +60,7 @@ def unknown_tools(costs: Costs, called: Iterable[str]) -> str | None:
         called: Names of the tools in the log.
     """
     tools = sorted(set(called))
-    fees = {} if costs.prices is None else costs.prices.per_call
+    fees = costs.prices.per_call
     unknown = [name for name in dict.fromkeys((*fees, *costs.latency_s)) if name not in tools]
     # Of very many tools some share a group, and a name may be among them.
     if not unknown or OTHER_TOOLS in tools:

@@ -1,4 +1,4 @@
-"""Progress of every long command, on standard error: what, how far, numbers that matter, time left.
+"""Progress of long commands, on standard error: what is done, the main numbers, the time left.
 
 A terminal shows a bar for each thing under way. A file or a pipe gets a plain line every ten seconds instead, so that a
 log shows that the command is alive.
@@ -24,17 +24,16 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.text import Text
 
 from deltah.core import metrics
 
 LINE_EVERY_S: Final = 10.0
-"""Between two plain lines."""
+"""Seconds between two plain lines."""
 READ_AFTER_S: Final = 1.0
-"""Reading that takes no longer is not shown."""
+"""Seconds of reading before anything is shown."""
 _READ_EVERY_S: Final = 0.1
 _SPEED_OVER_S: Final = 300.0
-"""The time left is told from the speed of so many last seconds."""
+"""Window of the speed that the time left is estimated from, in seconds."""
 
 Report = Callable[[int, int, dict[str, float]], None]
 """Called with (done, total, latest metrics)."""
@@ -74,8 +73,8 @@ class Display:
             done: How much of it is done.
             total: How much there is; None: not known yet.
             numbers: Shown beside.
-            waiting: Whether it has not begun: then its time does not run.
-            afresh: Whether a phase begins that has a speed, and a time left, of its own.
+            waiting: Whether it has not begun; its time does not run yet.
+            afresh: Whether a new phase begins, with its own speed and time left.
         """
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(description, total=total, numbers="", start=False)
@@ -113,7 +112,21 @@ def display(*, hidden: bool = False, transient: bool = False) -> Iterator[Displa
     """
     console = Console(stderr=True)
     lines = not hidden and not console.is_terminal
-    with _layout(console, disable=hidden or lines, transient=transient) as progress:
+    columns = (
+        TextColumn("{task.description:<22}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TextColumn("[dim]{task.fields[numbers]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns,
+        console=console,
+        disable=hidden or lines,
+        transient=transient,
+        speed_estimate_period=_SPEED_OVER_S,
+    ) as progress:
         shown = Display(progress, _to_stderr if lines else None)
         try:
             yield shown
@@ -131,7 +144,7 @@ def reporting(description: str) -> Iterator[Report]:
 
 @contextmanager
 def reporting_phases(first: str, *later: str, hidden: bool = False) -> Iterator[list[Report]]:
-    """Show each phase of a command, a later one from its first report on, with a time left of its own.
+    """Show each phase of a command, a later one from its first report on.
 
     Args:
         first: Description of the first phase.
@@ -184,31 +197,6 @@ def _times(task: Task) -> str:
 
 def _clock(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
-
-
-class _TimeLeftColumn(TimeRemainingColumn):
-    """The time left, with that word; nothing where it is not known or all is done."""
-
-    def render(self, task: Task) -> Text:
-        """See `rich.progress.ProgressColumn`."""
-        known = task.total is not None and task.time_remaining is not None and not task.finished
-        return Text.assemble(super().render(task), (" left", "dim")) if known else Text("")
-
-
-def _layout(console: Console, *, disable: bool, transient: bool) -> Progress:
-    """Bars in the project's layout."""
-    return Progress(
-        TextColumn("{task.description:<22}"),
-        BarColumn(bar_width=28),
-        MofNCompleteColumn(),
-        TextColumn("[dim]{task.fields[numbers]}"),
-        TimeElapsedColumn(),
-        _TimeLeftColumn(compact=True),
-        console=console,
-        disable=disable,
-        transient=transient,
-        speed_estimate_period=_SPEED_OVER_S,
-    )
 
 
 def _to_stderr(line: str) -> None:

@@ -8,10 +8,11 @@ calls, get the group's outcome advantage. Tokens that were not sampled get 0.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from deltah.core.align import scatter
 from deltah.core.pooling import POOLINGS, normalise
@@ -25,7 +26,9 @@ from deltah.core.rewards import (
     pay,
     totals_of,
 )
+from deltah.core.segments import Span, trajectory_from_spans
 from deltah.core.signal_types import Group, Signal
+from deltah.core.signals import SignalConfig, score
 from deltah.core.types import FloatArray, Trajectory
 from deltah.errors import InvalidValueError
 
@@ -138,7 +141,7 @@ def batch_credit(
     signals: Sequence[Signal],
     outcomes: FloatArray,
     groups: Sequence[Hashable],
-    config: RewardConfig | None = None,
+    config: RewardConfig | str | None = None,
     *,
     rng: np.random.Generator | None = None,
 ) -> BatchCredit:
@@ -149,7 +152,7 @@ def batch_credit(
         signals: B, as measured: what a reward does over the batch, such as the shuffled control, happens here.
         outcomes: (B,) in [0, 1]; NaN where the grader gave none.
         groups: (B,) which group each belongs to.
-        config: Which reward; sparse with the method's defaults when not given.
+        config: Which reward, in full or by name; sparse with the method's defaults when not given.
         rng: Source of what a reward draws over the batch; another one for each batch.
 
     Returns:
@@ -158,7 +161,7 @@ def batch_credit(
     Raises:
         InvalidValueError: if the reward needs `rng` and none is given.
     """
-    config = config or RewardConfig()
+    config = RewardConfig(name=config) if isinstance(config, str) else config or RewardConfig()
     if config.over_batch is not None:
         if rng is None:
             raise InvalidValueError(
@@ -192,3 +195,35 @@ def batch_credit(
             tokens[i] = advantages
     per_token = config.correctness_first or kinds != {TrajectoryRewards}
     return BatchCredit(totals=totals, tokens=tuple(tokens), n_dropped=dropped, per_token=per_token)
+
+
+def credit_rollouts(
+    spans: Sequence[Iterable[Span]],
+    entropies: Sequence[ArrayLike],
+    outcomes: Sequence[float],
+    groups: Sequence[Hashable],
+    reward: RewardConfig | str | None = None,
+    *,
+    signal: SignalConfig | str | None = None,
+    rng: np.random.Generator | None = None,
+) -> BatchCredit:
+    """Per-token advantages for a training loop of one's own.
+
+    Args:
+        spans: B rollouts, each as (kind, tokens) in order; see `trajectory_from_spans`.
+        entropies: B arrays (T_i,) nats of the distribution each token was drawn from; see `entropy_from_logits`.
+        outcomes: (B,) the task's score in [0, 1]; NaN where there is none.
+        groups: (B,) rollouts of one prompt share a value.
+        reward: Which reward, in full or by name; sparse when not given.
+        signal: How calls are judged, in full or by name; ΔH when not given.
+        rng: Source of what a reward draws over the batch.
+
+    Returns:
+        A `BatchCredit`, whose `tokens` are B arrays (T_i,) of advantages, 0 on tokens that were not sampled.
+    """
+    trajectories = [
+        trajectory_from_spans(own, entropy, id=str(i))
+        for i, (own, entropy) in enumerate(zip(spans, entropies, strict=True))
+    ]
+    signals = [score(trajectory, signal) for trajectory in trajectories]
+    return batch_credit(trajectories, signals, np.asarray(outcomes, dtype=np.float64), groups, reward, rng=rng)

@@ -5,14 +5,16 @@ Keys are the ones that reach TensorBoard, W&B, `metrics.jsonl` and the report; e
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deltah.core.signal_types import Signal, Verdict
-from deltah.core.types import FloatArray
+from deltah.core.types import FloatArray, IntArray
+from deltah.errors import InvalidValueError
 
 PREFIX = "deltah/"
 OUTCOME = PREFIX + "outcome"
@@ -49,124 +51,47 @@ SECONDS = PREFIX + "seconds"
 """Wall time of all steps so far; written by the run, not by `batch_metrics`."""
 
 
-@dataclass(slots=True)
-class _Mean:
-    """Running mean and sum of squared deviations (Chan, Golub and LeVeque 1979), for values that stream by."""
-
-    n: int = 0
-    mean: float = float("nan")
-    deviations: float = 0.0
-
-    def add(self, values: FloatArray) -> None:
-        """Take values; those that are not finite are left out."""
-        finite = [value for value in values.tolist() if math.isfinite(value)]  # few: faster than as an array
-        if not finite:
-            return
-        mean = math.fsum(finite) / len(finite)
-        self._merge(len(finite), mean, math.fsum((value - mean) ** 2 for value in finite))
-
-    def add_one(self, value: float) -> None:
-        """Take one finite value."""
-        self._merge(1, value, 0.0)
-
-    def merge(self, other: _Mean) -> None:
-        """Take the values that another one took."""
-        if other.n:
-            self._merge(other.n, other.mean, other.deviations)
-
-    def _merge(self, n: int, mean: float, deviations: float) -> None:
-        total, shift = self.n + n, mean - self.mean if self.n else 0.0
-        self.deviations += deviations + shift**2 * self.n * n / total
-        self.mean = self.mean + shift * n / total if self.n else mean
-        self.n = total
-
-    @property
-    def std(self) -> float:
-        """Population standard deviation; NaN over nothing."""
-        return float(np.sqrt(self.deviations / self.n)) if self.n else float("nan")
-
-
-class MetricsTally:
-    """The row of `batch_metrics`, for trajectories that stream by: add each, then ask for the row."""
-
-    def __init__(self) -> None:
-        """Start with no trajectory."""
-        self._outcome, self._correct, self._calls, self._no_call = _Mean(), _Mean(), _Mean(), _Mean()
-        self._efficiency, self._delta, self._tokens, self._entropy = _Mean(), _Mean(), _Mean(), _Mean()
-        self._n_calls = self._n_reduced = self._n_undefined = self._n_undecided = self._n_correct = 0
-
-    def merge(self, other: MetricsTally) -> None:
-        """Take the trajectories that another tally took."""
-        for name, value in vars(other).items():
-            mine = getattr(self, name)
-            if isinstance(mine, _Mean):
-                mine.merge(value)
-            else:
-                setattr(self, name, mine + value)
-
-    @property
-    def n(self) -> int:
-        """Trajectories taken."""
-        return self._calls.n
-
-    def add(self, signal: Signal, outcome: float | None) -> None:
-        """Take one trajectory.
-
-        Args:
-            signal: What its entropies say.
-            outcome: In [0, 1]; None or NaN where not graded.
-        """
-        n, m = signal.n_calls, signal.n_reduced
-        if outcome is not None and np.isfinite(outcome):
-            self._outcome.add_one(outcome)
-            self._correct.add_one(float(outcome >= 1.0))
-            self._n_correct += outcome >= 1.0
-        self._calls.add_one(float(n))
-        self._no_call.add_one(float(n == 0))
-        if n:
-            self._efficiency.add_one(m / n)
-        self._delta.add(signal.call_value)
-        self._tokens.add(signal.segment_tokens[signal.segment_tokens > 0].astype(np.float64))
-        self._entropy.add(signal.segment_entropy)
-        self._n_calls += n
-        self._n_reduced += m
-        self._n_undefined += signal.count(Verdict.UNDEFINED)
-        self._n_undecided += signal.count(Verdict.UNDECIDED)
-
-    def row(self) -> dict[str, float]:
-        """The metrics so far; NaN where there is nothing to average."""
-        return {
-            OUTCOME: self._outcome.mean,
-            ACCURACY: self._correct.mean,
-            CALLS: self._calls.mean,
-            NO_CALL_RATE: self._no_call.mean,
-            REDUCTION_RATE: _share(self._n_reduced, self._n_calls),
-            EFFICIENCY: self._efficiency.mean,
-            DELTA_H_MEAN: self._delta.mean,
-            DELTA_H_STD: self._delta.std,
-            UNDEFINED_RATE: _share(self._n_undefined, self._n_calls),
-            UNDECIDED_RATE: _share(self._n_undecided, self._n_calls),
-            PRODUCTIVITY: _share(self._n_correct, self._n_calls),
-            SEGMENT_TOKENS: self._tokens.mean,
-            SEGMENT_ENTROPY: self._entropy.mean,
-        }
-
-
 def batch_metrics(signals: Sequence[Signal], outcomes: FloatArray) -> dict[str, float]:
     """One row for a batch; NaN where there is nothing to average.
 
     Args:
         signals: (B,)
         outcomes: (B,) in [0, 1], NaN where not graded.
+
+    Raises:
+        InvalidValueError: if the two differ in length.
     """
-    tally = MetricsTally()
-    for signal, outcome in zip(signals, outcomes.tolist(), strict=True):
-        tally.add(signal, outcome)
-    return tally.row()
+    if len(signals) != len(outcomes):
+        raise InvalidValueError(f"got {len(outcomes)} outcomes for {len(signals)} signals; give one for each")
+    correct = outcomes[np.isfinite(outcomes)] >= 1.0
+    calls = np.array([signal.n_calls for signal in signals], dtype=np.float64)
+    reduced = np.array([signal.n_reduced for signal in signals], dtype=np.float64)
+    values = _joined([signal.call_value for signal in signals])
+    tokens = _joined([signal.segment_tokens for signal in signals])
+    n_calls = calls.sum()
+    return {
+        OUTCOME: _finite_mean(outcomes),
+        ACCURACY: _finite_mean(correct),
+        CALLS: _finite_mean(calls),
+        NO_CALL_RATE: _finite_mean(calls == 0),
+        REDUCTION_RATE: _share(reduced.sum(), n_calls),
+        EFFICIENCY: _finite_mean(reduced[calls > 0] / calls[calls > 0]),
+        DELTA_H_MEAN: _finite_mean(values),
+        DELTA_H_STD: float(values[np.isfinite(values)].std()) if np.isfinite(values).any() else float("nan"),
+        UNDEFINED_RATE: _share(sum(signal.count(Verdict.UNDEFINED) for signal in signals), n_calls),
+        UNDECIDED_RATE: _share(sum(signal.count(Verdict.UNDECIDED) for signal in signals), n_calls),
+        PRODUCTIVITY: _share(correct.sum(), n_calls),
+        SEGMENT_TOKENS: _finite_mean(tokens[tokens > 0]),
+        SEGMENT_ENTROPY: _finite_mean(_joined([signal.segment_entropy for signal in signals])),
+    }
+
+
+def _joined(arrays: Sequence[FloatArray | IntArray]) -> FloatArray:
+    return np.concatenate([*arrays, np.empty(0)])
 
 
 def _share(part: float, whole: float) -> float:
-    return part / whole if whole else float("nan")
+    return float(part / whole) if whole else float("nan")
 
 
 @dataclass(kw_only=True)
@@ -211,6 +136,6 @@ class CollapseMonitor:
         return _finite_mean(values[: self.window]), _finite_mean(values[-self.window :])
 
 
-def _finite_mean(values: FloatArray) -> float:
+def _finite_mean(values: NDArray[Any]) -> float:
     finite = values[np.isfinite(values)]
     return float(finite.mean()) if len(finite) else float("nan")

@@ -7,14 +7,26 @@ pooled. $H(r_k) = |r_k|^{-1} \sum_{t \in r_k} H_t$, so the mean of the bounds bo
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from deltah.core.align import runs
+from deltah.core.options import choice
 from deltah.core.registry import Registry
-from deltah.core.types import BoolArray, FloatArray, IntArray, SegmentKind, Trajectory
+from deltah.core.types import (
+    BoolArray,
+    CallStatus,
+    Estimator,
+    FloatArray,
+    IntArray,
+    Segment,
+    SegmentKind,
+    ToolCall,
+    Trajectory,
+)
 from deltah.errors import InvalidValueError
 
 PoolRule: TypeAlias = Callable[[Trajectory, int], BoolArray]
@@ -104,3 +116,50 @@ def segment_entropies(trajectory: Trajectory, pool: str = "reasoning", *, tail_t
         middle if upper is point else mean(upper),
         counts.astype(np.int64, copy=False),
     )
+
+
+Span: TypeAlias = tuple[str, int]
+"""(kind of `SegmentKind`, number of tokens)."""
+
+
+def trajectory_from_spans(spans: Iterable[Span], entropy: ArrayLike, **fields: Any) -> Trajectory:
+    """A rollout from what any trainer knows of it.
+
+    Args:
+        spans: Kinds and lengths in order: "prompt", "reasoning", "call" (one span a call; several before one result
+            are parallel calls), "control" (sampled delimiters), "result" (all results of the calls before it).
+        entropy: (T,) nats of the distribution each token was drawn from; what stands on other tokens is ignored.
+        **fields: Further fields of `Trajectory`; the temperature should be one of them.
+
+    Raises:
+        InvalidValueError: if a kind is unknown, or the lengths do not add up to T.
+    """
+    segments: list[Segment] = []
+    calls: list[int] = []
+    turn, acted, answered = 0, False, set()
+    for name, length in spans:
+        kind = choice(SegmentKind, name, "segment kind")
+        turn += acted and kind.sampled and not segments[-1].kind.sampled
+        acted |= kind.sampled
+        start = segments[-1].stop if segments else 0
+        segments.append(Segment(kind=kind, start=start, stop=start + length, turn=turn))
+        if kind is SegmentKind.CALL:
+            calls.append(turn)
+        elif kind is SegmentKind.RESULT:
+            answered.add(turn)
+    mask = np.repeat([s.kind.sampled for s in segments], [s.n_tokens for s in segments])
+    values = np.asarray(entropy, dtype=np.float64)
+    if values.shape != mask.shape:
+        raise InvalidValueError(f"the spans have {len(mask)} tokens, the entropies shape {values.shape}; expected (T,)")
+    return Trajectory(
+        segments=tuple(segments),
+        calls=tuple(_call(i, turn, turn in answered) for i, turn in enumerate(calls)),
+        entropy=np.where(mask, values, np.nan),
+        **{"id": "0", "estimator": Estimator.EXACT, **fields},
+    )
+
+
+def _call(index: int, turn: int, answered: bool) -> ToolCall:
+    """A call of which only its place is known."""
+    status, result = (CallStatus.OK, "") if answered else (CallStatus.UNANSWERED, None)
+    return ToolCall(id=str(index), name="", arguments="", turn=turn, result=result, status=status)

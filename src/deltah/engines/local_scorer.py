@@ -89,7 +89,7 @@ class LocalBackend:
         """Text of each token; empty if an id is none of the tokenizer's."""
         if not all(0 <= i < len(self.tokenizer) for i in ids):
             return []
-        from deltah.engines.trl.records import decode_tokens
+        from deltah.engines.rollout_row import decode_tokens
 
         return decode_tokens(self.tokenizer, ids)
 
@@ -216,7 +216,7 @@ class LocalBackend:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _render(self, messages: Sequence[Message]) -> str:
-        from deltah.engines.templates import RENDER_ERRORS
+        from deltah.engines.models import RENDER_ERRORS
 
         if not self.tokenizer.chat_template:
             raise ModelError(

@@ -1,19 +1,49 @@
-"""Names of models -> files on disk, without loading them: a directory, a hub id, or a model deltah ships.
+"""Models by name: their files, their weights, and whether their chat template can carry an agent loop.
 
-`lab` and `smollm2` resolve to ordinary Hugging Face directories, so that nothing further down knows which is which.
+A name is a directory, a hub id, or `lab`, the agent that deltah ships; each resolves to an ordinary Hugging Face
+directory, so that nothing further down knows which is which.
+
+Four things must hold of a chat template, each tested with TRL's or transformers' own function, so that the verdict is
+the one the trainer would come to later: there is a template; it renders a tool exchange whole
+(`supports_tool_calling`); a parser reads its tool calls back as they were (`add_response_schema`, `parse_response`);
+turns keep their tokens when others follow (`is_chat_template_prefix_preserving`), or TRL has a training template that
+does (`get_training_chat_template`). The tokenizer is left as it was. Whether the *model* writes calls that parse is not
+tested. torch and transformers are imported where they are used.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
+from jinja2 import TemplateError
+
+from deltah.engines.config import RolloutConfig
 from deltah.errors import ModelError, missing_dependency
 
-LAB, SMOLLM2 = "lab", "smollm2"
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+LAB = "lab"
+RENDER_ERRORS: Final = (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError)
+"""What a template, or a parser's specification, can raise from inside the hosts."""
+
+ANSWER_FORMAT: Final = "set tokenizer.response_template (see the transformers guide to response parsing)"
+OTHER_MODEL: Final = "use a tool-calling instruct model such as Qwen/Qwen3-0.6B"
+
+_QUESTION: Final = {"role": "user", "content": "What is 6 times 7?"}
+_FUNCTION: Final = {"name": "multiply", "arguments": {"a": 6, "text": 'say "7"'}}
+_TOOL: Final = {
+    "name": "multiply",
+    "description": "Multiply.",
+    "parameters": {"type": "object", "properties": {"a": {"type": "integer"}, "text": {"type": "string"}}},
+}
+_CALL: Final = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": _FUNCTION}]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,28 +65,24 @@ class ModelFiles:
 
 
 def resolve_model(name: str) -> ModelFiles:
-    """Find a model's files; builds the shipped SmolLM2 on first use.
+    """Find a model's files.
 
     Raises:
-        ModelError: if a local path holds no model, or the shipped checkpoint is missing.
-        MissingDependencyError: if `smollm2` is asked for without its extra, or an adapter without PEFT.
+        ModelError: if a local path holds no model, or the agent's checkpoint is missing.
+        MissingDependencyError: if an adapter is asked for without PEFT.
     """
     if name == LAB:
         path = Path(str(resources.files("deltah.lab") / "checkpoint"))
         if not (path / "config.json").exists():
             raise ModelError("the embedded agent is missing from this installation; install deltah again")
         return ModelFiles(name, str(path))
-    if name == SMOLLM2:
-        from deltah.engines.smollm2.build import load_smollm2
-
-        return ModelFiles(name, str(load_smollm2()))
     local = Path(name)
     if (local / "adapter_config.json").exists() and not (local / "config.json").exists():
         return _adapter_files(name, local)
     if local.exists() and not (local / "config.json").exists():
         raise ModelError(f"{name} holds no model: expected a directory with config.json, as save_pretrained writes it")
     if not local.exists() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
-        raise ModelError(f"no model at {name!r}; give a local directory, a hub id 'owner/name', 'lab' or 'smollm2'")
+        raise ModelError(f"no model at {name!r}; give a local directory, a hub id 'owner/name', or 'lab'")
     return ModelFiles(name, name)
 
 
@@ -82,3 +108,172 @@ def unloadable(what: str, files: ModelFiles, error: Exception) -> ModelError:
         f"the {what} of {files.name!r} does not load ({reason}); it must be a causal language model as save_pretrained "
         f"writes it: check {where}"
     )
+
+
+def load_model(files: ModelFiles, config: RolloutConfig, *, train_all: bool = False) -> tuple[Any, Any]:
+    """Load model and tokenizer and check the chat template, before any long work.
+
+    Args:
+        files: Where they lie; an adapter is merged into its base model.
+        config: Says where the model runs.
+        train_all: Whether all weights are to be trained.
+
+    Raises:
+        ModelError: if the files do not load, or naming what the template cannot do; with the remedy.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(files.tokenizer)
+    except Exception as error:  # the hosts raise whatever their readers of a dozen formats do
+        raise unloadable("tokenizer", files, error) from error
+    check_chat_template(tokenizer, files.name)
+    try:
+        model = _load_weights(files, model_dtype(config, train_all=train_all))
+    except Exception as error:
+        raise unloadable("model", files, error) from error
+    return model, tokenizer
+
+
+def model_dtype(config: RolloutConfig, *, train_all: bool) -> Any:
+    """Type of the weights: bfloat16 on a GPU, unless the optimiser changes all of them.
+
+    An AdamW step of 1e-6 is below half of bfloat16's spacing for nearly every weight and would be rounded away, so
+    trained weights are float32 (the host computes in bfloat16 by autocast). A LoRA adapter is float32 in any case.
+    """
+    import torch
+
+    return torch.bfloat16 if on_gpu(config) and not train_all else torch.float32
+
+
+def _load_weights(files: ModelFiles, dtype: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    if files.base is None:
+        return AutoModelForCausalLM.from_pretrained(files.path, dtype=dtype)
+    from peft import PeftModel
+
+    base = AutoModelForCausalLM.from_pretrained(files.base, dtype=dtype)
+    return PeftModel.from_pretrained(base, files.path).merge_and_unload()
+
+
+def on_gpu(config: RolloutConfig) -> bool:
+    """Whether the model goes to a GPU."""
+    import torch
+
+    return config.device == "auto" and torch.cuda.is_available()
+
+
+def check_chat_template(tokenizer: PreTrainedTokenizerBase, model_name: str) -> None:
+    """Raise if the tokenizer cannot be used for rollouts with tools.
+
+    Args:
+        tokenizer: The model's tokenizer, as `AutoTokenizer.from_pretrained` gives it.
+        model_name: What the user called the model; stands in the message.
+
+    Raises:
+        ModelError: naming the first thing that is missing, and the remedy.
+        MissingDependencyError: if TRL is not installed.
+    """
+    try:
+        import trl.chat_template_utils  # noqa: F401
+    except ImportError as error:
+        raise missing_dependency("trl", extra="train", purpose="Checking a chat template") from error
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"the tokenizer of {model_name!r} has no chat template, so there is no format for turns and tool calls; "
+            f"{OTHER_MODEL}, or set tokenizer.chat_template and save the tokenizer"
+        )
+    _check_rendering(tokenizer, model_name)
+    _check_parsing(_with_parser(tokenizer, model_name), model_name)
+    _check_prefix(tokenizer, model_name)
+
+
+def _check_rendering(tokenizer: PreTrainedTokenizerBase, model_name: str) -> None:
+    """The template keeps the call's name, its arguments and the tool's result."""
+    from trl.chat_template_utils import supports_tool_calling
+
+    cause: Exception | None = None
+    try:
+        tokenizer.apply_chat_template([_QUESTION], tokenize=False, add_generation_prompt=True)
+    except RENDER_ERRORS as error:
+        raise ModelError(
+            f"the chat template of {model_name!r} does not render a plain question{_because(error)}; "
+            "repair tokenizer.chat_template and save the tokenizer"
+        ) from error
+    try:
+        if supports_tool_calling(tokenizer):
+            return
+    except RENDER_ERRORS as error:
+        cause = error
+    raise ModelError(
+        f"the chat template of {model_name!r} does not render a tool exchange (user, assistant with tool_calls, tool) "
+        f"whole{_because(cause)}; {OTHER_MODEL}, or give the tokenizer a template that writes "
+        "message.tool_calls and messages of role 'tool'"
+    ) from cause
+
+
+def _with_parser(tokenizer: PreTrainedTokenizerBase, model_name: str) -> PreTrainedTokenizerBase:
+    """Give a tokenizer with a parser: its own, or on a shallow copy the one TRL knows for its chat template."""
+    from trl.chat_template_utils import add_response_schema
+
+    if getattr(tokenizer, "response_template", None) is not None:
+        return tokenizer
+    try:
+        return add_response_schema(copy.copy(tokenizer))
+    except ValueError as error:
+        raise ModelError(
+            f"the tokenizer of {model_name!r} has no response_template, and TRL knows none for its chat template (it "
+            f"knows the exact templates of some model families only), so tool calls cannot be read from the model's "
+            f"text; {ANSWER_FORMAT} and save the tokenizer"
+        ) from error
+
+
+def _check_parsing(tokenizer: PreTrainedTokenizerBase, model_name: str) -> None:
+    """A rendered call, fed to the parser as if sampled, comes back with its name and arguments."""
+    cause: Exception | None = None
+    calls: list[dict[str, object]] | None = None
+    try:
+        prefix, response = _rendered_call(tokenizer)
+        calls = tokenizer.parse_response(response, prefix=prefix, tools=[_TOOL]).get("tool_calls")
+        if [call.get("function") for call in calls or []] == [_FUNCTION]:
+            return
+    except RENDER_ERRORS as error:
+        cause = error
+    raise ModelError(
+        f"the response_template of {model_name!r} does not read back a tool call that its chat template wrote"
+        f"{_because(cause) or f' (got {calls!r})'}; the two must agree: {ANSWER_FORMAT}"
+    ) from cause
+
+
+def _rendered_call(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """Text before a call turn, and of it; a turn that rewrites the generation prompt starts after the question."""
+    prompt = str(tokenizer.apply_chat_template([_QUESTION], tokenize=False, add_generation_prompt=True))
+    bare = str(tokenizer.apply_chat_template([_QUESTION], tokenize=False))
+    full = str(tokenizer.apply_chat_template([_QUESTION, _CALL], tokenize=False))
+    prefix = prompt if full.startswith(prompt) else bare
+    if not full.startswith(prefix):
+        raise ValueError("the rendered question changes when an answer follows it")
+    return prefix, full[len(prefix) :]
+
+
+def _check_prefix(tokenizer: PreTrainedTokenizerBase, model_name: str) -> None:
+    """Turns keep their tokens when others follow, or TRL replaces the template by one under which they do."""
+    from trl.chat_template_utils import get_training_chat_template, is_chat_template_prefix_preserving
+
+    cause: Exception | None = None
+    try:
+        if is_chat_template_prefix_preserving(tokenizer) or get_training_chat_template(tokenizer) is not None:
+            return
+    except RENDER_ERRORS as error:
+        cause = error
+    raise ModelError(
+        f"the chat template of {model_name!r} renders an earlier turn differently once a tool result follows it, so "
+        "the tokens that were sampled would not be those that are trained on, and TRL has no training template for it; "
+        "edit the template so that a turn's text depends on that turn alone, and save the tokenizer"
+    ) from cause
+
+
+def _because(error: Exception | None) -> str:
+    """The first line of a host's error as a parenthesis, or nothing."""
+    return f" ({type(error).__name__}: {str(error).splitlines()[0]})" if error is not None and str(error) else ""

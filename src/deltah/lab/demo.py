@@ -26,9 +26,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from deltah.core.metrics import MetricsTally
+import numpy as np
+
+from deltah.core.metrics import batch_metrics
 from deltah.core.signals import SignalConfig, score
-from deltah.engines.trl.config import EvaluateConfig
+from deltah.engines.config import EvaluateConfig
 from deltah.errors import TrainingError, missing_dependency
 from deltah.lab.recipe import (
     ARMS,
@@ -43,7 +45,7 @@ from deltah.lab.recipe import (
 )
 from deltah.lab.subprocesses import start, stop
 from deltah.report.data import ReportData
-from deltah.report.load import load_run
+from deltah.report.load import load_arm
 from deltah.report.render import write_report
 from deltah.runs.directory import DONE, RunDirectory, open_run, package_versions, write_atomic
 from deltah.termination import stop_on_termination
@@ -121,8 +123,8 @@ def report_data(out: Path, arms: Sequence[str], config: DemoConfig) -> ReportDat
     """Read a finished demo."""
     return ReportData(
         title="deltah demo: the embedded agent, before and after",
-        arms=tuple(load_run(out / arm, name=arm) for arm in arms),
-        start=load_run(out / "start").evaluations,
+        arms=tuple(load_arm(out / arm, name=arm) for arm in arms),
+        start=load_arm(out / "start").evaluations,
         facts={
             "model": "embedded agent (about one million parameters), the same cold start for every arm",
             "budget": f"{config.steps} steps of 6 prompts x 8 trajectories an arm",
@@ -150,7 +152,7 @@ class _Job:
 
     @property
     def finished(self) -> bool:
-        """Whether this or an earlier sitting completed it."""
+        """Whether it is complete."""
         return (self.run.path / "result.json").exists()
 
     @property
@@ -238,9 +240,7 @@ def _refresh(job: _Job) -> None:
     """
     code = None if job.process is None else job.process.poll()
     if code:
-        raise TrainingError(
-            f"{job.state.name} failed: {_last_line(job.log).removeprefix('error: ')} (whole output: {job.log})"
-        )
+        raise TrainingError(f"{job.state.name} failed: {_last_line(job.log)} (whole output: {job.log})")
     state, status = job.state, job.run.status
     if status:
         state.phase, state.done, state.total = status["phase"], status["done"], status["total"]
@@ -255,10 +255,11 @@ def _refresh(job: _Job) -> None:
 
 def _final_metrics(job: _Job) -> dict[str, float]:
     """What the finished run's sampled evaluation says; empty if it has none."""
-    path, tally = job.run.evaluation("sampled"), MetricsTally()
-    for trajectory in read_traces(path) if path.exists() else ():
-        tally.add(score(trajectory, job.signal), trajectory.outcome)
-    return tally.row() if tally.n else {}
+    path = job.run.evaluation("sampled")
+    trajectories = list(read_traces(path)) if path.exists() else []
+    outcomes = [np.nan if trajectory.outcome is None else trajectory.outcome for trajectory in trajectories]
+    signals = [score(trajectory, job.signal) for trajectory in trajectories]
+    return batch_metrics(signals, np.array(outcomes)) if trajectories else {}
 
 
 def _last_line(log: Path) -> str:

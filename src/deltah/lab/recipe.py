@@ -12,7 +12,7 @@ from pathlib import Path
 
 from deltah.core.rewards import RewardConfig
 from deltah.core.signals import SignalConfig
-from deltah.engines.trl.config import EvalConfig, RolloutConfig, TrainConfig
+from deltah.engines.config import EvalConfig, RolloutConfig, TrainConfig
 from deltah.lab.questions import Question, questions, write_split
 from deltah.lab.world import Split, World
 from deltah.tasks import Task, read_tasks
@@ -48,7 +48,7 @@ def rollout_config(seed: int = 0) -> RolloutConfig:
 
 
 def eval_config(world: Path, limit: int = EVAL_TASKS) -> EvalConfig:
-    """The first so many questions of the evaluation world."""
+    """The first `limit` questions of the evaluation world."""
     split = world / "eval"
     return EvalConfig(tasks=str(split / "tasks.jsonl"), corpus=str(split / "corpus.jsonl"), limit=limit)
 
@@ -134,7 +134,7 @@ def composition(world: str | Path, *, limit: int | None = None) -> Composition:
 
     Args:
         world: The folder, with `train/` and `eval/`.
-        limit: Count only the first so many.
+        limit: Count only the first `limit` questions.
 
     Raises:
         DataError: if a file is missing or damaged.

@@ -1,4 +1,4 @@
-"""A process that never outlives the one that started it, and never works where an earlier one still does.
+"""Child processes that end with their parent and never work where an earlier one still does.
 
 `start` runs `python -m MODULE ARGUMENTS` under a guard. However the parent ends, SIGKILL included, the child ends too,
 in two ways at once: by the kernel's parent-death signal (Linux), and by a thread that waits for the end of the pipe
@@ -28,9 +28,9 @@ except ImportError:  # pragma: no cover - Windows, where two children are told a
     fcntl = None  # type: ignore[assignment]
 
 LOCK_WAIT_S = 20.0
-"""How long a child waits for an earlier holder of its lock: one that was told to end needs a moment."""
+"""How long a child waits for its lock, in seconds; an earlier holder may still be ending."""
 STOP_WAIT_S = 10.0
-"""How long `stop` waits before it kills."""
+"""How long `stop` waits before it kills, in seconds."""
 
 _POLL_S = 0.1
 _PR_SET_PDEATHSIG = 1
@@ -110,8 +110,8 @@ def _hold(lock: Path) -> IO[str] | None:
         if time.monotonic() > deadline:
             file.seek(0)
             sys.stderr.write(
-                f"error: process {file.read().strip() or '(unknown)'} of an earlier sitting still works here; wait "
-                "for it or end it, then run the same command again\n"
+                f"error: process {file.read().strip() or '(unknown)'} of an earlier run is still working here; wait "
+                "for it or stop it, then run the same command again\n"
             )
             sys.exit(2)
         time.sleep(_POLL_S)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,7 +18,7 @@ import numpy as np
 
 from deltah.core.types import Estimator, Scalar
 from deltah.errors import ConfigError, DataError
-from deltah.probe.queries import Query, Scores, digest, plain
+from deltah.probe.queries import Query, Scores, digest
 
 _ARRAYS = ("logprobs", "entropy", "lower", "upper")
 _IDENTITY_TABLE = "CREATE TABLE identity (content TEXT NOT NULL)"
@@ -71,7 +72,7 @@ class ProbeCache:
             if self._connection is None:
                 self._connection = _create(self.path, self._identity)
             arrays = [np.asarray(getattr(scores, name), dtype=np.float64).tobytes() for name in _ARRAYS]
-            row = (digest(plain(query)), *arrays, scores.focus.tobytes(), scores.estimator.value, scores.n_context)
+            row = (digest(asdict(query)), *arrays, scores.focus.tobytes(), scores.estimator.value, scores.n_context)
             self._connection.execute(f"INSERT OR REPLACE INTO answers VALUES ({', '.join('?' * len(row))})", row)
         except (OSError, sqlite3.Error) as error:
             raise DataError(f"cannot write the cache {self.path}: {error}; what it holds is kept") from error
@@ -91,7 +92,7 @@ class ProbeCache:
         if self._connection is None:
             return None
         asked = f"SELECT {columns} FROM answers WHERE query = ?"
-        row: tuple[Any, ...] | None = self._connection.execute(asked, (digest(plain(query)),)).fetchone()
+        row: tuple[Any, ...] | None = self._connection.execute(asked, (digest(asdict(query)),)).fetchone()
         return row
 
 

@@ -136,30 +136,26 @@ class Plan:
     skipped: tuple[Skipped, ...]
     n_left: int
     """Calls that could be probed but are over the budget."""
-    n_tokens: tuple[int, ...]
-    """Tokens the model reads for each planned call, shared prefixes counted anew for every query."""
 
 
 def make_plan(trajectories: Sequence[Trajectory], backend: Backend, config: ProbeConfig) -> Plan:
-    """Choose calls, control results and texts, and count their tokens."""
+    """Choose calls, control results and texts."""
     pool, splicer = ControlPool(trajectories), Splicer(backend.view)
     forms = templates(trajectories, config.answer_template)
     template = {id(trajectory): form for trajectory, form in zip(trajectories, forms, strict=True)}
     targets = [Target(trajectory=t, call=i) for t in trajectories for i in range(t.n_calls)]
     eligible, skipped = _eligible(targets)
-    calls, n_tokens, tried = list[CallPlan](), list[int](), 0
+    calls, tried = list[CallPlan](), 0
     for target in sample(eligible, config.seed):
         if len(calls) == config.max_calls:
             break
         tried += 1
-        planned = _plan_call(target, pool, splicer, template[id(target.trajectory)], config)
-        tokens = planned if isinstance(planned, Skipped) else _count(planned, backend)
-        if isinstance(planned, CallPlan) and isinstance(tokens, int):
+        planned = _plan_call(target, pool, splicer, backend, template[id(target.trajectory)], config)
+        if isinstance(planned, CallPlan):
             calls.append(planned)
-            n_tokens.append(tokens)
-        elif isinstance(tokens, Skipped):
-            skipped.append(tokens)
-    return Plan(calls=tuple(calls), skipped=tuple(skipped), n_left=len(eligible) - tried, n_tokens=tuple(n_tokens))
+        else:
+            skipped.append(planned)
+    return Plan(calls=tuple(calls), skipped=tuple(skipped), n_left=len(eligible) - tried)
 
 
 def sample(targets: Sequence[Target], seed: int) -> list[Target]:
@@ -192,7 +188,7 @@ def _eligible(targets: Sequence[Target]) -> tuple[list[Target], list[Skipped]]:
 
 
 def _plan_call(
-    target: Target, pool: ControlPool, splicer: Splicer, template: str, config: ProbeConfig
+    target: Target, pool: ControlPool, splicer: Splicer, backend: Backend, template: str, config: ProbeConfig
 ) -> CallPlan | Skipped:
     trajectory, call = target.trajectory, target.call
     spans = splicer.spans(trajectory, trajectory.calls[call].turn)
@@ -202,19 +198,15 @@ def _plan_call(
     control = control or pool.choose(trajectory, call, config.seed)
     if control is None:
         return Skipped(target=target, reason=Reason.NO_CONTROL)
+    gold = continuations(trajectory.golden_answers, template, config.max_answers)
     try:
         contexts = contexts_of(trajectory, call, control, splicer)
+        plan = CallPlan(target=target, control=control, contexts=contexts, template=template, gold=gold)
+        for query in plan.queries():
+            backend.count(query)
     except QueryError as error:
-        return Skipped(target=target, reason=Reason.REFUSED, detail=str(error))
-    gold = continuations(trajectory.golden_answers, template, config.max_answers)
-    return CallPlan(target=target, control=control, contexts=contexts, template=template, gold=gold)
-
-
-def _count(plan: CallPlan, backend: Backend) -> int | Skipped:
-    try:
-        return sum(map(backend.count, plan.queries()))
-    except QueryError as error:
-        return skipped_by(plan.target, error)
+        return skipped_by(target, error)
+    return plan
 
 
 def skipped_by(target: Target, error: QueryError) -> Skipped:

@@ -154,19 +154,6 @@ def question_key(trajectory: Trajectory) -> str:
     return f"question {trajectory.question}" if trajectory.question is not None else f"id {trajectory.id}"
 
 
-def plain(query: Query) -> dict[str, Any]:
-    """Plain values that say everything of a query, for its digest."""
-    context, continuation = query.context, query.continuation
-    return {
-        "context": {"ids": context.ids}
-        if isinstance(context, TokenContext)
-        else {"messages": context.messages, "open_text": context.open_text},
-        "continuation": {"ids": continuation.ids, "focus": continuation.focus}
-        if isinstance(continuation, TokenContinuation)
-        else {"text": continuation.text, "opener": continuation.opener, "closer": continuation.closer},
-    }
-
-
 def digest(value: Any) -> str:
     """SHA-256 of a JSON-like value, as hex digits; equal for equal values in any order of keys."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))

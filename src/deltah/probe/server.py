@@ -1,8 +1,8 @@
 """A model behind an OpenAI-compatible server that reports log-probabilities of given text; needs no torch.
 
 `connect` finds out by a few tiny requests what the server can do (`deltah.probe.server_requests`). Entropies are
-certified bounds from the k best log-probabilities, by the rules that importers of logs use (`deltah.traces.topk`), at
-the temperature at which the server reports, which is 1 unless it was started otherwise.
+certified bounds from the k best log-probabilities, by the rules of importers of logs (`deltah.traces.logprobs`), at the
+temperature at which the server reports, which is 1 unless it was started otherwise.
 """
 
 from __future__ import annotations
@@ -37,9 +37,8 @@ from deltah.probe.server_requests import (
     tail_start,
     text_body,
 )
+from deltah.traces.logprobs import measure, pack_lists
 from deltah.traces.messages import Message
-from deltah.traces.tokens import pack_lists
-from deltah.traces.topk import measure
 from deltah.traces.vocabularies import vocab_size_of
 
 CHARS_PER_TOKEN: Final = 4.0

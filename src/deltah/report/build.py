@@ -12,19 +12,19 @@ from typing import Any, Final
 
 import numpy as np
 
-from deltah.calls.outcomes import outcome_meaning, outcome_title
+from deltah.calls.grading import outcome_meaning, outcome_title
 from deltah.core.metrics import CALLS, DELTA_H_MEAN, DELTA_H_STD, OUTCOME, REDUCTION_RATE, CollapseMonitor
 from deltah.core.signals import SIGNALS
 from deltah.core.types import FloatArray
-from deltah.report.data import START, ArmData, ReportData
+from deltah.report.data import START, SUBSETS, ArmData, ReportData
 from deltah.report.record import inert_tree
 from deltah.report.sections import PageSignal, call_tables, headline, meanings, page_signal, waste_table
 from deltah.report.study_section import study_section
 from deltah.report.viewer import choose, pack
 from deltah.runs.directory import nan_to_none, run_signal
-from deltah.stats.bootstrap import LEVEL, Estimate
-from deltah.stats.summary import RESAMPLES, Statistics, Summary, compare_tallies, summarise_tallies
-from deltah.stats.tables import DIFFERENCE_COLUMNS, GRADED_COLUMNS, PAGE_COLUMNS, SPLIT_COLUMNS, Table, table
+from deltah.stats.bootstrap import LEVEL
+from deltah.stats.summary import RESAMPLES, Statistics, Summary, compare, summarise
+from deltah.stats.tables import DIFFERENCE_COLUMNS, GRADED_COLUMNS, PAGE_COLUMNS, SPLIT_COLUMNS, table
 from deltah.text_format import count
 
 SCHEMA_VERSION: Final = 2
@@ -34,8 +34,6 @@ CURVES: Final = (  # "{outcome}" and "{signal}" stand for their titles
     (REDUCTION_RATE, "reduction rate m / n"),
     (DELTA_H_MEAN, "mean {signal}"),
 )
-SUBSETS: Final = (("all", None), ("tools needed", True), ("no tool needed", False))
-"""Label, and the value of metadata["needs_tools"]."""
 MAX_FACT_CHARS: Final = 2_000
 SMOOTHING_SHARE: Final = 0.15
 """Width of the moving mean of a learning curve, as a share of its points."""
@@ -50,10 +48,14 @@ def build(data: ReportData) -> dict[str, Any]:
     Returns:
         Strict-JSON values only: no NaN, no lone surrogate, no invisible control character.
     """
-    summaries = {
-        name: {label: _summaries(data, name, needs) for label, needs in SUBSETS} for name in data.evaluation_names
-    }
-    viewer, signal = pack(data, *choose(data)), page_signal(data)
+    names, graders = data.evaluation_names, data.graders
+    signal, viewer = page_signal(data), pack(data, *choose(data))
+    outcome = {"graded": bool(graders), "title": outcome_title(graders), "meaning": outcome_meaning(graders)}
+    summaries = {name: {label: _summaries(data, name, where) for label, where in SUBSETS.items()} for name in names}
+    figures = (headline(data, signal, name, found["all"]) for name, found in summaries.items())
+    differences = (_differences(data, outcome, signal, name) for name in names)
+    planes = (_plane(data, outcome, name, found["all"]) for name, found in summaries.items())
+    waste = (waste_table(data, name) for name in names)
     payload = {
         "schema_version": SCHEMA_VERSION,
         "title": data.title,
@@ -61,35 +63,26 @@ def build(data: ReportData) -> dict[str, Any]:
         "noun": data.noun,
         "trained": data.trained,
         "notes": [note[:MAX_FACT_CHARS] for note in (*data.notes, *_shared_notes(data))],
-        "outcome": _outcome(data),
+        "outcome": outcome,
         "signal": signal.as_dict(),
-        "evaluations": list(data.evaluation_names),
+        "evaluations": list(names),
         "overview": [
-            _overview(data, signal, name, label, found)
+            _overview(data, outcome, signal, name, label, found)
             for name, subsets in summaries.items()
             for label, found in subsets.items()
-            if found and (label == "all" or _is_split(subsets))
+            if found and (label == "all" or all(subsets.values()))  # else the split repeats the whole
         ],
-        "headline": _headline(data, signal, summaries),
-        "differences": [found for name in data.evaluation_names if (found := _differences(data, signal, name))],
-        "plane": [found for name, subsets in summaries.items() if (found := _plane(data, name, subsets["all"]))],
-        "curves": _curves(data),
-        "calls": [call_tables(data, name) for name in data.evaluation_names],
-        "waste": {
-            "meanings": meanings(signal),
-            "tables": [found for name in data.evaluation_names if (found := waste_table(data, name))],
-        },
+        "headline": next((found for found in figures if found), None),
+        "differences": [found for found in differences if found],
+        "plane": [found for found in planes if found],
+        "curves": _curves(data, outcome),
+        "calls": [call_tables(data, name) for name in names],
+        "waste": {"meanings": meanings(signal), "tables": [found for found in waste if found]},
         "study": _studies(data, viewer),
         "facts": _facts(data, signal),
     }
     # The viewer's part is inert and strict already: its size was measured as it will stand in the page.
     return {**inert_tree(nan_to_none(payload)), "viewer": viewer}
-
-
-def _outcome(data: ReportData) -> dict[str, Any]:
-    """What the page calls the outcome, and what it is."""
-    graders = data.graders
-    return {"graded": bool(graders), "title": outcome_title(graders), "meaning": outcome_meaning(graders)}
 
 
 def _shared_notes(data: ReportData) -> list[str]:
@@ -127,47 +120,44 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _summaries(data: ReportData, evaluation: str, needs_tools: bool | None) -> dict[str, Summary]:
-    """Summary of each arm that has trajectories of this kind."""
-    found = {}
-    for arm in data.columns:
-        tallies = arm.evaluations[evaluation].subset(needs_tools) if evaluation in arm.evaluations else ()
-        if tallies:
-            found[arm.name] = summarise_tallies(tallies, seed=data.seed)
-    return found
-
-
-def _is_split(subsets: Mapping[str, Mapping[str, Summary]]) -> bool:
-    """Whether some questions are known to need tools and others not to: else the split repeats the whole."""
-    return all(subsets[label] for label, needs in SUBSETS if needs is not None)
-
-
-def _headline(
-    data: ReportData, signal: PageSignal, summaries: Mapping[str, Mapping[str, Mapping[str, Summary]]]
-) -> dict[str, Any] | None:
-    """The figures of the first evaluation that has calls."""
-    found = (headline(data, signal, name, subsets["all"]) for name, subsets in summaries.items())
-    return next((figures for figures in found if figures is not None), None)
+def _summaries(data: ReportData, evaluation: str, where: str) -> dict[str, Summary]:
+    """Summary of each arm that has such trajectories."""
+    tables = {arm.name: arm.evaluations[evaluation].table for arm in data.columns if evaluation in arm.evaluations}
+    found = {name: summarise(table, where=where, seed=data.seed) for name, table in tables.items()}
+    return {name: summary for name, summary in found.items() if summary.trajectories}
 
 
 def _overview(
-    data: ReportData, signal: PageSignal, evaluation: str, subset: str, summaries: Mapping[str, Summary]
+    data: ReportData,
+    outcome: Mapping[str, Any],
+    signal: PageSignal,
+    evaluation: str,
+    subset: str,
+    summaries: Mapping[str, Summary],
 ) -> dict[str, Any]:
-    seconds = {arm.name: arm.seconds for arm in data.columns}
-    trained = any(value is not None for value in seconds.values())
-    columns = _told(data, (PAGE_COLUMNS if trained else PAGE_COLUMNS[:-1]) if subset == "all" else SPLIT_COLUMNS)
-    named = outcome_title(data.graders)
-    shown = table(summaries, seconds=seconds, columns=columns, outcome=named, signal=signal.title)
-    content = _table(data, shown, summaries)
-    return {"evaluation": evaluation, "subset": subset, **content}
+    timed = any(arm.seconds is not None for arm in data.columns)
+    columns = (PAGE_COLUMNS if timed else PAGE_COLUMNS[:-1]) if subset == "all" else SPLIT_COLUMNS
+    return {"evaluation": evaluation, "subset": subset, **_table(data, outcome, signal, summaries, columns)}
 
 
-def _told(data: ReportData, columns: Sequence[str]) -> tuple[str, ...]:
-    """The columns that say something: without any outcome, those that need one are left out."""
-    return tuple(key for key in columns if data.graders or key not in GRADED_COLUMNS)
-
-
-def _table(data: ReportData, content: Table, summaries: Mapping[str, Statistics]) -> dict[str, Any]:
+def _table(
+    data: ReportData,
+    outcome: Mapping[str, Any],
+    signal: PageSignal,
+    summaries: Mapping[str, Statistics],
+    columns: Sequence[str],
+    *,
+    signed: bool = False,
+) -> dict[str, Any]:
+    """Columns and rows of one table; without any outcome, the columns that need one are left out."""
+    content = table(
+        summaries,
+        seconds={arm.name: arm.seconds for arm in data.columns},
+        columns=tuple(key for key in columns if outcome["graded"] or key not in GRADED_COLUMNS),
+        signed=signed,
+        outcome=outcome["title"],
+        signal=signal.entry,
+    )
     index = {arm.name: i for i, arm in enumerate(data.columns)}
     return {
         "columns": [{"key": c.key, "title": c.title, "unit": c.unit} for c in content.columns],
@@ -175,16 +165,20 @@ def _table(data: ReportData, content: Table, summaries: Mapping[str, Statistics]
             {
                 "arm": index[row.name],
                 "questions": getattr(summaries[row.name], "questions", None),
-                "cells": [{"text": c.text, "interval": c.interval, **_estimate(c.estimate)} for c in row.cells],
+                "cells": [
+                    {
+                        "text": cell.text,
+                        "interval": cell.interval,
+                        "n": getattr(cell.estimate, "n", None),
+                        "left_out": getattr(cell.estimate, "left_out", 0),
+                    }
+                    for cell in row.cells
+                ],
                 "all": {name: estimate.as_dict() for name, estimate in summaries[row.name].items()},
             }
             for row in content.rows
         ],
     }
-
-
-def _estimate(estimate: Estimate | None) -> dict[str, Any]:
-    return {"n": getattr(estimate, "n", None), "left_out": getattr(estimate, "left_out", 0)}
 
 
 def _reference(data: ReportData, evaluation: str) -> ArmData | None:
@@ -196,43 +190,45 @@ def _reference(data: ReportData, evaluation: str) -> ArmData | None:
     return next(iter([*named, *present]), None)
 
 
-def _differences(data: ReportData, signal: PageSignal, evaluation: str) -> dict[str, Any] | None:
+def _differences(
+    data: ReportData, outcome: Mapping[str, Any], signal: PageSignal, evaluation: str
+) -> dict[str, Any] | None:
     """Paired differences of every arm from the reference."""
     reference = _reference(data, evaluation)
     if reference is None:
         return None
-    base, found = reference.evaluations[evaluation].tallies, {}
+    base, found = reference.evaluations[evaluation].table, {}
     for arm in data.columns:
         own = arm.evaluations.get(evaluation)
         if arm.name != reference.name and own is not None:
-            difference = compare_tallies(base, own.tallies, seed=data.seed)
+            difference = compare(base, own.table, seed=data.seed)
             if difference.questions:
                 found[arm.name] = difference
     if not found:
         return None
-    columns = _told(data, DIFFERENCE_COLUMNS)
-    named = outcome_title(data.graders)
-    shown = table(found, columns=columns, signed=True, outcome=named, signal=signal.title)
-    return {"evaluation": evaluation, "reference": reference.name, **_table(data, shown, found)}
+    shown = _table(data, outcome, signal, found, DIFFERENCE_COLUMNS, signed=True)
+    return {"evaluation": evaluation, "reference": reference.name, **shown}
 
 
-def _plane(data: ReportData, evaluation: str, summaries: Mapping[str, Summary]) -> dict[str, Any] | None:
+def _plane(
+    data: ReportData, outcome: Mapping[str, Any], evaluation: str, summaries: Mapping[str, Summary]
+) -> dict[str, Any] | None:
     """One point an arm: calls per trajectory against the outcome; arms without grades have no place."""
     points = [
         {"arm": i, "x": summary.calls_per_trajectory.as_dict(), "y": summary.outcome.as_dict()}
         for i, arm in enumerate(data.columns)
         if (summary := summaries.get(arm.name)) and math.isfinite(summary.outcome.value)
     ]
-    return {"evaluation": evaluation, "outcome": outcome_title(data.graders), "points": points} if points else None
+    return {"evaluation": evaluation, "outcome": outcome["title"], "points": points} if points else None
 
 
-def _curves(data: ReportData) -> list[dict[str, Any]]:
+def _curves(data: ReportData, outcome: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Learning curves: raw values and their centred moving mean."""
     curves = []
     for key, title in CURVES:
         series = [found for i, arm in enumerate(data.columns) if (found := _series(arm, i, key))]
         if series:
-            named = title.format(outcome=outcome_title(data.graders), signal=_trained_on(data))
+            named = title.format(outcome=outcome["title"], signal=_trained_on(data))
             curves.append({"key": key, "title": named, "series": series})
     return curves
 
@@ -254,7 +250,7 @@ def _series(arm: ArmData, index: int, key: str) -> dict[str, Any] | None:
         return None
     steps = [step for step, _ in points]
     smooth = moving_mean(raw, max(1, round(len(raw) * SMOOTHING_SHARE)))
-    return {"arm": index, "steps": steps, "raw": _rounded(raw), "smooth": _rounded(smooth)}
+    return {"arm": index, "steps": steps, "raw": np.round(raw, 6).tolist(), "smooth": np.round(smooth, 6).tolist()}
 
 
 def moving_mean(values: FloatArray, width: int) -> FloatArray:
@@ -270,21 +266,15 @@ def moving_mean(values: FloatArray, width: int) -> FloatArray:
     return np.array(means)
 
 
-def _rounded(values: FloatArray) -> list[float]:
-    return [round(float(value), 6) for value in values]
-
-
 def _studies(data: ReportData, viewer: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A section for each study, its failure cases linked to the trajectories that the viewer holds."""
     found = list[dict[str, Any]]()
     for i, arm in enumerate(data.columns):
         if arm.study is None:
             continue
-        links: dict[str, str] = {}
         title = f"Pilot study, {arm.name}" if len(data.columns) > 1 else "Pilot study"
-        for trajectory in viewer["trajectories"]:
-            if trajectory["arm"] == i:
-                links.setdefault(trajectory["id"], trajectory["key"])
+        # Of several trajectories with one id the first one is linked.
+        links = {t["id"]: t["key"] for t in reversed(viewer["trajectories"]) if t["arm"] == i}
         anchor = f"study-{len(found) + 1}" if found else "study"
         found.append(study_section(arm.study, links, anchor=anchor, title=title))
     return found

@@ -20,20 +20,22 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from deltah.calls.facts import FactTally, LogFacts
+from deltah.calls.grading import ClusterKey, cluster_key, is_correct
+from deltah.calls.logs import Scored, ScoredLog
 from deltah.calls.savings import Costs
-from deltah.calls.scored import ClusterKey, Scored, cluster_key, is_correct, waste_levels
 from deltah.calls.table import CallTable
-from deltah.calls.waste import Waste, WasteLevel, waste_of_calls
+from deltah.calls.waste import Waste, WasteLevel, waste_levels, waste_of_calls
 from deltah.core.signal_types import Signal, Verdict
-from deltah.core.types import FloatArray, Trajectory
+from deltah.core.types import Trajectory
 from deltah.errors import InvalidValueError
 from deltah.report.record import change, record
 from deltah.stats.study import StudyResult
-from deltah.stats.summary import STATISTICS, Summary, Tallies, summarise_tallies, tally_of
 
 START: Final = "start"
 """Name under which the policy before training is shown."""
+_NEEDS_TOOLS: Final = "try_cast(metadata->>'needs_tools' AS BOOLEAN)"
+SUBSETS: Final = {"all": "true", "tools needed": _NEEDS_TOOLS, "no tool needed": f"NOT {_NEEDS_TOOLS}"}
+"""Label of a set of trajectories to its condition on the table `trajectories`, in SQL."""
 
 
 class Reason(StrEnum):
@@ -89,7 +91,11 @@ class Collector:
         self._count += 1
         self._seen[cluster] += 1
         ranks = {**_notable(trajectory, signal, waste), Reason.DRAWN: (-repeat, -_hash(self.seed, cluster))}
-        wanted = {reason: rank for reason, rank in ranks.items() if self._fits(reason, rank, order)}
+        wanted = {
+            reason: rank
+            for reason, rank in ranks.items()
+            if len(heap := self._heaps[reason]) < KEPT[reason] or (rank, -order) > heap[0][:2]
+        }
         if not wanted:
             return
         candidate = Candidate(order=order, cluster=cluster, repeat=repeat, record=record(trajectory, signal, waste))
@@ -98,10 +104,6 @@ class Collector:
             heapq.heappush(heap, (rank, -order, candidate))
             if len(heap) > KEPT[reason]:
                 heapq.heappop(heap)
-
-    def _fits(self, reason: Reason, rank: _Rank, order: int) -> bool:
-        heap = self._heaps[reason]
-        return len(heap) < KEPT[reason] or (rank, -order) > heap[0][:2]
 
     def candidates(self) -> dict[Reason, tuple[Candidate, ...]]:
         """What was kept, best first."""
@@ -113,10 +115,10 @@ class Collector:
 
 def _notable(t: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> dict[Reason, _Rank]:
     """Rank of a trajectory in each list it may enter; more is better."""
-    ranks: dict[Reason, _Rank] = {}
-    wasted = _wastefulness(signal, waste)
-    if any(wasted):
-        ranks[Reason.WASTEFUL] = wasted
+    levels = waste_levels(signal, waste)
+    not_reduced = 0 if signal is None else signal.count(Verdict.NOT_REDUCED)
+    wasted = (levels.count(WasteLevel.CERTIFIED), levels.count(WasteLevel.LIKELY), not_reduced)
+    ranks: dict[Reason, _Rank] = {Reason.WASTEFUL: wasted} if any(wasted) else {}
     rise, correct = change(signal), is_correct(t)
     if np.isfinite(rise) and correct is not None:
         if rise < 0 and not correct:
@@ -124,13 +126,6 @@ def _notable(t: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Was
         if rise > 0 and correct:
             ranks[Reason.RISE_AND_RIGHT] = (rise,)
     return ranks
-
-
-def _wastefulness(signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> _Rank:
-    """Calls that are certified waste, then likely waste, then those that certainly did not reduce entropy."""
-    found = waste_levels(signal, waste)
-    not_reduced = 0 if signal is None else signal.count(Verdict.NOT_REDUCED)
-    return (found.count(WasteLevel.CERTIFIED), found.count(WasteLevel.LIKELY), not_reduced)
 
 
 def _hash(seed: int, cluster: ClusterKey) -> int:
@@ -146,39 +141,29 @@ class Evaluation:
     table: CallTable
     candidates: Mapping[Reason, tuple[Candidate, ...]]
     """Best first within each reason."""
-    tallies: Tallies
-    facts: LogFacts
+    costs: Costs = field(default_factory=Costs)
+    """For savings in money and seconds."""
 
     def __len__(self) -> int:
         """Trajectories."""
-        ((n,),) = self.rows("SELECT count(*) FROM trajectories")
-        return int(n)
+        return self.table.n_trajectories
 
     @classmethod
-    def of(cls, scored: Iterable[Scored], *, seed: int = 0, costs: Costs | None = None) -> Evaluation:
+    def of(cls, scored: Iterable[Scored] | ScoredLog, *, seed: int = 0, costs: Costs | None = None) -> Evaluation:
         """Read trajectories once, holding one at a time and those that the viewer may show.
 
         Args:
-            scored: Each trajectory with its signal.
-            seed: Of the draw of trajectories to view.
+            scored: Each trajectory with its signal; or a log of them.
+            seed: Seed of the draw of trajectories to view.
             costs: For savings in money and seconds; unknown where not given.
         """
-        table, collector, facts = CallTable(), Collector(seed), FactTally(costs)
-        values, clusters = list[FloatArray](), list[ClusterKey]()
-        for trajectory, signal in scored:
+        table, collector = CallTable(), Collector(seed)
+        read = scored.read() if isinstance(scored, ScoredLog) else ((*pair, False) for pair in scored)
+        for trajectory, signal, matched in read:
             waste = waste_of_calls(trajectory)
-            table.add(trajectory, signal, waste)
+            table.add(trajectory, signal, waste, matched=matched)
             collector.offer(trajectory, signal, waste)
-            facts.add(trajectory, signal, waste)
-            values.append(tally_of(trajectory, signal, waste))
-            clusters.append(cluster_key(trajectory))
-        numbers = np.array(values, dtype=np.float64).reshape(len(values), len(STATISTICS), 3)
-        return cls(
-            table=table,
-            candidates=collector.candidates(),
-            tallies=Tallies(values=numbers, clusters=tuple(clusters), calls=len(table)),
-            facts=facts.facts(),
-        )
+        return cls(table=table, candidates=collector.candidates(), costs=costs or Costs())
 
     def rows(self, query: str) -> list[Any]:
         """Answer of an SQL query on `calls` and `trajectories`, as tuples."""
@@ -194,17 +179,6 @@ class Evaluation:
     def graders(self) -> frozenset[str]:
         """Who gave the outcomes; empty where there is none."""
         return frozenset(self.met("grader"))
-
-    def subset(self, needs_tools: bool | None) -> Tallies:
-        """Tallies of the trajectories whose question needs tools, or needs none; of all for None."""
-        if needs_tools is None:
-            return self.tallies
-        needs = self.rows("SELECT TRY_CAST(metadata->>'needs_tools' AS BOOLEAN) FROM trajectories ORDER BY key")
-        return self.tallies.subset(np.array([found is needs_tools for (found,) in needs], dtype=np.bool_))
-
-    def summarise(self, *, needs_tools: bool | None = None, seed: int = 0) -> Summary:
-        """Summary of all trajectories, or of those whose question needs tools or needs none."""
-        return summarise_tallies(self.subset(needs_tools), seed=seed)
 
 
 Evaluations: TypeAlias = Mapping[str, Evaluation]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -37,7 +37,7 @@ _SECONDS_KEYS: Final = (SECONDS, "train_runtime")
 """Ours counts all sittings of a run, the trainer's only the last one."""
 
 
-def load_run(
+def load_arm(
     path: str | Path,
     *,
     name: str | None = None,
@@ -45,67 +45,37 @@ def load_run(
     seed: int = 0,
     costs: Costs | None = None,
 ) -> ArmData:
-    """Read one run directory.
+    """Read a run directory, or traces or logs in any format that `read_traces` knows.
 
     Args:
-        path: The directory.
-        name: Of the arm; the reward of its configuration, else the directory's name, when not given.
-        options: How its evaluations are read; where they state no signal, the run's own is used.
-        seed: Of the draw of trajectories to view.
+        path: The run's directory; or a file, a folder of files, a glob pattern, or "-".
+        name: Name of the arm (default: the reward of the run's configuration, else the name of the file or folder).
+        options: How logs are read; where they state no signal, a run's own is used.
+        seed: Seed of the draw of trajectories to view.
         costs: For savings in money and seconds.
 
     Raises:
-        DataError: if it is not a run directory.
+        DataError: if nothing can be read, or there is no trajectory in a log.
     """
-    run, options = RunDirectory(Path(path)), options or LogOptions()
-    config = run.config
-    files = {_stem(file.name): [str(file)] for file in sorted((run.path / "eval").glob("*.jsonl*"))}
-    if not files and (training := sorted(map(str, (run.path / "traces").glob("*.jsonl*")))):
-        files = {TRAINING: training}
-    read = {name: _read(listed, options, seed, costs) for name, listed in files.items()}
-    metrics = tuple(run.read_metrics())
+    path = Path(path)
+    run = RunDirectory(path) if is_run(path) else None
+    logs = {key: ScoredLog(files, options) for key, files in _files(path, run).items()}
+    evaluations = {key: Evaluation.of(log, seed=seed, costs=costs) for key, log in logs.items()}
+    problems = [str(problem) for log in logs.values() for problem in log.reader.problems][:MAX_PROBLEMS_SHOWN]
+    if run is None and not len(evaluations[LOGS]):
+        first = f"; the first problem: {problems[0]}" if problems else ""
+        raise DataError(f"{path} holds no trajectory that can be read{first}")
+    config, metrics = (run.config, tuple(run.read_metrics())) if run else ({}, ())
     return ArmData(
-        name=name or _arm_name(config) or run.path.name,
-        evaluations={name: evaluation for name, (evaluation, _) in read.items()},
+        name=name or _arm_name(config) or ("stdin" if str(path) == STDIN else _stem(path.resolve().name)),
+        evaluations=evaluations,
         metrics=metrics,
         config=config,
         seconds=_seconds(metrics),
-        problems=tuple(str(p) for _, log in read.values() for p in log.reader.problems)[:MAX_PROBLEMS_SHOWN],
-        n_problems=sum(log.reader.n_problems for _, log in read.values()),
-        study=_study(run.path),
-    )
-
-
-def load_traces(
-    path: str | Path, *, options: LogOptions | None = None, seed: int = 0, costs: Costs | None = None
-) -> ArmData:
-    """Read traces or logs in any format `read_traces` knows, once; there are no learning curves then.
-
-    Args:
-        path: A file, a folder of files, a glob pattern, or "-".
-        options: How they are read.
-        seed: Of the draw of trajectories to view.
-        costs: For savings in money and seconds.
-
-    Returns:
-        The arm, named by the file or folder.
-
-    Raises:
-        DataError: if nothing can be read, or there is no trajectory in it.
-    """
-    evaluation, log = _read([str(path)], options or LogOptions(), seed, costs)
-    problems = tuple(str(p) for p in log.reader.problems[:MAX_PROBLEMS_SHOWN])
-    if not len(evaluation):
-        first = f"; the first problem: {problems[0]}" if problems else ""
-        raise DataError(f"{path} holds no trajectory that can be read{first}")
-    folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    return ArmData(
-        name=_stem(Path(path).resolve().name) if str(path) != STDIN else "stdin",
-        evaluations={LOGS: evaluation},
-        notes=notes_on(log, evaluation.facts),
         problems=problems,
-        n_problems=log.reader.n_problems,
-        study=_study(folder),
+        n_problems=sum(log.reader.n_problems for log in logs.values()),
+        notes=() if run else notes_on(evaluations[LOGS].table, logs[LOGS]),
+        study=_study(path if path.is_dir() else path.parent),
     )
 
 
@@ -138,13 +108,11 @@ def load_report(
     listed = [found for path in given for found in _expand(path)]
     if not listed:
         raise DataError("nothing to report on; give run directories or trace files")
-    arms = [
-        (load_run if _is_run(path) else load_traces)(path, options=options, seed=seed, costs=costs) for path in listed
-    ]
+    arms = [load_arm(path, options=options, seed=seed, costs=costs) for path in listed]
     start: Evaluations = next((found for arm in arms if (found := _start_of(arm))), {})
-    if len(arms) > 1 and not start and listed[0].name == START and _is_run(listed[0]):
+    if len(arms) > 1 and not start and listed[0].name == START and is_run(listed[0]):
         start, arms, listed = arms[0].evaluations, arms[1:], listed[1:]
-    found_facts = _facts([path for path in listed if _is_run(path)])
+    found_facts = _facts([path for path in listed if is_run(path)])
     named = tuple(_renamed(arms, listed))
     names = (" and " if len(named) == 2 else ", ").join(arm.name for arm in named)
     return ReportData(
@@ -156,21 +124,24 @@ def load_report(
     )
 
 
-def _is_run(path: Path) -> bool:
+def is_run(path: Path) -> bool:
     """Whether a folder is one run; a demo's folder holds several."""
     return (path / "run.json").exists() and RunDirectory(path).manifest.get("command") != "demo"
 
 
 def _expand(path: Path) -> list[Path]:
     """The path itself, or the runs in a folder that holds some; a run named `start` comes first."""
-    runs = [child for child in sorted(path.iterdir()) if _is_run(child)] if path.is_dir() and not _is_run(path) else []
+    runs = [child for child in sorted(path.iterdir()) if is_run(child)] if path.is_dir() and not is_run(path) else []
     return sorted(runs, key=lambda run: run.name != START) or [path]
 
 
-def _read(paths: list[str], options: LogOptions, seed: int, costs: Costs | None) -> tuple[Evaluation, ScoredLog]:
-    """Stream files through once."""
-    log = ScoredLog(paths, options)
-    return Evaluation.of(log, seed=seed, costs=costs), log
+def _files(path: Path, run: RunDirectory | None) -> dict[str, list[str]]:
+    """Files of each evaluation: those of a run, else its training; all of a log."""
+    if run is None:
+        return {LOGS: [str(path)]}
+    found = {_stem(file.name): [str(file)] for file in sorted((path / "eval").glob("*.jsonl*"))}
+    training = sorted(map(str, (path / "traces").glob("*.jsonl*")))
+    return found or ({TRAINING: training} if training else {})
 
 
 def _study(folder: Path) -> StudyResult | None:
@@ -197,30 +168,23 @@ def _stem(name: str) -> str:
 
 def _arm_name(config: Mapping[str, Any]) -> str | None:
     """The reward a run was trained with, written as a name or as a table with one."""
-    for key in ("arm", "name", "reward"):
-        value = config.get(key)
-        found = value.get("name") if isinstance(value, Mapping) else value
-        if isinstance(found, str) and found:
-            return found
-    return None
+    reward = config.get("reward")
+    found = reward.get("name") if isinstance(reward, Mapping) else reward
+    return found if isinstance(found, str) and found else None
 
 
-def _seconds(metrics: Iterable[Mapping[str, Any]]) -> float | None:
+def _seconds(metrics: Sequence[Mapping[str, Any]]) -> float | None:
     """Wall time of the training: the last row that states it."""
-    rows = list(metrics)
     for key in _SECONDS_KEYS:
-        found = [float(row[key]) for row in rows if isinstance(row.get(key), int | float)]
+        found = [float(row[key]) for row in metrics if isinstance(row.get(key), int | float)]
         if found and math.isfinite(found[-1]):
             return found[-1]
     return None
 
 
 def _start_of(arm: ArmData) -> Evaluations:
-    return {
-        name.removeprefix(START_PREFIX): evaluation
-        for name, evaluation in arm.evaluations.items()
-        if name.startswith(START_PREFIX)
-    }
+    found = {key: value for key, value in arm.evaluations.items() if key.startswith(START_PREFIX)}
+    return {key.removeprefix(START_PREFIX): value for key, value in found.items()}
 
 
 def _renamed(arms: list[ArmData], paths: list[Path]) -> Iterable[ArmData]:
@@ -242,14 +206,10 @@ def _renamed(arms: list[ArmData], paths: list[Path]) -> Iterable[ArmData]:
 
 def _facts(runs: Iterable[Path]) -> dict[str, str]:
     """Footer facts of the runs' manifests; where runs differ, each value once."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, dict[str, None]] = {"versions": {}, "machine": {}, "training seed": {}}
     for manifest in (RunDirectory(path).manifest for path in runs):
-        versions, machine = manifest.get("versions"), manifest.get("machine")
-        if isinstance(versions, Mapping):
-            found.setdefault("versions", []).append(", ".join(f"{key} {value}" for key, value in versions.items()))
-        if isinstance(machine, Mapping):
-            stated = [f"{key} {machine[key]}" for key in ("platform", "cpus") if machine.get(key)]
-            found.setdefault("machine", []).append(", ".join(stated))
-        if (seed := manifest["config"].get("seed")) is not None:
-            found.setdefault("training seed", []).append(str(seed))
-    return {key: "; ".join(dict.fromkeys(values)) for key, values in found.items()}
+        versions, machine = manifest.get("versions") or {}, manifest.get("machine") or {}
+        found["versions"][", ".join(f"{name} {version}" for name, version in versions.items())] = None
+        found["machine"][", ".join(f"{key} {machine[key]}" for key in ("platform", "cpus") if machine.get(key))] = None
+        found["training seed"][str(manifest["config"].get("seed", ""))] = None
+    return {key: text for key, texts in found.items() if (text := "; ".join(filter(None, texts)))}

@@ -20,8 +20,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from deltah.calls.scored import is_correct, waste_levels
-from deltah.calls.waste import Waste, WasteLevel
+from deltah.calls.grading import is_correct
+from deltah.calls.waste import Waste, WasteLevel, waste_levels
 from deltah.core.signal_types import Signal, Verdict
 from deltah.core.types import Round, Segment, SegmentKind, ToolCall, Trajectory
 from deltah.runs.directory import nan_to_none

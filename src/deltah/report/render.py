@@ -7,7 +7,6 @@ its hash, and nothing else: neither another script nor any request.
 
 from __future__ import annotations
 
-import re
 from base64 import b64encode
 from collections.abc import Mapping
 from hashlib import sha256
@@ -28,9 +27,7 @@ from deltah.text_format import count
 
 ENTROPY_LEVELS: Final = (0.02, 0.1, 0.25, 0.5, 0.8, 1.2, 1.8, 2.6)
 """Upper edges in nats of the viewer's colour classes; fixed, so that pages compare."""
-PICTURE_SCALE: Final = 1.4
-"""Size of the stand-alone picture, as a multiple of the chart's size in the page."""
-_TEMPLATES: Final = resources.files("deltah.report") / "templates"
+TEMPLATES: Final = resources.files("deltah.report") / "templates"
 
 
 def write_report(data: ReportData, out_html: str | Path) -> None:
@@ -97,12 +94,12 @@ def render(payload: Mapping[str, Any]) -> str:
 
 def viewer_script() -> str:
     """The parts of the viewer's script in the order of their names, in one scope of their own."""
-    parts = sorted(file.name for file in (_TEMPLATES / "viewer").iterdir() if file.name.endswith(".js"))
+    parts = sorted(file.name for file in (TEMPLATES / "viewer").iterdir() if file.name.endswith(".js"))
     return "\n".join(('"use strict";', "{", *(_source(f"viewer/{name}") for name in parts), "}", ""))
 
 
 def _source(name: str) -> str:
-    return (_TEMPLATES / name).read_text(encoding="utf-8")
+    return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def value_limits(payload: Mapping[str, Any]) -> tuple[float, float]:
@@ -117,31 +114,3 @@ def value_limits(payload: Mapping[str, Any]) -> tuple[float, float]:
     ]
     limit = max(values, default=1.0) or 1.0
     return -limit, limit
-
-
-def write_plane(data: ReportData, out: Path, *, evaluation: str = "sampled") -> None:
-    """Write the chart of outcome against calls of one evaluation as an SVG file of its own, for a README.
-
-    The picture holds the page's colours, and follows the viewer's light or dark theme.
-
-    Raises:
-        InvalidValueError: if the report has no such evaluation.
-    """
-    payload = build(data)
-    panels = [panel for panel in payload["plane"] if panel["evaluation"] == evaluation]
-    if not panels:
-        raise InvalidValueError(f"no graded evaluation {evaluation!r}; there are {', '.join(payload['evaluations'])}")
-    drawing = str(charts.plane(panels[0], charts.with_classes(payload["arms"]), charts.plane_limits(panels)))
-    width, height = (side * PICTURE_SCALE for side in charts.PLANE_SIZE)
-    opening = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}"'
-    background = '<rect width="100%" height="100%" fill="var(--bg)"/>'
-    inside = f"</title><style>{_picture_style()}</style>{background}"
-    write_atomic(out, drawing.replace("<svg", opening, 1).replace("</title>", inside, 1) + "\n")
-
-
-def _picture_style() -> str:
-    """The page's colours and chart rules."""
-    css = _source("style.css")
-    colours = css[: css.index("}\n}\n") + 4]
-    rules = [line for line in css.splitlines() if re.match(r"\.(chart|grid|mark|a\d)|line\.", line)]
-    return colours + "\n".join(rules)

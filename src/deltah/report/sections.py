@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from deltah.calls.rows import CallRow, calls_by
-from deltah.calls.savings import Savings
+from deltah.calls.savings import Savings, SavingsReport, savings
 from deltah.calls.waste import Waste, WasteLevel
 from deltah.core.registry import Entry
 from deltah.core.signal_types import Verdict
 from deltah.core.signals import SIGNALS
-from deltah.core.types import CallStatus, FloatArray, IntArray
+from deltah.core.types import FloatArray
 from deltah.report.data import Evaluation, ReportData
 from deltah.stats.bootstrap import Estimate
-from deltah.stats.callgroups import summarise_calls
-from deltah.stats.summary import Summary
-from deltah.stats.tables import MISSING, Cell, estimate_cell, money_text, number, rate_cell, tool_title
+from deltah.stats.summary import MAX_NAME_CHARS, CallSummary, Summary, calls_by
+from deltah.stats.tables import MISSING, UNPARSED, Cell, estimate_cell, money_text, number, rate_cell
 from deltah.text_format import count
 
 MAX_ARMS: Final = 4
@@ -38,31 +36,33 @@ _SHARES: Final = (
 )
 CLASSES: Final = {
     Waste.EXACT_DUPLICATE: "The same tool with the same arguments had given the same answer before.",
-    Waste.NEAR_DUPLICATE: "An earlier call asked the same but for form or wording, and its answer already said it.",
+    Waste.NEAR_DUPLICATE: "An earlier call asked the same in another form, and its answer already said this.",
     Waste.RESULT_IN_CONTEXT: "Every passage of the result stood word for word in what the model had already read.",
     Waste.REPEATED_ERROR: "The same call had failed with the same error before, and does not succeed later.",
-    Waste.RESULT_UNUSED: "Nothing the model wrote later takes up a new word of the result. A hint, not a verdict.",
+    Waste.RESULT_UNUSED: "Nothing that the model wrote later uses a new word of the result. A hint, not proof.",
 }
 LEVELS: Final = {
-    WasteLevel.CERTIFIED: "The text shows waste, and the whole interval of ΔH says that entropy was not reduced.",
-    WasteLevel.LIKELY: "The text shows waste; ΔH is undecided, undefined or was not measured.",
-    WasteLevel.HINT: "Only the use of the result speaks against the call.",
-    WasteLevel.NONE: "Nothing in the text speaks against the call, or it reduced entropy.",
+    WasteLevel.CERTIFIED: "The text shows waste, and the whole interval of {signal} says: not reduced.",
+    WasteLevel.LIKELY: "The text shows waste; {signal} is undecided, undefined or was not measured.",
+    WasteLevel.HINT: "The text gives a hint only: nothing written later uses the result.",
+    WasteLevel.NONE: "Nothing in the text speaks against the call, or it counts as reduced.",
 }
 Judge: TypeAlias = tuple[str, float]
 """Name and margin of a signal that judged calls."""
-_Rows: TypeAlias = Mapping[int, Sequence[CallRow]]
-"""Calls of each arm, by its index."""
+_Found: TypeAlias = Mapping[int, Evaluation]
+"""An evaluation of each arm that has it, by the arm's index."""
+_TOOL: Final = f"if(trim(tool) = '', '{UNPARSED}', left(tool, {MAX_NAME_CHARS}))"
+"""Name of a call's tool as it is shown, in SQL."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageSignal:
     """What one page calls the signal that judged its calls, and what its verdicts say."""
 
-    title: Entry[Any]
-    reduced: str = "that certainly lowered entropy"
+    entry: Entry[Any]
+    reduced: str = "that certainly reduced entropy"
     """Which calls the reduction rate counts, after "calls"."""
-    unreduced: str = "that did not lower entropy"
+    unreduced: str = "that did not reduce entropy"
     """Which calls may be waste, after "calls"."""
     is_method: bool = True
     """Whether it is the method's own signal, of which the page's sentences speak."""
@@ -71,7 +71,7 @@ class PageSignal:
 
     def as_dict(self) -> dict[str, Any]:
         """As the payload holds it."""
-        named = {"title": self.title.title, "unit": self.title.unit, "with_unit": self.title.with_unit}
+        named = {"title": self.entry.title, "unit": self.entry.unit, "with_unit": self.entry.with_unit}
         return {**named, "reduced": self.reduced, "is_method": self.is_method, "fact": self.fact}
 
 
@@ -84,25 +84,25 @@ def page_signal(data: ReportData) -> PageSignal:
     found = set[Judge]().union(*by_arm.values())
     names = {name for name, _ in found}
     if names <= {"delta_h"}:
-        return PageSignal(title=SIGNALS["delta_h"])
+        return PageSignal(entry=SIGNALS["delta_h"])
     if len(found) == 1:
         ((name, margin),) = found
-        title = SIGNALS.resolve(name)
-        below = f"{number(-margin, 3 if margin else 0)} {title.unit if margin else ''}".strip()
+        entry = SIGNALS.resolve(name)
+        below = f"{number(-margin, 3 if margin else 0)} {entry.unit if margin else ''}".strip()
         fact = _fact(name, margin)
     else:
         several = replace(SIGNALS["delta_h"], name="", title="signal", unit="", meaning="")
-        title = SIGNALS.resolve(names.pop()) if len(names) == 1 else several
+        entry = SIGNALS.resolve(names.pop()) if len(names) == 1 else several
         below = "minus the margin"
         fact = "; ".join(f"{arm}: {_fact(*each)}" for arm, own in by_arm.items() for each in sorted(own))
-    reduced = f"whose {title.title} certainly lies below {below}"
+    reduced = f"whose {entry.title} certainly lies below {below}"
     unreduced = "that do not count as reduced"
-    return PageSignal(title=title, reduced=reduced, unreduced=unreduced, is_method=False, fact=fact)
+    return PageSignal(entry=entry, reduced=reduced, unreduced=unreduced, is_method=False, fact=fact)
 
 
 def _fact(name: str, margin: float) -> str:
-    title = SIGNALS.resolve(name)
-    return f"{title.title} ({name}): {title.meaning}; margin {margin:.3g} {title.unit}".strip()
+    entry = SIGNALS.resolve(name)
+    return f"{entry.title} ({name}): {entry.meaning}; margin {margin:.3g} {entry.unit}".strip()
 
 
 def headline(
@@ -113,22 +113,20 @@ def headline(
     if not 0 < len(found) <= MAX_ARMS or not any(summary.calls for summary in found.values()):
         return None
     kept = {i: data.columns[i].evaluations[evaluation] for i in found}
-    calls = [_calls(i, summary) for i, summary in found.items()]
-    figures: list[dict[str, Any]] = [{"key": "calls", "title": "Calls", "about": "tool calls, all told", "rows": calls}]
+    calls = []
+    for i, summary in found.items():
+        mean = estimate_cell(summary.calls_per_trajectory, 2)
+        detail = f"{mean.text} a trajectory {mean.interval}".strip()
+        calls.append({"arm": i, "text": number(summary.calls, 0), "interval": "", "detail": detail})
+    figures: list[dict[str, Any]] = [{"key": "calls", "title": "Calls", "about": "number of tool calls", "rows": calls}]
     for key, title, about in _SHARES:
         rows = [_share(i, key, summary, kept[i]) for i, summary in found.items()]
         if any(row["estimate"]["n"] for row in rows):
             figures.append({"key": key, "title": title, "about": about.format(signal=signal), "rows": rows})
     if saved := [row for i in found if (row := _tokens_saved(i, kept[i])) is not None]:
-        about = "tokens not sampled and not read, if the calls of certified waste were dropped; see Waste"
+        about = "tokens not sampled and not read if calls of certified waste were dropped; see Waste"
         figures.append({"key": "savings", "title": "Savings", "about": about, "rows": saved})
     return {"evaluation": evaluation, "figures": figures}
-
-
-def _calls(arm: int, summary: Summary) -> dict[str, Any]:
-    mean = estimate_cell(summary.calls_per_trajectory, 2)
-    detail = f"{mean.text} a trajectory {mean.interval}".strip()
-    return {"arm": arm, "text": number(summary.calls, 0), "interval": "", "detail": detail}
 
 
 def _share(arm: int, key: str, summary: Summary, evaluation: Evaluation) -> dict[str, Any]:
@@ -156,12 +154,12 @@ def _share(arm: int, key: str, summary: Summary, evaluation: Evaluation) -> dict
 
 def _tokens_saved(arm: int, evaluation: Evaluation) -> dict[str, Any] | None:
     """Tokens saved without certified waste; None where no call is certified waste."""
-    saved = evaluation.facts.savings.certified
+    saved = savings(evaluation.table, evaluation.costs).certified
     if not saved.calls:
         return None
     parts = [f"{count(saved.calls, 'certified call')} dropped"]
     if math.isfinite(saved.money) and saved.money > 0:
-        parts.append(f"{money_text(saved.money)} {evaluation.facts.costs.currency}")
+        parts.append(f"{money_text(saved.money)} {evaluation.costs.currency}")
     if math.isfinite(saved.seconds) and saved.seconds > 0:
         parts.append(f"{number(saved.seconds, 1)} s of tools")
     text = number(saved.call_tokens + saved.prompt_tokens, 0)
@@ -170,16 +168,9 @@ def _tokens_saved(arm: int, evaluation: Evaluation) -> dict[str, Any] | None:
 
 def meanings(signal: PageSignal) -> dict[str, dict[str, str]]:
     """Plain words for every waste class and level, for tooltips and legends."""
-    title = signal.title.title
-    other = {
-        WasteLevel.CERTIFIED: f"The text shows waste, and the whole interval of {title} says: not reduced.",
-        WasteLevel.LIKELY: f"The text shows waste; {title} is undecided, undefined or was not measured.",
-        WasteLevel.NONE: "Nothing in the text speaks against the call, or it counts as reduced.",
-    }
-    levels = LEVELS if signal.is_method else {**LEVELS, **other}
     return {
         "classes": {waste.value: text for waste, text in CLASSES.items()},
-        "levels": {level.value: text for level, text in levels.items()},
+        "levels": {level.value: text.format(signal=signal.entry.title) for level, text in LEVELS.items()},
     }
 
 
@@ -189,7 +180,8 @@ def waste_table(data: ReportData, name: str) -> dict[str, Any] | None:
     found = {i: evaluation for i, evaluation in every.items() if len(evaluation.table)}
     if not found:
         return None
-    levels = _savings(found)
+    saved = {i: savings(e.table, e.costs) for i, e in found.items()}
+    levels = _savings(saved)
     return {
         "evaluation": name,
         "arms": [
@@ -198,8 +190,8 @@ def waste_table(data: ReportData, name: str) -> dict[str, Any] | None:
         "by_class": _by_class(found),
         "by_level": levels,
         "saves": any(row["calls"] for rows in levels.values() for row in rows),
-        "currency": next(iter(found.values())).facts.costs.currency,
-        "assumptions": list(dict.fromkeys(line for e in found.values() for line in e.facts.savings.assumptions)),
+        "currency": next(iter(found.values())).costs.currency,
+        "assumptions": list(dict.fromkeys(line for report in saved.values() for line in report.assumptions)),
     }
 
 
@@ -212,7 +204,7 @@ def _by_level(counts: Mapping[str, int]) -> dict[str, int]:
     return {level.value: counts.get(level, 0) for level in WasteLevel}
 
 
-def _by_class(found: Mapping[int, Evaluation]) -> dict[str, list[dict[str, Any]]]:
+def _by_class(found: _Found) -> dict[str, list[dict[str, Any]]]:
     """Calls of each class that was met, by level; `none` counts those that reduced entropy all the same."""
     tables: dict[str, list[dict[str, Any]]] = {waste.value: [] for waste in Waste}
     for i, evaluation in found.items():
@@ -225,11 +217,10 @@ def _by_class(found: Mapping[int, Evaluation]) -> dict[str, list[dict[str, Any]]
     return {waste: rows for waste, rows in tables.items() if rows}
 
 
-def _savings(found: Mapping[int, Evaluation]) -> dict[str, list[dict[str, Any]]]:
+def _savings(found: Mapping[int, SavingsReport]) -> dict[str, list[dict[str, Any]]]:
     """Savings at both levels of evidence, each number with the text that shows it; null where a price is unknown."""
     tables: dict[str, list[dict[str, Any]]] = {"certified": []}
-    for i, evaluation in found.items():
-        report = evaluation.facts.savings
+    for i, report in found.items():
         tables["certified"].append(_saved(i, report.certified))
         if report.certified_and_likely.calls > report.certified.calls:
             tables.setdefault("certified and likely", []).append(_saved(i, report.certified_and_likely))
@@ -248,89 +239,64 @@ def call_tables(data: ReportData, evaluation: str) -> dict[str, Any]:
     """Calls by tool and by round index, and the histogram of the signal, for each arm."""
     found = {i: arm.evaluations[evaluation] for i, arm in enumerate(data.columns) if evaluation in arm.evaluations}
     values = {i: _values(e) for i, e in found.items()}
-    edges = histogram_edges(np.concatenate([*values.values(), []]))
-    rows = {i: _call_rows(e) for i, e in found.items()}
+    edges = _edges(np.concatenate([*values.values(), []]))
     return {
         "evaluation": evaluation,
-        "by_tool": _by_tool(rows, data.seed),
-        "by_round": _by_round(rows, data.seed),
-        "edges": [round(float(edge), 6) for edge in edges],
+        "by_tool": _by_tool(found, data.seed),
+        "by_round": _by_round(found, data.seed),
+        "edges": np.round(edges, 6).tolist(),
         "histograms": [
-            {"arm": i, "counts": histogram(values[i], edges).tolist(), "undefined": len(e.table) - len(values[i])}
+            {"arm": i, "counts": _histogram(values[i], edges), "undefined": len(e.table) - len(values[i])}
             for i, e in found.items()
         ],
     }
 
 
 def _values(evaluation: Evaluation) -> FloatArray:
-    """Signal of the calls that have one, in order."""
-    found = evaluation.table.sql("SELECT value FROM calls WHERE value IS NOT NULL ORDER BY key, index").fetchnumpy()
+    """Signal of the calls that have one."""
+    found = evaluation.table.sql("SELECT value FROM calls WHERE value IS NOT NULL").fetchnumpy()
     return np.asarray(found["value"], dtype=np.float64)
 
 
-def histogram_edges(values: FloatArray) -> FloatArray:
+def _edges(values: FloatArray) -> FloatArray:
     """(HISTOGRAM_BINS + 1,) edges with one at 0, symmetric about it, wide enough for 99 % of the values."""
     limit = float(np.quantile(np.abs(values), 0.99)) if len(values) else 1.0
     return np.linspace(-1.0, 1.0, HISTOGRAM_BINS + 1) * (limit if limit > 0 else 1.0)
 
 
-def histogram(values: FloatArray, edges: FloatArray) -> IntArray:
-    """(bins,) counts of values; those beyond the edges are counted in the outer bins.
-
-    Bins are half open, [a, b), so that a value of exactly 0 stands on the side of "not reduced".
-    """
-    index = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
-    return np.bincount(index, minlength=len(edges) - 1).astype(np.int64)
+def _histogram(values: FloatArray, edges: FloatArray) -> list[int]:
+    """(HISTOGRAM_BINS,) counts; values beyond the edges are in the outer bins, a value of 0 is in the bin above 0."""
+    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
+    return [int(n) for n in counts]
 
 
-def _call_rows(evaluation: Evaluation) -> list[CallRow]:
-    columns = "cluster, tool, round, status, value, verdict, waste_level, correct"
-    found = evaluation.rows(f"SELECT {columns} FROM calls ORDER BY key, index")
-    return [
-        CallRow(
-            cluster=("", cluster),
-            tool=tool[:100],
-            round=k,
-            status=CallStatus(status),
-            delta_h=float("nan") if value is None else value,
-            label=None if verdict is None else Verdict(verdict),
-            waste=frozenset(),
-            verdict=WasteLevel(level),
-            correct=correct,
-        )
-        for cluster, tool, k, status, value, verdict, level, correct in found
-    ]
-
-
-def _by_tool(rows: _Rows, seed: int) -> list[dict[str, Any]]:
+def _by_tool(found: _Found, seed: int) -> list[dict[str, Any]]:
     """Rows tool by tool, the most called first, and arm by arm within each; rare names share the last group."""
-    counts = Counter(row.tool for listed in rows.values() for row in listed)
+    counts = Counter[str]()
+    for evaluation in found.values():
+        counts.update(_counts(evaluation, _TOOL))
     order = sorted(counts, key=lambda name: (-counts[name], name))
-    rest = count(len(order) - MAX_TOOLS, "other name")
-    shown = {name: tool_title(name) if i < MAX_TOOLS else rest for i, name in enumerate(order)}
-    return _groups(rows, lambda row: shown[row.tool], list(dict.fromkeys(shown.values())), seed)
+    shown, rest = order[:MAX_TOOLS], count(len(order) - MAX_TOOLS, "other name")
+    group = f"if(list_contains($shown::VARCHAR[], {_TOOL}), {_TOOL}, $rest)"
+    split = {i: calls_by(e.table, group, seed=seed, shown=shown, rest=rest) for i, e in found.items()}
+    return [_group(i, name, split[i][name]) for name in (*shown, rest) for i in split if name in split[i]]
 
 
-def _by_round(rows: _Rows, seed: int) -> list[dict[str, Any]]:
+def _by_round(found: _Found, seed: int) -> list[dict[str, Any]]:
     """Rows round index by round index, and arm by arm within each; late indices share the last group."""
-    names = [*map(str, range(1, MAX_ROUNDS)), f"{MAX_ROUNDS} and later"]
-    return _groups(rows, lambda row: names[min(row.round, MAX_ROUNDS) - 1], names, seed)
+    split = {i: calls_by(e.table, f"least(round, {MAX_ROUNDS})", seed=seed) for i, e in found.items()}
+    names = {k: f"{k} and later" if k == MAX_ROUNDS else str(k) for k in range(1, MAX_ROUNDS + 1)}
+    return [_group(i, name, split[i][k]) for k, name in names.items() for i in split if k in split[i]]
 
 
-def _groups(rows: _Rows, key: Callable[[CallRow], str], order: Sequence[str], seed: int) -> list[dict[str, Any]]:
-    split = {arm: calls_by(listed, key) for arm, listed in rows.items()}
-    return [_group(arm, name, split[arm][name], seed) for name in order for arm in split if name in split[arm]]
-
-
-def _group(arm: int, name: str, rows: Sequence[CallRow], seed: int) -> dict[str, Any]:
+def _group(arm: int, name: str, summary: CallSummary) -> dict[str, Any]:
     """One row of a table of calls."""
-    summary = summarise_calls(rows, seed=seed)
-    rate, mean = rate_cell(summary), estimate_cell(summary.delta_h, 3, signed=True)
+    rate, mean = rate_cell(summary), estimate_cell(summary.mean_value, 3, signed=True)
     counts = ("n", "told", "errors", "unanswered", "undecided", "undefined", "certified", "likely")
     return {
         "arm": arm,
         "name": name,
         **{key: getattr(summary, key) for key in counts},
         "reduction_rate": {"text": rate.text, "interval": rate.interval, **summary.reduction_rate.as_dict()},
-        "mean": {"text": mean.text, "interval": mean.interval, **summary.delta_h.as_dict()},
+        "mean": {"text": mean.text, "interval": mean.interval, **summary.mean_value.as_dict()},
     }

@@ -11,12 +11,11 @@ hundredths of nats (-1: not measured). The page's script renders the opened traj
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from itertools import zip_longest
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from deltah.calls.scored import ClusterKey
+from deltah.calls.grading import ClusterKey
 from deltah.report.data import Candidate, Evaluation, Reason, ReportData
 from deltah.report.record import inert, script_json
 from deltah.text_format import agreeing, count, share
@@ -29,19 +28,18 @@ NOTABLE_SHARE: Final = 0.25
 _SHARES: Final = ((Reason.WASTEFUL, 0.5), (Reason.CERTAIN_AND_WRONG, 0.25), (Reason.RISE_AND_RIGHT, 0.25))
 
 
-@dataclass(frozen=True, slots=True)
-class Pick:
-    """One trajectory chosen for viewing."""
+class Pick(NamedTuple):
+    """One trajectory chosen for viewing; `arm` is an index into `ReportData.columns`."""
 
     arm: int
-    """Index into `ReportData.columns`."""
     evaluation: str
     candidate: Candidate
     reason: Reason
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
+class _Source(NamedTuple):
+    """One evaluation of one arm."""
+
     arm: int
     name: str
     evaluation: Evaluation
@@ -146,33 +144,25 @@ def _identified(data: ReportData, kept: Iterable[tuple[Pick, dict[str, Any]]]) -
     """Records with their place, a key for links, and a number shared by the trajectories of one question."""
     keys, questions, records = set[str](), dict[ClusterKey, int](), list[dict[str, Any]]()
     for pick, record in kept:
-        key = inert(f"{data.columns[pick.arm].name}/{pick.evaluation}/{record['id']}"[:300])
+        base = key = inert(f"{data.columns[pick.arm].name}/{pick.evaluation}/{record['id']}"[:300])
+        n = 1
+        while key in keys:
+            n += 1
+            key = f"{base}~{n}"
+        keys.add(key)
         place = {"arm": pick.arm, "evaluation": inert(pick.evaluation), "reason": pick.reason.value}
         question = questions.setdefault(pick.candidate.cluster, len(questions))
-        records.append({"key": _unique(key, keys), **place, "question": question, **record})
+        records.append({"key": key, **place, "question": question, **record})
     return records
-
-
-def _unique(key: str, taken: set[str]) -> str:
-    base, count = key, 1
-    while key in taken:
-        count += 1
-        key = f"{base}~{count}"
-    taken.add(key)
-    return key
 
 
 def _by_frequency(vocabulary: dict[str, int], records: Iterable[dict[str, Any]]) -> list[str]:
     """Renumber the tokens of all records so that frequent texts have short numbers; returns the used texts."""
     texts = list(vocabulary)
-    lists = list(_token_lists(records))
+    lists = [block["tokens"] for record in records for block in record["blocks"] if "tokens" in block]
     counts = Counter(token for tokens in lists for token in tokens)
     order = sorted(counts, key=lambda token: (-counts[token], token))
     number = {token: i for i, token in enumerate(order)}
     for tokens in lists:
         tokens[:] = [number[token] for token in tokens]
     return [texts[token] for token in order]
-
-
-def _token_lists(records: Iterable[dict[str, Any]]) -> Iterator[list[int]]:
-    return (block["tokens"] for record in records for block in record["blocks"] if "tokens" in block)

@@ -1,4 +1,4 @@
-"""A lock on a run directory: one process at a time works in it, and a run that never started leaves nothing."""
+"""A lock on a run directory: one process works in it at a time, and a run that fails to start leaves nothing."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def claim(path: Path) -> Iterator[None]:
-    """Hold a run directory for this process alone; the lock goes with the process, however it ends.
+    """Lock a run directory for this process; the lock ends with the process.
 
-    An error that leaves before anything of worth was written takes away what was made here, so that a run that cannot
-    start leaves nothing and the corrected command may use the name.
+    If the block fails before it has written results, everything it made is removed, so that the corrected command can
+    use the same name.
 
     Args:
         path: The directory; created with its parents.
@@ -47,7 +47,7 @@ def claim(path: Path) -> Iterator[None]:
         yield
     except BaseException:
         if MANIFEST not in before and not _worth_keeping(path, before):
-            _discard(path, made)
+            _discard(path, before, made)
         raise
     finally:
         os.close(lock)
@@ -95,11 +95,11 @@ def _worth_keeping(path: Path, before: set[str]) -> bool:
     return any(child.name not in (MANIFEST, STATUS, *before) for child in content(path))
 
 
-def _discard(path: Path, made: list[Path]) -> None:
-    """Remove a run that never started, and the folders that were made for it."""
-    for name in FOLDERS:
+def _discard(path: Path, before: set[str], made: list[Path]) -> None:
+    """Remove what a run that never started made; what was there before stays."""
+    for name in set(FOLDERS) - before:
         shutil.rmtree(path / name, ignore_errors=True)
-    for name in (MANIFEST, STATUS, LOCK):
+    for name in {MANIFEST, STATUS, LOCK} - before:
         (path / name).unlink(missing_ok=True)
     for folder in made:
         with suppress(OSError):  # someone else put something in it

@@ -112,7 +112,7 @@ class RunDirectory:
 
     @property
     def metrics_path(self) -> Path:
-        """One JSON object a logged step."""
+        """One JSON object per logged step."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -135,7 +135,7 @@ class RunDirectory:
         return self.path / "eval" / f"{name}.jsonl.zst"
 
     def set_status(self, phase: str, done: int, total: int) -> None:
-        """Say how far a run is, for whoever watches its directory."""
+        """Write the progress of the run to status.json."""
         write_atomic(self.path / STATUS, json.dumps({"phase": phase, "done": done, "total": total}) + "\n")
 
     @property
@@ -192,7 +192,7 @@ def _ends_with_newline(file: Any) -> bool:
 
 
 def content(path: Path) -> Iterator[Path]:
-    """What a directory holds beside the lock and our own folders without a file in them."""
+    """Entries of a run directory, without the lock and empty folders."""
     for child in path.iterdir():
         empty = child.name in FOLDERS and not any(file.is_file() for file in child.rglob("*"))
         if child.name != LOCK and not empty:
@@ -208,7 +208,7 @@ def open_run(
         path: The directory; created with its parents.
         config: Resolved configuration, plain JSON values.
         command: Name of the deltah command.
-        free_keys: Top-level keys that may differ between the sittings of one run (where it logs, how many threads).
+        free_keys: Top-level keys that may differ when a run is continued (where it logs, how many threads).
 
     Raises:
         ConfigError: if the directory holds another run, or files that are not a run, or cannot be written.

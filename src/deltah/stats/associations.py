@@ -3,41 +3,34 @@ r"""Every signal against every label: seven statistics with intervals, p-values,
 For a signal and a label, over the calls for which both are known: Spearman's and the point-biserial (Pearson's)
 correlation and the AUC; both correlations given the controls; the AUC over pairs of calls that agree in call index, and
 over pairs that agree in all controls (`deltah.stats.replicates`). Intervals come from one cluster bootstrap by question
-for the whole table (`deltah.stats.bootstrap`). The two tests of a pair are on ranks, so that each speaks of Spearman's
-correlation and the AUC alike; Holm's correction takes all tests of the table as one family.
+(`deltah.stats.bootstrap`). The two tests of a pair, raw and given the controls, are on ranks; Holm's correction takes
+all tests of the table as one family. A pair is not computed, and says why, where fewer than five questions have a good
+call or fewer than five have another. The baseline `call_index` has no partial statistics: it is the control.
 
-A pair is not computed, and says why, where fewer than five questions have a good call or fewer than five have another:
-such a number would be an anecdote. The baseline `call_index` has no partial statistics: it is the control.
-
-**Which null.** Permuting labels call by call supposes that the calls of a question are exchangeable with those of any
-other. They are not: they share the question's difficulty, and some labels (the outcome) are one value for a whole
-trajectory; such a test rejects true nulls. Permuting within a question tests something else and has nothing to permute
-for those labels. Swapping the label blocks of whole questions needs questions with equally many calls. What holds by
-design is that *questions are independent draws*. Let $e_i$ and $f_i$ be the residuals of signal rank and label rank on
-the controls (an intercept for the raw test; call index, lengths and tool for the partial one), and
-$u_q = \sum_{i \in q} e_i f_i$ the score of question q, whatever its number of calls and however they depend on one
-another. Under the null of no (remaining) rank association each $u_q$ has mean 0, so $\sum_q s_q u_q$ with random signs
-$s_q = \pm 1$ is a draw from the null distribution of the test statistic $\sum_q u_q$: the permutation group is the flip
-of whole questions (Hemerik, Goeman and Finos, "Robust testing in generalized linear models by sign flipping score
-contributions", JRSS B 2020; with many questions no symmetry of $u_q$ is needed).
+**The test.** Calls of a question share its difficulty, and some labels are one value for a whole trajectory: permuting
+labels call by call rejects true nulls, and swapping blocks of labels needs questions with equally many calls. What
+holds by design is that *questions are independent draws*. With $e_i$ and $f_i$ the residuals of signal rank and label
+rank on the controls (raw: an intercept), question q has the score $u_q = \sum_{i \in q} e_i f_i$. Under the null of no
+(remaining) rank association each has mean 0, so $T(s) = \sum_q s_q u_q$ with random signs $s_q = \pm 1$ is a draw from
+the null distribution of $T(1)$ (Hemerik, Goeman and Finos, "Robust testing in generalized linear models by sign
+flipping score contributions", JRSS B 2020; with many questions no symmetry of $u_q$ is needed).
 
 Residuals are estimated, which takes from a flipped statistic more variance than from the observed one: without a remedy
-14 calls with eleven controls reject half of all true nulls. Each flip is therefore standardised (De Santis, Goeman,
-Hemerik, Davenport and Finos, "Inference in generalized linear models with robustness to misspecified variances", JASA
-2025): given the labels, $T(s) = \sum s_q u_q$ has the variance $V(s) = 1 - |\sum_q s_q a_q|^2$ in units of that of
-T(1), with $a_q = \sum_{i \in q} f_i U_i / |f|$ and U an orthonormal basis of the controls.
+14 calls with eleven controls reject half of all true nulls. Each flip is therefore standardised (De Santis et al.,
+"Inference in generalized linear models with robustness to misspecified variances", JASA 2025): given the labels, T(s)
+has the variance $V(s) = 1 - |\sum_q s_q a_q|^2$ in units of that of T(1), with $a_q = \sum_{i \in q} f_i U_i / |f|$ and
+U an orthonormal basis of the controls.
 
-Two-sided; $p = (1 + \#\{|T(s)| / \sqrt{V(s)} \ge |T(1)|\}) / (1 + P)$, the observed signs being one of the draws, so
-that p is never 0. Q questions have $2^{Q-1}$ distinct flips: five cannot reject at 5 %. Questions of very unequal size
-make few of them count: where one of twenty holds a third of the calls, or sizes have a heavy tail, true nulls were
-rejected at 5 to 11 % instead of 5 (`deltah.stats.pilot` then says so).
+Two-sided; $p = (1 + \#\{|T(s)| / \sqrt{V(s)} \ge |T(1)|\}) / (1 + P)$, never 0. Q questions have $2^{Q-1}$ distinct
+flips: five cannot reject at 5 %. Where one of twenty questions holds a third of the calls, or sizes have a heavy tail,
+true nulls were rejected at 5 to 11 % instead of 5 (`deltah.stats.study` then says so).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
@@ -45,7 +38,7 @@ from deltah.core.types import FloatArray, IntArray
 from deltah.errors import InvalidValueError
 from deltah.stats.bootstrap import MIN_CLUSTERS, Estimate, auc_interval, interval
 from deltah.stats.columns import CALL_INDEX, StudyTable, known
-from deltah.stats.replicates import STATISTICS, TOLERANCE, Block, BlockStatistics, blocks, cluster_sums
+from deltah.stats.replicates import STATISTICS, TOLERANCE, Block, blocks, cluster_sums
 from deltah.stats.summary import RESAMPLES
 from deltah.text_format import count
 
@@ -56,7 +49,7 @@ MIN_SPARE_CALLS: Final = 5
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (done, total) resamples."""
 _CHUNK_SIGNS: Final = 4_000_000
-_NAN: Final = float("nan")
+NAN: Final = float("nan")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,12 +76,12 @@ class Association:
     point_biserial: Estimate
     """Pearson's correlation; the point-biserial one where the label is 0/1."""
     partial_point_biserial: Estimate
-    p: float
+    p: float = NAN
     """Two-sided permutation p-value of no rank association; NaN where not tested."""
-    p_holm: float
-    p_partial: float
+    p_holm: float = NAN
+    p_partial: float = NAN
     """The same given the controls."""
-    p_partial_holm: float
+    p_partial_holm: float = NAN
     reason: str | None = None
     """Why there is no number; None where there are some."""
 
@@ -120,66 +113,64 @@ def associate(
         raise InvalidValueError(f"permutations is {permutations}; expected 100 or more")
     found, listed = dict[tuple[str, str], Association](), list(blocks(table))
     for i, block in enumerate(listed):
-        statistics, parts = BlockStatistics(block), list[FloatArray]()
-        for part in statistics.replicates(resamples=resamples, seed=seed):
+        parts = list[FloatArray]()
+        for part in block.replicates(resamples=resamples, seed=seed):
             parts.append(part)
             if on_progress is not None:
                 on_progress(i * resamples + sum(map(len, parts)), len(listed) * resamples)
         p, spare = block_tests(block, permutations=permutations, seed=seed)
-        for a in _of_block(block, len(table), statistics.estimate(), np.concatenate(parts), p, spare):
+        replicates = np.concatenate([block.estimate()[None], *parts])
+        for j, s in np.ndindex(len(block.labels), len(block.signals)):
+            a = _association(block, s, j, len(table), replicates[:, s, j], p[s, j], spare)
             found[a.signal, a.label] = a
     pairs = [(signal, label) for label in table.labels for signal in table.with_baseline()]
     raw = [found.get(pair) or _without_calls(*pair, table) for pair in pairs]
-    adjusted = holm(np.array([(a.p, a.p_partial) for a in raw]).ravel()).reshape(-1, 2).tolist()
-    return tuple(replace(a, p_holm=p, p_partial_holm=partial) for a, (p, partial) in zip(raw, adjusted, strict=True))
+    adjusted = holm(np.array([(a.p, a.p_partial) for a in raw]).ravel()).reshape(-1, 2)
+    return tuple(replace(a, p_holm=p, p_partial_holm=q) for a, (p, q) in zip(raw, adjusted.tolist(), strict=True))
 
 
-def _of_block(
-    block: Block, total: int, estimate: FloatArray, replicates: FloatArray, p: FloatArray, spare: int
-) -> Iterator[Association]:
-    """Associations of all pairs of a block.
+def _association(
+    block: Block, s: int, j: int, total: int, replicates: FloatArray, p: FloatArray, spare: int
+) -> Association:
+    """One pair of a block.
 
     Args:
-        block: S signals, L labels.
+        block: n calls.
+        s: Number of the signal.
+        j: Number of the label.
         total: Calls of the table.
-        estimate: (S, L, 7)
-        replicates: (B, S, L, 7)
-        p: (S, L, 2)
+        replicates: (1 + B, 7) statistics of the data and of each resample.
+        p: (2,) raw and given the controls.
         spare: Calls beyond the columns of the controls.
     """
-    questions = distinct(block.cluster)
-    for j, label in enumerate(block.labels):
-        binary = bool(block.binary[j])
-        supports = [_support(block, j, strata) for strata in block.strata]
-        for s, signal in enumerate(block.signals):
-            baseline, reason = signal == CALL_INDEX, _shortage(block, s, j)
-            estimates = {}
-            for i, name in enumerate(STATISTICS):
-                n, clusters = (supports[i].n, supports[i].clusters) if i < len(supports) else (len(block), questions)
-                uncontrolled = name in ("auc", "spearman", "point_biserial")
-                thin = i < len(supports) and not (binary and clusters >= MIN_CLUSTERS)
-                thin |= name.startswith("partial") and spare < MIN_SPARE_CALLS
-                value, low, high = float(estimate[s, j, i]), _NAN, _NAN
-                if reason is not None or thin or (baseline and not uncontrolled):
-                    value = _NAN
-                elif i < len(supports):
-                    low, high = auc_interval(value, replicates[:, s, j, i], clusters)
-                else:
-                    low, high = interval(replicates[:, s, j, i], clusters)
-                estimates[name] = Estimate(value=value, low=low, high=high, n=n, left_out=total - n)
-            yield Association(
-                signal=signal,
-                label=label,
-                graded=not binary,
-                questions=questions,
-                good=int(block.y[:, j].sum()) if binary else 0,
-                **estimates,
-                p=_NAN if reason else float(p[s, j, 0]),
-                p_holm=_NAN,
-                p_partial=_NAN if reason or baseline else float(p[s, j, 1]),
-                p_partial_holm=_NAN,
-                reason=reason,
-            )
+    reason, binary, questions = _shortage(block, s, j), bool(block.binary[j]), distinct(block.cluster)
+    baseline, estimates = block.signals[s] == CALL_INDEX, dict[str, Any]()
+    for i, name in enumerate(STATISTICS):
+        stratified = i < len(block.strata)
+        n, clusters = _support(block, j, block.strata[i]) if stratified else (len(block), questions)
+        thin = (stratified and not (binary and clusters >= MIN_CLUSTERS)) or (
+            name.startswith("partial") and spare < MIN_SPARE_CALLS
+        )
+        controlled = name.startswith(("auc_", "partial"))
+        value, low, high = float(replicates[0, i]), NAN, NAN
+        if reason is not None or thin or (baseline and controlled):
+            value = NAN
+        elif stratified:
+            low, high = auc_interval(value, replicates[1:, i], clusters)
+        else:
+            low, high = interval(replicates[1:, i], clusters)
+        estimates[name] = Estimate(value=value, low=low, high=high, n=n, left_out=total - n)
+    return Association(
+        signal=block.signals[s],
+        label=block.labels[j],
+        graded=not binary,
+        questions=questions,
+        good=int(block.y[:, j].sum()) if binary else 0,
+        **estimates,
+        p=NAN if reason else float(p[0]),
+        p_partial=NAN if reason or baseline else float(p[1]),
+        reason=reason,
+    )
 
 
 def _without_calls(signal: str, label: str, table: StudyTable) -> Association:
@@ -189,20 +180,9 @@ def _without_calls(signal: str, label: str, table: StudyTable) -> Association:
         reason = "no call has this signal"
     if not known(table.labels[label]).any():
         reason = "no call has this label"
-    nothing = Estimate(value=_NAN, low=_NAN, high=_NAN, n=0, left_out=len(table))
-    return Association(
-        signal=signal,
-        label=label,
-        graded=False,
-        questions=0,
-        good=0,
-        **dict.fromkeys(STATISTICS, nothing),
-        p=_NAN,
-        p_holm=_NAN,
-        p_partial=_NAN,
-        p_partial_holm=_NAN,
-        reason=reason,
-    )
+    nothing = Estimate(value=NAN, low=NAN, high=NAN, n=0, left_out=len(table))
+    estimates: dict[str, Any] = dict.fromkeys(STATISTICS, nothing)
+    return Association(signal=signal, label=label, graded=False, questions=0, good=0, **estimates, reason=reason)
 
 
 def _shortage(block: Block, s: int, j: int) -> str | None:
@@ -221,20 +201,12 @@ def _shortage(block: Block, s: int, j: int) -> str | None:
     return f"{count(have, 'question')}; {MIN_CLUSTERS} are needed" if have < MIN_CLUSTERS else None
 
 
-class _Support(NamedTuple):
-    """What an AUC within strata rests on."""
-
-    n: int
-    """Calls in a stratum that holds both values of the label."""
-    clusters: int
-    """Questions with a call of the rarer value among them."""
-
-
-def _support(block: Block, j: int, strata: IntArray) -> _Support:
+def _support(block: Block, j: int, strata: IntArray) -> tuple[int, int]:
+    """What an AUC within strata rests on: calls in a stratum with both values, questions that hold the rarer value."""
     label = block.y[:, j]
     both = (np.bincount(strata, weights=label == 1.0) > 0) & (np.bincount(strata, weights=label == 0.0) > 0)
     used = both[strata]
-    return _Support(int(used.sum()), min(distinct(block.cluster[used & (label == value)]) for value in (0.0, 1.0)))
+    return int(used.sum()), min(distinct(block.cluster[used & (label == value)]) for value in (0.0, 1.0))
 
 
 def distinct(codes: IntArray) -> int:

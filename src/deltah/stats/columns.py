@@ -18,8 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from deltah.calls.scored import score_measured
-from deltah.calls.table import CallTable
+from deltah.calls.table import CallTable, score_measured
 from deltah.core.registry import Entry
 from deltah.core.segments import SegmentEntropies
 from deltah.core.signal_types import Signal
@@ -144,18 +143,18 @@ def build_table(
         probe: Values of `PROBE_COLUMNS`; others are ignored.
         columns: A user's labels.
         seed: Of the halves between which a fitted signal is cross-fitted.
-        calls: An empty table that the trajectories are added to; a new one when not given.
+        calls: Table that holds the ΔH of every trajectory once it was given; made here when not given.
 
     Raises:
         InvalidValueError: if there is no call, a user's column has a name of `LABELS`, or no row of `probe` or
             `columns` belongs to a call.
     """
-    calls = CallTable() if calls is None else calls
+    table = CallTable() if calls is None else calls
     entries = {name: SIGNALS.resolve(name) for name in (*SIGNALS, *signals)}
-    parts = list(_parts(trajectories, calls, entries, evidence))
+    parts = list(_parts(trajectories, entries, evidence, table if calls is None else None))
     if not parts:
         raise InvalidValueError("the traces hold no tool call; a study needs calls")
-    rows = _rows(calls)
+    rows = _rows(table)
     keys = tuple(zip(rows["trajectory"], rows["call"], strict=True))
     found, notes = _all_signals(entries, parts, rows, seed), list[str]()
     if evidence is not None:
@@ -205,31 +204,36 @@ class _Part(NamedTuple):
 
 def _parts(
     trajectories: Iterable[Trajectory],
-    calls: CallTable,
     entries: Mapping[str, Entry[SignalFunction]],
     evidence: Evidence | None,
+    calls: CallTable | None,
 ) -> Iterator[_Part]:
-    """Add trajectories to the table of calls; keep of those with calls what their text and tokens say."""
-    fitted = {name: entry.options.get("pool", "reasoning") for name, entry in entries.items() if "fit" in entry.options}
+    """What text and tokens say of trajectories with calls; adds all to a table of calls, where one is given."""
+    fitted = {
+        name: SignalConfig(pool=entry.options.get("pool", "reasoning"))
+        for name, entry in entries.items()
+        if "fit" in entry.options
+    }
+    plain = {name: SignalConfig(name=name) for name in entries if name not in fitted}
     for t in trajectories:
-        base = score_measured(t)
-        calls.add(t, base)
+        base = score_measured(t, plain[REDUCTION])
+        if calls is not None:
+            calls.add(t, base)
         if t.n_calls:
-            signals = _signals(t, base, [name for name in entries if name not in fitted])
-            unfitted = {name: score_measured(t, SignalConfig(pool=pool)) for name, pool in fitted.items()}
-            yield _Part(signals, unfitted, np.empty((0, 2)) if evidence is None else evidence.found(t))
+            unfitted = {name: score_measured(t, config) for name, config in fitted.items()}
+            yield _Part(_signals(t, base, plain), unfitted, np.empty((0, 2)) if evidence is None else evidence.found(t))
 
 
-def _signals(t: Trajectory, base: Signal | None, names: Iterable[str]) -> dict[str, FloatArray]:
+def _signals(t: Trajectory, base: Signal | None, configs: Mapping[str, SignalConfig]) -> dict[str, FloatArray]:
     """(C,) of each signal that needs no fit, turned, and of the verdicts.
 
     Args:
         t: C calls.
         base: Its ΔH; None without entropies.
-        names: Of the signals.
+        configs: Of the signals, by name.
     """
     nothing = np.full(t.n_calls, np.nan)
-    found = {name: nothing if base is None else _turned(score(t, name).call_value) for name in names}
+    found = {name: nothing if base is None else _turned(score(t, c).call_value) for name, c in configs.items()}
     lower, upper = (nothing, nothing) if base is None else (base.call_lower, base.call_upper)
     for margin in MARGINS_NATS:
         verdict = np.where(upper < -margin, 1.0, np.where(lower >= -margin, 0.0, np.nan))

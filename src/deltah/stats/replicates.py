@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -62,10 +63,8 @@ class Controls(NamedTuple):
     """(N, p) with an intercept first."""
     columns: tuple[str, ...]
     """(p,) names."""
-    by_index: IntArray
-    """(N,) stratum of each call: its index."""
-    by_all: IntArray
-    """(N,) stratum of each call: index, tool and length tertile."""
+    stratum: IntArray
+    """(N,) number of the index, tool and length tertile of each call."""
 
 
 def controls_of(table: StudyTable) -> Controls:
@@ -78,8 +77,7 @@ def controls_of(table: StudyTable) -> Controls:
     return Controls(
         design=np.column_stack([np.ones(len(table)), *dummies, lengths - lengths.mean(axis=0)]),
         columns=("1", *index_names[1:], *tool_names[1:], "log tokens before", "log tokens after"),
-        by_index=table.index,
-        by_all=_codes(np.stack([table.index, table.tool, tertile], axis=1)),
+        stratum=_codes(np.stack([table.index, table.tool, tertile], axis=1)),
     )
 
 
@@ -104,67 +102,6 @@ def _tool_levels(tool: IntArray, tools: tuple[str, ...]) -> tuple[IntArray, list
 def _codes(keys: IntArray) -> IntArray:
     """(n,) numbers from 0 of different rows."""
     return np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Block:
-    """The n calls for which S signals and L labels are known together."""
-
-    signals: tuple[str, ...]
-    labels: tuple[str, ...]
-    x: FloatArray
-    """(n, S), centred."""
-    y: FloatArray
-    """(n, L); graded ones are centred, because the squares of a column of dates leave no digits for its variance."""
-    binary: BoolArray
-    """(L,) labels of 0 and 1 only; the others are graded and have no AUC."""
-    z: FloatArray
-    """(n, p) design of the controls."""
-    cluster: IntArray
-    """(n,) codes in 0 ... Q - 1."""
-    clusters: int
-    """Q of the whole table, so that all blocks share one set of draws."""
-    strata: tuple[IntArray, IntArray, IntArray]
-    """(n,) each: one stratum, call index, all controls; the AUCs' order in `STATISTICS`."""
-
-    def __len__(self) -> int:
-        """Calls, n."""
-        return len(self.cluster)
-
-
-def blocks(table: StudyTable) -> Iterator[Block]:
-    """All blocks of a table, the call-index baseline among the signals; empty ones are left out.
-
-    Signals that are known for the same calls share a block, and so do labels: mostly there are one to four.
-    """
-    columns, controls = table.with_baseline(), controls_of(table)
-    for signals in _known_together(columns):
-        for labels in _known_together(table.labels):
-            rows = np.flatnonzero(known(columns[signals[0]]) & known(table.labels[labels[0]]))
-            if not len(rows):
-                continue
-            x = np.stack([columns[name][rows] for name in signals], axis=1)
-            y = np.stack([table.labels[name][rows] for name in labels], axis=1)
-            binary = np.array([is_binary(column) for column in y.T])
-            yield Block(
-                signals=signals,
-                labels=labels,
-                x=x - x.mean(axis=0),
-                y=np.where(binary, y, y - y.mean(axis=0)),
-                binary=binary,
-                z=controls.design[rows],
-                cluster=table.cluster[rows],
-                clusters=table.n_clusters,
-                strata=(np.zeros_like(rows), _codes(controls.by_index[rows]), _codes(controls.by_all[rows])),
-            )
-
-
-def _known_together(columns: Mapping[str, FloatArray]) -> list[tuple[str, ...]]:
-    """Names of columns that are known for the same calls."""
-    groups: dict[bytes, list[str]] = {}
-    for name, column in columns.items():
-        groups.setdefault(known(column).tobytes(), []).append(name)
-    return [tuple(names) for names in groups.values()]
 
 
 def cluster_sums(columns: Iterable[FloatArray], cluster: IntArray, clusters: int) -> FloatArray:
@@ -217,39 +154,72 @@ def running_sum(copies: FloatArray) -> FloatArray:
     return padded[: n + 1]
 
 
-class BlockStatistics:
-    """Statistics of one block for any cluster weights."""
+@dataclass(kw_only=True)
+class Block:
+    """The n calls for which S signals and L labels are known together, and their statistics under any weights."""
 
-    def __init__(self, block: Block) -> None:
-        self._block = block
-        columns = np.concatenate([block.z, block.x, block.y], axis=1)
-        upper = np.triu_indices(columns.shape[1])
-        products = (columns[:, a] * columns[:, b] for a, b in zip(*upper, strict=True))
-        self._upper, self._products = upper, cluster_sums(products, block.cluster, block.clusters)
-        self._orders = [[order_of(column, strata) for strata in block.strata] for column in block.x.T]
-        self._graded = {j: order_of(block.y[:, j], block.strata[0]) for j in np.flatnonzero(~block.binary)}
+    signals: tuple[str, ...]
+    labels: tuple[str, ...]
+    x: FloatArray
+    """(n, S), centred."""
+    y: FloatArray
+    """(n, L); graded ones are centred, because the squares of a column of dates leave no digits for its variance."""
+    binary: BoolArray
+    """(L,) labels of 0 and 1 only; the others are graded and have no AUC."""
+    z: FloatArray
+    """(n, p) design of the controls."""
+    cluster: IntArray
+    """(n,) codes in 0 ... Q - 1."""
+    clusters: int
+    """Q of the whole table, so that all blocks share one set of draws."""
+    strata: tuple[IntArray, IntArray, IntArray]
+    """(n,) each: one stratum, call index, all controls; the AUCs' order in `STATISTICS`."""
+
+    def __len__(self) -> int:
+        """Calls, n."""
+        return len(self.cluster)
+
+    @cached_property
+    def _upper(self) -> tuple[IntArray, IntArray]:
+        """Rows and columns of the upper triangle of the cross products of z, x and y."""
+        return np.triu_indices(self.z.shape[1] + self.x.shape[1] + self.y.shape[1])
+
+    @cached_property
+    def _products(self) -> FloatArray:
+        """(Q, D (D + 1) / 2) cross products within clusters: a resample's are one matrix product away."""
+        columns = np.concatenate([self.z, self.x, self.y], axis=1)
+        products = (columns[:, a] * columns[:, b] for a, b in zip(*self._upper, strict=True))
+        return cluster_sums(products, self.cluster, self.clusters)
+
+    @cached_property
+    def _orders(self) -> list[list[Order]]:
+        """(S)(3) order of the calls by each signal within each kind of strata."""
+        return [[order_of(column, strata) for strata in self.strata] for column in self.x.T]
+
+    @cached_property
+    def _graded(self) -> dict[int, Order]:
+        """Order of the calls by each graded label, by its number."""
+        return {j: order_of(self.y[:, j], self.strata[0]) for j in np.flatnonzero(~self.binary).tolist()}
 
     def estimate(self) -> FloatArray:
         """(S, L, 7) statistics of the data."""
-        estimate: FloatArray = self.of_weights(np.ones((1, self._block.clusters)))[0]
+        estimate: FloatArray = self.of_weights(np.ones((1, self.clusters)))[0]
         return estimate
 
     def replicates(self, *, resamples: int, seed: int) -> Iterator[FloatArray]:
         """Yield (b, S, L, 7) statistics of resampled questions, `resamples` rows in all."""
-        for weights in cluster_weights(self._block.clusters, resamples=resamples, seed=seed):
+        for weights in cluster_weights(self.clusters, resamples=resamples, seed=seed):
             for start in range(0, len(weights), _CHUNK):
                 yield self.of_weights(weights[start : start + _CHUNK].astype(np.float64))
 
     def of_weights(self, weights: FloatArray) -> FloatArray:
         """(b, S, L, 7) statistics, NaN where undefined, of (b, Q) copies of the questions."""
-        copies = np.ascontiguousarray(weights.T)[self._block.cluster]
-        p, width = self._block.z.shape[1], int(self._upper[0][-1]) + 1
+        copies = np.ascontiguousarray(weights.T)[self.cluster]
+        p, width = self.z.shape[1], int(self._upper[0][-1]) + 1
         values = np.empty((len(weights), width, width))
         values[:, *self._upper] = values[:, *self._upper[::-1]] = weights @ self._products
         aucs, ranks = self._of_ranks(copies, values)
-        inverses = [
-            np.asarray(np.linalg.pinv(values[:, :k, :k], rcond=1e-12, hermitian=True), dtype=np.float64) for k in (1, p)
-        ]
+        inverses = [np.linalg.pinv(values[:, :k, :k], rcond=1e-12, hermitian=True) for k in (1, p)]
         correlations = [self._correlations(gram, inverse) for gram in (ranks, values) for inverse in inverses]
         return np.stack([*aucs, *correlations], axis=-1)
 
@@ -258,29 +228,29 @@ class BlockStatistics:
 
         The rank of a 0/1 label is a linear function of the label, which can therefore stand for it.
         """
-        block, gram = self._block, values.copy()
-        p, s = block.z.shape[1], len(block.signals)
-        aucs = np.empty((3, copies.shape[1], s, len(block.labels)))
+        gram = values.copy()
+        p, s = self.z.shape[1], len(self.signals)
+        aucs = np.empty((3, copies.shape[1], s, len(self.labels)))
         graded = {j: self._label_ranks(copies, order) for j, order in self._graded.items()}
         for j, ranks in graded.items():
-            _put(gram, p + s + j, slice(0, p), block.z.T @ (copies * ranks))
+            _put(gram, p + s + j, slice(0, p), self.z.T @ (copies * ranks))
             _put(gram, p + s + j, p + s + j, np.einsum("nb,nb,nb->b", copies, ranks, ranks))
-        sums = [_pair_sums(copies, block.y, strata) for strata in block.strata]
+        sums = [_pair_sums(copies, self.y, strata) for strata in self.strata]
         for i, orders in enumerate(self._orders):
             for scheme, order in enumerate(orders):
                 here = copies[order.rows]
                 ranks = doubled_ranks(here, order)
                 here *= ranks
-                good = block.y[order.rows].T @ here
+                good = self.y[order.rows].T @ here
                 shift, pairs = sums[scheme]
                 aucs[scheme, :, i] = ratio(good / 2.0 - shift, pairs).T
                 if scheme == 0:
                     _put(gram, p + i, p + i, np.einsum("nb,nb->b", here, ranks))
-                    _put(gram, p + i, slice(0, p), block.z[order.rows].T @ here)
+                    _put(gram, p + i, slice(0, p), self.z[order.rows].T @ here)
                     _put(gram, p + i, slice(p + s, None), good)
                     for j, label_ranks in graded.items():
                         _put(gram, p + i, p + s + j, np.einsum("nb,nb->b", here, label_ranks[order.rows]))
-        aucs[..., ~block.binary] = np.nan
+        aucs[..., ~self.binary] = np.nan
         return aucs, gram
 
     def _label_ranks(self, copies: FloatArray, order: Order) -> FloatArray:
@@ -296,7 +266,7 @@ class BlockStatistics:
             gram: (b, D, D) cross products of controls, signals and labels.
             inverse: (b, k, k) of those of the controls.
         """
-        p, s, k = self._block.z.shape[1], len(self._block.signals), inverse.shape[1]
+        p, s, k = self.z.shape[1], len(self.signals), inverse.shape[1]
         mixed = gram[:, :k, p:]
         with np.errstate(divide="ignore", invalid="ignore"):
             products = gram[:, p:, p:] - np.swapaxes(mixed, 1, 2) @ inverse @ mixed
@@ -321,3 +291,38 @@ def _pair_sums(copies: FloatArray, y: FloatArray, strata: IntArray) -> tuple[Flo
     good = np.stack([np.add.reduceat(here * label[:, None], starts, axis=0) for label in y[rows].T])
     earlier = np.cumsum(totals, axis=0) - totals
     return (good * (earlier + good / 2.0)).sum(axis=1), (good * (totals - good)).sum(axis=1)
+
+
+def blocks(table: StudyTable) -> Iterator[Block]:
+    """All blocks of a table, the call-index baseline among the signals; empty ones are left out.
+
+    Signals that are known for the same calls share a block, and so do labels: mostly there are one to four.
+    """
+    columns, controls = table.with_baseline(), controls_of(table)
+    for signals in _known_together(columns):
+        for labels in _known_together(table.labels):
+            rows = np.flatnonzero(known(columns[signals[0]]) & known(table.labels[labels[0]]))
+            if not len(rows):
+                continue
+            x = np.stack([columns[name][rows] for name in signals], axis=1)
+            y = np.stack([table.labels[name][rows] for name in labels], axis=1)
+            binary = np.array([is_binary(column) for column in y.T])
+            yield Block(
+                signals=signals,
+                labels=labels,
+                x=x - x.mean(axis=0),
+                y=np.where(binary, y, y - y.mean(axis=0)),
+                binary=binary,
+                z=controls.design[rows],
+                cluster=table.cluster[rows],
+                clusters=table.n_clusters,
+                strata=(np.zeros_like(rows), _codes(table.index[rows]), _codes(controls.stratum[rows])),
+            )
+
+
+def _known_together(columns: Mapping[str, FloatArray]) -> list[tuple[str, ...]]:
+    """Names of columns that are known for the same calls."""
+    groups: dict[bytes, list[str]] = {}
+    for name, column in columns.items():
+        groups.setdefault(known(column).tobytes(), []).append(name)
+    return [tuple(names) for names in groups.values()]

@@ -228,46 +228,31 @@ def histograms(table: StudyTable) -> tuple[QualityHistogram, ...]:
     limit = float(np.quantile(np.abs(measured), 0.99)) if len(measured) else 1.0
     edges = np.linspace(-1.0, 1.0, BINS + 1) * (limit or 1.0)
     bins = np.clip(np.searchsorted(edges, reduction, side="left") - 1, 0, BINS - 1)
-    found = []
-    for name, label in table.labels.items():
-        if is_binary(label):
-            good, other = (
-                tuple(np.bincount(bins[known(reduction) & (label == value)], minlength=BINS).tolist())
-                for value in (1.0, 0.0)
-            )
-            left_out = len(table) - sum(good) - sum(other)
-            found.append(
-                QualityHistogram(label=name, edges=tuple(edges.tolist()), good=good, other=other, left_out=left_out)
-            )
-    return tuple(found)
+
+    def of_label(name: str, label: FloatArray) -> QualityHistogram:
+        kinds = [known(reduction) & (label == value) for value in (1.0, 0.0)]
+        good, other = (tuple(np.bincount(bins[kind], minlength=BINS).tolist()) for kind in kinds)
+        left_out = len(table) - sum(good) - sum(other)
+        return QualityHistogram(label=name, edges=tuple(edges.tolist()), good=good, other=other, left_out=left_out)
+
+    return tuple(of_label(name, label) for name, label in table.labels.items() if is_binary(label))
 
 
 def roc_curves(table: StudyTable, associations: Iterable[Association]) -> tuple[RocCurve, ...]:
     """Curves of `ROC_SIGNALS` for every pair that has an AUC."""
-    columns = table.with_baseline()
-    return tuple(
-        RocCurve(
-            label=a.label,
-            signal=a.signal,
-            **_corners(columns[a.signal], table.labels[a.label]),
-        )
-        for a in associations
-        if a.signal in ROC_SIGNALS and np.isfinite(a.auc.value)
-    )
-
-
-def _corners(signal: FloatArray, label: FloatArray) -> dict[str, tuple[float, ...]]:
-    """Rates at every threshold, thinned to `MAX_POINTS`."""
-    used = known(signal) & known(label)
-    order = np.argsort(-signal[used], kind="stable")
-    x, y = signal[used][order], label[used][order]
-    last = np.flatnonzero(np.append(x[1:] != x[:-1], True))
-    kept = np.unique(np.round(np.linspace(0, len(last), min(MAX_POINTS, len(last) + 1))).astype(np.int64))
-    found = {}
-    for name, hits in (("false_positive_rate", 1.0 - y), ("true_positive_rate", y)):
-        counted = np.cumsum(hits)[last]
-        found[name] = tuple(np.append(0.0, counted / counted[-1])[kept].tolist())
-    return found
+    found, columns = list[RocCurve](), table.with_baseline()
+    for a in associations:
+        if a.signal not in ROC_SIGNALS or not np.isfinite(a.auc.value):
+            continue
+        signal, label = columns[a.signal], table.labels[a.label]
+        used = np.flatnonzero(known(signal) & known(label))
+        order = used[np.argsort(-signal[used], kind="stable")]
+        last = np.flatnonzero(np.diff(signal[order], append=np.nan))  # of each group of ties
+        kept = np.unique(np.round(np.linspace(0, len(last), min(MAX_POINTS, len(last) + 1))).astype(np.int64))
+        counts = [np.append(0.0, np.cumsum(label[order] == value)[last])[kept] for value in (0.0, 1.0)]
+        false, true = (tuple((c / c[-1]).tolist()) for c in counts)
+        found.append(RocCurve(label=a.label, signal=a.signal, false_positive_rate=false, true_positive_rate=true))
+    return tuple(found)
 
 
 def positions(table: StudyTable, *, resamples: int, seed: int) -> tuple[PositionRow, ...]:
@@ -301,32 +286,20 @@ def _means(table: StudyTable, here: BoolArray, resamples: int, seed: int) -> dic
     return found
 
 
-def failures(table: StudyTable, *, outcome: str = "correct") -> tuple[tuple[Failure, ...], Mapping[FailureKind, int]]:
-    """The clearest disagreements of entropy and outcome, and how many calls disagree in all.
-
-    Args:
-        table: Without the label `outcome` there are none.
-        outcome: Label of a trajectory's outcome.
-    """
-    label, reduction = table.labels.get(outcome, np.full(len(table), np.nan)), table.signals[REDUCTION]
+def failures(table: StudyTable) -> tuple[tuple[Failure, ...], Mapping[FailureKind, int]]:
+    """The clearest disagreements of entropy and outcome, one a trajectory; how many calls disagree in all."""
+    label, reduction = table.labels.get("correct", np.full(len(table), np.nan)), table.signals[REDUCTION]
     members = {
         FailureKind.FELL_AND_WRONG: np.flatnonzero((reduction > 0) & (label == 0.0)),
         FailureKind.ROSE_AND_RIGHT: np.flatnonzero((reduction < 0) & (label == 1.0)),
     }
     found = list[Failure]()
     for kind, rows in members.items():
-        clearest = dict[str, int]()
+        clearest = dict[str, Failure]()
         for row in rows[np.argsort(-np.abs(reduction[rows]), kind="stable")].tolist():
-            clearest.setdefault(table.calls[row][0], row)
-        found += [
-            Failure(
-                kind=kind,
-                trajectory=trajectory,
-                call=table.calls[row][1],
-                tool=table.tools[table.tool[row]],
-                index=int(table.index[row]),
-                reduction=float(reduction[row]),
-            )
-            for trajectory, row in list(clearest.items())[:MAX_FAILURES]
-        ]
+            trajectory, call = table.calls[row]
+            tool, index, value = table.tools[table.tool[row]], int(table.index[row]), float(reduction[row])
+            failure = Failure(kind=kind, trajectory=trajectory, call=call, tool=tool, index=index, reduction=value)
+            clearest.setdefault(trajectory, failure)
+        found += list(clearest.values())[:MAX_FAILURES]
     return tuple(found), {kind: len(rows) for kind, rows in members.items()}

@@ -1,38 +1,44 @@
-r"""What a set of evaluation trajectories says: outcome, calls, entropy reduction, each with an interval.
+r"""What a table of calls says: outcome, calls, entropy reduction, waste, each with an interval.
 
 Every statistic of `Statistics` is a ratio of sums over questions, estimated and bootstrapped by
 `deltah.stats.bootstrap`. Trajectories of one question form one cluster. Pooled ratios follow the method's counting:
 the reduction rate is $\sum m / \sum n$ over all calls, undefined and undecided ones included in n. What was not
 measured (an ungraded trajectory, a call without entropies) is left out and counted, never taken as 0.
 
-Nothing here tests a hypothesis; `compare` gives the paired difference of two arms with its interval.
+The sums are one GROUP BY on the table of calls (`deltah.calls.table`); `calls_by` does the same for calls by tool, by
+round or by any other expression. Beyond `MAX_RESAMPLED` questions, as many groups of questions, formed by a hash of
+their names, are resampled in their stead, so that memory stays bounded. Nothing here tests a hypothesis; `compare`
+gives the paired difference of two arms with its interval.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from deltah.calls.scored import CORRECT_OUTCOME, ClusterKey, Scored, cluster_key, score_measured, waste_levels
-from deltah.calls.waste import Waste, WasteLevel, waste_of_calls
-from deltah.core.signal_types import Signal, Verdict
-from deltah.core.types import BoolArray, FloatArray, Scalar, Trajectory
-from deltah.errors import InvalidValueError
-from deltah.stats.bootstrap import Estimate, interval, ratio, ratio_replicates
+from deltah.calls.table import CallTable
+from deltah.core import metrics
+from deltah.core.signal_types import Signal
+from deltah.core.types import FloatArray, Trajectory
+from deltah.stats.bootstrap import MAX_RESAMPLED, Estimate, interval, ratio, ratio_replicates
 
 RESAMPLES: Final = 2000
-Key = TypeVar("Key", bound=Hashable)
+MAX_TOOLS: Final = 1000
+"""Tools told apart, in the order they are met; further ones are one group."""
+MAX_NAME_CHARS: Final = 100
+"""Of a tool's name."""
+OTHER_TOOLS: Final = "(other tools)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
-    """The statistics of the study, in the order tables show them."""
+    """The statistics of a set of trajectories, in the order tables show them."""
 
     outcome: Estimate
-    """Mean outcome, in [0, 1]; what it may be called is told by `deltah.calls.outcomes`."""
+    """Mean outcome, in [0, 1]; what it may be called is told by `deltah.calls.grading`."""
     accuracy: Estimate
     """Share of trajectories with an outcome of 1."""
     calls_per_trajectory: Estimate
@@ -41,12 +47,12 @@ class Statistics:
     """Tool productivity: correct trajectories over calls; ungraded trajectories are left out with their calls."""
     reduction_rate: Estimate
     """m / n: certified reduced calls over all calls."""
-    delta_h: Estimate
+    mean_value: Estimate
     """Mean signal of a call (nats for ΔH): point values of the calls that have one."""
     undecided: Estimate
     """Share of calls whose interval contains the margin."""
     undefined: Estimate
-    """Share of calls that have no ΔH: an empty segment, or no answer."""
+    """Share of calls that have no signal: an empty segment, or no answer."""
     waste: Estimate
     """Share of calls whose text shows waste and that did not certainly reduce entropy: certified and likely ones."""
     certified_waste: Estimate
@@ -62,7 +68,7 @@ class Statistics:
 
 
 STATISTICS: Final = tuple(field.name for field in fields(Statistics))
-RATES: Final = frozenset(STATISTICS) - {"calls_per_trajectory", "correct_per_call", "delta_h", "sampled_tokens"}
+RATES: Final = frozenset(STATISTICS) - {"calls_per_trajectory", "correct_per_call", "mean_value", "sampled_tokens"}
 """Means of values in [0, 1]."""
 
 
@@ -90,103 +96,129 @@ class Comparison(Statistics):
     """Whether that holds of either set."""
 
 
-class _Tally(NamedTuple):
-    """What one trajectory adds to one statistic."""
-
-    numerator: float
-    denominator: float
-    left_out: float = 0
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tallies:
-    """What N trajectories add to every statistic: all that a summary needs of them, a few numbers each."""
+class CallSummary:
+    """Statistics of a set of calls."""
 
-    values: FloatArray
-    """(N, S, 3) numerator, denominator and left out, S as in `STATISTICS`."""
-    clusters: tuple[ClusterKey, ...]
-    """(N,) the question each trajectory answers."""
-    calls: int
-    """Calls of all trajectories."""
+    n: int
+    errors: int
+    """Calls that the tool answered with an error."""
+    unanswered: int
+    reduction_rate: Estimate
+    """Certified reduced calls over all calls with entropies."""
+    mean_value: Estimate
+    """Mean signal of the calls that have one."""
+    undecided: int
+    undefined: int
+    certified: int
+    """Calls that are certified waste."""
+    likely: int
 
-    def __len__(self) -> int:
-        """N."""
-        return len(self.clusters)
-
-    def subset(self, kept: BoolArray) -> Tallies:
-        """The trajectories that a mask keeps.
-
-        Args:
-            kept: (N,)
-        """
-        column = STATISTICS.index("calls_per_trajectory")
-        clusters = tuple(key for key, keep in zip(self.clusters, kept, strict=True) if keep)
-        values = self.values[kept]
-        return Tallies(values=values, clusters=clusters, calls=int(values[:, column, 0].sum()))
+    @property
+    def told(self) -> int:
+        """Calls of which it is certain whether they reduced entropy: without any, the reduction rate says nothing."""
+        return self.reduction_rate.n - self.undecided - self.undefined
 
 
-def tally(scored: Iterable[Scored], *, cluster: str = "task_id") -> Tallies:
-    """Read scored trajectories once and keep their tallies.
+class _Ratio(NamedTuple):
+    """What one trajectory adds to a statistic, in SQL."""
 
-    Args:
-        scored: Each trajectory with its signal, None for one without entropies.
-        cluster: Metadata key that names the question; without it the question's text, then the id, stands for it.
+    numerator: str
+    denominator: str
+    known: str = "true"
+    """Whether it can enter; its denominator is else counted as left out."""
+    left_out: str = "0"
+    """What of one that enters cannot."""
 
-    Raises:
-        InvalidValueError: if a signal speaks of another number of calls than its trajectory.
-    """
-    rows, clusters, calls = list[FloatArray](), list[ClusterKey](), 0
-    for trajectory, signal in scored:
-        rows.append(tally_of(trajectory, signal))
-        clusters.append(cluster_key(trajectory, cluster))
-        calls += trajectory.n_calls
-    values = np.array(rows, dtype=np.float64).reshape(len(rows), len(STATISTICS), 3)
-    return Tallies(values=values, clusters=tuple(clusters), calls=calls)
+
+_MEASURED, _GRADED = "signal IS NOT NULL", "outcome IS NOT NULL"
+_RATIOS: Final = {
+    "outcome": _Ratio("outcome", "1", _GRADED),
+    "accuracy": _Ratio("correct::INT", "1", _GRADED),
+    "calls_per_trajectory": _Ratio("calls", "1"),
+    "correct_per_call": _Ratio("correct::INT", "calls", _GRADED),
+    "reduction_rate": _Ratio("reduced", "calls", _MEASURED),
+    "mean_value": _Ratio("value_sum", "valued", left_out="calls - valued"),
+    "undecided": _Ratio("undecided", "calls", _MEASURED),
+    "undefined": _Ratio("undefined", "calls", _MEASURED),
+    "waste": _Ratio("certified + likely", "calls"),
+    "certified_waste": _Ratio("certified", "calls", _MEASURED),
+    "no_call": _Ratio("(calls = 0)::INT", "1"),
+    "sampled_tokens": _Ratio("sampled_tokens", "1", "sampled_tokens IS NOT NULL"),
+}
+_COUNTS: Final = {
+    "reduced": "count(*) FILTER (verdict = 'reduced')",
+    "undecided": "count(*) FILTER (verdict = 'undecided')",
+    "undefined": "count(*) FILTER (verdict = 'undefined')",
+    "certified": "count(*) FILTER (waste_level = 'certified')",
+    "likely": "count(*) FILTER (waste_level = 'likely')",
+    "valued": "count(value)",
+    "value_sum": "coalesce(sum(value), 0)",
+}
+"""Of a set of calls, in SQL."""
+_MORE_COUNTS: Final = {
+    "n": "count(*)",
+    "measured": "count(verdict)",
+    "errors": "count(*) FILTER (status = 'error')",
+    "unanswered": "count(*) FILTER (status = 'unanswered')",
+}
+_TOOL: Final = (
+    f"left(tool, {MAX_NAME_CHARS}) IN (SELECT left(tool, {MAX_NAME_CHARS}) FROM calls GROUP BY ALL "
+    f"ORDER BY min(rowid) LIMIT {MAX_TOOLS})"
+)
+BY_TOOL: Final = f"if({_TOOL}, left(tool, {MAX_NAME_CHARS}), '{OTHER_TOOLS}')"
+"""Group of a call by its tool, for `calls_by`."""
+
+
+def _listed(expressions: dict[str, str]) -> str:
+    return ", ".join(f'{expression} AS "{name}"' for name, expression in expressions.items())
+
+
+_PER_TRAJECTORY: Final = (
+    f"SELECT t.*, {_listed({name: f'coalesce(c.{name}, 0)' for name in _COUNTS})} FROM trajectories t "
+    f"LEFT JOIN (SELECT key, {_listed(_COUNTS)} FROM calls GROUP BY key) c USING (key)"
+)
 
 
 def summarise(
-    trajectories: Iterable[Trajectory],
+    source: CallTable | Iterable[Trajectory],
     signals: Sequence[Signal | None] | None = None,
     *,
+    where: str = "true",
     resamples: int = RESAMPLES,
     seed: int = 0,
     cluster: str = "task_id",
 ) -> Summary:
-    """Summarise evaluation trajectories.
+    """Summarise a set of trajectories.
 
     Args:
-        trajectories: Any number, also none: then every statistic is NaN.
-        signals: One a trajectory, None for one without entropies; scored with the defaults when not given.
+        source: A table, or trajectories in memory.
+        signals: Of trajectories in memory, None for one without entropies; scored with the defaults when not given.
+        where: Condition on the table `trajectories`, in SQL: which of them to take.
         resamples: Bootstrap resamples.
         seed: Of the resampling.
-        cluster: See `tally`.
+        cluster: Metadata key that names the question, of trajectories in memory.
 
     Raises:
-        InvalidValueError: if `signals` has another length than `trajectories`.
+        InvalidValueError: if `signals` has another length than the trajectories.
     """
-    return summarise_tallies(tally(_paired(trajectories, signals), cluster=cluster), resamples=resamples, seed=seed)
-
-
-def summarise_tallies(tallies: Tallies, *, resamples: int = RESAMPLES, seed: int = 0) -> Summary:
-    """Summary of trajectories of which only the tallies were kept; the same as `summarise` of the trajectories."""
-    names = list(dict.fromkeys(tallies.clusters))
-    sums = _cluster_sums(tallies, names)
+    table = source if isinstance(source, CallTable) else CallTable.of(source, signals, cluster=cluster)
+    _, sums = _cluster_sums(table, where, hashed=True)
+    ((questions, trajectories, calls),) = table.sql(
+        f"SELECT count(DISTINCT cluster), count(*), coalesce(sum(calls), 0)::BIGINT FROM trajectories WHERE {where}"
+    ).fetchall()
     replicates = ratio_replicates(sums[..., 0], sums[..., 1], resamples=resamples, seed=seed)
     estimates = {name: _estimate(sums[:, s], replicates[:, s], rate=name in RATES) for s, name in enumerate(STATISTICS)}
-    return Summary(
-        questions=len(names), trajectories=len(tallies), calls=tallies.calls, untold=_untold(sums), **estimates
-    )
+    return Summary(questions=questions, trajectories=trajectories, calls=calls, untold=_untold(sums), **estimates)
 
 
 def compare(
-    a: Iterable[Trajectory],
-    b: Iterable[Trajectory],
+    a: CallTable | Iterable[Trajectory],
+    b: CallTable | Iterable[Trajectory],
     *,
-    signals_a: Sequence[Signal | None] | None = None,
-    signals_b: Sequence[Signal | None] | None = None,
+    where: str = "true",
     resamples: int = RESAMPLES,
     seed: int = 0,
-    cluster: str = "task_id",
 ) -> Comparison:
     """Difference b - a of every statistic, paired by question.
 
@@ -196,24 +228,18 @@ def compare(
     Args:
         a: The reference.
         b: What is compared with it.
-        signals_a: See `summarise`.
-        signals_b: See `summarise`.
+        where: See `summarise`; of both.
         resamples: Bootstrap resamples.
         seed: Of the resampling.
-        cluster: Metadata key that names the question.
     """
-    first, second = (tally(_paired(*side), cluster=cluster) for side in ((a, signals_a), (b, signals_b)))
-    return compare_tallies(first, second, resamples=resamples, seed=seed)
-
-
-def compare_tallies(a: Tallies, b: Tallies, *, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
-    """`compare` for trajectories of which only the tallies were kept."""
-    present_a, present_b = set(a.clusters), set(b.clusters)
-    shared = [key for key in dict.fromkeys(a.clusters) if key in present_b]
-    sums_a, sums_b = _cluster_sums(a, shared), _cluster_sums(b, shared)
+    sides = [_cluster_sums(t if isinstance(t, CallTable) else CallTable.of(t), where, hashed=False) for t in (a, b)]
+    rows_a, rows_b = ({name: i for i, name in enumerate(names)} for names, _ in sides)
+    shared = [name for name in rows_a if name in rows_b]
+    sums_a = sides[0][1][[rows_a[name] for name in shared]]
+    sums_b = sides[1][1][[rows_b[name] for name in shared]]
     replicates = ratio_replicates(sums_b[..., 0], sums_b[..., 1], resamples=resamples, seed=seed)
     replicates -= ratio_replicates(sums_a[..., 0], sums_a[..., 1], resamples=resamples, seed=seed)
-    left_out = len(present_a ^ present_b)
+    left_out = len(rows_a.keys() ^ rows_b.keys())
     estimates = {
         name: _difference(sums_a[:, s], sums_b[:, s], replicates[:, s], left_out) for s, name in enumerate(STATISTICS)
     }
@@ -221,97 +247,102 @@ def compare_tallies(a: Tallies, b: Tallies, *, resamples: int = RESAMPLES, seed:
     return Comparison(questions=len(shared), left_out=left_out, untold=untold, **estimates)
 
 
-def by(
-    trajectories: Iterable[Trajectory], key: str | Callable[[Trajectory], Key]
-) -> dict[Key | Scalar, list[Trajectory]]:
-    """Split trajectories by a metadata key or a function; groups in order of first appearance.
-
-    Trajectories that lack the metadata key form the group None. To split *calls* (by tool, by round index) use
-    `deltah.calls.rows`.
-    """
-    groups: dict[Key | Scalar, list[Trajectory]] = {}
-    for trajectory in trajectories:
-        name = trajectory.metadata.get(key) if isinstance(key, str) else key(trajectory)
-        groups.setdefault(name, []).append(trajectory)
-    return groups
-
-
-def _paired(trajectories: Iterable[Trajectory], signals: Sequence[Signal | None] | None) -> Iterator[Scored]:
-    """Trajectories with their signals, scored with the defaults where none were given."""
-    if signals is None:
-        yield from ((trajectory, score_measured(trajectory)) for trajectory in trajectories)
-        return
-    listed = list(trajectories)
-    if len(signals) != len(listed):
-        raise InvalidValueError(f"got {len(signals)} signals for {len(listed)} trajectories; give one for each")
-    yield from zip(listed, signals, strict=True)
-
-
-def tally_of(
-    trajectory: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste]] | None = None
-) -> FloatArray:
-    """(S, 3) what one trajectory adds to each statistic.
+def calls_by(
+    table: CallTable,
+    group: str,
+    *,
+    where: str = "true",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    **parameters: object,
+) -> dict[Any, CallSummary]:
+    """Statistics of groups of calls, clustered by question, in the order in which the groups were met.
 
     Args:
-        trajectory: C calls.
-        signal: None for a trajectory without entropies.
-        waste: (C,) what `waste_of_calls` says, where it is known already.
-
-    Raises:
-        InvalidValueError: if the signal speaks of another number of calls.
+        table: The calls.
+        group: Expression on the table `calls`, in SQL: `BY_TOOL`, "round", "correct".
+        where: Condition on `calls`: which of them to take.
+        resamples: Bootstrap resamples.
+        seed: Of the resampling.
+        **parameters: Values of `$name` in both.
     """
-    if signal is not None and signal.n_calls != trajectory.n_calls:
-        raise InvalidValueError(
-            f"trajectory {trajectory.id!r} has {trajectory.n_calls} calls, its signal {signal.n_calls}; "
-            "give the signals in the order of the trajectories"
-        )
-    found = waste_levels(signal, waste_of_calls(trajectory) if waste is None else waste)
-    rows = (
-        _outcome_tallies(trajectory),
-        _call_tallies(trajectory, signal),
-        _waste_tallies(found, measured=signal is not None),
-        _token_tallies(trajectory),
+    found = table.sql(
+        f"SELECT {group} AS name, {_question(table)} AS cluster_, min(rowid) AS place, "
+        f"{_listed(_COUNTS | _MORE_COUNTS)} FROM calls WHERE {where} GROUP BY ALL ORDER BY place",
+        **parameters,
+    ).fetchnumpy()
+    rows_of: dict[Any, list[int]] = {}
+    for i, name in enumerate(found["name"].tolist()):
+        rows_of.setdefault(name, []).append(i)
+    return {
+        name: _call_summary({key: found[key][rows] for key in (*_COUNTS, *_MORE_COUNTS)}, resamples, seed)
+        for name, rows in rows_of.items()
+    }
+
+
+def log_metrics(table: CallTable) -> dict[str, float]:
+    """The row of `deltah.core.metrics.batch_metrics` of all trajectories with entropies.
+
+    Args:
+        table: Trajectories without entropies are left out.
+    """
+    query = f"""
+        SELECT avg(outcome), avg(correct::INT), avg(calls), avg((calls = 0)::INT), sum(reduced) / sum(calls),
+        avg(reduced / calls) FILTER (calls > 0), sum(undefined) / sum(calls), sum(undecided) / sum(calls),
+        coalesce(sum(correct::INT), 0) / sum(calls), sum(segment_tokens) / sum(segments),
+        sum(entropy_sum) / sum(entropies) FROM ({_PER_TRAJECTORY}) WHERE {_MEASURED}
+    """
+    names = (
+        *(metrics.OUTCOME, metrics.ACCURACY, metrics.CALLS, metrics.NO_CALL_RATE, metrics.REDUCTION_RATE),
+        *(metrics.EFFICIENCY, metrics.UNDEFINED_RATE, metrics.UNDECIDED_RATE, metrics.PRODUCTIVITY),
+        *(metrics.SEGMENT_TOKENS, metrics.SEGMENT_ENTROPY),
     )
-    return np.array([tally for row in rows for tally in row], dtype=np.float64)
+    found = dict(zip(names, table.sql(query).fetchall()[0], strict=True))
+    ((mean, std),) = table.sql("SELECT avg(value), stddev_pop(value) FROM calls").fetchall()
+    found |= {metrics.DELTA_H_MEAN: mean, metrics.DELTA_H_STD: std}
+    return {name: float("nan") if value is None else float(value) for name, value in found.items()}
 
 
-def _outcome_tallies(t: Trajectory) -> tuple[_Tally, _Tally, _Tally, _Tally]:
-    """Outcome, accuracy, calls per trajectory, correct per call."""
-    calls = _Tally(t.n_calls, 1)
-    if t.outcome is None:
-        return _Tally(0, 0, 1), _Tally(0, 0, 1), calls, _Tally(0, 0, t.n_calls)
-    correct = float(t.outcome >= CORRECT_OUTCOME)
-    return _Tally(t.outcome, 1), _Tally(correct, 1), calls, _Tally(correct, t.n_calls)
+def _question(table: CallTable) -> str:
+    """What is resampled: questions, or groups of them where there are more than `MAX_RESAMPLED`."""
+    ((n,),) = table.sql("SELECT count(DISTINCT cluster) FROM trajectories").fetchall()
+    return "cluster" if n <= MAX_RESAMPLED else f"(md5_number_lower(cluster) % {MAX_RESAMPLED})::VARCHAR"
 
 
-def _call_tallies(t: Trajectory, signal: Signal | None) -> tuple[_Tally, _Tally, _Tally, _Tally]:
-    """Reduction rate, mean ΔH, undecided, undefined."""
-    n = t.n_calls
-    if signal is None:
-        absent = _Tally(0, 0, n)
-        return absent, absent, absent, absent
-    values = signal.call_value[np.isfinite(signal.call_value)]
-    return (
-        _Tally(signal.n_reduced, n),
-        _Tally(float(values.sum()), len(values), n - len(values)),
-        _Tally(signal.count(Verdict.UNDECIDED), n),
-        _Tally(signal.count(Verdict.UNDEFINED), n),
+def _cluster_sums(table: CallTable, where: str, *, hashed: bool) -> tuple[list[str], FloatArray]:
+    """Names of Q clusters in the order they were met, and (Q, S, 3) numerator, denominator and left out of each."""
+    sums = {}
+    for name, (numerator, denominator, known, left_out) in _RATIOS.items():
+        sums[f"{name} 0"] = f"coalesce(sum({numerator}) FILTER ({known}), 0)"
+        sums[f"{name} 1"] = f"coalesce(sum({denominator}) FILTER ({known}), 0)"
+        sums[f"{name} 2"] = f"sum(if({known}, {left_out}, {denominator}))"
+    cluster = _question(table) if hashed else "cluster"
+    found = table.sql(
+        f"SELECT {cluster} AS cluster_, min(key) AS place, {_listed(sums)} FROM ({_PER_TRAJECTORY}) "
+        f"WHERE {where} GROUP BY ALL ORDER BY place"
+    ).fetchnumpy()
+    values = np.stack([found[name].astype(np.float64) for name in sums], axis=1)
+    return found["cluster_"].tolist(), values.reshape(-1, len(STATISTICS), 3)
+
+
+def _call_summary(counts: dict[str, Any], resamples: int, seed: int) -> CallSummary:
+    """Statistics from the (Q,) counts of each question."""
+    totals = {name: values.sum().item() for name, values in counts.items()}
+    # (Q, 2, 3): numerator, denominator and left out of the reduction rate and of the mean.
+    sums = np.stack(
+        [
+            np.stack([counts[numerator], counts[known], counts["n"] - counts[known]], axis=1)
+            for numerator, known in (("reduced", "measured"), ("value_sum", "valued"))
+        ],
+        axis=1,
+    ).astype(np.float64)
+    replicates = ratio_replicates(sums[..., 0], sums[..., 1], resamples=resamples, seed=seed)
+    names = ("n", "errors", "unanswered", "undecided", "undefined", "certified", "likely")
+    return CallSummary(
+        reduction_rate=_estimate(sums[:, 0], replicates[:, 0], rate=True),
+        mean_value=_estimate(sums[:, 1], replicates[:, 1], rate=False),
+        **{name: int(totals[name]) for name in names},
     )
-
-
-def _waste_tallies(found: Sequence[WasteLevel], *, measured: bool) -> tuple[_Tally, _Tally]:
-    """Waste, certified waste."""
-    n, certified = len(found), found.count(WasteLevel.CERTIFIED)
-    return (
-        _Tally(certified + found.count(WasteLevel.LIKELY), n),
-        _Tally(certified, n) if measured else _Tally(0, 0, n),
-    )
-
-
-def _token_tallies(t: Trajectory) -> tuple[_Tally, _Tally]:
-    """No call, sampled tokens; a record without tokens has an unknown number of them."""
-    sampled = _Tally(float(t.response_mask.sum()), 1) if len(t) else _Tally(0, 0, 1)
-    return _Tally(float(t.n_calls == 0), 1), sampled
 
 
 def _untold(sums: FloatArray) -> bool:
@@ -323,15 +354,6 @@ def _untold(sums: FloatArray) -> bool:
     of = {name: sums[:, STATISTICS.index(name)].sum(axis=0) for name in ("reduction_rate", "undecided", "undefined")}
     measured = float(of["reduction_rate"][1])
     return 0 < measured <= float(of["undecided"][0] + of["undefined"][0])
-
-
-def _cluster_sums(tallies: Tallies, wanted: Sequence[ClusterKey]) -> FloatArray:
-    """(Q, S, 3) sums over the trajectories of each wanted cluster; the others are dropped."""
-    row_of = {key: row for row, key in enumerate(wanted)}
-    kept = [i for i, key in enumerate(tallies.clusters) if key in row_of]
-    sums = np.zeros((len(wanted), *tallies.values.shape[1:]))
-    np.add.at(sums, [row_of[tallies.clusters[i]] for i in kept], tallies.values[kept])
-    return sums
 
 
 def _estimate(sums: FloatArray, replicates: FloatArray, *, rate: bool) -> Estimate:

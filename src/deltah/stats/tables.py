@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from deltah.calls.outcomes import OUTCOME
+from deltah.calls.grading import OUTCOME
 from deltah.core.registry import Entry
 from deltah.core.signals import SIGNALS
 from deltah.errors import InvalidValueError
 from deltah.stats.bootstrap import Estimate
-from deltah.stats.callgroups import CallSummary
-from deltah.stats.summary import STATISTICS, Comparison, Statistics, Summary
+from deltah.stats.summary import STATISTICS, CallSummary, Comparison, Statistics, Summary
 
 MISSING: Final = "–"
 """Shown for what was not measured."""
@@ -73,7 +72,7 @@ ALL_COLUMNS: Final = (
     Column(key="calls_per_trajectory", title="calls / trajectory"),
     Column(key="correct_per_call", title="correct / call"),
     Column(key="reduction_rate", title="reduction rate"),
-    Column(key="delta_h", title=f"mean {METHOD.title}", digits=3, unit=METHOD.unit, signed=True),
+    Column(key="mean_value", title=f"mean {METHOD.title}", digits=3, unit=METHOD.unit, signed=True),
     Column(key="undecided", title="undecided"),
     Column(key="undefined", title="undefined"),
     Column(key="waste", title="waste"),
@@ -90,7 +89,7 @@ PAGE_COLUMNS: Final = (
     "calls_per_trajectory",
     "correct_per_call",
     "reduction_rate",
-    "delta_h",
+    "mean_value",
     "waste",
     "seconds",
 )
@@ -116,7 +115,7 @@ def table(
         seconds: Wall time of each row, where known.
         columns: Keys of `ALL_COLUMNS`.
         signed: Write a plus sign before positive values, for differences.
-        outcome: Title of the mean outcome (`deltah.calls.outcomes.outcome_title`).
+        outcome: Title of the mean outcome (`deltah.calls.grading.outcome_title`).
         signal: Title and unit of the mean signal.
 
     Raises:
@@ -125,8 +124,8 @@ def table(
     unknown = [key for key in columns if key not in _BY_KEY]
     if unknown:
         raise InvalidValueError(f"unknown column {unknown[0]!r}; choose from: {', '.join(_BY_KEY)}")
-    mean = replace(_BY_KEY["delta_h"], title=f"mean {signal.title}", unit=signal.unit)
-    named = {**_BY_KEY, "outcome": replace(_BY_KEY["outcome"], title=outcome), "delta_h": mean}
+    mean = replace(_BY_KEY["mean_value"], title=f"mean {signal.title}", unit=signal.unit)
+    named = {**_BY_KEY, "outcome": replace(_BY_KEY["outcome"], title=outcome), "mean_value": mean}
     chosen = tuple(named[key] for key in columns)
     times = seconds or {}
 

@@ -25,7 +25,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from deltah.core.types import Scalar
-from deltah.database import import_duckdb
 from deltah.errors import DataError, DeltahError
 from deltah.jsonlines import read_json_objects
 from deltah.tasks.graders import GRADERS, hash_answer, last_boxed
@@ -81,7 +80,8 @@ def task_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _parquet_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    duckdb = import_duckdb("Reading a Parquet file")
+    import duckdb
+
     number = 0
     try:
         with duckdb.connect() as database:

@@ -27,13 +27,12 @@ import msgspec
 
 from deltah.core.types import SegmentKind, SpanQuality, StopReason, Trajectory
 from deltah.errors import DataError
-from deltah.traces import openai
-from deltah.traces.chatlog import FunctionCall, Message, MessageToolCall
-from deltah.traces.conversation import message_text
+from deltah.traces.conversation import Conversation, Facts, LoggedMessage, to_trajectory
 from deltah.traces.dialects import json_calls, parse_calls, without_end_tokens
-from deltah.traces.dialogue import Dialogue, Facts, Said
 from deltah.traces.files import Position
+from deltah.traces.openai_schema import FunctionCall, Message, MessageToolCall
 from deltah.traces.spans import split_message
+from deltah.traces.turns import message_text
 
 _POLICY_NAMES = ("assistant", "model")
 _RESULT_NAMES = "tool|ipython|function|observation"
@@ -60,12 +59,6 @@ _LINE_HEADER = re.compile(r"(?:\A\s*|(?<=\n))(system|user|assistant|tool)\n")
 _GLUED_HEADER = re.compile(r"(?:\A\s*|(?<=\S))(system|user|assistant|ipython)\n\n")
 _OPEN_TAG_CALL = re.compile(r"<(search|code)>((?:(?!<(?:search|code)>).)*)</\1>\s*\Z", re.DOTALL)
 _SPACE = re.compile(r"\s*")
-
-
-class NamedMessage(Message):
-    """A message whose tool's name stands beside it, as some writers give it instead of an id."""
-
-    name: str | None = None
 
 
 class Prompt(NamedTuple):
@@ -139,8 +132,8 @@ def text_trajectory(prompt: Sequence[Message], said: Sequence[Message], facts: F
     """
     if not any(message.role == "assistant" for message in said):
         raise DataError("no message of role 'assistant' in the completion; there is no turn to read")
-    messages = [*(Said(message, context=True) for message in prompt), *map(Said, said)]
-    trajectory = openai.to_trajectory(Dialogue(messages, facts, Position("", 1)), default_id="")
+    messages = [*(LoggedMessage(message, context=True) for message in prompt), *map(LoggedMessage, said)]
+    trajectory = to_trajectory(Conversation(messages, facts, Position("", 1)), default_id="")
     if trajectory.stop_reason is StopReason.ANSWERED and not trajectory.prediction:
         trajectory = replace(trajectory, stop_reason=StopReason.UNKNOWN, prediction=None)
     return replace(trajectory, spans=SpanQuality.APPROXIMATE)
@@ -162,8 +155,7 @@ def link_results(messages: Sequence[Message]) -> list[Message]:
             named = [msgspec.structs.replace(call, id=id) for id, call in zip(ids, calls, strict=True)]
             message = msgspec.structs.replace(message, tool_calls=named or None)
         elif message.role == "tool" and message.tool_call_id is None and waiting:
-            name = message.name if isinstance(message, NamedMessage) else None
-            at = next((i for i, (_, called) in enumerate(waiting) if name is not None and called == name), 0)
+            at = next((i for i, (_, name) in enumerate(waiting) if name is not None and name == message.name), 0)
             message = msgspec.structs.replace(message, tool_call_id=waiting.pop(at)[0])
         linked.append(message)
     return linked

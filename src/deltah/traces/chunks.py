@@ -16,7 +16,10 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from deltah.errors import DataError
-from deltah.traces.chatlog import (
+from deltah.traces.decode import decode_line
+from deltah.traces.fields import epoch_seconds, seconds
+from deltah.traces.files import Position
+from deltah.traces.openai_schema import (
     ChatLine,
     Choice,
     Delta,
@@ -28,9 +31,6 @@ from deltah.traces.chatlog import (
     Response,
     TokenLogprob,
 )
-from deltah.traces.decode import decode_line
-from deltah.traces.fields import epoch_seconds, seconds
-from deltah.traces.files import Position
 
 _CHUNK = msgspec.json.Decoder(Response)
 _DONE = "[DONE]"

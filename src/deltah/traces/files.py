@@ -8,10 +8,15 @@ wrong, instead of an exception.
 
 from __future__ import annotations
 
+import copy
 import glob
 import io
 import json
+import re
+import struct
 import sys
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +25,7 @@ from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
-from deltah.compression import BUFFER_BYTES, DAMAGE, decompressed
+from deltah.compression import BUFFER_BYTES, DAMAGE, decompressed, zstd
 from deltah.traces.sources import STDIN
 
 MAX_LINE_BYTES = 512 * 2**20
@@ -28,6 +33,12 @@ MAX_LINE_BYTES = 512 * 2**20
 PARQUET_MAGIC: Final = b"PAR1"
 """First bytes of a Parquet file."""
 
+_ZIP_MAGIC = b"PK\x03\x04"
+_ZSTANDARD = 93
+"""Compression method of a zip's member, which `zipfile` reads from Python 3.14 on, and of one frame only."""
+_SAMPLE = re.compile(r"samples/[^/]*\.json|samples/.*_epoch_\d+\.json")
+_CHUNKED = re.compile(r"samples/.*_epoch_\d+/sample\.json")
+_SPACE = re.compile(r"[ \t\r\n]*")
 _HEAD_BYTES = 1024
 _FETCHED_ROWS = 64
 """Of a table, at once: a row may hold a conversation."""
@@ -170,3 +181,101 @@ def _document(lines: Iterator[Line]) -> Iterator[Line]:
         yield Line(1, b"", damage=reason)
         return
     yield from (Line(number, element) for number, element in enumerate(elements, start=1))
+
+
+def is_inspect_log(head: bytes) -> bool:
+    """Whether a file that begins like this is a log of Inspect: an archive (`.eval`), or one document (`.json`)."""
+    start = head.removeprefix(_BOM).lstrip()[:200]
+    return head.startswith(_ZIP_MAGIC) or bool(re.match(rb'\{\s*"version"\s*:\s*\d+\s*,\s*"status"\s*:\s*"', start))
+
+
+def inspect_samples(raw: io.BufferedReader) -> Iterator[Line]:
+    """Samples of a log of Inspect, each the JSON text of an EvalSample.
+
+    An archive is read one member at a time, a document is held in memory as a whole. What is damaged, and a sample in
+    the chunked shape of `inspect log convert-chunked`, is a `Line` without data; the others still come.
+    """
+    samples = _archived(raw) if head_of(raw).startswith(_ZIP_MAGIC) else _listed(raw)
+    number = 0
+    for number, (data, damage) in enumerate(samples, start=1):
+        yield Line(number, data, damage=damage, unit="sample")
+    if number == 0:
+        nothing = "the log holds no samples (log_samples=False, or its header alone?)"
+        yield Line(1, b"", damage=nothing, unit="sample")
+
+
+def _archived(raw: io.BufferedReader) -> Iterator[tuple[bytes, str | None]]:
+    try:
+        archive = zipfile.ZipFile(raw)
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, struct.error) as error:
+        yield b"", f"the zip is cut off or damaged ({error}); copy the log again"
+        return
+    # A name that occurs twice stands for the later member.
+    for info in {info.filename: info for info in archive.infolist()}.values():
+        if _SAMPLE.fullmatch(info.filename):
+            try:
+                yield _unpacked(archive, info), None
+            except (zipfile.BadZipFile, RuntimeError, OSError, struct.error, *DAMAGE) as error:
+                yield b"", f"{info.filename}: the member of the zip is damaged ({error})"
+        elif _CHUNKED.fullmatch(info.filename):
+            yield b"", f"{info.filename}: Inspect's chunked shape is not read; use the original log"
+
+
+def _unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    if max(info.file_size, info.compress_size) > MAX_LINE_BYTES:
+        raise zipfile.BadZipFile(f"longer than {MAX_LINE_BYTES >> 20} MiB")
+    if info.compress_type != _ZSTANDARD:
+        return archive.read(info)
+    packed = copy.copy(info)
+    packed.compress_type, packed.file_size = zipfile.ZIP_STORED, info.compress_size
+    del packed.CRC
+    with archive.open(packed) as stored, zstd.ZstdFile(stored) as unpacked:
+        data: bytes = unpacked.read(info.file_size + 1)
+    if len(data) != info.file_size or zlib.crc32(data) != info.CRC:
+        raise zipfile.BadZipFile("its content does not match its checksum")
+    return data
+
+
+def _listed(raw: io.BufferedReader) -> Iterator[tuple[bytes, str | None]]:
+    """Elements of the top-level array `samples` of a document."""
+    text, decoder = raw.read().decode("utf-8-sig", errors="replace"), json.JSONDecoder()
+    try:
+        at = _first_sample(text, decoder)
+        while at is not None:
+            _, stop = decoder.raw_decode(text, at)
+            yield text[at:stop].encode(), None
+            at = _next(text, stop, "]")
+    except (ValueError, RecursionError) as error:
+        yield b"", f"the document is cut off or damaged ({error}); samples from here on are lost"
+
+
+def _first_sample(text: str, decoder: json.JSONDecoder) -> int | None:
+    at: int | None = _expect(text, 0, "{")
+    while at is not None:
+        key, at = decoder.raw_decode(text, at)
+        at = _expect(text, at, ":")
+        if key == "samples" and text.startswith("[", at):
+            at = _expect(text, at, "[")
+            return None if text.startswith("]", at) else at
+        _, at = decoder.raw_decode(text, at)
+        at = _next(text, at, "}")
+    return None
+
+
+def _next(text: str, at: int, end: str) -> int | None:
+    """Index of the next element; None where there is none."""
+    at = _skip(text, at)
+    return None if text.startswith(end, at) else _expect(text, at, ",")
+
+
+def _expect(text: str, at: int, sign: str) -> int:
+    """Index after a sign and the white space around it."""
+    at = _skip(text, at)
+    if not text.startswith(sign, at):
+        raise ValueError(f"expected {sign!r} at character {at}")
+    return _skip(text, at + 1)
+
+
+def _skip(text: str, at: int) -> int:
+    match = _SPACE.match(text, at)
+    return at if match is None else match.end()

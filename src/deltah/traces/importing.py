@@ -30,10 +30,10 @@ import msgspec
 
 from deltah.core.registry import Entry, Registry
 from deltah.core.types import Trajectory
-from deltah.errors import DataError
+from deltah.errors import DataError, InvalidValueError
 from deltah.traces.chunks import LoggedChunk
+from deltah.traces.conversation import ApiCall
 from deltah.traces.decode import decode_line
-from deltah.traces.dialogue import Exchange
 from deltah.traces.files import Position
 from deltah.traces.sources import STDIN
 
@@ -53,7 +53,7 @@ class RecordContext:
         return default_id(self.where)
 
 
-Importer: TypeAlias = Callable[[Any, RecordContext], Trajectory | Exchange | LoggedChunk]
+Importer: TypeAlias = Callable[[Any, RecordContext], Trajectory | ApiCall | LoggedChunk]
 
 IMPORTERS: Final[Registry[Importer]] = Registry("trace format")
 """Formats that can be read; `deltah.traces.importers` fills it."""
@@ -81,14 +81,18 @@ def detect(data: bytes) -> Entry[Importer]:
     return max(fitting, key=lambda entry: sum(isinstance(field, str) for field in entry.options["fields"]))
 
 
-def import_record(entry: Entry[Importer], data: bytes, context: RecordContext) -> Trajectory | Exchange | LoggedChunk:
+def import_record(entry: Entry[Importer], data: bytes, context: RecordContext) -> Trajectory | ApiCall | LoggedChunk:
     """What one record holds.
 
     Raises:
         DataError: if the record is not of the format.
     """
     schema = entry.options.get("schema", dict[str, Any])
-    return entry.value(data if schema is bytes else decode_line(data, _decoder(schema)), context)
+    record = data if schema is bytes else decode_line(data, _decoder(schema))
+    try:
+        return entry.value(record, context)
+    except InvalidValueError as error:  # the parts of its trajectory contradict each other
+        raise error if isinstance(error, DataError) else DataError(str(error)) from error
 
 
 def _fits(fields: tuple[str | tuple[str, ...], ...], names: frozenset[str]) -> bool:

@@ -1,14 +1,14 @@
 """API calls joined into conversations: a log that holds one line a call, each request repeating the history.
 
-An exchange continues the exchange whose reply ends its history. Histories are compared by a running hash over what the
+A call continues the call whose reply ends its history. Histories are compared by a running hash over what the
 user and the assistant said: the assistant's text (thinking left out, clients drop it) with its calls, the user's text,
 and the place, not the content, of tool results (clients shorten old ones). System messages do not count: some clients
 put the time there. Where no history matches, a session id that the line carries decides instead.
 
-Exchanges that continue the same one are a fork: a retry, or several samples of one step. The longest path (of equals,
+API calls that continue the same one are a fork: a retry, or several samples of one step. The longest path (of equals,
 the last) is the conversation; every other branch becomes a trajectory of its own in which the shared history is context
-only, so that nothing is counted twice and nothing is lost. So are exchanges of one session that repeat its first
-request word for word; without a session id those are samples of one question, each a conversation. An exchange that
+only, so that nothing is counted twice and nothing is lost. So are API calls of one session that repeat its first
+request word for word; without a session id those are samples of one question, each a conversation. A call that
 continues something the log does not hold stays a trajectory of its own and is counted (`n_unjoined`).
 
 Memory is bounded: when the open conversations outgrow `max_bytes`, the one that has waited longest is closed.
@@ -23,10 +23,10 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from deltah.traces.chatlog import FunctionCall, Message
-from deltah.traces.conversation import message_text
-from deltah.traces.dialogue import Dialogue, Exchange, Said, merge_facts
+from deltah.traces.conversation import ApiCall, Conversation, LoggedMessage, merge_facts
 from deltah.traces.fields import DURATION_FROM, GAP
+from deltah.traces.openai_schema import FunctionCall, Message
+from deltah.traces.turns import message_text
 
 MAX_OPEN_BYTES = 256 * 2**20
 _MESSAGE_BYTES = 400
@@ -35,10 +35,10 @@ _MESSAGE_BYTES = 400
 
 @dataclass(eq=False, slots=True)
 class _Node:
-    """One exchange in the tree of its conversation."""
+    """One API call in the tree of its conversation."""
 
-    exchange: Exchange
-    new: list[Said]
+    api_call: ApiCall
+    new: list[LoggedMessage]
     """Messages of its request that its parent does not hold."""
     parent: _Node | None
     tree: _Tree
@@ -61,7 +61,7 @@ class _Tree:
 
 
 class Joiner:
-    """Takes exchanges in the order of the log, gives dialogues when they are over."""
+    """Takes API calls in the order of the log, gives conversations when they are over."""
 
     def __init__(self, max_bytes: int = MAX_OPEN_BYTES) -> None:
         """Start empty.
@@ -71,9 +71,9 @@ class Joiner:
         """
         self.max_bytes = max_bytes
         self.n_joined = 0
-        """Exchanges that continue an earlier one."""
+        """API calls that continue an earlier one."""
         self.n_unjoined = 0
-        """Exchanges whose history holds an assistant's turn that the log does not."""
+        """API calls whose history holds an assistant's turn that the log does not."""
         self.n_branches = 0
         """Abandoned branches: retries and forks that were not continued."""
         self._trees: OrderedDict[int, _Tree] = OrderedDict()
@@ -85,61 +85,61 @@ class Joiner:
         self._n_bytes = 0
         self._n_trees = 0
 
-    def add(self, exchange: Exchange) -> list[Dialogue]:
-        """Take one exchange; return the conversations that had to be closed for lack of room."""
-        seed = hash(exchange.facts.session)
-        hashes = _running_hashes(exchange.history, seed)
-        parent, known = self._parent(exchange, hashes)
-        if parent is None and any(said.message.role == "assistant" for said in exchange.history):
+    def add(self, api_call: ApiCall) -> list[Conversation]:
+        """Take one API call; return the conversations that had to be closed for lack of room."""
+        seed = hash(api_call.facts.session)
+        hashes = _running_hashes(api_call.history, seed)
+        parent, known = self._parent(api_call, hashes)
+        if parent is None and any(said.message.role == "assistant" for said in api_call.history):
             self.n_unjoined += 1
-            metadata = exchange.facts.metadata | {"unjoined": True}
-            exchange = replace(exchange, facts=replace(exchange.facts, metadata=metadata))
+            metadata = api_call.facts.metadata | {"unjoined": True}
+            api_call = replace(api_call, facts=replace(api_call.facts, metadata=metadata))
         start = hashes[-1] if hashes else seed
-        node = self._insert(exchange, exchange.history[known:], parent, hash((start, _spoken(exchange.reply.message))))
+        node = self._insert(api_call, api_call.history[known:], parent, hash((start, _spoken(api_call.reply.message))))
         self._trees.move_to_end(id(node.tree))
-        closed: list[Dialogue] = []
+        closed: list[Conversation] = []
         while self._n_bytes > self.max_bytes and len(self._trees) > 1:
             closed += self._close(next(iter(self._trees)))
         return closed
 
-    def finish(self) -> Iterator[Dialogue]:
+    def finish(self) -> Iterator[Conversation]:
         """Yield every conversation that is still open, in the order they began."""
         for key in sorted(self._trees, key=lambda k: self._trees[k].number):
             yield from self._close(key)
 
-    def _parent(self, exchange: Exchange, hashes: Sequence[int]) -> tuple[_Node | None, int]:
-        """The exchange that this one continues, and how many messages of its history that one accounts for."""
-        turns = [i for i, said in enumerate(exchange.history) if said.message.role == "assistant"]
-        session = exchange.facts.session
+    def _parent(self, api_call: ApiCall, hashes: Sequence[int]) -> tuple[_Node | None, int]:
+        """The API call that this one continues, and how many messages of its history that one accounts for."""
+        turns = [i for i, said in enumerate(api_call.history) if said.message.role == "assistant"]
+        session = api_call.facts.session
         for i in reversed(turns):
             if ends := self._ends.get(hashes[i]):
                 # Of equal histories take the latest that nothing has continued yet.
                 return next((n for n in reversed(ends) if n.n_children == 0), ends[-1]), i + 1
             if session is not None and (last := self._last_of_session.get(session)) is not None:
                 # A first request may hold turns of its own, as examples or a greeting: sent again it continues nothing.
-                return (None, 0) if _request(exchange) in self._begun else (last, turns[-1] + 1)
+                return (None, 0) if _request(api_call) in self._begun else (last, turns[-1] + 1)
         return None, 0
 
-    def _insert(self, exchange: Exchange, new: list[Said], parent: _Node | None, key: int) -> _Node:
-        tree = self._tree(exchange) if parent is None else parent.tree
-        node = _Node(exchange, new, parent, tree, key, 0 if parent is None else parent.depth + 1)
+    def _insert(self, api_call: ApiCall, new: list[LoggedMessage], parent: _Node | None, key: int) -> _Node:
+        tree = self._tree(api_call) if parent is None else parent.tree
+        node = _Node(api_call, new, parent, tree, key, 0 if parent is None else parent.depth + 1)
         if parent is not None:
             parent.n_children += 1
             self.n_joined += 1
         tree.nodes.append(node)
         self._ends.setdefault(key, []).append(node)
-        if exchange.facts.session is not None:
-            self._last_of_session[exchange.facts.session] = node
-        size = sum(map(_size, [*new, exchange.reply]))
+        if api_call.facts.session is not None:
+            self._last_of_session[api_call.facts.session] = node
+        size = sum(map(_size, [*new, api_call.reply]))
         # The history is in the parent's nodes; kept here it would make the memory quadratic.
-        node.exchange = replace(exchange, history=[])
+        node.api_call = replace(api_call, history=[])
         tree.n_bytes += size
         self._n_bytes += size
         return node
 
-    def _tree(self, exchange: Exchange) -> _Tree:
-        """The conversation that an exchange without a parent begins, or tries to begin once more."""
-        request = _request(exchange)
+    def _tree(self, api_call: ApiCall) -> _Tree:
+        """The conversation that an API call without a parent begins, or tries to begin once more."""
+        request = _request(api_call)
         tree = self._begun.get(request) if request is not None else None
         # One request sent without end must not hold the memory of all others.
         if tree is None or tree.n_bytes > self.max_bytes // 2:
@@ -150,7 +150,7 @@ class Joiner:
                 self._begun[request] = tree
         return tree
 
-    def _close(self, key: int) -> Iterator[Dialogue]:
+    def _close(self, key: int) -> Iterator[Conversation]:
         tree = self._trees.pop(key)
         self._n_bytes -= tree.n_bytes
         for node in tree.nodes:
@@ -172,22 +172,17 @@ class Joiner:
         ends.remove(node)
         if not ends:
             del self._ends[node.key]
-        session = node.exchange.facts.session
+        session = node.api_call.facts.session
         if session is not None and self._last_of_session.get(session) is node:
             del self._last_of_session[session]
 
     def _name(self, path: Sequence[_Node]) -> str | None:
-        """The session's id, numbered from its second conversation on; else the id of the first exchange."""
-        facts = path[0].exchange.facts
+        """The session's id, numbered from its second conversation on; else the id of the first API call."""
+        facts = path[0].api_call.facts
         if facts.session is None:
             return facts.id
         count = self._names[facts.session] = self._names.get(facts.session, 0) + 1
         return facts.session if count == 1 else f"{facts.session}#{count}"
-
-
-def alone(exchange: Exchange) -> Dialogue:
-    """One exchange as a conversation: its whole history and its reply."""
-    return Dialogue([*exchange.history, exchange.reply], exchange.facts, exchange.where)
 
 
 def _path(leaf: _Node) -> list[_Node]:
@@ -198,9 +193,9 @@ def _path(leaf: _Node) -> list[_Node]:
     return path[::-1]
 
 
-def _dialogue(path: Sequence[_Node], told: set[_Node], name: str | None) -> Dialogue:
-    """The messages along a path; what an earlier dialogue told is context."""
-    said: list[Said] = []
+def _dialogue(path: Sequence[_Node], told: set[_Node], name: str | None) -> Conversation:
+    """The messages along a path; what an earlier conversation told is context."""
+    said: list[LoggedMessage] = []
     own = [node for node in path if node not in told]
     is_branch = bool(told)
     has_gaps = False
@@ -211,20 +206,20 @@ def _dialogue(path: Sequence[_Node], told: set[_Node], name: str | None) -> Dial
         timed = _timed(node)
         has_gaps |= timed is not node.new and not context
         said += [replace(message, context=context) for message in timed]
-        said.append(replace(node.exchange.reply, context=repeated))
+        said.append(replace(node.api_call.reply, context=repeated))
     told.update(own)
-    facts = merge_facts([node.exchange.facts for node in own], name)
+    facts = merge_facts([node.api_call.facts for node in own], name)
     if has_gaps:
         facts = replace(facts, metadata=facts.metadata | {DURATION_FROM: GAP})
-    return Dialogue(said, facts, own[0].exchange.where)
+    return Conversation(said, facts, own[0].api_call.where)
 
 
-def _timed(node: _Node) -> list[Said]:
-    """New messages of an exchange; results that came between two timed API calls share the time between them."""
+def _timed(node: _Node) -> list[LoggedMessage]:
+    """New messages of an API call; results that came between two timed API calls share the time between them."""
     results = [said for said in node.new if said.message.role == "tool"]
     if node.parent is None or not results:
         return node.new
-    gap = node.exchange.facts.started_at - node.parent.exchange.facts.ended_at
+    gap = node.api_call.facts.started_at - node.parent.api_call.facts.ended_at
     if not gap >= 0 or any(said.message.duration_s is not None for said in results):
         return node.new
     share = gap / len(results)
@@ -236,7 +231,7 @@ def _timed(node: _Node) -> list[Said]:
     ]
 
 
-def _running_hashes(history: Sequence[Said], seed: int) -> list[int]:
+def _running_hashes(history: Sequence[LoggedMessage], seed: int) -> list[int]:
     """Entry i identifies what was said up to and including message i."""
     hashes, current = [], seed
     for said in history:
@@ -246,15 +241,15 @@ def _running_hashes(history: Sequence[Said], seed: int) -> list[int]:
     return hashes
 
 
-def _request(exchange: Exchange) -> int | None:
+def _request(api_call: ApiCall) -> int | None:
     """Identifies what was asked under a session, system messages included; None without a session or a request.
 
     A request is sent again word for word; other instructions to the same question are another agent's.
     """
-    if exchange.facts.session is None or not exchange.history:
+    if api_call.facts.session is None or not api_call.history:
         return None
-    asked = [(said.message.role, said.message.content) for said in exchange.history]
-    return hash((exchange.facts.session, *((role, c if isinstance(c, str) else _canonical(c)) for role, c in asked)))
+    asked = [(said.message.role, said.message.content) for said in api_call.history]
+    return hash((api_call.facts.session, *((role, c if isinstance(c, str) else _canonical(c)) for role, c in asked)))
 
 
 def _spoken(message: Message) -> tuple[object, ...]:
@@ -284,7 +279,7 @@ def _canonical(arguments: object) -> str:
         return str(value)
 
 
-def _size(said: Said) -> int:
+def _size(said: LoggedMessage) -> int:
     message = said.message
     text = len(message_text(message.content)) + len(message.reasoning_content or "")
     calls = sum(len(str(call.function.arguments)) for call in message.tool_calls or [] if call.function is not None)

@@ -1,9 +1,18 @@
-"""Traces as Parquet: the codec for large collections, readable by SQL; the columns are in `deltah.traces.columns`.
+"""Traces as Parquet: the codec for large collections, readable by SQL; one row a trajectory.
 
 `list(read_parquet(path))` gives back the trajectories that `write_parquet(path, ...)` took, exact to the last bit; lone
 surrogates in texts become U+FFFD, as in JSON lines. Reading holds one row group in memory, writing one block and the
 row group it becomes, whatever the size of the file. Rows keep their order.
 
+The columns are those of the record (`deltah.traces.record`), with these differences made for SQL:
+
+* a per-token array is a list in which NULL is "not measured" (NaN in memory); infinities are infinities;
+* `token_texts` is a pair: `text`, the whole text, and `token_ends`, the number of characters up to each token's end, so
+  that the text of a span is one `substring`;
+* `metadata` is its JSON object as text: `metadata->>'task'`;
+* no field is left out because it holds its default.
+
+All but the arrays travels as JSON of the record, which the database writes and parses; arrays travel as numpy arrays.
 A file may have been filtered or joined by other tools: columns that are not required may be missing, others may have
 been added, and integers and floats may be narrower. A file whose columns are of other types is refused by name.
 """
@@ -14,25 +23,26 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from deltah.core.texts import TokenTexts
 from deltah.core.types import Trajectory
-from deltah.database import import_duckdb
 from deltah.errors import DataError, InvalidValueError
-from deltah.traces.columns import ARRAYS, LAYOUT, NESTED, REQUIRED, STRUCTURE, Rows, to_columns
-from deltah.traces.record import check_version
+from deltah.traces import record
+from deltah.traces.record import ARRAYS, NonFinite, TraceRecord, sql_structure, sql_type
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 OPTIONAL: Final = ("logprobs", "token_ids", "token_texts")
 """Fields of a trajectory that a reader may leave out; no entropy is computed from them."""
-
-_MAGIC: Final = b"PAR1"
 _VECTOR_ROWS: Final = 2048
 """Rows the database passes on at once: a part of no more rows becomes one row group."""
 _BLOCK_BYTES: Final = 16 * 2**20
@@ -45,20 +55,27 @@ _NARROW: Final = (
 )
 
 
-def is_parquet(path: str | os.PathLike[str]) -> bool:
-    """Whether a file begins as Parquet does; False for what cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(len(_MAGIC)) == _MAGIC
-    except OSError:
-        return False
+_RECORD: Final = msgspec.inspect.type_info(TraceRecord)
+assert isinstance(_RECORD, msgspec.inspect.StructType)
+REQUIRED: Final = tuple(field.name for field in _RECORD.fields if field.required)
+"""Columns that a file must have; any other that is missing was not recorded."""
+_HEAD: Final = {
+    field.name: sql_structure(field.type) for field in _RECORD.fields if field.name not in (*ARRAYS, "token_texts")
+} | {"text": "VARCHAR"}
+"""Columns that travel as JSON."""
+_BESIDE: Final = ("metadata", "text")
+"""Texts that are read beside that JSON: one is JSON itself, the other long."""
+_PER_TOKEN: Final = (*ARRAYS, "token_ends")
+LAYOUT: Final[Mapping[str, str]] = {name: sql_type(part) for name, part in _HEAD.items()} | {
+    name: "BIGINT[]" if name.startswith("token") else "DOUBLE[]" for name in _PER_TOKEN
+}
+"""Every column with its SQL type, in the order of the file."""
 
 
 def holds_traces(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is Parquet with the columns of our traces; False for what cannot be read as such."""
-    if not is_parquet(path):
-        return False
-    duckdb = import_duckdb("Reading a Parquet file")
+    """Whether a Parquet file has the columns of our traces; False for what cannot be read as such."""
+    import duckdb
+
     try:
         with _database() as db:
             found = db.execute("DESCRIBE FROM read_parquet($file)", {"file": _pattern(os.fspath(path))}).fetchall()
@@ -82,7 +99,8 @@ def write_parquet(path: str | os.PathLike[str], trajectories: Iterable[Trajector
     Raises:
         DataError: if the file cannot be written (no space, no permission).
     """
-    duckdb = import_duckdb("Writing a Parquet file")
+    import duckdb
+
     target, count = Path(path), 0
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +132,6 @@ def write_parquet(path: str | os.PathLike[str], trajectories: Iterable[Trajector
 def read_parquet(
     path: str | os.PathLike[str],
     *,
-    rows: range | None = None,
     skip: Sequence[str] = (),
     on_error: Callable[[int, str], None] | None = None,
 ) -> Iterator[Trajectory]:
@@ -122,7 +139,6 @@ def read_parquet(
 
     Args:
         path: Local file.
-        rows: Read only these rows, counted from 0 (see `row_ranges`); None: all.
         skip: Fields of `OPTIONAL` to leave out, which makes reading faster; they are None in the trajectories.
         on_error: Called with the number of a row, from 1, and the reason why it cannot be read; the others are still
             read. None: the first such row is an error. A damaged row group is one problem, of its first row.
@@ -134,142 +150,131 @@ def read_parquet(
     """
     if unknown := sorted(set(skip) - set(OPTIONAL)):
         raise InvalidValueError(f"cannot skip {unknown[0]!r}; choose from: {', '.join(OPTIONAL)}")
-    if rows is not None:
-        return _kept_open(os.fspath(path), tuple(skip), stamp(path)).trajectories(rows, on_error)
-    return _closing(_Source(os.fspath(path), skip), on_error)
+    source = _Source(os.fspath(path), skip)
 
+    def report(row: int, where: str, error: DataError) -> None:
+        if on_error is None:
+            raise DataError(f"{source.path}, {where}: {error}") from error
+        on_error(row + 1, str(error))
 
-def _closing(source: _Source, on_error: Callable[[int, str], None] | None) -> Iterator[Trajectory]:
-    with closing(source):
-        yield from source.trajectories(None, on_error)
+    def read() -> Iterator[Trajectory]:
+        with closing(source):
+            for block in source.blocks:
+                try:
+                    columns = source.read(block)
+                except DataError as error:
+                    report(block.start, f"rows {block.start + 1} to {block.stop}", error)
+                    continue
+                for row, values in zip(block, zip(*columns.values(), strict=True), strict=True):
+                    try:
+                        trajectory = _trajectory(dict(zip(columns, values, strict=True)))
+                    except DataError as error:
+                        report(row, f"row {row + 1}", error)
+                    else:
+                        yield trajectory
 
-
-@lru_cache(maxsize=1)
-def _kept_open(path: str, skip: tuple[str, ...], found: tuple[int, ...]) -> _Source:
-    """The file whose rows were read last: whoever reads some soon reads more, and opening costs as much as a few."""
-    del found  # part of the key: a file that was written anew is opened anew
-    return _Source(path, skip)
-
-
-def stamp(path: str | os.PathLike[str]) -> tuple[int, ...]:
-    """What changes when a file is written anew; empty for what cannot be read."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return ()
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def row_ranges(path: str | os.PathLike[str], *, row_groups: int = 1) -> list[range]:
-    """Ranges of rows for several processes to read, each by `read_parquet(path, rows=...)`.
-
-    Args:
-        path: Local file.
-        row_groups: Row groups in a range.
-
-    Returns:
-        Adjacent ranges, in order, that together are all rows; empty for a file without rows.
-
-    Raises:
-        DataError: if the file is not a Parquet file of traces.
-    """
-    with closing(_Source(os.fspath(path), ())) as source:
-        blocks = source.blocks
-    return [range(blocks[i].start, blocks[i : i + row_groups][-1].stop) for i in range(0, len(blocks), row_groups)]
+    return read()
 
 
 class _Source:
     """An open, checked file."""
 
     def __init__(self, path: str, skip: Sequence[str]) -> None:
-        _check_readable(path)
-        self.path = path
-        self._pattern = _pattern(path)
+        self.path, self._pattern = path, _pattern(path)
+        self._stamp = _stamp(path)
         self._db = _database()
         with self._errors(f"{path}: the file cannot be read as Parquet"):
             types = {str(row[0]): str(row[1]) for row in self._query("DESCRIBE FROM read_parquet($file)").fetchall()}
             _check_types(path, types)
-            self._check_versions()
-            self.blocks = self._blocks()
-        skipped = {"schema_version", *skip, *(("text", "token_ends") if "token_texts" in skip else ())}
-        self._columns = [_expression(name, types[name]) for name in LAYOUT if name in types and name not in skipped]
-        self._nested = [name for name in NESTED if name in types]
+            for (version,) in self._query("SELECT DISTINCT schema_version FROM read_parquet($file)").fetchall():
+                record.check_version(version or 0, f"{path}: ")
+            self.blocks = list(self._blocks())
+        left_out = {*skip, *(("text", "token_ends") if "token_texts" in skip else ())}
+        present = [name for name in LAYOUT if name in types and name not in left_out]
+        as_json = [name for name in present if name in _HEAD and name not in _BESIDE]
+        head = ", ".join(f"'{name}': {_with_default(name)}" for name in as_json)
+        beside = [f"{name}::{LAYOUT[name]} AS {name}" for name in present if name not in as_json]
+        self._columns = ", ".join([f"to_json({{{head}}}) AS head", *beside])
 
     def close(self) -> None:
         """Close the database."""
         self._db.close()
 
-    def trajectories(self, rows: range | None, on_error: Callable[[int, str], None] | None) -> Iterator[Trajectory]:
-        """Read block by block; see `read_parquet`."""
+    def read(self, rows: range) -> dict[str, list[Any]]:
+        """Columns of some rows, each with a value a row.
 
-        def report(row: int, where: str, error: DataError) -> None:
-            if on_error is None:
-                raise DataError(f"{self.path}, {where}: {error}") from error
-            on_error(row + 1, str(error))
-
-        for block in self.blocks if rows is None else filter(None, (_overlap(b, rows) for b in self.blocks)):
-            try:
-                read = self._read(block)
-            except DataError as error:
-                report(block.start, f"rows {block.start + 1} to {block.stop}", error)
-                continue
-            for i in range(len(read)):
-                try:
-                    trajectory = read.trajectory(i)
-                except DataError as error:
-                    report(block.start + i, f"row {block.start + i + 1}", error)
-                else:
-                    yield trajectory
-
-    def _read(self, rows: range) -> Rows:
+        Raises:
+            DataError: if these rows are damaged, or the file is not the one that was opened.
+        """
+        if _stamp(self.path) != self._stamp:
+            raise DataError("the file was changed while it was read")
         source = "read_parquet($file, file_row_number = true) WHERE file_row_number BETWEEN $first AND $last"
-        bounds = {"first": rows.start, "last": rows.stop - 1}
         with self._errors("the file is damaged"):
-            columns = self._query(f"SELECT {', '.join(self._columns)} FROM {source}", **bounds).fetchnumpy()
-            nested = {
-                name: self._query(
-                    f"SELECT unnest({name}::{LAYOUT[name]}, recursive := true) FROM {source}", **bounds
-                ).fetchnumpy()
-                for name in self._nested
-            }
-        return Rows(columns, nested["segments"], nested.get("calls", {}))
+            found = self._query(
+                f"SELECT {self._columns} FROM {source}", first=rows.start, last=rows.stop - 1
+            ).fetchnumpy()
+        return {name: values.tolist() for name, values in found.items()}
 
-    def _check_versions(self) -> None:
-        for (version,) in self._query("SELECT DISTINCT schema_version FROM read_parquet($file)").fetchall():
-            try:
-                check_version(version or 0)
-            except DataError as error:
-                raise DataError(f"{self.path}: {error}") from error
-
-    def _blocks(self) -> list[range]:
+    def _blocks(self) -> Iterator[range]:
         """Row groups; longer ones, of other writers, in pieces."""
         query = "SELECT DISTINCT row_group_id, row_group_num_rows FROM parquet_metadata($file) ORDER BY row_group_id"
-        blocks, start = list[range](), 0
+        start = 0
         for _, n_rows in self._query(query).fetchall():
             stop = start + int(n_rows)
-            blocks += [range(a, min(a + _READ_ROWS, stop)) for a in range(start, stop, _READ_ROWS)]
+            yield from (range(a, min(a + _READ_ROWS, stop)) for a in range(start, stop, _READ_ROWS))
             start = stop
-        return blocks
 
     def _query(self, query: str, **bounds: int) -> DuckDBPyConnection:
         return self._db.execute(query, {"file": self._pattern, **bounds})
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:
-        duckdb = import_duckdb("Reading a Parquet file")
+        import duckdb
+
         try:
             yield
         except duckdb.Error as error:
             raise DataError(f"{what} ({_first_line(error)}); write or copy it again") from error
 
 
-def _overlap(block: range, rows: range) -> range:
-    return range(max(block.start, rows.start), min(block.stop, rows.stop))
+def _trajectory(row: dict[str, Any]) -> Trajectory:
+    """Trajectory of the columns of one row."""
+    text, ends = row.pop("text", None), _array(row.pop("token_ends", None), "token_ends")
+    if (text is None) != (ends is None):
+        raise DataError("one of the columns text and token_ends is NULL or missing; expected both or neither")
+    head, metadata = row.pop("head"), row.pop("metadata", None)
+    read: dict[str, Any] = {name: _array(values, name) for name, values in row.items()}
+    if text is not None and ends is not None:
+        try:
+            read["token_texts"] = TokenTexts(text, ends)
+        except InvalidValueError as error:
+            raise DataError(str(error)) from error
+    return record.decode(head.encode(), metadata=record.decode_metadata(metadata or "{}"), **read)
+
+
+def _array(values: NDArray[Any] | None, name: str) -> NDArray[Any] | None:
+    """Per-token values of one row; NULL is NaN."""
+    if not isinstance(values, np.ma.MaskedArray):
+        return values
+    if name.startswith("token"):
+        raise DataError(f"column {name} holds NULL; expected an integer a token")
+    return np.where(values.mask, np.nan, values.data)  # `filled` takes five times as long
+
+
+def _with_default(name: str) -> str:
+    """SQL of a column of the head, with the record's default in the place of NULL."""
+    typed = f"{name}::{LAYOUT[name]}"
+    default = next(f for f in msgspec.structs.fields(TraceRecord) if f.name == name).default
+    if default is None or default is msgspec.NODEFAULT:
+        return typed if name not in ("golden_answers", "calls") else f"coalesce({typed}, [])"
+    return f"coalesce({typed}, {_literal(str(default))})"
 
 
 def _database() -> DuckDBPyConnection:
     """Database in memory that keeps the order of rows, loads no extension and uses one thread."""
-    db: DuckDBPyConnection = import_duckdb("Reading a Parquet file").connect(
+    import duckdb
+
+    db = duckdb.connect(
         config={"threads": 1, "autoinstall_known_extensions": False, "autoload_known_extensions": False}
     )
     # A footer describes every column of every row group; without the cache each query reads it again.
@@ -292,32 +297,46 @@ def _blocks(trajectories: Iterable[Trajectory]) -> Iterator[list[Trajectory]]:
 
 def _size(trajectory: Trajectory) -> int:
     """Approximate bytes of a trajectory in memory."""
-    arrays: int = sum(values.nbytes for name in ARRAYS if (values := getattr(trajectory, name, None)) is not None)
+    arrays: int = sum(values.nbytes for name in ARRAYS if (values := getattr(trajectory, name)) is not None)
     texts = sum(len(s.text or "") for s in trajectory.segments)
     calls = sum(len(call.arguments) + len(call.result or "") for call in trajectory.calls)
     return arrays + texts + calls + (0 if trajectory.token_texts is None else 16 * len(trajectory))
 
 
 def _write_part(db: DuckDBPyConnection, path: str, block: Sequence[Trajectory]) -> None:
-    structure = json.dumps(STRUCTURE)
-    head = ", ".join(f"head.{name}" for name in STRUCTURE)
-    arrays = ", ".join(f"{name}::{LAYOUT[name]} AS {name}" for name in ARRAYS)
-    db.register("block", dict(to_columns(block)))
+    columns = {name: np.empty(len(block), dtype=object) for name in ("head", *_PER_TOKEN)}
+    for i, trajectory in enumerate(block):
+        texts = None if trajectory.token_texts is None else TokenTexts.of(trajectory.token_texts)
+        columns["head"][i] = _head(trajectory, texts)
+        columns["token_ends"][i] = None if texts is None else texts.ends
+        for name in ARRAYS:
+            columns[name][i] = getattr(trajectory, name)
+    head = ", ".join(f"head.{name}" for name in _HEAD)
+    arrays = ", ".join(f"{name}::{LAYOUT[name]} AS {name}" for name in _PER_TOKEN)
+    db.register("block", columns)
     db.execute(
-        f"COPY (SELECT {head}, {arrays} FROM (SELECT from_json(head::VARCHAR, {_literal(structure)}) AS head, "
-        f"{', '.join(ARRAYS)} FROM block)) TO {_literal(path)} (FORMAT parquet, COMPRESSION uncompressed)"
+        f"COPY (SELECT {head}, {arrays} FROM (SELECT from_json(head::VARCHAR, {_literal(json.dumps(_HEAD))}) AS head, "
+        f"{', '.join(_PER_TOKEN)} FROM block)) TO {_literal(path)} (FORMAT parquet, COMPRESSION uncompressed)"
     )
     db.unregister("block")
 
 
-def _check_readable(path: str) -> None:
-    if Path(path).is_dir():
-        raise DataError(f"{path} is a folder; expected a Parquet file of traces")
-    try:
-        with open(path, "rb"):
-            pass
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}; expected a Parquet file of traces") from error
+def _head(trajectory: Trajectory, texts: TokenTexts | None) -> str:
+    mirrored = record.to_record(trajectory, per_token=False)
+    row = _explicit(mirrored) | {
+        "metadata": record.to_json(mirrored.metadata).decode(),
+        "text": None if texts is None else texts.joined,
+    }
+    return record.to_json(row).decode()
+
+
+def _explicit(value: Any) -> Any:
+    """A record as JSON values that SQL reads: defaults stand there, a number that is not finite is its name."""
+    if isinstance(value, NonFinite):
+        return value.float
+    if isinstance(value, msgspec.Struct):
+        return {name: _explicit(getattr(value, name)) for name in value.__struct_fields__}
+    return [_explicit(item) for item in value] if isinstance(value, list) else value
 
 
 def _check_types(path: str, types: dict[str, str]) -> None:
@@ -340,10 +359,14 @@ def _widest(sql_type: str) -> str:
     return sql_type.replace('"', "")
 
 
-def _expression(name: str, found: str) -> str:
-    if name in NESTED:
-        return f"len({name}) AS {name}"
-    return name if found == LAYOUT[name] else f"{name}::{LAYOUT[name]} AS {name}"
+def _stamp(path: str) -> tuple[int, ...]:
+    """What changes when a file is written anew."""
+    try:
+        with open(path, "rb") as file:
+            found = os.fstat(file.fileno())
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}; expected a Parquet file of traces") from error
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _pattern(path: str) -> str:

@@ -14,15 +14,23 @@ import msgspec
 from deltah.core.registry import Entry
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError, DeltahError, InvalidValueError
-from deltah.traces import importers  # noqa: F401  # registers the formats
 from deltah.traces.chunks import ChunkBuffer, LoggedChunk
+from deltah.traces.conversation import ApiCall, Conversation, to_trajectory
 from deltah.traces.decode import NOT_JSON, decode_line
-from deltah.traces.dialogue import Dialogue, Exchange, read_call
-from deltah.traces.files import PARQUET_MAGIC, Line, Position, head_of, opened, table_rows, text_records
+from deltah.traces.files import (
+    PARQUET_MAGIC,
+    Line,
+    Position,
+    head_of,
+    inspect_samples,
+    is_inspect_log,
+    opened,
+    table_rows,
+    text_records,
+)
+from deltah.traces.importers.openai_chat import read_call
 from deltah.traces.importing import IMPORTERS, Importer, RecordContext, default_id, detect, import_record
-from deltah.traces.inspect_files import ZIP_MAGIC, eval_samples, is_json_log
-from deltah.traces.joining import Joiner, alone
-from deltah.traces.openai import to_trajectory
+from deltah.traces.joining import Joiner
 from deltah.traces.parquet import holds_traces, read_parquet
 from deltah.traces.sources import Source, base_name, reads_once
 
@@ -135,8 +143,8 @@ class Reading:
                 head = b"" if reads_once(source.path) else head_of(raw)
                 if head.startswith(PARQUET_MAGIC):
                     yield from self._table(source)
-                elif head.startswith(ZIP_MAGIC) or is_json_log(head):
-                    yield from self._records(source, eval_samples(source.path))
+                elif is_inspect_log(head):
+                    yield from self._records(source, inspect_samples(raw))
                 else:
                     yield from self._records(source, text_records(raw))
         except OSError as error:  # it was there when the reading began
@@ -188,7 +196,7 @@ class Reading:
             if self.needs_others:
                 return
 
-    def _import(self, line: Line, where: Position) -> Trajectory | Exchange | LoggedChunk:
+    def _import(self, line: Line, where: Position) -> Trajectory | ApiCall | LoggedChunk:
         """Try the format of the record before first: detection costs a pass over the record."""
         if line.damage is not None:
             raise DataError(line.damage)
@@ -206,22 +214,22 @@ class Reading:
             self._format = found
             return import_record(found, data, context)
 
-    def _imported(self, record: Trajectory | Exchange | LoggedChunk, where: Position) -> Iterator[Trajectory]:
+    def _imported(self, record: Trajectory | ApiCall | LoggedChunk, where: Position) -> Iterator[Trajectory]:
         if isinstance(record, Trajectory):
             self.counts.n_read += 1
             yield record
         elif self._alone and (isinstance(record, LoggedChunk) or self._joiner is not None):
             self.needs_others = True
-        elif isinstance(record, Exchange):
+        elif isinstance(record, ApiCall):
             yield from self._join(record)
         elif (stream := self._chunks.add(record, where)) is not None:
             yield from self._join(read_call(stream.line(), stream.where))
 
-    def _join(self, call: Exchange) -> Iterator[Trajectory]:
-        yield from self._build((alone(call),) if self._joiner is None else self._joiner.add(call))
+    def _join(self, call: ApiCall) -> Iterator[Trajectory]:
+        yield from self._build((call.alone(),) if self._joiner is None else self._joiner.add(call))
 
-    def _build(self, dialogues: Iterable[Dialogue]) -> Iterator[Trajectory]:
-        for one in dialogues:
+    def _build(self, conversations: Iterable[Conversation]) -> Iterator[Trajectory]:
+        for one in conversations:
             try:
                 trajectory = to_trajectory(one, default_id=default_id(one.where), vocab_size=self._options.vocab_size)
             except DataError as error:

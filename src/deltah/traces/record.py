@@ -8,23 +8,22 @@ back to the same float64. Strict JSON has no NaN and no infinity, so
   because there null is None and a string is a string.
 
 Fields at their default are left out. Text that UTF-8 cannot hold (a lone surrogate) is written as U+FFFD; that is the
-one thing a round trip through bytes may change.
+one thing a round trip through bytes may change. The columns of a Parquet file follow from the same declarations
+(`deltah.traces.parquet`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from deltah.core.types import (
     CallStatus,
     Estimator,
-    FloatArray,
-    IntArray,
     Scalar,
     Segment,
     SegmentKind,
@@ -50,6 +49,8 @@ class NonFinite(msgspec.Struct, frozen=True):
     float: Literal["nan", "inf", "-inf"]
 
 
+Structure: TypeAlias = str | dict[str, "Structure"] | list["Structure"]
+"""SQL type of a value: a name, the fields of a struct, or a list with one element, the type of its elements."""
 Number: TypeAlias = float | NonFinite | None
 
 
@@ -73,6 +74,9 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     result: str | None = None
     status: CallStatus = CallStatus.OK
     duration_s: Number = None
+
+
+Record = TypeVar("Record", SegmentRecord, CallRecord)
 
 
 class TraceRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -107,89 +111,88 @@ class _Header(msgspec.Struct):
     schema_version: int = 0
 
 
+ARRAYS: Final = ("entropy", "entropy_lower", "entropy_upper", "logprobs", "token_ids")
+"""Fields that are one number a token."""
 _DECODER = msgspec.json.Decoder(TraceRecord)
-_METADATA_DECODER = msgspec.json.Decoder(dict[str, str | int | float | bool | NonFinite | None])
 _HEADER_DECODER = msgspec.json.Decoder(_Header)
+_METADATA_DECODER = msgspec.json.Decoder(dict[str, str | int | float | bool | NonFinite | None])
 _ENCODER = msgspec.json.Encoder()
 
 
-def to_record(trajectory: Trajectory) -> TraceRecord:
-    """Mirror a trajectory field by field."""
-    return TraceRecord(
-        schema_version=SCHEMA_VERSION,
-        id=trajectory.id,
-        group_id=trajectory.group_id,
-        model=trajectory.model,
-        question=trajectory.question,
-        prediction=trajectory.prediction,
-        golden_answers=list(trajectory.golden_answers),
-        outcome=trajectory.outcome,
-        stop_reason=trajectory.stop_reason,
-        estimator=trajectory.estimator,
-        temperature=_number(trajectory.temperature),
-        spans=trajectory.spans,
-        metadata={key: _scalar(value) for key, value in trajectory.metadata.items()},
-        segments=[
-            SegmentRecord(kind=s.kind, start=s.start, stop=s.stop, turn=s.turn, text=s.text)
-            for s in trajectory.segments
-        ],
-        calls=[_call_record(call) for call in trajectory.calls],
-        entropy=_elements(trajectory.entropy),
-        entropy_lower=_elements(trajectory.entropy_lower),
-        entropy_upper=_elements(trajectory.entropy_upper),
-        logprobs=_elements(trajectory.logprobs),
-        token_ids=None if trajectory.token_ids is None else trajectory.token_ids.tolist(),
-        token_texts=None if trajectory.token_texts is None else list(trajectory.token_texts),
-    )
+def to_record(trajectory: Trajectory, *, per_token: bool = True) -> TraceRecord:
+    """Mirror a trajectory field by field.
+
+    Args:
+        trajectory: What to mirror.
+        per_token: Whether to mirror arrays and token texts too.
+    """
+    fields = {name: getattr(trajectory, name) for name in TraceRecord.__struct_fields__ if name != "schema_version"}
+    texts = fields.pop("token_texts")
+    arrays = {name: fields.pop(name) for name in ARRAYS}
+    if per_token:
+        fields |= {name: None if values is None else _elements(values) for name, values in arrays.items()}
+        fields["token_texts"] = None if texts is None else list(texts)
+    fields |= {
+        "schema_version": SCHEMA_VERSION,
+        "golden_answers": list(trajectory.golden_answers),
+        "temperature": _number(trajectory.temperature),
+        "metadata": {key: _number(value) for key, value in trajectory.metadata.items()},
+        "segments": [_mirror(SegmentRecord, segment) for segment in trajectory.segments],
+        "calls": [_mirror(CallRecord, call) for call in trajectory.calls],
+    }
+    return TraceRecord(**fields)
 
 
-def from_record(record: TraceRecord) -> Trajectory:
+def from_record(record: TraceRecord, **read: Any) -> Trajectory:
     """Rebuild the trajectory.
+
+    Args:
+        record: The record.
+        **read: Fields of the trajectory that stand elsewhere.
 
     Raises:
         DataError: if the version is not one this release reads, or the fields contradict each other.
     """
     check_version(record.schema_version)
+    fields = msgspec.structs.asdict(record)
+    del fields["schema_version"]
+    fields |= {
+        "golden_answers": tuple(record.golden_answers),
+        "temperature": _plain(record.temperature),
+        "metadata": {key: _plain(value) for key, value in record.metadata.items()},
+    }
     try:
-        return Trajectory(
-            id=record.id,
-            group_id=record.group_id,
-            model=record.model,
-            question=record.question,
-            prediction=record.prediction,
-            golden_answers=tuple(record.golden_answers),
-            outcome=record.outcome,
-            stop_reason=record.stop_reason,
-            estimator=record.estimator,
-            temperature=_float(record.temperature),
-            spans=record.spans,
-            metadata={key: _plain(value) for key, value in record.metadata.items()},
-            segments=tuple(
-                Segment(kind=s.kind, start=s.start, stop=s.stop, turn=s.turn, text=s.text) for s in record.segments
-            ),
-            calls=tuple(_tool_call(call) for call in record.calls),
-            entropy=_array(record.entropy),
-            entropy_lower=_array(record.entropy_lower),
-            entropy_upper=_array(record.entropy_upper),
-            logprobs=_array(record.logprobs),
-            token_ids=_int_array(record.token_ids),
-            token_texts=None if record.token_texts is None else tuple(record.token_texts),
+        fields |= {name: np.array(fields[name], dtype=_dtype(name)) for name in ARRAYS if fields[name] is not None}
+        segments = tuple(Segment(**msgspec.structs.asdict(segment)) for segment in record.segments)
+        calls = tuple(
+            ToolCall(**msgspec.structs.asdict(call) | {"duration_s": _plain(call.duration_s)}) for call in record.calls
         )
+        return Trajectory(**fields | {"segments": segments, "calls": calls} | read)
     except InvalidValueError as error:
         raise DataError(str(error)) from error
+    except OverflowError as error:
+        raise DataError("field token_ids: a token id does not fit into 64 bits") from error
 
 
 def encode(trajectory: Trajectory) -> bytes:
     """One line of strict JSON in UTF-8, without the newline; text is never written with a raw line break."""
-    record = to_record(trajectory)
+    return to_json(to_record(trajectory))
+
+
+def to_json(value: Any) -> bytes:
+    """JSON of a record or a part of one, without lone surrogates."""
     try:
-        return _ENCODER.encode(record)
+        return _ENCODER.encode(value)
     except UnicodeEncodeError:
-        return _ENCODER.encode(replace_surrogates(msgspec.to_builtins(record)))
+        return _ENCODER.encode(replace_surrogates(msgspec.to_builtins(value)))
 
 
-def decode(line: bytes) -> Trajectory:
+def decode(line: bytes, **read: Any) -> Trajectory:
     """Read one line that `encode` wrote.
+
+    Args:
+        line: JSON text.
+        **read: See `from_record`.
 
     Raises:
         DataError: if the line is not such a record, or is of a version that this release does not read.
@@ -200,20 +203,11 @@ def decode(line: bytes) -> Trajectory:
         # A newer version may have other fields; then the version is the reason to give, not the field.
         check_version(decode_line(line, _HEADER_DECODER).schema_version or SCHEMA_VERSION)
         raise
-    return from_record(record)
-
-
-def encode_metadata(metadata: Mapping[str, Scalar]) -> str:
-    """The object that stands under `metadata` in a record, as JSON text."""
-    plain = {key: _scalar(value) for key, value in metadata.items()}
-    try:
-        return _ENCODER.encode(plain).decode()
-    except UnicodeEncodeError:
-        return _ENCODER.encode(replace_surrogates(msgspec.to_builtins(plain))).decode()
+    return from_record(record, **read)
 
 
 def decode_metadata(text: str) -> dict[str, Scalar]:
-    """Read what `encode_metadata` wrote.
+    """Read the object that stands under `metadata` in a record.
 
     Raises:
         DataError: if it is not such an object.
@@ -228,86 +222,68 @@ def read(line: bytes, context: RecordContext) -> Trajectory:
     return decode(line)
 
 
-def check_version(version: int) -> None:
+def check_version(version: int, where: str = "") -> None:
     """Refuse a record of a version that this release does not read.
+
+    Args:
+        version: The record's.
+        where: Beginning of the message.
 
     Raises:
         DataError: naming the version.
     """
     if not 1 <= version <= SCHEMA_VERSION:
-        read = "version 1" if SCHEMA_VERSION == 1 else f"versions 1 to {SCHEMA_VERSION}"
+        known = "version 1" if SCHEMA_VERSION == 1 else f"versions 1 to {SCHEMA_VERSION}"
         raise DataError(
-            f"field schema_version: the record is of version {version}, this release of deltah reads {read}; "
+            f"{where}field schema_version: the record is of version {version}, this release of deltah reads {known}; "
             "upgrade deltah, or write the traces again with this release"
         )
 
 
-def _call_record(call: ToolCall) -> CallRecord:
-    return CallRecord(
-        id=call.id,
-        name=call.name,
-        arguments=call.arguments,
-        turn=call.turn,
-        result=call.result,
-        status=call.status,
-        duration_s=_number(call.duration_s),
-    )
+def sql_structure(kind: msgspec.inspect.Type) -> Structure:
+    """SQL type of a field of the record."""
+    if isinstance(kind, msgspec.inspect.UnionType):
+        named = {type(part).__name__: part for part in kind.types}
+        kind = named.get("FloatType") or next(part for name, part in named.items() if name != "NoneType")
+    if isinstance(kind, msgspec.inspect.StructType):
+        return {field.name: sql_structure(field.type) for field in kind.fields}
+    if isinstance(kind, msgspec.inspect.ListType):
+        return [sql_structure(kind.item_type)]
+    if isinstance(kind, msgspec.inspect.FloatType):
+        return "DOUBLE"
+    return "BIGINT" if isinstance(kind, msgspec.inspect.IntType) else "VARCHAR"
 
 
-def _tool_call(record: CallRecord) -> ToolCall:
-    return ToolCall(
-        id=record.id,
-        name=record.name,
-        arguments=record.arguments,
-        turn=record.turn,
-        result=record.result,
-        status=record.status,
-        duration_s=_float(record.duration_s),
-    )
+def sql_type(structure: Structure) -> str:
+    """SQL type of a structure, as DDL spells it."""
+    if isinstance(structure, dict):
+        return "STRUCT({})".format(", ".join(f'"{name}" {sql_type(part)}' for name, part in structure.items()))
+    return structure if isinstance(structure, str) else f"{sql_type(structure[0])}[]"
 
 
-def _non_finite(value: float) -> NonFinite:
-    if math.isnan(value):
-        return NonFinite(float="nan")
-    return NonFinite(float="inf" if value > 0 else "-inf")
+def _mirror(record: type[Record], value: Segment | ToolCall) -> Record:
+    return record(**{name: _number(getattr(value, name)) for name in record.__struct_fields__})
 
 
-def _number(value: float | None) -> Number:
-    return value if value is None or math.isfinite(value) else _non_finite(value)
+def _number(value: Any) -> Any:
+    """A value that JSON can write."""
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    return NonFinite(float="nan" if math.isnan(value) else "inf" if value > 0 else "-inf")
 
 
-def _float(value: Number) -> float | None:
+def _plain(value: Any) -> Any:
+    """The value that `_number` stands for."""
     return float(value.float) if isinstance(value, NonFinite) else value
 
 
-def _scalar(value: Scalar) -> Scalar | NonFinite:
-    return _non_finite(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _plain(value: Scalar | NonFinite) -> Scalar:
-    return float(value.float) if isinstance(value, NonFinite) else value
-
-
-def _elements(values: FloatArray | None) -> list[Element] | None:
-    if values is None:
-        return None
-    listed: list[Element] = values.tolist()
-    if not np.isfinite(values).all():
-        # NaN first: numpy finds the few indices, so a long finite array costs nothing.
-        for t in np.flatnonzero(np.isnan(values)):
-            listed[t] = None
-        for t in np.flatnonzero(np.isinf(values)):
-            listed[t] = "inf" if values[t] > 0 else "-inf"
+def _elements(values: NDArray[Any]) -> list[Any]:
+    """Numbers of an array, infinities as texts; msgspec writes NaN as null."""
+    listed: list[Any] = values.tolist()
+    for t in np.flatnonzero(np.isinf(values)):
+        listed[t] = "inf" if values[t] > 0 else "-inf"
     return listed
 
 
-def _array(values: list[Element] | None) -> FloatArray | None:
-    # numpy reads None as NaN and "inf" as infinity when the type is stated.
-    return None if values is None else np.array(values, dtype=np.float64)
-
-
-def _int_array(values: list[int] | None) -> IntArray | None:
-    try:
-        return None if values is None else np.array(values, dtype=np.int64)
-    except OverflowError as error:
-        raise DataError("field token_ids: a token id does not fit into 64 bits") from error
+def _dtype(name: str) -> type[np.generic]:
+    return np.int64 if name == "token_ids" else np.float64

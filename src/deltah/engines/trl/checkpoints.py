@@ -1,4 +1,4 @@
-"""Checkpoints and the final model of a run: written under a temporary name, and used only when whole.
+"""Checkpoints and the final model of a run: written under a temporary name, and used only when whole and finite.
 
 A checkpoint directory is renamed into place after its last file, `files.json`, which lists every other with its size;
 one whose files differ from that list (a killed writer, a damaged disk) is never resumed from. What is in the files is
@@ -7,23 +7,34 @@ the host's own.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch import isfinite
+from torch.nn import Module
 from transformers import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from deltah.engines.trl.contract import unsupported
-from deltah.engines.trl.faults import check_finite
 from deltah.engines.trl.processes import rank
 from deltah.engines.trl.trainer import DeltaHTrainer
+from deltah.engines.trl.trl_compat import unsupported
+from deltah.errors import DeltahError, TrainingError
 
 logger = logging.getLogger(__name__)
 
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_WRITERS = re.compile(
+    rf"os error ({'|'.join(map(str, _NO_SPACE))})\b"  # safetensors, from Rust
+    r"|PytorchStreamWriter|inline_container\.cc.*unexpected pos"  # torch.save, which drops the number
+)
 INVENTORY, PARTIAL, ADAPTER = "files.json", ".partial", "adapter"
 
 
@@ -127,3 +138,58 @@ def drop_partial(folder: Path) -> None:
 def _newest_first(folder: Path) -> list[Path]:
     found = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.rsplit("-", 1)[1].isdigit()]
     return sorted(found, key=step_of, reverse=True)
+
+
+@contextmanager
+def disk_faults(path: Path) -> Iterator[None]:
+    """Turn a full disk into one sentence, whichever library met it.
+
+    Raises:
+        TrainingError: in place of the library's own error.
+    """
+    try:
+        yield
+    except DeltahError:
+        raise
+    except Exception as error:
+        cause = next((text for link in _chain(error) if (text := _disk_fault(link))), None)
+        if cause is None:
+            raise
+        raise TrainingError(
+            f"no space left to write in {path} ({cause}); free some, or lift the quota or the limit on file sizes, and "
+            "run the same command again: it continues from the last checkpoint"
+        ) from error
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those behind it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _disk_fault(error: BaseException) -> str | None:
+    """What a disk that takes no more says, as one line; None for another error."""
+    text = str(error).splitlines()[0] if str(error) else ""
+    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        return error.strerror or text
+    return text if _WRITERS.search(text) else None
+
+
+def check_finite(model: Module, step: int, checkpoints: Path) -> None:
+    """Refuse weights that are not finite, so that no checkpoint of them replaces a good one.
+
+    Raises:
+        TrainingError: saying how to start again.
+    """
+    if not all(bool(isfinite(weight).all()) for weight in model.parameters() if weight.requires_grad):
+        raise broken_numbers("a weight", step, checkpoints)
+
+
+def broken_numbers(what: str, step: int, checkpoints: Path) -> TrainingError:
+    """The error for a number that is not finite. A run directory keeps its settings, so a changed one needs another."""
+    return TrainingError(
+        f"{what} is not a finite number at step {step}; start a new run with another --out and a lower learning_rate "
+        "or trainer.max_grad_norm (this directory keeps its settings; the last good checkpoint, if any, is in "
+        f"{checkpoints})"
+    )

@@ -33,8 +33,8 @@ from deltah.core.rewards import RewardConfig
 from deltah.core.signal_types import Signal
 from deltah.core.signals import SignalConfig, score
 from deltah.core.types import FloatArray, Trajectory
-from deltah.engines.trl import contract
-from deltah.engines.trl.records import RolloutRow, decode_tokens, last_text, scalar_facts, trajectory_from_row
+from deltah.engines.rollout_row import RolloutRow, decode_tokens, last_text, scalar_facts, trajectory_from_row
+from deltah.engines.trl import trl_compat
 from deltah.errors import InvalidValueError
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class DeltaHTrainer(GRPOTrainer):
         on_trajectories: Callable[[list[Trajectory], list[Signal], int, str], None] | None = None,
         **kwargs: Any,
     ) -> None:
-        contract.check_trainer_class(GRPOTrainer)
+        trl_compat.check_trainer_class(GRPOTrainer)
         super().__init__(*args, **kwargs)
         self.reward = reward or RewardConfig()
         self.signal = signal or SignalConfig()
@@ -98,7 +98,7 @@ class DeltaHTrainer(GRPOTrainer):
     # Override 1: remember what was generated.
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
         output = super()._generate(prompts)
-        contract.check_rollout(output, len(prompts))
+        trl_compat.check_rollout(output, len(prompts))
         prompt_ids, completion_ids, tool_mask = output[:3]
         # Without tools there is no mask: the policy drew every completion token.
         masks = [[1] * len(ids) for ids in completion_ids] if tool_mask is None else tool_mask
@@ -136,7 +136,7 @@ class DeltaHTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._captured, self._capture_next = None, self._has_old_logprob_pass() and not self._drops_out
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        contract.check_scored_batch(output)
+        trl_compat.check_scored_batch(output)
         if self._advantages is not None:
             width = output["completion_ids"].size(1)
             output["advantages"] = torch.from_numpy(pad(self._advantages, width)).to(output["advantages"])

@@ -26,8 +26,8 @@ import msgspec
 
 from deltah.core.types import Trajectory
 from deltah.traces.chattext import completion_messages, prompt_messages, text_trajectory
+from deltah.traces.conversation import Facts
 from deltah.traces.decode import convert
-from deltah.traces.dialogue import Facts
 from deltah.traces.fields import golden_answers, prompt_group, scalars, unfit_outcome, unit
 from deltah.traces.importing import IMPORTERS, RecordContext
 

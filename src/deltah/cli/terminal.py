@@ -1,0 +1,69 @@
+"""Summaries as a terminal table; the numbers and their text come from `deltah.stats.tables`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from deltah.calls.grading import OUTCOME
+from deltah.stats.summary import Statistics
+from deltah.stats.tables import DEMO_COLUMNS, Cell, table
+
+_TITLE_WIDTH = 12
+"""Longest line of a column title, in characters."""
+
+
+def print_summaries(
+    summaries: Mapping[str, Statistics],
+    *,
+    title: str | None = None,
+    seconds: Mapping[str, float | None] | None = None,
+    columns: tuple[str, ...] = DEMO_COLUMNS,
+    outcome: str = OUTCOME,
+) -> None:
+    """Print one row a summary, value over its 95 % interval; `outcome` is the title of the mean outcome."""
+    content = table(summaries, seconds=seconds, columns=columns, outcome=outcome)
+    shown = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
+    shown.add_column("")
+    for column in content.columns:
+        shown.add_column(broken(column.title, _TITLE_WIDTH), justify="right", no_wrap=True)
+    for row in content.rows:
+        shown.add_row(f"[bold]{escaped(row.name)}[/]", *map(two_lines, row.cells))
+    Console().print(shown)
+
+
+def two_lines(cell: Cell) -> str:
+    """A value over its interval."""
+    return f"{cell.text}\n[dim]{escaped(cell.interval)}[/]" if cell.interval else cell.text
+
+
+def broken(name: str, width: int) -> str:
+    """A name on lines of at most `width` characters, cut after spaces, underscores, dots, dashes, slashes and colons.
+
+    A part without any of them that is longer keeps a line of its own.
+    """
+    lines = [""]
+    for part in re.findall(r"[^\s_.\-/:]*[\s_.\-/:]|[^\s_.\-/:]+", name):
+        if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line.rstrip() for line in lines)
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Control characters, except tabs and line breaks; names in a log may hold any."""
+
+
+def inert(text: str) -> str:
+    """Replace control characters, so that a terminal shows the text and nothing else."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def escaped(text: str) -> str:
+    """Inert text with its brackets escaped from markup."""
+    return escape(inert(text))

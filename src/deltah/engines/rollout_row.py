@@ -1,0 +1,260 @@
+"""From tasks to the rows a trainer samples, and from a sampled row to a graded `Trajectory`; for any trainer.
+
+Packing only: no entropy is computed here. A rollout is, for each row, completion ids, a tool mask (1 on tokens the
+policy drew, 0 on tool results with their template tokens) and the completion as messages, as TRL gives them. Maximal
+runs of 1 are the assistant messages in order; one run of 0 is one round, however many parallel calls it answers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from deltah.core.align import runs
+from deltah.core.results import status_of
+from deltah.core.types import (
+    CallStatus,
+    Estimator,
+    FloatArray,
+    Scalar,
+    Segment,
+    SegmentKind,
+    SpanQuality,
+    StopReason,
+    ToolCall,
+    Trajectory,
+)
+from deltah.errors import DataError
+from deltah.tasks import OUTCOME_GRADER, Task, grade
+from deltah.traces.spans import split_message
+
+Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutRow:
+    """What TRL knows of one rollout."""
+
+    prompt: Sequence[Message]
+    completion: Sequence[Message]
+    completion_ids: Sequence[int]
+    tool_mask: Sequence[int]
+    entropy: FloatArray
+    """(T,) nats, of the distribution each completion token was drawn from; tool tokens may hold anything."""
+
+
+def trajectory_from_row(
+    row: RolloutRow,
+    token_texts: Sequence[str],
+    *,
+    id: str,
+    group_id: str | None,
+    temperature: float,
+    truncated: bool,
+    **facts: Any,
+) -> Trajectory:
+    """Build the trajectory of one rollout; its tokens are those of the completion.
+
+    Args:
+        row: What TRL knows.
+        token_texts: (T,) text of each completion token.
+        id: Of the trajectory.
+        group_id: Rollouts of one prompt share it.
+        temperature: Of the distribution the entropies speak of.
+        truncated: Whether the token budget cut the last message.
+        **facts: Further fields of `Trajectory` (question, golden_answers, outcome, prediction, model, metadata).
+    """
+    sampled = np.asarray(row.tool_mask, dtype=np.bool_)
+    messages = [message for message in row.completion if message.get("role") == "assistant"]
+    segments, exact = _segments(row, sampled, messages, token_texts)
+    calls = _calls(row.completion, token_texts, segments)
+    pending = bool(calls) and calls[-1].status is CallStatus.UNANSWERED
+    stop = StopReason.UNANSWERED_CALL if pending else StopReason.LENGTH if truncated else StopReason.ANSWERED
+    return Trajectory(
+        id=id,
+        group_id=group_id,
+        segments=segments,
+        calls=calls,
+        entropy=np.where(sampled, np.maximum(row.entropy, 0.0), np.nan),
+        estimator=Estimator.EXACT,
+        temperature=temperature,
+        token_ids=np.asarray(row.completion_ids, dtype=np.int64),
+        token_texts=tuple(token_texts),
+        stop_reason=stop,
+        spans=SpanQuality.EXACT if exact else SpanQuality.APPROXIMATE,
+        **facts,
+    )
+
+
+def _segments(
+    row: RolloutRow, sampled: np.ndarray, messages: Sequence[Message], token_texts: Sequence[str]
+) -> tuple[tuple[Segment, ...], bool]:
+    """Segments of the whole row, and whether every border is exact."""
+    text = "\n".join(_text(message) for message in row.prompt)
+    segments = [Segment(kind=SegmentKind.PROMPT, start=0, stop=0, turn=0, text=text)]
+    policy, exact = runs(sampled), True
+    for turn, (start, stop) in enumerate(policy):
+        if start > segments[-1].stop:
+            segments.append(_result_segment(segments[-1].stop, start, turn - 1))
+        names = [call["function"]["name"] for call in _tool_calls(messages[turn])] if turn < len(messages) else []
+        split = split_message(token_texts[start:stop], names)
+        exact &= split.exact
+        segments += [
+            Segment(kind=span.kind, start=start + span.start, stop=start + span.stop, turn=turn) for span in split.spans
+        ]
+    if len(sampled) > segments[-1].stop:
+        segments.append(_result_segment(segments[-1].stop, len(sampled), len(policy) - 1))
+    return tuple(segments), exact and len(messages) == len(policy)
+
+
+def _result_segment(start: int, stop: int, turn: int) -> Segment:
+    return Segment(kind=SegmentKind.RESULT, start=start, stop=stop, turn=max(turn, 0))
+
+
+def _calls(
+    completion: Sequence[Message], token_texts: Sequence[str], segments: Sequence[Segment]
+) -> tuple[ToolCall, ...]:
+    """Calls of every assistant message, matched to the tool messages that follow it."""
+    calls: list[ToolCall] = []
+    turn = -1
+    for position, message in enumerate(completion):
+        if message.get("role") != "assistant":
+            continue
+        turn += 1
+        results = _results_after(completion, position)
+        for i, call in enumerate(_tool_calls(message)):
+            function = call["function"]
+            result = _take(results, function["name"])
+            calls.append(
+                ToolCall(
+                    id=f"{turn}.{i}",
+                    name=str(function["name"]),
+                    arguments=_arguments(function.get("arguments")),
+                    turn=turn,
+                    result=result,
+                    status=status_of(result),
+                )
+            )
+    return (*calls, *_unparsed_calls(calls, turn, token_texts, segments))
+
+
+def _results_after(completion: Sequence[Message], position: int) -> list[tuple[str, str]]:
+    """(name, text) of the tool messages that directly follow a message."""
+    results = []
+    for message in completion[position + 1 :]:
+        if message.get("role") != "tool":
+            break
+        results.append((str(message.get("name")), _text(message)))
+    return results
+
+
+def _take(results: list[tuple[str, str]], name: str) -> str | None:
+    """Remove and return the first result of a tool; TRL appends synchronous results before asynchronous ones."""
+    for i, (tool, text) in enumerate(results):
+        if tool == name:
+            del results[i]
+            return text
+    return None
+
+
+def _unparsed_calls(
+    calls: Sequence[ToolCall], last_turn: int, token_texts: Sequence[str], segments: Sequence[Segment]
+) -> list[ToolCall]:
+    """Call text in the last message that the parser did not take: an attempt, counted as an unanswered call.
+
+    Only the last message can hold one: without a parsed call TRL ends the rollout.
+    """
+    if any(call.turn == last_turn for call in calls):
+        return []
+    return [
+        ToolCall(
+            id=f"{last_turn}.{i}",
+            name="",
+            arguments="".join(token_texts[segment.start : segment.stop]),
+            turn=last_turn,
+            status=CallStatus.UNANSWERED,
+        )
+        for i, segment in enumerate(s for s in segments if s.kind is SegmentKind.CALL and s.turn == last_turn)
+    ]
+
+
+def _tool_calls(message: Message) -> list[Any]:
+    calls = message.get("tool_calls") or []
+    return [call for call in calls if isinstance(call, Mapping) and isinstance(call.get("function"), Mapping)]
+
+
+def _arguments(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _text(message: Message) -> str:
+    """Text of a message whose content may be a list of blocks."""
+    content = message.get("content")
+    if isinstance(content, list):
+        return "".join(str(block.get("text", "")) for block in content if isinstance(block, Mapping))
+    return "" if content is None else str(content)
+
+
+def last_text(completion: Sequence[Message]) -> str:
+    """Text of the last assistant message without a pending call: what a grader reads; empty where there is none."""
+    last = completion[-1] if completion else {}
+    return _text(last) if last.get("role") == "assistant" and not last.get("tool_calls") else ""
+
+
+def decode_tokens(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """Text of each token, so that the concatenation is the text.
+
+    Tokens that hold parts of one character are decoded together and their text stands on the first of them.
+    """
+    texts = tokenizer.batch_decode([[i] for i in ids], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    broken = np.array(["\ufffd" in text for text in texts], dtype=np.bool_)
+    for start, stop in runs(broken):
+        joined = tokenizer.decode(ids[start:stop], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        texts[start:stop] = [joined, *[""] * (stop - start - 1)]
+    return list(texts)
+
+
+def scalar_facts(facts: Mapping[str, Any]) -> dict[str, Scalar]:
+    """Facts that a trace's metadata can hold: None, booleans, numbers and strings; others as JSON text."""
+    return {
+        key: value if isinstance(value, str | int | float | bool | None) else json.dumps(value, default=str)
+        for key, value in facts.items()
+    }
+
+
+def graded_by(tasks: Sequence[Task], grader: str | None) -> list[Task]:
+    """Tasks with the grader of a configuration; with their own where it is None."""
+    return list(tasks) if grader is None else [replace(task, kind=grader) for task in tasks]
+
+
+def rows_of(tasks: Sequence[Task], system_prompt: str) -> list[dict[str, Any]]:
+    """Dataset rows of tasks: the prompt and what a trajectory records of its task."""
+    system = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    return [
+        {
+            "prompt": [*system, {"role": "user", "content": task.question}],
+            "task_id": task.id,
+            "question": task.question,
+            "golden_answers": list(task.golden_answers),
+            "facts": json.dumps({**task.metadata, OUTCOME_GRADER: task.kind}),
+        }
+        for task in tasks
+    ]
+
+
+def outcome_function(tasks: Sequence[Task]) -> Callable[..., list[float]]:
+    """The reward function `outcome`: each completion's last message, graded against its task."""
+    by_id = {task.id: task for task in tasks}
+    if len(by_id) != len(tasks):
+        raise DataError("two tasks share an id; give each its own 'id'")
+
+    def outcome(completions: list[Any], task_id: list[str], **columns: Any) -> list[float]:
+        del columns
+        pairs = zip(completions, task_id, strict=True)
+        return [grade(by_id[key], last_text(completion)).score for completion, key in pairs]
+
+    return outcome

@@ -1,0 +1,163 @@
+"""Rolling out without training: the trainer's own loop, masks and scoring pass, no gradient step."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from deltah.core.rewards import RewardConfig
+from deltah.core.signal_types import Signal
+from deltah.core.signals import SignalConfig
+from deltah.core.types import Trajectory
+from deltah.engines.config import EvalConfig, EvaluateConfig, Progress, RolloutConfig
+from deltah.engines.models import ModelFiles, resolve_model
+from deltah.engines.rollout_row import graded_by, rows_of
+from deltah.engines.trl.processes import alone
+from deltah.errors import missing_dependency
+from deltah.runs.claim import claim
+from deltah.runs.directory import RunDirectory, open_run
+from deltah.tasks import Task, read_tasks
+from deltah.tools import build_tools
+from deltah.traces import write_traces
+
+try:
+    from datasets import Dataset
+
+    from deltah.engines.models import load_model, on_gpu
+    from deltah.engines.rollout_row import outcome_function
+    from deltah.engines.trl.checkpoints import disk_faults
+    from deltah.engines.trl.grpo_config import check_vllm, generation_fields, make_grpo_config
+    from deltah.engines.trl.trainer import DeltaHTrainer
+except ImportError as error:
+    raise missing_dependency(error.name or "trl", extra="train", purpose="Letting a model act") from error
+
+
+def rollout(
+    config: RolloutConfig,
+    tasks: Sequence[Task],
+    *,
+    files: ModelFiles | None = None,
+    greedy: bool = False,
+    samples: int = 1,
+    batch_size: int = 64,
+    signal: SignalConfig | None = None,
+) -> Iterator[tuple[Trajectory, Signal]]:
+    """Let a model act on tasks with its tools, without training; exact entropies by the trainer's own pass.
+
+    Args:
+        config: Model and limits.
+        tasks: Questions.
+        files: Model files, where already resolved.
+        greedy: Take the likeliest token instead of sampling; entropies stay those at `config.temperature`.
+        samples: Trajectories of each task.
+        batch_size: Trajectories generated together.
+        signal: How calls are scored.
+
+    Yields:
+        Graded (trajectory, signal), task by task.
+
+    Raises:
+        DeltahError: as `load_model` and the tools.
+    """
+    tasks = graded_by(tasks, config.grader)
+    with tempfile.TemporaryDirectory() as scratch:  # the host wants a directory, though nothing is saved
+        trainer = _acting_trainer(config, tasks, files, scratch, greedy=greedy, batch_size=batch_size, signal=signal)
+        rows = rows_of(tasks, config.system_prompt)
+        repeated = [{**row, "rollout_id": f"{row['task_id']}/{k}"} for row in rows for k in range(samples)]
+        for start in range(0, len(repeated), batch_size):
+            yield from trainer.act(repeated[start : start + batch_size])
+
+
+def _acting_trainer(
+    config: RolloutConfig,
+    tasks: Sequence[Task],
+    files: ModelFiles | None,
+    scratch: str,
+    *,
+    greedy: bool,
+    batch_size: int,
+    signal: SignalConfig | None,
+) -> DeltaHTrainer:
+    """A trainer that only acts: the same loop, masks and scoring pass as in training."""
+    check_vllm(config)
+    model, tokenizer = load_model(files or resolve_model(config.model), config)
+    fields = generation_fields(config) | {
+        "output_dir": scratch,
+        "per_device_train_batch_size": 2,
+        "per_device_eval_batch_size": min(batch_size, 32),
+        "num_generations": 2,
+        "num_generations_eval": 1,
+        "report_to": "none",
+        "bf16": on_gpu(config),
+        "disable_tqdm": True,
+    }
+    if greedy:
+        fields["generation_kwargs"] = {**fields["generation_kwargs"], "do_sample": False}
+    return DeltaHTrainer(
+        model=model,
+        processing_class=tokenizer,
+        reward_funcs=outcome_function(tasks),
+        args=make_grpo_config(fields, {}),
+        train_dataset=Dataset.from_list(rows_of(tasks[:1], config.system_prompt) * 2),
+        tools=build_tools(config.tools, config.tool),
+        reward=RewardConfig(name="outcome"),
+        signal=signal,
+    )
+
+
+def evaluate(config: EvaluateConfig, out: Path, *, progress: Progress | None = None) -> RunDirectory:
+    """Evaluate a model, sampled and greedy, into `eval/` of a run directory of its own.
+
+    One process does it, also where `torchrun` started several: call it in the first.
+
+    Raises:
+        DeltahError: one sentence on what is wrong, before anything is generated wherever it can be known then.
+    """
+    run = RunDirectory(out)
+    with claim(out), disk_faults(out), alone():
+        check_vllm(config.rollout)
+        check_evaluation(config.eval, config.rollout)
+        resolve_model(config.rollout.model)
+        open_run(out, config.to_dict(), command="eval")
+        evaluate_into(config, run, progress)
+        run.finish({}, total=2 * len(read_tasks(Path(config.eval.tasks))[: config.eval.limit]))
+    return run
+
+
+def check_evaluation(config: EvalConfig, rollout_config: RolloutConfig) -> None:
+    """Read the tasks and build the tools of an evaluation, so that it cannot fail for them after a long training.
+
+    Raises:
+        DeltahError: as `read_tasks` and `build_tools`.
+    """
+    read_tasks(Path(config.tasks))
+    build_tools(rollout_config.tools, _with_corpus(config, rollout_config).tool)
+
+
+def _with_corpus(config: EvalConfig, rollout_config: RolloutConfig) -> RolloutConfig:
+    """The rollout configuration with the evaluation's corpus, where it has one of its own."""
+    corpus = config.corpus or rollout_config.tool.corpus
+    return replace(rollout_config, tool=replace(rollout_config.tool, corpus=corpus))
+
+
+def evaluate_into(config: EvaluateConfig, run: RunDirectory, progress: Progress | None = None) -> None:
+    """Roll out held-out tasks; an evaluation that an earlier sitting wrote is kept."""
+    tasks = read_tasks(Path(config.eval.tasks))[: config.eval.limit]
+    rollout_config = _with_corpus(config.eval, config.rollout)
+    for k, decoding in enumerate(("sampled", "greedy")):
+        path = run.evaluation(decoding)
+        if path.exists():
+            continue
+        done: list[Trajectory] = []
+        for trajectory, _ in rollout(
+            rollout_config, tasks, greedy=decoding == "greedy", batch_size=config.eval.batch_size, signal=config.signal
+        ):
+            done.append(trajectory)
+            finished = k * len(tasks) + len(done)
+            if len(done) % config.eval.batch_size == 0 or len(done) == len(tasks):
+                run.set_status("evaluating", finished, 2 * len(tasks))
+            if progress is not None:
+                progress(finished, 2 * len(tasks), {})
+        write_traces(path, done)

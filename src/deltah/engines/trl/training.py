@@ -1,0 +1,214 @@
+"""A training run: preflight checks, trainer, resume, evaluation, all in one run directory.
+
+Everything that can be known to be wrong is checked before the first long step: tasks, tools, packages, chat template,
+disk. Several processes (`torchrun`) train together; the first owns the directory and evaluates alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from deltah.core.metrics import SECONDS
+from deltah.core.signal_types import Signal
+from deltah.core.types import Trajectory
+from deltah.engines.config import EvaluateConfig, Progress, TrainConfig
+from deltah.engines.models import resolve_model
+from deltah.engines.rollout_row import rows_of
+from deltah.engines.trl.processes import alone, rank
+from deltah.errors import TrainingError, missing_dependency
+from deltah.runs.claim import claim
+from deltah.runs.directory import MANIFEST, RunDirectory, open_run
+from deltah.tasks import read_tasks
+from deltah.tools import build_tools
+from deltah.traces import write_traces
+
+try:
+    from datasets import Dataset
+    from transformers import PrinterCallback, TrainerCallback
+
+    from deltah.engines.models import load_model
+    from deltah.engines.rollout_row import graded_by, outcome_function
+    from deltah.engines.trl.checkpoints import (
+        RunTrainer,
+        broken_numbers,
+        disk_faults,
+        drop_partial,
+        last_complete,
+        step_of,
+    )
+    from deltah.engines.trl.grpo_config import (
+        check_disk,
+        check_enough_tasks,
+        check_trackers,
+        check_vllm,
+        grpo_config,
+        lora_config,
+        steps_per_rollout,
+    )
+    from deltah.engines.trl.rollout import check_evaluation, evaluate_into
+except ImportError as error:
+    raise missing_dependency(error.name or "trl", extra="train", purpose="Training") from error
+
+FREE_KEYS = frozenset({"report_to"})
+"""Configuration that may change between the sittings of one run."""
+
+
+def train(
+    config: TrainConfig, out: Path, *, progress: Progress | None = None, evaluation_progress: Progress | None = None
+) -> RunDirectory:
+    """Train, evaluate, and leave everything in a run directory; continues where an earlier sitting stopped.
+
+    Of several processes the first evaluates and the others return when the model is saved.
+
+    Args:
+        config: The run.
+        out: Its directory.
+        progress: Called after every step.
+        evaluation_progress: Called after every held-out trajectory.
+
+    Raises:
+        DeltahError: one sentence on what is wrong, before training starts wherever it can be known then.
+    """
+    run, first = RunDirectory(out), rank() == 0
+    with claim(out) if first else nullcontext(), disk_faults(out):
+        if (out / MANIFEST).exists():  # refused under another configuration before anything is loaded
+            open_run(out, config.to_dict(), command="train", free_keys=FREE_KEYS)
+            if (out / "result.json").exists():
+                return run
+        steps = _fit(config, run, progress)
+        with alone():
+            if first:
+                _finish(config, run, steps, evaluation_progress)
+    return run
+
+
+def _fit(config: TrainConfig, run: RunDirectory, progress: Progress | None) -> int:
+    """Train from the last whole checkpoint and save the model; the number of steps it has had.
+
+    A run that was stopped after its last step has a checkpoint of it, and trains no further.
+    """
+    trainer = build_trainer(config, run, progress=progress)
+    drop_partial(run.checkpoints)
+    trainer.accelerator.wait_for_everyone()
+    last = last_complete(run.checkpoints)
+    if rank() == 0:
+        run.forget_after(step_of(last))
+    steps = trainer.args.max_steps
+    if last is not None and step_of(last) >= steps:
+        trainer.restore(last)
+    else:
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    if trainer.state.global_step < steps:
+        raise TrainingError(
+            f"the trainer stopped after {trainer.state.global_step} of {steps} steps, so nothing is saved as finished; "
+            "check the fields under [trainer] that end a training early"
+        )
+    trainer.save_final(run.model)
+    return int(trainer.state.global_step)
+
+
+def _finish(config: TrainConfig, run: RunDirectory, steps: int, progress: Progress | None) -> None:
+    """Evaluate the saved model, and mark the run as finished."""
+    if config.eval is not None:
+        final = replace(config.rollout, model=str(run.model))
+        evaluate_into(EvaluateConfig(rollout=final, eval=config.eval, signal=config.signal), run, progress)
+    run.finish({"steps": steps, "seconds": training_seconds(run)}, total=steps)
+
+
+def training_seconds(run: RunDirectory) -> float:
+    """Wall time of the optimiser steps of all sittings, generation included, evaluation not."""
+    return sum(float(row.get("step_time") or 0.0) for row in run.read_metrics())
+
+
+def build_trainer(config: TrainConfig, run: RunDirectory, *, progress: Progress | None = None) -> RunTrainer:
+    """Check everything a run needs, then write its manifest and make its trainer.
+
+    Raises:
+        DeltahError: if tasks, tools, model, template, host configuration or disk cannot do what the run needs.
+    """
+    tasks = graded_by(read_tasks(Path(config.tasks)), config.rollout.grader)
+    files = resolve_model(config.rollout.model)
+    tools = build_tools(config.rollout.tools, config.rollout.tool)
+    if config.eval is not None:
+        check_evaluation(config.eval, config.rollout)
+    check_vllm(config.rollout)
+    arguments, adapter = grpo_config(config, run), lora_config(config)
+    check_trackers(arguments)
+    check_enough_tasks(config, arguments, len(tasks))
+    model, tokenizer = load_model(files, config.rollout, train_all=adapter is None)
+    check_disk(run.path, model, arguments, adapter_only=adapter is not None)
+    if rank() == 0:
+        open_run(run.path, config.to_dict(), command="train", free_keys=FREE_KEYS)
+    trainer = RunTrainer(
+        model=model,
+        processing_class=tokenizer,
+        reward_funcs=outcome_function(tasks),
+        args=arguments,
+        train_dataset=Dataset.from_list(rows_of(tasks, config.rollout.system_prompt)),
+        tools=tools,
+        peft_config=adapter,
+        reward=config.reward,
+        signal=config.signal,
+        on_trajectories=_trace_writer(run, config.trace_every, steps_per_rollout(arguments)),
+        callbacks=[_RunCallback(run, progress)],
+    )
+    trainer.remove_callback(PrinterCallback)  # our own progress and metrics replace the host's printing
+    return trainer
+
+
+def _trace_writer(
+    run: RunDirectory, every: int, stride: int
+) -> Callable[[list[Trajectory], list[Signal], int, str], None] | None:
+    """Write the first batch of trajectories, and the first at or after each multiple of `every` steps.
+
+    Args:
+        run: Where they go.
+        every: Steps between them; 0: none are written.
+        stride: Steps between two batches, above 1 with several passes over each.
+    """
+    if not every:
+        return None
+
+    def write(trajectories: list[Trajectory], signals: list[Signal], step: int, mode: str) -> None:
+        del signals
+        if mode == "train" and (step == 1 or step // every > (step - stride) // every):
+            write_traces(run.step_traces(step, rank()), trajectories)
+
+    return write
+
+
+class _RunCallback(TrainerCallback):
+    """Writes logged rows to the run directory, reports progress, and stops a run whose numbers broke."""
+
+    def __init__(self, run: RunDirectory, progress: Progress | None) -> None:
+        self._run, self._progress = run, progress
+        self._latest: dict[str, float] = {}
+        self._seconds = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._seconds = training_seconds(self._run)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        row = {k: v for k, v in (logs or {}).items() if isinstance(v, int | float)}
+        if "loss" not in row:  # the host's closing summary
+            return
+        broken = next((k for k in ("loss", "grad_norm") if k in row and not math.isfinite(row[k])), None)
+        if broken is not None:  # before the step's checkpoint is written, and in every process
+            raise broken_numbers(broken, state.global_step, self._run.checkpoints)
+        if not state.is_world_process_zero:
+            return
+        self._latest |= row  # a further pass over a batch has no figures of trajectories: those before still hold
+        self._seconds += row.get("step_time", 0.0)
+        self._run.append_metrics({"step": state.global_step, SECONDS: self._seconds, **row})
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        self._run.set_status("training", state.global_step, state.max_steps)
+        if self._progress is not None:
+            self._progress(state.global_step, state.max_steps, self._latest)

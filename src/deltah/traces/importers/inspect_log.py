@@ -1,0 +1,310 @@
+"""Importer for Inspect logs: one EvalSample as JSON, one trajectory. `deltah.traces.files` takes the logs apart.
+
+Source: `EvalSample` of inspect_ai, log schema 2, written by inspect_ai 0.3.285 and read in its `log/_log.py`,
+`model/_chat_message.py`, `model/_model_output.py` and `event/_tool.py`.
+
+* segments, calls, results: `messages`, the sample's final conversation. Reasoning parts become reasoning;
+  `tool_calls` have `function` and `arguments`; calls that the provider ran itself (`tool_use` parts) are calls with
+  their results.
+* entropy: the `logprobs` of the model event whose output is the message (same message id), or of `output` for the
+  last message; with `top_logprobs` by the rules of `deltah.traces.importers.openai_chat`. Ask for them with `--logprobs
+  --top-logprobs 20`.
+* temperature: 1 if the model event's `config.temperature` is 1, else None, as Inspect does not say whether the
+  provider reports log-probabilities before or after scaling; `sampling_temperature` is in the metadata.
+* status: error where the tool message has an `error`, whose message is then the result, or where the result reads as
+  one.
+* duration_s: from `timestamp` to `completed` of the tool event with the call's id; else its `working_time`.
+* outcome: the value of the first score: C, P, I, N as 1, 0.5, 0, 0 and yes / true, no / false as Inspect's
+  `value_to_float`, a number in [0, 1] as it is; None for NaN (unscored), lists and objects. All flat values: metadata
+  `score/<name>`.
+* prediction: the first score's `answer`, else the last assistant text. golden_answers: `target`.
+* question: `input`, or its last user message. id: <id>/<epoch>. group_id: <id>, so epochs of a sample form a group.
+* stop_reason: length where the last output says max_tokens or model_length, or the sample hit a `limit`.
+* `attachment://` references are resolved from the sample's `attachments`.
+
+Lost: messages that a compaction or a custom solver removed from the conversation, and what other models (graders,
+sub-agents) said. A log without message ids (before 2025) has log-probabilities for its last message only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from deltah.core.types import CallStatus, Scalar, StopReason, ToolCall, Trajectory
+from deltah.errors import DataError
+from deltah.traces.conversation import Conversation, Facts, LoggedMessage, to_trajectory
+from deltah.traces.fields import finite, golden_answers, scalars, unit
+from deltah.traces.files import Position
+from deltah.traces.importing import IMPORTERS, RecordContext
+from deltah.traces.logprobs import NO_TOKENS, pack
+from deltah.traces.openai_schema import FunctionCall, LogprobsBlock, Message, MessageToolCall
+from deltah.traces.turns import message_text
+
+_ATTACHMENT = "attachment://"
+_GRADES = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}
+_WORDS = {"yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
+_CUT = ("max_tokens", "model_length")
+
+
+class InspectMessage(msgspec.Struct):
+    """ChatMessage of any role; a user message's `tool_call_id` is a list and of no use here."""
+
+    role: str
+    id: str | None = None
+    content: Any = ""
+    tool_calls: list[InspectCall] | None = None
+    tool_call_id: Any = None
+    error: CallError | None = None
+
+    @property
+    def answers(self) -> str | None:
+        """Id of the call that it is the result of."""
+        return self.tool_call_id if isinstance(self.tool_call_id, str) else None
+
+
+class InspectCall(msgspec.Struct):
+    """One entry of `tool_calls`."""
+
+    id: str
+    function: str
+    arguments: Any = None
+
+
+class CallError(msgspec.Struct):
+    """Why a tool call failed."""
+
+    message: str = ""
+
+
+class OutputChoice(msgspec.Struct):
+    """ChatCompletionChoice."""
+
+    message: InspectMessage
+    stop_reason: str = "unknown"
+    logprobs: LogprobsBlock | None = None
+
+
+class Output(msgspec.Struct):
+    """ModelOutput."""
+
+    choices: list[OutputChoice] = []
+    model: str | None = None
+
+
+class Event(msgspec.Struct):
+    """Any event; what model and tool events share names for with others is read only once the kind is known."""
+
+    event: str = ""
+    output: Any = None
+    config: Any = None
+    model: Any = None
+    id: Any = None
+    timestamp: Any = None
+    completed: Any = None
+    working_time: Any = None
+
+
+class Score(msgspec.Struct):
+    """One scorer's verdict."""
+
+    value: Any = None
+    answer: str | None = None
+
+
+class EvalSample(msgspec.Struct):
+    """One sample of one epoch."""
+
+    id: int | str
+    epoch: int
+    input: str | list[InspectMessage]
+    target: str | list[str]
+    messages: list[InspectMessage]
+    output: Output | None = None
+    scores: dict[str, Score] | None = None
+    metadata: dict[str, Any] = {}
+    events: list[Event] = []
+    attachments: dict[str, str] = {}
+    limit: Any = None
+    error: Any = None
+    uuid: str | None = None
+
+
+@IMPORTERS.register(
+    "inspect", meaning="Sample of an Inspect log", fields=("epoch", "target", "messages"), schema=EvalSample
+)
+def read(sample: EvalSample, context: RecordContext) -> Trajectory:
+    """Read one sample.
+
+    Raises:
+        DataError: if the sample holds no assistant message, or its numbers contradict each other.
+    """
+    if not any(message.role == "assistant" for message in sample.messages):
+        raise DataError("field messages: no message of role 'assistant'; there is nothing to measure")
+    try:
+        trajectory = to_trajectory(_conversation(sample), default_id=context.default_id, vocab_size=context.vocab_size)
+    except RecursionError as error:
+        raise DataError("the JSON is nested too deeply to be a trace") from error
+    calls = _with_errors(trajectory.calls, {message.answers for message in sample.messages if message.error})
+    return replace(trajectory, calls=calls, stop_reason=_stop_reason(trajectory, sample))
+
+
+def _conversation(sample: EvalSample) -> Conversation:
+    """The sample as a conversation whose assistant messages carry their tokens."""
+    outputs = _outputs(sample)
+    seconds = {e.id: _seconds(e) for e in sample.events if e.event == "tool" and isinstance(e.id, str)}
+    messages = list[LoggedMessage]()
+    for message, (choice, _) in zip(sample.messages, outputs, strict=True):
+        content = _resolved(message.content, sample.attachments)
+        parts: list[Any] = content if isinstance(content, list) else [message_text(content)]
+        if message.role == "assistant":
+            tokens = NO_TOKENS if choice is None else pack(choice.logprobs)
+            messages.append(LoggedMessage(_turn(message, parts, sample.attachments), tokens))
+            messages += [LoggedMessage(_served_result(part)) for part in parts if _is(part, "tool_use")]
+        else:
+            text = _visible(parts) or (_resolved(message.error.message, sample.attachments) if message.error else "")
+            took = seconds.get(message.answers or "")
+            messages.append(
+                LoggedMessage(Message(role=message.role, content=text, tool_call_id=message.answers, duration_s=took))
+            )
+    event = next((event for _, event in outputs if event is not None), None)
+    return Conversation(messages, _facts(sample, event, outputs[-1][0]), Position("", 1))
+
+
+def _facts(sample: EvalSample, event: Event | None, last: OutputChoice | None) -> Facts:
+    score = next(iter((sample.scores or {}).values()), Score())
+    config = event.config if event is not None and isinstance(event.config, dict) else {}
+    temperature = finite(config.get("temperature"))
+    model = event.model if event is not None else None
+    return Facts(
+        id=f"{sample.id}/{sample.epoch}",
+        group_id=str(sample.id),
+        model=model if isinstance(model, str) else (sample.output and sample.output.model) or None,
+        sampling_temperature=temperature,
+        question=_question(sample),
+        golden_answers=golden_answers(sample.target),
+        prediction=None if score.answer is None else _resolved(score.answer, sample.attachments),
+        outcome=_grade(score.value),
+        finish_reason="length" if last is not None and last.stop_reason in _CUT else None,
+        metadata=_metadata(sample) | ({} if temperature is None else {"sampling_temperature": temperature}),
+    )
+
+
+def _outputs(sample: EvalSample) -> list[tuple[OutputChoice | None, Event | None]]:
+    """Of each message, the first choice and the event of the model call that gave it."""
+    known: dict[str, tuple[OutputChoice, Event]] = {}
+    for number, event in enumerate(sample.events):
+        if event.event != "model" or event.output is None:
+            continue
+        try:
+            output = msgspec.convert(event.output, Output)
+        except msgspec.ValidationError as error:
+            raise DataError(f"field events[{number}].output: {error}") from error
+        if output.choices and output.choices[0].message.id is not None:
+            known[output.choices[0].message.id] = output.choices[0], event
+    paired: list[tuple[OutputChoice | None, Event | None]]
+    paired = [(None, None) if m.id is None else known.get(m.id, (None, None)) for m in sample.messages]
+    last = max((i for i, m in enumerate(sample.messages) if m.role == "assistant"), default=None)
+    if last is not None and paired[last][0] is None and sample.output is not None and sample.output.choices:
+        final = sample.output.choices[0]
+        if final.message.id == sample.messages[last].id:
+            paired[last] = final, None
+    return paired
+
+
+def _turn(message: InspectMessage, parts: Sequence[Any], attachments: Mapping[str, str]) -> Message:
+    """An assistant message; tools that the provider ran inside it are calls too."""
+    served = [part for part in parts if _is(part, "tool_use")]
+    called = [(str(p.get("id")), str(p.get("name") or ""), p.get("arguments")) for p in served]
+    called += [(call.id, call.function, _resolved(call.arguments, attachments)) for call in message.tool_calls or []]
+    return Message(
+        role="assistant",
+        content=_visible(parts),
+        reasoning_content="".join(_reasoning(part) for part in parts if _is(part, "reasoning")) or None,
+        tool_calls=[MessageToolCall(id=id, function=FunctionCall(name=n, arguments=a)) for id, n, a in called] or None,
+    )
+
+
+def _is(part: Any, *kinds: str) -> bool:
+    return isinstance(part, dict) and part.get("type") in kinds
+
+
+def _visible(parts: Sequence[Any]) -> str:
+    return message_text([part for part in parts if not _is(part, "reasoning", "tool_use")])
+
+
+def _reasoning(part: dict[str, Any]) -> str:
+    """Visible thinking: a redacted part has only its summary."""
+    text = part.get("summary") if part.get("redacted") else part.get("reasoning")
+    return text if isinstance(text, str) else ""
+
+
+def _served_result(part: dict[str, Any]) -> Message:
+    return Message(role="tool", content=part.get("result") or part.get("error") or "", tool_call_id=str(part.get("id")))
+
+
+def _resolved(value: Any, attachments: Mapping[str, str]) -> Any:
+    """Copy of a JSON value with the texts that its attachment references stand for."""
+    if isinstance(value, str):
+        return attachments.get(value.removeprefix(_ATTACHMENT), value) if value.startswith(_ATTACHMENT) else value
+    if isinstance(value, list):
+        return [_resolved(item, attachments) for item in value]
+    if isinstance(value, dict):
+        return {key: _resolved(item, attachments) for key, item in value.items()}
+    return value
+
+
+def _with_errors(calls: Sequence[ToolCall], failed: Set[str | None]) -> tuple[ToolCall, ...]:
+    """Calls with the errors that Inspect states, whatever the text of their results."""
+    return tuple(
+        replace(call, status=CallStatus.ERROR) if call.id in failed and call.result is not None else call
+        for call in calls
+    )
+
+
+def _seconds(event: Event) -> float | None:
+    try:
+        seconds = (datetime.fromisoformat(event.completed) - datetime.fromisoformat(event.timestamp)).total_seconds()
+    except (TypeError, ValueError):
+        return finite(event.working_time)
+    return seconds if seconds >= 0 else finite(event.working_time)
+
+
+def _stop_reason(trajectory: Trajectory, sample: EvalSample) -> StopReason:
+    """Add to what the messages say that a limit or an error ended the sample."""
+    if sample.limit is not None:
+        return StopReason.LENGTH
+    return StopReason.UNKNOWN if sample.error is not None else trajectory.stop_reason
+
+
+def _question(sample: EvalSample) -> str | None:
+    if isinstance(sample.input, str):
+        return str(_resolved(sample.input, sample.attachments))
+    texts = (m.content for m in reversed(sample.input) if m.role == "user")
+    return next((message_text(_resolved(text, sample.attachments)) for text in texts), None)
+
+
+def _grade(value: Any) -> float | None:
+    """Score as a number in [0, 1]; None where it is none."""
+    if not isinstance(value, str):
+        return unit(value)
+    if value in _GRADES:
+        return _GRADES[value]
+    try:
+        return _WORDS.get(value.lower(), unit(float(value)))
+    except ValueError:
+        return _WORDS.get(value.lower())
+
+
+def _metadata(sample: EvalSample) -> dict[str, Scalar]:
+    known: dict[str, Any] = {f"score/{name}": score.value for name, score in (sample.scores or {}).items()}
+    known |= {"epoch": sample.epoch} | ({} if sample.uuid is None else {"uuid": sample.uuid})
+    if isinstance(sample.limit, dict):
+        known["limit"] = sample.limit.get("type")
+    if isinstance(sample.error, dict):
+        known["error"] = sample.error.get("message")
+    return scalars(sample.metadata) | scalars(known)

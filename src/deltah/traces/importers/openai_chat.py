@@ -1,0 +1,221 @@
+"""Importer for OpenAI-style chat logs with logprobs, of vLLM, SGLang, llama.cpp and compatible servers.
+
+Line forms: `messages`, in which each assistant message carries its choice's `logprobs` block, is one conversation;
+`request` with `response` is one API call, and the calls of one conversation are joined (`deltah.traces.joining`); so is
+a bare response. A response may be whole, a list of streamed chunks, the text of an event stream, or spread over lines
+of one chunk each, bare or as their `response` (`deltah.traces.chunks`). The batch API's `body` wrappers are opened.
+
+* segments: the logprob tokens of each assistant message, split by `deltah.traces.spans`. Every other message is a
+  segment without tokens that carries its text; so is a call, or reasoning, that the server left out of the logprobs.
+* calls: `tool_calls`, or `function_call`, or those left in the text (`deltah.traces.dialects`); `call-N` where the
+  server gave no id.
+* result: the `tool` message with the call's id, else the oldest unanswered call gets it; none: unanswered.
+* duration_s: of the `tool` message, where a client logged it; else the time between an API call's end (`started_at` +
+  `duration_s`) and the start of the next, shared by the results in between: the client's own work, or a person's pause,
+  is in it, and `duration_s_from` in the metadata says so.
+* status: error where the result reads as one; the rule is `deltah.core.results.is_error`.
+* entropy: `top_logprobs` through `deltah.traces.logprobs`; exact where they cover `vocab_size` tokens; NaN without.
+* vocab_size: the line's, else the caller's, else that of the model's family (`deltah.traces.vocabularies`), else
+  `deltah.core.entropy.DEFAULT_VOCAB_SIZE`; `metadata["vocab_size_from"]` names one that nobody stated.
+* temperature: of the *reported* distribution: 1 if `logprobs_mode` is raw, the sampling temperature (1 for greedy
+  decoding) if it is processed or 1; None where the log does not say, or mixes several.
+* metadata: flat `metadata`, `sampling_temperature`, `logprobs_mode`, `n_choices` if more than one was drawn,
+  `n_requests` of a joined conversation, `unjoined` where its beginning is not in the log, `mixed_sampling`,
+  `tokens_without_logprobs` where a response's `usage` counts more drawn tokens than its logprobs have entries.
+* outcome: `outcome`, else `score`, if in [0, 1]; another number stays in metadata as `score_outside_0_1`.
+* golden_answers: `golden_answers`, else `answer`.
+
+`spans` is approximate where a border lies inside a token, where a message has calls but neither the call's text nor
+the message's text is what the logprob tokens spell, or where the reasoning has no logprobs although the answer has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from deltah.core.types import Scalar, Trajectory
+from deltah.errors import DataError
+from deltah.traces.chunks import LoggedChunk, assemble, logged_chunk, parse_event_stream
+from deltah.traces.conversation import ApiCall, Conversation, Facts, LoggedMessage, to_trajectory
+from deltah.traces.fields import (
+    SESSION_FIELDS,
+    epoch_seconds,
+    golden_answers,
+    scalars,
+    seconds,
+    unfit_outcome,
+    unit,
+)
+from deltah.traces.files import Position
+from deltah.traces.importing import IMPORTERS, RecordContext
+from deltah.traces.logprobs import pack
+from deltah.traces.openai_schema import ChatLine, Choice, Message, Request, Response
+
+
+@IMPORTERS.register(
+    "openai",
+    meaning="OpenAI-style chat log with logprobs",
+    fields=(("messages", "response", "request", "choices"),),
+    schema=ChatLine,
+)
+def read(log: ChatLine, context: RecordContext) -> Trajectory | ApiCall | LoggedChunk:
+    """Read one line: a conversation, an API call of one, or a chunk of a stream.
+
+    Raises:
+        DataError: if the line does not fit the format, its response is an error, or its numbers contradict each other.
+        ConfigError: if the caller's vocabulary size is too small for what the line holds.
+    """
+    if (chunk := logged_chunk(log)) is not None:
+        return chunk
+    if log.response is not None or log.chunks is not None or log.choices is not None:
+        return read_call(log, context.where)
+    conversation = read_conversation(log, context.where)
+    return to_trajectory(conversation, default_id=context.default_id, vocab_size=context.vocab_size)
+
+
+def read_conversation(log: ChatLine, where: Position) -> Conversation:
+    """The conversation of a line whose messages carry their tokens.
+
+    Raises:
+        DataError: if there is no assistant message in it, or its numbers contradict each other.
+    """
+    _check_mode(log.logprobs_mode)
+    if log.request is not None:
+        raise DataError("field response: missing beside 'request'; log each request together with its response")
+    if not log.messages:
+        raise DataError("field messages: missing or empty; expected a list of chat messages, or request and response")
+    if not any(message.role == "assistant" for message in log.messages):
+        raise DataError("field messages: no message of role 'assistant'; there is nothing to measure")
+    return Conversation([_said(message) for message in log.messages], _facts(log, None, log.messages[-1]), where)
+
+
+def read_call(log: ChatLine, where: Position) -> ApiCall:
+    """The API call of a line that holds a response.
+
+    Raises:
+        DataError: if the response is an error or holds no assistant message, or its numbers contradict each other.
+    """
+    _check_mode(log.logprobs_mode)
+    response = whole_response(log)
+    refused = response.error is not None or response.object == "error"
+    if refused or not response.choices:
+        what = "an error" if refused else "no choices"
+        raise DataError(f"field response: it holds {what}; there is no assistant message to measure")
+    choice = response.choices[0]
+    if choice.message is None:
+        raise DataError("field response.choices[0].message: missing; expected a whole response or its chunks")
+    block = choice.message.logprobs if choice.logprobs is None else choice.logprobs
+    reply = LoggedMessage(_without_logprobs(choice.message), pack(block))
+    request = _request(log)
+    history = request.messages if request is not None else log.messages or []
+    facts = replace(_facts(log, response, choice), n_without_logprobs=_unlisted(response, choice, len(reply.tokens)))
+    return ApiCall([_said(m) for m in history], reply, facts, where)
+
+
+def whole_response(log: ChatLine) -> Response:
+    """The response of a line, its chunks assembled."""
+    given: Any = log.response
+    if isinstance(given, str):
+        given = parse_event_stream(given)
+    if isinstance(given, list) or log.chunks is not None:
+        return assemble(given if isinstance(given, list) else log.chunks or [])
+    if given is None:
+        return Response(id=_text(log.id), choices=log.choices, model=log.model, error=log.error, usage=log.usage)
+    unwrapped: Response = given.body if given.body is not None else given
+    if unwrapped.choices and any(choice.delta is not None for choice in unwrapped.choices):
+        return assemble([unwrapped])
+    return unwrapped
+
+
+def _unlisted(response: Response, choice: Choice, n_listed: int) -> int:
+    """Drawn tokens of a reply that its logprobs do not list; 0 where the log has no logprobs or does not say.
+
+    llama.cpp's own server, and SGLang in a stream without a parser, list the several tokens of one character once,
+    hosted APIs leave out hidden reasoning or calls. A token that only ends the message may be counted and not listed;
+    usage is that of all choices together.
+    """
+    drawn = response.usage.get("completion_tokens") if isinstance(response.usage, dict) else None
+    if not isinstance(drawn, int) or not n_listed or len(response.choices or ()) != 1:
+        return 0
+    end = choice.finish_reason != "length"
+    return drawn - n_listed if drawn > n_listed + end else 0
+
+
+def _said(message: Message) -> LoggedMessage:
+    if message.role != "assistant":
+        return LoggedMessage(_without_logprobs(message))
+    return LoggedMessage(_without_logprobs(message), pack(message.logprobs))
+
+
+def _without_logprobs(message: Message) -> Message:
+    return message if message.logprobs is None else msgspec.structs.replace(message, logprobs=None)
+
+
+def _check_mode(logprobs_mode: str | None) -> None:
+    if logprobs_mode is not None and logprobs_mode.endswith("logits"):
+        raise DataError(
+            f"field logprobs_mode: {logprobs_mode!r} reports logits; expected log-probabilities, so run the "
+            "server with raw_logprobs or processed_logprobs"
+        )
+
+
+def _request(log: ChatLine) -> Request | None:
+    if log.request is None:
+        return None
+    return log.request if log.request.body is None else log.request.body
+
+
+def _facts(log: ChatLine, response: Response | None, last: Choice | Message) -> Facts:
+    request = _request(log)
+    temperature = log.temperature if log.temperature is not None or request is None else request.temperature
+    own_id = log.id if log.id is not None else log.custom_id
+    return Facts(
+        id=_text(own_id) or (response.id if response is not None else None),
+        group_id=_text(log.group_id),
+        session=_session(log),
+        vocab_size=log.vocab_size,
+        model=log.model or (response and response.model) or (request and request.model) or None,
+        sampling_temperature=temperature,
+        top_logprobs=request.top_logprobs if request is not None else None,
+        logprobs_mode=log.logprobs_mode,
+        question=log.question,
+        prediction=log.prediction,
+        golden_answers=golden_answers(log.answer if log.golden_answers is None else log.golden_answers),
+        outcome=unit(_grade(log)),
+        finish_reason=last.finish_reason,
+        started_at=epoch_seconds(log.started_at),
+        ended_at=epoch_seconds(log.started_at) + seconds(log.duration_s),
+        metadata=_metadata(log, temperature, response),
+    )
+
+
+def _session(log: ChatLine) -> str | None:
+    """Id under which a client groups the calls of one conversation, beside or inside `metadata`."""
+    request = _request(log)
+    inside = [m for m in (log.metadata, request.metadata if request else None) if isinstance(m, dict)]
+    for key in SESSION_FIELDS:
+        for value in (getattr(log, key), *(m.get(key) for m in inside)):
+            if isinstance(value, str | int) and value != "":
+                return str(value)
+    return None
+
+
+def _metadata(log: ChatLine, temperature: float | None, response: Response | None) -> dict[str, Scalar]:
+    extra = scalars(log.metadata or {})
+    if temperature is not None:
+        extra["sampling_temperature"] = temperature
+    if log.logprobs_mode is not None:
+        extra["logprobs_mode"] = log.logprobs_mode
+    n_choices = len(response.choices or []) if response is not None else 1
+    return extra | unfit_outcome(_grade(log)) | ({"n_choices": n_choices} if n_choices > 1 else {})
+
+
+def _grade(log: ChatLine) -> float | bool | None:
+    return log.outcome if log.outcome is not None else log.score
+
+
+def _text(value: str | int | None) -> str | None:
+    return None if value is None else str(value)

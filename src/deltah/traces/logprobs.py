@@ -1,0 +1,397 @@
+"""Log-probabilities of sampled tokens: from a server's block to packed arrays, and from those to entropies with bounds.
+
+Packed, a block takes a tenth of the memory that its decoded objects take, so that a conversation can wait for its next
+message. Bounds hold for lists of *the k best* (`deltah.core.entropy.entropy_bounds`). Servers break that promise in
+known ways; each is undone here, always on the side of the wider interval:
+
+* A stand-in (null, -inf, -9999, the least float32 number) in a list is dropped; in a list of the whole vocabulary it
+  is probability 0.
+* vLLM puts the drawn token first and cuts the list at k, so a drawn token outside the top k displaces the k-th best.
+  Whenever the drawn token is the least of its list, it counts as a known tail token and not as one of the best.
+* With k = 1 the one entry may then be just the drawn token. Unless it holds half of the mass, or another token of
+  the trajectory shows that the list is honest, the interval assumes nothing about rank.
+* A list shorter than was asked for, or than the trajectory's usual length, has lost entries: llama-cpp-python keeps one
+  of several tokens that print alike, not the best of them. So may a list without `bytes` whose least entry is the drawn
+  token, appended to what was left. Then an unseen token may have any probability, and the interval assumes no rank.
+* A list that lacks the drawn token but holds less likely ones is not of the k best: the interval assumes no rank.
+* A drawn token's own -9999 (OpenAI: "outside the top 20") says nothing and is NaN.
+* Log-probabilities printed with few decimals or significant digits, or in half precision (bfloat16, float16), are known
+  only to half of the last one.
+
+A list as long as the vocabulary gives the exact entropy, unless it was printed with few digits. A token without a list
+is not measured (NaN).
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from deltah.core.entropy import SERVER_PRECISION_NATS, EntropyBounds, entropy_bounds
+from deltah.core.types import BoolArray, Estimator, FloatArray, IntArray
+from deltah.errors import DataError, InvalidValueError, VocabularySizeError
+from deltah.traces.openai_schema import LogprobsBlock, TokenLogprob
+
+STAND_IN = -9999.0
+"""At or below it a log-probability stands for "impossible" or "not among those reported"."""
+
+_ID_TEXT = re.compile(r"token_id:(\d+)")
+"""A token's text where vLLM was asked to print its id."""
+_STAND_IN_TEXTS = ("bytes:", "token_id:")
+"""Beginnings of a token's text that is not what was sampled."""
+
+_MASS_TOLERANCE = 1e-3
+"""How far the probabilities of a whole vocabulary may sum from 1, and any list's beyond 1."""
+_DECIMALS, _DIGITS = range(1, 6), range(3, 7)
+"""Decimals and significant digits of a cut print-out: more of them err less than float32 does."""
+_COARSEST_NATS = 0.05
+"""Error of one decimal: nobody prints fewer."""
+_HALF_PRECISION_BITS = (8, 11)
+"""Significant bits of bfloat16 and float16."""
+_COARSEST_HALF_NATS = 2.0**-4
+"""Error of bfloat16 between 16 and 32 nats; what is less likely matters to no interval."""
+_MATTERS_NATS = 100.0
+"""Beyond it a probability is 0 for every purpose here, and a value may be a stand-in."""
+_NO_NATS = 1e-99
+"""Nothing that computes in float32 prints less, but 0."""
+_FLOAT32_ROUNDING = 6e-8
+_FLOAT64_ROUNDING = 1e-9
+_ROWS_LOOKED_AT, _VALUES_LOOKED_AT = 4, 500
+"""Tokens that usually suffice to tell a full print-out, and values that suffice to tell how many digits were cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedTokens:
+    """T sampled tokens with their ragged lists of alternatives."""
+
+    texts: list[str]
+    """(T,) their concatenation is the text that was sampled."""
+    logprobs: FloatArray
+    """(T,) nats of each drawn token; NaN for a missing one and for a server's stand-in."""
+    top: FloatArray
+    """(sum of n_top,) the alternatives' nats, list after list; NaN where a server wrote null."""
+    n_top: IntArray
+    """(T,) length of each token's list; 0 where none was reported."""
+    has_bytes: BoolArray
+    """(T,) whether the server gave the token's bytes; one that does not may key its lists by text."""
+    greatest_id: int = -1
+    """Greatest id in the vocabulary that the log shows of these tokens; -1 where it shows none."""
+
+    def __len__(self) -> int:
+        """T."""
+        return len(self.texts)
+
+    @property
+    def nbytes(self) -> int:
+        """Approximate size in memory, bytes."""
+        return self.logprobs.nbytes + self.top.nbytes + self.n_top.nbytes + 64 * len(self.texts)
+
+
+NO_TOKENS = PackedTokens([], np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.bool_))
+"""Of a message whose tokens the log does not have."""
+
+
+def pack(block: LogprobsBlock | list[TokenLogprob] | None) -> PackedTokens:
+    """Pack a choice's logprobs.
+
+    Raises:
+        DataError: if a log-probability is positive, or a byte is none.
+    """
+    tokens = (block.content if isinstance(block, LogprobsBlock) else block) or []
+    if not tokens:
+        return NO_TOKENS
+    logprobs = np.array([token.logprob for token in tokens], dtype=np.float64)
+    if (logprobs > 1e-3).any():
+        t = int(np.argmax(logprobs > 1e-3))
+        raise DataError(f"token {t} has the logprob {logprobs[t]:.6g}; expected a natural logarithm, at most 0")
+    lists = [token.top_logprobs or () for token in tokens]
+    return PackedTokens(
+        texts=_texts(tokens),
+        logprobs=np.where(logprobs > STAND_IN, logprobs, np.nan),
+        top=np.array([alternative.logprob for listed in lists for alternative in listed], dtype=np.float64),
+        n_top=np.array([len(listed) for listed in lists], dtype=np.int64),
+        has_bytes=np.array([token.bytes is not None for token in tokens]),
+        greatest_id=max((int(text[1]) for token in tokens if (text := _ID_TEXT.fullmatch(token.token))), default=-1),
+    )
+
+
+def pack_lists(
+    texts: Sequence[str], logprobs: Sequence[float | None], top: Sequence[Sequence[float | None]]
+) -> PackedTokens:
+    """Pack plain lists, whose entries no server merged.
+
+    Args:
+        texts: (T,)
+        logprobs: (T,) nats; None, NaN or a stand-in where unknown.
+        top: (T,) lists of alternatives, in nats.
+
+    Raises:
+        InvalidValueError: if the three differ in length.
+    """
+    if not len(texts) == len(logprobs) == len(top):
+        raise InvalidValueError(f"{len(texts)} texts, {len(logprobs)} logprobs and {len(top)} lists of alternatives")
+    drawn = np.array(logprobs, dtype=np.float64)
+    return PackedTokens(
+        texts=list(texts),
+        logprobs=np.where(drawn > STAND_IN, drawn, np.nan),
+        top=np.array([logprob for listed in top for logprob in listed], dtype=np.float64),
+        n_top=np.array([len(listed) for listed in top], dtype=np.int64),
+        has_bytes=np.ones(len(texts), dtype=np.bool_),
+    )
+
+
+def concatenate(parts: Sequence[PackedTokens]) -> PackedTokens:
+    """Tokens of several messages as one run."""
+    filled = [part for part in parts if len(part)]
+    if len(filled) <= 1:
+        return filled[0] if filled else NO_TOKENS
+    return PackedTokens(
+        texts=[text for part in filled for text in part.texts],
+        logprobs=np.concatenate([part.logprobs for part in filled]),
+        top=np.concatenate([part.top for part in filled]),
+        n_top=np.concatenate([part.n_top for part in filled]),
+        has_bytes=np.concatenate([part.has_bytes for part in filled]),
+        greatest_id=max(part.greatest_id for part in filled),
+    )
+
+
+def _texts(tokens: Sequence[TokenLogprob]) -> list[str]:
+    """Text of each token; their concatenation is the message's text.
+
+    A character whose bytes are spread over several tokens appears at the token that completes it, if the server gives
+    bytes, and as U+FFFD at its last token if it never is complete; where it gives none, the token's own text stands.
+    The bytes also tell what a token's number stands for, where vLLM was asked to print numbers
+    (`return_tokens_as_token_ids`).
+    """
+    texts = [token.token for token in tokens]
+    stand_in = any("\ufffd" in text or text.startswith(_STAND_IN_TEXTS) for text in texts)
+    if not stand_in or any(token.bytes is None for token in tokens):
+        return texts
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    found = [""]  # before the first token, where nothing can be left open
+    try:
+        for token in tokens:
+            spelled = bytes(token.bytes or ())
+            if spelled == token.token.encode():  # such as an end token, which no broken character before it is part of
+                found[-1] += decoder.decode(b"", final=True)
+            found.append(decoder.decode(spelled) or ("" if spelled else token.token))
+    except ValueError as error:
+        raise DataError("field logprobs.content.bytes: a byte is not in 0..255") from error
+    found[-1] += decoder.decode(b"", final=True)
+    return found[1:]
+
+
+class Measured(NamedTuple):
+    """Entropies of T tokens."""
+
+    entropy: FloatArray | None
+    """(T,) nats, NaN where not measured; None if no token was."""
+    lower: FloatArray | None
+    """(T,) nats; None if exact."""
+    upper: FloatArray | None
+    estimator: Estimator
+
+
+_NOTHING = Measured(None, None, None, Estimator.NONE)
+
+
+def measure(tokens: PackedTokens, vocab_size: int, *, requested: int | None = None) -> Measured:
+    """Entropies of a trajectory's sampled tokens.
+
+    Args:
+        tokens: T tokens, in order; a server's habits are told from all of them together.
+        vocab_size: V, stated or assumed.
+        requested: K that the request asked for; None if the log does not say.
+
+    Raises:
+        DataError: if the probabilities of a list cannot be those of a distribution.
+        VocabularySizeError: if a list, the probability that it leaves to other tokens, or the id of a token needs a
+            larger vocabulary.
+    """
+    if not tokens.n_top.any():
+        return _NOTHING
+    if tokens.greatest_id >= vocab_size:
+        raise VocabularySizeError(f"a token has the id {tokens.greatest_id:,}", vocab_size)
+    bounds, exact = np.full((3, len(tokens)), np.nan), np.zeros(len(tokens), dtype=np.bool_)
+    precision = _precision(tokens)
+    tolerance = max(_MASS_TOLERANCE, 2 * precision)
+    for lists in _by_length(tokens, precision, requested):
+        _check_mass(lists, vocab_size, tolerance)
+        if lists.logp.shape[1] == vocab_size:
+            bounds[:, lists.rows] = _whole_vocabulary(lists, vocab_size, precision, tolerance)
+            exact[lists.rows] = precision == SERVER_PRECISION_NATS
+            continue
+        try:
+            for at, known, drawn, cap in _best(lists, precision):
+                bounds[:, at] = entropy_bounds(known, vocab_size, sampled=drawn, tail_cap=cap, precision=precision)
+        except VocabularySizeError:
+            raise
+        except InvalidValueError as error:  # no fault of the caller's: the log's
+            raise DataError(f"field top_logprobs: {error}") from error
+    lower, upper, point = bounds
+    measured = np.isfinite(point)
+    if not measured.any():
+        return _NOTHING
+    if exact[measured].all():
+        return Measured(point, None, None, Estimator.EXACT)
+    return Measured(point, lower, upper, Estimator.TOP_K)
+
+
+class _Lists(NamedTuple):
+    """The n lists that have one length K."""
+
+    rows: IntArray
+    """(n,) tokens they belong to."""
+    logp: FloatArray
+    """(n, K) as the server gave them."""
+    drawn: FloatArray
+    """(n,) log-probability of the drawn token; NaN where unknown."""
+    unranked: BoolArray
+    """(n,) whether they may not be the best ones."""
+
+
+def _by_length(tokens: PackedTokens, precision: float, requested: int | None) -> Iterator[_Lists]:
+    starts = np.cumsum(tokens.n_top) - tokens.n_top
+    lengths = tokens.n_top[tokens.n_top > 0]
+    usual = max(requested or 0, int(np.bincount(lengths).argmax()) if len(lengths) else 0)
+    for k in np.unique(lengths).tolist():
+        rows = np.flatnonzero(tokens.n_top == k)
+        same = len(rows) == len(tokens)
+        logp = tokens.top.reshape(-1, k) if same else tokens.top[starts[rows, None] + np.arange(k)]
+        drawn = tokens.logprobs[rows]
+        with np.errstate(invalid="ignore"):
+            appended = ~tokens.has_bytes[rows] & (np.nanmin(logp, axis=1, initial=np.inf) >= drawn - 2 * precision)
+        yield _Lists(rows, logp, drawn, appended | (k < usual))
+
+
+def _check_mass(lists: _Lists, vocab_size: int, tolerance: float) -> None:
+    """Refuse lists that no distribution can have."""
+    with np.errstate(over="ignore"):
+        mass = np.nansum(np.exp(lists.logp), axis=1)
+    broken = ~(mass <= 1 + tolerance)
+    if broken.any():
+        row = int(np.argmax(broken))
+        raise DataError(
+            f"token {lists.rows[row]}: its top_logprobs sum to a probability of {mass[row]:.4g}; expected natural "
+            "logarithms of probabilities, at most 1 in sum"
+        )
+    # Only now: a list that no distribution has says nothing of the size.
+    if lists.logp.shape[1] > vocab_size:
+        raise VocabularySizeError(f"token {lists.rows[0]} has {lists.logp.shape[1]} top_logprobs", vocab_size)
+
+
+def _whole_vocabulary(lists: _Lists, vocab_size: int, precision: float, tolerance: float) -> EntropyBounds:
+    logp = np.where(np.isnan(lists.logp) | (lists.logp <= STAND_IN), -np.inf, lists.logp)
+    mass = np.exp(logp).sum(axis=1)
+    short = mass < 1 - tolerance
+    if short.any():
+        row = int(np.argmax(short))
+        if _lacks_drawn(-np.sort(-logp[short], axis=1), lists.drawn[short], precision)[0]:
+            raise DataError(
+                f"token {lists.rows[row]} was drawn with a probability of {np.exp(lists.drawn[row]):.3g}, but its "
+                "top_logprobs hold less likely tokens and not this one; expected the greatest of the distribution"
+            )
+        raise VocabularySizeError(
+            f"the {vocab_size} top_logprobs of token {lists.rows[row]} hold only {mass[row]:.4g} of the probability",
+            vocab_size,
+        )
+    return entropy_bounds(logp, vocab_size, precision=precision)
+
+
+def _best(lists: _Lists, precision: float) -> Iterator[tuple[IntArray, FloatArray, FloatArray, FloatArray]]:
+    """Of lists shorter than the vocabulary: rows (n,), the best log-probabilities (n, K) in ascending order, the drawn
+    token's (n,), and one that no unseen token exceeds (n,).
+    """
+    logp, n_known = _ranked(lists.logp)
+    sampled = lists.drawn
+    least = np.take_along_axis(logp, np.maximum(n_known - 1, 0)[:, None], axis=1)[:, 0]
+    drawn_is_least = np.abs(least - sampled) <= 2 * precision
+    unranked = lists.unranked | _lacks_drawn(logp, sampled, precision)
+    # The one entry of a list may be a drawn token that is not the most likely one, unless one shows that it is not.
+    single, best = n_known == 1, logp[:, 0]
+    if not (single & (best - sampled > 2 * precision)).any():
+        unranked |= single & drawn_is_least & (best <= np.log(0.5) + precision)
+    kept = n_known - (drawn_is_least & (n_known > 1))
+    for k in np.unique(kept[kept > 0]):
+        at = kept == k
+        known = logp[at, : int(k)][:, ::-1]
+        yield lists.rows[at], known, sampled[at], np.where(unranked[at], 0.0, known[:, 0])
+
+
+def _ranked(logp: FloatArray) -> tuple[FloatArray, IntArray]:
+    """Rows in descending order, stand-ins last as NaN, and how many entries of each are known."""
+    known = logp > STAND_IN
+    if not known.all():
+        logp = np.where(known, logp, np.nan)
+    if not known.all() or (logp[:, 1:] > logp[:, :-1]).any():
+        logp = -np.sort(-logp, axis=1)
+    return logp, known.sum(axis=1)
+
+
+def _lacks_drawn(ranked: FloatArray, sampled: FloatArray, precision: float) -> BoolArray:
+    """(n,) True where a list (descending order) holds tokens less likely than the drawn one, and not the drawn one."""
+    lacks = np.abs(ranked[:, 0] - sampled) > 2 * precision  # most drawn tokens are the most likely one
+    at = np.flatnonzero(lacks)
+    with np.errstate(invalid="ignore"):  # -inf less -inf
+        apart = ranked[at] - sampled[at, None]
+    lacks[at] = (apart < -2 * precision).any(axis=1) & ~(np.abs(apart) <= 2 * precision).any(axis=1)
+    return lacks
+
+
+def _precision(tokens: PackedTokens) -> float:
+    """Absolute error in nats: that of float32 arithmetic, and half of the last digit, or bit, where some were cut.
+
+    What was cut is told from many values, for one of them may end in zeros by chance. Few values, or none but zeros,
+    may fit a shorter print-out than the true one; then its greater error is assumed.
+    """
+    few = _magnitudes(tokens.logprobs[:_ROWS_LOOKED_AT], tokens.top[: int(tokens.n_top[:_ROWS_LOOKED_AT].sum())])
+    if len(few) and _cut_off(few, few.max()) == 0.0:
+        return SERVER_PRECISION_NATS
+    values = _magnitudes(tokens.logprobs, tokens.top)
+    if not len(values):
+        return SERVER_PRECISION_NATS + _COARSEST_NATS
+    evenly = values[:: 1 + len(values) // _VALUES_LOOKED_AT]
+    return SERVER_PRECISION_NATS + _cut_off(evenly, values.max())
+
+
+def _magnitudes(*logprobs: FloatArray) -> FloatArray:
+    values = np.abs(np.concatenate(logprobs))
+    return values[(values > _NO_NATS) & (values < _MATTERS_NATS)]
+
+
+def _cut_off(values: FloatArray, greatest: float) -> float:
+    """Greatest error in nats of values all printed with few decimals, digits or bits; 0 for a full print-out."""
+    exponents = np.floor(np.log10(values)) + 1.0
+    decimals = _fewest_fitting(values, _DECIMALS)
+    digits = _fewest_fitting(values * 10.0**-exponents, _DIGITS)
+    before = np.floor(np.log10(greatest)) + 1.0
+    errors = [0.5 * 10.0**-decimals if decimals else 0.0, 0.5 * 10.0 ** (before - digits) if digits else 0.0]
+    return max(float(min(max(errors), _COARSEST_NATS)), _half_precision(values, greatest))
+
+
+def _half_precision(values: FloatArray, greatest: float) -> float:
+    """Greatest error in nats of values all rounded to the bits of a type of half precision; 0 for others."""
+    mantissas, _ = np.frexp(values)
+    for bits in _HALF_PRECISION_BITS:
+        scaled = mantissas * 2.0**bits
+        if (np.abs(scaled - np.rint(scaled)) <= scaled * _FLOAT32_ROUNDING).all():
+            return float(min(2.0 ** (int(np.frexp(greatest)[1]) - bits - 1), _COARSEST_HALF_NATS))
+    return 0.0
+
+
+def _fewest_fitting(values: FloatArray, candidates: range) -> int | None:
+    """Least d of the candidates such that every value is a multiple of 10^-d; None if there is none."""
+    fitting = None
+    for d in reversed(candidates):
+        scaled = values * 10.0**d
+        whole = np.rint(scaled)
+        # A value rounded in float32 and printed as float64 is a multiple but for float32's own rounding.
+        if not ((np.abs(scaled - whole) <= scaled * _FLOAT32_ROUNDING + _FLOAT64_ROUNDING) & (whole > 0)).all():
+            break
+        fitting = d
+    return fitting
