@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from deltah.calls.grading import outcome_meaning, outcome_title
-from deltah.core.metrics import CALLS, DELTA_H_MEAN, DELTA_H_STD, OUTCOME, REDUCTION_RATE, CollapseMonitor
+from deltah.core.metrics import CALLS, OUTCOME, REDUCTION_RATE, SIGNAL_MEAN, SIGNAL_STD, CollapseMonitor
 from deltah.core.signals import SIGNALS
 from deltah.core.types import FloatArray
 from deltah.report.data import START, SUBSETS, ArmData, ReportData
@@ -32,7 +32,7 @@ CURVES: Final = (  # "{outcome}" and "{signal}" stand for their titles
     (OUTCOME, "{outcome} while sampling"),
     (CALLS, "calls per trajectory"),
     (REDUCTION_RATE, "reduction rate m / n"),
-    (DELTA_H_MEAN, "mean {signal}"),
+    (SIGNAL_MEAN, "mean {signal}"),
 )
 MAX_FACT_CHARS: Final = 2_000
 SMOOTHING_SHARE: Final = 0.15
@@ -52,6 +52,8 @@ def build(data: ReportData) -> dict[str, Any]:
     signal, viewer = page_signal(data), pack(data, *choose(data))
     outcome = {"graded": bool(graders), "title": outcome_title(graders), "meaning": outcome_meaning(graders)}
     summaries = {name: {label: _summaries(data, name, where) for label, where in SUBSETS.items()} for name in names}
+    timed = any(arm.seconds is not None for arm in data.columns)
+    columns = dict.fromkeys(SUBSETS, SPLIT_COLUMNS) | {"all": PAGE_COLUMNS if timed else PAGE_COLUMNS[:-1]}
     figures = (headline(data, signal, name, found["all"]) for name, found in summaries.items())
     differences = (_differences(data, outcome, signal, name) for name in names)
     planes = (_plane(data, outcome, name, found["all"]) for name, found in summaries.items())
@@ -67,7 +69,7 @@ def build(data: ReportData) -> dict[str, Any]:
         "signal": signal.as_dict(),
         "evaluations": list(names),
         "overview": [
-            _overview(data, outcome, signal, name, label, found)
+            {"evaluation": name, "subset": label, **_table(data, outcome, signal, found, columns[label])}
             for name, subsets in summaries.items()
             for label, found in subsets.items()
             if found and (label == "all" or all(subsets.values()))  # else the split repeats the whole
@@ -110,7 +112,7 @@ def alarms(metrics: Iterable[Mapping[str, Any]]) -> list[str]:
     """What the collapse monitor says of logged metrics, one sentence an alarm."""
     monitor, found = CollapseMonitor(), list[str]()
     for row in metrics:
-        watched = {key: float(row[key]) for key in (CALLS, OUTCOME, DELTA_H_STD) if _is_number(row.get(key))}
+        watched = {key: float(row[key]) for key in (CALLS, OUTCOME, SIGNAL_STD) if _is_number(row.get(key))}
         if watched:
             found += [f"step {row.get('step', '?')}: {alarm}" for alarm in monitor.update(watched)]
     return found
@@ -125,19 +127,6 @@ def _summaries(data: ReportData, evaluation: str, where: str) -> dict[str, Summa
     tables = {arm.name: arm.evaluations[evaluation].table for arm in data.columns if evaluation in arm.evaluations}
     found = {name: summarise(table, where=where, seed=data.seed) for name, table in tables.items()}
     return {name: summary for name, summary in found.items() if summary.trajectories}
-
-
-def _overview(
-    data: ReportData,
-    outcome: Mapping[str, Any],
-    signal: PageSignal,
-    evaluation: str,
-    subset: str,
-    summaries: Mapping[str, Summary],
-) -> dict[str, Any]:
-    timed = any(arm.seconds is not None for arm in data.columns)
-    columns = (PAGE_COLUMNS if timed else PAGE_COLUMNS[:-1]) if subset == "all" else SPLIT_COLUMNS
-    return {"evaluation": evaluation, "subset": subset, **_table(data, outcome, signal, summaries, columns)}
 
 
 def _table(
@@ -156,7 +145,7 @@ def _table(
         columns=tuple(key for key in columns if outcome["graded"] or key not in GRADED_COLUMNS),
         signed=signed,
         outcome=outcome["title"],
-        signal=signal.title,
+        signal=signal.entry,
     )
     index = {arm.name: i for i, arm in enumerate(data.columns)}
     return {
@@ -250,7 +239,7 @@ def _series(arm: ArmData, index: int, key: str) -> dict[str, Any] | None:
         return None
     steps = [step for step, _ in points]
     smooth = moving_mean(raw, max(1, round(len(raw) * SMOOTHING_SHARE)))
-    return {"arm": index, "steps": steps, "raw": _rounded(raw), "smooth": _rounded(smooth)}
+    return {"arm": index, "steps": steps, "raw": np.round(raw, 6).tolist(), "smooth": np.round(smooth, 6).tolist()}
 
 
 def moving_mean(values: FloatArray, width: int) -> FloatArray:
@@ -264,10 +253,6 @@ def moving_mean(values: FloatArray, width: int) -> FloatArray:
     windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
     means = [float(np.mean(w[np.isfinite(w)])) if np.isfinite(w).any() else float("nan") for w in windows]
     return np.array(means)
-
-
-def _rounded(values: FloatArray) -> list[float]:
-    return [round(float(value), 6) for value in values]
 
 
 def _studies(data: ReportData, viewer: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -107,17 +107,11 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     return placed
 
 
-def arm_class(index: int, has_start: bool) -> str:
-    """Colour class of an arm; `a0` is the neutral colour of the start."""
-    if has_start:
-        return "a0" if index == 0 else f"a{(index - 1) % (ARM_COLOURS - 1) + 1}"
-    return f"a{index % (ARM_COLOURS - 1) + 1}"
-
-
 def with_classes(arms: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Add its colour class to each of the payload's arms."""
-    has_start = any(arm["start"] for arm in arms)
-    return [{**arm, "class": arm_class(arm["index"], has_start)} for arm in arms]
+    """Add its colour class to each of the payload's arms; `a0` is the neutral colour of the start."""
+    first = 1 if any(arm["start"] for arm in arms) else 0
+    classes = ["a0", *(f"a{i % (ARM_COLOURS - 1) + 1}" for i in range(len(arms)))]
+    return [{**arm, "class": classes[arm["index"] + 1 - first]} for arm in arms]
 
 
 def marker(x: float, y: float, arm: str, r: float = 5.5) -> Markup:
@@ -325,7 +319,7 @@ def interval_bar(estimate: Mapping[str, Any], low: float, high: float, arm: str)
     parts = [line(x.start, middle, x.stop, middle, "grid")]
     if low < 0 < high:
         parts.append(line(x(0), 2, x(0), height - 2, "zero"))
-    if estimate["value"] is not None and math.isfinite(estimate["value"]):
+    if estimate["value"] is not None:
         if estimate["low"] is not None:
             parts.append(line(x(estimate["low"]), middle, x(estimate["high"]), middle, f"bar {arm}"))
         parts.append(marker(x(estimate["value"]), middle, arm, 3.6))

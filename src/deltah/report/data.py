@@ -91,7 +91,11 @@ class Collector:
         self._count += 1
         self._seen[cluster] += 1
         ranks = {**_notable(trajectory, signal, waste), Reason.DRAWN: (-repeat, -_hash(self.seed, cluster))}
-        wanted = {reason: rank for reason, rank in ranks.items() if self._fits(reason, rank, order)}
+        wanted = {
+            reason: rank
+            for reason, rank in ranks.items()
+            if len(heap := self._heaps[reason]) < KEPT[reason] or (rank, -order) > heap[0][:2]
+        }
         if not wanted:
             return
         candidate = Candidate(order=order, cluster=cluster, repeat=repeat, record=record(trajectory, signal, waste))
@@ -100,10 +104,6 @@ class Collector:
             heapq.heappush(heap, (rank, -order, candidate))
             if len(heap) > KEPT[reason]:
                 heapq.heappop(heap)
-
-    def _fits(self, reason: Reason, rank: _Rank, order: int) -> bool:
-        heap = self._heaps[reason]
-        return len(heap) < KEPT[reason] or (rank, -order) > heap[0][:2]
 
     def candidates(self) -> dict[Reason, tuple[Candidate, ...]]:
         """What was kept, best first."""
@@ -115,10 +115,10 @@ class Collector:
 
 def _notable(t: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> dict[Reason, _Rank]:
     """Rank of a trajectory in each list it may enter; more is better."""
-    ranks: dict[Reason, _Rank] = {}
-    wasted = _wastefulness(signal, waste)
-    if any(wasted):
-        ranks[Reason.WASTEFUL] = wasted
+    levels = waste_levels(signal, waste)
+    not_reduced = 0 if signal is None else signal.count(Verdict.NOT_REDUCED)
+    wasted = (levels.count(WasteLevel.CERTIFIED), levels.count(WasteLevel.LIKELY), not_reduced)
+    ranks: dict[Reason, _Rank] = {Reason.WASTEFUL: wasted} if any(wasted) else {}
     rise, correct = change(signal), is_correct(t)
     if np.isfinite(rise) and correct is not None:
         if rise < 0 and not correct:
@@ -126,13 +126,6 @@ def _notable(t: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Was
         if rise > 0 and correct:
             ranks[Reason.RISE_AND_RIGHT] = (rise,)
     return ranks
-
-
-def _wastefulness(signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> _Rank:
-    """Calls that are certified waste, then likely waste, then those that certainly did not reduce entropy."""
-    found = waste_levels(signal, waste)
-    not_reduced = 0 if signal is None else signal.count(Verdict.NOT_REDUCED)
-    return (found.count(WasteLevel.CERTIFIED), found.count(WasteLevel.LIKELY), not_reduced)
 
 
 def _hash(seed: int, cluster: ClusterKey) -> int:

@@ -168,12 +168,9 @@ def _stem(name: str) -> str:
 
 def _arm_name(config: Mapping[str, Any]) -> str | None:
     """The reward a run was trained with, written as a name or as a table with one."""
-    for key in ("arm", "name", "reward"):
-        value = config.get(key)
-        found = value.get("name") if isinstance(value, Mapping) else value
-        if isinstance(found, str) and found:
-            return found
-    return None
+    reward = config.get("reward")
+    found = reward.get("name") if isinstance(reward, Mapping) else reward
+    return found if isinstance(found, str) and found else None
 
 
 def _seconds(metrics: Sequence[Mapping[str, Any]]) -> float | None:
@@ -186,11 +183,8 @@ def _seconds(metrics: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def _start_of(arm: ArmData) -> Evaluations:
-    return {
-        name.removeprefix(START_PREFIX): evaluation
-        for name, evaluation in arm.evaluations.items()
-        if name.startswith(START_PREFIX)
-    }
+    found = {key: value for key, value in arm.evaluations.items() if key.startswith(START_PREFIX)}
+    return {key.removeprefix(START_PREFIX): value for key, value in found.items()}
 
 
 def _renamed(arms: list[ArmData], paths: list[Path]) -> Iterable[ArmData]:
@@ -212,14 +206,10 @@ def _renamed(arms: list[ArmData], paths: list[Path]) -> Iterable[ArmData]:
 
 def _facts(runs: Iterable[Path]) -> dict[str, str]:
     """Footer facts of the runs' manifests; where runs differ, each value once."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, dict[str, None]] = {"versions": {}, "machine": {}, "training seed": {}}
     for manifest in (RunDirectory(path).manifest for path in runs):
-        versions, machine = manifest.get("versions"), manifest.get("machine")
-        if isinstance(versions, Mapping):
-            found.setdefault("versions", []).append(", ".join(f"{key} {value}" for key, value in versions.items()))
-        if isinstance(machine, Mapping):
-            stated = [f"{key} {machine[key]}" for key in ("platform", "cpus") if machine.get(key)]
-            found.setdefault("machine", []).append(", ".join(stated))
-        if (seed := manifest["config"].get("seed")) is not None:
-            found.setdefault("training seed", []).append(str(seed))
-    return {key: "; ".join(dict.fromkeys(values)) for key, values in found.items()}
+        versions, machine = manifest.get("versions") or {}, manifest.get("machine") or {}
+        found["versions"][", ".join(f"{name} {version}" for name, version in versions.items())] = None
+        found["machine"][", ".join(f"{key} {machine[key]}" for key in ("platform", "cpus") if machine.get(key))] = None
+        found["training seed"][str(manifest["config"].get("seed", ""))] = None
+    return {key: text for key, texts in found.items() if (text := "; ".join(filter(None, texts)))}

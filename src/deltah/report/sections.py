@@ -42,10 +42,10 @@ CLASSES: Final = {
     Waste.RESULT_UNUSED: "Nothing that the model wrote later uses a new word of the result. A hint, not proof.",
 }
 LEVELS: Final = {
-    WasteLevel.CERTIFIED: "The text shows waste, and the whole interval of ΔH says that entropy was not reduced.",
-    WasteLevel.LIKELY: "The text shows waste; ΔH is undecided, undefined or was not measured.",
+    WasteLevel.CERTIFIED: "The text shows waste, and the whole interval of {signal} says: not reduced.",
+    WasteLevel.LIKELY: "The text shows waste; {signal} is undecided, undefined or was not measured.",
     WasteLevel.HINT: "The text gives a hint only: nothing written later uses the result.",
-    WasteLevel.NONE: "Nothing in the text speaks against the call, or it reduced entropy.",
+    WasteLevel.NONE: "Nothing in the text speaks against the call, or it counts as reduced.",
 }
 Judge: TypeAlias = tuple[str, float]
 """Name and margin of a signal that judged calls."""
@@ -59,7 +59,7 @@ _TOOL: Final = f"if(trim(tool) = '', '{UNPARSED}', left(tool, {MAX_NAME_CHARS}))
 class PageSignal:
     """What one page calls the signal that judged its calls, and what its verdicts say."""
 
-    title: Entry[Any]
+    entry: Entry[Any]
     reduced: str = "that certainly reduced entropy"
     """Which calls the reduction rate counts, after "calls"."""
     unreduced: str = "that did not reduce entropy"
@@ -71,7 +71,7 @@ class PageSignal:
 
     def as_dict(self) -> dict[str, Any]:
         """As the payload holds it."""
-        named = {"title": self.title.title, "unit": self.title.unit, "with_unit": self.title.with_unit}
+        named = {"title": self.entry.title, "unit": self.entry.unit, "with_unit": self.entry.with_unit}
         return {**named, "reduced": self.reduced, "is_method": self.is_method, "fact": self.fact}
 
 
@@ -84,25 +84,25 @@ def page_signal(data: ReportData) -> PageSignal:
     found = set[Judge]().union(*by_arm.values())
     names = {name for name, _ in found}
     if names <= {"delta_h"}:
-        return PageSignal(title=SIGNALS["delta_h"])
+        return PageSignal(entry=SIGNALS["delta_h"])
     if len(found) == 1:
         ((name, margin),) = found
-        title = SIGNALS.resolve(name)
-        below = f"{number(-margin, 3 if margin else 0)} {title.unit if margin else ''}".strip()
+        entry = SIGNALS.resolve(name)
+        below = f"{number(-margin, 3 if margin else 0)} {entry.unit if margin else ''}".strip()
         fact = _fact(name, margin)
     else:
         several = replace(SIGNALS["delta_h"], name="", title="signal", unit="", meaning="")
-        title = SIGNALS.resolve(names.pop()) if len(names) == 1 else several
+        entry = SIGNALS.resolve(names.pop()) if len(names) == 1 else several
         below = "minus the margin"
         fact = "; ".join(f"{arm}: {_fact(*each)}" for arm, own in by_arm.items() for each in sorted(own))
-    reduced = f"whose {title.title} certainly lies below {below}"
+    reduced = f"whose {entry.title} certainly lies below {below}"
     unreduced = "that do not count as reduced"
-    return PageSignal(title=title, reduced=reduced, unreduced=unreduced, is_method=False, fact=fact)
+    return PageSignal(entry=entry, reduced=reduced, unreduced=unreduced, is_method=False, fact=fact)
 
 
 def _fact(name: str, margin: float) -> str:
-    title = SIGNALS.resolve(name)
-    return f"{title.title} ({name}): {title.meaning}; margin {margin:.3g} {title.unit}".strip()
+    entry = SIGNALS.resolve(name)
+    return f"{entry.title} ({name}): {entry.meaning}; margin {margin:.3g} {entry.unit}".strip()
 
 
 def headline(
@@ -113,7 +113,11 @@ def headline(
     if not 0 < len(found) <= MAX_ARMS or not any(summary.calls for summary in found.values()):
         return None
     kept = {i: data.columns[i].evaluations[evaluation] for i in found}
-    calls = [_calls(i, summary) for i, summary in found.items()]
+    calls = []
+    for i, summary in found.items():
+        mean = estimate_cell(summary.calls_per_trajectory, 2)
+        detail = f"{mean.text} a trajectory {mean.interval}".strip()
+        calls.append({"arm": i, "text": number(summary.calls, 0), "interval": "", "detail": detail})
     figures: list[dict[str, Any]] = [{"key": "calls", "title": "Calls", "about": "number of tool calls", "rows": calls}]
     for key, title, about in _SHARES:
         rows = [_share(i, key, summary, kept[i]) for i, summary in found.items()]
@@ -123,12 +127,6 @@ def headline(
         about = "tokens not sampled and not read if calls of certified waste were dropped; see Waste"
         figures.append({"key": "savings", "title": "Savings", "about": about, "rows": saved})
     return {"evaluation": evaluation, "figures": figures}
-
-
-def _calls(arm: int, summary: Summary) -> dict[str, Any]:
-    mean = estimate_cell(summary.calls_per_trajectory, 2)
-    detail = f"{mean.text} a trajectory {mean.interval}".strip()
-    return {"arm": arm, "text": number(summary.calls, 0), "interval": "", "detail": detail}
 
 
 def _share(arm: int, key: str, summary: Summary, evaluation: Evaluation) -> dict[str, Any]:
@@ -170,16 +168,9 @@ def _tokens_saved(arm: int, evaluation: Evaluation) -> dict[str, Any] | None:
 
 def meanings(signal: PageSignal) -> dict[str, dict[str, str]]:
     """Plain words for every waste class and level, for tooltips and legends."""
-    title = signal.title.title
-    other = {
-        WasteLevel.CERTIFIED: f"The text shows waste, and the whole interval of {title} says: not reduced.",
-        WasteLevel.LIKELY: f"The text shows waste; {title} is undecided, undefined or was not measured.",
-        WasteLevel.NONE: "Nothing in the text speaks against the call, or it counts as reduced.",
-    }
-    levels = LEVELS if signal.is_method else {**LEVELS, **other}
     return {
         "classes": {waste.value: text for waste, text in CLASSES.items()},
-        "levels": {level.value: text for level, text in levels.items()},
+        "levels": {level.value: text.format(signal=signal.entry.title) for level, text in LEVELS.items()},
     }
 
 
@@ -248,15 +239,18 @@ def call_tables(data: ReportData, evaluation: str) -> dict[str, Any]:
     """Calls by tool and by round index, and the histogram of the signal, for each arm."""
     found = {i: arm.evaluations[evaluation] for i, arm in enumerate(data.columns) if evaluation in arm.evaluations}
     values = {i: _values(e) for i, e in found.items()}
-    edges = _edges(np.concatenate([*values.values(), []]))
+    # Edges hold 99 % of the values, and one of them is 0; the outer bins also count what lies beyond.
+    sizes = np.abs(np.concatenate([*values.values(), []]))
+    limit = float(np.quantile(sizes, 0.99)) if len(sizes) else 0.0
+    edges = np.linspace(-1.0, 1.0, HISTOGRAM_BINS + 1) * (limit or 1.0)
+    bins = {i: np.histogram(np.clip(v, edges[0], edges[-1]), edges)[0].tolist() for i, v in values.items()}
     return {
         "evaluation": evaluation,
         "by_tool": _by_tool(found, data.seed),
         "by_round": _by_round(found, data.seed),
-        "edges": [round(float(edge), 6) for edge in edges],
+        "edges": np.round(edges, 6).tolist(),
         "histograms": [
-            {"arm": i, "counts": _histogram(values[i], edges), "undefined": len(e.table) - len(values[i])}
-            for i, e in found.items()
+            {"arm": i, "counts": bins[i], "undefined": len(e.table) - len(values[i])} for i, e in found.items()
         ],
     }
 
@@ -265,21 +259,6 @@ def _values(evaluation: Evaluation) -> FloatArray:
     """Signal of the calls that have one."""
     found = evaluation.table.sql("SELECT value FROM calls WHERE value IS NOT NULL").fetchnumpy()
     return np.asarray(found["value"], dtype=np.float64)
-
-
-def _edges(values: FloatArray) -> FloatArray:
-    """(HISTOGRAM_BINS + 1,) edges with one at 0, symmetric about it, wide enough for 99 % of the values."""
-    limit = float(np.quantile(np.abs(values), 0.99)) if len(values) else 1.0
-    return np.linspace(-1.0, 1.0, HISTOGRAM_BINS + 1) * (limit if limit > 0 else 1.0)
-
-
-def _histogram(values: FloatArray, edges: FloatArray) -> list[int]:
-    """(HISTOGRAM_BINS,) counts of values; those beyond the edges are counted in the outer bins.
-
-    Bins are half open, [a, b), so that a value of exactly 0 stands on the side of "not reduced".
-    """
-    index = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, HISTOGRAM_BINS - 1)
-    return [int(n) for n in np.bincount(index, minlength=HISTOGRAM_BINS)]
 
 
 def _by_tool(found: _Found, seed: int) -> list[dict[str, Any]]:

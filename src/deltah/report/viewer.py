@@ -12,9 +12,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from deltah.calls.grading import ClusterKey
 from deltah.report.data import Candidate, Evaluation, Reason, ReportData
@@ -29,19 +28,16 @@ NOTABLE_SHARE: Final = 0.25
 _SHARES: Final = ((Reason.WASTEFUL, 0.5), (Reason.CERTAIN_AND_WRONG, 0.25), (Reason.RISE_AND_RIGHT, 0.25))
 
 
-@dataclass(frozen=True, slots=True)
-class Pick:
-    """One trajectory chosen for viewing."""
+class Pick(NamedTuple):
+    """One trajectory chosen for viewing; `arm` is an index into `ReportData.columns`."""
 
     arm: int
-    """Index into `ReportData.columns`."""
     evaluation: str
     candidate: Candidate
     reason: Reason
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
+class _Source(NamedTuple):
     """One evaluation of one arm."""
 
     arm: int
