@@ -113,7 +113,7 @@ def _evidence(tasks: Path | None, corpus: Path | None) -> Evidence | None:
 
 
 def _print(result: StudyResult) -> None:
-    """One table a label, the best signal first."""
+    """Print one table per label, the best signal first."""
     from rich.console import Console
 
     from deltah.cli.terminal import escaped
