@@ -16,8 +16,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from deltah.errors import DataError
-from deltah.traces.decode import decode_line
-from deltah.traces.fields import epoch_seconds, seconds
+from deltah.traces.fields import decode_line, epoch_seconds, seconds
 from deltah.traces.files import Position
 from deltah.traces.openai_schema import (
     ChatLine,

@@ -38,8 +38,7 @@ from deltah.traces.chattext import (
     text_trajectory,
 )
 from deltah.traces.conversation import Facts
-from deltah.traces.decode import convert
-from deltah.traces.fields import golden_answers, prompt_group, scalars, unit
+from deltah.traces.fields import convert, golden_answers, prompt_group, scalars, unit
 from deltah.traces.importing import IMPORTERS, RecordContext
 from deltah.traces.openai_schema import Message
 from deltah.traces.turns import message_text
