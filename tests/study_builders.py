@@ -108,7 +108,7 @@ def curves(
             "deltah/outcome": float(skill[0] + (skill[1] - skill[0]) * s + rng.normal(0, 0.03)),
             "deltah/calls": float(calls[0] + (calls[1] - calls[0]) * s + rng.normal(0, 0.1)),
             "deltah/reduction_rate": float(0.55 + 0.15 * s + rng.normal(0, 0.03)) if i != 20 else None,
-            "deltah/delta_h_mean": float(-0.2 - 0.2 * s + rng.normal(0, 0.03)),
+            "deltah/signal_mean": float(-0.2 - 0.2 * s + rng.normal(0, 0.03)),
             "reward": 0.5,
         }
         for i, s in enumerate(share)

@@ -50,6 +50,9 @@ _CALL: Final = ("delta_h", "lower", "upper", "label", "entropy_before", "entropy
 # The tables of changes. A path is "group/case.key.key.0.key" as the golden file has it; patterns are shell patterns,
 # and * spans any number of keys. Every pattern must match something.
 RENAMED: Mapping[str, str] = {
+    # Whatever the signal, and in its unit.
+    "*.deltah/delta_h_mean": "deltah/signal_mean",
+    "*.deltah/delta_h_std": "deltah/signal_std",
     # A value beside its unit, whatever the signal; a verdict is what the signal says of a call, and nothing else.
     "report/*.viewer.trajectories.*.blocks.*.delta_h": "value",
     "report/*.viewer.trajectories.*.blocks.*.label": "verdict",
@@ -76,6 +79,7 @@ ABSENT: Sequence[str] = (
 )
 """Paths that the new output may lack; a whole case too: ["calls/demo-csv", "report/*.viewer.note"]."""
 CHANGED: Mapping[str, Any] = {
+    "report/*.page.curves.*.key": {"deltah/delta_h_mean": "deltah/signal_mean"},
     # A vocabulary size that nobody states is assumed to be 2**19, no longer unknown: upper bounds are finite, verdicts
     # follow from them, and point estimates extrapolate over as many tokens (before: 2**17).
     **{
@@ -152,7 +156,7 @@ class Comparison:
 
     def _key(self, key: str, value: Any, new: Any, path: str) -> None:
         names = next((name for pattern, name in self.renamed.items() if fnmatchcase(path, pattern)), None)
-        for name in [key] if names is None else names.split("/"):
+        for name in [key] if names is None else [names] if names in new else names.split("/"):
             if not isinstance(new, Mapping) or name not in new:
                 if not any(fnmatchcase(path, pattern) for pattern in self.absent):
                     self.found.append(f"{path}: {_short(value)} then, no key {name!r} now")

@@ -123,7 +123,7 @@ def test_a_directory_becomes_a_run(
     assert manifest["command"] == "rollout"
     assert manifest["config"]["samples"] == 4
     assert manifest["config"]["rollout"]["model"] == "lab"
-    assert sorted(path.name for path in out.iterdir()) == ["eval", "result.json", "run.json", "status.json"]
+    assert sorted(path.name for path in out.iterdir()) == [".lock", "eval", "result.json", "run.json", "status.json"]
     assert RunDirectory(out).status == {"phase": "done", "done": len(ALL), "total": len(ALL)}
     sittings = len(agent.seeds)
     again = run(tasks, out, *options)
@@ -143,11 +143,11 @@ def test_a_finished_file_is_replaced_when_the_new_one_is_whole(agent: Agent, tas
 @pytest.mark.parametrize(
     ("out", "message"),
     [
-        ("tasks.jsonl/a.jsonl", "tasks.jsonl: it is a file; choose another one"),
-        ("tasks.jsonl/deeper/a.jsonl", "deeper: not a directory; choose another one"),
+        ("tasks.jsonl/a.jsonl", "cannot write the run directory"),
+        ("tasks.jsonl/deeper/a.jsonl", "Not a directory; choose another --out"),
         ("folder.jsonl", "folder.jsonl: it is a directory; choose another name"),
         ("full", "full exists and is not a run of deltah"),
-        ("taken.jsonl", "taken.jsonl.partial exists and is not a run of deltah"),
+        ("taken.jsonl", "taken.jsonl.partial: File exists; choose another --out"),
     ],
 )
 def test_a_wrong_target_is_refused_before_any_work(

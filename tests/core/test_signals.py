@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deltah import PositionBaseline, SignalConfig, Trajectory, Verdict, dense_reward, score, sparse_reward
-from deltah.core.metrics import DELTA_H_MEAN, REDUCTION_RATE, UNDEFINED_RATE, batch_metrics
+from deltah.core.metrics import REDUCTION_RATE, SIGNAL_MEAN, UNDEFINED_RATE, batch_metrics
 from deltah.core.segments import pool_mask, segment_entropies
 from deltah.core.signals import SIGNALS, delta_h
 from deltah.errors import InvalidValueError
@@ -98,7 +98,7 @@ def test_unanswered_call_beside_an_answered_one_counts_in_n_only() -> None:
     assert sparse_reward(signal, 1.0) == 0.25
     assert dense_reward(signal, 1.0, alpha=0.5).tolist() == [1.5, 1.0, 1.0, 1.0]
     row = batch_metrics([signal], np.array([1.0]))
-    assert (row[REDUCTION_RATE], row[UNDEFINED_RATE], row[DELTA_H_MEAN]) == (0.25, 0.5, 0.5)
+    assert (row[REDUCTION_RATE], row[UNDEFINED_RATE], row[SIGNAL_MEAN]) == (0.25, 0.5, 0.5)
 
 
 def test_empty_segment_is_undefined_on_both_sides() -> None:

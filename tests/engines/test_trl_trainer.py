@@ -386,7 +386,7 @@ def test_collapse_alarm_is_logged_in_training_alone(tmp_path: Path, caplog: pyte
     def alarms(mode_is_train: bool) -> str:
         trainer = make_trainer(tmp_path, CALLS)
         trainer.model.train(mode_is_train)
-        good = {metrics.CALLS: 3.0, metrics.OUTCOME: 0.6, metrics.DELTA_H_STD: 0.5}
+        good = {metrics.CALLS: 3.0, metrics.OUTCOME: 0.6, metrics.SIGNAL_STD: 0.5}
         for _ in range(10):
             trainer._monitor.update(good)
         caplog.clear()

@@ -12,7 +12,7 @@ from builders import make_trajectory
 from test_page import Page
 
 from deltah import score
-from deltah.core.metrics import DELTA_H_MEAN
+from deltah.core.metrics import SIGNAL_MEAN
 from deltah.core.signals import SIGNALS
 from deltah.report.build import build
 from deltah.report.data import ArmData, Evaluation, ReportData
@@ -85,7 +85,7 @@ def test_runs_of_unlike_signals_share_no_title(tmp_path: Path) -> None:
 
 def test_a_curve_is_named_by_what_its_run_logged(tmp_path: Path) -> None:
     """The page's own signal does not change what was logged while training."""
-    rows = tuple({"step": step, DELTA_H_MEAN: -0.1 * step} for step in (1, 2))
+    rows = tuple({"step": step, SIGNAL_MEAN: -0.1 * step} for step in (1, 2))
     logged = arm("tail", metrics=rows, config={"signal": {"name": "ratio"}})
     payload = build(ReportData(title="t", arms=(logged,)))
     assert [curve["title"] for curve in payload["curves"]] == ["mean ΔH ratio"]

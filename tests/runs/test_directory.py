@@ -132,6 +132,14 @@ def test_a_failed_start_leaves_an_existing_folder_and_its_neighbours(tmp_path: P
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def test_folders_of_our_names_that_were_there_before_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights.bin").write_text("mine")
+    with pytest.raises(ConfigError, match="is not a run of deltah"), claim(tmp_path):
+        open_run(tmp_path, {}, command="train")
+    assert [p.name for p in tmp_path.rglob("*")] == ["model", "weights.bin"]
+
+
 def test_what_a_killed_start_left_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / ".lock").write_text("process 1 on nowhere")

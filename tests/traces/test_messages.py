@@ -10,11 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deltah import Segment, SegmentKind, ToolCall, Trajectory
-from deltah.traces.messages import messages_of, placed_messages, with_object_arguments
+from deltah.traces.messages import placed_messages, with_object_arguments
 
 from .chat import assistant, call, decode, line, result, token, user
 
 SURE = (1.0, 0.0, 0.0)
+
+
+def messages_of(trajectory: Trajectory) -> list[dict[str, Any]]:
+    return [placed.message for placed in placed_messages(trajectory)]
 
 
 def back(messages: list[dict[str, Any]], **fields: Any) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 from deltah.calls.logs import LogOptions, ScoredLog
@@ -79,7 +80,7 @@ def command(  # noqa: PLR0913 - the options of a command line
         _say_cost(plan, cost_of(plan, backend, cache))
         if dry_run:
             if server is not None:
-                _say_unasked(estimated)
+                typer.echo(f"nothing was sent: tokens are estimated at {estimated:.1f} characters a token")
             return
         with reporting("probe") as report:
             result = run_plan(plan, trajectories, backend, cache, config, progress=report)
@@ -118,14 +119,6 @@ def _say_cost(plan: Plan, cost: Cost) -> None:
         typer.echo(f"cannot be probed: {count(n, 'call')}, {reason}")
 
 
-def _say_unasked(chars_per_token: float) -> None:
-    """Print what the estimate of a dry run is based on."""
-    typer.echo(
-        f"nothing was sent: tokens are estimated at {chars_per_token:.1f} characters a token; the server is first "
-        "asked when the probe runs"
-    )
-
-
 def _schemas(path: Path | None) -> list[dict[str, Any]]:
     """Read tool schemas from a JSON file.
 
@@ -135,12 +128,9 @@ def _schemas(path: Path | None) -> list[dict[str, Any]]:
     if path is None:
         return []
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read the tool schemas {path}: {error}") from error
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise ConfigError(f"{path}: expected a JSON list of tool schemas, as in the field 'tools' of a chat request")
-    return value
+        return msgspec.json.decode(path.read_bytes(), type=list[dict[str, Any]])
+    except (OSError, ValueError, msgspec.MsgspecError) as error:
+        raise ConfigError(f"cannot read the tool schemas {path}: {error}; expected a JSON list of schemas") from error
 
 
 def _local(model: str, schemas: Sequence[Mapping[str, Any]]) -> Backend:

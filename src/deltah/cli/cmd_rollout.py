@@ -14,12 +14,11 @@ seed, so that no draw is repeated: the result is an equally good sample, but not
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import zip_longest
+from itertools import chain, islice, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
@@ -29,6 +28,7 @@ from deltah.cli.progress import reporting
 from deltah.cli.settings import resolve
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError
+from deltah.runs.claim import claim
 from deltah.runs.directory import RunDirectory, open_run
 from deltah.text_format import count, share
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 TRACE_SUFFIXES = (".jsonl", ".ndjson", ".json", ".gz", ".zst", ".parquet")
 """Suffixes of a trace file; any other target is a run directory."""
+PARTIAL = "partial.jsonl"
 
 
 def command(  # noqa: PLR0913 - the options of a command line
@@ -67,81 +68,22 @@ def command(  # noqa: PLR0913 - the options of a command line
         },
         settings=settings or (),
     ).rollout
-    target = _Target(out, "greedy" if greedy else "sampled")
-    target.check()
+    decoding = "greedy" if greedy else "sampled"
+    asked = {"rollout": asdict(resolved), "tasks": tasks, "limit": limit, "samples": samples, "greedy": greedy}
+    is_file = out.suffix in TRACE_SUFFIXES
+    if is_file and out.is_dir():
+        raise ConfigError(f"cannot write the file {out}: it is a directory; choose another name")
+    run = RunDirectory(out.with_name(f"{out.name}.partial") if is_file else out)
+    traces = out if is_file else run.evaluation(decoding)
     from deltah.tasks import read_tasks
 
-    job = _Job(resolved, read_tasks(Path(tasks))[:limit], samples=samples, greedy=greedy)
-    asked = {"rollout": asdict(resolved), "tasks": tasks, "limit": limit, "samples": samples, "greedy": greedy}
-    if target.begun:
-        open_run(target.work, asked, command="rollout")
-    if not target.finished:
-        _roll_out(job, target, asked)
-        target.finish()
-    typer.echo(f"{count(job.total, 'trajectory')} in {target.traces}; next: deltah score {target.traces}")
-
-
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """Where trajectories are written: into a working directory first, then into the target."""
-
-    out: Path
-    decoding: str
-
-    @property
-    def is_file(self) -> bool:
-        return self.out.suffix in TRACE_SUFFIXES
-
-    @property
-    def work(self) -> Path:
-        """The run directory."""
-        return self.out.with_name(f"{self.out.name}.partial") if self.is_file else self.out
-
-    @property
-    def partial(self) -> Path:
-        return self.work / "partial.jsonl"
-
-    @property
-    def traces(self) -> Path:
-        return self.out if self.is_file else RunDirectory(self.out).evaluation(self.decoding)
-
-    @property
-    def begun(self) -> bool:
-        return (self.work / "run.json").exists()
-
-    @property
-    def finished(self) -> bool:
-        return (self.work / "result.json").exists()
-
-    def check(self) -> None:
-        """Check the target before any work.
-
-        Raises:
-            ConfigError: if so.
-        """
-        if self.is_file and self.out.is_dir():
-            raise ConfigError(f"cannot write the file {self.out}: it is a directory; choose another name")
-        folder = self.out.parent if self.is_file else self.out
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            reason = "it is a file" if folder.is_file() else (error.strerror or str(error)).lower()
-            raise ConfigError(f"cannot write to the directory {folder}: {reason}; choose another one") from error
-        if not self.begun and self.work.exists() and (not self.work.is_dir() or any(self.work.iterdir())):
-            raise ConfigError(f"{self.work} exists and is not a run of deltah; choose another --out")
-
-    def finish(self) -> None:
-        """Write the final file and remove the partial one; safe to repeat after an interruption."""
-        from deltah.traces import read_traces, write_traces
-
-        count = write_traces(self.traces, read_traces(self.partial))
-        if self.is_file:
-            shutil.rmtree(self.work)
-            return
-        RunDirectory(self.work).finish({"trajectories": count}, total=count)
-        self.partial.unlink()
+    with claim(run.path):
+        open_run(run.path, asked, command="rollout")
+        job = _Job(resolved, read_tasks(Path(tasks))[:limit], samples=samples, greedy=greedy)
+        if not (run.path / "result.json").exists():
+            _roll_out(job, run.path / PARTIAL)
+            _finish(run, traces, is_file=is_file)
+    typer.echo(f"{count(job.total, 'trajectory')} in {traces}; next: deltah score {traces}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,45 +108,52 @@ class _Job:
         """Yield the trajectories that follow the first `done` ones."""
         task, made = divmod(done, self.samples)
         if made:
-            rest = self._act(self.tasks[task : task + 1], self.samples - made, done)
+            rest = self._sample(self.tasks[task : task + 1], self.samples - made, done)
             for k, trajectory in enumerate(rest, start=made):
                 yield replace(trajectory, id=f"{self.tasks[task].id}/{k}")
             task += 1
         if task < len(self.tasks):
-            yield from self._act(self.tasks[task:], self.samples, task * self.samples)
+            yield from self._sample(self.tasks[task:], self.samples, task * self.samples)
 
-    def _act(self, tasks: Sequence[Task], samples: int, done: int) -> Iterator[Trajectory]:
+    def _sample(self, tasks: Sequence[Task], samples: int, done: int) -> Iterator[Trajectory]:
         from deltah.engines.trl.rollout import rollout
 
-        config = replace(self.config, seed=_seed(self.config.seed, done))
-        return (trajectory for trajectory, _ in rollout(config, tasks, greedy=self.greedy, samples=samples))
+        seed = self.config.seed
+        if done:  # with the first seed, the next samples of a task would repeat its first ones
+            seed = int(np.random.SeedSequence([seed, done]).generate_state(1)[0] >> 1)
+        made = rollout(replace(self.config, seed=seed), tasks, greedy=self.greedy, samples=samples)
+        return (trajectory for trajectory, _ in made)
 
 
-def _seed(seed: int, done: int) -> int:
-    """Seed of a continued rollout: with the first seed, the next samples of a task would repeat its first ones."""
-    return seed if not done else int(np.random.SeedSequence([seed, done]).generate_state(1)[0] >> 1)
-
-
-def _roll_out(job: _Job, target: _Target, asked: dict[str, Any]) -> None:
-    """Append the missing trajectories to the partial file; a run that cannot start leaves nothing behind."""
+def _roll_out(job: _Job, partial: Path) -> None:
+    """Append the missing trajectories to the partial file."""
     from deltah.traces import TraceWriter
 
-    done = _kept(target.partial, job)
+    done = _kept(partial, job)
     if done:
-        typer.echo(f"continuing after {share(done, job.total, 'trajectory')} in {target.partial}")
+        typer.echo(f"continuing after {share(done, job.total, 'trajectory')} in {partial}")
     with reporting("rollout") as report:
         report(done, job.total, {})
-        writer: TraceWriter | None = None
-        try:
-            for number, trajectory in enumerate(job.after(done), start=done + 1):
-                if writer is None:
-                    open_run(target.work, asked, command="rollout")
-                    writer = TraceWriter(target.partial)
+        trajectories = job.after(done)
+        first = list(islice(trajectories, 1))  # a run that cannot start leaves no file
+        if not first:
+            return
+        with TraceWriter(partial) as writer:
+            for number, trajectory in enumerate(chain(first, trajectories), start=done + 1):
                 writer.write(trajectory)
                 report(number, job.total, {})
-        finally:
-            if writer is not None:
-                writer.close()
+
+
+def _finish(run: RunDirectory, traces: Path, *, is_file: bool) -> None:
+    """Write the final file and remove the partial one; safe to repeat after an interruption."""
+    from deltah.traces import read_traces, write_traces
+
+    written = write_traces(traces, read_traces(run.path / PARTIAL))
+    if is_file:
+        shutil.rmtree(run.path)
+        return
+    run.finish({"trajectories": written}, total=written)
+    (run.path / PARTIAL).unlink()
 
 
 def _kept(partial: Path, job: _Job) -> int:

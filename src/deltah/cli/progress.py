@@ -68,11 +68,11 @@ class Display:
         """Show how far one thing is.
 
         Args:
-            name: Which.
-            description: What it does.
-            done: How much of it is done.
-            total: How much there is; None: not known yet.
-            numbers: Shown beside.
+            name: Which thing.
+            description: What it does now.
+            done: Number of units that are done.
+            total: Number of all units; None: unknown.
+            numbers: Text beside the bar.
             waiting: Whether it has not begun; its time does not run yet.
             afresh: Whether a new phase begins, with its own speed and time left.
         """

@@ -29,12 +29,12 @@ REDUCTION_RATE = PREFIX + "reduction_rate"
 """Share of all calls that reduced entropy, m / n over the batch."""
 EFFICIENCY = PREFIX + "efficiency"
 """Mean of m / n over trajectories with calls: the factor of the sparse reward."""
-DELTA_H_MEAN = PREFIX + "delta_h_mean"
-"""Mean signal over defined calls, nats."""
-DELTA_H_STD = PREFIX + "delta_h_std"
-"""Its standard deviation, nats."""
+SIGNAL_MEAN = PREFIX + "signal_mean"
+"""Mean signal over defined calls, in its unit."""
+SIGNAL_STD = PREFIX + "signal_std"
+"""Its standard deviation, in the same unit."""
 UNDEFINED_RATE = PREFIX + "undefined_rate"
-"""Share of calls without a ΔH (unanswered, empty segment)."""
+"""Share of calls without a signal (unanswered, empty segment)."""
 UNDECIDED_RATE = PREFIX + "undecided_rate"
 """Share of calls whose interval contains -margin."""
 PRODUCTIVITY = PREFIX + "productivity"
@@ -49,6 +49,8 @@ DROPPED = PREFIX + "dropped"
 assigned the credit (`BatchCredit.dropped_rate`), not by `batch_metrics`, which knows no groups."""
 SECONDS = PREFIX + "seconds"
 """Wall time of all steps so far; written by the run, not by `batch_metrics`."""
+FORMER_KEYS: dict[str, str] = {PREFIX + "delta_h_mean": SIGNAL_MEAN, PREFIX + "delta_h_std": SIGNAL_STD}
+"""As runs before 0.2.0 wrote them."""
 
 
 def batch_metrics(signals: Sequence[Signal], outcomes: FloatArray) -> dict[str, float]:
@@ -76,8 +78,8 @@ def batch_metrics(signals: Sequence[Signal], outcomes: FloatArray) -> dict[str, 
         NO_CALL_RATE: _finite_mean(calls == 0),
         REDUCTION_RATE: _share(reduced.sum(), n_calls),
         EFFICIENCY: _finite_mean(reduced[calls > 0] / calls[calls > 0]),
-        DELTA_H_MEAN: _finite_mean(values),
-        DELTA_H_STD: float(values[np.isfinite(values)].std()) if np.isfinite(values).any() else float("nan"),
+        SIGNAL_MEAN: _finite_mean(values),
+        SIGNAL_STD: float(values[np.isfinite(values)].std()) if np.isfinite(values).any() else float("nan"),
         UNDEFINED_RATE: _share(sum(signal.count(Verdict.UNDEFINED) for signal in signals), n_calls),
         UNDECIDED_RATE: _share(sum(signal.count(Verdict.UNDECIDED) for signal in signals), n_calls),
         PRODUCTIVITY: _share(correct.sum(), n_calls),
@@ -106,16 +108,16 @@ class CollapseMonitor:
     """Alarm when calls per trajectory fell below this share of the start while the outcome fell."""
     outcome_drop: float = 0.05
     spread_left: float = 0.1
-    """Alarm when the standard deviation of ΔH fell below this share of the start: the signal is dying."""
+    """Alarm when the standard deviation of the signal fell below this share of the start: the signal is dying."""
     _rows: list[Mapping[str, float]] = field(default_factory=list, init=False)
     _given: set[str] = field(default_factory=set, init=False)
 
     def update(self, row: Mapping[str, float]) -> list[str]:
         """Take one row, return the alarms it raises, as sentences."""
-        self._rows.append({key: row.get(key, float("nan")) for key in (CALLS, OUTCOME, DELTA_H_STD)})
+        self._rows.append({key: row.get(key, float("nan")) for key in (CALLS, OUTCOME, SIGNAL_STD)})
         if len(self._rows) < 2 * self.window:
             return []
-        (calls0, calls), (f0, f), (std0, std) = (self._ends(key) for key in (CALLS, OUTCOME, DELTA_H_STD))
+        (calls0, calls), (f0, f), (std0, std) = (self._ends(key) for key in (CALLS, OUTCOME, SIGNAL_STD))
         alarms = []
         if calls < self.calls_left * calls0 and f < f0 - self.outcome_drop:
             alarms.append(
@@ -124,7 +126,7 @@ class CollapseMonitor:
             )
         if std < self.spread_left * std0:
             alarms.append(
-                f"the standard deviation of the signal fell from {std0:.3g} to {std:.3g} nats: entropy has collapsed "
+                f"the standard deviation of the signal fell from {std0:.3g} to {std:.3g}: entropy has collapsed "
                 "and its reduction no longer tells calls apart"
             )
         fresh = [alarm for alarm in alarms if alarm.split(" fell")[0] not in self._given]

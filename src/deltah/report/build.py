@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from deltah.calls.grading import outcome_meaning, outcome_title
-from deltah.core.metrics import CALLS, DELTA_H_MEAN, DELTA_H_STD, OUTCOME, REDUCTION_RATE, CollapseMonitor
+from deltah.core.metrics import CALLS, OUTCOME, REDUCTION_RATE, SIGNAL_MEAN, SIGNAL_STD, CollapseMonitor
 from deltah.core.signals import SIGNALS
 from deltah.core.types import FloatArray
 from deltah.report.data import START, SUBSETS, ArmData, ReportData
@@ -32,7 +32,7 @@ CURVES: Final = (  # "{outcome}" and "{signal}" stand for their titles
     (OUTCOME, "{outcome} while sampling"),
     (CALLS, "calls per trajectory"),
     (REDUCTION_RATE, "reduction rate m / n"),
-    (DELTA_H_MEAN, "mean {signal}"),
+    (SIGNAL_MEAN, "mean {signal}"),
 )
 MAX_FACT_CHARS: Final = 2_000
 SMOOTHING_SHARE: Final = 0.15
@@ -110,7 +110,7 @@ def alarms(metrics: Iterable[Mapping[str, Any]]) -> list[str]:
     """What the collapse monitor says of logged metrics, one sentence an alarm."""
     monitor, found = CollapseMonitor(), list[str]()
     for row in metrics:
-        watched = {key: float(row[key]) for key in (CALLS, OUTCOME, DELTA_H_STD) if _is_number(row.get(key))}
+        watched = {key: float(row[key]) for key in (CALLS, OUTCOME, SIGNAL_STD) if _is_number(row.get(key))}
         if watched:
             found += [f"step {row.get('step', '?')}: {alarm}" for alarm in monitor.update(watched)]
     return found

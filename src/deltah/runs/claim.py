@@ -47,7 +47,7 @@ def claim(path: Path) -> Iterator[None]:
         yield
     except BaseException:
         if MANIFEST not in before and not _worth_keeping(path, before):
-            _discard(path, made)
+            _discard(path, before, made)
         raise
     finally:
         os.close(lock)
@@ -95,11 +95,11 @@ def _worth_keeping(path: Path, before: set[str]) -> bool:
     return any(child.name not in (MANIFEST, STATUS, *before) for child in content(path))
 
 
-def _discard(path: Path, made: list[Path]) -> None:
-    """Remove a run that never started, and the folders that were made for it."""
-    for name in FOLDERS:
+def _discard(path: Path, before: set[str], made: list[Path]) -> None:
+    """Remove what a run that never started made; what was there before stays."""
+    for name in set(FOLDERS) - before:
         shutil.rmtree(path / name, ignore_errors=True)
-    for name in (MANIFEST, STATUS, LOCK):
+    for name in {MANIFEST, STATUS, LOCK} - before:
         (path / name).unlink(missing_ok=True)
     for folder in made:
         with suppress(OSError):  # someone else put something in it

@@ -34,6 +34,7 @@ from typing import Any
 
 import msgspec
 
+from deltah.core.metrics import FORMER_KEYS
 from deltah.core.signals import SignalConfig
 from deltah.errors import ConfigError, DataError
 
@@ -174,7 +175,7 @@ class RunDirectory:
                 except ValueError:
                     continue
                 if isinstance(row, dict) and "step" in row:
-                    yield row
+                    yield {FORMER_KEYS.get(str(key), str(key)): value for key, value in row.items()}
 
     def forget_after(self, step: int) -> None:
         """Drop metrics and traces of later steps than the checkpoint a run resumes from."""

@@ -299,7 +299,7 @@ def log_metrics(table: CallTable) -> dict[str, float]:
     )
     found = dict(zip(names, table.sql(query).fetchall()[0], strict=True))
     ((mean, std),) = table.sql("SELECT avg(value), stddev_pop(value) FROM calls").fetchall()
-    found |= {metrics.DELTA_H_MEAN: mean, metrics.DELTA_H_STD: std}
+    found |= {metrics.SIGNAL_MEAN: mean, metrics.SIGNAL_STD: std}
     return {name: float("nan") if value is None else float(value) for name, value in found.items()}
 
 

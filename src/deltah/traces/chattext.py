@@ -61,12 +61,6 @@ _OPEN_TAG_CALL = re.compile(r"<(search|code)>((?:(?!<(?:search|code)>).)*)</\1>\
 _SPACE = re.compile(r"\s*")
 
 
-class NamedMessage(Message):
-    """A message whose tool's name stands beside it, as some writers give it instead of an id."""
-
-    name: str | None = None
-
-
 class Prompt(NamedTuple):
     """A decoded prompt."""
 
@@ -161,8 +155,7 @@ def link_results(messages: Sequence[Message]) -> list[Message]:
             named = [msgspec.structs.replace(call, id=id) for id, call in zip(ids, calls, strict=True)]
             message = msgspec.structs.replace(message, tool_calls=named or None)
         elif message.role == "tool" and message.tool_call_id is None and waiting:
-            name = message.name if isinstance(message, NamedMessage) else None
-            at = next((i for i, (_, called) in enumerate(waiting) if name is not None and called == name), 0)
+            at = next((i for i, (_, name) in enumerate(waiting) if name is not None and name == message.name), 0)
             message = msgspec.structs.replace(message, tool_call_id=waiting.pop(at)[0])
         linked.append(message)
     return linked

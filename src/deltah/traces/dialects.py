@@ -17,23 +17,10 @@ from typing import Any, Final, NamedTuple
 
 from deltah.traces.openai_schema import FunctionCall
 
-END_TOKENS: Final = frozenset(
-    {
-        "<|im_end|>",
-        "<|endoftext|>",
-        "<|end_of_text|>",
-        "<|eot_id|>",
-        "<|eom_id|>",
-        "<|end|>",
-        "<|return|>",
-        "</s>",
-        "<eos>",
-        "<end_of_turn>",
-        "<|end_of_turn|>",
-        "<|eot|>",
-        "<｜end▁of▁sentence｜>",
-    }
-)
+END_TOKENS: Final = frozenset({
+    "<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|return|>", "</s>",
+    "<eos>", "<end_of_turn>", "<|end_of_turn|>", "<|eot|>", "<｜end▁of▁sentence｜>",
+})  # fmt: skip
 """Special tokens that end a turn; only a whole token counts, the same text spelled out is prose."""
 THINK_TAG: Final = re.compile(r"</?think>")
 _JSON_START = re.compile(r"\{\s*\"")
@@ -66,12 +53,11 @@ def json_calls(body: str) -> list[FunctionCall]:
 def _json_call(value: Any) -> FunctionCall | None:
     if isinstance(value, dict) and isinstance(value.get("function"), dict):
         value = value["function"]
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+    name = value.get("name", value.get("function")) if isinstance(value, dict) else None
+    if not isinstance(name, str):
         return None
     arguments = value.get("arguments", value.get("parameters", {}))
-    return FunctionCall(
-        name=value["name"], arguments=arguments if isinstance(arguments, str) else json.dumps(arguments)
-    )
+    return FunctionCall(name=name, arguments=arguments if isinstance(arguments, str) else json.dumps(arguments))
 
 
 def _paired(body: str, call: str, argument: str) -> list[FunctionCall]:
@@ -166,14 +152,9 @@ def json_call_extents(text: str, names: frozenset[str]) -> Iterator[tuple[int, i
         except (ValueError, RecursionError):
             position, failed = match.start() + 1, failed + 1
             continue
-        if _called_name(value) in names:
+        call = _json_call(value)
+        if call is not None and call.name in names:
             yield match.start(), position
-
-
-def _called_name(value: Any) -> object:
-    inner = value.get("function")
-    name = inner.get("name") if isinstance(inner, dict) else value.get("name", inner)
-    return name if isinstance(name, str) else None
 
 
 def parse_calls(markup: str) -> list[FunctionCall]:

@@ -25,6 +25,12 @@ from deltah.errors import DataError
 
 T = TypeVar("T")
 
+ANSWER_FIELDS: Final = ("golden_answers", "answer", "solution", "ground_truth")
+"""Names under which logs give accepted answers; here and below the first that is there counts."""
+OUTCOME_FIELDS: Final = ("outcome", "accuracy_reward", "reasoning_accuracy_reward")
+"""Names of columns that hold the grader's score."""
+SESSION_FIELDS: Final = ("session_id", "conversation_id", "thread_id", "trace_id")
+"""Names of the id under which a client groups the API calls of one conversation."""
 UNFIT_OUTCOME: Final = "score_outside_0_1"
 """Metadata key: a grade that is no outcome, because it lies outside [0, 1]."""
 DURATION_FROM: Final = "duration_s_from"
@@ -130,6 +136,8 @@ def golden_answers(value: Any) -> tuple[str, ...]:
     """Accepted answers from a text, a number, a list of them, or an object that holds them under "target"."""
     if isinstance(value, Mapping) and "target" in value:
         value = value["target"]
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):
+        value = value[0]
     listed = value if isinstance(value, list) else [value]
     return tuple(_text(item) for item in listed if item is not None)
 

@@ -30,7 +30,7 @@ import msgspec
 
 from deltah.core.registry import Entry, Registry
 from deltah.core.types import Trajectory
-from deltah.errors import DataError
+from deltah.errors import DataError, InvalidValueError
 from deltah.traces.chunks import LoggedChunk
 from deltah.traces.conversation import ApiCall
 from deltah.traces.fields import decode_line
@@ -88,7 +88,11 @@ def import_record(entry: Entry[Importer], data: bytes, context: RecordContext) -
         DataError: if the record is not of the format.
     """
     schema = entry.options.get("schema", dict[str, Any])
-    return entry.value(data if schema is bytes else decode_line(data, _decoder(schema)), context)
+    record = data if schema is bytes else decode_line(data, _decoder(schema))
+    try:
+        return entry.value(record, context)
+    except InvalidValueError as error:  # the parts of its trajectory contradict each other
+        raise error if isinstance(error, DataError) else DataError(str(error)) from error
 
 
 def _fits(fields: tuple[str | tuple[str, ...], ...], names: frozenset[str]) -> bool:

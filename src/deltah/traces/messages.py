@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, TypeAlias
 
 from deltah.core.types import Segment, SegmentKind, ToolCall, Trajectory
@@ -37,11 +38,6 @@ class PlacedMessage:
     """As `Segment.turn`."""
     call: int | None = None
     """For a result: index into `Trajectory.calls` of the call it answers; None where no call is known."""
-
-
-def messages_of(trajectory: Trajectory) -> list[Message]:
-    """Chat messages of a trajectory, in the wire form of the OpenAI protocol."""
-    return [placed.message for placed in placed_messages(trajectory)]
 
 
 def placed_messages(trajectory: Trajectory) -> tuple[PlacedMessage, ...]:
@@ -70,17 +66,9 @@ def with_object_arguments(messages: Sequence[Mapping[str, Any]]) -> list[Message
 
 def _groups(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
     """Prompts and results one by one; the sampled segments of one assistant message together."""
-    group: list[Segment] = []
-    for segment in segments:
-        if group and not (segment.kind.sampled and segment.turn == group[0].turn):
-            yield group
-            group = []
-        if segment.kind.sampled:
-            group.append(segment)
-        else:
-            yield [segment]
-    if group:
-        yield group
+    numbered = enumerate(segments)
+    for _, group in groupby(numbered, key=lambda item: item[1].turn if item[1].kind.sampled else f"alone {item[0]}"):
+        yield [segment for _, segment in group]
 
 
 def _prompts(trajectory: Trajectory) -> list[list[Message]]:
@@ -119,12 +107,10 @@ def _results(trajectory: Trajectory, segment: Segment, answered: set[int]) -> It
             yield PlacedMessage(message={"role": "tool", "content": segment.text}, turn=segment.turn)
     answered.update(found)
     for i in found:
-        yield PlacedMessage(message=_result_message(trajectory.calls[i]), turn=segment.turn, call=i)
-
-
-def _result_message(call: ToolCall) -> Message:
-    named = {"name": call.name} if call.name else {}
-    return {"role": "tool", "tool_call_id": call.id, **named, "content": call.result}
+        call = trajectory.calls[i]
+        named = {"name": call.name} if call.name else {}
+        message = {"role": "tool", "tool_call_id": call.id, **named, "content": call.result}
+        yield PlacedMessage(message=message, turn=segment.turn, call=i)
 
 
 @dataclass(slots=True)

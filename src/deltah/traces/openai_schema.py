@@ -58,6 +58,8 @@ class Message(msgspec.Struct):
     tool_calls: list[MessageToolCall] | None = None
     function_call: FunctionCall | None = None
     tool_call_id: str | None = None
+    name: Any = None
+    """Of the tool whose result it is, as some writers give it instead of an id."""
     logprobs: LogprobsBlock | list[TokenLogprob] | None = None
     finish_reason: str | None = None
     duration_s: float | None = None

@@ -25,7 +25,7 @@ from deltah.traces.dialects import END_TOKENS, THINK_TAG, call_extents, json_cal
 
 
 class Span(NamedTuple):
-    """Half-open run of tokens of one kind."""
+    """Half-open run of tokens of one kind; of characters, while borders are looked for."""
 
     kind: SegmentKind
     start: int
@@ -38,14 +38,6 @@ class MessageSpans(NamedTuple):
     spans: tuple[Span, ...]
     exact: bool
     """False where a border lies inside a token."""
-
-
-class _Extent(NamedTuple):
-    """Half-open run of characters."""
-
-    kind: SegmentKind
-    start: int
-    stop: int
 
 
 _CHANNEL = re.compile(r"(?:<\|start\|>[^<]*)?<\|channel\|>(?P<header>[^<]*(?:<\|constrain\|>[^<]*)?)<\|message\|>")
@@ -66,7 +58,7 @@ def split_message(tokens: Sequence[str], call_names: Sequence[str] = (), *, only
     extents = [*_markup(text, call_names)]
     if only_calls and text.strip() and not any(extent.kind is SegmentKind.CALL for extent in extents):
         last = next((t for t in range(len(tokens), 0, -1) if tokens[t - 1] not in END_TOKENS), 0)
-        extents = [_Extent(SegmentKind.CALL, 0, ends[last - 1])] if last else []
+        extents = [Span(SegmentKind.CALL, 0, ends[last - 1])] if last else []
     kinds, exact = [SegmentKind.REASONING] * len(tokens), True
     for extent in extents:
         exact &= _paint(kinds, tokens, ends, extent)
@@ -79,36 +71,36 @@ def split_message(tokens: Sequence[str], call_names: Sequence[str] = (), *, only
     return MessageSpans(tuple(_runs(kinds, _call_starts(extents, ends))), exact)
 
 
-def _markup(text: str, call_names: Sequence[str]) -> Iterator[_Extent]:
+def _markup(text: str, call_names: Sequence[str]) -> Iterator[Span]:
     """Calls and delimiters in the text, calls first."""
     channels = list(_channels(text))
     calls = [e for e in channels if e.kind is SegmentKind.CALL]
-    calls += [_Extent(SegmentKind.CALL, *extent) for extent in call_extents(text)]
+    calls += [Span(SegmentKind.CALL, *extent) for extent in call_extents(text)]
     if not calls and call_names:
-        calls = [_Extent(SegmentKind.CALL, *extent) for extent in json_call_extents(text, frozenset(call_names))]
+        calls = [Span(SegmentKind.CALL, *extent) for extent in json_call_extents(text, frozenset(call_names))]
     yield from calls
     delimiters = [e for e in channels if e.kind is SegmentKind.CONTROL]
-    delimiters += [_Extent(SegmentKind.CONTROL, m.start(), m.end()) for m in THINK_TAG.finditer(text)]
+    delimiters += [Span(SegmentKind.CONTROL, m.start(), m.end()) for m in THINK_TAG.finditer(text)]
     for extent in delimiters:
         # A think tag quoted inside a call's arguments is part of the call.
         if not any(call.start < extent.stop and extent.start < call.stop for call in calls):
             yield extent
 
 
-def _channels(text: str) -> Iterator[_Extent]:
+def _channels(text: str) -> Iterator[Span]:
     """gpt-oss: `<|channel|>analysis<|message|>...<|end|>`; a header with `to=` addresses a tool."""
     if "<|channel|>" not in text:
         return
     for match in _CHANNEL.finditer(text):
         if "to=" not in match[0]:
-            yield _Extent(SegmentKind.CONTROL, match.start(), match.end())
+            yield Span(SegmentKind.CONTROL, match.start(), match.end())
             continue
         end = _CHANNEL_END.search(text, match.end())
         stop = len(text) if end is None else (end.end() if end[0] == "<|call|>" else end.start())
-        yield _Extent(SegmentKind.CALL, match.start(), stop)
+        yield Span(SegmentKind.CALL, match.start(), stop)
 
 
-def _paint(kinds: list[SegmentKind], tokens: Sequence[str], ends: Sequence[int], extent: _Extent) -> bool:
+def _paint(kinds: list[SegmentKind], tokens: Sequence[str], ends: Sequence[int], extent: Span) -> bool:
     """Give the tokens that an extent touches its kind; False if a border cuts through a token's visible text."""
     first, last = bisect_right(ends, extent.start), bisect_left(ends, extent.stop)
     before = tokens[first][: len(tokens[first]) - (ends[first] - extent.start)]
@@ -128,7 +120,7 @@ def _absorb_white_space(kinds: list[SegmentKind], tokens: Sequence[str]) -> None
                 at += step
 
 
-def _call_starts(extents: Sequence[_Extent], ends: Sequence[int]) -> frozenset[int]:
+def _call_starts(extents: Sequence[Span], ends: Sequence[int]) -> frozenset[int]:
     """First token of each call, so that calls that touch stay two spans."""
     return frozenset(bisect_right(ends, e.start) for e in extents if e.kind is SegmentKind.CALL)
 

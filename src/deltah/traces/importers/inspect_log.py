@@ -28,10 +28,10 @@ sub-agents) said. A log without message ids (before 2025) has log-probabilities 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -45,26 +45,10 @@ from deltah.traces.logprobs import NO_TOKENS, pack
 from deltah.traces.openai_schema import FunctionCall, LogprobsBlock, Message, MessageToolCall
 from deltah.traces.turns import message_text
 
-T = TypeVar("T")
-
 _ATTACHMENT = "attachment://"
 _GRADES = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}
 _WORDS = {"yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
 _CUT = ("max_tokens", "model_length")
-
-
-class CallError(msgspec.Struct):
-    """Why a tool call failed."""
-
-    message: str = ""
-
-
-class InspectCall(msgspec.Struct):
-    """One entry of `tool_calls`."""
-
-    id: str
-    function: str
-    arguments: Any = None
 
 
 class InspectMessage(msgspec.Struct):
@@ -76,6 +60,25 @@ class InspectMessage(msgspec.Struct):
     tool_calls: list[InspectCall] | None = None
     tool_call_id: Any = None
     error: CallError | None = None
+
+    @property
+    def answers(self) -> str | None:
+        """Id of the call that it is the result of."""
+        return self.tool_call_id if isinstance(self.tool_call_id, str) else None
+
+
+class InspectCall(msgspec.Struct):
+    """One entry of `tool_calls`."""
+
+    id: str
+    function: str
+    arguments: Any = None
+
+
+class CallError(msgspec.Struct):
+    """Why a tool call failed."""
+
+    message: str = ""
 
 
 class OutputChoice(msgspec.Struct):
@@ -146,8 +149,8 @@ def read(sample: EvalSample, context: RecordContext) -> Trajectory:
         trajectory = to_trajectory(_conversation(sample), default_id=context.default_id, vocab_size=context.vocab_size)
     except RecursionError as error:
         raise DataError("the JSON is nested too deeply to be a trace") from error
-    stopped = _stop_reason(trajectory, sample)
-    return replace(trajectory, calls=_with_errors(trajectory.calls, sample), stop_reason=stopped)
+    calls = _with_errors(trajectory.calls, {message.answers for message in sample.messages if message.error})
+    return replace(trajectory, calls=calls, stop_reason=_stop_reason(trajectory, sample))
 
 
 def _conversation(sample: EvalSample) -> Conversation:
@@ -156,22 +159,31 @@ def _conversation(sample: EvalSample) -> Conversation:
     seconds = {e.id: _seconds(e) for e in sample.events if e.event == "tool" and isinstance(e.id, str)}
     messages = list[LoggedMessage]()
     for message, (choice, _) in zip(sample.messages, outputs, strict=True):
-        turn, *results = _messages(message, seconds, sample.attachments)
-        messages += [
-            LoggedMessage(turn, NO_TOKENS if choice is None else pack(choice.logprobs)),
-            *map(LoggedMessage, results),
-        ]
+        content = _resolved(message.content, sample.attachments)
+        parts: list[Any] = content if isinstance(content, list) else [message_text(content)]
+        if message.role == "assistant":
+            tokens = NO_TOKENS if choice is None else pack(choice.logprobs)
+            messages.append(LoggedMessage(_turn(message, parts, sample.attachments), tokens))
+            messages += [LoggedMessage(_served_result(part)) for part in parts if _is(part, "tool_use")]
+        else:
+            text = _visible(parts) or (_resolved(message.error.message, sample.attachments) if message.error else "")
+            took = seconds.get(message.answers or "")
+            messages.append(
+                LoggedMessage(Message(role=message.role, content=text, tool_call_id=message.answers, duration_s=took))
+            )
     event = next((event for _, event in outputs if event is not None), None)
     return Conversation(messages, _facts(sample, event, outputs[-1][0]), Position("", 1))
 
 
 def _facts(sample: EvalSample, event: Event | None, last: OutputChoice | None) -> Facts:
     score = next(iter((sample.scores or {}).values()), Score())
-    temperature = None if event is None else _temperature(event)
+    config = event.config if event is not None and isinstance(event.config, dict) else {}
+    temperature = finite(config.get("temperature"))
+    model = event.model if event is not None else None
     return Facts(
         id=f"{sample.id}/{sample.epoch}",
         group_id=str(sample.id),
-        model=_model(sample, event),
+        model=model if isinstance(model, str) else (sample.output and sample.output.model) or None,
         sampling_temperature=temperature,
         question=_question(sample),
         golden_answers=golden_answers(sample.target),
@@ -188,7 +200,10 @@ def _outputs(sample: EvalSample) -> list[tuple[OutputChoice | None, Event | None
     for number, event in enumerate(sample.events):
         if event.event != "model" or event.output is None:
             continue
-        output = _convert(event.output, Output, f"events[{number}].output")
+        try:
+            output = msgspec.convert(event.output, Output)
+        except msgspec.ValidationError as error:
+            raise DataError(f"field events[{number}].output: {error}") from error
         if output.choices and output.choices[0].message.id is not None:
             known[output.choices[0].message.id] = output.choices[0], event
     paired: list[tuple[OutputChoice | None, Event | None]]
@@ -201,53 +216,31 @@ def _outputs(sample: EvalSample) -> list[tuple[OutputChoice | None, Event | None
     return paired
 
 
-def _convert(value: Any, wanted: type[T], where: str) -> T:
-    try:
-        return msgspec.convert(value, wanted)
-    except msgspec.ValidationError as error:
-        raise DataError(f"field {where}: {error}") from error
-
-
-def _messages(
-    message: InspectMessage, seconds: Mapping[str, float | None], attachments: Mapping[str, str]
-) -> list[Message]:
-    """A message, and the results of the tools that the provider ran inside it."""
-    content = _resolved(message.content, attachments)
-    parts: list[Any] = content if isinstance(content, list) else [message_text(content)]
-    if message.role != "assistant":
-        text = message_text([p for p in parts if not _is(p, "reasoning")])
-        id = message.tool_call_id if isinstance(message.tool_call_id, str) else None
-        failure = _resolved(message.error.message, attachments) if message.error is not None else ""
-        took = None if id is None else seconds.get(id)
-        return [Message(role=message.role, content=text or failure, tool_call_id=id, duration_s=took)]
-    served = [p for p in parts if _is(p, "tool_use")]
-    turn = Message(
+def _turn(message: InspectMessage, parts: Sequence[Any], attachments: Mapping[str, str]) -> Message:
+    """An assistant message; tools that the provider ran inside it are calls too."""
+    served = [part for part in parts if _is(part, "tool_use")]
+    called = [(str(p.get("id")), str(p.get("name") or ""), p.get("arguments")) for p in served]
+    called += [(call.id, call.function, _resolved(call.arguments, attachments)) for call in message.tool_calls or []]
+    return Message(
         role="assistant",
-        content=message_text([p for p in parts if not _is(p, "reasoning") and not _is(p, "tool_use")]),
-        reasoning_content="".join(_reasoning(p) for p in parts if _is(p, "reasoning")) or None,
-        tool_calls=[*map(_served_call, served), *(_call(c, attachments) for c in message.tool_calls or [])] or None,
+        content=_visible(parts),
+        reasoning_content="".join(_reasoning(part) for part in parts if _is(part, "reasoning")) or None,
+        tool_calls=[MessageToolCall(id=id, function=FunctionCall(name=n, arguments=a)) for id, n, a in called] or None,
     )
-    return [turn, *map(_served_result, served)]
 
 
-def _is(part: Any, kind: str) -> bool:
-    return isinstance(part, dict) and part.get("type") == kind
+def _is(part: Any, *kinds: str) -> bool:
+    return isinstance(part, dict) and part.get("type") in kinds
+
+
+def _visible(parts: Sequence[Any]) -> str:
+    return message_text([part for part in parts if not _is(part, "reasoning", "tool_use")])
 
 
 def _reasoning(part: dict[str, Any]) -> str:
     """Visible thinking: a redacted part has only its summary."""
     text = part.get("summary") if part.get("redacted") else part.get("reasoning")
     return text if isinstance(text, str) else ""
-
-
-def _call(call: InspectCall, attachments: Mapping[str, str]) -> MessageToolCall:
-    arguments = _resolved(call.arguments, attachments)
-    return MessageToolCall(id=call.id, function=FunctionCall(name=call.function, arguments=arguments))
-
-
-def _served_call(part: dict[str, Any]) -> MessageToolCall:
-    function = FunctionCall(name=str(part.get("name") or ""), arguments=part.get("arguments"))
-    return MessageToolCall(id=str(part.get("id")), function=function)
 
 
 def _served_result(part: dict[str, Any]) -> Message:
@@ -265,12 +258,11 @@ def _resolved(value: Any, attachments: Mapping[str, str]) -> Any:
     return value
 
 
-def _with_errors(calls: Sequence[ToolCall], sample: EvalSample) -> tuple[ToolCall, ...]:
+def _with_errors(calls: Sequence[ToolCall], failed: Set[str | None]) -> tuple[ToolCall, ...]:
     """Calls with the errors that Inspect states, whatever the text of their results."""
-    failed = {m.tool_call_id for m in sample.messages if m.error is not None and isinstance(m.tool_call_id, str)}
-    stated = [call.id in failed and call.result is not None for call in calls]
     return tuple(
-        replace(call, status=CallStatus.ERROR) if error else call for call, error in zip(calls, stated, strict=True)
+        replace(call, status=CallStatus.ERROR) if call.id in failed and call.result is not None else call
+        for call in calls
     )
 
 
@@ -287,16 +279,6 @@ def _stop_reason(trajectory: Trajectory, sample: EvalSample) -> StopReason:
     if sample.limit is not None:
         return StopReason.LENGTH
     return StopReason.UNKNOWN if sample.error is not None else trajectory.stop_reason
-
-
-def _model(sample: EvalSample, event: Event | None) -> str | None:
-    if event is not None and isinstance(event.model, str):
-        return event.model
-    return None if sample.output is None else sample.output.model or None
-
-
-def _temperature(event: Event) -> float | None:
-    return finite(event.config.get("temperature")) if isinstance(event.config, dict) else None
 
 
 def _question(sample: EvalSample) -> str | None:

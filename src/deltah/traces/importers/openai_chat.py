@@ -31,7 +31,6 @@ the message's text is what the logprob tokens spell, or where the reasoning has 
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -41,7 +40,15 @@ from deltah.core.types import Scalar, Trajectory
 from deltah.errors import DataError
 from deltah.traces.chunks import LoggedChunk, assemble, logged_chunk, parse_event_stream
 from deltah.traces.conversation import ApiCall, Conversation, Facts, LoggedMessage, to_trajectory
-from deltah.traces.fields import epoch_seconds, seconds, unfit_outcome, unit
+from deltah.traces.fields import (
+    SESSION_FIELDS,
+    epoch_seconds,
+    golden_answers,
+    scalars,
+    seconds,
+    unfit_outcome,
+    unit,
+)
 from deltah.traces.files import Position
 from deltah.traces.importing import IMPORTERS, RecordContext
 from deltah.traces.logprobs import pack
@@ -176,7 +183,7 @@ def _facts(log: ChatLine, response: Response | None, last: Choice | Message) -> 
         logprobs_mode=log.logprobs_mode,
         question=log.question,
         prediction=log.prediction,
-        golden_answers=_golden_answers(log),
+        golden_answers=golden_answers(log.answer if log.golden_answers is None else log.golden_answers),
         outcome=unit(_grade(log)),
         finish_reason=last.finish_reason,
         started_at=epoch_seconds(log.started_at),
@@ -185,14 +192,11 @@ def _facts(log: ChatLine, response: Response | None, last: Choice | Message) -> 
     )
 
 
-_SESSION_KEYS = ("session_id", "conversation_id", "thread_id", "trace_id")
-
-
 def _session(log: ChatLine) -> str | None:
     """Id under which a client groups the calls of one conversation, beside or inside `metadata`."""
     request = _request(log)
     inside = [m for m in (log.metadata, request.metadata if request else None) if isinstance(m, dict)]
-    for key in _SESSION_KEYS:
+    for key in SESSION_FIELDS:
         for value in (getattr(log, key), *(m.get(key) for m in inside)):
             if isinstance(value, str | int) and value != "":
                 return str(value)
@@ -200,11 +204,7 @@ def _session(log: ChatLine) -> str | None:
 
 
 def _metadata(log: ChatLine, temperature: float | None, response: Response | None) -> dict[str, Scalar]:
-    extra: dict[str, Scalar] = {
-        key: value
-        for key, value in (log.metadata or {}).items()
-        if value is None or isinstance(value, str | int | float)
-    }
+    extra = scalars(log.metadata or {})
     if temperature is not None:
         extra["sampling_temperature"] = temperature
     if log.logprobs_mode is not None:
@@ -215,13 +215,6 @@ def _metadata(log: ChatLine, temperature: float | None, response: Response | Non
 
 def _grade(log: ChatLine) -> float | bool | None:
     return log.outcome if log.outcome is not None else log.score
-
-
-def _golden_answers(log: ChatLine) -> tuple[str, ...]:
-    answers: list[Any] = log.golden_answers if log.golden_answers is not None else [log.answer]
-    if len(answers) == 1 and isinstance(answers[0], list):
-        answers = answers[0]
-    return tuple(a if isinstance(a, str) else json.dumps(a) for a in answers if a is not None)
 
 
 def _text(value: str | int | None) -> str | None:

@@ -40,7 +40,7 @@ from deltah.core.types import (
     ToolCall,
     Trajectory,
 )
-from deltah.errors import DataError, InvalidValueError
+from deltah.errors import DataError
 from deltah.traces.fields import finite, prompt_group, scalars, unit
 from deltah.traces.importing import IMPORTERS, RecordContext
 
@@ -86,22 +86,20 @@ def read(export: Export, context: RecordContext) -> Trajectory:
     if (entropy < -_NEGATIVE_TOLERANCE_NATS).any():
         raise DataError(f"field entropy: {np.nanmin(entropy):.4g} is negative; expected nats")
     seen = bool(np.isfinite(entropy).any())
-    try:
-        return Trajectory(
-            id=_identifier(export, context.default_id),
-            segments=tuple(_segments(turns, len(export.loss_mask))),
-            calls=tuple(_call(k, turns) for k in range(len(turns) - 1)),
-            entropy=np.maximum(entropy, 0.0) if seen else None,
-            estimator=Estimator.EXACT if seen else Estimator.NONE,
-            logprobs=None if export.trainer_logprobs is None else _measured(export.trainer_logprobs, turns),
-            token_ids=_token_ids(export.token_ids),
-            group_id=prompt_group(export.step, export.token_ids[: turns[0][0]]),
-            outcome=unit(_one_value(export.rewards, turns)),
-            spans=SpanQuality.APPROXIMATE,
-            metadata=_metadata(export, turns),
-        )
-    except InvalidValueError as error:
-        raise DataError(str(error)) from error
+    place = (export.step, export.rank, export.export_sequence_idx)
+    return Trajectory(
+        id=context.default_id if None in place else "step-{}/rank-{}/{}".format(*place),
+        segments=tuple(_segments(turns, len(export.loss_mask))),
+        calls=tuple(_call(k, turns) for k in range(len(turns) - 1)),
+        entropy=np.maximum(entropy, 0.0) if seen else None,
+        estimator=Estimator.EXACT if seen else Estimator.NONE,
+        logprobs=None if export.trainer_logprobs is None else _measured(export.trainer_logprobs, turns),
+        token_ids=_token_ids(export.token_ids),
+        group_id=prompt_group(export.step, export.token_ids[: turns[0][0]]),
+        outcome=unit(_one_value(export.rewards, turns)),
+        spans=SpanQuality.APPROXIMATE,
+        metadata=_metadata(export, turns),
+    )
 
 
 def _check(export: Export) -> None:
@@ -120,12 +118,11 @@ def _check(export: Export) -> None:
 
 def _measured(column: list[float | None], turns: list[tuple[int, int]]) -> FloatArray:
     """(T,) values on the policy's tokens; NaN elsewhere, at token 0 and where not finite."""
-    values = np.array(column, dtype=np.float64)
-    kept = np.full(len(values), np.nan)
+    values, kept = np.array(column, dtype=np.float64), np.zeros(len(column), dtype=np.bool_)
     for start, stop in turns:
-        kept[start:stop] = values[start:stop]
-    kept[0] = np.nan
-    return np.where(np.isfinite(kept), kept, np.nan)
+        kept[start:stop] = True
+    kept[0] = False
+    return np.where(kept & np.isfinite(values), values, np.nan)
 
 
 def _segments(turns: list[tuple[int, int]], n_tokens: int) -> list[Segment]:
@@ -147,11 +144,6 @@ def _call(k: int, turns: list[tuple[int, int]]) -> ToolCall:
     return ToolCall(
         id=f"call-{k}", name="unknown", arguments=f"tokens {start}:{stop}", turn=k, result=f"tokens {stop}:{following}"
     )
-
-
-def _identifier(export: Export, default_id: str) -> str:
-    place = (export.step, export.rank, export.export_sequence_idx)
-    return default_id if None in place else "step-{}/rank-{}/{}".format(*place)
 
 
 def _token_ids(ids: list[int]) -> IntArray:

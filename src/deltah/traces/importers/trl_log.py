@@ -29,7 +29,6 @@ import msgspec
 
 from deltah.core.types import Trajectory
 from deltah.traces.chattext import (
-    NamedMessage,
     Prompt,
     assistant_message,
     completion_messages,
@@ -38,15 +37,10 @@ from deltah.traces.chattext import (
     text_trajectory,
 )
 from deltah.traces.conversation import Facts
-from deltah.traces.fields import convert, golden_answers, prompt_group, scalars, unit
+from deltah.traces.fields import ANSWER_FIELDS, OUTCOME_FIELDS, convert, golden_answers, prompt_group, scalars, unit
 from deltah.traces.importing import IMPORTERS, RecordContext
 from deltah.traces.openai_schema import Message
 from deltah.traces.turns import message_text
-
-OUTCOME_COLUMNS = ("outcome", "accuracy_reward", "reasoning_accuracy_reward")
-"""Columns taken for the grader's score, the first that is there."""
-
-ANSWER_COLUMNS = ("golden_answers", "answer", "solution", "ground_truth")
 
 _WRITTEN_ALWAYS = frozenset({"step", "prompt", "completion", "advantage"})
 
@@ -54,8 +48,8 @@ _WRITTEN_ALWAYS = frozenset({"step", "prompt", "completion", "advantage"})
 class CompletionRow(msgspec.Struct):
     """What TRL writes in every row; columns of rewards and extras stand beside it."""
 
-    prompt: str | list[NamedMessage]
-    completion: str | list[NamedMessage]
+    prompt: str | list[Message]
+    completion: str | list[Message]
     step: int | None = None
 
 
@@ -73,24 +67,24 @@ def read(record: dict[str, Any], context: RecordContext) -> Trajectory:
         id=context.default_id,
         group_id=prompt_group(row.step, record["prompt"]),
         question=prompt.question,
-        golden_answers=golden_answers(next((others[n] for n in ANSWER_COLUMNS if n in others), None)),
+        golden_answers=golden_answers(next((others[n] for n in ANSWER_FIELDS if n in others), None)),
         outcome=_outcome(others),
         metadata=scalars(record, leave_out=frozenset({"prompt", "completion"})),
     )
     return text_trajectory(prompt.messages, _completion(row.completion, prompt.opening), facts)
 
 
-def _prompt(prompt: str | list[NamedMessage]) -> Prompt:
+def _prompt(prompt: str | list[Message]) -> Prompt:
     return prompt_messages(prompt) if isinstance(prompt, str) else Prompt([*prompt], "")
 
 
-def _completion(completion: str | list[NamedMessage], opening: str) -> list[Message]:
+def _completion(completion: str | list[Message], opening: str) -> list[Message]:
     if isinstance(completion, str):
         return completion_messages(opening + completion)
     return link_results([_turn(message) if message.role == "assistant" else message for message in completion])
 
 
-def _turn(message: NamedMessage) -> Message:
+def _turn(message: Message) -> Message:
     """Assistant message with the calls that TRL parsed, else with those in its text."""
     if not message.tool_calls:
         written = assistant_message(message_text(message.content))
@@ -115,7 +109,7 @@ def _given(arguments: Any) -> Any:
 
 
 def _outcome(columns: Mapping[str, Any]) -> float | None:
-    named = next((name for name in OUTCOME_COLUMNS if name in columns), None)
+    named = next((name for name in OUTCOME_FIELDS if name in columns), None)
     if named is not None:
         return unit(columns[named])
     numbers = [v for v in columns.values() if v is None or (isinstance(v, int | float) and not isinstance(v, bool))]
