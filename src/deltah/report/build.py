@@ -52,6 +52,8 @@ def build(data: ReportData) -> dict[str, Any]:
     signal, viewer = page_signal(data), pack(data, *choose(data))
     outcome = {"graded": bool(graders), "title": outcome_title(graders), "meaning": outcome_meaning(graders)}
     summaries = {name: {label: _summaries(data, name, where) for label, where in SUBSETS.items()} for name in names}
+    timed = any(arm.seconds is not None for arm in data.columns)
+    columns = dict.fromkeys(SUBSETS, SPLIT_COLUMNS) | {"all": PAGE_COLUMNS if timed else PAGE_COLUMNS[:-1]}
     figures = (headline(data, signal, name, found["all"]) for name, found in summaries.items())
     differences = (_differences(data, outcome, signal, name) for name in names)
     planes = (_plane(data, outcome, name, found["all"]) for name, found in summaries.items())
@@ -67,7 +69,7 @@ def build(data: ReportData) -> dict[str, Any]:
         "signal": signal.as_dict(),
         "evaluations": list(names),
         "overview": [
-            _overview(data, outcome, signal, name, label, found)
+            {"evaluation": name, "subset": label, **_table(data, outcome, signal, found, columns[label])}
             for name, subsets in summaries.items()
             for label, found in subsets.items()
             if found and (label == "all" or all(subsets.values()))  # else the split repeats the whole
@@ -125,19 +127,6 @@ def _summaries(data: ReportData, evaluation: str, where: str) -> dict[str, Summa
     tables = {arm.name: arm.evaluations[evaluation].table for arm in data.columns if evaluation in arm.evaluations}
     found = {name: summarise(table, where=where, seed=data.seed) for name, table in tables.items()}
     return {name: summary for name, summary in found.items() if summary.trajectories}
-
-
-def _overview(
-    data: ReportData,
-    outcome: Mapping[str, Any],
-    signal: PageSignal,
-    evaluation: str,
-    subset: str,
-    summaries: Mapping[str, Summary],
-) -> dict[str, Any]:
-    timed = any(arm.seconds is not None for arm in data.columns)
-    columns = (PAGE_COLUMNS if timed else PAGE_COLUMNS[:-1]) if subset == "all" else SPLIT_COLUMNS
-    return {"evaluation": evaluation, "subset": subset, **_table(data, outcome, signal, summaries, columns)}
 
 
 def _table(

@@ -239,15 +239,18 @@ def call_tables(data: ReportData, evaluation: str) -> dict[str, Any]:
     """Calls by tool and by round index, and the histogram of the signal, for each arm."""
     found = {i: arm.evaluations[evaluation] for i, arm in enumerate(data.columns) if evaluation in arm.evaluations}
     values = {i: _values(e) for i, e in found.items()}
-    edges = _edges(np.concatenate([*values.values(), []]))
+    # Edges hold 99 % of the values, and one of them is 0; the outer bins also count what lies beyond.
+    sizes = np.abs(np.concatenate([*values.values(), []]))
+    limit = float(np.quantile(sizes, 0.99)) if len(sizes) else 0.0
+    edges = np.linspace(-1.0, 1.0, HISTOGRAM_BINS + 1) * (limit or 1.0)
+    bins = {i: np.histogram(np.clip(v, edges[0], edges[-1]), edges)[0].tolist() for i, v in values.items()}
     return {
         "evaluation": evaluation,
         "by_tool": _by_tool(found, data.seed),
         "by_round": _by_round(found, data.seed),
         "edges": np.round(edges, 6).tolist(),
         "histograms": [
-            {"arm": i, "counts": _histogram(values[i], edges), "undefined": len(e.table) - len(values[i])}
-            for i, e in found.items()
+            {"arm": i, "counts": bins[i], "undefined": len(e.table) - len(values[i])} for i, e in found.items()
         ],
     }
 
@@ -256,18 +259,6 @@ def _values(evaluation: Evaluation) -> FloatArray:
     """Signal of the calls that have one."""
     found = evaluation.table.sql("SELECT value FROM calls WHERE value IS NOT NULL").fetchnumpy()
     return np.asarray(found["value"], dtype=np.float64)
-
-
-def _edges(values: FloatArray) -> FloatArray:
-    """(HISTOGRAM_BINS + 1,) edges with one at 0, symmetric about it, wide enough for 99 % of the values."""
-    limit = float(np.quantile(np.abs(values), 0.99)) if len(values) else 1.0
-    return np.linspace(-1.0, 1.0, HISTOGRAM_BINS + 1) * (limit if limit > 0 else 1.0)
-
-
-def _histogram(values: FloatArray, edges: FloatArray) -> list[int]:
-    """(HISTOGRAM_BINS,) counts; values beyond the edges are in the outer bins, a value of 0 is in the bin above 0."""
-    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
-    return [int(n) for n in counts]
 
 
 def _by_tool(found: _Found, seed: int) -> list[dict[str, Any]]:
