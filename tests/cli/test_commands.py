@@ -64,8 +64,10 @@ def test_score_writes_over_no_log(tmp_path: Path, traces: Path, named: str) -> N
     assert re.search(r"--out \S+log.jsonl would overwrite \S+\.jsonl, which is read", str(result.exception))
     assert log.read_bytes() == before
     calls = log.with_name("calls.jsonl")
-    for _ in range(2):  # the second time the rows of the first lie among the logs
-        assert CliRunner().invoke(app, ["score", str(log.parent), "--out", str(calls)]).exit_code == 0
+    assert CliRunner().invoke(app, ["score", str(log.parent), "--out", str(calls)]).exit_code == 0
+    again = CliRunner().invoke(app, ["score", str(log.parent), "--out", str(calls)])  # it lies among the logs now
+    assert "choose another name, or --force" in str(again.exception)
+    assert CliRunner().invoke(app, ["score", str(log.parent), "--out", str(calls), "--force"]).exit_code == 0
     assert len(calls.read_bytes().splitlines()) == 3
     assert sorted(os.listdir(log.parent)) == ["calls.jsonl", "link.jsonl", "log.jsonl"]
 
@@ -98,7 +100,7 @@ def test_a_report_in_the_folder_of_its_logs(tmp_path: Path, traces: Path) -> Non
     before = log.read_bytes()
     refused = CliRunner().invoke(app, ["report", str(log.parent), "--out", str(page)])
     assert isinstance(refused.exception, ConfigError)
-    assert "x.json, which is not the JSON twin of an earlier page" in str(refused.exception)
+    assert "x.json would be overwritten and is no earlier result" in str(refused.exception)
     assert log.read_bytes() == before
     log = log.rename(log.with_suffix(".jsonl"))
     pages = []
@@ -363,3 +365,14 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
     path.write_text("steps = = 3")
     with pytest.raises(ConfigError, match=r"run\.toml is not valid TOML"):
         resolve(TrainConfig, path)
+
+
+def test_score_answers_a_query(traces: Path) -> None:
+    query = "SELECT tool, count(*) AS n, round(avg(value), 3) AS mean FROM calls GROUP BY tool"
+    shown = CliRunner().invoke(app, ["score", str(traces), "--sql", query])
+    assert [line.split() for line in shown.output.splitlines() if "search" in line] == [["search", "3", "-0.333"]]
+    told = CliRunner().invoke(app, ["score", str(traces), "--json", "--sql", "SELECT key, outcome FROM trajectories"])
+    assert json.loads(told.stdout) == [{"key": i, "outcome": 1.0} for i in range(3)]
+    wrong = CliRunner().invoke(app, ["score", str(traces), "--sql", "SELECT nothing FROM calls"])
+    assert isinstance(wrong.exception, ConfigError)
+    assert "calls and trajectories" in str(wrong.exception)

@@ -55,7 +55,7 @@ def test_only_the_named_columns_are_looked_at(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("trajectory,call,good\nt,a,1\nt,a,0\n", r"labels\.csv:3: call 'a' of trajectory 't' stands on line 2 already"),
+        ("trajectory,call,good\nt,a,1\nt,a,0\n", r"labels\.csv:3: call 'a' of trajectory 't' is already on line 2"),
         ("trajectory,call,good\nt,a,1\nt,b,maybe\n", r"labels\.csv:3: column 'good' is 'maybe', elsewhere a number"),
         ("trajectory,call,good\nt,a,1\nt,b,inf\n", r"labels\.csv:3: column 'good' is 'inf', elsewhere a number"),
         (

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from builders import make_trajectory
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
@@ -185,6 +185,7 @@ def test_same_seed_same_interval() -> None:
         summarise(trajectories, resamples=5)
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=5, max_size=30))
 def test_intervals_hold_the_value_and_stay_in_range(outcomes: list[float]) -> None:
     f1 = summarise([rollout([[1.0]], o, i) for i, o in enumerate(outcomes)], resamples=200).outcome

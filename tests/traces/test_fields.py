@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deltah.traces.fields import UNFIT_OUTCOME, epoch_seconds, unfit_outcome, unit
+from deltah.traces.fields import UNFIT_OUTCOME, epoch_seconds, outcome_of, unfit_outcome
 
 
 @pytest.mark.parametrize("per_second", [1, 1e3, 1e6, 1e9])
@@ -37,7 +37,7 @@ def test_a_moment_may_be_a_date(text: str) -> None:
 
 @pytest.mark.parametrize("grade", [85, -0.5, 1.0001])
 def test_a_grade_on_another_scale_is_kept_but_no_outcome(grade: float) -> None:
-    assert unit(grade) is None
+    assert outcome_of(grade) is None
     assert unfit_outcome(grade) == {UNFIT_OUTCOME: grade}
 
 

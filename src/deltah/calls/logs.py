@@ -6,6 +6,8 @@ grades, which signal.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -14,7 +16,6 @@ from typing import Final, TypeAlias
 
 from deltah.calls.grading import Answers, graded
 from deltah.calls.table import CallTable, RowFiles, RowWriter, score_measured
-from deltah.calls.twins import is_result
 from deltah.calls.waste import waste_of_calls
 from deltah.core.signal_types import Signal
 from deltah.core.signals import SIGNALS, SignalConfig
@@ -255,3 +256,16 @@ def _score_file(job: _Job, number: int, trajectories: Iterable[Trajectory]) -> R
 def _answers(path: str) -> Answers:
     """The answers' file, read once in each process."""
     return Answers(path)
+
+
+_RESULT: Final = re.compile(rb'\{\s*"schema_version": ?\d+,\s*"(?:title|level)":')
+"""How the JSON of a report or a study begins, as no record of traces does."""
+
+
+def is_result(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is the JSON of a report or a study; False for one that cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return _RESULT.match(file.read(64)) is not None
+    except OSError:
+        return False

@@ -14,8 +14,8 @@ import msgspec
 import typer
 
 from deltah.calls.logs import LogOptions, ScoredLog
-from deltah.cli.arguments import Answers, Logs, Strict, TraceFormat, VocabSize, log_options
-from deltah.cli.losses import check_file_name, named_files, nothing_read, read_files, report_losses, spare_inputs
+from deltah.cli.arguments import Answers, Force, Logs, Strict, TraceFormat, VocabSize, log_options
+from deltah.cli.losses import check_outputs, logs_of, nothing_read, report_losses
 from deltah.cli.progress import reading, reporting
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError, InvalidValueError
@@ -53,6 +53,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     out: Annotated[Path, typer.Option(help="Output, one row a call. Answers are kept beside it.")] = Path(
         "probe.jsonl"
     ),
+    force: Force = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cost and stop.")] = False,
 ) -> None:
     """Ask a model what each result changed, compared with no result and another one."""
@@ -65,8 +66,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     if (model is None) == (server is None):
         raise ConfigError("give either --model for a local model or --server for the URL of one")
     read = log_options(answers=answers, format=format, vocab_size=vocab_size, strict=strict)
-    check_file_name(out)
-    log, trajectories = _read(paths, read, out, [answers, tools])
+    log, trajectories = _read(paths, read, out, [answers, tools], force=force)
     schemas, kept = _schemas(tools), out.with_suffix(".cache.sqlite")
     estimated = chars_per_token(trajectories)
     if server is None:
@@ -90,7 +90,7 @@ def command(  # noqa: PLR0913 - the options of a command line
 
 
 def _read(
-    paths: Sequence[str], options: LogOptions, out: Path, inputs: Sequence[Path | None]
+    paths: Sequence[str], options: LogOptions, out: Path, inputs: Sequence[Path | None], *, force: bool
 ) -> tuple[ScoredLog, list[Trajectory]]:
     """Read the logs.
 
@@ -100,11 +100,10 @@ def _read(
     """
     with reading() as watch:
         log = ScoredLog(paths, replace(options, watch=watch))
-        spare_inputs([out], [*inputs, *named_files(log)])
+        check_outputs([out], [*inputs, *logs_of(log)], force=force)
         trajectories = [trajectory for trajectory, _ in log]
     if not trajectories:
         raise nothing_read(log, paths)
-    spare_inputs([out], read_files(log))
     return log, trajectories
 
 

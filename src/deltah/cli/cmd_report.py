@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from deltah.cli.arguments import Answers, Join, Logs, Margin, Signal, Strict, TraceFormat, VocabSize, log_options
-from deltah.cli.losses import check_file_name, spare_all_but_twins, spare_inputs
+from deltah.cli.arguments import Answers, Force, Join, Logs, Margin, Signal, Strict, TraceFormat, VocabSize, log_options
+from deltah.cli.losses import check_outputs
 from deltah.cli.prices import Currency, Latency, Price, costs, unknown_tools
 from deltah.cli.progress import reading
 from deltah.cli.terminal import inert
@@ -34,6 +34,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     price: Price = None,
     currency: Currency = "USD",
     latency: Latency = None,
+    force: Force = False,
     strict: Strict = False,
 ) -> None:
     """Write an HTML page about logs or runs; several paths are compared."""
@@ -45,12 +46,10 @@ def command(  # noqa: PLR0913 - the options of a command line
     )
     stated = costs(price, currency, latency)
     first = Path(paths[0])
-    if out is not None:
-        check_file_name(out)
     page = out or (first / "report.html" if first.is_dir() else first.with_name("report.html"))
     read = [name for path in paths if path != STDIN for name in glob.glob(path, recursive=True) or [path]]
-    spare_inputs([page, page.with_suffix(".json")], [answers, *read])
-    spare_all_but_twins(page)
+    twin = [page.with_suffix(".json")] if page.name else []
+    check_outputs([page], [answers, *read], beside=twin, force=force)
     with reading() as watch:
         options = replace(options, watch=watch)
         data = load_report(paths, options=options, title=title, costs=stated)

@@ -20,6 +20,7 @@ from deltah.calls.savings import Costs, SavingsReport, savings
 from deltah.calls.table import CallTable, check_suffix
 from deltah.cli.arguments import (
     Answers,
+    Force,
     Join,
     Logs,
     Margin,
@@ -30,7 +31,7 @@ from deltah.cli.arguments import (
     Workers,
     log_options,
 )
-from deltah.cli.losses import check_writable, named_files, nothing_read, read_files, report_losses, spare_inputs
+from deltah.cli.losses import check_outputs, logs_of, nothing_read, report_losses
 from deltah.cli.prices import Currency, Latency, Price, costs, unknown_tools
 from deltah.cli.progress import reading
 from deltah.cli.terminal import broken, escaped, inert, two_lines
@@ -57,6 +58,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     latency: Latency = None,
     sql: Annotated[str | None, typer.Option(help="Print the answer of a query on tables calls, trajectories.")] = None,
     waste: Annotated[bool, typer.Option("--waste/--no-waste", help="Look for wasted calls; faster without.")] = True,
+    force: Force = False,
     strict: Strict = False,
     workers: Workers = None,
 ) -> None:
@@ -73,14 +75,12 @@ def command(  # noqa: PLR0913 - the options of a command line
     stated = costs(price, currency, latency)
     if out is not None:
         check_suffix(out)
-        check_writable(out)
     with reading() as watch:
         log = ScoredLog(paths, replace(options, watch=watch), skip=unneeded(waste))
-        spare_inputs([out], [answers, *named_files(log)])
+        check_outputs([out], [answers, *logs_of(log)], force=force)
         table = table_of(log, waste=waste, workers=workers)
     if not table.n_trajectories:
         raise nothing_read(log, paths)
-    spare_inputs([out], read_files(log))
     n_rows = None if out is None else table.write(out)
     if sql is None:
         _print_summary(_Scored.of(table, log, stated), as_json=as_json)

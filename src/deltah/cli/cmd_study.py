@@ -12,8 +12,8 @@ import typer
 
 from deltah.calls.logs import ScoredLog
 from deltah.calls.table import CallTable
-from deltah.cli.arguments import Join, Logs, Strict, TraceFormat, VocabSize, log_options
-from deltah.cli.losses import named_files, nothing_read, read_files, report_losses, spare_inputs
+from deltah.cli.arguments import Force, Join, Logs, Strict, TraceFormat, VocabSize, log_options
+from deltah.cli.losses import check_outputs, logs_of, nothing_read, report_losses
 from deltah.core.signals import SignalConfig
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError
@@ -44,6 +44,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     strict: Strict = False,
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples per interval.", min=100)] = 2000,
     seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
+    force: Force = False,
     out: Annotated[Path | None, typer.Option(help="Directory, or .json file, to write the results to.")] = None,
 ) -> None:
     """Test which signals tell good calls from bad ones."""
@@ -60,7 +61,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     with reading() as watch:
         log = ScoredLog(paths, replace(options, watch=watch))
         log.signal = SignalConfig()  # whatever a run was scored by
-        spare_inputs(targets, [tasks, corpus, labels, probe, *named_files(log)])
+        check_outputs(targets, [tasks, corpus, labels, probe, *logs_of(log)], force=force)
         table = build_table(
             _trajectories(log, paths, calls),
             signals=signal or (),
@@ -70,7 +71,6 @@ def command(  # noqa: PLR0913 - the options of a command line
             seed=seed,
             calls=calls,
         )
-    spare_inputs(targets, read_files(log))
     with reporting("resampling") as report:
         result = run_study(
             table, resamples=resamples, seed=seed, on_progress=lambda done, total: report(done, total, {})
@@ -113,7 +113,7 @@ def _evidence(tasks: Path | None, corpus: Path | None) -> Evidence | None:
 
 
 def _print(result: StudyResult) -> None:
-    """One table a label, the best signal first."""
+    """Print one table per label, the best signal first."""
     from rich.console import Console
 
     from deltah.cli.terminal import escaped

@@ -9,42 +9,50 @@ from pathlib import Path
 
 import typer
 
-from deltah.calls.logs import ScoredLog
-from deltah.calls.twins import is_report_twin
+from deltah.calls.logs import ScoredLog, is_result
 from deltah.errors import ConfigError, DataError
 from deltah.text_format import count
 
 MAX_PROBLEMS_PRINTED = 20
 
 
-def spare_inputs(outputs: Iterable[Path | None], inputs: Iterable[str | Path | None]) -> None:
-    """Refuse to write over what is read.
+def check_outputs(
+    outputs: Iterable[Path | None],
+    inputs: Iterable[str | Path | None],
+    *,
+    beside: Iterable[Path] = (),
+    force: bool = False,
+) -> None:
+    """Refuse, before any work, outputs that are folders and, unless forced, those that would destroy a file of others.
 
     Args:
-        outputs: Files that will be written; None is none.
-        inputs: Files that are read; None is none.
+        outputs: Files that the user named; None is none.
+        inputs: Files that are read, the logs in a folder among them; None is none.
+        beside: Files that are written without having been named: they replace results of deltah only.
+        force: Overwrite all the same.
 
     Raises:
-        ConfigError: if a file is both.
+        ConfigError: naming the file and what to do.
+        DataError: if a folder cannot be written.
     """
-    kept = {os.path.realpath(path): path for path in inputs if path is not None}
-    for out in outputs:
-        if out is not None and out.exists() and (path := kept.get(os.path.realpath(out))) is not None:
-            raise ConfigError(f"--out {out} would overwrite {path}, which is read; choose another name")
+    read = {os.path.realpath(path): path for path in inputs if path is not None}
+    unnamed = list(beside)
+    for out in (*outputs, *unnamed):
+        if out is None:
+            continue
+        if not out.name or out.is_dir():
+            raise ConfigError(f"--out {out} is a folder; expected the name of a file to write")
+        _check_writable(out)
+        if force or not out.exists():
+            continue
+        if (path := read.get(os.path.realpath(out))) is not None:
+            raise ConfigError(f"--out {out} would overwrite {path}, which is read; choose another name, or --force")
+        if out in unnamed and not is_result(out):
+            raise ConfigError(f"{out} would be overwritten and is no earlier result; choose another --out, or --force")
 
 
-def check_file_name(out: Path) -> None:
-    """Refuse an output that names a folder, or nothing.
-
-    Raises:
-        ConfigError: if it does.
-    """
-    if not out.name or out.is_dir():
-        raise ConfigError(f"--out {out} is a folder; expected the name of a file to write")
-
-
-def check_writable(out: Path) -> None:
-    """Make the folder of an output and try it, before any work.
+def _check_writable(out: Path) -> None:
+    """Make the folder of an output and try it.
 
     Raises:
         DataError: if no file can be written there.
@@ -57,27 +65,9 @@ def check_writable(out: Path) -> None:
         raise DataError(f"cannot write {out}: {error.strerror or error}; choose another place") from error
 
 
-def spare_all_but_twins(page: Path) -> None:
-    """Refuse a page whose JSON twin would replace a file that is no twin of an earlier page: a log, a manifest.
-
-    Raises:
-        ConfigError: if it would.
-    """
-    twin = page.with_suffix(".json")
-    if twin.exists() and not is_report_twin(twin):
-        raise ConfigError(
-            f"--out {page} would overwrite {twin}, which is not the JSON twin of an earlier page; choose another name"
-        )
-
-
-def named_files(log: ScoredLog) -> list[str]:
-    """Files that the user named; one found in a folder may be the output of an earlier run."""
-    return [source.path for source in log.reader.sources if source.named]
-
-
-def read_files(log: ScoredLog) -> list[str]:
-    """Files that were read for logs, once it is known which of a folder's are none."""
-    return [source.path for source in log.reader.sources if source.path not in log.reader.skipped]
+def logs_of(log: ScoredLog) -> list[str]:
+    """Files that are read for logs."""
+    return [source.path for source in log.reader.sources]
 
 
 def report_losses(log: ScoredLog) -> None:

@@ -1,8 +1,7 @@
 """Token texts as one string and the offsets at which tokens end: the text of any span is one slice.
 
-A trajectory of thousands of tokens read for its entropies should not pay for thousands of small strings. `TokenTexts`
-behaves as the tuple of its texts (items, slices, equality, hash) and makes a string only when one is asked for.
-Offsets count characters (Unicode code points), not bytes. It does not know which tokens belong together.
+A trajectory of thousands of tokens read for its entropies should not pay for thousands of small strings. Offsets count
+characters (Unicode code points), not bytes.
 """
 
 from __future__ import annotations
@@ -19,16 +18,13 @@ from deltah.errors import InvalidValueError
 
 @final
 class TokenTexts(Sequence[str]):
-    """(T,) texts of tokens, immutable.
+    """(T,) texts of tokens, read like the tuple of them and equal to it; not to be changed.
 
     Raises:
         InvalidValueError: if the offsets fall, or do not end at the length of the text.
     """
 
-    __slots__ = ("_ends", "_text")
-
-    _text: str
-    _ends: NDArray[np.int64]
+    __slots__ = ("ends", "joined")
 
     def __init__(self, text: str, ends: ArrayLike) -> None:
         """Wrap a text.
@@ -46,8 +42,8 @@ class TokenTexts(Sequence[str]):
         if len(offsets) and (offsets[0] < 0 or (offsets[1:] < offsets[:-1]).any()):
             raise InvalidValueError("token ends fall from one token to the next; expected offsets that never fall")
         offsets.setflags(write=False)
-        object.__setattr__(self, "_text", text)
-        object.__setattr__(self, "_ends", offsets)
+        self.joined: str = text
+        self.ends: NDArray[np.int64] = offsets
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> TokenTexts:
@@ -57,27 +53,13 @@ class TokenTexts(Sequence[str]):
         kept = tuple(texts)
         return cls("".join(kept), tuple(accumulate(map(len, kept))))
 
-    @property
-    def joined(self) -> str:
-        """The whole text."""
-        return self._text
-
-    @property
-    def ends(self) -> NDArray[np.int64]:
-        """(T,) characters up to and including each token; read-only."""
-        return self._ends
-
     def join(self, start: int, stop: int) -> str:
         """Text of tokens [start, stop), with the rules of slices for bounds outside 0..T."""
-        start, stop, _ = slice(start, stop).indices(len(self._ends))
-        return self._text[self._offset(start) : self._offset(stop)] if start < stop else ""
-
-    def _offset(self, token: int) -> int:
-        """Characters before a token."""
-        return int(self._ends[token - 1]) if token else 0
+        start, stop, _ = slice(start, stop).indices(len(self.ends))
+        return self.joined[self.ends[start - 1] if start else 0 : self.ends[stop - 1]] if start < stop else ""
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self.ends)
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -85,31 +67,19 @@ class TokenTexts(Sequence[str]):
     def __getitem__(self, index: slice) -> tuple[str, ...]: ...
     def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
         if isinstance(index, slice):
-            chosen = range(*index.indices(len(self)))
-            if chosen.step != 1:
-                return tuple(self[t] for t in chosen)
-            return tuple(self._between(chosen.start, chosen.stop))
-        n = len(self._ends)
-        t = index + n if index < 0 else index
-        if not 0 <= t < n:
-            raise IndexError(f"token {index} of {n}")
-        return self._text[self._ends[t - 1] if t else 0 : self._ends[t]]
+            return tuple(self[t] for t in range(*index.indices(len(self))))
+        t = index + len(self) if index < 0 else index
+        if not 0 <= t < len(self):
+            raise IndexError(f"token {index} of {len(self)}")
+        return self.joined[self.ends[t - 1] if t else 0 : self.ends[t]]
 
     def __iter__(self) -> Iterator[str]:
-        return self._between(0, len(self))
-
-    def _between(self, start: int, stop: int) -> Iterator[str]:
-        if start >= stop:
-            return iter(())
-        cuts = [self._offset(start), *self._ends[start:stop].tolist()]
-        return (self._text[a:b] for a, b in pairwise(cuts))
+        return (self.joined[a:b] for a, b in pairwise([0, *self.ends.tolist()]))
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, TokenTexts):
-            return self._text == other._text and np.array_equal(self._ends, other._ends)
-        if isinstance(other, tuple):
-            return tuple(self) == other
-        return NotImplemented
+            return self.joined == other.joined and np.array_equal(self.ends, other.ends)
+        return tuple(self) == other if isinstance(other, tuple) else NotImplemented
 
     def __hash__(self) -> int:
         return hash(tuple(self))
@@ -117,11 +87,5 @@ class TokenTexts(Sequence[str]):
     def __repr__(self) -> str:
         return f"TokenTexts.of({tuple(self)!r})"
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"TokenTexts is immutable; cannot set {name!r}")
-
-    def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"TokenTexts is immutable; cannot delete {name!r}")
-
-    def __reduce__(self) -> tuple[type[TokenTexts], tuple[str, NDArray[np.int64]]]:
-        return TokenTexts, (self._text, self._ends)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TokenTexts, (self.joined, self.ends)

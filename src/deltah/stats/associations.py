@@ -101,7 +101,7 @@ def associate(
         resamples: Bootstrap resamples.
         permutations: Sign flips of each test.
         seed: Of the resampling and of the flips.
-        on_progress: Told how far the resampling is.
+        on_progress: Called with (done, total) resamples.
 
     Returns:
         One for each pair, label by label in the table's order.

@@ -1,4 +1,4 @@
-"""The study's table: one row a call, what every signal said of it and what is known of its quality.
+"""The study's table: one row per call, what every signal said of it and what is known of its quality.
 
 Columns are arrays of N calls. **Signals are turned so that greater means more entropy reduction, or more evidence that
 the call was good**: every entry of `deltah.SIGNALS` times -1; the method's verdict I_k, bare and with dead bands; and

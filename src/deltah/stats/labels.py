@@ -200,8 +200,8 @@ def read_call_values(
         key = (_identifier(row, "trajectory", f"{name}:{line}"), _identifier(row, "call", f"{name}:{line}"))
         if (first := lines.setdefault(key, line)) != line:
             raise DataError(
-                f"{name}:{line}: call {key[1]!r} of trajectory {key[0]!r} stands on line {first} already; "
-                "keep one row a call"
+                f"{name}:{line}: call {key[1]!r} of trajectory {key[0]!r} is already on line {first}; "
+                "keep one row per call"
             )
         for column, value in row.items():
             if column not in OWN_COLUMNS if only is None else column in only:
@@ -219,7 +219,7 @@ def read_call_values(
             found[key][column] = number
     if not any(found.values()):
         raise DataError(
-            f"{name}: no column of numbers or booleans beside 'trajectory' and 'call'; expected one row a call, "
+            f"{name}: no column of numbers or booleans beside 'trajectory' and 'call'; expected one row per call, "
             "for example: trajectory,call,good"
         )
     return found
@@ -258,9 +258,9 @@ def _json_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
         if begun or isinstance(error.__cause__, OSError):
             raise
         raise DataError(
-            f"{name}: its first row is not a JSON object, and its name does not end in .csv; expected one row a call, "
-            'either JSON lines such as {"trajectory": "a", "call": "c0", "good": 1}, or comma-separated text with the '
-            "header trajectory,call,good in a file that ends in .csv"
+            f"{name}: its first row is not a JSON object, and its name does not end in .csv; expected one row per "
+            'call, either JSON lines such as {"trajectory": "a", "call": "c0", "good": 1}, or comma-separated text '
+            "with the header trajectory,call,good in a file that ends in .csv"
         ) from error
 
 

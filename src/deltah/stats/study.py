@@ -32,7 +32,7 @@ MAX_INDICES: Final = 8
 MAX_POINTS: Final = 80
 """Corners kept of a ROC curve."""
 MAX_FAILURES: Final = 10
-"""Of each kind, at most one a trajectory."""
+"""Of each kind, at most one per trajectory."""
 ROC_SIGNALS: Final = (
     REDUCTION,
     "position_corrected",
@@ -184,7 +184,7 @@ def run_study(
         resamples: Bootstrap resamples of every interval.
         permutations: Sign flips of every test; with few, Holm's correction of a large table cannot reach 5 %.
         seed: Of the resampling and of the flips.
-        on_progress: Told how far the resampling is.
+        on_progress: Called with (done, total) resamples.
 
     Raises:
         InvalidValueError: if fewer than 100 resamples or permutations are asked for.
@@ -287,7 +287,7 @@ def _means(table: StudyTable, here: BoolArray, resamples: int, seed: int) -> dic
 
 
 def failures(table: StudyTable) -> tuple[tuple[Failure, ...], Mapping[FailureKind, int]]:
-    """The clearest disagreements of entropy and outcome, one a trajectory; how many calls disagree in all."""
+    """The clearest disagreements of entropy and outcome, one per trajectory; how many calls disagree in all."""
     label, reduction = table.labels.get("correct", np.full(len(table), np.nan)), table.signals[REDUCTION]
     members = {
         FailureKind.FELL_AND_WRONG: np.flatnonzero((reduction > 0) & (label == 0.0)),

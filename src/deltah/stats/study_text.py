@@ -1,4 +1,4 @@
-"""A study in words: one table of cells a label, which terminal, Markdown file and page write each in its own way."""
+"""A study in words: one table of cells per label, which terminal, Markdown file and page write each in its own way."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def signal_notes(result: StudyResult) -> dict[str, str]:
 
 
 def study_markdown(result: StudyResult) -> str:
-    """The study as a Markdown page: one table a label, the position effect, the failure cases."""
+    """The study as a Markdown page: one table per label, the position effect, the failure cases."""
     notes = (*method_notes(result), *map(escaped, result.notes))
     lines = ["# Pilot study", "", f"{result_size(result)}.", "", *(f"- {note}" for note in notes)]
     for t in label_tables(result):
@@ -215,7 +215,7 @@ def study_markdown(result: StudyResult) -> str:
             for f in result.failures
             if f.kind is kind
         )
-        lines += ["", f"{title}: {count(result.failure_counts[kind], 'call')}; the clearest, one a trajectory:", ""]
+        lines += ["", f"{title}: {count(result.failure_counts[kind], 'call')}; the clearest, one per trajectory:", ""]
         lines += _table(("trajectory", "call", "tool", "call index", "−ΔH, nats"), rows)
     lines += ["", "## Signals", "", *(f"- `{name}`: {note}" for name, note in signal_notes(result).items())]
     return "\n".join(lines) + "\n"

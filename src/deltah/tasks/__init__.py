@@ -5,7 +5,6 @@ math-verify and duckdb are imported where they are needed, not before.
 """
 
 from deltah.tasks.equality import math_equal
-from deltah.tasks.files import read_tasks, task_from_row, task_rows
 from deltah.tasks.graders import (
     GRADERS,
     OUTCOME_GRADER,
@@ -17,6 +16,7 @@ from deltah.tasks.graders import (
     token_f1,
 )
 from deltah.tasks.task import Task
+from deltah.tasks.task_files import read_tasks, task_from_row, task_rows
 
 __all__ = [
     "GRADERS",

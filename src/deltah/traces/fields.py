@@ -119,7 +119,7 @@ def scalars(values: Mapping[str, Any], *, leave_out: frozenset[str] = frozenset(
     }
 
 
-def unit(value: Any) -> float | None:
+def outcome_of(value: Any) -> float | None:
     """A truth value or a number in [0, 1] as an outcome; None for anything else, NaN included."""
     if not isinstance(value, int | float):
         return None
@@ -129,7 +129,7 @@ def unit(value: Any) -> float | None:
 def unfit_outcome(value: Any) -> dict[str, Scalar]:
     """Metadata that keeps a grade which is a number, but none in [0, 1]; else nothing."""
     number = finite(float(value) if isinstance(value, bool) else value)
-    return {UNFIT_OUTCOME: number} if number is not None and unit(number) is None else {}
+    return {UNFIT_OUTCOME: number} if number is not None and outcome_of(number) is None else {}
 
 
 def golden_answers(value: Any) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ import msgspec
 from deltah.core.types import CallStatus, Scalar, StopReason, ToolCall, Trajectory
 from deltah.errors import DataError
 from deltah.traces.conversation import Conversation, Facts, LoggedMessage, to_trajectory
-from deltah.traces.fields import finite, golden_answers, scalars, unit
+from deltah.traces.fields import finite, golden_answers, outcome_of, scalars
 from deltah.traces.files import Position
 from deltah.traces.importing import IMPORTERS, RecordContext
 from deltah.traces.logprobs import NO_TOKENS, pack
@@ -291,11 +291,11 @@ def _question(sample: EvalSample) -> str | None:
 def _grade(value: Any) -> float | None:
     """Score as a number in [0, 1]; None where it is none."""
     if not isinstance(value, str):
-        return unit(value)
+        return outcome_of(value)
     if value in _GRADES:
         return _GRADES[value]
     try:
-        return _WORDS.get(value.lower(), unit(float(value)))
+        return _WORDS.get(value.lower(), outcome_of(float(value)))
     except ValueError:
         return _WORDS.get(value.lower())
 

@@ -44,10 +44,10 @@ from deltah.traces.fields import (
     SESSION_FIELDS,
     epoch_seconds,
     golden_answers,
+    outcome_of,
     scalars,
     seconds,
     unfit_outcome,
-    unit,
 )
 from deltah.traces.files import Position
 from deltah.traces.importing import IMPORTERS, RecordContext
@@ -184,7 +184,7 @@ def _facts(log: ChatLine, response: Response | None, last: Choice | Message) -> 
         question=log.question,
         prediction=log.prediction,
         golden_answers=golden_answers(log.answer if log.golden_answers is None else log.golden_answers),
-        outcome=unit(_grade(log)),
+        outcome=outcome_of(_grade(log)),
         finish_reason=last.finish_reason,
         started_at=epoch_seconds(log.started_at),
         ended_at=epoch_seconds(log.started_at) + seconds(log.duration_s),

@@ -41,7 +41,7 @@ from deltah.core.types import (
     Trajectory,
 )
 from deltah.errors import DataError
-from deltah.traces.fields import finite, prompt_group, scalars, unit
+from deltah.traces.fields import finite, outcome_of, prompt_group, scalars
 from deltah.traces.importing import IMPORTERS, RecordContext
 
 SCHEMA_VERSION = 1
@@ -96,7 +96,7 @@ def read(export: Export, context: RecordContext) -> Trajectory:
         logprobs=None if export.trainer_logprobs is None else _measured(export.trainer_logprobs, turns),
         token_ids=_token_ids(export.token_ids),
         group_id=prompt_group(export.step, export.token_ids[: turns[0][0]]),
-        outcome=unit(_one_value(export.rewards, turns)),
+        outcome=outcome_of(_one_value(export.rewards, turns)),
         spans=SpanQuality.APPROXIMATE,
         metadata=_metadata(export, turns),
     )

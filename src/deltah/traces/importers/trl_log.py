@@ -37,7 +37,15 @@ from deltah.traces.chattext import (
     text_trajectory,
 )
 from deltah.traces.conversation import Facts
-from deltah.traces.fields import ANSWER_FIELDS, OUTCOME_FIELDS, convert, golden_answers, prompt_group, scalars, unit
+from deltah.traces.fields import (
+    ANSWER_FIELDS,
+    OUTCOME_FIELDS,
+    convert,
+    golden_answers,
+    outcome_of,
+    prompt_group,
+    scalars,
+)
 from deltah.traces.importing import IMPORTERS, RecordContext
 from deltah.traces.openai_schema import Message
 from deltah.traces.turns import message_text
@@ -111,6 +119,6 @@ def _given(arguments: Any) -> Any:
 def _outcome(columns: Mapping[str, Any]) -> float | None:
     named = next((name for name in OUTCOME_FIELDS if name in columns), None)
     if named is not None:
-        return unit(columns[named])
+        return outcome_of(columns[named])
     numbers = [v for v in columns.values() if v is None or (isinstance(v, int | float) and not isinstance(v, bool))]
-    return unit(numbers[0]) if len(numbers) == 1 else None
+    return outcome_of(numbers[0]) if len(numbers) == 1 else None

@@ -27,7 +27,7 @@ import msgspec
 from deltah.core.types import Trajectory
 from deltah.traces.chattext import completion_messages, prompt_messages, text_trajectory
 from deltah.traces.conversation import Facts
-from deltah.traces.fields import convert, golden_answers, prompt_group, scalars, unfit_outcome, unit
+from deltah.traces.fields import convert, golden_answers, outcome_of, prompt_group, scalars, unfit_outcome
 from deltah.traces.importing import IMPORTERS, RecordContext
 
 
@@ -57,7 +57,7 @@ def read(record: dict[str, Any], context: RecordContext) -> Trajectory:
     row = convert(record, DumpRow)
     prompt = prompt_messages(row.input)
     identifier, group = _identity(row, context.default_id)
-    outcome = unit(row.score) if unit(row.acc) is None else unit(row.acc)
+    outcome = outcome_of(row.score) if outcome_of(row.acc) is None else outcome_of(row.acc)
     unfit = {} if outcome is not None else unfit_outcome(row.score)
     facts = Facts(
         id=identifier,
