@@ -33,7 +33,7 @@ from deltah.core.types import Trajectory
 from deltah.errors import DataError, InvalidValueError
 from deltah.traces.chunks import LoggedChunk
 from deltah.traces.conversation import ApiCall
-from deltah.traces.decode import decode_line
+from deltah.traces.fields import decode_line
 from deltah.traces.files import Position
 from deltah.traces.sources import STDIN
 

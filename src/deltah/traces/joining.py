@@ -70,8 +70,6 @@ class Joiner:
             max_bytes: Memory of open conversations beyond which the longest waiting ones are closed.
         """
         self.max_bytes = max_bytes
-        self.n_joined = 0
-        """API calls that continue an earlier one."""
         self.n_unjoined = 0
         """API calls whose history holds an assistant's turn that the log does not."""
         self.n_branches = 0
@@ -125,7 +123,6 @@ class Joiner:
         node = _Node(api_call, new, parent, tree, key, 0 if parent is None else parent.depth + 1)
         if parent is not None:
             parent.n_children += 1
-            self.n_joined += 1
         tree.nodes.append(node)
         self._ends.setdefault(key, []).append(node)
         if api_call.facts.session is not None:
@@ -161,11 +158,11 @@ class Joiner:
         main = max(reversed(leaves), key=lambda node: node.depth)
         told: set[_Node] = set()
         name = self._name(_path(main))
-        yield _dialogue(_path(main), told, name)
+        yield _conversation(_path(main), told, name)
         others = [leaf for leaf in leaves if leaf is not main]
         self.n_branches += len(others)
         for number, leaf in enumerate(others, start=1):
-            yield _dialogue(_path(leaf), told, f"{name}/branch-{number}" if name is not None else None)
+            yield _conversation(_path(leaf), told, f"{name}/branch-{number}" if name is not None else None)
 
     def _forget(self, node: _Node) -> None:
         ends = self._ends[node.key]
@@ -193,7 +190,7 @@ def _path(leaf: _Node) -> list[_Node]:
     return path[::-1]
 
 
-def _dialogue(path: Sequence[_Node], told: set[_Node], name: str | None) -> Conversation:
+def _conversation(path: Sequence[_Node], told: set[_Node], name: str | None) -> Conversation:
     """The messages along a path; what an earlier conversation told is context."""
     said: list[LoggedMessage] = []
     own = [node for node in path if node not in told]

@@ -16,7 +16,7 @@ from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError, DeltahError, InvalidValueError
 from deltah.traces.chunks import ChunkBuffer, LoggedChunk
 from deltah.traces.conversation import ApiCall, Conversation, to_trajectory
-from deltah.traces.decode import NOT_JSON, decode_line
+from deltah.traces.fields import NOT_JSON, decode_line
 from deltah.traces.files import (
     PARQUET_MAGIC,
     Line,
