@@ -89,10 +89,8 @@ def logged_chunk(log: ChatLine) -> LoggedChunk | None:
     if given is None and log.chunks is None and (log.object == _KIND or _is_streamed(log.choices)):
         identifier = None if log.id is None else str(log.id)
         bare = Response(id=identifier, choices=log.choices, model=log.model, error=log.error, usage=log.usage)
-        beside = msgspec.structs.replace(
-            log, id=None, object=None, choices=None, model=None, error=None, usage=None
-        )  # fmt: skip
-        return LoggedChunk(bare, beside)
+        nothing = dict.fromkeys(("id", "object", "choices", "model", "error", "usage"))
+        return LoggedChunk(bare, msgspec.structs.replace(log, **nothing))
     if not isinstance(given, Response) or log.chunks is not None:
         return None
     body = given if given.body is None else given.body
@@ -163,8 +161,7 @@ class ChunkBuffer:
 
     def finish(self) -> Iterable[Stream]:
         """Streams that never came to their last chunk."""
-        remaining, self._open = list(self._open.values()), {}
-        return remaining
+        return self._open.values()
 
 
 def _is_streamed(choices: Sequence[Choice] | None) -> bool:

@@ -151,7 +151,12 @@ class Joiner:
         tree = self._trees.pop(key)
         self._n_bytes -= tree.n_bytes
         for node in tree.nodes:
-            self._forget(node)
+            self._ends[node.key].remove(node)
+            if not self._ends[node.key]:
+                del self._ends[node.key]
+            session = node.api_call.facts.session
+            if session is not None and self._last_of_session.get(session) is node:
+                del self._last_of_session[session]
         if tree.request is not None and self._begun.get(tree.request) is tree:
             del self._begun[tree.request]
         leaves = [node for node in tree.nodes if node.n_children == 0]
@@ -163,15 +168,6 @@ class Joiner:
         self.n_branches += len(others)
         for number, leaf in enumerate(others, start=1):
             yield _conversation(_path(leaf), told, f"{name}/branch-{number}" if name is not None else None)
-
-    def _forget(self, node: _Node) -> None:
-        ends = self._ends[node.key]
-        ends.remove(node)
-        if not ends:
-            del self._ends[node.key]
-        session = node.api_call.facts.session
-        if session is not None and self._last_of_session.get(session) is node:
-            del self._last_of_session[session]
 
     def _name(self, path: Sequence[_Node]) -> str | None:
         """The session's id, numbered from its second conversation on; else the id of the first API call."""

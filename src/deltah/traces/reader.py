@@ -142,7 +142,10 @@ class TraceReader(Iterable[Trajectory]):
                 together.add(source)
                 continue
             result, counts = found
-            self._add(counts)
+            self.counts.add(counts)
+            if self._on_error is not None:
+                for problem in counts.problems:
+                    self._on_error(problem)
             if watch is not None:
                 watch(self.n_read)
             yield result
@@ -163,12 +166,6 @@ class TraceReader(Iterable[Trajectory]):
             raise DataError(f"{name} was already read; keep its trajectories, or save them to a file first")
         self._started = True
         self.counts = ReadCounts()
-
-    def _add(self, counts: ReadCounts) -> None:
-        self.counts.add(counts)
-        if self._on_error is not None:
-            for problem in counts.problems:
-                self._on_error(problem)
 
     def _told(self, watch: Callable[[int], object] | None, trajectories: Iterable[Trajectory]) -> Iterator[Trajectory]:
         """Trajectories of this process, each told to whoever watches."""
