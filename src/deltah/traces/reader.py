@@ -14,6 +14,7 @@ from functools import partial
 from itertools import chain
 from typing import Final, TypeVar
 
+from deltah.core.registry import own_modules
 from deltah.core.types import Trajectory
 from deltah.errors import DataError
 from deltah.parallel import available_cores, map_ordered
@@ -136,7 +137,8 @@ class TraceReader(Iterable[Trajectory]):
 
             results = map(partial(_read_alone, here, self.options), enumerate(single))
         else:
-            results = map_ordered(partial(_read_alone, function, self.options), enumerate(single), workers=n_workers)
+            read_one = partial(_read_alone, function, self.options)
+            results = map_ordered(read_one, enumerate(single), workers=n_workers, modules=own_modules())
         for source, found in zip(single, results, strict=True):
             if found is None:
                 together.add(source)
