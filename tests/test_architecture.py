@@ -89,6 +89,12 @@ def test_files_and_functions_stay_readable() -> None:
     assert not long
 
 
+def test_no_module_name_stands_twice() -> None:
+    names = [path.stem for _, path, _ in modules() if path.stem != "__init__"]
+    names += [path.parent.name for path in SOURCE.glob("*/**/__init__.py")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
+
+
 def test_the_shift_has_one_home() -> None:
     pattern = re.compile(r"logits?\[[^]]*:-1|\[:, :-1, :\]|roll\([^)]*-1")
     wrong = [

@@ -13,6 +13,7 @@ import gzip
 import json
 import math
 import os
+import re
 import sys
 import tempfile
 import zlib
@@ -78,6 +79,23 @@ ABSENT: Sequence[str] = (
     "traces/llama-cpp-python-function-calling*.metadata.vocab_size_from",
 )
 """Paths that the new output may lack; a whole case too: ["calls/demo-csv", "report/*.viewer.note"]."""
+_NOTES: Final = {
+    r"No (entropies|logprobs)( \(no logprobs\))? of": r"No \1\2 for",
+    r"; no entropy speaks of them\.": ": they are in no entropy.",
+    r"Certified are the verdicts (\(.*?\))\.": r"Verdicts \1 are certified.",
+    "extrapolate what lies beyond": "extrapolate beyond",
+    "its bracket is the sampling of questions alone": "its interval covers the sampling of questions only",
+    r"The answers' file of (\d+ rows) speaks of (.*)\.": r"Grades matched \2 (the file of answers has \1).",
+}
+
+
+def _plainer(note: str) -> str:
+    """A note in the plainer words that stand now."""
+    for old, new in _NOTES.items():
+        note = re.sub(old, new, note)
+    return note
+
+
 CHANGED: Mapping[str, Any] = {
     "report/*.page.curves.*.key": {"deltah/delta_h_mean": "deltah/signal_mean"},
     # A vocabulary size that nobody states is assumed to be 2**19, no longer unknown: upper bounds are finite, verdicts
@@ -106,6 +124,7 @@ CHANGED: Mapping[str, Any] = {
     "report/*.page.waste.meanings.classes.near_duplicate": ANY,
     "report/*.page.waste.meanings.classes.result_unused": ANY,
     "report/*.page.waste.meanings.verdicts.*": ANY,
+    **dict.fromkeys(("score/*.summary.notes.*", "report/*.page.arms.*.notes.*"), _plainer),
 }
 """Path -> what is now there: ANY, a mapping of old to new values, or a function from the old value to the new one:
 {"score/*.notes": ANY, "calls/*.label": {"undecided": "unknown"}, "study/*.p": lambda old: min(2 * old, 1.0)}."""

@@ -114,6 +114,14 @@ def test_a_log_of_ones_own_format_is_scored_by_ones_own_signal(log: Path) -> Non
 
 
 @pytest.mark.usefixtures("own")
+def test_workers_know_what_the_user_registered(log: Path) -> None:
+    more = log.with_name("more.jsonl")
+    more.write_bytes(log.read_bytes())
+    found = json.loads(run("score", log, more, "--signal", "halved", "--format", "mine", "--json", "--workers", 2))
+    assert (found["calls"], found["deltah/reduction_rate"]) == (4, 1.0)
+
+
+@pytest.mark.usefixtures("own")
 def test_the_study_knows_the_signal(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = [make_trajectory([[h] for h in rng.random(3)], id=str(i), outcome=float(i % 2)) for i in range(30)]

@@ -15,7 +15,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from itertools import chain, islice
 from typing import TypeVar
 
@@ -28,7 +29,9 @@ _AHEAD = 2
 """Items under way for each worker: one at work, one waiting."""
 
 
-def map_ordered(function: Callable[[Item], Result], items: Iterable[Item], *, workers: int) -> Iterator[Result]:
+def map_ordered(
+    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, modules: Iterable[str] = ()
+) -> Iterator[Result]:
     """Yield `function(item)` for each item, in order, as results are asked for.
 
     An error that the function raises is raised here, at its item's place; the work under way is finished, the rest is
@@ -38,6 +41,7 @@ def map_ordered(function: Callable[[Item], Result], items: Iterable[Item], *, wo
         function: A function of a module (or a `functools.partial` of one), without side effects.
         items: Consumed a few at a time.
         workers: Processes.
+        modules: What each worker imports first, where it can.
 
     Raises:
         InvalidValueError: if `workers` is below 1.
@@ -49,7 +53,7 @@ def map_ordered(function: Callable[[Item], Result], items: Iterable[Item], *, wo
     first = list(islice(iterator, 2))
     if workers == 1 or len(first) < 2:
         return map(function, chain(first, iterator))
-    return _map(function, chain(first, iterator), workers)
+    return _map(function, chain(first, iterator), workers, tuple(modules))
 
 
 def available_cores() -> int:
@@ -57,9 +61,11 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _map(function: Callable[[Item], Result], items: Iterator[Item], n_workers: int) -> Iterator[Result]:
+def _map(
+    function: Callable[[Item], Result], items: Iterator[Item], n_workers: int, modules: tuple[str, ...]
+) -> Iterator[Result]:
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(n_workers, mp_context=context, initializer=_prepare_worker)
+    pool = ProcessPoolExecutor(n_workers, mp_context=context, initializer=_prepare_worker, initargs=(modules,))
 
     def submit(item: Item) -> Future[Result]:
         with _interrupts_held():
@@ -93,13 +99,16 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _prepare_worker() -> None:
+def _prepare_worker(modules: tuple[str, ...]) -> None:
     """Ctrl-C reaches every process of a terminal; the one that started the workers ends them.
 
     If that one is killed, they end too: each holds the pipes of the others open, so that none would see an end.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
+    for name in modules:
+        with suppress(ImportError):
+            import_module(name)
 
 
 def _end_with_parent() -> None:

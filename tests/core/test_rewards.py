@@ -117,6 +117,13 @@ def test_group_rewards_by_name() -> None:
     }
 
 
+def test_a_reward_may_be_named_alone() -> None:
+    group = group_of([[2, 1], [2, 1, 3]], [1.0, 0.5])
+    assert group_rewards(group, "penalty") == group_rewards(group, RewardConfig(name="penalty"))
+    assert group_rewards(group) == group_rewards(group, "sparse")
+    assert token_advantages(group, "dense")[0].max() > 0
+
+
 def test_centred_dense_subtracts_the_group_rate() -> None:
     group = group_of([[2, 1], [2, 1, 3]], [1.0, 1.0])
     processes = [r.process.tolist() for r in group_rewards(group, RewardConfig(name="dense", centred=True))]

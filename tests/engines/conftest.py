@@ -10,6 +10,6 @@ import pytest
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model with its tokenizer in `model/`, `tasks.jsonl` and `corpus.jsonl`; not to be changed."""
-    from engines.session_fixtures import write_files
+    from engines.training_fixtures import write_files
 
     return write_files(tmp_path_factory.mktemp("files"))

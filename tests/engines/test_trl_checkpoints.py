@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("trl")
 import torch
-from engines.session_fixtures import Stop, make_config, same, stop_at, stopped, weights
+from engines.training_fixtures import Stop, make_config, same, stop_at, stopped, weights
 from engines.trl_fixtures import tiny_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM

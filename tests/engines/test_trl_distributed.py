@@ -116,7 +116,7 @@ def test_two_ranks_compute_what_one_process_computes(tmp_path: Path, name: str) 
 
 def config_file(path: Path, files: Path, **fields: object) -> Path:
     """A run with one checkpoint a step and an evaluation, as TOML-able JSON."""
-    from engines.session_fixtures import make_config
+    from engines.training_fixtures import make_config
 
     from deltah.engines.config import EvalConfig
 
@@ -128,7 +128,7 @@ def config_file(path: Path, files: Path, **fields: object) -> Path:
 
 @pytest.mark.slow
 def test_two_processes_train_the_same_batch_and_one_evaluates(files: Path, tmp_path: Path) -> None:
-    from engines.session_fixtures import weights
+    from engines.training_fixtures import weights
 
     from deltah import read_traces
     from deltah.runs.directory import RunDirectory

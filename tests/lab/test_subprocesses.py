@@ -1,4 +1,4 @@
-"""Children that end with their parent, however it ends, and that wait for an earlier holder of their lock."""
+"""Children that end with their parent, however it ends."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from deltah.lab.subprocesses import start, stop
 from deltah.termination import stop_on_termination
 folder = Path(sys.argv[1])
 with stop_on_termination():
-    child = start("child", [str(folder / "pid")], lock=folder / "lock", log=folder / "log", env=os.environ)
+    child = start("child", [str(folder / "pid")], log=folder / "log", env=os.environ)
     try:
         time.sleep(60)
     finally:
@@ -111,7 +111,6 @@ def test_a_child_that_starts_after_its_parents_end_does_nothing(environment: Pat
             "-m",
             "deltah.lab.subprocesses",
             "1",
-            str(environment / "lock"),
             "child",
             str(environment / "pid"),
         ],
@@ -125,9 +124,7 @@ def test_a_child_that_starts_after_its_parents_end_does_nothing(environment: Pat
 
 def test_arguments_exit_code_and_output_are_those_of_the_module(environment: Path) -> None:
     (environment / "child.py").write_text("import sys\nprint(sys.argv[1:], __name__)\nsys.exit(5)\n")
-    child = subprocesses.start(
-        "child", ["a", "--b"], lock=environment / "lock", log=environment / "log", env=dict(os.environ)
-    )
+    child = subprocesses.start("child", ["a", "--b"], log=environment / "log", env=dict(os.environ))
     assert child.wait(30) == 5
     assert (environment / "log").read_text() == "['a', '--b'] __main__\n"
 
@@ -136,28 +133,10 @@ def test_arguments_exit_code_and_output_are_those_of_the_module(environment: Pat
 def test_stop_kills_what_does_not_end(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (environment / "child.py").write_text(DEAF)
     monkeypatch.setattr(subprocesses, "STOP_WAIT_S", 0.2)
-    child = subprocesses.start(
-        "child", [str(environment / "pid")], lock=environment / "lock", log=environment / "log", env=dict(os.environ)
-    )
+    child = subprocesses.start("child", [str(environment / "pid")], log=environment / "log", env=dict(os.environ))
     wait_for(environment / "pid")
     subprocesses.stop([child])
     assert child.returncode == -signal.SIGKILL
-
-
-def test_a_second_holder_waits_for_the_first_or_names_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(subprocesses, "LOCK_WAIT_S", 0.2)
-    first = subprocesses._hold(tmp_path / "lock")
-    with pytest.raises(SystemExit) as error:
-        subprocesses._hold(tmp_path / "lock")
-    assert error.value.code == 2
-    assert f"process {os.getpid()} of an earlier run is still working here" in capfd.readouterr().err
-    assert first is not None
-    first.close()
-    second = subprocesses._hold(tmp_path / "lock")
-    assert second is not None
-    second.close()
 
 
 def test_an_ignored_signal_stays_ignored() -> None:

@@ -16,10 +16,9 @@ from deltah.core.entropy import SERVER_PRECISION_NATS, entropy_bounds
 from deltah.core.types import Estimator
 from deltah.errors import InvalidValueError, ServerError
 from deltah.probe.chat_template import ChatTemplate
-from deltah.probe.http_client import RETRIED, JsonClient, base_url
 from deltah.probe.queries import ChatContext, ContextTooLongError, Query, QueryError, TextContinuation
 from deltah.probe.server import ServerBackend, ServerOptions, connect
-from deltah.probe.server_requests import tail_start
+from deltah.probe.server_api import RETRIED, JsonClient, base_url, tail_start
 
 PIECE = re.compile(r"<[^>]*>|\s?\w+|\W")
 TEMPLATE = ChatTemplate(
@@ -289,6 +288,13 @@ def test_a_busy_server_is_asked_again() -> None:
         assert client.post("/completions", {"a": 1}) == {"ok": True}
         assert len(server.requests) == 5
     assert waited == [7.0, 1.0, 2.0, 60.0]
+
+
+def test_a_server_on_this_machine_is_reached_without_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with FakeServer(flaky([])) as server:
+        assert JsonClient(base=base_url(server.url), tries=1).get("/models") == {"ok": True}
 
 
 def test_a_server_that_stays_away_is_given_up_with_a_reason() -> None:

@@ -19,8 +19,8 @@ from deltah.report.build import build, moving_mean
 from deltah.report.charts import spread, tick_labels, ticks
 from deltah.report.data import ArmData, ReportData
 from deltah.report.load import load_arm, load_report
-from deltah.report.record import compact_json, inert, script_json
 from deltah.report.render import write_report
+from deltah.report.viewer_record import compact_json, inert, script_json
 from deltah.runs.directory import nan_to_none, open_run
 from deltah.stats.columns import build_table
 from deltah.stats.study import run_study

@@ -23,9 +23,9 @@ from deltah.calls.waste import waste_of_calls
 from deltah.report.build import build
 from deltah.report.data import ArmData, Collector, Reason, ReportData
 from deltah.report.load import load_report
-from deltah.report.record import compact_json
 from deltah.report.render import write_report
 from deltah.report.viewer import choose, pack
+from deltah.report.viewer_record import compact_json
 from deltah.traces import write_traces
 
 

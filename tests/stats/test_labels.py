@@ -78,7 +78,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot read it"):
         read_call_values(tmp_path / "absent.csv")
     (tmp_path / "latin.csv").write_bytes(b"trajectory,call,good\nt\xe9,a,1\n")
-    with pytest.raises(DataError, match="not valid UTF-8"):
+    with pytest.raises(DataError, match="not readable as CSV in UTF-8"):
         read_call_values(tmp_path / "latin.csv")
 
 

@@ -32,6 +32,13 @@ def test_a_function_of_ones_own_reads_the_records_it_is_named_for(tmp_path: Path
     ]
 
 
+def test_a_field_that_an_importer_asks_for_in_vain_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"step": []}\n{"steps": ["c"]}\n')
+    reader = read_traces(tmp_path, format=f"{__name__}:steps")
+    assert [t.id for t in reader] == ["a.jsonl:2"]
+    assert [problem.reason for problem in reader.problems] == ["field steps: missing"]
+
+
 def test_a_registered_format_is_told_by_its_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(IMPORTERS, "_entries", dict(IMPORTERS._entries))
     IMPORTERS.register("steps", fields=("steps", ("id", "name")))(steps)

@@ -177,6 +177,20 @@ def test_a_token_id_at_or_above_the_size_is_an_error(tmp_path: Path) -> None:
     assert len(list(read_traces(first, vocab_size=100, strict=True))) == 1
 
 
+@pytest.mark.parametrize("form", ["id of each token", "ids beside the logprobs"])
+def test_ids_of_llama_cpp_and_of_vllm_count(form: str, tmp_path: Path) -> None:
+    tokens, beside = [token("a", HALF), token("b", HALF)], {}
+    if form == "id of each token":
+        tokens[1]["id"] = 99
+    else:
+        beside = {"token_ids": [3, 99]}
+    choice = {"message": {"role": "assistant", "content": "ab"}, "logprobs": {"content": tokens}, **beside}
+    log = write(tmp_path / "log.jsonl", json.dumps({"choices": [choice]}).encode())
+    assert len(list(read_traces(log, vocab_size=100, strict=True))) == 1
+    with pytest.raises(ConfigError, match="a vocabulary of 99 tokens is too small: a token has the id 99;"):
+        list(read_traces(log, vocab_size=99))
+
+
 def test_a_list_that_no_vocabulary_completes_is_left_out_alone(tmp_path: Path) -> None:
     lines = [line([user(), assistant([token("a", p)], content="a")]) for p in ((0.5, 1e-320), (0.9, 0.05))]
     for size in (None, 100):

@@ -60,7 +60,7 @@ def _measurement(log: ScoredLog, facts: SimpleNamespace) -> Iterator[str]:
     if not facts.calls:
         yield "No trajectory made a tool call: there is nothing to score."
     if facts.unmeasured:
-        yield f"No entropies (no logprobs) of {share(facts.unmeasured, facts.calls, 'call')}: judged by text alone."
+        yield f"No entropies (no logprobs) for {share(facts.unmeasured, facts.calls, 'call')}: judged by text alone."
     if facts.unbounded:
         yield (
             f"No upper bound for {share(facts.unbounded, facts.calls, 'call')}, so that none can be certified there: "
@@ -69,14 +69,14 @@ def _measurement(log: ScoredLog, facts: SimpleNamespace) -> Iterator[str]:
     if facts.top_k and facts.unmeasured < facts.calls:
         title = log.signal.entry.title
         yield (
-            f"Certified are the verdicts (reduced, not reduced, undecided). A mean {title} averages point estimates, "
-            "which extrapolate what lies beyond the listed logprobs; its bracket is the sampling of questions alone."
+            f"Verdicts (reduced, not reduced, undecided) are certified. A mean {title} averages point estimates, which "
+            "extrapolate beyond the listed logprobs; its interval covers the sampling of questions only."
         )
     yield from _vocabulary(log, facts)
     if facts.mixed:
         yield (
-            f"Mixed sampling temperatures or logprob modes in {count(facts.mixed, 'trajectory')}: entropies there do "
-            "not speak of one distribution."
+            f"Mixed sampling temperatures or logprob modes in {count(facts.mixed, 'trajectory')}: the entropies there "
+            "are not those of one distribution."
         )
     if len(facts.temperatures) > 1:
         found = ", ".join(f"{value:g}" for value in facts.temperatures)
@@ -84,8 +84,8 @@ def _measurement(log: ScoredLog, facts: SimpleNamespace) -> Iterator[str]:
     if facts.unlisted_tokens:
         tokens, trajectories = count(facts.unlisted_tokens, "sampled token"), count(facts.with_unlisted, "trajectory")
         yield (
-            f"No logprobs of {tokens} of {trajectories}, by the server's own count (tokens of calls, hidden reasoning, "
-            "or of one character that was listed once); no entropy speaks of them."
+            f"No logprobs for {tokens} of {trajectories}, by the server's own count (tokens of calls, hidden "
+            "reasoning, or of one character that was listed once): they are in no entropy."
         )
 
 
@@ -125,7 +125,7 @@ def _reading(log: ScoredLog, facts: SimpleNamespace) -> Iterator[str]:
         )
     if log.answers is not None:
         found, rows = share(facts.matched, facts.trajectories, "trajectory"), count(log.answers.n_rows, "row")
-        yield f"The answers' file of {rows} speaks of {found}."
+        yield f"Grades matched {found} (the file of answers has {rows})."
     if skipped := reader.skipped:
         yield f"Passed over {count(len(skipped), 'file')} without traces: {_listed(skipped)}."
 

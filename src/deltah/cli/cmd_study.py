@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
 from deltah.calls.logs import ScoredLog
+from deltah.calls.notes import notes_on
 from deltah.calls.table import CallTable
 from deltah.cli.arguments import Force, Join, Logs, Strict, TraceFormat, VocabSize, log_options
 from deltah.cli.losses import check_outputs, logs_of, nothing_read, report_losses
+from deltah.cli.progress import reading, reporting
+from deltah.cli.terminal import escaped, inert, two_lines
 from deltah.core.signals import SignalConfig
 from deltah.core.types import Trajectory
-from deltah.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from deltah.stats.labels import Evidence
-    from deltah.stats.study import StudyResult
-    from deltah.stats.study_text import LabelTable
+from deltah.errors import ConfigError
+from deltah.runs.directory import write_atomic
+from deltah.stats.columns import PROBE_COLUMNS, build_table
+from deltah.stats.labels import Evidence, read_call_values
+from deltah.stats.study import StudyResult, run_study
+from deltah.stats.study_text import LabelTable, label_tables, method_notes, result_size, study_markdown
+from deltah.tasks import read_tasks
+from deltah.tools import read_corpus
 
 
 def command(  # noqa: PLR0913 - the options of a command line
@@ -48,13 +54,6 @@ def command(  # noqa: PLR0913 - the options of a command line
     out: Annotated[Path | None, typer.Option(help="Directory, or .json file, to write the results to.")] = None,
 ) -> None:
     """Test which signals tell good calls from bad ones."""
-    from deltah.calls.notes import notes_on
-    from deltah.cli.progress import reading, reporting
-    from deltah.cli.terminal import inert
-    from deltah.stats.columns import PROBE_COLUMNS, build_table
-    from deltah.stats.labels import read_call_values
-    from deltah.stats.study import run_study
-
     targets = _targets(out)
     options = log_options(answers=tasks, format=format, vocab_size=vocab_size, join=join, strict=strict)
     calls = CallTable()
@@ -78,7 +77,8 @@ def command(  # noqa: PLR0913 - the options of a command line
     _print(result)
     for note in notes_on(calls, log):
         typer.echo(f"note  {inert(note)}", err=True)
-    _write(result, targets)
+    if targets:
+        _write(result, *targets)
     report_losses(log)
 
 
@@ -105,20 +105,11 @@ def _evidence(tasks: Path | None, corpus: Path | None) -> Evidence | None:
         return None
     if tasks is None:
         raise ConfigError("--corpus goes with --tasks: the tasks name the documents that the corpus holds")
-    from deltah.stats.labels import Evidence
-    from deltah.tasks import read_tasks
-    from deltah.tools import read_corpus
-
     return Evidence.of(read_tasks(tasks), read_corpus(corpus))
 
 
 def _print(result: StudyResult) -> None:
     """Print one table per label, the best signal first."""
-    from rich.console import Console
-
-    from deltah.cli.terminal import escaped
-    from deltah.stats.study_text import label_tables, method_notes, result_size
-
     console = Console()
     console.print(result_size(result), highlight=False)
     for table in label_tables(result, digits=2):
@@ -138,11 +129,6 @@ def _print(result: StudyResult) -> None:
 
 def _table(content: LabelTable) -> Table:
     """What fits a terminal of 80 columns; the files hold all."""
-    from rich import box
-    from rich.table import Table
-
-    from deltah.cli.terminal import escaped, two_lines
-
     shown = {"auc": "AUC", "auc_within_index": "within\ncall index"}
     if content.graded:
         shown = {"spearman": "Spearman", "partial_spearman": "partial\nSpearman"}
@@ -157,7 +143,7 @@ def _table(content: LabelTable) -> Table:
     return table
 
 
-def _targets(out: Path | None) -> tuple[Path, ...]:
+def _targets(out: Path | None) -> tuple[()] | tuple[Path, Path]:
     """The JSON and the Markdown file.
 
     Raises:
@@ -171,20 +157,7 @@ def _targets(out: Path | None) -> tuple[Path, ...]:
     return data, data.with_suffix(".md")
 
 
-def _write(result: StudyResult, targets: Sequence[Path]) -> None:
-    """Write the JSON and the Markdown file, where there are targets.
-
-    Raises:
-        DataError: if a file cannot be written.
-    """
-    from deltah.runs.directory import write_atomic
-    from deltah.stats.study_text import study_markdown
-
-    data = json.dumps(result.as_dict(), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
-    for path, text in zip(targets, (data, study_markdown(result)), strict=False):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, text)
-        except OSError as error:
-            raise DataError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
-        typer.echo(path)
+def _write(result: StudyResult, data: Path, page: Path) -> None:
+    write_atomic(data, json.dumps(result.as_dict(), ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+    write_atomic(page, study_markdown(result))
+    typer.echo(f"{data}\n{page}")

@@ -24,6 +24,7 @@ from deltah.core.rewards import (
     TrajectoryRewards,
     check_one_group,
     pay,
+    reward_config,
     totals_of,
 )
 from deltah.core.segments import Span, trajectory_from_spans
@@ -88,12 +89,12 @@ def segment_advantages(group: Group, paid: CallRewards | SegmentAdvantages, conf
     return _floor_correct(advantages, group.outcomes >= config.correct_at, outcome)
 
 
-def token_advantages(group: Group, config: RewardConfig | None = None) -> list[FloatArray]:
+def token_advantages(group: Group, config: RewardConfig | str | None = None) -> list[FloatArray]:
     """Advantage of every token of every trajectory in a group.
 
     Args:
         group: G trajectories of one prompt with signals and outcomes.
-        config: Which reward and how it is normalised; sparse with the method's defaults when not given.
+        config: Which reward and how it is normalised, in full or by name; sparse when not given.
 
     Returns:
         G arrays (T_i,), 0 on tokens that were not sampled.
@@ -101,7 +102,7 @@ def token_advantages(group: Group, config: RewardConfig | None = None) -> list[F
     Raises:
         InvalidValueError: if the reward needs the whole batch first (`batch_credit`).
     """
-    config = config or RewardConfig()
+    config = reward_config(config)
     check_one_group(config)
     return _on_tokens(group, pay(group, config), config)
 
@@ -161,7 +162,7 @@ def batch_credit(
     Raises:
         InvalidValueError: if the reward needs `rng` and none is given.
     """
-    config = RewardConfig(name=config) if isinstance(config, str) else config or RewardConfig()
+    config = reward_config(config)
     if config.over_batch is not None:
         if rng is None:
             raise InvalidValueError(

@@ -71,6 +71,8 @@ def check_options(function: Callable[..., Any], given: Mapping[str, Any], what: 
     Raises:
         InvalidValueError: naming the options that exist, or the range.
     """
+    if not given:
+        return
     known = options_of(function)
     hints = get_type_hints(function, include_extras=True)
     for name, value in given.items():

@@ -46,6 +46,14 @@ class Entry(Generic[T]):
         return f"{self.title}, {self.unit}" if self.unit else self.title
 
 
+_OWN_MODULES: dict[str, None] = {}
+
+
+def own_modules() -> tuple[str, ...]:
+    """Modules outside this package that registered something: a worker process imports them to know the same names."""
+    return tuple(_OWN_MODULES)
+
+
 class Registry(Mapping[str, Entry[T]]):
     """Entries of one kind by name, in the order they were registered."""
 
@@ -78,6 +86,9 @@ class Registry(Mapping[str, Entry[T]]):
             taken = self._entries.get(name)
             if taken is not None and not _same_definition(taken.value, value):
                 raise InvalidValueError(f"there is a {self.kind} named {name!r} already; choose another name")
+            module = str(getattr(value, "__module__", "__main__"))
+            if module != "__main__" and module.partition(".")[0] != __name__.partition(".")[0]:
+                _OWN_MODULES[module] = None
             self._entries[name] = Entry(
                 name=name,
                 value=cast(T, value),

@@ -306,6 +306,11 @@ def _check_outcome(outcome: float) -> None:
         raise InvalidValueError(f"outcome is {outcome}; expected the task's score in [0, 1]")
 
 
+def reward_config(given: RewardConfig | str | None) -> RewardConfig:
+    """Configuration of what a caller wrote: in full, by name, or sparse with the method's defaults for None."""
+    return RewardConfig(given or "sparse") if given is None or isinstance(given, str) else given
+
+
 def pay(group: Group, config: RewardConfig) -> Rewards:
     """What a reward gives a group, with its shape checked.
 
@@ -348,12 +353,12 @@ class Reward:
     """(C,) reward of each call; None where none is paid by itself."""
 
 
-def group_rewards(group: Group, config: RewardConfig) -> list[Reward]:
+def group_rewards(group: Group, config: RewardConfig | str | None = None) -> list[Reward]:
     """Reward every trajectory of a group.
 
     Args:
         group: G trajectories with signals and outcomes.
-        config: Which reward.
+        config: Which reward, in full or by name; sparse when not given.
 
     Returns:
         G rewards in the group's order.
@@ -361,6 +366,7 @@ def group_rewards(group: Group, config: RewardConfig) -> list[Reward]:
     Raises:
         InvalidValueError: if the reward needs the whole batch first.
     """
+    config = reward_config(config)
     check_one_group(config)
     paid = pay(group, config)
     calls = paid.values if isinstance(paid, CallRewards) else [None] * len(group)

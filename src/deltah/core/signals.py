@@ -243,7 +243,7 @@ def score(trajectory: Trajectory, config: SignalConfig | str | None = None, **op
     Raises:
         InvalidValueError: if the trajectory carries no entropies, or an option is wrong.
     """
-    config = _config(config, options)
+    config = signal_config(config, **options)
     entry = config.entry
     h = segment_entropies(trajectory, entry.options.get("pool", config.pool), tail_tokens=config.tail_tokens)
     short = h.n_tokens < config.min_tokens
@@ -283,8 +283,8 @@ def _answered(trajectory: Trajectory) -> BoolArray | None:
     return np.array([status is not CallStatus.UNANSWERED for status in statuses], dtype=np.bool_)
 
 
-def _config(given: object, options: Mapping[str, Any]) -> SignalConfig:
-    """Configuration of what a caller of `score` wrote.
+def signal_config(given: object = None, **options: Any) -> SignalConfig:
+    """Configuration of what a caller wrote: in full, by name, or the method's for None; with options on top.
 
     Raises:
         InvalidValueError: for anything else than a name, a `SignalConfig` and fields of one.

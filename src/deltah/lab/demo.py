@@ -9,7 +9,7 @@ Layout::
     run.json, world/{train,eval}/   what was asked, and the data
     start/                          `deltah eval` of the agent before training
     outcome/, sparse/, ...          `deltah train` of each arm
-    logs/NAME.{json,log,lock}       configuration and output of each process, and what it holds while it lives
+    logs/NAME.{json,log}            configuration and output of each process
     report.html, report.json
 """
 
@@ -164,9 +164,7 @@ class _Job:
         """Start the process with its share of the cores: more threads than cores would wait for one another."""
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         self.state.phase = "starting"
-        self.process = start(
-            "deltah", self.arguments, lock=self.log.with_suffix(".lock"), log=self.log, env=environment
-        )
+        self.process = start("deltah", self.arguments, log=self.log, env=environment)
 
 
 def _start_job(out: Path, config: DemoConfig) -> _Job:

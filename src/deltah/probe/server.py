@@ -1,6 +1,6 @@
 """A model behind an OpenAI-compatible server that reports log-probabilities of given text; needs no torch.
 
-`connect` finds out by a few tiny requests what the server can do (`deltah.probe.server_requests`). Entropies are
+`connect` finds out by a few tiny requests what the server can do (`deltah.probe.server_api`). Entropies are
 certified bounds from the k best log-probabilities, by the rules of importers of logs (`deltah.traces.logprobs`), at the
 temperature at which the server reports, which is 1 unless it was started otherwise.
 """
@@ -17,7 +17,6 @@ import numpy as np
 from deltah.core.types import BoolArray, Estimator, FloatArray, Scalar, Trajectory
 from deltah.errors import ServerError
 from deltah.probe.chat_template import ChatTemplate
-from deltah.probe.http_client import JsonClient, RejectedError, base_url
 from deltah.probe.queries import (
     ChatContext,
     ContextTooLongError,
@@ -28,10 +27,13 @@ from deltah.probe.queries import (
     digest,
     focus_mask,
 )
-from deltah.probe.server_requests import (
+from deltah.probe.server_api import (
     Dialect,
     IgnoredError,
+    JsonClient,
     PromptTokens,
+    RejectedError,
+    base_url,
     chat_body,
     read_prompt,
     tail_start,

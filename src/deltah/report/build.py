@@ -17,10 +17,10 @@ from deltah.core.metrics import CALLS, OUTCOME, REDUCTION_RATE, SIGNAL_MEAN, SIG
 from deltah.core.signals import SIGNALS
 from deltah.core.types import FloatArray
 from deltah.report.data import START, SUBSETS, ArmData, ReportData
-from deltah.report.record import inert_tree
 from deltah.report.sections import PageSignal, call_tables, headline, meanings, page_signal, waste_table
 from deltah.report.study_section import study_section
 from deltah.report.viewer import choose, pack
+from deltah.report.viewer_record import inert_tree
 from deltah.runs.directory import nan_to_none, run_signal
 from deltah.stats.bootstrap import LEVEL
 from deltah.stats.summary import RESAMPLES, Statistics, Summary, compare, summarise

@@ -28,7 +28,7 @@ from deltah.calls.waste import Waste, WasteLevel, waste_levels, waste_of_calls
 from deltah.core.signal_types import Signal, Verdict
 from deltah.core.types import Trajectory
 from deltah.errors import InvalidValueError
-from deltah.report.record import change, record
+from deltah.report.viewer_record import change, record
 from deltah.stats.study import StudyResult
 
 START: Final = "start"

@@ -21,7 +21,7 @@ from deltah.errors import DataError, InvalidValueError
 from deltah.report import charts, study_section
 from deltah.report.build import build
 from deltah.report.data import ReportData
-from deltah.report.record import compact_json, script_json
+from deltah.report.viewer_record import compact_json, script_json
 from deltah.runs.directory import write_atomic
 from deltah.text_format import count
 

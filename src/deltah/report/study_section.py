@@ -15,7 +15,7 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from deltah.report.charts import Scale, bin_labels, element, frame, line, marker, path, svg, text, ticks
-from deltah.report.record import inert_tree
+from deltah.report.viewer_record import inert_tree
 from deltah.runs.directory import nan_to_none
 from deltah.stats.bootstrap import Estimate
 from deltah.stats.columns import CALL_INDEX

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from deltah.calls.grading import ClusterKey
 from deltah.report.data import Candidate, Evaluation, Reason, ReportData
-from deltah.report.record import inert, script_json
+from deltah.report.viewer_record import inert, script_json
 from deltah.text_format import agreeing, count, share
 
 MAX_TRAJECTORIES: Final = 200

@@ -277,9 +277,5 @@ def _csv_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
                 yield reader.line_num, row
     except OSError as error:
         raise DataError(f"{name}: cannot read it ({error.strerror or error}); check the path") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{name}: the file is not valid UTF-8 text ({error}); save it as UTF-8") from error
-    except csv.Error as error:
-        raise DataError(
-            f"{name}: the file is not readable as CSV ({error}); save it as comma-separated text"
-        ) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{name}: not readable as CSV in UTF-8 ({error}); save it as comma-separated text") from error

@@ -16,8 +16,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from deltah.errors import DataError
-from deltah.traces.decode import decode_line
-from deltah.traces.fields import epoch_seconds, seconds
+from deltah.traces.fields import decode_line, epoch_seconds, seconds
 from deltah.traces.files import Position
 from deltah.traces.openai_schema import (
     ChatLine,
@@ -90,10 +89,8 @@ def logged_chunk(log: ChatLine) -> LoggedChunk | None:
     if given is None and log.chunks is None and (log.object == _KIND or _is_streamed(log.choices)):
         identifier = None if log.id is None else str(log.id)
         bare = Response(id=identifier, choices=log.choices, model=log.model, error=log.error, usage=log.usage)
-        beside = msgspec.structs.replace(
-            log, id=None, object=None, choices=None, model=None, error=None, usage=None
-        )  # fmt: skip
-        return LoggedChunk(bare, beside)
+        nothing = dict.fromkeys(("id", "object", "choices", "model", "error", "usage"))
+        return LoggedChunk(bare, msgspec.structs.replace(log, **nothing))
     if not isinstance(given, Response) or log.chunks is not None:
         return None
     body = given if given.body is None else given.body
@@ -150,7 +147,7 @@ class ChunkBuffer:
         chunk = logged.chunk
         key = chunk.id or str(logged.envelope.session_id or "")
         first = [choice for choice in chunk.choices or [] if choice.index == 0]
-        is_late = not any(map(_says_something, first)) if key in self._ended else not first
+        is_late = not any(_has_content(choice) for choice in first) if key in self._ended else not first
         if is_late and chunk.error is None and key not in self._open:
             return None
         self._open.setdefault(key, Stream(logged.envelope, where)).append(logged)
@@ -164,13 +161,7 @@ class ChunkBuffer:
 
     def finish(self) -> Iterable[Stream]:
         """Streams that never came to their last chunk."""
-        remaining, self._open = list(self._open.values()), {}
-        return remaining
-
-
-def _says_something(choice: Choice) -> bool:
-    delta = choice.delta or Delta()
-    return bool(delta.content or delta.reasoning_content or delta.reasoning or delta.tool_calls or _tokens(choice))
+        return self._open.values()
 
 
 def _is_streamed(choices: Sequence[Choice] | None) -> bool:
@@ -182,34 +173,29 @@ def _tokens(choice: Choice) -> list[TokenLogprob]:
     return (block.content if isinstance(block, LogprobsBlock) else block) or []
 
 
+def _has_content(choice: Choice) -> bool:
+    delta = choice.delta or Delta()
+    return bool(delta.content or delta.reasoning_content or delta.reasoning or delta.tool_calls or _tokens(choice))
+
+
 def _message(deltas: Sequence[Delta]) -> Message:
-    calls = _tool_calls(piece for delta in deltas for piece in delta.tool_calls or [])
-    thought = "".join(_text(delta.reasoning_content) or _text(delta.reasoning) for delta in deltas)
+    pieces: dict[int, list[DeltaToolCall]] = {}
+    for piece in (piece for delta in deltas for piece in delta.tool_calls or []):
+        pieces.setdefault(piece.index, []).append(piece)
+    thought = "".join(delta.reasoning_content or delta.reasoning or "" for delta in deltas)
     return Message(
         role="assistant",
-        content="".join(_text(delta.content) for delta in deltas),
+        content="".join(delta.content or "" for delta in deltas),
         reasoning_content=thought or None,
-        tool_calls=calls or None,
+        tool_calls=[_tool_call(pieces[index]) for index in sorted(pieces)] or None,
     )
 
 
-def _tool_calls(pieces: Iterable[DeltaToolCall]) -> list[MessageToolCall]:
-    parts: dict[int, list[DeltaToolCall]] = {}
-    for piece in pieces:
-        parts.setdefault(piece.index, []).append(piece)
-    return [_tool_call(parts[index]) for index in sorted(parts)]
-
-
-def _tool_call(parts: Sequence[DeltaToolCall]) -> MessageToolCall:
-    functions = [part.function for part in parts if part.function is not None]
-    name = next((f.name for f in functions if f.name), None)
-    given = [f.arguments for f in functions if f.arguments]
+def _tool_call(pieces: Sequence[DeltaToolCall]) -> MessageToolCall:
+    functions = [piece.function for piece in pieces if piece.function is not None]
+    name = next((function.name for function in functions if function.name), None)
+    given = [function.arguments for function in functions if function.arguments]
     # A server that does not stream arguments sends them once, sometimes as an object.
     arguments: Any = "".join(given) if all(isinstance(a, str) for a in given) else given[-1]
-    return MessageToolCall(
-        id=next((part.id for part in parts if part.id), None), function=FunctionCall(name=name, arguments=arguments)
-    )
-
-
-def _text(value: str | None) -> str:
-    return value or ""
+    id = next((piece.id for piece in pieces if piece.id), None)
+    return MessageToolCall(id=id, function=FunctionCall(name=name, arguments=arguments))

@@ -1,7 +1,11 @@
-"""Fields that several foreign formats share.
+"""JSON of records: strict decoding with one lenient second try, and fields that several formats share.
 
-Pure readings of untyped JSON values: a value that does not fit is None or left out, never an error, because these
-fields describe a trajectory and do not carry what is measured on it.
+Python's `json` writes NaN and Infinity, and JavaScript writes lone surrogates; strict JSON has neither. A line that the
+fast strict decoder refuses is read once more by the standard library, with bytes that are not UTF-8 and lone surrogates
+replaced by U+FFFD. A line whose JSON is sound but whose fields are wrong is not retried.
+
+Fields that describe a trajectory and carry nothing that is measured on it are read with patience: a value that does not
+fit is None or left out, never an error.
 """
 
 from __future__ import annotations
@@ -9,12 +13,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+import msgspec
 
 from deltah.core.types import Scalar
 from deltah.errors import DataError
+
+T = TypeVar("T")
 
 ANSWER_FIELDS: Final = ("golden_answers", "answer", "solution", "ground_truth")
 """Names under which logs give accepted answers; here and below the first that is there counts."""
@@ -33,6 +42,72 @@ _EPOCH_UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
 """Least time since 1970 that is one in nano-, micro- and milliseconds, and how many of these a second has.
 
 Each lies between 1973 in its own unit and the year 5138 in the next longer one."""
+NOT_JSON = "not valid JSON"
+"""How the reason begins why a line is none."""
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def decode_line(line: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """Decode one JSON line.
+
+    Args:
+        line: The JSON text, without need of a trailing newline.
+        decoder: Holds the expected type.
+
+    Raises:
+        DataError: if the line is not JSON, or a field is missing or has another type; the message names the field.
+    """
+    try:
+        return decoder.decode(line)
+    except msgspec.ValidationError as error:
+        raise DataError(field_message(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _decode_leniently(line, decoder.type)
+    except RecursionError as error:
+        raise DataError("the JSON is nested too deeply to be a trace") from error
+
+
+def convert(value: Any, wanted: type[T]) -> T:
+    """A decoded JSON value as a typed record.
+
+    Raises:
+        DataError: if a field is missing or has another type; the message names the field.
+    """
+    try:
+        return msgspec.convert(value, wanted)
+    except msgspec.ValidationError as error:
+        raise DataError(field_message(error)) from error
+
+
+def replace_surrogates(value: Any) -> Any:
+    """Copy of a JSON-like value with every lone surrogate, keys included, replaced by U+FFFD."""
+    if isinstance(value, str):
+        return _LONE_SURROGATE.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [replace_surrogates(item) for item in value]
+    if isinstance(value, dict):
+        return {replace_surrogates(key): replace_surrogates(item) for key, item in value.items()}
+    return value
+
+
+def _decode_leniently(line: bytes, wanted: type[T]) -> T:
+    try:
+        value = replace_surrogates(json.loads(line.decode("utf-8", errors="replace")))
+        return msgspec.convert(value, wanted)
+    except msgspec.ValidationError as error:
+        raise DataError(field_message(error)) from error
+    except ValueError as error:
+        raise DataError(f"{NOT_JSON} ({error}); expected one JSON object on each line") from error
+    except RecursionError as error:
+        raise DataError("the JSON is nested too deeply to be a trace") from error
+
+
+def field_message(error: msgspec.ValidationError) -> str:
+    """Put msgspec's path first: `field messages[2].content: expected ...`."""
+    what, _, path = str(error).partition(" - at `")
+    field = path.rstrip("`").removeprefix("$").removeprefix(".")
+    what = what[:1].lower() + what[1:]
+    return f"field {field}: {what}" if field else what
 
 
 def scalars(values: Mapping[str, Any], *, leave_out: frozenset[str] = frozenset()) -> dict[str, Scalar]:

@@ -33,7 +33,7 @@ from deltah.core.types import Trajectory
 from deltah.errors import DataError, InvalidValueError
 from deltah.traces.chunks import LoggedChunk
 from deltah.traces.conversation import ApiCall
-from deltah.traces.decode import decode_line
+from deltah.traces.fields import decode_line
 from deltah.traces.files import Position
 from deltah.traces.sources import STDIN
 
@@ -67,18 +67,28 @@ def default_id(where: Position) -> str:
     return f"{'stdin' if where.file == STDIN else Path(where.file).name}:{where.number}"
 
 
+def recognise(data: bytes) -> Entry[Importer] | None:
+    """Format of one record, by its top-level names alone; None if it has the fields of no known one.
+
+    Raises:
+        DataError: if the record is not a JSON object.
+    """
+    names = _top_level(data)
+    fitting = [entry for entry in IMPORTERS.values() if _fits(entry.options.get("fields", ()), names)]
+    return max(fitting, key=lambda entry: sum(isinstance(f, str) for f in entry.options["fields"]), default=None)
+
+
 def detect(data: bytes) -> Entry[Importer]:
-    """Format of one record, by its top-level names alone.
+    """Format of one record.
 
     Raises:
         DataError: if the record is not a JSON object, or has the fields of no known format.
     """
-    names = _top_level(data)
-    fitting = [entry for entry in IMPORTERS.values() if _fits(entry.options.get("fields", ()), names)]
-    if not fitting:
+    found = recognise(data)
+    if found is None:
         known = "; ".join(f"{name}: {_words(entry.options.get('fields', ()))}" for name, entry in IMPORTERS.items())
         raise DataError(f"no known trace format; expected the fields of one ({known}), or a format that you name")
-    return max(fitting, key=lambda entry: sum(isinstance(field, str) for field in entry.options["fields"]))
+    return found
 
 
 def import_record(entry: Entry[Importer], data: bytes, context: RecordContext) -> Trajectory | ApiCall | LoggedChunk:
@@ -91,6 +101,8 @@ def import_record(entry: Entry[Importer], data: bytes, context: RecordContext) -
     record = data if schema is bytes else decode_line(data, _decoder(schema))
     try:
         return entry.value(record, context)
+    except KeyError as error:
+        raise DataError(f"field {error.args[0]}: missing") from error
     except InvalidValueError as error:  # the parts of its trajectory contradict each other
         raise error if isinstance(error, DataError) else DataError(str(error)) from error
 

@@ -70,8 +70,6 @@ class Joiner:
             max_bytes: Memory of open conversations beyond which the longest waiting ones are closed.
         """
         self.max_bytes = max_bytes
-        self.n_joined = 0
-        """API calls that continue an earlier one."""
         self.n_unjoined = 0
         """API calls whose history holds an assistant's turn that the log does not."""
         self.n_branches = 0
@@ -125,7 +123,6 @@ class Joiner:
         node = _Node(api_call, new, parent, tree, key, 0 if parent is None else parent.depth + 1)
         if parent is not None:
             parent.n_children += 1
-            self.n_joined += 1
         tree.nodes.append(node)
         self._ends.setdefault(key, []).append(node)
         if api_call.facts.session is not None:
@@ -154,27 +151,23 @@ class Joiner:
         tree = self._trees.pop(key)
         self._n_bytes -= tree.n_bytes
         for node in tree.nodes:
-            self._forget(node)
+            self._ends[node.key].remove(node)
+            if not self._ends[node.key]:
+                del self._ends[node.key]
+            session = node.api_call.facts.session
+            if session is not None and self._last_of_session.get(session) is node:
+                del self._last_of_session[session]
         if tree.request is not None and self._begun.get(tree.request) is tree:
             del self._begun[tree.request]
         leaves = [node for node in tree.nodes if node.n_children == 0]
         main = max(reversed(leaves), key=lambda node: node.depth)
         told: set[_Node] = set()
         name = self._name(_path(main))
-        yield _dialogue(_path(main), told, name)
+        yield _conversation(_path(main), told, name)
         others = [leaf for leaf in leaves if leaf is not main]
         self.n_branches += len(others)
         for number, leaf in enumerate(others, start=1):
-            yield _dialogue(_path(leaf), told, f"{name}/branch-{number}" if name is not None else None)
-
-    def _forget(self, node: _Node) -> None:
-        ends = self._ends[node.key]
-        ends.remove(node)
-        if not ends:
-            del self._ends[node.key]
-        session = node.api_call.facts.session
-        if session is not None and self._last_of_session.get(session) is node:
-            del self._last_of_session[session]
+            yield _conversation(_path(leaf), told, f"{name}/branch-{number}" if name is not None else None)
 
     def _name(self, path: Sequence[_Node]) -> str | None:
         """The session's id, numbered from its second conversation on; else the id of the first API call."""
@@ -193,7 +186,7 @@ def _path(leaf: _Node) -> list[_Node]:
     return path[::-1]
 
 
-def _dialogue(path: Sequence[_Node], told: set[_Node], name: str | None) -> Conversation:
+def _conversation(path: Sequence[_Node], told: set[_Node], name: str | None) -> Conversation:
     """The messages along a path; what an earlier conversation told is context."""
     said: list[LoggedMessage] = []
     own = [node for node in path if node not in told]

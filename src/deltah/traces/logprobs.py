@@ -25,7 +25,6 @@ is not measured (NaN).
 from __future__ import annotations
 
 import codecs
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -40,27 +39,23 @@ from deltah.traces.openai_schema import LogprobsBlock, TokenLogprob
 STAND_IN = -9999.0
 """At or below it a log-probability stands for "impossible" or "not among those reported"."""
 
-_ID_TEXT = re.compile(r"token_id:(\d+)")
-"""A token's text where vLLM was asked to print its id."""
-_STAND_IN_TEXTS = ("bytes:", "token_id:")
-"""Beginnings of a token's text that is not what was sampled."""
+_ID_TEXT = "token_id:"
+_STAND_IN_TEXTS = ("bytes:", _ID_TEXT)
+"""Beginnings of a token's text that is not what was sampled; vLLM prints ids where it is asked to."""
 
 _MASS_TOLERANCE = 1e-3
 """How far the probabilities of a whole vocabulary may sum from 1, and any list's beyond 1."""
 _DECIMALS, _DIGITS = range(1, 6), range(3, 7)
 """Decimals and significant digits of a cut print-out: more of them err less than float32 does."""
-_COARSEST_NATS = 0.05
-"""Error of one decimal: nobody prints fewer."""
 _HALF_PRECISION_BITS = (8, 11)
 """Significant bits of bfloat16 and float16."""
-_COARSEST_HALF_NATS = 2.0**-4
-"""Error of bfloat16 between 16 and 32 nats; what is less likely matters to no interval."""
-_MATTERS_NATS = 100.0
-"""Beyond it a probability is 0 for every purpose here, and a value may be a stand-in."""
-_NO_NATS = 1e-99
-"""Nothing that computes in float32 prints less, but 0."""
-_FLOAT32_ROUNDING = 6e-8
-_FLOAT64_ROUNDING = 1e-9
+_COARSEST_NATS, _COARSEST_HALF_NATS = 0.05, 2.0**-4
+"""Error of one decimal (nobody prints fewer), and of bfloat16 between 16 and 32 nats (what is less likely matters to no
+interval)."""
+_NO_NATS, _MATTERS_NATS = 1e-99, 100.0
+"""Nothing that computes in float32 prints less than the first, but 0; beyond the second a probability is 0 for every
+purpose here, and a value may be a stand-in."""
+_FLOAT32_ROUNDING, _FLOAT64_ROUNDING = 6e-8, 1e-9
 _ROWS_LOOKED_AT, _VALUES_LOOKED_AT = 4, 500
 """Tokens that usually suffice to tell a full print-out, and values that suffice to tell how many digits were cut."""
 
@@ -96,8 +91,8 @@ NO_TOKENS = PackedTokens([], np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.int6
 """Of a message whose tokens the log does not have."""
 
 
-def pack(block: LogprobsBlock | list[TokenLogprob] | None) -> PackedTokens:
-    """Pack a choice's logprobs.
+def pack(block: LogprobsBlock | list[TokenLogprob] | None, token_ids: object = None) -> PackedTokens:
+    """Pack a choice's logprobs, and know the greatest of the token ids that it may list beside them.
 
     Raises:
         DataError: if a log-probability is positive, or a byte is none.
@@ -116,8 +111,16 @@ def pack(block: LogprobsBlock | list[TokenLogprob] | None) -> PackedTokens:
         top=np.array([alternative.logprob for listed in lists for alternative in listed], dtype=np.float64),
         n_top=np.array([len(listed) for listed in lists], dtype=np.int64),
         has_bytes=np.array([token.bytes is not None for token in tokens]),
-        greatest_id=max((int(text[1]) for token in tokens if (text := _ID_TEXT.fullmatch(token.token))), default=-1),
+        greatest_id=_greatest_id(tokens, token_ids),
     )
+
+
+def _greatest_id(tokens: Sequence[TokenLogprob], listed: object) -> int:
+    ids = [*(token.id for token in tokens), *(listed if isinstance(listed, list) else ())]
+    if tokens[0].token.startswith(_ID_TEXT):
+        texts = [token.token.removeprefix(_ID_TEXT) for token in tokens]
+        ids += [int(text) for text in texts if text.isdecimal()]
+    return max((i for i in ids if type(i) is int), default=-1)
 
 
 def pack_lists(

@@ -22,6 +22,8 @@ class TokenLogprob(msgspec.Struct, gc=False):
     """One sampled token."""
 
     token: str = ""
+    id: Any = None
+    """llama.cpp's: its id in the vocabulary."""
     logprob: float | None = None
     bytes: list[int] | None = None
     top_logprobs: list[TopLogprob] | None = None
@@ -91,6 +93,8 @@ class Choice(msgspec.Struct):
     message: Message | None = None
     delta: Delta | None = None
     logprobs: LogprobsBlock | list[TokenLogprob] | None = None
+    token_ids: Any = None
+    """vLLM's: ids of the sampled tokens, where they were asked for."""
     finish_reason: str | None = None
 
 

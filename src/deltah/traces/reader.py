@@ -14,6 +14,7 @@ from functools import partial
 from itertools import chain
 from typing import Final, TypeVar
 
+from deltah.core.registry import own_modules
 from deltah.core.types import Trajectory
 from deltah.errors import DataError
 from deltah.parallel import available_cores, map_ordered
@@ -136,13 +137,17 @@ class TraceReader(Iterable[Trajectory]):
 
             results = map(partial(_read_alone, here, self.options), enumerate(single))
         else:
-            results = map_ordered(partial(_read_alone, function, self.options), enumerate(single), workers=n_workers)
+            read_one = partial(_read_alone, function, self.options)
+            results = map_ordered(read_one, enumerate(single), workers=n_workers, modules=own_modules())
         for source, found in zip(single, results, strict=True):
             if found is None:
                 together.add(source)
                 continue
             result, counts = found
-            self._add(counts)
+            self.counts.add(counts)
+            if self._on_error is not None:
+                for problem in counts.problems:
+                    self._on_error(problem)
             if watch is not None:
                 watch(self.n_read)
             yield result
@@ -163,12 +168,6 @@ class TraceReader(Iterable[Trajectory]):
             raise DataError(f"{name} was already read; keep its trajectories, or save them to a file first")
         self._started = True
         self.counts = ReadCounts()
-
-    def _add(self, counts: ReadCounts) -> None:
-        self.counts.add(counts)
-        if self._on_error is not None:
-            for problem in counts.problems:
-                self._on_error(problem)
 
     def _told(self, watch: Callable[[int], object] | None, trajectories: Iterable[Trajectory]) -> Iterator[Trajectory]:
         """Trajectories of this process, each told to whoever watches."""

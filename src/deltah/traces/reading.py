@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-import msgspec
-
 from deltah.core.registry import Entry
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError, DeltahError, InvalidValueError
 from deltah.traces.chunks import ChunkBuffer, LoggedChunk
 from deltah.traces.conversation import ApiCall, Conversation, to_trajectory
-from deltah.traces.decode import NOT_JSON, decode_line
+from deltah.traces.fields import NOT_JSON
 from deltah.traces.files import (
     PARQUET_MAGIC,
     Line,
@@ -29,14 +27,13 @@ from deltah.traces.files import (
     text_records,
 )
 from deltah.traces.importers.openai_chat import read_call
-from deltah.traces.importing import IMPORTERS, Importer, RecordContext, default_id, detect, import_record
+from deltah.traces.importing import IMPORTERS, Importer, RecordContext, default_id, detect, import_record, recognise
 from deltah.traces.joining import Joiner
 from deltah.traces.parquet import holds_traces, read_parquet
 from deltah.traces.sources import Source, base_name, reads_once
 
 MAX_KEPT_PROBLEMS = 1000
 """Problems kept in full; all are counted."""
-_ANY_OBJECT = msgspec.json.Decoder(dict[str, object])
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,23 +251,12 @@ def _is_foreign(line: Line, path: str) -> bool:
 
     What is no JSON in a file that should hold it is a damaged record, behind which others may stand.
     """
-    is_text = base_name(path).lower().endswith((".log", ".txt"))
-    if line.damage is not None or not (is_text or _is_object(line.data)):
+    if line.damage is not None:
         return False
     try:
-        detect(line.data.removeprefix(b"data:"))
+        return recognise(line.data.removeprefix(b"data:")) is None
     except DataError:
-        return True
-    return False
-
-
-def _is_object(data: bytes) -> bool:
-    """Whether a record is a JSON object."""
-    try:
-        decode_line(data, _ANY_OBJECT)
-    except DataError:
-        return False
-    return True
+        return base_name(path).lower().endswith((".log", ".txt"))
 
 
 def _with_hint(line: Line, reason: str) -> str:

@@ -33,7 +33,7 @@ from deltah.core.types import (
     Trajectory,
 )
 from deltah.errors import DataError, InvalidValueError
-from deltah.traces.decode import decode_line, replace_surrogates
+from deltah.traces.fields import decode_line, replace_surrogates
 from deltah.traces.importing import IMPORTERS, RecordContext
 
 SCHEMA_VERSION = 1

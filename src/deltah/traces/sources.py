@@ -94,28 +94,23 @@ def _sources(path: str) -> list[Source]:
                 f"no file matches {path}; check the pattern, and quote it so that the shell leaves it alone"
             )
         return [Source(match, False) for match in matches]
-    _check_readable(path)
+    try:
+        if not reads_once(path):
+            open(path, "rb").close()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}; expected a file of traces or logs") from error
     return [Source(path, True)]
 
 
 def _files_in(folder: Path) -> Iterator[Path]:
     runs = {manifest.parent for manifest in folder.rglob("run.json")}
     for file in sorted(folder.rglob("*")):
-        if file.is_file() and not file.name.startswith(".") and file.name not in _NOT_TRACES and _fits(file.name):
-            run = next((parent for parent in file.parents if parent in runs), None)
-            if run is None or file.relative_to(run).parts[0] in ("traces", "eval"):
-                yield file
-
-
-def _fits(name: str) -> bool:
-    return base_name(name).lower().endswith(_SUFFIXES)
-
-
-def uncompressed(path: str) -> str:
-    """A path without the endings of compression."""
-    while path.lower().endswith(_COMPRESSED):
-        path = os.path.splitext(path)[0]
-    return path
+        if not file.is_file() or file.name.startswith(".") or file.name in _NOT_TRACES:
+            continue
+        run = next((parent for parent in file.parents if parent in runs), None)
+        inside = run is None or file.relative_to(run).parts[0] in ("traces", "eval")
+        if inside and base_name(file.name).lower().endswith(_SUFFIXES):
+            yield file
 
 
 def base_name(path: str) -> str:
@@ -135,16 +130,7 @@ def _by_age(file: Path) -> tuple[int, int, str, str]:
 
 def _base_and_turn(name: str) -> tuple[str, str]:
     """A file's name before it was compressed and rotated, and the number or date that the rotation gave it."""
-    name = uncompressed(name)
+    while name.lower().endswith(_COMPRESSED):
+        name = os.path.splitext(name)[0]
     rotated = _ROTATED.fullmatch(name)
     return (rotated[1], rotated[2]) if rotated is not None else (name, "")
-
-
-def _check_readable(path: str) -> None:
-    if reads_once(path):
-        return
-    try:
-        with open(path, "rb"):
-            pass
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}; expected a file of traces or logs") from error

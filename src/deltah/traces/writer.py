@@ -9,8 +9,7 @@ import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
 from deltah.compression import compressed
 from deltah.core.types import Trajectory
@@ -81,9 +80,11 @@ class TraceWriter:
             raise InvalidValueError(f"cannot append to {self.path}: write plain .jsonl, or use write_traces at the end")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: IO[bytes] = self.path.open("ab")
-            if _ends_mid_line(self.path):
-                self._file.write(b"\n")
+            self._file = self.path.open("a+b")
+            if self._file.seek(0, os.SEEK_END):
+                self._file.seek(-1, os.SEEK_END)
+                if self._file.read(1) != b"\n":
+                    self._file.write(b"\n")
         except OSError as error:
             raise DataError(f"cannot append to {self.path}: {error.strerror or error}") from error
 
@@ -108,16 +109,6 @@ class TraceWriter:
         """Return the writer itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Close the file."""
         self.close()
-
-
-def _ends_mid_line(path: Path) -> bool:
-    with path.open("rb") as file:
-        if file.seek(0, os.SEEK_END) == 0:
-            return False
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) != b"\n"

@@ -29,9 +29,9 @@ from deltah.core.advantages import BatchCredit, batch_credit
 from deltah.core.align import pad
 from deltah.core.metrics import DROPPED, CollapseMonitor, batch_metrics
 from deltah.core.pooling import normalise
-from deltah.core.rewards import RewardConfig
+from deltah.core.rewards import RewardConfig, reward_config
 from deltah.core.signal_types import Signal
-from deltah.core.signals import SignalConfig, score
+from deltah.core.signals import SignalConfig, score, signal_config
 from deltah.core.types import FloatArray, Trajectory
 from deltah.engines.rollout_row import RolloutRow, decode_tokens, last_text, scalar_facts, trajectory_from_row
 from deltah.engines.trl import trl_compat
@@ -71,15 +71,15 @@ class DeltaHTrainer(GRPOTrainer):
     def __init__(
         self,
         *args: Any,
-        reward: RewardConfig | None = None,
-        signal: SignalConfig | None = None,
+        reward: RewardConfig | str | None = None,
+        signal: SignalConfig | str | None = None,
         on_trajectories: Callable[[list[Trajectory], list[Signal], int, str], None] | None = None,
         **kwargs: Any,
     ) -> None:
         trl_compat.check_trainer_class(GRPOTrainer)
         super().__init__(*args, **kwargs)
-        self.reward = reward or RewardConfig()
-        self.signal = signal or SignalConfig()
+        self.reward = reward_config(reward)
+        self.signal = signal_config(signal)
         self._on_trajectories = on_trajectories
         self._monitor = CollapseMonitor()
         self._rollout: _Rollout | None = None

@@ -108,7 +108,7 @@ def read_call(log: ChatLine, where: Position) -> ApiCall:
     if choice.message is None:
         raise DataError("field response.choices[0].message: missing; expected a whole response or its chunks")
     block = choice.message.logprobs if choice.logprobs is None else choice.logprobs
-    reply = LoggedMessage(_without_logprobs(choice.message), pack(block))
+    reply = LoggedMessage(_without_logprobs(choice.message), pack(block, choice.token_ids))
     request = _request(log)
     history = request.messages if request is not None else log.messages or []
     facts = replace(_facts(log, response, choice), n_without_logprobs=_unlisted(response, choice, len(reply.tokens)))

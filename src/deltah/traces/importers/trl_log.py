@@ -37,8 +37,15 @@ from deltah.traces.chattext import (
     text_trajectory,
 )
 from deltah.traces.conversation import Facts
-from deltah.traces.decode import convert
-from deltah.traces.fields import ANSWER_FIELDS, OUTCOME_FIELDS, golden_answers, outcome_of, prompt_group, scalars
+from deltah.traces.fields import (
+    ANSWER_FIELDS,
+    OUTCOME_FIELDS,
+    convert,
+    golden_answers,
+    outcome_of,
+    prompt_group,
+    scalars,
+)
 from deltah.traces.importing import IMPORTERS, RecordContext
 from deltah.traces.openai_schema import Message
 from deltah.traces.turns import message_text

@@ -27,8 +27,7 @@ import msgspec
 from deltah.core.types import Trajectory
 from deltah.traces.chattext import completion_messages, prompt_messages, text_trajectory
 from deltah.traces.conversation import Facts
-from deltah.traces.decode import convert
-from deltah.traces.fields import golden_answers, outcome_of, prompt_group, scalars, unfit_outcome
+from deltah.traces.fields import convert, golden_answers, outcome_of, prompt_group, scalars, unfit_outcome
 from deltah.traces.importing import IMPORTERS, RecordContext
 
 

@@ -11,7 +11,7 @@ import pytest
 from builders import make_trajectory
 
 pytest.importorskip("trl")
-from engines.session_fixtures import make_config, same, stop_at, stopped, weights
+from engines.training_fixtures import make_config, same, stop_at, stopped, weights
 from safetensors.torch import load_file
 
 from deltah import read_traces, score
@@ -19,7 +19,7 @@ from deltah.calls.grading import grader_of
 from deltah.core import metrics
 from deltah.core.metrics import batch_metrics
 from deltah.engines.config import EvalConfig, EvaluateConfig, RolloutConfig, TrainConfig
-from deltah.engines.trl import session
+from deltah.engines.trl import training
 from deltah.engines.trl.rollout import evaluate, rollout
 from deltah.engines.trl.training import train
 from deltah.errors import ConfigError
@@ -48,7 +48,7 @@ def test_further_passes_over_a_batch_are_logged_traced_and_resumed(files: Path, 
 def test_traces_are_of_the_first_batch_at_or_after_each_multiple(
     tmp_path: Path, every: int, stride: int, written: list[int]
 ) -> None:
-    write = session._trace_writer(RunDirectory(tmp_path), every, stride)
+    write = training._trace_writer(RunDirectory(tmp_path), every, stride)
     for step in range(1, 10, stride):
         write([make_trajectory([[1.0]])], [], step, "train")
         write([make_trajectory([[1.0]])], [], 99, "eval")

@@ -17,7 +17,7 @@ import pytest
 
 pytest.importorskip("trl")
 import torch
-from engines.session_fixtures import make_config, same, stop_at, stopped, weights
+from engines.training_fixtures import make_config, same, stop_at, stopped, weights
 from engines.trl_fixtures import tiny_model
 from transformers import T5Config, T5ForConditionalGeneration
 
