@@ -110,6 +110,23 @@ def test_rows_can_be_added_after_a_query_and_relations_outlive_the_table() -> No
     assert [row["key"] for row in rows(relation)] == [0, 0, 1]
 
 
+def test_a_query_that_is_still_read_hinders_no_other() -> None:
+    pytest.importorskip("pyarrow")
+    table = CallTable.of([MEASURED])
+    open_result = table.calls.to_arrow_reader()
+    table.add(unmeasured(), None)
+    assert (len(table), open_result.read_all().num_rows) == (3, 2)
+
+
+@pytest.mark.parametrize("package", ["pandas", "pyarrow"])
+def test_calls_as_a_data_frame(package: str) -> None:
+    pytest.importorskip(package)
+    table = CallTable.of([MEASURED])
+    found = table.df() if package == "pandas" else table.arrow()
+    assert found.shape == (2, len(TABLES["calls"]))
+    assert len(table) == 2
+
+
 def trajectories(start: int, n: int) -> list[Trajectory]:
     rng = np.random.default_rng(start)
     return [

@@ -265,7 +265,7 @@ def test_of_many_unreadable_records_the_first_are_listed_and_the_rest_counted(tr
 
 def test_tokens_that_the_log_does_not_list_are_noted(tmp_path: Path) -> None:
     [log] = (Path(__file__).parents[1] / "traces" / "data").glob("llama-server-emoji.jsonl*")
-    said = "No logprobs of 27 sampled tokens of 1 trajectory, by the server's own count"
+    said = "No logprobs for 27 sampled tokens of 1 trajectory, by the server's own count"
     result = CliRunner().invoke(app, ["score", str(log), "--vocab-size", "1394"])
     assert result.exit_code == 0, result.output
     assert said in " ".join(result.output.split())

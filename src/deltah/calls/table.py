@@ -253,7 +253,8 @@ class CallTable:
             **parameters: Values of `$name` in the query.
         """
         self._flush()
-        return self.connection.sql(query, params=parameters or None)
+        # Each with a cursor of its own: one that was not read to its end does not stand in the way of the next.
+        return self.connection.cursor().sql(query, params=parameters or None)
 
     def df(self) -> Any:
         """The calls as a pandas data frame; needs pandas."""
@@ -264,8 +265,8 @@ class CallTable:
         return self.calls.pl()
 
     def arrow(self) -> Any:
-        """The calls as Arrow; needs pyarrow."""
-        return self.calls.arrow()
+        """The calls as an Arrow table; needs pyarrow."""
+        return self.calls.to_arrow_table()
 
     def __len__(self) -> int:
         """Number of calls."""

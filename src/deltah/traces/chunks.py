@@ -33,7 +33,6 @@ from deltah.traces.openai_schema import (
 
 _CHUNK = msgspec.json.Decoder(Response)
 _DONE = "[DONE]"
-_KIND: Final = "chat.completion.chunk"
 _KEPT_ENDS: Final = 4096
 
 
@@ -81,23 +80,6 @@ class LoggedChunk(NamedTuple):
     chunk: Response
     envelope: ChatLine
     """What the line says beside it."""
-
-
-def logged_chunk(log: ChatLine) -> LoggedChunk | None:
-    """The chunk of a line, bare or in the envelope of its API call; None if the line holds none, or a whole stream."""
-    given = log.response
-    if given is None and log.chunks is None and (log.object == _KIND or _is_streamed(log.choices)):
-        identifier = None if log.id is None else str(log.id)
-        bare = Response(id=identifier, choices=log.choices, model=log.model, error=log.error, usage=log.usage)
-        nothing = dict.fromkeys(("id", "object", "choices", "model", "error", "usage"))
-        return LoggedChunk(bare, msgspec.structs.replace(log, **nothing))
-    if not isinstance(given, Response) or log.chunks is not None:
-        return None
-    body = given if given.body is None else given.body
-    is_whole = any(choice.message is not None for choice in body.choices or [])
-    if _is_streamed(body.choices) or (body.object == _KIND and not is_whole):
-        return LoggedChunk(body, msgspec.structs.replace(log, response=None))
-    return None
 
 
 @dataclass(slots=True)
@@ -162,10 +144,6 @@ class ChunkBuffer:
     def finish(self) -> Iterable[Stream]:
         """Streams that never came to their last chunk."""
         return self._open.values()
-
-
-def _is_streamed(choices: Sequence[Choice] | None) -> bool:
-    return any(choice.delta is not None for choice in choices or [])
 
 
 def _tokens(choice: Choice) -> list[TokenLogprob]:

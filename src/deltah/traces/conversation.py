@@ -2,26 +2,32 @@
 
 Importers of chat-shaped logs give messages with their packed tokens, and facts. A record may hold a `Conversation`, or
 one `ApiCall` of it, whose request repeats the history and whose reply is new; `deltah.traces.joining` puts the calls
-together.
+together. Sampled tokens exist only inside assistant messages; everything else becomes a segment without tokens
+(start == stop) that carries its text.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 
-from deltah.core.types import Estimator, Scalar, SpanQuality, StopReason, Trajectory
+from deltah.core.results import status_of
+from deltah.core.types import Estimator, Scalar, Segment, SegmentKind, SpanQuality, StopReason, ToolCall, Trajectory
 from deltah.errors import ConfigError, DataError, DeltahError, InvalidValueError, VocabularySizeError
+from deltah.traces.dialects import written_calls
 from deltah.traces.files import Position
 from deltah.traces.logprobs import NO_TOKENS, PackedTokens, concatenate, measure
-from deltah.traces.openai_schema import Message
-from deltah.traces.turns import SegmentBuilder, message_text
+from deltah.traces.openai_schema import FunctionCall, Message
+from deltah.traces.spans import split_message
 from deltah.traces.vocabularies import vocab_size_of
 
+_RESULT_ROLES = ("tool", "function", "ipython")
 TOKENS_WITHOUT_LOGPROBS: Final = "tokens_without_logprobs"
 """Metadata key: drawn tokens of a trajectory that its logprobs do not list."""
 
@@ -144,47 +150,6 @@ def to_trajectory(conversation: Conversation, *, default_id: str, vocab_size: in
         raise DataError(str(error)) from error
 
 
-def merge_facts(parts: Sequence[Facts], name: str | None) -> Facts:
-    """Facts of a conversation from those of its API calls: the last word on grades, the first on all else.
-
-    Args:
-        parts: In order.
-        name: The conversation's id.
-    """
-
-    def first(key: str) -> Any:
-        return next((value for part in parts if (value := getattr(part, key)) is not None), None)
-
-    def last(key: str) -> Any:
-        return next((value for part in reversed(parts) if (value := getattr(part, key)) is not None), None)
-
-    metadata = {key: value for part in parts for key, value in part.metadata.items()}
-    temperatures = {part.sampling_temperature for part in parts}
-    modes = {part.logprobs_mode for part in parts}
-    # Entropies of different temperatures must not pass for one measurement.
-    mixed = len(temperatures) > 1 or len(modes) > 1
-    if mixed:
-        metadata = {k: v for k, v in metadata.items() if k not in ("sampling_temperature", "logprobs_mode")}
-        metadata["mixed_sampling"] = True
-    return Facts(
-        id=name,
-        group_id=first("group_id"),
-        session=first("session"),
-        vocab_size=first("vocab_size"),
-        model=first("model"),
-        sampling_temperature=None if mixed else first("sampling_temperature"),
-        top_logprobs=max((p.top_logprobs for p in parts if p.top_logprobs is not None), default=None),
-        logprobs_mode=None if mixed else first("logprobs_mode"),
-        question=first("question"),
-        prediction=last("prediction"),
-        golden_answers=next((p.golden_answers for p in reversed(parts) if p.golden_answers), ()),
-        outcome=last("outcome"),
-        finish_reason=parts[-1].finish_reason,
-        n_without_logprobs=sum(part.n_without_logprobs for part in parts),
-        metadata=metadata | ({"n_requests": len(parts)} if len(parts) > 1 else {}),
-    )
-
-
 def _wrong_size(error: VocabularySizeError, facts: Facts, given: int | None) -> DeltahError:
     """The error of a size that is too small by who stated it: the caller's is wrong for the whole log."""
     if facts.vocab_size:
@@ -216,3 +181,202 @@ def _stop_reason(built: SegmentBuilder, last: Message, finish_reason: str | None
     if built.has_open_calls:
         return StopReason.UNANSWERED_CALL
     return StopReason.ANSWERED if last.role == "assistant" else StopReason.UNKNOWN
+
+
+@dataclass(slots=True)
+class _PendingCall:
+    """A call while its result may still come."""
+
+    id: str
+    """Unique in the trajectory."""
+    server_id: str | None
+    name: str
+    arguments: str
+    turn: int
+    result: str | None = None
+    duration_s: float | None = None
+
+
+class SegmentBuilder:
+    """Segments and calls of one conversation, grown message by message."""
+
+    def __init__(self) -> None:
+        """Start with nothing said."""
+        self.segments: list[Segment] = []
+        self.token_texts: list[str] = []
+        self.n_turns = 0
+        self.exact = True
+        """False once a border between segments could not be kept."""
+        self._calls: list[_PendingCall] = []
+        self._taken: set[str] = set()
+        self._repeats: dict[str, int] = {}
+        """How often an id was wanted again."""
+        self._open: deque[_PendingCall] = deque()
+        """Calls in order; answered ones leave when they come to an end, here and below."""
+        self._open_by_id: dict[str | None, deque[_PendingCall]] = {}
+
+    @property
+    def has_open_calls(self) -> bool:
+        """Whether a call has no result yet."""
+        return _oldest_open(self._open) is not None
+
+    def add(self, message: Message, tokens: Sequence[str]) -> None:
+        """Append a message.
+
+        Args:
+            message: Any role; "tool", "function" and "ipython" are results, "assistant" is the policy.
+            tokens: Text of each sampled token of an assistant message; empty where the log has none.
+        """
+        if message.role == "assistant":
+            self._add_turn(message, tokens)
+        elif message.role in _RESULT_ROLES:
+            self._add_result(message)
+        else:
+            self._add_text(SegmentKind.PROMPT, self.n_turns, message_text(message.content))
+
+    def add_context(self, message: Message) -> None:
+        """Append a message that another trajectory tells: text before this one's first turn, no call of its own."""
+        calls = [f"{call.name or ''}({_argument_text(call.arguments)})" for call in _calls(message, ())]
+        text = "\n".join(part for part in (message_text(message.content), *calls) if part)
+        self._add_text(SegmentKind.PROMPT, self.n_turns, text)
+
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """Calls with the results that came, in the order they were issued."""
+        return tuple(
+            ToolCall(
+                id=call.id,
+                name=call.name,
+                arguments=call.arguments,
+                turn=call.turn,
+                result=call.result,
+                status=status_of(call.result),
+                duration_s=call.duration_s,
+            )
+            for call in self._calls
+        )
+
+    def _add_turn(self, message: Message, tokens: Sequence[str]) -> None:
+        turn = self.n_turns
+        calls = _calls(message, tokens)
+        content, thought = message_text(message.content), _reasoning_text(message)
+        only_calls = bool(calls) and not content.strip() and not thought.strip()
+        spans = split_message(tokens, [call.name or "" for call in calls], only_calls=only_calls)
+        if not tokens or (thought and not _covers(tokens, thought)):
+            self._add_text(SegmentKind.REASONING, turn, thought)
+            self.exact &= not (tokens and thought)
+        if not tokens:
+            self._add_text(SegmentKind.REASONING, turn, content)
+        # A server that loses characters shows other tokens than it sampled.
+        self.exact &= spans.exact and not (tokens and not _covers(tokens, content))
+        offset = len(self.token_texts)
+        for kind, start, stop in spans.spans:
+            self.segments.append(Segment(kind=kind, start=offset + start, stop=offset + stop, turn=turn))
+        self.token_texts += tokens
+        if calls and not any(span.kind is SegmentKind.CALL for span in spans.spans):
+            # The logprobs stop at the content, or spell the call in a dialect we do not know.
+            self.exact &= not tokens or "".join(tokens).strip() == content.strip()
+            for call in calls:
+                self._add_text(SegmentKind.CALL, turn, f"{call.name or ''}({_argument_text(call.arguments)})")
+        self._register(message, calls, turn)
+        self.n_turns += 1
+
+    def _register(self, message: Message, calls: Sequence[FunctionCall], turn: int) -> None:
+        ids = [call.id for call in message.tool_calls or []]
+        for i, call in enumerate(calls):
+            server_id = ids[i] if i < len(ids) else None
+            pending = _PendingCall(
+                id=self._unique(server_id or f"call-{len(self._calls)}"),
+                server_id=server_id,
+                name=call.name or "",
+                arguments=_argument_text(call.arguments),
+                turn=turn,
+            )
+            self._calls.append(pending)
+            self._open.append(pending)
+            self._open_by_id.setdefault(server_id, deque()).append(pending)
+
+    def _unique(self, wanted: str) -> str:
+        """Servers that number calls within a turn repeat their ids; later ones get a suffix."""
+        candidate = wanted
+        while candidate in self._taken:
+            self._repeats[wanted] = n = self._repeats.get(wanted, 1) + 1
+            candidate = f"{wanted}#{n}"
+        self._taken.add(candidate)
+        return candidate
+
+    def _add_result(self, message: Message) -> None:
+        text = message_text(message.content)
+        call = self._answered_by(message.tool_call_id)
+        if call is not None:
+            call.result, call.duration_s = text, message.duration_s
+        self._add_text(SegmentKind.RESULT, max(self.n_turns - 1, 0) if call is None else call.turn, text)
+
+    def _answered_by(self, server_id: str | None) -> _PendingCall | None:
+        """Return the call a result belongs to: by id, the latest first; without a known id, the oldest open one."""
+        if server_id is None:
+            return _oldest_open(self._open)
+        latest = _latest_open(self._open_by_id.get(server_id))
+        return _oldest_open(self._open_by_id.get(None)) if latest is None else latest
+
+    def _add_text(self, kind: SegmentKind, turn: int, text: str) -> None:
+        if not text and kind in (SegmentKind.REASONING, SegmentKind.CALL):
+            return
+        at, floor = len(self.token_texts), self.segments[-1].turn if self.segments else 0
+        # A late result may follow a user message; turns never fall.
+        self.segments.append(Segment(kind=kind, start=at, stop=at, turn=max(turn, floor), text=text))
+
+
+def _oldest_open(calls: deque[_PendingCall] | None) -> _PendingCall | None:
+    """First call without a result; those before it are dropped, so that no search meets them again."""
+    while calls and calls[0].result is not None:
+        calls.popleft()
+    return calls[0] if calls else None
+
+
+def _latest_open(calls: deque[_PendingCall] | None) -> _PendingCall | None:
+    """Last call without a result; those after it are dropped."""
+    while calls and calls[-1].result is not None:
+        calls.pop()
+    return calls[-1] if calls else None
+
+
+def message_text(content: Any) -> str:
+    """Text of a message's content: a string, a list of typed parts (other media as `[type]`), or nothing."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    if isinstance(content, list):
+        return "".join(_part_text(part) for part in content)
+    return _json_text(content)
+
+
+def _calls(message: Message, tokens: Sequence[str]) -> list[FunctionCall]:
+    if message.tool_calls:
+        return [call.function or FunctionCall() for call in message.tool_calls]
+    if message.function_call is not None:
+        return [message.function_call]
+    return written_calls("".join(tokens) or message_text(message.content))
+
+
+def _reasoning_text(message: Message) -> str:
+    return message.reasoning_content or message_text(message.reasoning)
+
+
+def _covers(tokens: Sequence[str], text: str) -> bool:
+    return text.strip() in "".join(tokens)
+
+
+def _argument_text(arguments: Any) -> str:
+    return arguments if isinstance(arguments, str) else _json_text({} if arguments is None else arguments)
+
+
+def _json_text(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _part_text(part: Any) -> str:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict):
+        return _json_text(part)
+    text = part.get("text")
+    return text if isinstance(text, str) else f"[{part.get('type', 'part')}]"

@@ -20,13 +20,13 @@ import json
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import msgspec
 
-from deltah.traces.conversation import ApiCall, Conversation, LoggedMessage, merge_facts
+from deltah.traces.conversation import ApiCall, Conversation, Facts, LoggedMessage, message_text
 from deltah.traces.fields import DURATION_FROM, GAP
 from deltah.traces.openai_schema import FunctionCall, Message
-from deltah.traces.turns import message_text
 
 MAX_OPEN_BYTES = 256 * 2**20
 _MESSAGE_BYTES = 400
@@ -201,7 +201,7 @@ def _conversation(path: Sequence[_Node], told: set[_Node], name: str | None) -> 
         said += [replace(message, context=context) for message in timed]
         said.append(replace(node.api_call.reply, context=repeated))
     told.update(own)
-    facts = merge_facts([node.api_call.facts for node in own], name)
+    facts = _merged_facts([node.api_call.facts for node in own], name)
     if has_gaps:
         facts = replace(facts, metadata=facts.metadata | {DURATION_FROM: GAP})
     return Conversation(said, facts, own[0].api_call.where)
@@ -277,3 +277,44 @@ def _size(said: LoggedMessage) -> int:
     text = len(message_text(message.content)) + len(message.reasoning_content or "")
     calls = sum(len(str(call.function.arguments)) for call in message.tool_calls or [] if call.function is not None)
     return _MESSAGE_BYTES + said.tokens.nbytes + text + calls
+
+
+def _merged_facts(parts: Sequence[Facts], name: str | None) -> Facts:
+    """Facts of a conversation from those of its API calls: the last word on grades, the first on all else.
+
+    Args:
+        parts: In order.
+        name: The conversation's id.
+    """
+
+    def first(key: str) -> Any:
+        return next((value for part in parts if (value := getattr(part, key)) is not None), None)
+
+    def last(key: str) -> Any:
+        return next((value for part in reversed(parts) if (value := getattr(part, key)) is not None), None)
+
+    metadata = {key: value for part in parts for key, value in part.metadata.items()}
+    temperatures = {part.sampling_temperature for part in parts}
+    modes = {part.logprobs_mode for part in parts}
+    # Entropies of different temperatures must not pass for one measurement.
+    mixed = len(temperatures) > 1 or len(modes) > 1
+    if mixed:
+        metadata = {k: v for k, v in metadata.items() if k not in ("sampling_temperature", "logprobs_mode")}
+        metadata["mixed_sampling"] = True
+    return Facts(
+        id=name,
+        group_id=first("group_id"),
+        session=first("session"),
+        vocab_size=first("vocab_size"),
+        model=first("model"),
+        sampling_temperature=None if mixed else first("sampling_temperature"),
+        top_logprobs=max((p.top_logprobs for p in parts if p.top_logprobs is not None), default=None),
+        logprobs_mode=None if mixed else first("logprobs_mode"),
+        question=first("question"),
+        prediction=last("prediction"),
+        golden_answers=next((p.golden_answers for p in reversed(parts) if p.golden_answers), ()),
+        outcome=last("outcome"),
+        finish_reason=parts[-1].finish_reason,
+        n_without_logprobs=sum(part.n_without_logprobs for part in parts),
+        metadata=metadata | ({"n_requests": len(parts)} if len(parts) > 1 else {}),
+    )

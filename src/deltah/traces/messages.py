@@ -1,4 +1,4 @@
-r"""From segments and calls back to chat messages: the inverse of `deltah.traces.turns`.
+r"""From segments and calls back to chat messages: the inverse of `deltah.traces.conversation`.
 
 For a log of text messages the two are exact inverses, up to what a trajectory does not keep:
 

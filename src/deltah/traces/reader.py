@@ -112,7 +112,7 @@ class TraceReader(Iterable[Trajectory]):
         Args:
             function: Takes the number of a file, from 0, and its trajectories, and reads them all. With several
                 processes it is a function of a module, or a `functools.partial` of one, and its results are pickled.
-            workers: Processes, one file each; None: one a core, `MAX_WORKERS` at most, for logs of several files and
+            workers: Processes, one file each; None: one per core, `MAX_WORKERS` at most, for logs of several files and
                 more than `PARALLEL_BYTES`. A program that asks for several guards its main module (see
                 `multiprocessing`, "spawn").
             watch: Called with the number of trajectories read so far.

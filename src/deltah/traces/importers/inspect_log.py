@@ -37,13 +37,12 @@ import msgspec
 
 from deltah.core.types import CallStatus, Scalar, StopReason, ToolCall, Trajectory
 from deltah.errors import DataError
-from deltah.traces.conversation import Conversation, Facts, LoggedMessage, to_trajectory
+from deltah.traces.conversation import Conversation, Facts, LoggedMessage, message_text, to_trajectory
 from deltah.traces.fields import finite, golden_answers, outcome_of, scalars
 from deltah.traces.files import Position
 from deltah.traces.importing import IMPORTERS, RecordContext
 from deltah.traces.logprobs import NO_TOKENS, pack
 from deltah.traces.openai_schema import FunctionCall, LogprobsBlock, Message, MessageToolCall
-from deltah.traces.turns import message_text
 
 _ATTACHMENT = "attachment://"
 _GRADES = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}

@@ -31,14 +31,15 @@ the message's text is what the logprob tokens spell, or where the reasoning has 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from deltah.core.types import Scalar, Trajectory
 from deltah.errors import DataError
-from deltah.traces.chunks import LoggedChunk, assemble, logged_chunk, parse_event_stream
+from deltah.traces.chunks import LoggedChunk, assemble, parse_event_stream
 from deltah.traces.conversation import ApiCall, Conversation, Facts, LoggedMessage, to_trajectory
 from deltah.traces.fields import (
     SESSION_FIELDS,
@@ -54,6 +55,8 @@ from deltah.traces.importing import IMPORTERS, RecordContext
 from deltah.traces.logprobs import pack
 from deltah.traces.openai_schema import ChatLine, Choice, Message, Request, Response
 
+_CHUNK: Final = "chat.completion.chunk"
+
 
 @IMPORTERS.register(
     "openai",
@@ -68,7 +71,7 @@ def read(log: ChatLine, context: RecordContext) -> Trajectory | ApiCall | Logged
         DataError: if the line does not fit the format, its response is an error, or its numbers contradict each other.
         ConfigError: if the caller's vocabulary size is too small for what the line holds.
     """
-    if (chunk := logged_chunk(log)) is not None:
+    if (chunk := _logged_chunk(log)) is not None:
         return chunk
     if log.response is not None or log.chunks is not None or log.choices is not None:
         return read_call(log, context.where)
@@ -219,3 +222,24 @@ def _grade(log: ChatLine) -> float | bool | None:
 
 def _text(value: str | int | None) -> str | None:
     return None if value is None else str(value)
+
+
+def _logged_chunk(log: ChatLine) -> LoggedChunk | None:
+    """The chunk of a line, bare or in the envelope of its API call; None if the line holds none, or a whole stream."""
+    given = log.response
+    if given is None and log.chunks is None and (log.object == _CHUNK or _is_streamed(log.choices)):
+        identifier = None if log.id is None else str(log.id)
+        bare = Response(id=identifier, choices=log.choices, model=log.model, error=log.error, usage=log.usage)
+        nothing = dict.fromkeys(("id", "object", "choices", "model", "error", "usage"))
+        return LoggedChunk(bare, msgspec.structs.replace(log, **nothing))
+    if not isinstance(given, Response) or log.chunks is not None:
+        return None
+    body = given if given.body is None else given.body
+    is_whole = any(choice.message is not None for choice in body.choices or [])
+    if _is_streamed(body.choices) or (body.object == _CHUNK and not is_whole):
+        return LoggedChunk(body, msgspec.structs.replace(log, response=None))
+    return None
+
+
+def _is_streamed(choices: Sequence[Choice] | None) -> bool:
+    return any(choice.delta is not None for choice in choices or [])

@@ -36,7 +36,7 @@ from deltah.traces.chattext import (
     prompt_messages,
     text_trajectory,
 )
-from deltah.traces.conversation import Facts
+from deltah.traces.conversation import Facts, message_text
 from deltah.traces.fields import (
     ANSWER_FIELDS,
     OUTCOME_FIELDS,
@@ -48,7 +48,6 @@ from deltah.traces.fields import (
 )
 from deltah.traces.importing import IMPORTERS, RecordContext
 from deltah.traces.openai_schema import Message
-from deltah.traces.turns import message_text
 
 _WRITTEN_ALWAYS = frozenset({"step", "prompt", "completion", "advantage"})
 

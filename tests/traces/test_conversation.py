@@ -7,8 +7,8 @@ from growth import growth
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deltah.traces.conversation import SegmentBuilder
 from deltah.traces.openai_schema import FunctionCall, Message, MessageToolCall
-from deltah.traces.turns import SegmentBuilder
 
 
 def calling(*ids: str | None) -> Message:
