@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from deltah.calls.savings import Prices
 from deltah.cli.app import app
-from deltah.cli.prices import costs
+from deltah.cli.arguments import costs
 from deltah.errors import ConfigError
 from deltah.traces import write_traces
 

@@ -1,17 +1,25 @@
-"""Options that several commands have."""
+"""Options that several commands have, what they state, and the check of where a command writes."""
 
 from __future__ import annotations
 
+import math
+import os
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperCommand
 
-from deltah.calls.logs import LogOptions, log_signals
+from deltah.calls.logs import LogOptions, is_result, log_signals
+from deltah.calls.savings import Costs, Prices
 from deltah.core.rewards import REWARDS
 from deltah.core.signals import SIGNALS
+from deltah.errors import ConfigError, DataError
+from deltah.stats.summary import OTHER_TOOLS
+from deltah.text_format import count
 from deltah.tools.toolbox import TOOLS
 from deltah.traces.importing import IMPORTERS
 
@@ -94,6 +102,32 @@ Settings = Annotated[
 ]
 
 
+_TOKENS: Final = {
+    "input": "input_per_million",
+    "cached": "cached_input_per_million",
+    "output": "output_per_million",
+}
+_MAX_NAMED: Final = 5
+_MAX_CLOSE: Final = 2
+PRICES = "Prices"
+"""Title of a group of options in the help."""
+
+Price = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Price of a million tokens (input=2, cached=0.2, output=8) or of one call (search=0.005). Repeatable.",
+        rich_help_panel=PRICES,
+    ),
+]
+Currency = Annotated[str, typer.Option(help="Currency of the prices.", rich_help_panel=PRICES)]
+Latency = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Seconds of one call, where the log has no times: search=0.8. Repeatable.", rich_help_panel=PRICES
+    ),
+]
+
+
 def split_names(text: str | None) -> list[str] | None:
     """Names of a comma-separated option; None if it is not given."""
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
@@ -119,3 +153,102 @@ def log_options(
         signal=signal,
         margin=margin,
     )
+
+
+def costs(price: Iterable[str] | None, currency: str, latency: Iterable[str] | None) -> Costs:
+    """Costs that the options state.
+
+    Raises:
+        ConfigError: if one is no `name=number`, or its number is negative.
+    """
+    stated = _amounts("--price", price)
+    tokens = {field: stated.pop(name, None) for name, field in _TOKENS.items()}
+    prices = Prices(**tokens, per_call=stated, currency=currency)
+    return Costs(prices=prices, latency_s=_amounts("--latency", latency))
+
+
+def unknown_tools(costs: Costs, called: Iterable[str]) -> str | None:
+    """A note on prices and latencies of tools that are never called; None where there are none.
+
+    Args:
+        costs: What the options state.
+        called: Names of the tools in the log.
+    """
+    tools = sorted(set(called))
+    fees = costs.prices.per_call
+    unknown = [name for name in dict.fromkeys((*fees, *costs.latency_s)) if name not in tools]
+    # Of very many tools some share a group, and a name may be among them.
+    if not unknown or OTHER_TOOLS in tools:
+        return None
+    named = ", ".join(_with_closest(name, tools) for name in unknown[:_MAX_NAMED])
+    more = f" and {len(unknown) - _MAX_NAMED:,} more" if len(unknown) > _MAX_NAMED else ""
+    return f"--price or --latency names {count(len(unknown), 'tool')} that the log never calls: {named}{more}."
+
+
+def _with_closest(name: str, tools: Iterable[str]) -> str:
+    """A name with those it may have been meant for: tools of the log, or a price of tokens."""
+    close = get_close_matches(name, [*filter(str.strip, tools), *_TOKENS], n=_MAX_CLOSE)
+    return f"{name} (did you mean {' or '.join(close)}?)" if close else name
+
+
+def _amounts(option: str, given: Iterable[str] | None) -> dict[str, float]:
+    found = {}
+    for text in given or ():
+        name, _, number = text.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if not name or not (math.isfinite(value) and value >= 0):
+            raise ConfigError(f"{option} {text!r}: expected a name and a number, 0 or more, such as search=0.005")
+        found[name] = value
+    return found
+
+
+def check_outputs(
+    outputs: Iterable[Path | None],
+    inputs: Iterable[str | Path | None],
+    *,
+    beside: Iterable[Path] = (),
+    force: bool = False,
+) -> None:
+    """Refuse, before any work, outputs that are folders and, unless forced, those that would destroy a file of others.
+
+    Args:
+        outputs: Files that the user named; None is none.
+        inputs: Files that are read, the logs in a folder among them; None is none.
+        beside: Files that are written without having been named: they replace results of deltah only.
+        force: Overwrite all the same.
+
+    Raises:
+        ConfigError: naming the file and what to do.
+        DataError: if a folder cannot be written.
+    """
+    read = {os.path.realpath(path): path for path in inputs if path is not None}
+    unnamed = list(beside)
+    for out in (*outputs, *unnamed):
+        if out is None:
+            continue
+        if not out.name or out.is_dir():
+            raise ConfigError(f"--out {out} is a folder; expected the name of a file to write")
+        _check_writable(out)
+        if force or not out.exists():
+            continue
+        if (path := read.get(os.path.realpath(out))) is not None:
+            raise ConfigError(f"--out {out} would overwrite {path}, which is read; choose another name, or --force")
+        if out in unnamed and not is_result(out):
+            raise ConfigError(f"{out} would be overwritten and is no earlier result; choose another --out, or --force")
+
+
+def _check_writable(out: Path) -> None:
+    """Make the folder of an output and try it.
+
+    Raises:
+        DataError: if no file can be written there.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise DataError(f"cannot write {out}: {error.strerror or error}; choose another place") from error

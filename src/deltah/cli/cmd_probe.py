@@ -14,9 +14,9 @@ import msgspec
 import typer
 
 from deltah.calls.logs import LogOptions, ScoredLog
-from deltah.cli.arguments import Answers, Force, Logs, Strict, TraceFormat, VocabSize, log_options
-from deltah.cli.losses import check_outputs, logs_of, nothing_read, report_losses
+from deltah.cli.arguments import Answers, Force, Logs, Strict, TraceFormat, VocabSize, check_outputs, log_options
 from deltah.cli.progress import reading, reporting
+from deltah.cli.terminal import logs_of, nothing_read, report_losses
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError, InvalidValueError
 from deltah.runs.directory import nan_to_none, write_atomic

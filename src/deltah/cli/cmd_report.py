@@ -9,9 +9,24 @@ from typing import Annotated
 
 import typer
 
-from deltah.cli.arguments import Answers, Force, Join, Logs, Margin, Signal, Strict, TraceFormat, VocabSize, log_options
-from deltah.cli.losses import check_outputs
-from deltah.cli.prices import Currency, Latency, Price, costs, unknown_tools
+from deltah.cli.arguments import (
+    Answers,
+    Currency,
+    Force,
+    Join,
+    Latency,
+    Logs,
+    Margin,
+    Price,
+    Signal,
+    Strict,
+    TraceFormat,
+    VocabSize,
+    check_outputs,
+    costs,
+    log_options,
+    unknown_tools,
+)
 from deltah.cli.progress import reading
 from deltah.cli.terminal import inert
 from deltah.text_format import count

@@ -20,21 +20,25 @@ from deltah.calls.savings import Costs, SavingsReport, savings
 from deltah.calls.table import CallTable, check_suffix
 from deltah.cli.arguments import (
     Answers,
+    Currency,
     Force,
     Join,
+    Latency,
     Logs,
     Margin,
+    Price,
     Signal,
     Strict,
     TraceFormat,
     VocabSize,
     Workers,
+    check_outputs,
+    costs,
     log_options,
+    unknown_tools,
 )
-from deltah.cli.losses import check_outputs, logs_of, nothing_read, report_losses
-from deltah.cli.prices import Currency, Latency, Price, costs, unknown_tools
 from deltah.cli.progress import reading
-from deltah.cli.terminal import broken, escaped, inert, two_lines
+from deltah.cli.terminal import broken, escaped, inert, logs_of, nothing_read, report_losses, two_lines
 from deltah.core.registry import Entry
 from deltah.errors import ConfigError
 from deltah.runs.directory import nan_to_none
@@ -143,11 +147,9 @@ def _print_answer(table: CallTable, query: str, *, as_json: bool) -> None:
 
     try:
         answer = table.sql(query)
-        columns, rows = answer.columns, answer.fetchall()
+        columns, rows = ([], []) if answer is None else (answer.columns, answer.fetchall())
     except duckdb.Error as error:
-        raise ConfigError(
-            f"--sql: {error}\nThe tables are calls and trajectories; docs/table.md lists columns"
-        ) from error
+        raise ConfigError(f"--sql: {error}\nThe tables calls and trajectories are in docs/table.md") from error
     if as_json:
         found = [dict(zip(columns, row, strict=True)) for row in rows]
         typer.echo(json.dumps(nan_to_none(found), indent=1, default=str))

@@ -16,10 +16,9 @@ from rich.table import Table
 from deltah.calls.logs import ScoredLog
 from deltah.calls.notes import notes_on
 from deltah.calls.table import CallTable
-from deltah.cli.arguments import Force, Join, Logs, Strict, TraceFormat, VocabSize, log_options
-from deltah.cli.losses import check_outputs, logs_of, nothing_read, report_losses
+from deltah.cli.arguments import Force, Join, Logs, Strict, TraceFormat, VocabSize, check_outputs, log_options
 from deltah.cli.progress import reading, reporting
-from deltah.cli.terminal import escaped, inert, two_lines
+from deltah.cli.terminal import escaped, inert, logs_of, nothing_read, report_losses, two_lines
 from deltah.core.signals import SignalConfig
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError

@@ -1,21 +1,27 @@
-"""Summaries as a terminal table; the numbers and their text come from `deltah.stats.tables`."""
+"""What commands print: tables of summaries, text that is safe on a terminal, and what could not be read."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import typer
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from deltah.calls.grading import OUTCOME
+from deltah.calls.logs import ScoredLog
+from deltah.errors import DataError
 from deltah.stats.summary import Statistics
 from deltah.stats.tables import DEMO_COLUMNS, Cell, table
+from deltah.text_format import count
 
 _TITLE_WIDTH = 12
 """Longest line of a column title, in characters."""
+_MAX_PROBLEMS = 20
+"""How many unreadable records are listed."""
 
 
 def print_summaries(
@@ -67,3 +73,30 @@ def inert(text: str) -> str:
 def escaped(text: str) -> str:
     """Inert text with its brackets escaped from markup."""
     return escape(inert(text))
+
+
+def logs_of(log: ScoredLog) -> list[str]:
+    """Files that are read for logs."""
+    return [source.path for source in log.reader.sources]
+
+
+def report_losses(log: ScoredLog) -> None:
+    """List what was lost on standard error, and leave with code 1 if a record could not be read."""
+    for path in log.reader.skipped:
+        typer.echo(f"passed over: {path} (no known trace format)", err=True)
+    for problem in log.reader.problems[:_MAX_PROBLEMS]:
+        typer.echo(f"left out: {problem}", err=True)
+    more = log.reader.n_problems - min(len(log.reader.problems), _MAX_PROBLEMS)
+    if more:
+        typer.echo(f"left out: {more:,} more", err=True)
+    if log.reader.n_problems:
+        typer.echo(f"{count(log.reader.n_problems, 'record')} could not be read", err=True)
+        raise typer.Exit(1)
+
+
+def nothing_read(log: ScoredLog, paths: Sequence[str]) -> DataError:
+    """The error for logs without a single trajectory."""
+    first = f"; the first problem: {log.reader.problems[0]}" if log.reader.problems else ""
+    skipped = f"; passed over {log.reader.skipped[0]} (no known trace format)" if log.reader.skipped else ""
+    empty = "; it holds nothing to read" if len(paths) == 1 else "; they hold nothing to read"
+    return DataError(f"no trajectory could be read from {', '.join(paths)}{first or skipped or empty}")
