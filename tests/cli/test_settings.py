@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,13 @@ def test_options_of_rewards_and_signals_are_keys_of_their_tables() -> None:
     for setting, message in wrong.items():
         with pytest.raises(ConfigError, match=message):
             resolve(TrainConfig, options={"tasks": "a.jsonl"}, settings=[setting])
+
+
+def test_a_fitted_signal_is_read_from_a_file_and_back(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    baseline = "index_means = [-0.5, -0.25]\nlength_slope = 0.5\nmean_log_tokens = 2.0\n"
+    path.write_text(f'tasks = "a.jsonl"\n[signal]\nname = "position_corrected"\n[signal.baseline]\n{baseline}')
+    found = resolve(TrainConfig, path)
+    assert found.signal.baseline.index_means == (-0.5, -0.25)
+    (tmp_path / "run.json").write_text(json.dumps(found.to_dict()))
+    assert resolve(TrainConfig, tmp_path / "run.json") == found

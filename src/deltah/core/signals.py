@@ -256,14 +256,16 @@ def score(trajectory: Trajectory, config: SignalConfig | str | None = None, **op
     if answered is not None:
         undefined = np.bincount(trajectory.round_of_call, weights=answered, minlength=len(point)) == 0
         point, lower, upper = (np.where(undefined, np.nan, values) for values in (point, lower, upper))
+    margin = config.resolved_margin
+    bounds = zip(lower.tolist(), upper.tolist(), strict=True)
     return Signal(
         name=config.name,
         unit=entry.unit,
-        margin=config.resolved_margin,
+        margin=margin,
         value=point,
         lower=lower,
         upper=upper,
-        verdicts=_verdicts(lower, upper, config.resolved_margin),
+        verdicts=tuple(_verdict(low, high, margin) for low, high in bounds),
         segment_entropy=h.point,
         segment_lower=h.lower,
         segment_upper=h.upper,
@@ -303,10 +305,6 @@ def signal_config(given: object = None, **options: Any) -> SignalConfig:
         f"score was given {given!r:.60}; expected the name of a signal or a SignalConfig, for example "
         f"score(trajectory, 'ratio', margin=0.1); the signals are {', '.join(SIGNALS)}"
     )
-
-
-def _verdicts(lower: FloatArray, upper: FloatArray, margin: float) -> tuple[Verdict, ...]:
-    return tuple(_verdict(low, high, margin) for low, high in zip(lower.tolist(), upper.tolist(), strict=True))
 
 
 def _verdict(lower: float, upper: float, margin: float) -> Verdict:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -197,13 +197,10 @@ def make_search(index: SearchIndex, *, top_k: int = 2, max_chars: int = 2000) ->
         if not query.strip():
             return error_text("query is empty")
         found = index.search(query, top_k)
-        return success_text(_cut(_one_per_line(found), max_chars)) if found else NO_RESULTS
+        lines = (" ".join(document.contents.split()) for document in found)
+        return success_text(_cut("\n".join(lines), max_chars)) if found else NO_RESULTS
 
     return search
-
-
-def _one_per_line(documents: Sequence[Document]) -> str:
-    return "\n".join(" ".join(document.contents.split()) for document in documents)
 
 
 def _cut(text: str, limit: int) -> str:

@@ -176,7 +176,8 @@ def _call(tools: Mapping[str, Tool], name: str, arguments: str | Mapping[str, An
         given = _parse_arguments(arguments)
         inspect.signature(tool).bind(**given)
     except (ValueError, TypeError, RecursionError) as error:
-        return error_text(f"wrong arguments for {name}: {error}; expected {name}{_signature(tool)}")
+        takes = ", ".join(inspect.signature(tool).parameters)
+        return error_text(f"wrong arguments for {name}: {error}; expected {name}({takes})")
     try:
         return str(tool(**given))
     except DeltahError:
@@ -198,7 +199,3 @@ def _parse_arguments(arguments: str | Mapping[str, Any] | None) -> dict[str, Any
     if not isinstance(arguments, Mapping) or not all(isinstance(key, str) for key in arguments):
         raise ValueError("not a JSON object")
     return dict(arguments)
-
-
-def _signature(tool: Tool) -> str:
-    return "(" + ", ".join(inspect.signature(tool).parameters) + ")"
