@@ -376,3 +376,4 @@ def test_score_answers_a_query(traces: Path) -> None:
     wrong = CliRunner().invoke(app, ["score", str(traces), "--sql", "SELECT nothing FROM calls"])
     assert isinstance(wrong.exception, ConfigError)
     assert "calls and trajectories" in str(wrong.exception)
+    assert CliRunner().invoke(app, ["score", str(traces), "--sql", "CREATE TABLE mine (x INT)"]).exit_code == 0

@@ -147,11 +147,9 @@ def _print_answer(table: CallTable, query: str, *, as_json: bool) -> None:
 
     try:
         answer = table.sql(query)
-        columns, rows = answer.columns, answer.fetchall()
+        columns, rows = ([], []) if answer is None else (answer.columns, answer.fetchall())
     except duckdb.Error as error:
-        raise ConfigError(
-            f"--sql: {error}\nThe tables are calls and trajectories; docs/table.md lists columns"
-        ) from error
+        raise ConfigError(f"--sql: {error}\nThe tables calls and trajectories are in docs/table.md") from error
     if as_json:
         found = [dict(zip(columns, row, strict=True)) for row in rows]
         typer.echo(json.dumps(nan_to_none(found), indent=1, default=str))
