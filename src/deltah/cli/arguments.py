@@ -76,7 +76,7 @@ Join = Annotated[
     bool,
     typer.Option("--join/--no-join", help="Join the API calls of one conversation.", rich_help_panel=READING),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite files that are read, or are no earlier result.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite inputs, and files that deltah did not write.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first unreadable record.", rich_help_panel=READING)]
 Workers = Annotated[
     int | None, typer.Option(help="Worker processes (default: one per core).", min=1, rich_help_panel=READING)
