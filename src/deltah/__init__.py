@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from deltah.traces import read_traces, write_traces
     from deltah.traces.importing import IMPORTERS
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "DEFAULT_VOCAB_SIZE",

@@ -12,8 +12,10 @@ and the database reads in bulk; what does not fit into its memory (`MEMORY_LIMIT
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import uuid
+import weakref
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -144,7 +146,9 @@ class CallTable:
             listed = ", ".join(f'"{column.name}" {column.type}' for column in columns)
             self.connection.execute(f"CREATE TABLE {name} ({listed})")
         self._cluster = cluster
-        self._rows = tempfile.TemporaryDirectory(prefix="deltah-rows-")
+        self.folder = tempfile.mkdtemp(prefix="deltah-rows-")
+        """Where a `RowWriter` puts rows for this table."""
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self._waiting: list[RowFiles] = []
         self._writer: RowWriter | None = None
         self._next_key = 0
@@ -175,11 +179,6 @@ class CallTable:
         for i, trajectory in enumerate(listed):
             table.add(trajectory, score_measured(trajectory, config) if signals is None else signals[i])
         return table
-
-    @property
-    def folder(self) -> str:
-        """Where a `RowWriter` puts rows for this table."""
-        return self._rows.name
 
     def add(
         self,
