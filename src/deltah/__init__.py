@@ -11,8 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from deltah.calls.logs import read_calls
-    from deltah.calls.table import CallTable
+    from deltah.calls.table import CallTable, read_calls
     from deltah.core.advantages import BatchCredit, batch_credit, credit_rollouts, token_advantages
     from deltah.core.entropy import DEFAULT_VOCAB_SIZE, EntropyBounds, entropy_bounds, entropy_from_logits
     from deltah.core.metrics import batch_metrics
@@ -98,8 +97,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "deltah.calls.logs": ("read_calls",),
-    "deltah.calls.table": ("CallTable",),
+    "deltah.calls.table": ("CallTable", "read_calls"),
     "deltah.core.advantages": (
         "BatchCredit",
         "batch_credit",

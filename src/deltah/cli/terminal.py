@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from deltah.calls.grading import OUTCOME
-from deltah.calls.logs import ScoredLog
+from deltah.calls.table import ScoredLog
 from deltah.errors import DataError
 from deltah.stats.summary import Statistics
 from deltah.stats.tables import DEMO_COLUMNS, Cell, table
