@@ -40,7 +40,7 @@ from deltah.calls.call_forms import (
     tool_kind,
 )
 from deltah.calls.result_texts import AnswerKind, SeenText, answer_kind, flatten, passages, unused_results, user_text
-from deltah.core.signal_types import Signal, Verdict
+from deltah.core.signals import Signal, Verdict
 from deltah.core.types import ToolCall, Trajectory
 
 NEAR_SIMILARITY: Final = 0.8

@@ -25,7 +25,7 @@ from deltah.calls.logs import Scored, ScoredLog
 from deltah.calls.savings import Costs
 from deltah.calls.table import CallTable
 from deltah.calls.waste import Waste, WasteLevel, waste_levels, waste_of_calls
-from deltah.core.signal_types import Signal, Verdict
+from deltah.core.signals import Signal, Verdict
 from deltah.core.types import Trajectory
 from deltah.errors import InvalidValueError
 from deltah.report.viewer_record import change, record
@@ -116,7 +116,7 @@ class Collector:
 def _notable(t: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> dict[Reason, _Rank]:
     """Rank of a trajectory in each list it may enter; more is better."""
     levels = waste_levels(signal, waste)
-    not_reduced = 0 if signal is None else signal.count(Verdict.NOT_REDUCED)
+    not_reduced = 0 if signal is None else signal.call_verdicts.count(Verdict.NOT_REDUCED)
     wasted = (levels.count(WasteLevel.CERTIFIED), levels.count(WasteLevel.LIKELY), not_reduced)
     ranks: dict[Reason, _Rank] = {Reason.WASTEFUL: wasted} if any(wasted) else {}
     rise, correct = change(signal), is_correct(t)

@@ -17,8 +17,17 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from deltah.core.results import status_of
-from deltah.core.types import Estimator, Scalar, Segment, SegmentKind, SpanQuality, StopReason, ToolCall, Trajectory
+from deltah.core.types import (
+    CallStatus,
+    Estimator,
+    Scalar,
+    Segment,
+    SegmentKind,
+    SpanQuality,
+    StopReason,
+    ToolCall,
+    Trajectory,
+)
 from deltah.errors import ConfigError, DataError, DeltahError, InvalidValueError, VocabularySizeError
 from deltah.traces.dialects import written_calls
 from deltah.traces.files import Position
@@ -249,7 +258,7 @@ class SegmentBuilder:
                 arguments=call.arguments,
                 turn=call.turn,
                 result=call.result,
-                status=status_of(call.result),
+                status=CallStatus.of(call.result),
                 duration_s=call.duration_s,
             )
             for call in self._calls
