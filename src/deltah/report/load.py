@@ -22,7 +22,7 @@ from deltah.errors import DataError
 from deltah.report.data import START, ArmData, Evaluation, Evaluations, ReportData
 from deltah.runs.directory import RunDirectory
 from deltah.stats.study import StudyResult
-from deltah.traces.sources import STDIN
+from deltah.traces.files import STDIN
 
 START_PREFIX: Final = "start-"
 TRAINING: Final = "training"
