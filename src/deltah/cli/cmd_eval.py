@@ -44,7 +44,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     from deltah.calls.grading import outcome_title
     from deltah.engines.trl.processes import rank
     from deltah.engines.trl.rollout import evaluate
-    from deltah.report.load import load_arm
+    from deltah.report.data import load_arm
     from deltah.stats.summary import summarise
 
     if rank():  # torchrun started several processes: the first one does it
@@ -52,6 +52,6 @@ def command(  # noqa: PLR0913 - the options of a command line
     with reporting("evaluate") as report:
         run = evaluate(resolved, out, progress=report)
     evaluations = load_arm(run.path).evaluations
-    title = outcome_title(grader for evaluation in evaluations.values() for grader in evaluation.graders)
+    title = outcome_title(grader for evaluation in evaluations.values() for grader in evaluation.met("grader"))
     print_summaries({name: summarise(evaluation.table) for name, evaluation in evaluations.items()}, outcome=title)
     typer.echo(f"traces  {run.path / 'eval'}\nreport  deltah report {run.path}")

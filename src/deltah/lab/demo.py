@@ -44,9 +44,8 @@ from deltah.lab.recipe import (
     write_world,
 )
 from deltah.lab.subprocesses import start, stop
-from deltah.report.data import ReportData
-from deltah.report.load import load_arm
-from deltah.report.render import write_report
+from deltah.report.data import ReportData, load_arm
+from deltah.report.page import write_report
 from deltah.runs.directory import DONE, RunDirectory, open_run, package_versions, write_atomic
 from deltah.termination import stop_on_termination
 from deltah.traces import read_traces
