@@ -22,9 +22,9 @@ from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, InvalidValueError
 from deltah.runs.directory import signal_of
 from deltah.traces import TraceReader, read_traces
+from deltah.traces.files import STDIN
 from deltah.traces.parquet import OPTIONAL
 from deltah.traces.reader import Paths
-from deltah.traces.sources import STDIN
 
 _FILE_KEYS: Final = 2**32
 """Distance between the first keys of two files of a log."""

@@ -29,7 +29,7 @@ from deltah.core.types import (
 )
 from deltah.errors import DataError
 from deltah.tasks import OUTCOME_GRADER, Task, grade
-from deltah.traces.spans import split_message
+from deltah.traces.dialects import split_message
 
 Message = Mapping[str, Any]
 
