@@ -187,8 +187,8 @@ def test_grades_reach_every_process_and_their_matches_are_counted(folder: Path, 
     found = table.sql("SELECT count(*), avg(outcome) FROM trajectories WHERE matched").fetchall()
     assert found == [(60, 0.25)]
     grades.write_text(grades.read_text().replace("0.25", "0.75"))
-    again = read_calls(folder, answers=str(grades), workers=1).sql("SELECT avg(outcome) FROM trajectories WHERE matched")
-    assert again.fetchall() == [(0.75,)]
+    again = read_calls(folder, answers=str(grades), workers=1)
+    assert again.sql("SELECT avg(outcome) FROM trajectories WHERE matched").fetchall() == [(0.75,)]
 
 
 def test_without_looking_for_waste_there_is_none(folder: Path) -> None:

@@ -16,10 +16,10 @@ import numpy as np
 
 from deltah.calls.grading import cluster_key, grader_of, is_correct
 from deltah.calls.waste import Waste, waste_level
-from deltah.core.signal_types import Signal
+from deltah.core.signals import Signal
 from deltah.core.types import SegmentKind, Trajectory
 from deltah.errors import InvalidValueError
-from deltah.traces.fields import DURATION_FROM, GAP
+from deltah.traces.joining import DURATION_FROM, GAP
 
 CHARS_PER_TOKEN: Final = 4.0
 """Rule of thumb for English text, where the record has no tokens."""
@@ -64,7 +64,7 @@ _CALLS: Final = (
     Column("duration_s", "DOUBLE", "Time the tool took", "seconds"),
     Column("outcome", "DOUBLE", "Outcome of the trajectory, in [0, 1]; null: not graded"),
     Column("estimator", "VARCHAR", "exact, top_k or none: where the entropies come from"),
-    Column("temperature", "DOUBLE", "Temperature that the entropies speak of"),
+    Column("temperature", "DOUBLE", "Temperature of the distribution that the entropies describe"),
     Column("spans", "VARCHAR", "exact or approximate: borders of reasoning, calls and results"),
     Column("turn", "BIGINT", "Assistant message that issued the call, from 0"),
     Column("own_tokens", "DOUBLE", "Tokens that spell this call, see `tokens_estimated`", "tokens"),
@@ -105,7 +105,7 @@ _TRAJECTORIES: Final = (
     Column("entropies", "BIGINT", "Segments with an entropy H(r_k)", "segments"),
     Column("entropy_sum", "DOUBLE", "Sum of H(r_k) over them", "nats"),
     Column("estimator", "VARCHAR", "exact, top_k or none: where the entropies come from"),
-    Column("temperature", "DOUBLE", "Temperature that the entropies speak of"),
+    Column("temperature", "DOUBLE", "Temperature of the distribution that the entropies describe"),
     Column("spans", "VARCHAR", "exact or approximate: borders of reasoning, calls and results"),
     Column("stop_reason", "VARCHAR", "Why the trajectory ended"),
     Column("model", "VARCHAR", "Name of the model"),

@@ -27,15 +27,14 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 from deltah.calls.grading import Answers
 from deltah.calls.schema import TABLES, RowFiles, RowWriter
 from deltah.calls.waste import Waste, waste_of_calls
-from deltah.core.signal_types import Signal
-from deltah.core.signals import SIGNALS, SignalConfig, score
+from deltah.core.signals import SIGNALS, Signal, SignalConfig, score
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError, InvalidValueError
 from deltah.runs.directory import signal_of
 from deltah.traces import TraceReader, read_traces
+from deltah.traces.files import STDIN
 from deltah.traces.parquet import OPTIONAL
 from deltah.traces.reader import Paths
-from deltah.traces.sources import STDIN
 
 if TYPE_CHECKING:
     import duckdb
