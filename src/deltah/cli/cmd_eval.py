@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 
 from deltah.cli.arguments import ConfigFile, Corpus, Limit, Model, Seed, Settings, Tools, split_names
-from deltah.cli.progress import reporting
 from deltah.cli.settings import resolve
-from deltah.cli.terminal import print_summaries
+from deltah.cli.terminal import print_summaries, reporting
 
 
 def command(  # noqa: PLR0913 - the options of a command line

@@ -24,12 +24,11 @@ import numpy as np
 import typer
 
 from deltah.cli.arguments import ConfigFile, Corpus, Limit, Model, Seed, Settings, Tools, split_names
-from deltah.cli.progress import reporting
 from deltah.cli.settings import resolve
+from deltah.cli.terminal import reporting
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError
-from deltah.runs.claim import claim
-from deltah.runs.directory import RunDirectory, open_run
+from deltah.runs.directory import RunDirectory, claim, open_run
 from deltah.text_format import count, share
 
 if TYPE_CHECKING:
@@ -157,11 +156,7 @@ def _finish(run: RunDirectory, traces: Path, *, is_file: bool) -> None:
 
 
 def _kept(partial: Path, job: _Job) -> int:
-    """Number of trajectories that are already written.
-
-    Raises:
-        ConfigError: if they answer other questions: the task file has changed since.
-    """
+    """Number of trajectories that are already written."""
     if not partial.exists():
         return 0
     from deltah.traces import read_traces

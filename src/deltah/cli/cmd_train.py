@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from deltah.cli.arguments import ConfigFile, Corpus, Model, Seed, Settings, Tools, split_names
-from deltah.cli.progress import reporting_phases
 from deltah.cli.settings import resolve
+from deltah.cli.terminal import reporting_phases
 
 
 def command(  # noqa: PLR0913 - the options of a command line

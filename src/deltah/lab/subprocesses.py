@@ -24,14 +24,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def start(module: str, arguments: Sequence[str], *, log: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start `python -m module arguments` as a child that ends with this process.
-
-    Args:
-        module: What to run.
-        arguments: Its command line.
-        log: File for both of its output streams, replaced.
-        env: Its environment.
-    """
+    """Start `python -m module arguments` as a child that ends with this process."""
     guard = [sys.executable, "-m", "deltah.lab.subprocesses", str(os.getpid()), module]
     with log.open("wb") as output:
         return subprocess.Popen(

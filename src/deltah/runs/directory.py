@@ -14,19 +14,22 @@ Layout::
     .lock                        held by the process that works here (`claim`)
 
 A directory belongs to one configuration: opening it under another one is refused and the differing keys are named. It
-belongs to one process at a time: `deltah.runs.claim` refuses a second one. Files are written under a temporary name and
-renamed, so a run killed at any moment leaves no half-written file but the last line of `metrics.jsonl`, which readers
-skip.
+belongs to one process at a time (`claim`). Files are written under a temporary name and renamed, so a run killed at any
+moment leaves no half-written file but the last line of `metrics.jsonl`, which readers skip.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import math
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -48,11 +51,7 @@ PACKAGES = ("deltah", "numpy", "torch", "transformers", "trl", "accelerate", "da
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a text file under a temporary name and rename it into place.
-
-    Raises:
-        OSError: as the file system says (a full disk, a missing permission).
-    """
+    """Write a text file under a temporary name and rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -92,11 +91,7 @@ class RunDirectory:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """Content of run.json.
-
-        Raises:
-            DataError: if it is missing or unreadable.
-        """
+        """Content of run.json."""
         try:
             content = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -148,12 +143,7 @@ class RunDirectory:
             return {}
 
     def finish(self, result: Mapping[str, Any], total: int) -> None:
-        """Mark the run as finished: `result.json` says so, and the status is final.
-
-        Args:
-            result: What result.json holds.
-            total: Steps or trajectories that the run was to make, all done.
-        """
+        """Mark the run as finished: `result.json` says so, and the status is final."""
         self.set_status(DONE, total, total)
         write_atomic(self.path / "result.json", json.dumps(nan_to_none(dict(result))) + "\n")
 
@@ -286,12 +276,95 @@ def signal_of(path: str | os.PathLike[str]) -> SignalConfig:
 
 
 def run_signal(config: Mapping[str, Any]) -> SignalConfig:
-    """How a run of this configuration scored its calls; the method's defaults where it does not say.
-
-    Raises:
-        DataError: if the configuration names a signal or an option that does not exist.
-    """
+    """How a run of this configuration scored its calls; the method's defaults where it does not say."""
     try:
         return msgspec.convert(config.get("signal") or {}, SignalConfig)
     except msgspec.ValidationError as error:
         raise DataError(f"the run's signal configuration cannot be read: {error}") from error
+
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - Windows has no flock; runs there are not protected from one another
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def claim(path: Path) -> Iterator[None]:
+    """Lock a run directory for this process; the lock ends with the process.
+
+    If the block fails before it has written results, everything it made is removed, so that the corrected command can
+    use the same name.
+
+    Args:
+        path: The directory; created with its parents.
+
+    Raises:
+        ConfigError: if another process holds it (its id and host are named), or it cannot be written.
+    """
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    before = {child.name for child in path.iterdir()} if path.is_dir() else set()
+    try:
+        lock = _locked_file(path)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write the run directory {path}: {error.strerror or error}; choose another --out"
+        ) from error
+    try:
+        yield
+    except BaseException:
+        if MANIFEST not in before and not _worth_keeping(path, before):
+            _discard(path, before, made)
+        raise
+    finally:
+        os.close(lock)
+
+
+def _locked_file(path: Path) -> int:
+    """Descriptor of the locked `.lock` file, with this process's name in it."""
+    while True:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            _flock(lock, path)
+            with suppress(FileNotFoundError):  # the holder before may have removed the file as it left
+                if os.path.samestat(os.fstat(lock), (path / LOCK).stat()):
+                    os.ftruncate(lock, 0)
+                    os.write(lock, f"process {os.getpid()} on {platform.node() or 'an unnamed host'}".encode())
+                    return lock
+        except BaseException:
+            os.close(lock)
+            raise
+        os.close(lock)
+
+
+def _flock(lock: int, path: Path) -> None:
+    if fcntl is None:  # pragma: no cover - Windows
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            logger.warning("%s is on a file system without locks (%s): start one run in it at a time", path, error)
+            return
+        holder = os.pread(lock, 200, 0).decode(errors="replace") or "another process"
+        raise ConfigError(
+            f"{path} is in use by {holder}; wait until it ends, or give another --out to start a new run"
+        ) from error
+
+
+def _worth_keeping(path: Path, before: set[str]) -> bool:
+    return any(child.name not in (MANIFEST, STATUS, *before) for child in content(path))
+
+
+def _discard(path: Path, before: set[str], made: list[Path]) -> None:
+    """Remove what a run that never started made; what was there before stays."""
+    for name in set(FOLDERS) - before:
+        shutil.rmtree(path / name, ignore_errors=True)
+    for name in {MANIFEST, STATUS, LOCK} - before:
+        (path / name).unlink(missing_ok=True)
+    for folder in made:
+        with suppress(OSError):  # someone else put something in it
+            folder.rmdir()

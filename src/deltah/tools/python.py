@@ -72,15 +72,7 @@ def make_python(
     sandbox.check()
 
     def python(code: str) -> str:
-        """Run Python code and return what it prints and the value of its last expression.
-
-        Args:
-            code: Python source. The standard modules math, re, json, datetime, itertools, functools, collections,
-                random and decimal can be imported; there are no files and no network.
-
-        Returns:
-            The output as text, or a text that starts with "error: ".
-        """
+        """Run Python code and return what it prints and the value of its last expression."""
         if not isinstance(code, str):
             return error_text(f"code must be a string, got {type(code).__name__}")
         if len(code) > MAX_CODE_CHARS:
@@ -219,11 +211,7 @@ _started_in: list[int] = []
 
 
 def _refuse_after_fork() -> None:
-    """Say what would otherwise be a silent wait without end.
-
-    Raises:
-        ConfigError: in a process forked from one that had started workers.
-    """
+    """Say what would otherwise be a silent wait without end."""
     if any(pid != os.getpid() for pid in _started_in):
         raise ConfigError(
             "the python tool does not work in a process forked after the tool was made; start processes with the "

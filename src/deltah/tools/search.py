@@ -111,12 +111,7 @@ class SearchIndex:
     """BM25 index over documents, held in memory."""
 
     def __init__(self, documents: Iterable[Document]) -> None:
-        """Build the index.
-
-        Raises:
-            DataError: if there is no document, or no document has a word.
-            MissingDependencyError: if bm25s is not installed.
-        """
+        """Build the index."""
         self.documents: tuple[Document, ...] = tuple(documents)
         vocabulary: dict[str, int] = {}
         ids = [
@@ -184,14 +179,7 @@ def make_search(index: SearchIndex, *, top_k: int = 2, max_chars: int = 2000) ->
         )
 
     def search(query: str) -> str:
-        """Search the documents and return the best matches, one per line.
-
-        Args:
-            query: Words to look for, such as a name and the fact that is wanted.
-
-        Returns:
-            The matching documents, best first.
-        """
+        """Search the documents and return the best matches, one per line."""
         if not isinstance(query, str):
             return error_text(f"query must be a string, got {type(query).__name__}")
         if not query.strip():

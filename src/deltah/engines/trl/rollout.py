@@ -16,8 +16,7 @@ from deltah.engines.models import ModelFiles, resolve_model
 from deltah.engines.rollout_row import graded_by, rows_of
 from deltah.engines.trl.processes import alone
 from deltah.errors import missing_dependency
-from deltah.runs.claim import claim
-from deltah.runs.directory import RunDirectory, open_run
+from deltah.runs.directory import RunDirectory, claim, open_run
 from deltah.tasks import Task, read_tasks
 from deltah.tools import build_tools
 from deltah.traces import write_traces

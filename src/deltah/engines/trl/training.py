@@ -21,8 +21,7 @@ from deltah.engines.models import resolve_model
 from deltah.engines.rollout_row import rows_of
 from deltah.engines.trl.processes import alone, rank
 from deltah.errors import TrainingError, missing_dependency
-from deltah.runs.claim import claim
-from deltah.runs.directory import MANIFEST, RunDirectory, open_run
+from deltah.runs.directory import MANIFEST, RunDirectory, claim, open_run
 from deltah.tasks import read_tasks
 from deltah.tools import build_tools
 from deltah.traces import write_traces
