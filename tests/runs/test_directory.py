@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from deltah.errors import ConfigError, DataError
-from deltah.runs import claim as locks
+from deltah.runs import directory as locks
 from deltah.runs.directory import RunDirectory, claim, open_run
 
 HOLD = """

@@ -41,13 +41,20 @@ from deltah.core.metrics import FORMER_KEYS
 from deltah.core.signals import SignalConfig
 from deltah.errors import ConfigError, DataError
 
-LOCK, MANIFEST, STATUS = ".lock", "run.json", "status.json"
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - Windows has no flock; runs there are not protected from one another
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
+
+LOCK, MANIFEST, STATUS, RESULT = ".lock", "run.json", "status.json", "result.json"
 DONE = "done"
 """Phase of a finished run's status."""
 FOLDERS = ("checkpoints", "traces", "eval", "model")
-
 PACKAGES = ("deltah", "numpy", "torch", "transformers", "trl", "accelerate", "datasets", "pydantic-monty", "bm25s")
 """Packages whose versions a run records."""
+_KEYS_NAMED = 6
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -76,10 +83,8 @@ def package_versions() -> dict[str, str]:
     """Versions of Python and of the installed packages that decide a result."""
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return versions
 
 
@@ -91,7 +96,7 @@ class RunDirectory:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """Content of run.json."""
+        """Content of run.json; a `DataError` where it is missing or unreadable."""
         try:
             content = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -103,8 +108,7 @@ class RunDirectory:
     @property
     def config(self) -> dict[str, Any]:
         """Resolved configuration the run was started with."""
-        config = self.manifest["config"]
-        return dict(config)
+        return dict(self.manifest["config"])
 
     @property
     def metrics_path(self) -> Path:
@@ -120,6 +124,11 @@ class RunDirectory:
     def model(self) -> Path:
         """Final model, in Hugging Face format."""
         return self.path / "model"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is complete."""
+        return (self.path / RESULT).exists()
 
     def step_traces(self, step: int, rank: int = 0) -> Path:
         """File of the trajectories of one training step."""
@@ -143,16 +152,18 @@ class RunDirectory:
             return {}
 
     def finish(self, result: Mapping[str, Any], total: int) -> None:
-        """Mark the run as finished: `result.json` says so, and the status is final."""
+        """Mark the run as finished: all of `total` steps or trajectories are done, and result.json holds `result`."""
         self.set_status(DONE, total, total)
-        write_atomic(self.path / "result.json", json.dumps(nan_to_none(dict(result))) + "\n")
+        write_atomic(self.path / RESULT, json.dumps(nan_to_none(result)) + "\n")
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Append one row; a half-written last line of an earlier, killed process is closed first."""
         with self.metrics_path.open("a+b") as file:
-            if file.tell() and not _ends_with_newline(file):
-                file.write(b"\n")
-            file.write(json.dumps(nan_to_none(dict(row)), allow_nan=False).encode() + b"\n")
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+            file.write(json.dumps(nan_to_none(row), allow_nan=False).encode() + b"\n")
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
         """Rows in order; lines that do not parse (a killed writer's last one) are skipped."""
@@ -177,19 +188,6 @@ class RunDirectory:
                 trace.unlink()
 
 
-def _ends_with_newline(file: Any) -> bool:
-    file.seek(-1, os.SEEK_END)
-    return bool(file.read(1) == b"\n")
-
-
-def content(path: Path) -> Iterator[Path]:
-    """Entries of a run directory, without the lock and empty folders."""
-    for child in path.iterdir():
-        empty = child.name in FOLDERS and not any(file.is_file() for file in child.rglob("*"))
-        if child.name != LOCK and not empty:
-            yield child
-
-
 def open_run(
     path: Path, config: Mapping[str, Any], *, command: str, free_keys: frozenset[str] = frozenset()
 ) -> RunDirectory:
@@ -205,11 +203,11 @@ def open_run(
         ConfigError: if the directory holds another run, or files that are not a run, or cannot be written.
     """
     run = RunDirectory(path)
-    resolved = json.loads(json.dumps(nan_to_none(dict(config))))
+    resolved = json.loads(json.dumps(nan_to_none(config)))
     if (path / MANIFEST).exists():
         _check_same(path, run.manifest, resolved, command, free_keys)
         return run
-    if path.exists() and (not path.is_dir() or any(content(path))):
+    if path.exists() and (not path.is_dir() or any(_content(path))):
         raise ConfigError(f"{path} exists and is not a run of deltah; choose an empty or a new directory")
     manifest = {
         "schema_version": 1,
@@ -218,12 +216,8 @@ def open_run(
         "versions": package_versions(),
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "argv": sys.argv[1:]},
     }
-    try:
+    with _unwritable_named(path):
         write_atomic(path / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write the run directory {path}: {error.strerror or error}; choose another --out"
-        ) from error
     return run
 
 
@@ -234,7 +228,7 @@ def _check_same(
     if manifest.get("command") != command:
         raise ConfigError(f"{path} holds a run of `deltah {manifest.get('command')}`, not of `deltah {command}`")
     old, new = _flat(manifest["config"]), _flat(config)
-    keys = sorted(key for key in old.keys() | new.keys() if old.get(key, _UNSET) != new.get(key, _UNSET))
+    keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]  # null is "not set"
     keys = [key for key in keys if key.split(".")[0] not in free_keys]
     if keys:
         changes = "; ".join(f"{key}: {_shown(old, key)} then, {_shown(new, key)} now" for key in keys[:_KEYS_NAMED])
@@ -243,10 +237,6 @@ def _check_same(
             f"{path} was started under another configuration ({changes}{more}); "
             "give the same options to continue it, or another --out to start a new run"
         )
-
-
-_UNSET = object()
-_KEYS_NAMED = 6
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -259,6 +249,25 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _shown(flat: Mapping[str, Any], key: str) -> str:
     return repr(flat[key]) if key in flat else "not set"
+
+
+def _content(path: Path) -> Iterator[Path]:
+    """Entries of a run directory, without the lock and empty folders."""
+    for child in path.iterdir():
+        empty = child.name in FOLDERS and not any(file.is_file() for file in child.rglob("*"))
+        if child.name != LOCK and not empty:
+            yield child
+
+
+@contextmanager
+def _unwritable_named(path: Path) -> Iterator[None]:
+    """Turn an error of the file system into one sentence that names the run directory."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write the run directory {path}: {error.strerror or error}; choose another --out"
+        ) from error
 
 
 def signal_of(path: str | os.PathLike[str]) -> SignalConfig:
@@ -283,39 +292,24 @@ def run_signal(config: Mapping[str, Any]) -> SignalConfig:
         raise DataError(f"the run's signal configuration cannot be read: {error}") from error
 
 
-try:
-    import fcntl
-except ImportError:  # pragma: no cover - Windows has no flock; runs there are not protected from one another
-    fcntl = None  # type: ignore[assignment]
-
-logger = logging.getLogger(__name__)
-
-
 @contextmanager
 def claim(path: Path) -> Iterator[None]:
-    """Lock a run directory for this process; the lock ends with the process.
+    """Lock a run directory, created if missing, for this process; the lock ends with the process.
 
     If the block fails before it has written results, everything it made is removed, so that the corrected command can
     use the same name.
-
-    Args:
-        path: The directory; created with its parents.
 
     Raises:
         ConfigError: if another process holds it (its id and host are named), or it cannot be written.
     """
     made = [folder for folder in (path, *path.parents) if not folder.exists()]
     before = {child.name for child in path.iterdir()} if path.is_dir() else set()
-    try:
+    with _unwritable_named(path):
         lock = _locked_file(path)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write the run directory {path}: {error.strerror or error}; choose another --out"
-        ) from error
     try:
         yield
     except BaseException:
-        if MANIFEST not in before and not _worth_keeping(path, before):
+        if MANIFEST not in before and all(child.name in (MANIFEST, STATUS, *before) for child in _content(path)):
             _discard(path, before, made)
         raise
     finally:
@@ -353,10 +347,6 @@ def _flock(lock: int, path: Path) -> None:
         raise ConfigError(
             f"{path} is in use by {holder}; wait until it ends, or give another --out to start a new run"
         ) from error
-
-
-def _worth_keeping(path: Path, before: set[str]) -> bool:
-    return any(child.name not in (MANIFEST, STATUS, *before) for child in content(path))
 
 
 def _discard(path: Path, before: set[str], made: list[Path]) -> None:

@@ -72,7 +72,15 @@ def make_python(
     sandbox.check()
 
     def python(code: str) -> str:
-        """Run Python code and return what it prints and the value of its last expression."""
+        """Run Python code and return what it prints and the value of its last expression.
+
+        Args:
+            code: Python source. The standard modules math, re, json, datetime, itertools, functools, collections,
+                random and decimal can be imported; there are no files and no network.
+
+        Returns:
+            The output as text, or a text that starts with "error: ".
+        """
         if not isinstance(code, str):
             return error_text(f"code must be a string, got {type(code).__name__}")
         if len(code) > MAX_CODE_CHARS:

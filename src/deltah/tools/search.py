@@ -179,7 +179,14 @@ def make_search(index: SearchIndex, *, top_k: int = 2, max_chars: int = 2000) ->
         )
 
     def search(query: str) -> str:
-        """Search the documents and return the best matches, one per line."""
+        """Search the documents and return the best matches, one per line.
+
+        Args:
+            query: Words to look for, such as a name and the fact that is wanted.
+
+        Returns:
+            The matching documents, best first.
+        """
         if not isinstance(query, str):
             return error_text(f"query must be a string, got {type(query).__name__}")
         if not query.strip():

@@ -77,7 +77,7 @@ def train(
     with claim(out) if first else nullcontext(), disk_faults(out):
         if (out / MANIFEST).exists():  # refused under another configuration before anything is loaded
             open_run(out, config.to_dict(), command="train", free_keys=FREE_KEYS)
-            if (out / "result.json").exists():
+            if run.finished:
                 return run
         steps = _fit(config, run, progress)
         with alone():
