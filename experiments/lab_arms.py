@@ -26,9 +26,8 @@ from scipy import stats
 from deltah.core.signals import SignalConfig
 from deltah.lab.demo import ARMS, CONTROLS, EVAL_TASKS, STEPS, DemoConfig, report_data, run_demo
 from deltah.report import charts
-from deltah.report.build import build
 from deltah.report.data import ArmData, ReportData
-from deltah.report.render import TEMPLATES
+from deltah.report.page import TEMPLATES, build
 from deltah.runs.directory import nan_to_none, package_versions, write_atomic
 from deltah.stats.summary import compare, summarise
 

@@ -18,8 +18,7 @@ from study_builders import demo as made_up_demo
 from deltah.core.signals import SignalConfig
 from deltah.errors import ConfigError
 from deltah.lab import demo
-from deltah.report.data import ArmData
-from deltah.report.load import load_arm
+from deltah.report.data import ArmData, load_arm
 from deltah.traces import write_traces
 
 pytest.importorskip("trl")

@@ -18,7 +18,7 @@ from test_page import HOSTILE, hostile_trajectory
 
 from deltah import ToolCall, Trajectory, score
 from deltah.report.data import ArmData, Evaluation, ReportData
-from deltah.report.render import write_report
+from deltah.report.page import write_report
 from deltah.stats.columns import build_table
 from deltah.stats.study import run_study
 

@@ -1,16 +1,14 @@
-"""Labels of the plane: each is read as the name of its own mark, however close the marks are."""
+"""Names of the plane stand beside it, each in the place of its mark among the others."""
 
 from __future__ import annotations
 
 import itertools
-import math
 from xml.etree import ElementTree
 
 import pytest
 
 from deltah.report.charts import plane, with_classes
 
-CHAR = 7.2
 LIMITS = {"x": (0.0, 4.0), "y": (0.0, 1.0)}
 STEPS = (-0.06, -0.03, 0.0, 0.03, 0.06)
 
@@ -36,19 +34,11 @@ def drawn(points: list[tuple[float, float]]) -> tuple[list[tuple[float, float]],
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_labels_of_close_marks_keep_the_order_of_their_marks(step: float) -> None:
-    for across, up in itertools.product((-0.2, 0.0, 0.2), (-0.05, 0.0, 0.05)):
-        marks, labels = drawn([(2.0, 0.5), (2.0 + across, 0.5 + up + step)])
-        assert [name for name, _, _ in labels] == ["run0", "run1"]
-        (_, left, base), (_, other_left, other_base) = labels
-        if abs(left - other_left) < CHAR * 4 and marks[0][1] != marks[1][1]:
-            assert (base < other_base) == (marks[0][1] < marks[1][1]), "the upper mark has the upper label"
-        for mark, (_, x, y) in zip(marks, labels, strict=True):
-            nearest = min(marks, key=lambda m: _distance(m, x, y))
-            assert _distance(nearest, x, y) == pytest.approx(_distance(mark, x, y), abs=0.1), "beside its own mark"
-
-
-def _distance(mark: tuple[float, float], left: float, base: float) -> float:
-    """From a mark to the box of a label."""
-    x, y = mark
-    return math.hypot(max(left - x, 0.0, x - left - CHAR * 4), max(base - 12 - y, 0.0, y - base - 3))
+def test_names_stand_in_the_order_of_their_marks_and_apart(step: float) -> None:
+    marks, labels = drawn([(2.0, 0.5), (2.2, 0.5 + step), (1.0, 0.9)])
+    assert [name for name, _, _ in labels] == ["run0", "run1", "run2"]
+    bases = [base for _, _, base in labels]
+    assert min(abs(a - b) for a, b in itertools.combinations(bases, 2)) >= 17
+    for (a, base_a), (b, base_b) in itertools.combinations(zip(marks, bases, strict=True), 2):
+        assert a[1] == b[1] or (base_a < base_b) == (a[1] < b[1]), "the upper mark has the upper name"
+    assert max(x for x, _ in marks) < min(left for _, left, _ in labels), "no name covers a mark"

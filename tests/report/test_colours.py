@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from deltah.core.types import FloatArray
-from deltah.report.render import ENTROPY_LEVELS
+from deltah.report.page import ENTROPY_LEVELS
 
 CSS = (resources.files("deltah.report") / "templates" / "style.css").read_text(encoding="utf-8")
 SIGHT = {

@@ -15,11 +15,9 @@ from study_builders import PLANS, demo, evaluated, rollouts
 
 from deltah import Segment, SegmentKind, ToolCall, Trajectory
 from deltah.errors import DataError, InvalidValueError
-from deltah.report.build import build, moving_mean
 from deltah.report.charts import spread, tick_labels, ticks
-from deltah.report.data import ArmData, ReportData
-from deltah.report.load import load_arm, load_report
-from deltah.report.render import write_report
+from deltah.report.data import ArmData, ReportData, load_arm, load_report
+from deltah.report.page import build, moving_mean, write_report
 from deltah.report.viewer_record import compact_json, inert, script_json
 from deltah.runs.directory import nan_to_none, open_run
 from deltah.stats.columns import build_table

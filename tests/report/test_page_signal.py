@@ -14,9 +14,8 @@ from test_page import Page
 from deltah import score
 from deltah.core.metrics import SIGNAL_MEAN
 from deltah.core.signals import SIGNALS
-from deltah.report.build import build
 from deltah.report.data import ArmData, Evaluation, ReportData
-from deltah.report.render import write_report
+from deltah.report.page import build, write_report
 
 ROUNDS = ([[2.0], [1.0], [1.01]], [[1.0], [0.4]])
 

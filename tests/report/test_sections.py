@@ -10,8 +10,8 @@ from builders import make_trajectory
 from study_builders import evaluated
 
 from deltah import Trajectory
-from deltah.report.build import build
 from deltah.report.data import ArmData, ReportData
+from deltah.report.page import build
 
 
 def calls(*trajectories: Trajectory) -> dict[str, Any]:

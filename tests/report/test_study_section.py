@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from stats.study_tables import study_table
 
-from deltah.report import study_section as drawings
-from deltah.report.render import environment
-from deltah.report.study_section import study_section
+from deltah.report import charts
+from deltah.report.page import environment
+from deltah.report.sections import study_section
+from deltah.report.viewer_record import inert_tree
+from deltah.runs.directory import nan_to_none
 from deltah.stats.bootstrap import Estimate
 from deltah.stats.study import StudyResult, run_study
 from deltah.stats.study_text import finding
@@ -23,7 +25,7 @@ def result() -> StudyResult:
 
 
 def render(section: dict[str, object]) -> str:
-    return environment().get_template("study.html.j2").render(study=section, study_charts=drawings)
+    return environment().get_template("study.html.j2").render(study=inert_tree(nan_to_none(section)), charts=charts)
 
 
 class Page(HTMLParser):
@@ -60,19 +62,19 @@ def test_the_partial_renders_alone(result: StudyResult) -> None:
 
 
 def test_charts_say_what_the_study_says(result: StudyResult) -> None:
-    section = study_section(result, {})
+    section = nan_to_none(study_section(result, {}))
     (histogram,) = section["histograms"]
-    drawing = str(drawings.quality_histogram(histogram, drawings.quality_peak([histogram])))
+    drawing = str(charts.quality_histogram(histogram, charts.quality_peak([histogram])))
     assert drawing.count("<rect") == 2 * (len(histogram["edges"]) - 1)
     assert f"good, n = {sum(histogram['good'])}" in drawing
     roc = next(panel for panel in section["rocs"] if panel["label"] == "correct")
-    drawing = str(drawings.roc(roc))
+    drawing = str(charts.roc(roc))
     assert drawing.count("<path") == 3
     auc = next(a for a in result.of_label("correct") if a.signal == "delta_h").auc
     assert f"{auc.value:.2f} [{auc.low:.2f}, {auc.high:.2f}]" in drawing
     reduction, rates = section["positions"]
     assert [s["name"] for s in rates["series"]] == ["correct"]
-    assert str(drawings.by_index(reduction)).count("mark a1") == 1 + sum(
+    assert str(charts.by_index(reduction)).count("mark a1") == 1 + sum(
         e["value"] is not None for e in reduction["series"][0]["values"]
     )
 

@@ -11,9 +11,8 @@ from typer.testing import CliRunner
 from deltah import CallTable, Trajectory
 from deltah.calls.table import score_measured
 from deltah.cli.app import app
-from deltah.report.build import build
 from deltah.report.data import ArmData, Evaluation, ReportData
-from deltah.report.render import render
+from deltah.report.page import build, render
 from deltah.stats.summary import calls_by, compare, summarise
 from deltah.stats.tables import MISSING, rate_cell, table
 from deltah.traces import write_traces

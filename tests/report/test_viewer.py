@@ -20,12 +20,10 @@ from test_page import hostile_trajectory
 
 from deltah import Segment, SegmentKind, ToolCall, Trajectory, score
 from deltah.calls.waste import waste_of_calls
-from deltah.report.build import build
-from deltah.report.data import ArmData, Collector, Reason, ReportData
-from deltah.report.load import load_report
-from deltah.report.render import write_report
+from deltah.report.data import ArmData, ReportData, load_report
+from deltah.report.page import build, write_report
 from deltah.report.viewer import choose, pack
-from deltah.report.viewer_record import compact_json
+from deltah.report.viewer_record import Collector, Reason, compact_json
 from deltah.traces import write_traces
 
 

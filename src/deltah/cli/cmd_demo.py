@@ -18,7 +18,7 @@ from deltah.errors import ConfigError
 from deltah.text_format import count
 
 if TYPE_CHECKING:
-    from deltah.lab.demo import DemoConfig, JobState
+    from deltah.lab.demo import DemoConfig, Job
     from deltah.report.data import ReportData
 
 
@@ -72,7 +72,7 @@ def _run_shown(config: DemoConfig, out: Path) -> ReportData:
     with display() as shown:
         phases: dict[str, str] = {}
 
-        def watch(states: Sequence[JobState]) -> None:
+        def watch(states: Sequence[Job]) -> None:
             for job in states:
                 shown.show(
                     job.name,

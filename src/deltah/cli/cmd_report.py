@@ -52,8 +52,8 @@ def command(  # noqa: PLR0913 - the options of a command line
     strict: Strict = False,
 ) -> None:
     """Write an HTML page about logs or runs; several paths are compared."""
-    from deltah.report.load import load_report
-    from deltah.report.render import write_report
+    from deltah.report.data import load_report
+    from deltah.report.page import write_report
 
     options = log_options(
         answers=answers, format=format, vocab_size=vocab_size, join=join, strict=strict, signal=signal, margin=margin
@@ -67,7 +67,8 @@ def command(  # noqa: PLR0913 - the options of a command line
     with reading() as watch:
         options = replace(options, watch=watch)
         data = load_report(paths, options=options, title=title, costs=stated)
-    if (unpriced := unknown_tools(stated, data.tools)) is not None:
+    tools = {tool for e in data.every_evaluation for (tool,) in e.rows("SELECT DISTINCT tool FROM calls")}
+    if (unpriced := unknown_tools(stated, tools)) is not None:
         data = replace(data, notes=(unpriced,))
     write_report(data, page)
     typer.echo(f"page  {page.resolve().as_uri()}\njson  {page.with_suffix('.json')}")

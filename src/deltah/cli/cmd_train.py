@@ -72,7 +72,7 @@ def evaluate(  # noqa: PLR0913 - the options of a command line
     from deltah.calls.grading import outcome_title
     from deltah.engines.trl.processes import rank
     from deltah.engines.trl.rollout import evaluate
-    from deltah.report.load import load_arm
+    from deltah.report.data import load_arm
     from deltah.stats.summary import summarise
 
     if rank():  # of several processes that torchrun started the first one does it
@@ -80,7 +80,7 @@ def evaluate(  # noqa: PLR0913 - the options of a command line
     with reporting("evaluate") as report:
         run = evaluate(resolved, out, progress=report)
     evaluations = load_arm(run.path).evaluations
-    title = outcome_title(grader for evaluation in evaluations.values() for grader in evaluation.graders)
+    title = outcome_title(grader for evaluation in evaluations.values() for grader in evaluation.met("grader"))
     print_summaries({name: summarise(evaluation.table) for name, evaluation in evaluations.items()}, outcome=title)
     typer.echo(f"traces  {run.path / 'eval'}\nreport  deltah report {run.path}")
 

@@ -1,7 +1,7 @@
-"""The page's charts as inline SVG, drawn from the payload: outcome against calls, learning curves, histograms, bars.
+"""The page's charts as inline SVG, drawn from the payload; no statistic is computed here.
 
-Colours come from CSS classes (`a0` ... `a7`, one an arm) so that the page's light and dark themes apply; the marker's
-shape repeats what the colour says.
+Colours come from CSS classes (`a0` ... `a7`, one an arm) so that the page's light and dark themes apply. Colour is
+never alone: the marker's shape, or the place above and below an axis, repeats what it says.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 from markupsafe import Markup, escape
@@ -19,6 +20,8 @@ PLANE_SIZE: Final = (520, 368)
 MINUS: Final = "\N{MINUS SIGN}"
 _CHAR: Final = 7.2
 """Width of a label's character in pixels, for placing labels."""
+_ROW: Final = 20
+"""Pixels of a legend's line."""
 
 
 def element(tag: str, *content: str | Markup, **attributes: str | float) -> Markup:
@@ -138,22 +141,30 @@ def plane(
         limits: {"x": (low, high), "y": (low, high)}, shared by all panels.
     """
     (width, height), left, top, bottom = PLANE_SIZE, 52, 28, 44
-    name = panel["outcome"]
+    name, points = panel["outcome"], panel["points"]
+    names = [_short(arms[p["arm"]]["name"]) for p in points]
     x_ticks, y_ticks = ticks(*limits["x"]), ticks(*limits["y"])
-    x = Scale(x_ticks[0], x_ticks[-1], left, width - 20)
+    x = Scale(x_ticks[0], x_ticks[-1], left, width - 28 - _CHAR * max(map(len, names)))
     y = Scale(y_ticks[0], y_ticks[-1], height - bottom, top)
-    parts = frame(x, y, x_ticks, y_ticks, width, height, bottom)
+    parts = frame(x, y, x_ticks, y_ticks, height - bottom)
     parts.append(text("calls per trajectory", (x.start + x.stop) / 2, height - 6, class_="axis", anchor="middle"))
     parts.append(text(name, max(left - 8, _CHAR * len(name)), top - 14, class_="axis", anchor="end"))
-    points = panel["points"]
     start = next((p for p in points if arms[p["arm"]]["start"]), None)
     if start is not None:
         origin = x(start["x"]["value"]), y(start["y"]["value"])
         parts += [line(*origin, x(p["x"]["value"]), y(p["y"]["value"]), "lead") for p in points if p is not start]
-    for point in points:
-        parts += _cross(point, x, y, arms[point["arm"]]["class"])
-    title = f"{name} against calls per trajectory, {panel['evaluation']}"
-    return svg(width, height, title, [*parts, *_labels(points, arms, x, y)])
+    # Names stand beside the plane in the order of their marks, the upper mark's above the lower one's.
+    places = spread([y(p["y"]["value"]) for p in points], 17, top + 6, height - bottom)
+    for point, name, at in zip(points, names, places, strict=True):
+        arm = arms[point["arm"]]["class"]
+        parts += _cross(point, x, y, arm)
+        parts += legend(name, x.stop + 14, at, arm)
+    return svg(width, height, f"{panel['outcome']} against calls per trajectory, {panel['evaluation']}", parts)
+
+
+def legend(name: str, x: float, y: float, arm: str) -> list[Markup]:
+    """A marker, and its name to the right of it."""
+    return [marker(x, y, arm, 4.6), text(name, x + 12, y + 4, class_=f"label {arm}")]
 
 
 def plane_limits(panels: Iterable[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
@@ -175,73 +186,23 @@ def _cross(point: Mapping[str, Any], x: Scale, y: Scale, arm: str) -> list[Marku
     return [*parts, marker(cx, cy, arm)]
 
 
-def _labels(points: Sequence[Mapping[str, Any]], arms: Sequence[Mapping[str, Any]], x: Scale, y: Scale) -> list[Markup]:
-    """Arm names beside their markers, in the nearest place that is still free, from the top mark to the lowest.
-
-    Where marks are close, a name stands below those of the marks above its own and nearest to its own mark, so that
-    none is read as another's.
-    """
-    marks = [(x(p["x"]["value"]), y(p["y"]["value"])) for p in points]
-    taken: list[tuple[float, ...]] = [(cx - 8, cy - 8, cx + 8, cy + 8) for cx, cy in marks]
-    for point, (cx, cy) in zip(points, marks, strict=True):
-        if point["x"]["low"] is not None:
-            taken.append((x(point["x"]["low"]), cy - 2, x(point["x"]["high"]), cy + 2))
-        if point["y"]["low"] is not None:
-            taken.append((cx - 2, y(point["y"]["high"]), cx + 2, y(point["y"]["low"])))
-    names = [_short(arms[point["arm"]]["name"]) for point in points]
-    placed: dict[int, tuple[float, ...]] = {}
-    for i in sorted(range(len(points)), key=lambda i: (marks[i][1], marks[i][0])):
-        (cx, cy), w = marks[i], _CHAR * len(names[i])
-        boxes = [
-            (left, base - 12, left + w, base + 3)
-            for away in (0, 18, 36, 54, 72, 90)
-            for left in (cx + 9, cx - 9 - w)
-            for base in (cy - 9 - away, cy + 19 + away)
-        ]
-        inside = [b for b in boxes if b[0] > x.start - 4 and b[2] < x.stop + 16] or boxes
-        above = [placed[j] for j in placed if marks[j][1] < cy]
-        ordered = [b for b in inside if not any(_beside(a, b) and b[1] < a[3] for a in above)] or inside
-        own = [b for b in ordered if all(_distance(b, (cx, cy)) <= _distance(b, mark) for mark in marks)] or ordered
-        # The first free place, near ones first; else the one that covers least.
-        placed[i] = min(own, key=lambda b: sum(_overlap(b, t) for t in taken))
-        taken.append(placed[i])
-    return [
-        text(name, placed[i][0], placed[i][3] - 3, class_=f"label {arms[point['arm']]['class']}")
-        for i, (point, name) in enumerate(zip(points, names, strict=True))
-    ]
-
-
-def _beside(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    """Whether two boxes share a column."""
-    return a[0] < b[2] and b[0] < a[2]
-
-
-def _distance(box: tuple[float, ...], mark: tuple[float, float]) -> float:
-    """From the nearest point of a box."""
-    x, y = mark
-    return math.hypot(max(box[0] - x, 0.0, x - box[2]), max(box[1] - y, 0.0, y - box[3]))
-
-
-def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
-    """Area that two boxes share."""
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-
-
 def _short(name: str, limit: int = 22) -> str:
     return name if len(name) <= limit else name[: limit - 1] + "…"
 
 
-def frame(
-    x: Scale, y: Scale, x_ticks: Sequence[float], y_ticks: Sequence[float], width: float, height: float, bottom: float
-) -> list[Markup]:
-    """Horizontal rules and the labels of both axes."""
-    parts = []
+def frame(x: Scale, y: Scale, x_ticks: Sequence[float], y_ticks: Sequence[float], floor: float) -> list[Markup]:
+    """Horizontal rules and the labels of both axes; the plot stands on `floor`."""
+    parts = axis_labels(x, x_ticks, floor + 18)
     for value, label in zip(y_ticks, tick_labels(y_ticks), strict=True):
         parts.append(line(x.start, y(value), x.stop, y(value), "grid"))
         parts.append(text(label, x.start - 8, y(value) + 4, class_="tick", anchor="end"))
-    for value, label in zip(x_ticks, tick_labels(x_ticks), strict=True):
-        parts.append(text(label, x(value), height - bottom + 18, class_="tick", anchor="middle"))
     return parts
+
+
+def axis_labels(x: Scale, values: Sequence[float], y: float) -> list[Markup]:
+    """Numbers under an axis."""
+    texts = zip(values, tick_labels(values), strict=True)
+    return [text(label, x(value), y, class_="tick", anchor="middle") for value, label in texts]
 
 
 def curve(panel: Mapping[str, Any], arms: Sequence[Mapping[str, Any]]) -> Markup:
@@ -256,7 +217,7 @@ def curve(panel: Mapping[str, Any], arms: Sequence[Mapping[str, Any]]) -> Markup
     y = Scale(y_ticks[0], y_ticks[-1], height - bottom, top)
     x = Scale(min(steps), max(max(steps), min(steps) + 1), left, width - right)
     inside = [v for v in ticks(x.low, x.high, 5) if x.low <= v <= x.high]
-    parts = frame(x, y, inside, y_ticks, width, height, bottom)
+    parts = frame(x, y, inside, y_ticks, height - bottom)
     parts.append(text("step", (x.start + x.stop) / 2, height - 8, class_="axis", anchor="middle"))
     ends = []
     for s in series:
@@ -291,25 +252,27 @@ def histogram(panel: Mapping[str, Any], edges: Sequence[float], arm: str, peak: 
         peak: Largest share of any histogram of the row, so that the panels compare.
         title: Of the drawing.
     """
-    width, height, bottom = 300, 150, 30
+    width, height, floor = 300, 150, 120
     total = sum(panel["counts"]) or 1
     x = Scale(edges[0], edges[-1], 8, width - 8)
-    y = Scale(0, peak or 1, height - bottom, 10)
+    y = Scale(0, peak or 1, floor, 10)
     parts = []
     for low, high, count in zip(edges[:-1], edges[1:], panel["counts"], strict=True):
-        top = y(count / total)
-        style = f"col {arm}" if high <= 1e-12 else "col rest"
-        span = {"x": x(low) + 0.5, "width": max(x(high) - x(low) - 1, 0.5)}
-        parts.append(element("rect", **span, y=top, height=max(y.start - top, 0), class_=style))
-    parts.append(line(x(0), 6, x(0), height - bottom, "zero"))
-    return svg(width, height, title, [*parts, *bin_labels(edges, x, height - 12)])
+        parts.append(_column(x, low, high, y(count / total), floor, arm if high <= 1e-12 else "rest"))
+    parts.append(line(x(0), 6, x(0), floor, "zero"))
+    return svg(width, height, title, [*parts, *_bin_labels(edges, x, height - 12)])
 
 
-def bin_labels(edges: Sequence[float], x: Scale, y: float) -> list[Markup]:
+def _column(x: Scale, low: float, high: float, top: float, bottom: float, class_: str) -> Markup:
+    """One bar of a histogram."""
+    width = max(x(high) - x(low) - 1, 0.5)
+    return element("rect", x=x(low) + 0.5, width=width, y=top, height=bottom - top, class_=f"col {class_}")
+
+
+def _bin_labels(edges: Sequence[float], x: Scale, y: float) -> list[Markup]:
     """Round values within the edges of a histogram, as labels of its axis."""
-    labels = [v for v in ticks(edges[0], edges[-1], 5) if edges[0] * 0.999 <= v <= edges[-1] * 0.999]
-    texts = zip(labels, tick_labels(labels), strict=True)
-    return [text(label, x(value), y, class_="tick", anchor="middle") for value, label in texts]
+    inside = [v for v in ticks(edges[0], edges[-1], 5) if edges[0] * 0.999 <= v <= edges[-1] * 0.999]
+    return axis_labels(x, inside, y)
 
 
 def interval_bar(estimate: Mapping[str, Any], low: float, high: float, arm: str) -> Markup:
@@ -324,3 +287,86 @@ def interval_bar(estimate: Mapping[str, Any], low: float, high: float, arm: str)
             parts.append(line(x(estimate["low"]), middle, x(estimate["high"]), middle, f"bar {arm}"))
         parts.append(marker(x(estimate["value"]), middle, arm, 3.6))
     return svg(width, height, "interval", parts, class_="spark")
+
+
+def quality_peak(panels: Iterable[Mapping[str, Any]]) -> float:
+    """Largest share of any bar, so that the panels compare."""
+    return max((max(counts) / sum(counts) for p in panels for counts in (p["good"], p["other"])), default=1.0)
+
+
+def quality_histogram(panel: Mapping[str, Any], peak: float) -> Markup:
+    """Reduction of good calls above the axis, of the others below it, each in shares of its own calls."""
+    width, height, floor = 320, 210, 180
+    edges = panel["edges"]
+    x, middle = Scale(edges[0], edges[-1], 8, width - 8), floor / 2
+    reach = Scale(0, peak or 1, 0, middle - 14)
+    parts = []
+    for kind, up, colour in (("good", True, "a1"), ("other", False, "a2")):
+        total = sum(panel[kind])
+        for low, high, count in zip(edges[:-1], edges[1:], panel[kind], strict=True):
+            tall = reach(count / total)
+            ends = (middle - tall, middle) if up else (middle, middle + tall)
+            parts.append(_column(x, low, high, *ends, colour))
+        parts.append(text(f"{kind}, n = {total:,}", 8, 12 if up else floor - 4, class_=f"label {colour}"))
+    parts += [line(x.start, middle, x.stop, middle, "grid"), line(x(0), 4, x(0), floor, "zero")]
+    return svg(
+        width, height, f"Entropy reduction in nats by {panel['label']}", parts + _bin_labels(edges, x, height - 12)
+    )
+
+
+def roc(panel: Mapping[str, Any]) -> Markup:
+    """ROC curves of one label with their AUCs."""
+    width, height, left, top, bottom = 560, 334, 44, 24, 44
+    x, y = Scale(0, 1, left, left + height - top - bottom), Scale(0, 1, height - bottom, top)
+    marks = (0.0, 0.25, 0.5, 0.75, 1.0)
+    parts = frame(x, y, marks, marks, height - bottom)
+    parts.append(text("false positive rate", (x.start + x.stop) / 2, height - 6, class_="axis", anchor="middle"))
+    parts.append(text("true positive rate", left - 34, 12, class_="axis"))
+    parts.append(line(x(0), y(0), x(1), y(1), "lead"))
+    for i, c in enumerate(panel["curves"]):
+        parts.append(path(c["x"], c["y"], x, y, f"smooth {c['class']}"))
+        parts.append(marker(*_crossing(c, x, y), c["class"], 4.6))
+        at = top + 18 + i * (_ROW + 14)
+        parts += legend(c["name"], x.stop + 22, at - 4, c["class"])
+        parts.append(text(c["auc"], x.stop + 34, at + 15, class_="tick"))
+    return svg(width, height, f"ROC curves for {panel['label']}", parts)
+
+
+def _crossing(curve: Mapping[str, Any], x: Scale, y: Scale) -> tuple[float, float]:
+    """Where a curve crosses the falling diagonal: the place at which curves lie farthest apart."""
+    for (a0, b0), (a1, b1) in pairwise(zip(curve["x"], curve["y"], strict=True)):
+        if a1 + b1 >= 1.0:
+            share = (1.0 - a0 - b0) / max(a1 + b1 - a0 - b0, 1e-12)
+            return x(a0 + share * (a1 - a0)), y(b0 + share * (b1 - b0))
+    return x(1.0), y(1.0)
+
+
+def by_index(panel: Mapping[str, Any]) -> Markup:
+    """Series over the call index, each point with its interval."""
+    width, height, left, top, bottom = 560, 250, 52, 12, 44
+    series, n = panel["series"], len(panel["indices"])
+    values = [e[k] for s in series for e in s["values"] for k in ("value", "low", "high") if e[k] is not None]
+    y_ticks = ticks(min([*values, 0.0]), max([*values, 0.0]), 5) if panel["zero"] else ticks(0.0, 1.0, 5)
+    y = Scale(y_ticks[0], y_ticks[-1], height - bottom, top)
+    x = Scale(-0.5, n - 0.5, left, width - 150)
+    parts = frame(x, y, (), y_ticks, height - bottom)
+    for i, index in enumerate(panel["indices"]):
+        parts.append(text(index.replace(" and later", "+"), x(i), height - 26, class_="tick", anchor="middle"))
+    parts.append(text("call index", (x.start + x.stop) / 2, height - 6, class_="axis", anchor="middle"))
+    if panel["zero"]:
+        parts.append(line(x.start, y(0), x.stop, y(0), "zero"))
+    for j, s in enumerate(series):
+        shift = (j - (len(series) - 1) / 2) * min(0.12, 0.6 / len(series))
+        at = top + 14 + j * _ROW
+        parts += _points(s, [i + shift for i in range(n)], x, y)
+        parts += legend(s["name"][:18], x.stop + 14, at - 4, s["class"])
+    return svg(width, height, f"{panel['title']} by call index", parts)
+
+
+def _points(series: Mapping[str, Any], places: Sequence[float], x: Scale, y: Scale) -> list[Markup]:
+    """A line with gaps where nothing was measured, intervals, and markers on top."""
+    colour, values = series["class"], series["values"]
+    measured = [(x(i), e) for i, e in zip(places, values, strict=True) if e["value"] is not None]
+    bars = [line(at, y(e["low"]), at, y(e["high"]), f"bar {colour}") for at, e in measured if e["low"] is not None]
+    marks = [marker(at, y(e["value"]), colour, 4.2) for at, e in measured]
+    return [path(places, [e["value"] for e in values], x, y, f"raw {colour}"), *bars, *marks]

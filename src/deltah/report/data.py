@@ -1,137 +1,49 @@
-"""What a report is made of: arms, their metrics and evaluations, and what is kept of the trajectories of each.
+"""What a report is made of, and how it is read from disk: run directories, traces and logs.
 
 Trajectories are read once and let go, so that memory follows the number of calls, not of tokens. Kept are a few numbers
-a trajectory, one row a call, and four bounded lists of trajectories that the viewer may show: drawn by chance, the most
-wasteful, and the two failure cases of the method, *certain and wrong* (entropy fell most, the answer is not correct)
-and *rise and right* (it rose most, the answer is correct). The draw is a bottom-k sample: of every question the first
-trajectory before the second, and among those the questions with the smallest hash of seed and name. The hash knows
-nothing of the run, so every run draws the same questions, and one question can be read in all of them.
+a trajectory, one row a call, and what the viewer may show (`deltah.report.viewer_record`). Evaluations of a run whose
+name starts with `start-` (`eval/start-sampled.jsonl.zst`) are those of the policy before training.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections import Counter
+import json
+import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
-from hashlib import blake2b
+from dataclasses import dataclass, field, replace
+from itertools import count
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-import numpy as np
-
-from deltah.calls.grading import ClusterKey, cluster_key, is_correct
-from deltah.calls.logs import Scored, ScoredLog
+from deltah.calls.logs import LogOptions, Scored, ScoredLog
+from deltah.calls.notes import notes_on
 from deltah.calls.savings import Costs
 from deltah.calls.table import CallTable
-from deltah.calls.waste import Waste, WasteLevel, waste_levels, waste_of_calls
-from deltah.core.signal_types import Signal, Verdict
-from deltah.core.types import Trajectory
-from deltah.errors import InvalidValueError
-from deltah.report.viewer_record import change, record
+from deltah.calls.waste import waste_of_calls
+from deltah.core.metrics import SECONDS
+from deltah.errors import DataError, InvalidValueError
+from deltah.report.viewer_record import Candidate, Collector, Reason
+from deltah.runs.directory import RunDirectory
 from deltah.stats.study import StudyResult
+from deltah.traces.sources import STDIN
 
 START: Final = "start"
 """Name under which the policy before training is shown."""
+START_PREFIX: Final = "start-"
+TRAINING: Final = "training"
+"""Evaluation name of the trajectories that a run trained on, shown where it was not evaluated."""
+LOGS: Final = "logs"
+"""Evaluation name of a plain trace file."""
+MAX_PROBLEMS_SHOWN: Final = 20
+STUDY_FILE: Final = "study.json"
+"""What a study wrote beside the traces, or into the run directory."""
 _NEEDS_TOOLS: Final = "try_cast(metadata->>'needs_tools' AS BOOLEAN)"
 SUBSETS: Final = {"all": "true", "tools needed": _NEEDS_TOOLS, "no tool needed": f"NOT {_NEEDS_TOOLS}"}
 """Label of a set of trajectories to its condition on the table `trajectories`, in SQL."""
-
-
-class Reason(StrEnum):
-    """Why a trajectory is kept."""
-
-    WASTEFUL = "wasteful"
-    CERTAIN_AND_WRONG = "certain_and_wrong"
-    RISE_AND_RIGHT = "rise_and_right"
-    DRAWN = "drawn"
-
-
-KEPT: Final[Mapping[Reason, int]] = {
-    Reason.WASTEFUL: 40,
-    Reason.CERTAIN_AND_WRONG: 20,
-    Reason.RISE_AND_RIGHT: 20,
-    Reason.DRAWN: 200,
-}
-"""Trajectories of one evaluation held for each reason."""
-_Rank: TypeAlias = tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """One trajectory that the viewer may show."""
-
-    order: int
-    """Place in its evaluation, from 0."""
-    cluster: ClusterKey
-    repeat: int
-    """How many trajectories of the same question came before it in its evaluation."""
-    record: Mapping[str, Any]
-
-
-@dataclass(slots=True)
-class Collector:
-    """Takes trajectories one by one and keeps the best of each list."""
-
-    seed: int
-    _heaps: dict[Reason, list[tuple[_Rank, int, Candidate]]] = field(default_factory=lambda: {r: [] for r in Reason})
-    _seen: Counter[ClusterKey] = field(default_factory=Counter)
-    _count: int = 0
-
-    def offer(self, trajectory: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> None:
-        """Keep a trajectory where it is among the best; its record is made only then.
-
-        Args:
-            trajectory: C calls.
-            signal: None for a trajectory without entropies.
-            waste: (C,) classes of each call.
-        """
-        cluster = cluster_key(trajectory)
-        order, repeat = self._count, self._seen[cluster]
-        self._count += 1
-        self._seen[cluster] += 1
-        ranks = {**_notable(trajectory, signal, waste), Reason.DRAWN: (-repeat, -_hash(self.seed, cluster))}
-        wanted = {
-            reason: rank
-            for reason, rank in ranks.items()
-            if len(heap := self._heaps[reason]) < KEPT[reason] or (rank, -order) > heap[0][:2]
-        }
-        if not wanted:
-            return
-        candidate = Candidate(order=order, cluster=cluster, repeat=repeat, record=record(trajectory, signal, waste))
-        for reason, rank in wanted.items():
-            heap = self._heaps[reason]
-            heapq.heappush(heap, (rank, -order, candidate))
-            if len(heap) > KEPT[reason]:
-                heapq.heappop(heap)
-
-    def candidates(self) -> dict[Reason, tuple[Candidate, ...]]:
-        """What was kept, best first."""
-        return {
-            reason: tuple(entry[2] for entry in sorted(heap, key=lambda entry: entry[:2], reverse=True))
-            for reason, heap in self._heaps.items()
-        }
-
-
-def _notable(t: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> dict[Reason, _Rank]:
-    """Rank of a trajectory in each list it may enter; more is better."""
-    levels = waste_levels(signal, waste)
-    not_reduced = 0 if signal is None else signal.count(Verdict.NOT_REDUCED)
-    wasted = (levels.count(WasteLevel.CERTIFIED), levels.count(WasteLevel.LIKELY), not_reduced)
-    ranks: dict[Reason, _Rank] = {Reason.WASTEFUL: wasted} if any(wasted) else {}
-    rise, correct = change(signal), is_correct(t)
-    if np.isfinite(rise) and correct is not None:
-        if rise < 0 and not correct:
-            ranks[Reason.CERTAIN_AND_WRONG] = (-rise,)
-        if rise > 0 and correct:
-            ranks[Reason.RISE_AND_RIGHT] = (rise,)
-    return ranks
-
-
-def _hash(seed: int, cluster: ClusterKey) -> int:
-    """A number that looks drawn at random, the same for one seed and question everywhere."""
-    name = "\0".join((str(seed), *cluster)).encode("utf-8", "surrogatepass")
-    return int.from_bytes(blake2b(name, digest_size=8).digest())
+_SUFFIX: Final = re.compile(r"(\.[a-z]{2,8})?(\.gz|\.zst)?$")
+_SECONDS_KEYS: Final = (SECONDS, "train_runtime")
+"""Ours counts all sittings of a run, the trainer's only the last one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,13 +62,7 @@ class Evaluation:
 
     @classmethod
     def of(cls, scored: Iterable[Scored] | ScoredLog, *, seed: int = 0, costs: Costs | None = None) -> Evaluation:
-        """Read trajectories once, holding one at a time and those that the viewer may show.
-
-        Args:
-            scored: Each trajectory with its signal; or a log of them.
-            seed: Seed of the draw of trajectories to view.
-            costs: For savings in money and seconds; unknown where not given.
-        """
+        """Read trajectories with their signals once, holding one at a time; `seed` draws those to view."""
         table, collector = CallTable(), Collector(seed)
         read = scored.read() if isinstance(scored, ScoredLog) else ((*pair, False) for pair in scored)
         for trajectory, signal, matched in read:
@@ -174,11 +80,6 @@ class Evaluation:
         listed, measured = ", ".join(columns), " AND ".join(f"{column} IS NOT NULL" for column in columns)
         rows = self.rows(f"SELECT DISTINCT {listed} FROM trajectories WHERE {measured} ORDER BY ALL")
         return [row[0] for row in rows] if len(columns) == 1 else rows
-
-    @property
-    def graders(self) -> frozenset[str]:
-        """Who gave the outcomes; empty where there is none."""
-        return frozenset(self.met("grader"))
 
 
 Evaluations: TypeAlias = Mapping[str, Evaluation]
@@ -203,7 +104,7 @@ class ArmData:
     notes: Sequence[str] = ()
     """What a reader must know of these numbers, one sentence each."""
     study: StudyResult | None = None
-    """What a study of these trajectories found (`study.json` beside them), shown as a section of its own."""
+    """What a study of these trajectories found, shown as a section of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,7 +122,7 @@ class ReportData:
     notes: Sequence[str] = ()
     """What a reader must know of the whole page; each arm has its own beside these."""
     facts: Mapping[str, str] = field(default_factory=dict)
-    """Footer: machine, versions, seed, date; whatever the caller knows. The report adds no clock of its own."""
+    """Footer: machine, versions, date; whatever the caller knows. The report adds no clock of its own."""
     seed: int = 0
     """Of the bootstrap and of the choice of trajectories to view."""
 
@@ -239,6 +140,11 @@ class ReportData:
         return (ArmData(name=START, evaluations=self.start), *self.arms) if self.start else self.arms
 
     @property
+    def every_evaluation(self) -> list[Evaluation]:
+        """Evaluations of all columns."""
+        return [evaluation for arm in self.columns for evaluation in arm.evaluations.values()]
+
+    @property
     def trained(self) -> bool:
         """Whether the arms are those of an experiment: training runs, or what stands beside their start."""
         return bool(self.start) or any(arm.metrics for arm in self.arms)
@@ -251,18 +157,189 @@ class ReportData:
         return "log" if len(self.arms) == 1 and not self.arms[0].config else "run"
 
     @property
-    def tools(self) -> frozenset[str]:
-        """Names of all tools that were called."""
-        every = (e for arm in self.columns for e in arm.evaluations.values())
-        return frozenset(tool for e in every for (tool,) in e.rows("SELECT DISTINCT tool FROM calls"))
-
-    @property
     def graders(self) -> frozenset[str]:
-        """Who gave the outcomes of all evaluations."""
-        return frozenset[str]().union(*(e.graders for arm in self.columns for e in arm.evaluations.values()))
+        """Who gave the outcomes of all evaluations; empty where there is none."""
+        return frozenset(grader for evaluation in self.every_evaluation for grader in evaluation.met("grader"))
 
     @property
     def evaluation_names(self) -> tuple[str, ...]:
         """Names of all evaluations in order of first appearance, "sampled" before all others."""
         names = list(dict.fromkeys(name for arm in self.columns for name in arm.evaluations))
         return tuple(sorted(names, key=lambda name: name != "sampled"))
+
+
+def load_arm(
+    path: str | Path,
+    *,
+    name: str | None = None,
+    options: LogOptions | None = None,
+    seed: int = 0,
+    costs: Costs | None = None,
+) -> ArmData:
+    """Read a run directory, or traces or logs in any format that `read_traces` knows.
+
+    Args:
+        path: The run's directory; or a file, a folder of files, a glob pattern, or "-".
+        name: Name of the arm (default: the reward of the run's configuration, else the name of the file or folder).
+        options: How logs are read; where they state no signal, a run's own is used.
+        seed: Seed of the draw of trajectories to view.
+        costs: For savings in money and seconds.
+
+    Raises:
+        DataError: if nothing can be read, or there is no trajectory in a log.
+    """
+    path = Path(path)
+    run = RunDirectory(path) if is_run(path) else None
+    logs = {key: ScoredLog(files, options) for key, files in _files(path, run).items()}
+    evaluations = {key: Evaluation.of(log, seed=seed, costs=costs) for key, log in logs.items()}
+    problems = [str(problem) for log in logs.values() for problem in log.reader.problems][:MAX_PROBLEMS_SHOWN]
+    if run is None and not len(evaluations[LOGS]):
+        first = f"; the first problem: {problems[0]}" if problems else ""
+        raise DataError(f"{path} holds no trajectory that can be read{first}")
+    config, metrics = (run.config, tuple(run.read_metrics())) if run else ({}, ())
+    return ArmData(
+        name=name or _arm_name(config) or ("stdin" if str(path) == STDIN else _stem(path.resolve().name)),
+        evaluations=evaluations,
+        metrics=metrics,
+        config=config,
+        seconds=_seconds(metrics),
+        problems=problems,
+        n_problems=sum(log.reader.n_problems for log in logs.values()),
+        notes=() if run else notes_on(evaluations[LOGS].table, logs[LOGS]),
+        study=_study(path if path.is_dir() else path.parent),
+    )
+
+
+def load_report(
+    paths: Iterable[str | Path],
+    *,
+    options: LogOptions | None = None,
+    title: str | None = None,
+    facts: Mapping[str, str] | None = None,
+    seed: int = 0,
+    costs: Costs | None = None,
+) -> ReportData:
+    """Read run directories, traces and logs into one report, side by side.
+
+    A folder that holds runs stands for them, and a run in it named `start` is shown as the policy before training; any
+    other folder is one set of logs.
+
+    Args:
+        paths: One column of the report each.
+        options: How traces and logs are read.
+        title: Of the page.
+        facts: Of the footer, beside those that the runs state.
+        seed: Of the bootstrap and of the draw of trajectories to view.
+        costs: For savings in money and seconds.
+
+    Raises:
+        DataError: if a path cannot be read, holds no trajectory, or nothing was given.
+    """
+    given = [Path(path) for path in paths]
+    listed = [found for path in given for found in _expand(path)]
+    if not listed:
+        raise DataError("nothing to report on; give run directories or trace files")
+    arms = [load_arm(path, options=options, seed=seed, costs=costs) for path in listed]
+    start: Evaluations = next((found for arm in arms if (found := _start_of(arm))), {})
+    if len(arms) > 1 and not start and listed[0].name == START and is_run(listed[0]):
+        start, arms, listed = arms[0].evaluations, arms[1:], listed[1:]
+    named = tuple(_renamed(arms, listed))
+    names = (" and " if len(named) == 2 else ", ").join(arm.name for arm in named)
+    return ReportData(
+        title=title or (given[0].resolve().name if len(given) == 1 else f"Comparison of {names}"),
+        arms=named,
+        start=start,
+        facts={**_facts(filter(is_run, listed)), **(facts or {})},
+        seed=seed,
+    )
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is one run; a demo's folder holds several."""
+    return (path / "run.json").exists() and RunDirectory(path).manifest.get("command") != "demo"
+
+
+def _expand(path: Path) -> list[Path]:
+    """The path itself, or the runs in a folder that holds some; a run named `start` comes first."""
+    runs = [child for child in sorted(path.iterdir()) if is_run(child)] if path.is_dir() and not is_run(path) else []
+    return sorted(runs, key=lambda run: run.name != START) or [path]
+
+
+def _files(path: Path, run: RunDirectory | None) -> dict[str, list[str]]:
+    """Files of each evaluation: those of a run, else its training; all of a log."""
+    if run is None:
+        return {LOGS: [str(path)]}
+    found = {_stem(file.name): [str(file)] for file in sorted((path / "eval").glob("*.jsonl*"))}
+    training = sorted(map(str, (path / "traces").glob("*.jsonl*")))
+    return found or ({TRAINING: training} if training else {})
+
+
+def _study(folder: Path) -> StudyResult | None:
+    """The study in a folder's `study.json`, where one was run.
+
+    Raises:
+        DataError: if the file is there but is not a study.
+    """
+    path = folder / STUDY_FILE
+    if not path.exists():
+        return None
+    try:
+        return StudyResult.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as a study ({error}); run it again, or remove the file") from error
+
+
+def _stem(name: str) -> str:
+    return _SUFFIX.sub("", name) or name
+
+
+def _arm_name(config: Mapping[str, Any]) -> str | None:
+    """The reward a run was trained with, written as a name or as a table with one."""
+    reward = config.get("reward")
+    found = reward.get("name") if isinstance(reward, Mapping) else reward
+    return found if isinstance(found, str) and found else None
+
+
+def _seconds(metrics: Sequence[Mapping[str, Any]]) -> float | None:
+    """Wall time of the training: the last row that states it."""
+    for key in _SECONDS_KEYS:
+        found = [float(row[key]) for row in metrics if isinstance(row.get(key), int | float)]
+        if found and math.isfinite(found[-1]):
+            return found[-1]
+    return None
+
+
+def _start_of(arm: ArmData) -> Evaluations:
+    found = {key: value for key, value in arm.evaluations.items() if key.startswith(START_PREFIX)}
+    return {key.removeprefix(START_PREFIX): value for key, value in found.items()}
+
+
+def _renamed(arms: list[ArmData], paths: list[Path]) -> Iterable[ArmData]:
+    """Arms without the start's evaluations; a repeated name gets the path's or its folder's, then a number."""
+    taken: set[str] = set()
+    for arm, path in zip(arms, paths, strict=True):
+        name = arm.name
+        if name in taken:
+            own_name = _stem(path.name)
+            name = f"{arm.name} ({path.resolve().parent.name if own_name == arm.name else own_name})"
+        name = unused(name, taken, " {}")
+        taken.add(name)
+        own = {key: value for key, value in arm.evaluations.items() if not key.startswith(START_PREFIX)}
+        yield replace(arm, name=name, evaluations=own)
+
+
+def unused(name: str, taken: set[str], suffix: str) -> str:
+    """The name, followed by the first number from 2 on that makes it a new one; `suffix` says how."""
+    numbered = (name + suffix.format(n) for n in count(2))
+    return name if name not in taken else next(found for found in numbered if found not in taken)
+
+
+def _facts(runs: Iterable[Path]) -> dict[str, str]:
+    """Footer facts of the runs' manifests; where runs differ, each value once."""
+    found: dict[str, dict[str, None]] = {"versions": {}, "machine": {}, "training seed": {}}
+    for manifest in (RunDirectory(path).manifest for path in runs):
+        versions, machine = manifest.get("versions") or {}, manifest.get("machine") or {}
+        found["versions"][", ".join(f"{name} {version}" for name, version in versions.items())] = None
+        found["machine"][", ".join(f"{key} {machine[key]}" for key in ("platform", "cpus") if machine.get(key))] = None
+        found["training seed"][str(manifest["config"].get("seed", ""))] = None
+    return {key: text for key, texts in found.items() if (text := "; ".join(filter(None, texts)))}

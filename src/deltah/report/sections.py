@@ -1,12 +1,13 @@
-"""The parts of a page that speak of calls: headline, waste, calls by tool and by round; and words for the signal."""
+"""The parts of a page: words for the signal, headline, waste, calls by tool and by round, and the pilot study."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, TypeAlias
+from urllib.parse import quote
 
 import numpy as np
 
@@ -18,8 +19,19 @@ from deltah.core.signals import SIGNALS
 from deltah.core.types import FloatArray
 from deltah.report.data import Evaluation, ReportData
 from deltah.stats.bootstrap import Estimate
+from deltah.stats.columns import CALL_INDEX
+from deltah.stats.study import ROC_SIGNALS, Failure, StudyResult
+from deltah.stats.study_text import (
+    FAILURE_TITLES,
+    TITLES,
+    LabelTable,
+    label_tables,
+    method_notes,
+    result_size,
+    signal_notes,
+)
 from deltah.stats.summary import MAX_NAME_CHARS, CallSummary, Summary, calls_by
-from deltah.stats.tables import MISSING, UNPARSED, Cell, estimate_cell, money_text, number, rate_cell
+from deltah.stats.tables import MISSING, UNPARSED, Cell, estimate_cell, money_text, number, rate_cell, tool_title
 from deltah.text_format import count
 
 MAX_ARMS: Final = 4
@@ -27,6 +39,12 @@ MAX_ARMS: Final = 4
 MAX_TOOLS: Final = 20
 HISTOGRAM_BINS: Final = 24
 """Of the histogram of the signal; even, so that one edge is 0."""
+MAX_LABELS_DRAWN: Final = 6
+"""Labels of a study with a figure of their own; the tables hold all."""
+STUDY_DIGITS: Final = 2
+"""Of a study's tables, so that all columns fit; the files have more."""
+_MAX_ID_CHARS: Final = 200
+_COLOURS: Final = 7
 MAX_ROUNDS: Final = 8
 """Round indices shown one by one; later ones share a row."""
 _SHARES: Final = (
@@ -47,8 +65,6 @@ LEVELS: Final = {
     WasteLevel.HINT: "The text gives a hint only: nothing written later uses the result.",
     WasteLevel.NONE: "Nothing in the text speaks against the call, or it counts as reduced.",
 }
-Judge: TypeAlias = tuple[str, float]
-"""Name and margin of a signal that judged calls."""
 _Found: TypeAlias = Mapping[int, Evaluation]
 """An evaluation of each arm that has it, by the arm's index."""
 _TOOL: Final = f"if(trim(tool) = '', '{UNPARSED}', left(tool, {MAX_NAME_CHARS}))"
@@ -64,15 +80,13 @@ class PageSignal:
     """Which calls the reduction rate counts, after "calls"."""
     unreduced: str = "that did not reduce entropy"
     """Which calls may be waste, after "calls"."""
-    is_method: bool = True
-    """Whether it is the method's own signal, of which the page's sentences speak."""
     fact: str = ""
-    """For the notes: name, definition and margin; empty for the method's."""
+    """For the notes: name, definition and margin; empty for the method's own signal."""
 
     def as_dict(self) -> dict[str, Any]:
-        """As the payload holds it."""
+        """As the payload holds it; the page's sentences speak of the method's own signal."""
         named = {"title": self.entry.title, "unit": self.entry.unit, "with_unit": self.entry.with_unit}
-        return {**named, "reduced": self.reduced, "is_method": self.is_method, "fact": self.fact}
+        return {**named, "reduced": self.reduced, "is_method": not self.fact, "fact": self.fact}
 
 
 def page_signal(data: ReportData) -> PageSignal:
@@ -81,23 +95,21 @@ def page_signal(data: ReportData) -> PageSignal:
         arm.name: {judge for e in arm.evaluations.values() for judge in e.met("signal", "margin")}
         for arm in data.columns
     }
-    found = set[Judge]().union(*by_arm.values())
+    found = {judge for judges in by_arm.values() for judge in judges}  # name and margin of each signal
     names = {name for name, _ in found}
     if names <= {"delta_h"}:
         return PageSignal(entry=SIGNALS["delta_h"])
+    several = replace(SIGNALS["delta_h"], name="", title="signal", unit="", meaning="")
+    entry = SIGNALS.resolve(names.pop()) if len(names) == 1 else several
     if len(found) == 1:
         ((name, margin),) = found
-        entry = SIGNALS.resolve(name)
         below = f"{number(-margin, 3 if margin else 0)} {entry.unit if margin else ''}".strip()
         fact = _fact(name, margin)
     else:
-        several = replace(SIGNALS["delta_h"], name="", title="signal", unit="", meaning="")
-        entry = SIGNALS.resolve(names.pop()) if len(names) == 1 else several
         below = "minus the margin"
         fact = "; ".join(f"{arm}: {_fact(*each)}" for arm, own in by_arm.items() for each in sorted(own))
     reduced = f"whose {entry.title} certainly lies below {below}"
-    unreduced = "that do not count as reduced"
-    return PageSignal(entry=entry, reduced=reduced, unreduced=unreduced, is_method=False, fact=fact)
+    return PageSignal(entry=entry, reduced=reduced, unreduced="that do not count as reduced", fact=fact)
 
 
 def _fact(name: str, margin: float) -> str:
@@ -133,27 +145,20 @@ def _share(arm: int, key: str, summary: Summary, evaluation: Evaluation) -> dict
     estimate: Estimate = getattr(summary, key)
     untold = key == "reduction_rate" and summary.untold
     cell = Cell(text=MISSING) if untold else estimate_cell(estimate, 2)
-    left_out = f"{estimate.left_out:,} left out" if estimate.left_out and math.isfinite(estimate.value) else ""
-    details = [left_out]
-    if key == "reduction_rate":
-        undecided = _counts(evaluation, "verdict").get(Verdict.UNDECIDED, 0)
-        details = [f"{undecided:,} undecided" if undecided else "", left_out]
+    details = list[str]()
     if key == "waste":
         levels = _counts(evaluation, "waste_level")
-        details = [f"{levels.get(level, 0):,} {level.value}" for level in (WasteLevel.CERTIFIED, WasteLevel.LIKELY)]
-    detail = ", ".join(filter(None, details))
-    return {
-        "arm": arm,
-        "estimate": estimate.as_dict(),
-        "untold": untold,
-        "text": cell.text,
-        "interval": cell.interval,
-        "detail": detail,
-    }
+        details += [f"{levels.get(level, 0):,} {level.value}" for level in (WasteLevel.CERTIFIED, WasteLevel.LIKELY)]
+    elif estimate.left_out and math.isfinite(estimate.value):
+        details.append(f"{estimate.left_out:,} left out")
+    if key == "reduction_rate" and (undecided := _counts(evaluation, "verdict").get(Verdict.UNDECIDED)):
+        details.insert(0, f"{undecided:,} undecided")
+    shown = {"text": cell.text, "interval": cell.interval, "detail": ", ".join(details)}
+    return {"arm": arm, "estimate": estimate.as_dict(), "untold": untold, **shown}
 
 
 def _tokens_saved(arm: int, evaluation: Evaluation) -> dict[str, Any] | None:
-    """Tokens saved without certified waste; None where no call is certified waste."""
+    """Tokens saved without the calls of certified waste; None where there are none."""
     saved = savings(evaluation.table, evaluation.costs).certified
     if not saved.calls:
         return None
@@ -176,23 +181,25 @@ def meanings(signal: PageSignal) -> dict[str, dict[str, str]]:
 
 def waste_table(data: ReportData, name: str) -> dict[str, Any] | None:
     """Calls of each arm by waste level and by class, and what dropping waste would save; None without any call."""
-    every = {i: arm.evaluations[name] for i, arm in enumerate(data.columns) if name in arm.evaluations}
-    found = {i: evaluation for i, evaluation in every.items() if len(evaluation.table)}
+    found = {i: evaluation for i, evaluation in _having(data, name).items() if len(evaluation.table)}
     if not found:
         return None
     saved = {i: savings(e.table, e.costs) for i, e in found.items()}
     levels = _savings(saved)
+    counts = {i: _counts(evaluation, "waste_level") for i, evaluation in found.items()}
     return {
         "evaluation": name,
-        "arms": [
-            {"arm": i, "calls": len(e.table), "levels": _by_level(_counts(e, "waste_level"))} for i, e in found.items()
-        ],
+        "arms": [{"arm": i, "calls": len(e.table), "levels": _by_level(counts[i])} for i, e in found.items()],
         "by_class": _by_class(found),
         "by_level": levels,
         "saves": any(row["calls"] for rows in levels.values() for row in rows),
         "currency": next(iter(found.values())).costs.currency,
         "assumptions": list(dict.fromkeys(line for report in saved.values() for line in report.assumptions)),
     }
+
+
+def _having(data: ReportData, name: str) -> _Found:
+    return {i: arm.evaluations[name] for i, arm in enumerate(data.columns) if name in arm.evaluations}
 
 
 def _counts(evaluation: Evaluation, column: str) -> dict[str, int]:
@@ -206,14 +213,12 @@ def _by_level(counts: Mapping[str, int]) -> dict[str, int]:
 
 def _by_class(found: _Found) -> dict[str, list[dict[str, Any]]]:
     """Calls of each class that was met, by level; `none` counts those that reduced entropy all the same."""
-    tables: dict[str, list[dict[str, Any]]] = {waste.value: [] for waste in Waste}
+    counts: dict[str, dict[int, dict[str, int]]] = {waste.value: {} for waste in Waste}
+    each = "(SELECT unnest(waste) AS class, waste_level FROM calls)"
     for i, evaluation in found.items():
-        counts: dict[str, dict[str, int]] = {}
-        each = "(SELECT unnest(waste) AS class, waste_level FROM calls)"
         for waste, level, n in evaluation.rows(f"SELECT class, waste_level, count(*) FROM {each} GROUP BY ALL"):
-            counts.setdefault(waste, {})[level] = n
-        for waste, by_level in counts.items():
-            tables[waste].append({"arm": i, **_by_level(by_level)})
+            counts[waste].setdefault(i, {})[level] = n
+    tables = {waste: [{"arm": i, **_by_level(n)} for i, n in arms.items()] for waste, arms in counts.items()}
     return {waste: rows for waste, rows in tables.items() if rows}
 
 
@@ -237,7 +242,7 @@ def _saved(arm: int, saved: Savings) -> dict[str, Any]:
 
 def call_tables(data: ReportData, evaluation: str) -> dict[str, Any]:
     """Calls by tool and by round index, and the histogram of the signal, for each arm."""
-    found = {i: arm.evaluations[evaluation] for i, arm in enumerate(data.columns) if evaluation in arm.evaluations}
+    found = _having(data, evaluation)
     values = {i: _values(e) for i, e in found.items()}
     # Edges hold 99 % of the values, and one of them is 0; the outer bins also count what lies beyond.
     sizes = np.abs(np.concatenate([*values.values(), []]))
@@ -290,4 +295,93 @@ def _group(arm: int, name: str, summary: CallSummary) -> dict[str, Any]:
         **{key: getattr(summary, key) for key in counts},
         "reduction_rate": {"text": rate.text, "interval": rate.interval, **summary.reduction_rate.as_dict()},
         "mean": {"text": mean.text, "interval": mean.interval, **summary.mean_value.as_dict()},
+    }
+
+
+def study_section(
+    result: StudyResult, links: Mapping[str, str], *, anchor: str = "study", title: str = "Pilot study"
+) -> dict[str, Any]:
+    """A study as a section of the page; `links` has the viewer's key of each trajectory that can be opened, by id."""
+    tables = label_tables(result, STUDY_DIGITS)
+    drawn = [table for table in tables if table.rows][:MAX_LABELS_DRAWN]
+    labels = [table.label for table in drawn]
+    return {
+        "anchor": anchor,
+        "title": title,
+        "size": result_size(result),
+        "findings": [table.finding for table in tables if table.rows and table.finding],
+        "histograms": [asdict(h) for h in result.histograms if h.label in labels and any(h.good) and any(h.other)],
+        "rocs": [panel for table in drawn if (panel := _roc_panel(result, table))["curves"]],
+        "positions": _positions(result, drawn),
+        "columns": list(TITLES.values()),
+        "tables": [_table(table) for table in tables],
+        "failures": [
+            {
+                "title": heading,
+                "total": result.failure_counts[kind],
+                "rows": [_failure(f, links) for f in result.failures if f.kind is kind],
+            }
+            for kind, heading in FAILURE_TITLES.items()
+        ],
+        "signals": list(map(list, signal_notes(result).items())),
+        "notes": [*method_notes(result), *result.notes],
+    }
+
+
+def _roc_panel(result: StudyResult, table: LabelTable) -> dict[str, Any]:
+    rows = {row.signal: row for row in table.rows}
+    curves = [
+        {
+            "name": rows[c.signal].title,
+            "class": "a0" if c.signal == CALL_INDEX else f"a{1 + ROC_SIGNALS.index(c.signal) % _COLOURS}",
+            "auc": str(rows[c.signal].cells["auc"]),
+            "x": c.false_positive_rate,
+            "y": c.true_positive_rate,
+        }
+        for c in result.rocs
+        if c.label == table.label
+    ]
+    return {"label": table.label, "curves": curves}
+
+
+def _positions(result: StudyResult, drawn: Sequence[LabelTable]) -> list[dict[str, Any]]:
+    """Two panels over the call index: mean reduction, and the label rates."""
+    rows = result.positions
+    names = [table.label for table in drawn if not table.graded]
+    reduction = [_series("−ΔH", "a1", [row.reduction for row in rows])]
+    rates = [_series(n, f"a{1 + i % _COLOURS}", [row.labels[n] for row in rows]) for i, n in enumerate(names)]
+    indices = [row.index for row in rows]
+    panels: list[dict[str, Any]] = [
+        {"title": "Mean reduction −ΔH, nats", "indices": indices, "series": reduction, "zero": True},
+        {"title": "Share of good calls", "indices": indices, "series": rates, "zero": False},
+    ]
+    return [p for p in panels if any(math.isfinite(e["value"]) for s in p["series"] for e in s["values"])]
+
+
+def _series(name: str, colour: str, estimates: Sequence[Estimate]) -> dict[str, Any]:
+    return {"name": name, "class": colour, "values": [estimate.as_dict() for estimate in estimates]}
+
+
+def _table(table: LabelTable) -> dict[str, Any]:
+    rows = [
+        {
+            "signal": row.title,
+            "baseline": row.signal == CALL_INDEX,
+            "n": f"{row.n:,}",
+            "reason": row.reason,
+            "cells": [{"text": cell.text, "interval": cell.interval} for cell in row.cells.values()],
+        }
+        for row in table.rows
+    ]
+    return {"label": table.label, "note": table.note, "size": table.size, "rows": rows}
+
+
+def _failure(f: Failure, links: Mapping[str, str]) -> dict[str, Any]:
+    key = links.get(f.trajectory)
+    return {
+        "trajectory": f.trajectory[:_MAX_ID_CHARS],
+        "link": None if key is None else f"#t={quote(key, safe='')}&at=r{f.index}",
+        "tool": tool_title(f.tool[:_MAX_ID_CHARS]),
+        "index": f.index,
+        "reduction": number(f.reduction, 3, signed=True),
     }

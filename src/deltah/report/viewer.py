@@ -4,20 +4,19 @@ Statistics cover every trajectory; the viewer holds a sample under a cap on coun
 chance, and with several arms first those questions that all arms answered, so that one question can be read in each;
 the rest are the most wasteful trajectories and the method's failure cases. The page says so.
 
-Stored form: one vocabulary of token texts (most frequent first), token lists as indices into it, entropies as
-hundredths of nats (-1: not measured). The page's script renders the opened trajectory only.
+Stored form: one vocabulary of token texts (most frequent first), and token lists as indices into it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, Final, NamedTuple
 
 from deltah.calls.grading import ClusterKey
-from deltah.report.data import Candidate, Evaluation, Reason, ReportData
-from deltah.report.viewer_record import inert, script_json
+from deltah.report.data import ReportData, unused
+from deltah.report.viewer_record import Candidate, Reason, inert, script_json
 from deltah.text_format import agreeing, count, share
 
 MAX_TRAJECTORIES: Final = 200
@@ -37,49 +36,37 @@ class Pick(NamedTuple):
     reason: Reason
 
 
-class _Source(NamedTuple):
-    """One evaluation of one arm."""
-
-    arm: int
-    name: str
-    evaluation: Evaluation
-
-    def picks(self, reason: Reason) -> list[Pick]:
-        return [Pick(self.arm, self.name, c, reason) for c in self.evaluation.candidates[reason]]
+_Source = Mapping[Reason, Sequence[Pick]]
+"""What one evaluation of one arm offers, best first."""
 
 
 def choose(data: ReportData, limit: int = MAX_TRAJECTORIES) -> tuple[list[Pick], str]:
     """Trajectories to show, those to drop last first, and one sentence saying how they were chosen."""
-    sources = [_Source(i, name, e) for i, arm in enumerate(data.columns) for name, e in arm.evaluations.items()]
-    total = sum(len(source.evaluation) for source in sources)
+    total = sum(map(len, data.every_evaluation))
+    sources: list[_Source] = [
+        {reason: [Pick(i, name, c, reason) for c in found] for reason, found in evaluation.candidates.items()}
+        for i, arm in enumerate(data.columns)
+        for name, evaluation in arm.evaluations.items()
+    ]
     if total <= limit:
         note = "The only trajectory." if total == 1 else f"All {count(total, 'trajectory')}."
-        return [p for source in sources for p in source.picks(Reason.DRAWN)], note
-    notable = _notable(sources, int(limit * NOTABLE_SHARE))
+        return [pick for source in sources for pick in source[Reason.DRAWN]], note
+    room = int(limit * NOTABLE_SHARE)
+    each = ((source[reason], int(room * part / len(sources))) for source in sources for reason, part in _SHARES)
+    notable = _distinct((pick for picks, n in each for pick in picks[:n]), room)
     paired = _paired(data, sources, limit - len(notable))
-    turns = zip_longest(*(source.picks(Reason.DRAWN) for source in sources))
+    turns = zip_longest(*(source[Reason.DRAWN] for source in sources))
     rest = (pick for turn in turns for pick in turn if pick is not None)
     chosen = _distinct([*notable, *paired, *rest], limit)
     return chosen, _note(chosen, len({p.candidate.cluster for p in paired}), total, data)
 
 
-def _notable(sources: Sequence[_Source], room: int) -> list[Pick]:
-    """The most wasteful and the failure cases of every evaluation, in equal parts."""
-    found = list[Pick]()
-    for source in sources:
-        for reason, part in _SHARES:
-            found += source.picks(reason)[: int(room * part / len(sources))]
-    return _distinct(found, room)
-
-
 def _paired(data: ReportData, sources: Sequence[_Source], room: int) -> list[Pick]:
     """First trajectories of drawn questions that every arm and evaluation has; empty when the arms share none."""
-    if len(data.columns) < 2 or len({source.arm for source in sources}) < len(data.columns):
+    if len(data.columns) < 2 or not all(arm.evaluations for arm in data.columns):
         return []
-    first = [
-        {p.candidate.cluster: p for p in source.picks(Reason.DRAWN) if p.candidate.repeat == 0} for source in sources
-    ]
-    shared: list[ClusterKey] = [key for key in first[0] if all(key in found for found in first)]
+    first = [{p.candidate.cluster: p for p in s[Reason.DRAWN] if p.candidate.repeat == 0} for s in sources]
+    shared = [key for key in first[0] if all(key in found for found in first)]
     return [found[key] for key in shared[: room // len(sources)] for found in first]
 
 
@@ -87,10 +74,8 @@ def _distinct(picks: Iterable[Pick], limit: int) -> list[Pick]:
     """Each trajectory once, under the first reason it came with."""
     found: dict[tuple[int, str, int], Pick] = {}
     for pick in picks:
-        if len(found) == limit:
-            break
         found.setdefault((pick.arm, pick.evaluation, pick.candidate.order), pick)
-    return list(found.values())
+    return list(found.values())[:limit]
 
 
 def _note(picks: Sequence[Pick], shared: int, total: int, data: ReportData) -> str:
@@ -100,13 +85,11 @@ def _note(picks: Sequence[Pick], shared: int, total: int, data: ReportData) -> s
     parts = [f"{counts[Reason.DRAWN]} drawn with seed {data.seed}"]
     if shared:
         parts[0] += f", among them {count(shared, 'question')} that every {data.noun} answered"
-    if counts[Reason.WASTEFUL]:
-        wasteful = counts[Reason.WASTEFUL]
+    if wasteful := counts[Reason.WASTEFUL]:
         parts.append("the most wasteful one" if wasteful == 1 else f"the {wasteful:,} most wasteful")
     if failures:
         parts.append(f"{count(failures, 'failure case')} (more certain and wrong, less certain and right)")
-    listed = "; ".join(parts)
-    return f"{share(len(picks), total, 'trajectory')}: {listed}. Statistics cover all {total:,}."
+    return f"{share(len(picks), total, 'trajectory')}: {'; '.join(parts)}. Statistics cover all {total:,}."
 
 
 def pack(data: ReportData, picks: Sequence[Pick], note: str, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
@@ -122,7 +105,7 @@ def pack(data: ReportData, picks: Sequence[Pick], note: str, max_bytes: int = MA
             note += f" Only {kept_now}: the page is limited to {max_bytes / 1e6:.0f} MB."
             break
         kept.append((pick, record))
-    names = list(dict.fromkeys(data.evaluation_names))
+    names = data.evaluation_names
     kept.sort(key=lambda entry: (entry[0].arm, names.index(entry[0].evaluation), entry[0].candidate.order))
     records = _identified(data, kept)
     return {"note": note, "vocabulary": _by_frequency(vocabulary, records), "trajectories": records}
@@ -130,25 +113,19 @@ def pack(data: ReportData, picks: Sequence[Pick], note: str, max_bytes: int = MA
 
 def _numbered(pick: Pick, vocabulary: dict[str, int]) -> dict[str, Any]:
     """A copy of a pick's record with tokens as numbers of the vocabulary, which grows."""
-    record = dict(pick.candidate.record)
-    record["blocks"] = [
-        block
-        if "tokens" not in block
-        else {**block, "tokens": [vocabulary.setdefault(text, len(vocabulary)) for text in block["tokens"]]}
-        for block in record["blocks"]
-    ]
-    return record
+    blocks = []
+    for block in pick.candidate.record["blocks"]:
+        numbers = [vocabulary.setdefault(text, len(vocabulary)) for text in block.get("tokens", ())]
+        blocks.append({**block, "tokens": numbers} if "tokens" in block else block)
+    return {**pick.candidate.record, "blocks": blocks}
 
 
 def _identified(data: ReportData, kept: Iterable[tuple[Pick, dict[str, Any]]]) -> list[dict[str, Any]]:
     """Records with their place, a key for links, and a number shared by the trajectories of one question."""
     keys, questions, records = set[str](), dict[ClusterKey, int](), list[dict[str, Any]]()
     for pick, record in kept:
-        base = key = inert(f"{data.columns[pick.arm].name}/{pick.evaluation}/{record['id']}"[:300])
-        n = 1
-        while key in keys:
-            n += 1
-            key = f"{base}~{n}"
+        name = inert(f"{data.columns[pick.arm].name}/{pick.evaluation}/{record['id']}"[:300])
+        key = unused(name, keys, "~{}")
         keys.add(key)
         place = {"arm": pick.arm, "evaluation": inert(pick.evaluation), "reason": pick.reason.value}
         question = questions.setdefault(pick.candidate.cluster, len(questions))

@@ -1,26 +1,29 @@
-"""One trajectory as the page's script reads it: plain values, inert text, everything cut to a stated size.
+"""The trajectories that the viewer may show: which are kept while a log streams by, and each one's record.
 
-A record holds question, answer, grade, the means H(r_k) with their intervals, and blocks in reading order: runs of
-tokens with their entropies (hundredths of nats, -1 where not measured) and rounds of call cards. Results that a card
-shows are not repeated as tokens. A record is made while the traces stream by, so its size is bounded whatever the log
-holds; token texts become numbers of a vocabulary in `deltah.report.viewer`.
+Kept are four bounded lists an evaluation: the most wasteful, the method's failure cases *certain and wrong* and *rise
+and right*, and a bottom-k sample by the hash of seed and question, the same questions in every run.
 
-Inert text: control characters, bidirectional overrides and invisible tag characters become visible symbols, so that a
-log can neither hide text nor reorder it; lone surrogates, which UTF-8 cannot hold, are spelled out. Newline and tab
-stay. Escaping for HTML is done by the template engine (autoescape), not here.
+A record is plain values, each cut to a stated size: tokens with entropies in hundredths of nats (-1: not measured) and
+rounds of call cards. Its text is inert: control characters, bidirectional overrides and invisible characters become
+visible symbols, so that a log can neither hide nor reorder text. The template engine escapes HTML, not this module.
 """
 
 from __future__ import annotations
 
+import heapq
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from dataclasses import dataclass, field
+from enum import StrEnum
+from hashlib import blake2b
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
-from deltah.calls.grading import is_correct
+from deltah.calls.grading import ClusterKey, cluster_key, is_correct
 from deltah.calls.waste import Waste, WasteLevel, waste_levels
 from deltah.core.signal_types import Signal, Verdict
 from deltah.core.types import Round, Segment, SegmentKind, ToolCall, Trajectory
@@ -47,14 +50,91 @@ _INERT: Final = re.compile(
 _SCRIPT_ESCAPES: Final = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
-def record(t: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> dict[str, Any]:
-    """Strict-JSON values of one trajectory.
+class Reason(StrEnum):
+    """Why a trajectory is kept."""
 
-    Args:
-        t: T tokens, C calls.
-        signal: None where nothing was measured.
-        waste: (C,) classes of each call.
-    """
+    WASTEFUL = "wasteful"
+    CERTAIN_AND_WRONG = "certain_and_wrong"
+    """Entropy fell most, the answer is not correct."""
+    RISE_AND_RIGHT = "rise_and_right"
+    """Entropy rose most, the answer is correct."""
+    DRAWN = "drawn"
+
+
+KEPT: Final[Mapping[Reason, int]] = {
+    Reason.WASTEFUL: 40,
+    Reason.CERTAIN_AND_WRONG: 20,
+    Reason.RISE_AND_RIGHT: 20,
+    Reason.DRAWN: 200,
+}
+"""Trajectories of one evaluation held for each reason."""
+_Rank: TypeAlias = tuple[float, ...]
+
+
+class Candidate(NamedTuple):
+    """One trajectory that the viewer may show."""
+
+    order: int
+    """Place in its evaluation, from 0."""
+    cluster: ClusterKey
+    repeat: int
+    """How many trajectories of the same question came before it in its evaluation."""
+    record: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class Collector:
+    """Takes trajectories one by one and keeps the best of each list."""
+
+    seed: int
+    _heaps: dict[Reason, list[tuple[_Rank, int, Candidate]]] = field(default_factory=lambda: {r: [] for r in Reason})
+    _seen: Counter[ClusterKey] = field(default_factory=Counter)
+    _count: int = 0
+
+    def offer(self, trajectory: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> None:
+        """Keep a trajectory where it is among the best; its record is made only then."""
+        cluster = cluster_key(trajectory)
+        order, repeat = self._count, self._seen[cluster]
+        self._count += 1
+        self._seen[cluster] += 1
+        ranks = {**_notable(trajectory, signal, waste), Reason.DRAWN: (-repeat, -_hash(self.seed, cluster))}
+        candidate = None
+        for reason, rank in ranks.items():
+            heap = self._heaps[reason]
+            if len(heap) == KEPT[reason] and (rank, -order) < heap[0][:2]:
+                continue
+            candidate = candidate or Candidate(order, cluster, repeat, record(trajectory, signal, waste))
+            heapq.heappush(heap, (rank, -order, candidate))
+            if len(heap) > KEPT[reason]:
+                heapq.heappop(heap)
+
+    def candidates(self) -> dict[Reason, tuple[Candidate, ...]]:
+        """What was kept, best first."""
+        return {reason: tuple(entry[2] for entry in sorted(heap, reverse=True)) for reason, heap in self._heaps.items()}
+
+
+def _notable(t: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> dict[Reason, _Rank]:
+    """Rank of a trajectory in each list it may enter; more is better."""
+    levels = waste_levels(signal, waste)
+    not_reduced = 0 if signal is None else signal.count(Verdict.NOT_REDUCED)
+    wasted = (levels.count(WasteLevel.CERTIFIED), levels.count(WasteLevel.LIKELY), not_reduced)
+    ranks: dict[Reason, _Rank] = {Reason.WASTEFUL: wasted} if any(wasted) else {}
+    rise, correct = change(signal), is_correct(t)
+    if rise < 0 and correct is not None and not correct:
+        ranks[Reason.CERTAIN_AND_WRONG] = (-rise,)
+    if rise > 0 and correct:
+        ranks[Reason.RISE_AND_RIGHT] = (rise,)
+    return ranks
+
+
+def _hash(seed: int, cluster: ClusterKey) -> int:
+    """A number that looks drawn at random, the same for one seed and question everywhere."""
+    name = "\0".join((str(seed), *cluster)).encode("utf-8", "surrogatepass")
+    return int.from_bytes(blake2b(name, digest_size=8).digest())
+
+
+def record(t: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> dict[str, Any]:
+    """Strict-JSON values of one trajectory; `signal` is None where nothing was measured, `waste` has one set a call."""
     levels = waste_levels(signal, waste)
     shown = zip(t.calls[:MAX_CALLS], waste[:MAX_CALLS], levels[:MAX_CALLS], strict=True)
     found = {
@@ -88,20 +168,15 @@ def change(signal: Signal | None) -> float:
 
 
 def _text(text: str | None) -> str | None:
-    if text is None:
-        return None
-    kept, lost = cut(text, MAX_TEXT_CHARS)
-    return kept if not lost else f"{kept} … ({lost:,} more characters)"
+    if text is None or len(text) <= MAX_TEXT_CHARS:
+        return text
+    return f"{text[:MAX_TEXT_CHARS]} … ({len(text) - MAX_TEXT_CHARS:,} more characters)"
 
 
-def _segments(signal: Signal) -> list[dict[str, Any]]:
+def _segments(s: Signal) -> list[dict[str, Any]]:
     """H(r_k), k = 0 ... R."""
-    return [
-        {"h": _nats(h), "low": _nats(low), "high": _nats(high), "n": int(n)}
-        for h, low, high, n in zip(
-            signal.segment_entropy, signal.segment_lower, signal.segment_upper, signal.segment_tokens, strict=True
-        )
-    ]
+    bounds = zip(s.segment_entropy, s.segment_lower, s.segment_upper, s.segment_tokens, strict=True)
+    return [{"h": _nats(h), "low": _nats(low), "high": _nats(high), "n": int(n)} for h, low, high, n in bounds]
 
 
 def _nats(value: float) -> float | None:
@@ -169,25 +244,27 @@ def _round_block(signal: Signal | None, round_: Round, cards: Sequence[dict[str,
         block |= {"verdict": signal.verdicts[at].value, "value": _nats(signal.value[at])}
         block |= {"low": _nats(signal.lower[at]), "high": _nats(signal.upper[at])}
     block["calls"] = [cards[i] for i in round_.calls if i < len(cards)]
-    if len(block["calls"]) < len(round_.calls):
-        block["cut"] = len(round_.calls) - len(block["calls"])
+    if lost := len(round_.calls) - len(block["calls"]):
+        block["cut"] = lost
     return block
 
 
 def _card(call: ToolCall, waste: frozenset[Waste], level: WasteLevel) -> dict[str, Any]:
     """One call."""
-    arguments, arguments_cut = cut(call.arguments, MAX_ARGUMENT_CHARS)
-    result, result_cut = cut(call.result or "", MAX_RESULT_CHARS)
-    card: dict[str, Any] = {"name": tool_title(call.name[:200]), "arguments": arguments, "status": call.status.value}
-    card["result"] = None if call.result is None else result
+    card: dict[str, Any] = {"name": tool_title(call.name[:200]), "status": call.status.value}
+    for key, text, limit in (
+        ("arguments", call.arguments, MAX_ARGUMENT_CHARS),
+        ("result", call.result or "", MAX_RESULT_CHARS),
+    ):
+        card[key] = text[:limit]
+        if len(text) > limit:
+            card[f"{key}_cut"] = len(text) - limit
+    if call.result is None:
+        card["result"] = None
     if waste:
         card |= {"waste": [w.value for w in Waste if w in waste], "waste_level": level.value}
     if call.duration_s is not None:
         card["seconds"] = round(call.duration_s, 4)
-    if arguments_cut:
-        card["arguments_cut"] = arguments_cut
-    if result_cut:
-        card["result_cut"] = result_cut
     return card
 
 
@@ -212,11 +289,6 @@ def inert_tree(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [inert_tree(item) for item in value]
     return value
-
-
-def cut(text: str, limit: int) -> tuple[str, int]:
-    """The first `limit` characters, and how many were cut off."""
-    return text[:limit], max(0, len(text) - limit)
 
 
 def script_json(value: Any) -> str:

@@ -149,7 +149,7 @@ class StudyResult:
         Raises:
             DataError: if it was written by another version, or is no study.
         """
-        version = data.get("schema_version")
+        version = data.get("schema_version") if isinstance(data, Mapping) else None
         if version != SCHEMA_VERSION:
             raise DataError(
                 f"the study has schema_version {version!r}, expected {SCHEMA_VERSION}; run `deltah study` again"

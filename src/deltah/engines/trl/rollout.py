@@ -174,8 +174,7 @@ def evaluate_into(config: EvaluateConfig, run: RunDirectory, progress: Progress 
 class RolloutJob:
     """Trajectories of tasks, written into a run directory as they come: all samples of the first task, then the next.
 
-    A continued job samples with another seed, so that no draw is repeated: the result is an equally good sample, but not
-    the same one.
+    A continued job samples with another seed, so that no draw is repeated: the sample is equally good, but another one.
     """
 
     config: RolloutConfig
@@ -208,8 +207,8 @@ class RolloutJob:
                 break
             if (trajectory.id, trajectory.question) != asked:
                 raise ConfigError(
-                    f"{self.partial}: trajectory {kept + 1} answers {trajectory.question!r} ({trajectory.id}), which is "
-                    "not what the task file asks there now; give the task file it was made with, or another --out"
+                    f"{self.partial}: trajectory {kept + 1} answers {trajectory.question!r} ({trajectory.id}), which "
+                    "is not what the task file asks there now; give the task file it was made with, or another --out"
                 )
             kept += 1
         return kept

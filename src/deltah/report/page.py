@@ -1,27 +1,35 @@
-"""Report data to payload: plain JSON values that the page shows and the JSON twin repeats.
+"""Report data to page: a payload of plain JSON values, one self-contained HTML file, and its JSON twin.
 
 Everything the page says stands in the payload; templates and charts only draw it. Every string is made inert on the
-way, once, here. Order and rounding are fixed, and no clock is read: the same input gives the same bytes.
+way, once, here. Order and rounding are fixed and no clock is read: the same input gives the same bytes. A content
+security policy lets the page's own script run, named by its hash, and nothing else: no other script, no request.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from base64 import b64encode
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
+from importlib import resources
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from deltah.calls.grading import outcome_meaning, outcome_title
 from deltah.core.metrics import CALLS, OUTCOME, REDUCTION_RATE, SIGNAL_MEAN, SIGNAL_STD, CollapseMonitor
 from deltah.core.signals import SIGNALS
 from deltah.core.types import FloatArray
+from deltah.errors import DataError, InvalidValueError
+from deltah.report import charts
 from deltah.report.data import START, SUBSETS, ArmData, ReportData
-from deltah.report.sections import PageSignal, call_tables, headline, meanings, page_signal, waste_table
-from deltah.report.study_section import study_section
+from deltah.report.sections import PageSignal, call_tables, headline, meanings, page_signal, study_section, waste_table
 from deltah.report.viewer import choose, pack
-from deltah.report.viewer_record import inert_tree
-from deltah.runs.directory import nan_to_none, run_signal
+from deltah.report.viewer_record import compact_json, inert_tree, script_json
+from deltah.runs.directory import nan_to_none, run_signal, write_atomic
 from deltah.stats.bootstrap import LEVEL
 from deltah.stats.summary import RESAMPLES, Statistics, Summary, compare, summarise
 from deltah.stats.tables import DIFFERENCE_COLUMNS, GRADED_COLUMNS, PAGE_COLUMNS, SPLIT_COLUMNS, table
@@ -37,17 +45,88 @@ CURVES: Final = (  # "{outcome}" and "{signal}" stand for their titles
 MAX_FACT_CHARS: Final = 2_000
 SMOOTHING_SHARE: Final = 0.15
 """Width of the moving mean of a learning curve, as a share of its points."""
+ENTROPY_LEVELS: Final = (0.02, 0.1, 0.25, 0.5, 0.8, 1.2, 1.8, 2.6)
+"""Upper edges in nats of the viewer's colour classes; fixed, so that pages compare."""
+TEMPLATES: Final = resources.files("deltah.report") / "templates"
+
+
+def write_report(data: ReportData, out_html: str | Path) -> None:
+    """Write `report.html` and, beside it, `report.json` with the same data.
+
+    Args:
+        data: What to show.
+        out_html: The page; the twin has the same name with `.json`.
+
+    Raises:
+        InvalidValueError: if the name does not end in `.html`.
+        DataError: if a file cannot be written.
+    """
+    out = Path(out_html)
+    if out.suffix.lower() != ".html":
+        raise InvalidValueError(f"the report's file name is {out.name!r}; expected one that ends in .html")
+    payload = build(data)
+    page, twin = render(payload), compact_json(payload) + "\n"
+    try:
+        write_atomic(out, page)
+        write_atomic(out.with_suffix(".json"), twin)
+    except OSError as error:
+        raise DataError(
+            f"cannot write {out}: {error.strerror or error}; choose another place or free some space"
+        ) from error
+
+
+def render(payload: Mapping[str, Any]) -> str:
+    """The HTML page of a payload."""
+    # The parts of the viewer's script in the order of their names, in one scope of their own.
+    parts = sorted(file.name for file in (TEMPLATES / "viewer").iterdir() if file.name.endswith(".js"))
+    script = "\n".join(('"use strict";', "{", *(_source(f"viewer/{name}") for name in parts), "}", ""))
+    page = environment().get_template("page.html.j2")
+    return page.render(
+        p=payload,
+        arms=charts.with_classes(payload["arms"]),
+        charts=charts,
+        plane_limits=charts.plane_limits(payload["plane"]) if payload["plane"] else {},
+        value_limits=_value_limits(payload),
+        levels=ENTROPY_LEVELS,
+        # Package files and escaped JSON: the only text that enters the page unescaped.
+        style=Markup(_source("style.css")),
+        script=Markup(script),
+        script_hash=b64encode(sha256(script.encode()).digest()).decode(),
+        data_json=Markup(script_json(payload)),
+        levels_json=Markup(script_json(list(ENTROPY_LEVELS))),
+    )
+
+
+def environment() -> Environment:
+    """The page's templates, and the function that they call."""
+    loader = PackageLoader("deltah.report", "templates")
+    templates = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    templates.globals["count"] = count
+    return templates
+
+
+def _source(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _value_limits(payload: Mapping[str, Any]) -> tuple[float, float]:
+    """Common range of the bars of the mean signal: symmetric, as wide as the groups of ten calls or more need."""
+    groups = [
+        group["mean"]
+        for calls in payload["calls"]
+        for table in ("by_tool", "by_round")
+        for group in calls[table]
+        if group["n"] >= 10
+    ]
+    values = [abs(mean[key]) for mean in groups for key in ("value", "low", "high") if mean[key] is not None]
+    limit = max(values, default=1.0) or 1.0
+    return -limit, limit
 
 
 def build(data: ReportData) -> dict[str, Any]:
-    """Assemble the payload of a report.
-
-    Args:
-        data: Arms, start and facts.
-
-    Returns:
-        Strict-JSON values only: no NaN, no lone surrogate, no invisible control character.
-    """
+    """The payload of a report: strict-JSON values, without lone surrogates and invisible control characters."""
     names, graders = data.evaluation_names, data.graders
     signal, viewer = page_signal(data), pack(data, *choose(data))
     outcome = {"graded": bool(graders), "title": outcome_title(graders), "meaning": outcome_meaning(graders)}
@@ -104,18 +183,17 @@ def _arm(data: ReportData, arm: ArmData, index: int) -> dict[str, Any]:
         "notes": [note[:MAX_FACT_CHARS] for note in arm.notes if note not in _shared_notes(data)],
         "problems": [problem[:500] for problem in arm.problems],
         "n_problems": arm.n_problems,
-        "alarms": alarms(arm.metrics),
+        "alarms": list(_alarms(arm.metrics)),
     }
 
 
-def alarms(metrics: Iterable[Mapping[str, Any]]) -> list[str]:
+def _alarms(metrics: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """What the collapse monitor says of logged metrics, one sentence an alarm."""
-    monitor, found = CollapseMonitor(), list[str]()
+    monitor = CollapseMonitor()
     for row in metrics:
         watched = {key: float(row[key]) for key in (CALLS, OUTCOME, SIGNAL_STD) if _is_number(row.get(key))}
         if watched:
-            found += [f"step {row.get('step', '?')}: {alarm}" for alarm in monitor.update(watched)]
-    return found
+            yield from (f"step {row.get('step', '?')}: {alarm}" for alarm in monitor.update(watched))
 
 
 def _is_number(value: object) -> bool:
@@ -170,33 +248,23 @@ def _table(
     }
 
 
-def _reference(data: ReportData, evaluation: str) -> ArmData | None:
-    """What the others are compared with: outcome-only training, else the start, of an experiment; else the first."""
-    present = [arm for arm in data.columns if arm.evaluations.get(evaluation)]
-    # A log of such a name is nothing but that.
-    names = ("outcome", START) if data.trained else ()
-    named = [arm for name in names for arm in present if arm.name == name]
-    return next(iter([*named, *present]), None)
-
-
 def _differences(
     data: ReportData, outcome: Mapping[str, Any], signal: PageSignal, evaluation: str
 ) -> dict[str, Any] | None:
-    """Paired differences of every arm from the reference."""
-    reference = _reference(data, evaluation)
+    """Paired differences of every arm from outcome-only training, else the start, of an experiment; else the first."""
+    tables = {arm.name: e.table for arm in data.columns if (e := arm.evaluations.get(evaluation))}
+    # A log of such a name is nothing but that.
+    named = [name for name in ("outcome", START) if data.trained and name in tables]
+    reference = next(iter([*named, *tables]), None)
     if reference is None:
         return None
-    base, found = reference.evaluations[evaluation].table, {}
-    for arm in data.columns:
-        own = arm.evaluations.get(evaluation)
-        if arm.name != reference.name and own is not None:
-            difference = compare(base, own.table, seed=data.seed)
-            if difference.questions:
-                found[arm.name] = difference
+    others = {name: own for name, own in tables.items() if name != reference}
+    compared = {name: compare(tables[reference], own, seed=data.seed) for name, own in others.items()}
+    found = {name: difference for name, difference in compared.items() if difference.questions}
     if not found:
         return None
     shown = _table(data, outcome, signal, found, DIFFERENCE_COLUMNS, signed=True)
-    return {"evaluation": evaluation, "reference": reference.name, **shown}
+    return {"evaluation": evaluation, "reference": reference, **shown}
 
 
 def _plane(
@@ -213,19 +281,17 @@ def _plane(
 
 def _curves(data: ReportData, outcome: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Learning curves: raw values and their centred moving mean."""
+    # The signal that the runs logged need not be the one that the page is scored by.
+    names = {run_signal(arm.config).name for arm in data.columns if arm.metrics}
+    signal = SIGNALS.resolve(names.pop()).with_unit if len(names) == 1 else "signal"
     curves = []
     for key, title in CURVES:
         series = [found for i, arm in enumerate(data.columns) if (found := _series(arm, i, key))]
         if series:
-            named = title.format(outcome=outcome["title"], signal=_trained_on(data))
-            curves.append({"key": key, "title": named, "series": series})
+            curves.append(
+                {"key": key, "title": title.format(outcome=outcome["title"], signal=signal), "series": series}
+            )
     return curves
-
-
-def _trained_on(data: ReportData) -> str:
-    """Title and unit of the signal that the runs logged, which need not be the one that the page is scored by."""
-    names = {run_signal(arm.config).name for arm in data.columns if arm.metrics}
-    return SIGNALS.resolve(names.pop()).with_unit if len(names) == 1 else "signal"
 
 
 def _series(arm: ArmData, index: int, key: str) -> dict[str, Any] | None:
@@ -243,12 +309,7 @@ def _series(arm: ArmData, index: int, key: str) -> dict[str, Any] | None:
 
 
 def moving_mean(values: FloatArray, width: int) -> FloatArray:
-    """Centred mean over `width` points (made odd), fewer at the ends; NaN points are skipped.
-
-    Args:
-        values: (N,)
-        width: Points of the window.
-    """
+    """(N,) centred mean over `width` points (made odd), fewer at the ends; NaN points are skipped."""
     half = width // 2
     windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
     means = [float(np.mean(w[np.isfinite(w)])) if np.isfinite(w).any() else float("nan") for w in windows]
@@ -271,7 +332,7 @@ def _studies(data: ReportData, viewer: Mapping[str, Any]) -> list[dict[str, Any]
 
 def _facts(data: ReportData, signal: PageSignal) -> dict[str, Any]:
     """What the footer says of the numbers: caller's facts, and what the trajectories themselves state."""
-    every = [evaluation for arm in data.columns for evaluation in arm.evaluations.values()]
+    every = data.every_evaluation
     temperatures = sorted({found for e in every for found in e.met("temperature")})
     derived = {
         "trajectories": f"{sum(map(len, every)):,}",
