@@ -14,10 +14,10 @@ import msgspec
 
 from deltah.calls.grading import cluster_key, grader_of, is_correct
 from deltah.calls.waste import Waste, waste_level
-from deltah.core.signal_types import Signal
+from deltah.core.signals import Signal
 from deltah.core.types import SegmentKind, Trajectory
 from deltah.errors import InvalidValueError
-from deltah.traces.fields import DURATION_FROM, GAP
+from deltah.traces.joining import DURATION_FROM, GAP
 
 CHARS_PER_TOKEN: Final = 4.0
 """Rule of thumb for English text, where the record has no tokens."""
@@ -56,7 +56,7 @@ class CallRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     duration_s: Annotated[float | None, _column("Time the tool took", "seconds")]
     outcome: Annotated[float | None, _column("Outcome of the trajectory, in [0, 1]; null: not graded")]
     estimator: Annotated[str, _column("exact, top_k or none: where the entropies come from")]
-    temperature: Annotated[float | None, _column("Temperature that the entropies speak of")]
+    temperature: Annotated[float | None, _column("Temperature of the distribution that the entropies describe")]
     spans: Annotated[str, _column("exact or approximate: borders of reasoning, calls and results")]
     turn: Annotated[int, _column("Assistant message that issued the call, from 0")]
     own_tokens: Annotated[float, _column("Tokens that spell this call, see `tokens_estimated`", "tokens")]
@@ -97,7 +97,7 @@ class TrajectoryRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     entropies: Annotated[int, _column("Segments with an entropy H(r_k)", "segments")]
     entropy_sum: Annotated[float, _column("Sum of H(r_k) over them", "nats")]
     estimator: Annotated[str, _column("exact, top_k or none: where the entropies come from")]
-    temperature: Annotated[float | None, _column("Temperature that the entropies speak of")]
+    temperature: Annotated[float | None, _column("Temperature of the distribution that the entropies describe")]
     spans: Annotated[str, _column("exact or approximate: borders of reasoning, calls and results")]
     stop_reason: Annotated[str, _column("Why the trajectory ended")]
     model: Annotated[str | None, _column("Name of the model")]

@@ -14,8 +14,7 @@ import numpy as np
 from deltah.calls.savings import Savings, SavingsReport, savings
 from deltah.calls.waste import Waste, WasteLevel
 from deltah.core.registry import Entry
-from deltah.core.signal_types import Verdict
-from deltah.core.signals import SIGNALS
+from deltah.core.signals import SIGNALS, Verdict
 from deltah.core.types import FloatArray
 from deltah.report.data import Evaluation, ReportData
 from deltah.stats.bootstrap import Estimate

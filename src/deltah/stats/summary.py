@@ -21,7 +21,7 @@ import numpy as np
 
 from deltah.calls.table import CallTable
 from deltah.core import metrics
-from deltah.core.signal_types import Signal
+from deltah.core.signals import Signal
 from deltah.core.types import FloatArray, Trajectory
 from deltah.stats.bootstrap import MAX_RESAMPLED, Estimate, interval, ratio, ratio_replicates
 
