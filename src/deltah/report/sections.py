@@ -18,7 +18,7 @@ from deltah.core.signal_types import Verdict
 from deltah.core.signals import SIGNALS
 from deltah.core.types import FloatArray
 from deltah.report.data import Evaluation, ReportData
-from deltah.stats.bootstrap import Estimate
+from deltah.stats.bootstrap import Cell, Estimate, estimate_cell
 from deltah.stats.columns import CALL_INDEX
 from deltah.stats.study import ROC_SIGNALS, Failure, StudyResult
 from deltah.stats.study_text import (
@@ -30,9 +30,8 @@ from deltah.stats.study_text import (
     result_size,
     signal_notes,
 )
-from deltah.stats.summary import MAX_NAME_CHARS, CallSummary, Summary, calls_by
-from deltah.stats.tables import MISSING, UNPARSED, Cell, estimate_cell, money_text, number, rate_cell, tool_title
-from deltah.text_format import count
+from deltah.stats.summary import MAX_NAME_CHARS, CallSummary, Summary, calls_by, rate_cell
+from deltah.text_format import MISSING, UNPARSED, count, money_text, number, tool_title
 
 MAX_ARMS: Final = 4
 """Of the headline; with more arms the table below it says more."""

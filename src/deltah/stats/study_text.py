@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from deltah.stats.associations import Association
-from deltah.stats.bootstrap import LEVEL, Estimate
+from deltah.stats.bootstrap import LEVEL, Cell, Estimate, estimate_cell
 from deltah.stats.columns import CALL_INDEX, REDUCTION, signal_note
 from deltah.stats.labels import LABELS
 from deltah.stats.study import FailureKind, StudyResult
-from deltah.stats.tables import MISSING, Cell, estimate_cell, number, tool_title
-from deltah.text_format import count
+from deltah.text_format import MISSING, count, number, tool_title
 
 TITLES: Final = {
     "auc": "AUC",
