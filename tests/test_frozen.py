@@ -63,6 +63,8 @@ RENAMED: Mapping[str, str] = {
     "report/*.page.calls.*.by_*.delta_h": "mean",
     # The mean of a signal over calls, whatever the signal.
     "score/*.summary.by_*.delta_h": "mean_value",
+    # Calls by waste level: a verdict is what the signal says.
+    "score/*.summary.savings.verdicts": "levels",
     "report/*.page.*.rows.*.all.delta_h": "mean_value",
     # Rows of calls: a value beside its unit; the verdict of the signal; the level of waste.
     "calls/*.rows.*.delta_h": "value",

@@ -76,7 +76,7 @@ def test_tokens_of_dropped_calls_by_hand() -> None:
     assert saved.calls_with_estimated_tokens == 0
     assert (math.isnan(saved.seconds), saved.calls_without_seconds) == (True, 2)
     assert report.certified_and_likely.prompt_tokens == saved.prompt_tokens
-    assert report.verdicts == {WasteLevel.CERTIFIED: 2, WasteLevel.LIKELY: 0, WasteLevel.HINT: 0, WasteLevel.NONE: 2}
+    assert report.levels == {WasteLevel.CERTIFIED: 2, WasteLevel.LIKELY: 0, WasteLevel.HINT: 0, WasteLevel.NONE: 2}
     assert report.classes[Waste.EXACT_DUPLICATE] == 3
     assert (report.trajectories, report.calls) == (1, 4)
 
@@ -84,7 +84,7 @@ def test_tokens_of_dropped_calls_by_hand() -> None:
 def test_without_entropies_nothing_is_certified_and_repeats_are_likely() -> None:
     report = estimate((token_trajectory(), None))
     assert (report.certified.calls, report.certified_and_likely.calls) == (0, 3)
-    assert report.verdicts[WasteLevel.LIKELY] == 3
+    assert report.levels[WasteLevel.LIKELY] == 3
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_label_decides_the_level(label: Verdict, certified: int, likely: int) 
 def test_a_hint_is_never_saved() -> None:
     t = written(search("a", FACT))
     report = estimate((t, labelled(t, Verdict.NOT_REDUCED)))
-    assert (report.verdicts[WasteLevel.HINT], report.certified_and_likely.calls) == (1, 0)
+    assert (report.levels[WasteLevel.HINT], report.certified_and_likely.calls) == (1, 0)
 
 
 def test_tokens_are_estimated_from_characters_where_the_record_has_none() -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from call_builders import FACT, OTHER, THIRD, Call, Say, hints, python, search, written
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deltah import Segment, SegmentKind, ToolCall, Trajectory
-from deltah.calls import result_texts
-from deltah.calls.result_texts import ascii_words
+from deltah.calls import waste
+from deltah.calls.evidence import split_words
 from deltah.calls.waste import Waste, waste_of_calls
 
 
@@ -68,7 +70,7 @@ def test_unused_is_not_claimed_where_later_text_is_unknown() -> None:
 
 @given(st.text(st.characters(max_codepoint=127)))
 def test_ascii_texts_are_cut_as_a_pattern_would(text: str) -> None:
-    assert ascii_words(text) == result_texts._WORD.findall(text.casefold())
+    assert split_words(text) == re.findall(r"[^\W_]+", text.casefold())
 
 
 @pytest.mark.parametrize(
@@ -80,4 +82,4 @@ def test_ascii_texts_are_cut_as_a_pattern_would(text: str) -> None:
     ],
 )
 def test_words_are_short_and_lower_case_and_decimals_fall_away(text: str, words: list[str]) -> None:
-    assert result_texts._words(text) == words
+    assert waste._words(text) == words

@@ -176,7 +176,7 @@ def read_calls(  # noqa: PLR0913 - the options of `deltah score`
 
     Args:
         paths: Files, folders or glob patterns, see `deltah.read_traces`.
-        signal: One of `LOG_SIGNALS`; None: that of the run that the traces lie in, else ΔH.
+        signal: Name of a signal that needs no fit; None: that of the run that the traces lie in, else ΔH.
         margin: Dead band in the signal's unit; None: likewise.
         answers: Second file with grades or gold answers.
         format: Name of a trace format; None: told from the content.

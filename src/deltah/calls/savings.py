@@ -114,10 +114,10 @@ class SavingsReport:
     trajectories: int
     calls: int
     """All calls, the useful ones included."""
-    verdicts: Mapping[WasteLevel, int]
+    levels: Mapping[WasteLevel, int]
     """Calls by waste level."""
     classes: Mapping[Waste, int]
-    """Calls by class, whatever their verdict; a call counts in each of its classes."""
+    """Calls by class, whatever its level; a call counts in each of its classes."""
     assumptions: tuple[str, ...]
     """What the estimate takes for granted, one sentence each."""
 
@@ -141,7 +141,7 @@ def savings(table: CallTable, costs: Costs | None = None) -> SavingsReport:
         certified_and_likely=_savings(likely, costs.prices),
         trajectories=trajectories,
         calls=sum(levels.values()),
-        verdicts={level: levels.get(level.value, 0) for level in WasteLevel},
+        levels={level: levels.get(level.value, 0) for level in WasteLevel},
         classes={waste: classes.get(waste.value, 0) for waste in Waste},
         assumptions=_assumptions(likely, costs),
     )

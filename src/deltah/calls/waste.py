@@ -1,47 +1,51 @@
-r"""Waste that the text of a trajectory shows: calls that repeat a call, an error or what the context already holds.
+"""Waste that the text of a trajectory shows: calls that repeat a call, an error or what the context already holds.
 
-No label, no model and no entropy is used; `verdict` sets the classes beside ΔH's label. The classes err towards
-silence: a call is named waste only if nothing in the record speaks for it.
+No label, no model and no entropy is used; `waste_level` sets the classes beside the verdict of the signal. The classes
+err towards silence: a call is named waste only if nothing in the record speaks for it. docs/waste.md states the rules;
+the ideas are these.
 
-* **Evidence is local.** A call that may change the world (`deltah.calls.call_forms`; one that failed changes
-  nothing, unless it ran code) and a new user message begin a new *epoch*, and only the same epoch counts as evidence.
-  So a file read again after an edit, a test run again after a fix and a look-up that the user asked to repeat are no
-  waste, whatever they return.
-* **Only equal answers make duplicates.** If the same call ever gets two different answers within an epoch, its source
-  is changing (polling, a feed, a clock): none of these calls is a duplicate or already in context. An answer that says
-  "pending", shows nothing (an image) or only acknowledges ("ok") is no evidence either.
-* **Retries.** A failed call is no duplicate; it is a repeated error only if the same call failed with the same error
-  before and does not succeed later.
-* **Pagination.** Calls whose numbers differ are different calls (`deltah.calls.call_forms`).
+* **Evidence is local.** A call that may change the world (one that failed changes nothing, unless it ran code) and a
+  new user message begin a new *epoch*, and only the same epoch counts as evidence. So a file read again after an edit
+  and a look-up that the user asked to repeat are no waste, whatever they return.
+* **Only equal answers make duplicates.** If the same call gets two different answers within an epoch, its source is
+  changing (polling, a feed, a clock): none of these calls is a duplicate or already in context.
+* **Context** is what the model had read when it issued the call: user text and earlier results, not the results of
+  parallel calls and not what the policy itself wrote.
+* **Unused** is a hint, not a finding: a paraphrase or a number computed from the result leaves no trace.
 
-Context for "already in context" is what the model had read when it issued the call: user text and earlier results, not
-the results of parallel calls and not what the policy itself wrote. Time is linear in the text but for one substring
-search a call in its epoch's results, and at most `NEAR_WINDOW` comparisons of queries.
+Time is linear in the text but for one substring search a call in its epoch's results, and at most `NEAR_WINDOW`
+comparisons of queries.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from itertools import pairwise, product, repeat
+from operator import itemgetter
+from string import ascii_lowercase
+from typing import Final, TypeVar
 
-from deltah.calls.call_forms import (
+from deltah.calls.evidence import (
+    Answer,
     CallForm,
-    Effect,
-    ToolKind,
+    answer_kind,
     call_form,
     decode_arguments,
     effect_of,
+    flatten,
+    passages,
     same_code,
     similarity,
-    tool_kind,
+    split_words,
+    tool_of,
 )
-from deltah.calls.result_texts import AnswerKind, SeenText, answer_kind, flatten, passages, unused_results, user_text
 from deltah.core.signal_types import Signal, Verdict
-from deltah.core.types import ToolCall, Trajectory
+from deltah.core.types import SegmentKind, ToolCall, Trajectory
+from deltah.tools.search import STOP_WORDS
 
 NEAR_SIMILARITY: Final = 0.8
 """Jaccard similarity of query words from which two queries are near duplicates, if the result is in context too."""
@@ -91,12 +95,7 @@ def waste_level(waste: frozenset[Waste], label: Verdict | None) -> WasteLevel:
 
 
 def waste_levels(signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> tuple[WasteLevel, ...]:
-    """(C,) what text and entropy say of each call.
-
-    Args:
-        signal: None for a trajectory without entropies.
-        waste: (C,) classes of each call.
-    """
+    """(C,) what text and entropy say of each call, given its classes; the signal is None without entropies."""
     labels = [None] * len(waste) if signal is None else signal.call_verdicts
     return tuple(waste_level(classes, label) for classes, label in zip(waste, labels, strict=True))
 
@@ -110,15 +109,15 @@ def waste_of_calls(trajectory: Trajectory) -> tuple[frozenset[Waste], ...]:
         return ()
     if trajectory.metadata.get("has_text") is False:
         return (frozenset(),) * trajectory.n_calls  # an export of numbers: there is nothing to compare
-    heard = user_text(trajectory)
+    heard = _user_text(trajectory)
     evidence = _evidence(trajectory.calls, heard)
     for group in _same_calls(evidence):
         _mark_duplicates(group)
         _mark_repeated_errors(group)
     _mark_contained(evidence, heard)
     _mark_similar(evidence)
-    for e, unused in zip(evidence, unused_results(trajectory), strict=True):
-        if unused and e.kind is AnswerKind.CONTENT and e.effect is not Effect.CHANGES:
+    for e, unused in zip(evidence, _unused_results(trajectory, heard), strict=True):
+        if unused and e.kind == "content" and e.effect != "changes":
             e.waste.add(Waste.RESULT_UNUSED)
     return tuple(frozenset(e.waste) for e in evidence)
 
@@ -127,10 +126,10 @@ def waste_of_calls(trajectory: Trajectory) -> tuple[frozenset[Waste], ...]:
 class _Evidence:
     """One call with what is needed to judge it."""
 
-    call: ToolCall
+    turn: int
     form: CallForm
-    effect: Effect
-    kind: AnswerKind
+    effect: str
+    kind: Answer
     flat: str
     """Comparable form of the result; empty where there is none."""
     parts: tuple[str, ...]
@@ -143,37 +142,26 @@ class _Evidence:
     @property
     def answered(self) -> bool:
         """Whether its answer shows that a later equal one brings nothing."""
-        shown = self.kind in (AnswerKind.CONTENT, AnswerKind.NOTHING_FOUND)
-        return shown or (self.kind is AnswerKind.ACKNOWLEDGEMENT and self.effect is Effect.READS)
+        return self.kind in ("content", "nothing_found") or (self.kind == "acknowledgement" and self.effect == "reads")
 
 
-def _evidence(calls: Sequence[ToolCall], heard: dict[int, str]) -> list[_Evidence]:
+def _evidence(calls: Sequence[ToolCall], heard: Iterable[int]) -> list[_Evidence]:
     """Read every call once; an epoch begins at a call that changes something and after a user message."""
     evidence: list[_Evidence] = []
-    messages = [turn for turn in reversed(heard) if turn > 0]
+    messages = [turn for turn in heard if turn > 0][::-1]
     epoch = 0
     for call in calls:
         arguments = decode_arguments(call.arguments)
         effect, kind = effect_of(call.name, arguments), answer_kind(call)
         # A tool that refused has changed nothing; code may have run half way.
-        refused = kind is AnswerKind.FAILED and tool_kind(call.name) is not ToolKind.CODE
-        begins = effect is Effect.CHANGES and not refused
+        begins = effect == "changes" and not (kind == "failed" and tool_of(call.name).kind != "code")
         while messages and messages[-1] <= call.turn:
             messages.pop()
             begins = True
         epoch += begins
         form, flat = call_form(call.name, arguments), "" if call.result is None else flatten(call.result)
-        evidence.append(
-            _Evidence(
-                call=call,
-                form=form,
-                effect=effect,
-                kind=kind,
-                flat=flat,
-                parts=tuple(passages(call.result or "")) if form.searches and kind is AnswerKind.CONTENT else (flat,),
-                epoch=epoch,
-            )
-        )
+        parts = tuple(passages(call.result or "")) if form.query and kind == "content" else (flat,)
+        evidence.append(_Evidence(call.turn, form, effect, kind, flat, parts, epoch))
     return evidence
 
 
@@ -184,7 +172,7 @@ def _same_calls(evidence: Iterable[_Evidence]) -> list[list[_Evidence]]:
         groups[e.epoch, e.form.loose].append(e)
     repeated = [group for group in groups.values() if len(group) > 1]
     for group in repeated:
-        answers = {e.flat for e in group if e.kind not in (AnswerKind.FAILED, AnswerKind.ABSENT)}
+        answers = {e.flat for e in group if e.kind not in ("failed", "absent")}
         for e in group:
             e.changing = len(answers) > 1
     return repeated
@@ -192,77 +180,195 @@ def _same_calls(evidence: Iterable[_Evidence]) -> list[list[_Evidence]]:
 
 def _mark_duplicates(group: Sequence[_Evidence]) -> None:
     exact: set[str] = set()
-    earlier: list[_Evidence] = []
+    earlier: list[CallForm] = []
     for e in group:
         if not e.answered or e.changing:
             continue
         if e.form.exact in exact:
             e.waste.add(Waste.EXACT_DUPLICATE)
             continue
-        if any(_same_code(e.form, other.form) for other in earlier):
+        if any(same_code(e.form, form) for form in earlier):
             e.waste.add(Waste.NEAR_DUPLICATE)
         exact.add(e.form.exact)
-        earlier = [*earlier[: NEAR_WINDOW - 1], e]
-
-
-def _same_code(a: CallForm, b: CallForm) -> bool:
-    """Whether two calls of one loose form run the same code, as far as they run any."""
-    return all(same_code(x, y) for x, y in zip(a.code, b.code, strict=True))
+        earlier = [*earlier[: NEAR_WINDOW - 1], e.form]
 
 
 _VARYING = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+")
 
 
 def _mark_repeated_errors(group: Sequence[_Evidence]) -> None:
-    answered = [i for i, e in enumerate(group) if e.answered or e.kind is AnswerKind.ACKNOWLEDGEMENT]
-    last_success = answered[-1] if answered else -1
+    last_success = max((i for i, e in enumerate(group) if e.answered or e.kind == "acknowledgement"), default=-1)
     seen: list[tuple[str, CallForm]] = []
     for i, e in enumerate(group):
-        if e.kind is not AnswerKind.FAILED:
+        if e.kind != "failed":
             continue
         error = _VARYING.sub("#", e.flat.casefold())
-        if any(error == text and _same_code(e.form, form) for text, form in seen):
+        if any(error == text and same_code(e.form, form) for text, form in seen):
             if i > last_success:
                 e.waste.add(Waste.REPEATED_ERROR)
         else:
             seen = [*seen[: NEAR_WINDOW - 1], (error, e.form)]
 
 
-def _mark_contained(evidence: Sequence[_Evidence], heard: dict[int, str]) -> None:
+def _mark_contained(evidence: Sequence[_Evidence], heard: Mapping[int, str]) -> None:
     """Mark results whose every passage stood in the context of their epoch before their turn."""
-    seen, epoch, turn = SeenText(), -1, -1
+    texts, seen_parts = set[str](), set[str]()
+    epoch, turn = -1, -1
     waiting: list[_Evidence] = []
     for e in evidence:
         if e.epoch != epoch:
-            seen, waiting = SeenText(), []
-            if e.effect is not Effect.CHANGES:
-                for text in (text for t, text in heard.items() if turn < t <= e.call.turn):
-                    seen.add(flatten(text))
-        elif e.call.turn != turn:
-            for earlier in waiting:
-                seen.add(earlier.flat, earlier.parts)
+            texts, seen_parts, waiting = set(), set(), []
+            if e.effect != "changes":
+                texts.update(flatten(text) for t, text in heard.items() if turn < t <= e.turn)
+        elif e.turn != turn:
+            texts.update(earlier.flat for earlier in waiting)
+            seen_parts.update(part for earlier in waiting for part in earlier.parts)
             waiting = []
-        epoch, turn = e.epoch, e.call.turn
+        epoch, turn = e.epoch, e.turn
         waiting.append(e)
-        if _may_be_contained(e) and all(seen.holds(part) for part in e.parts):
+        if _may_be_contained(e) and all(
+            part in seen_parts or part in texts or any(part in text for text in texts) for part in e.parts
+        ):
             e.waste.add(Waste.RESULT_IN_CONTEXT)
 
 
 def _may_be_contained(e: _Evidence) -> bool:
-    enough = MIN_PASSAGE_CHARS if e.form.searches else MIN_TEXT_CHARS
-    return (
-        e.kind is AnswerKind.CONTENT and e.effect is not Effect.CHANGES and not e.changing and len(e.flat) - 2 >= enough
-    )
+    enough = MIN_PASSAGE_CHARS if e.form.query else MIN_TEXT_CHARS
+    return e.kind == "content" and e.effect != "changes" and not e.changing and len(e.flat) - 2 >= enough
 
 
 def _mark_similar(evidence: Sequence[_Evidence]) -> None:
     """Mark calls whose result was in context and whose query resembles an earlier one of the epoch."""
     buckets: dict[tuple[int, tuple[str, ...]], list[CallForm]] = defaultdict(list)
     for e in evidence:
-        if not e.form.searches:
+        if not e.form.query:
             continue
         earlier = buckets[e.epoch, e.form.rest]
         judged = Waste.RESULT_IN_CONTEXT in e.waste and Waste.EXACT_DUPLICATE not in e.waste
         if judged and any(similarity(e.form, form) >= NEAR_SIMILARITY for form in earlier[-NEAR_WINDOW:]):
             e.waste.add(Waste.NEAR_DUPLICATE)
         earlier.append(e.form)
+
+
+_TEMPLATE = re.compile(r"<[^<>]{0,40}>|\b(?:system|user|assistant|tool)\b|[^\w<]+|[_<]")
+
+
+def _user_text(trajectory: Trajectory) -> dict[int, str]:
+    """System and user text by the turn it precedes, the question included, in order.
+
+    After turn 0, a prompt that holds nothing but template tokens and role names is no message; a message whose text the
+    record lacks is an empty one.
+    """
+    found = {0: trajectory.question} if trajectory.question else {}
+    for segment in trajectory.segments:
+        if segment.kind is not SegmentKind.PROMPT:
+            continue
+        text = trajectory.segment_text(segment)
+        if text is None or segment.turn == 0 or _TEMPLATE.sub("", text):
+            found[segment.turn] = f"{found.get(segment.turn, '')}\n{text or ''}"
+    return found
+
+
+def _policy_text(trajectory: Trajectory) -> dict[int, str | None]:
+    """Reasoning and calls by the turn that wrote them; None for a turn of which the record lacks some text.
+
+    Where no text of a turn spells its calls, their arguments stand in for it.
+    """
+    parts: dict[int, list[str | None]] = defaultdict(list)
+    spelled = set()
+    for segment in trajectory.segments:
+        if segment.kind in (SegmentKind.REASONING, SegmentKind.CALL):
+            parts[segment.turn].append(text := trajectory.segment_text(segment))
+            if text and segment.kind is SegmentKind.CALL:
+                spelled.add(segment.turn)
+    for call in trajectory.calls:
+        if call.turn not in spelled:
+            parts[call.turn].append(call.arguments)
+    return {t: None if None in texts else "\n".join(map(str, texts)) for t, texts in parts.items()}
+
+
+STEM_LETTERS: Final = 6
+_FRACTION = re.compile(r"(?:\b\d)?\.\d+")
+"""Decimals; of 1023.5 the whole part stays, of 0.5 nothing."""
+_DECIMAL_POINT = re.compile(r"\.\d")
+_THOUSANDS = re.compile(r",(?=\d{3}\b)")
+_SHORT_WORDS: Final = frozenset(map("".join, product(ascii_lowercase, ["", *ascii_lowercase])))
+"""Of one or two letters: most are of no language in particular, and any text holds some."""
+_IGNORED: Final = _SHORT_WORDS.union(word[:STEM_LETTERS] for word in STOP_WORDS)
+_stem = itemgetter(slice(STEM_LETTERS))
+Item = TypeVar("Item")
+
+
+def _unused_results(trajectory: Trajectory, user_text: Mapping[int, str]) -> list[bool]:
+    """Whether each call's result brought new words of which the policy wrote none later.
+
+    Nor may it have written two neighbouring words of the result that user text and the call do not hold: a fact that
+    the context held already and the result confirmed. False also where that cannot be said: no new word, nothing
+    written later, or later text that the record lacks.
+    """
+    calls, written = trajectory.calls, _policy_text(trajectory)
+    heard = {turn: _words(text) for turn, text in user_text.items()}
+    results = [_words(call.result or "") for call in calls]
+    later = {turn: _words(text or "") for turn, text in sorted(written.items()) if turn > calls[0].turn}
+    last_turn = max(written, default=-1)
+    later[last_turn + 1] = _words(trajectory.prediction or "")  # the answer that was graded is the very last text
+    unknown = max((turn for turn, text in written.items() if text is None), default=-1)
+    last_word = _turns(later.items())
+    unused = [
+        bool(new) and unknown <= call.turn < last_turn and not any(last_word.get(word, -1) > call.turn for word in new)
+        for call, new in zip(calls, _new_words(calls, results, heard), strict=True)
+    ]
+    if any(unused):
+        last_pair = _turns((turn, _pairs(words)) for turn, words in later.items())
+        first_heard = _turns((turn, _pairs(heard[turn])) for turn in sorted(heard, reverse=True))
+        for i in (i for i, silent in enumerate(unused) if silent):
+            turn = calls[i].turn
+            brought = _pairs(results[i]) - _pairs(_words(calls[i].arguments))
+            confirmed = (last_pair.get(pair, -1) > turn and first_heard.get(pair, turn + 1) > turn for pair in brought)
+            unused[i] = not any(confirmed)
+    return unused
+
+
+def _turns(texts: Iterable[tuple[int, Iterable[Item]]]) -> dict[Item, int]:
+    """Turn of the last of the texts that holds an item."""
+    found: dict[Item, int] = {}
+    for turn, items in texts:
+        found.update(zip(items, repeat(turn), strict=False))
+    return found
+
+
+def _new_words(
+    calls: Sequence[ToolCall], results: Sequence[list[str]], heard: Mapping[int, list[str]]
+) -> list[set[str]]:
+    """Words that each call's result brought in; results of one turn do not see each other."""
+    messages = list(heard.items())[::-1]
+    seen, waiting = set(_IGNORED), set[str]()
+    brought: list[set[str]] = []
+    turn = -1
+    for call, result in zip(calls, results, strict=True):
+        if call.turn != turn:
+            seen |= waiting
+            waiting, turn = set(), call.turn
+            while messages and messages[-1][0] <= turn:
+                seen.update(messages.pop()[1])
+        new = set(result) - seen
+        waiting |= new
+        if new:
+            new.difference_update(_words(call.arguments))
+        brought.append(new)
+    return brought
+
+
+def _pairs(words: Iterable[str]) -> set[tuple[str, str]]:
+    """Neighbouring content words; words that do not count are skipped."""
+    return set(pairwise(word for word in words if word not in _IGNORED))
+
+
+def _words(text: str) -> list[str]:
+    """Words of a text in order, lower case and shortened, without decimals."""
+    plain = text if text.isascii() else text.casefold()
+    if "." in plain and _DECIMAL_POINT.search(plain):
+        plain = _FRACTION.sub("", plain)
+    if "," in plain:
+        plain = _THOUSANDS.sub("", plain)
+    return list(map(_stem, split_words(plain)))

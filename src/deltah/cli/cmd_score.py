@@ -179,7 +179,7 @@ def _summary(scored: _Scored) -> dict[str, Any]:
         "branches": reader.n_branches,
         "signal": scored.log.signal.name,
         "margin": scored.log.signal.resolved_margin,
-        "waste": {level.value: n for level, n in saved.verdicts.items()} if table.has_waste else None,
+        "waste": {level.value: n for level, n in saved.levels.items()} if table.has_waste else None,
         "savings": msgspec.to_builtins(saved) if table.has_waste else None,
         **log_metrics(table),
         "by_tool": rows(scored.by_tool),

@@ -1,0 +1,374 @@
+"""What one call shows, read off its text: its normal form, what it may have changed, and what its answer is good for.
+
+Logs do not say which tools write, so effects are a guess from name and arguments. It errs towards "changes": a call
+taken for a change hides waste, a change taken for a look would invent it. The rules are stated in docs/waste.md.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tokenize
+import unicodedata
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+from deltah.core.types import CallStatus, ToolCall
+
+Answer: TypeAlias = Literal["content", "nothing_found", "acknowledgement", "pending", "opaque", "failed", "absent"]
+"""What a result is: "opaque" holds a medium that the log does not show, "acknowledgement" only says that it is done."""
+
+SHORT_CHARS: Final = 400
+"""Only answers up to this length are read as a message (pending, nothing found) instead of as content."""
+MAX_QUERY_CHARS: Final = 2000
+"""A longer query is compared as a whole only, not word by word."""
+MAX_CODE_CHARS: Final = 50_000
+"""Longer code is compared exactly only."""
+
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+def _by_word(**words: str) -> dict[str, str]:
+    """Meaning of each word, from the words of each meaning."""
+    return {word: meaning for meaning, listed in words.items() for word in listed.split()}
+
+
+# What a word of a tool's name says: of its arguments, and of its effect.
+_TOOLS: Final = _by_word(
+    code="""bash cmd code command exec execute interpreter ipython jupyter notebook python repl run script sh shell sql
+    terminal""",
+    search="ask bing find google lookup query rag retrieval retrieve search wiki wikipedia",
+    other="fetch get list read show view",
+)
+_PYTHON: Final = _set("cell code interpreter ipython jupyter notebook python repl")
+_READING: Final = """
+    ask bing browse calculate calculator cat check compare compute convert count describe diff extract fetch
+    find get google grep head info inspect list load look lookup ls open parse preview query read resolve
+    retrieve scan search show stat status summarize tail test translate validate verify view weather web whois
+    wiki wikipedia
+"""
+_EFFECTS: Final = _by_word(
+    changes="""
+    act add append apply approve assign back book build buy cancel change clear click close comment commit copy
+    create delete deploy disable do drag draw drop edit enable escalate exchange fill flip forward generate go
+    goto hover insert install key kill login logout make mark merge modify move navigate next order patch pause
+    pay post press previous publish push put random redo register reject remove rename reopen replace reply
+    reserve reset restart return roll save schedule scroll select send set shuffle sign sleep start step stop
+    store submit swipe tap toggle transfer type undo uninstall update upload wait write
+    """,
+    reads=_READING,
+)
+_PROGRAMS: Final = _by_word(
+    # These mostly compute and print: they may write, but seldom what the next look is at.
+    unknown="bash cargo go java mypy node npx perl pytest python python3 ruby ruff sh tox",
+    reads=f"""{_READING} awk basename column curl cut dirname du echo egrep false file git hexdump jq less man more nl
+    objdump printf pwd readlink realpath rg sed sort strings tr tree true type uniq wc whereis which with xxd zcat""",
+)
+# What an argument is, and which argument names an action.
+_ARGUMENTS: Final = _by_word(
+    query="keyword keywords q queries query question search search_query search_term searchquery term terms",
+    code="cell cmd code command program python script source sql",
+)
+_ACTION_KEYS: Final = ("action", "command", "operation", "op", "method", "mode")
+_FILLER: Final = _set("a an are be been is of please s the was were")
+# Words of short answers.
+_DONE: Final = _set(
+    """
+    accepted added applied clicked complete completed created deleted done executed finished inserted noted null
+    none ok okay pressed removed replaced saved scrolled sent set submitted success successful successfully
+    typed updated written
+    """
+)
+_ACKNOWLEDGING: Final = _DONE | _set(
+    """
+    0 1 200 a action all and been code command exit file has have in is it item message no operation output
+    record request result return returned returncode status stderr stdout task the to true was with without your
+    """
+)
+_WAITING: Final = _set("building loading running scheduled starting waiting")
+_PENDING_HINTS: Final = _WAITING | _set(
+    """active again available complete completed created done finished initialized initializing initialising new
+    pending processing progress queued ready start started still"""
+)
+_NOTHING_HINTS: Final = _set("0 no zero nothing found find match unable exist")
+_PENDING_WORDS_AT_MOST: Final = 6
+
+_NAME_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+_QUERY_WORD = re.compile(r"[^\W_]+|!=|[-+*/^=<>%#&|~$€£@()\\]")
+"""Words, and the symbols that change what is asked: `C#`, `-term`, `2 + 2`."""
+_SPACE_OR_COMMENT = re.compile(r"#[^\n]*|\s+")
+_PYTHON_CHANGE = re.compile(
+    r"open\([^)\n]*,\s*(?:mode\s*=\s*)?['\"][^'\"]*[wax+]"
+    r"|\.(?:write\w*|to_(?:csv|json|parquet|excel|sql|pickle)|save\w*|dump|unlink|mkdir|rmdir|rename|touch|commit)\("
+    r"|\bos\.(?:remove|rename|replace|mkdir|makedirs|system|chdir|unlink|popen|environ)"
+    r"|\b(?:shutil|subprocess|socket|secrets|uuid|random)\b|requests\.(?:post|put|patch|delete)"
+    r"|\btime\.|\.(?:now|today|utcnow)\(|\binput\("
+    r"|\b(?:insert\s+into|update\s+\S+\s+set|delete\s+from|(?:create|drop|alter|truncate)\s+\w+)\b",
+    re.IGNORECASE,
+)
+_SHELL_CHANGE = re.compile(
+    r"\bsed\s+(?:-\w+\s+)*-\w*i|\bfind\b.*\s-(?:delete|exec|ok)|\bgit\s+(?!status|log|diff|show|blame|grep|ls)\w"
+    r"|\bcurl\b.*\s-(?:X|d|-data\S*|F|T|o|O)\b|(?<![-=<>])>{1,2}\s*[\w./~$\"']"
+)
+_SQL_READ = re.compile(r"\s*(?:select|with|explain|describe|show)\s", re.IGNORECASE)
+_HARMLESS_REDIRECTION = re.compile(r"\d?>&\d|[\d&]?>\s*/dev/null")
+_SHELL_COMMAND = re.compile(r"(?:^|[;&|\n(`])\s*(?:(?:sudo|time|env)\s+|\w+=\S*\s+)*([^\s;&|()`]+)")
+_TRACEBACK = re.compile(r"\s*(?:Traceback \(most recent call last\)|[\w.]*(?:Error|Exception)(?::|\s*\Z))")
+_MEDIUM = re.compile(r"\[(?:image|image_url|input_image|audio|input_audio|file|video|document|resource)\]")
+_NOTHING = re.compile(
+    r"\b(?:no|0|zero)\s+(?:\w+\s+){0,2}(?:results?|matches|match|documents?|hits?|records?|items?|entries|data|files?|rows?"
+    r"|information|pages?)\b|\bnothing\b|\bnot found\b|\bcould ?n[o']t find\b|\bdid(?: not|n't) match\b"
+    r"|\bunable to\b|\bdoes(?: not|n't) exist\b"
+)
+_PENDING = re.compile(
+    r"\b(?:pending|queued|in[ _-]progress|processing|not (?:yet )?(?:ready|finished|completed?|available yet)"
+    r"|still (?:running|working|loading|building|waiting)|no new output|try again (?:later|in)"
+    r"|\d{1,3} ?% (?:completed?|done))\b"
+    r'|"(?:status|state|phase)"\s*:\s*"(?:running|waiting|building|loading|start\w*|initiali\w+|scheduled|created|active)'
+)
+_VOLATILE_FIELD = re.compile(
+    r'"(?:_?score|relevance_score|similarity_score|took|took_ms|request_?id|(?:search|query|response|elapsed)_?(?:time|ms)\w*)"'
+    r'\s*:\s*(?:"[^"]*"|[-+\d.eE]+)\s*,?'
+)
+_JSON_START = re.compile(r"\s*[\[{]\s*[\[{\"\]}]")
+_RECORD_BORDER = re.compile(r"\}\s*,\s*\{")
+_BLANK_LINE = re.compile(r"\n\s*\n")
+_ORDINAL = re.compile(
+    r"\A(?:(?:doc(?:ument)?|result|source|passage)\s*[\[(#]?\d{1,3}|[\[(#]?\d{1,3}[\]).:]|[-*•])[\]).:]*\s*",
+    re.IGNORECASE,
+)
+_WORD = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_]+")
+_LOWER_OR_SPACE: Final = bytes(ord(chr(code).lower()) if chr(code).isalnum() else 32 for code in range(128)).ljust(256)
+_JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+class _Tool(NamedTuple):
+    """What a tool's name says."""
+
+    kind: str
+    """Of its arguments: code, search or other."""
+    effect: str
+    python: bool
+
+
+@lru_cache(maxsize=4096)
+def tool_of(name: str) -> _Tool:
+    """What a tool's name says, each by the first word of it that tells."""
+    words = _name_words(name)
+    return _Tool(
+        kind=next((_TOOLS[word] for word in words if word in _TOOLS), "other"),
+        effect=next((_EFFECTS[word] for word in words if word in _EFFECTS), "unknown"),
+        python=not _PYTHON.isdisjoint(words),
+    )
+
+
+def _name_words(name: str) -> list[str]:
+    """Words of a name, lower case: `getUser`, `get_user` and `get-user` alike."""
+    return [word.lower() for word in _NAME_WORD.findall(name)]
+
+
+def decode_arguments(arguments: str) -> object:
+    """JSON object of the arguments, or their text without outer white space where they are none."""
+    try:
+        value = json.loads(arguments)
+    except (ValueError, RecursionError):
+        return arguments.strip()
+    return value if isinstance(value, Mapping) else arguments.strip()
+
+
+class CallForm(NamedTuple):
+    """One call, normalised."""
+
+    arguments: object
+    """As `decode_arguments` gives them."""
+    loose: tuple[str, ...]
+    """Equal for calls that agree in their normalised arguments; of code a necessary condition, see `same_code`."""
+    code: tuple[str, ...]
+    """Code that the call runs, as written."""
+    query: frozenset[str]
+    """Words of its free-text query; empty where it has none, or too long a one."""
+    rest: tuple[str, ...]
+    """Everything but the words of the query that hold no digit: queries are compared only where it agrees."""
+
+    @property
+    def exact(self) -> str:
+        """Equal for calls of one tool with equal arguments."""
+        return _JSON.encode(self.arguments)
+
+
+def call_form(name: str, arguments: object) -> CallForm:
+    """Normal form of a call with decoded arguments; those that are null are dropped."""
+    loose, fixed, code, words = [name], [name], list[str](), list[str]()
+    fields = arguments.items() if isinstance(arguments, Mapping) else [("", arguments)]
+    for key, value in sorted(field for field in fields if field[1] is not None):
+        normal, query, source = _argument(key, value, tool_of(name).kind)
+        loose += (key, normal)
+        fixed += (key, "" if query else normal)
+        words += query
+        code += source
+    return CallForm(
+        arguments=arguments,
+        loose=tuple(loose),
+        code=tuple(code),
+        query=frozenset(words),
+        rest=(*fixed, *sorted(word for word in words if not word.isalpha())),
+    )
+
+
+def _argument(key: str, value: object, tool: str) -> tuple[str, list[str], list[str]]:
+    """Normal form of one argument, its words if it is a query, and itself if it is code."""
+    kind = _ARGUMENTS.get(key.lower())
+    if kind == "query" and value and isinstance(value, list) and all(isinstance(item, str) for item in value):
+        value = " ".join(value)
+    if not isinstance(value, str):
+        return _JSON.encode(value), [], []
+    if "code" in (kind, tool):
+        return _SPACE_OR_COMMENT.sub("", value), [], [value]
+    folded = (value if value.isascii() else unicodedata.normalize("NFKC", value)).casefold()
+    if (kind == "query" or (tool == "search" and not key)) and len(value) <= MAX_QUERY_CHARS:
+        words = _QUERY_WORD.findall(folded)
+        words = [word for word in words if word not in _FILLER] or words
+        return " ".join(words), words, []
+    return " ".join(folded.split()).strip("\"'`"), [], []
+
+
+def similarity(a: CallForm, b: CallForm) -> float:
+    """Jaccard similarity of the words of two queries, |A and B| / |A or B|."""
+    return len(a.query & b.query) / len(a.query | b.query)
+
+
+def same_code(a: CallForm, b: CallForm) -> bool:
+    """Whether two calls of one loose form run code that differs in comments and white space between tokens only."""
+    return all(_same_code(x, y) for x, y in zip(a.code, b.code, strict=True))
+
+
+def _same_code(a: str, b: str) -> bool:
+    if a == b or max(len(a), len(b)) > MAX_CODE_CHARS:
+        return a == b
+    tokens = _python_tokens(a)
+    if tokens is not None:
+        return tokens == _python_tokens(b)
+    # A shell command or SQL is the same if its words are, and it holds no quote or comment.
+    return not re.search(r"[\"'#\\\n]", a + b) and a.split() == b.split()
+
+
+@lru_cache(maxsize=1024)
+def _python_tokens(code: str) -> tuple[tuple[int, str], ...] | None:
+    """Types and texts of the tokens of Python code, comments and blank lines left out; None if it is no Python."""
+    skipped, blank = (tokenize.COMMENT, tokenize.NL), (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
+    try:
+        tokens = [t for t in tokenize.generate_tokens(io.StringIO(code.strip()).readline) if t.type not in skipped]
+    except (tokenize.TokenError, SyntaxError, ValueError):
+        return None
+    if any(token.type == tokenize.ERRORTOKEN for token in tokens):
+        return None
+    return tuple((token.type, "" if token.type in blank else token.string) for token in tokens)
+
+
+def effect_of(name: str, arguments: object) -> str:
+    """Whether a call reads, changes (also: lets time pass, draws at random) or is unknown, by name and arguments."""
+    if isinstance(arguments, Mapping):  # an argument such as {"action": "click"} names it
+        for value in map(arguments.get, _ACTION_KEYS):
+            words = _name_words(value) if isinstance(value, str) and len(value) < 40 else []
+            if len(words) in (1, 2) and words[0] in _EFFECTS:
+                return _EFFECTS[words[0]]
+    tool = tool_of(name)
+    if tool.kind != "code":
+        return tool.effect
+    text = "\n".join(_texts(arguments))
+    if _PYTHON_CHANGE.search(text):
+        return "changes"
+    return "unknown" if tool.python else _effect_of_shell(text)
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All texts in decoded arguments, nested ones included, keys left out."""
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, Mapping):
+            stack += item.values()
+        elif isinstance(item, list):
+            stack += item
+
+
+def _effect_of_shell(text: str) -> str:
+    """Effect of a shell command or SQL: it only reads if every program in it is known to."""
+    if _SQL_READ.match(text):
+        return "reads"
+    text = _HARMLESS_REDIRECTION.sub("", text)
+    effects = {_PROGRAMS.get(command.lower(), "changes") for command in _SHELL_COMMAND.findall(text)}
+    if _SHELL_CHANGE.search(text) or "changes" in effects:
+        return "changes"
+    return "reads" if effects == {"reads"} else "unknown"
+
+
+def answer_kind(call: ToolCall) -> Answer:
+    """Classify the result of a call; a long text is content unless it is a failure."""
+    text = call.result
+    if text is None:
+        return "absent"
+    if call.status is CallStatus.ERROR or _TRACEBACK.match(text):
+        return "failed"
+    if "[" in text and _MEDIUM.search(text):
+        return "opaque"
+    return _message_kind(text.lower()) if len(text) <= SHORT_CHARS else "content"
+
+
+def _message_kind(text: str) -> Answer:
+    words = split_words(text)
+    present = set(words)
+    # The patterns cost more than all the rest; few answers hold a word that they can match.
+    if not present.isdisjoint(_PENDING_HINTS):
+        short = len(words) <= _PENDING_WORDS_AT_MOST and not present.isdisjoint(_WAITING)
+        if short or _PENDING.search(text):
+            return "pending"
+    if not text.strip() or (present <= _ACKNOWLEDGING and not present.isdisjoint(_DONE)):
+        return "acknowledgement"
+    nothing = not present or (not present.isdisjoint(_NOTHING_HINTS) and _NOTHING.search(text))
+    return "nothing_found" if nothing else "content"
+
+
+def split_words(text: str) -> list[str]:
+    """Runs of letters and digits in order and lower case; of languages without spaces single characters."""
+    if not text.isascii():
+        return _WORD.findall(text.casefold())
+    return text.encode("ascii").translate(_LOWER_OR_SPACE).decode("ascii").split()  # several times faster
+
+
+def flatten(text: str) -> str:
+    """Text in its comparable form, a space at both ends: brackets and white space are single spaces.
+
+    Fields of search engines that differ from run to run (score, time taken, request id) are left out.
+    """
+    return _flat(_without_volatile_fields(text))
+
+
+def passages(text: str) -> list[str]:
+    """Parts of a search result that stand for themselves, flattened.
+
+    Records of a JSON list, else blocks between blank lines, else lines; numbers and bullets before them left out.
+    """
+    stripped = _without_volatile_fields(text).strip()
+    if _JSON_START.match(stripped):
+        parts = _RECORD_BORDER.split(stripped)
+    else:
+        blocks = _BLANK_LINE.split(stripped)
+        parts = [_ORDINAL.sub("", part.lstrip(), count=1) for part in (blocks if blocks[1:] else stripped.split("\n"))]
+    return [flat for part in parts if (flat := _flat(part)).strip()]
+
+
+def _without_volatile_fields(text: str) -> str:
+    return _VOLATILE_FIELD.sub("", text) if '"' in text and _JSON_START.match(text) else text
+
+
+def _flat(text: str) -> str:
+    for bracket in "[]{}":
+        text = text.replace(bracket, " ")
+    return f" {' '.join(text.split())} "
