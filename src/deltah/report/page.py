@@ -57,16 +57,7 @@ TEMPLATES: Final = resources.files("deltah.report") / "templates"
 
 
 def write_report(data: ReportData, out_html: str | Path) -> None:
-    """Write `report.html` and, beside it, `report.json` with the same data.
-
-    Args:
-        data: What to show.
-        out_html: The page; the twin has the same name with `.json`.
-
-    Raises:
-        InvalidValueError: if the name does not end in `.html`.
-        DataError: if a file cannot be written.
-    """
+    """Write a page whose name ends in `.html` and, beside it, a file in `.json` with the same data."""
     out = Path(out_html)
     if out.suffix.lower() != ".html":
         raise InvalidValueError(f"the report's file name is {out.name!r}; expected one that ends in .html")

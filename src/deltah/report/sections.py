@@ -16,7 +16,6 @@ from deltah.calls.waste import Waste, WasteLevel
 from deltah.core.registry import Entry
 from deltah.core.signal_types import Verdict
 from deltah.core.signals import SIGNALS
-from deltah.core.types import FloatArray
 from deltah.report.data import Evaluation, ReportData
 from deltah.stats.bootstrap import Cell, Estimate, estimate_cell
 from deltah.stats.columns import CALL_INDEX
@@ -242,7 +241,8 @@ def _saved(arm: int, saved: Savings) -> dict[str, Any]:
 def call_tables(data: ReportData, evaluation: str) -> dict[str, Any]:
     """Calls by tool and by round index, and the histogram of the signal, for each arm."""
     found = _having(data, evaluation)
-    values = {i: _values(e) for i, e in found.items()}
+    defined = "SELECT value FROM calls WHERE value IS NOT NULL"
+    values = {i: np.asarray(e.table.sql(defined).fetchnumpy()["value"], np.float64) for i, e in found.items()}
     # Edges hold 99 % of the values, and one of them is 0; the outer bins also count what lies beyond.
     sizes = np.abs(np.concatenate([*values.values(), []]))
     limit = float(np.quantile(sizes, 0.99)) if len(sizes) else 0.0
@@ -257,12 +257,6 @@ def call_tables(data: ReportData, evaluation: str) -> dict[str, Any]:
             {"arm": i, "counts": bins[i], "undefined": len(e.table) - len(values[i])} for i, e in found.items()
         ],
     }
-
-
-def _values(evaluation: Evaluation) -> FloatArray:
-    """Signal of the calls that have one."""
-    found = evaluation.table.sql("SELECT value FROM calls WHERE value IS NOT NULL").fetchnumpy()
-    return np.asarray(found["value"], dtype=np.float64)
 
 
 def _by_tool(found: _Found, seed: int) -> list[dict[str, Any]]:

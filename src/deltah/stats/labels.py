@@ -167,16 +167,7 @@ def own_names(columns: CallValues) -> list[str]:
 def read_call_values(
     path: str | os.PathLike[str], *, only: Collection[str] | None = None
 ) -> dict[CallKey, dict[str, float]]:
-    """Read columns of calls from a .csv file, or from JSON lines under any other name (also .gz, .zst).
-
-    Args:
-        path: The file.
-        only: Columns to read (default: all but `OWN_COLUMNS`).
-
-    Raises:
-        DataError: if the file cannot be read, a row names no call or one that an earlier row has, a column mixes
-            numbers and words, or no column of numbers is left.
-    """
+    """Columns of calls (default: all but `OWN_COLUMNS`) in a .csv file, or in JSON lines under any other name."""
     name = os.fspath(path)
     is_csv = name.lower().endswith(".csv")
     lines, columns = dict[CallKey, int](), dict[str, dict[CallKey, Any]]()

@@ -216,8 +216,10 @@ class Block:
         gram = values.copy()
         p, s = self.z.shape[1], len(self.signals)
         aucs = np.empty((3, copies.shape[1], s, len(self.labels)))
-        graded = {j: self._label_ranks(copies, order) for j, order in self._graded.items()}
-        for j, ranks in graded.items():
+        graded = dict[int, FloatArray]()  # (n, b) doubled ranks of each graded label, in the order of the calls
+        for j, order in self._graded.items():
+            graded[j] = ranks = np.empty_like(copies)
+            ranks[order.rows] = doubled_ranks(copies[order.rows], order)
             _put(gram, p + s + j, slice(0, p), self.z.T @ (copies * ranks))
             _put(gram, p + s + j, p + s + j, np.einsum("nb,nb,nb->b", copies, ranks, ranks))
         sums = [_pair_sums(copies, self.y, strata) for strata in self.strata]
@@ -237,12 +239,6 @@ class Block:
                         _put(gram, p + i, p + s + j, np.einsum("nb,nb->b", here, label_ranks[order.rows]))
         aucs[..., ~self.binary] = np.nan
         return aucs, gram
-
-    def _label_ranks(self, copies: FloatArray, order: Order) -> FloatArray:
-        """(n, b) doubled ranks of a graded label, in the order of the calls."""
-        found = np.empty_like(copies)
-        found[order.rows] = doubled_ranks(copies[order.rows], order)
-        return found
 
     def _correlations(self, gram: FloatArray, inverse: NDArray[np.floating[Any]]) -> FloatArray:
         """(b, S, L) correlations given the first k controls; NaN where a residual is constant.
@@ -277,10 +273,7 @@ def _pair_sums(copies: FloatArray, y: FloatArray, strata: IntArray) -> tuple[Flo
 
 
 def blocks(table: StudyTable) -> Iterator[Block]:
-    """All blocks of a table, the call-index baseline among the signals; empty ones are left out.
-
-    Signals that are known for the same calls share a block, and so do labels: mostly there are one to four.
-    """
+    """All blocks of a table, the call-index baseline among the signals; empty ones are left out."""
     columns, controls = table.with_baseline(), controls_of(table)
     for signals in _known_together(columns):
         for labels in _known_together(table.labels):
