@@ -37,7 +37,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from deltah import score
 from deltah.core.entropy import SERVER_PRECISION_NATS, entropy_from_logits
-from deltah.core.signal_types import Verdict
+from deltah.core.signals import Verdict
 from deltah.core.types import CallStatus, Estimator, FloatArray, Segment, ToolCall, Trajectory
 from deltah.engines.models import resolve_model
 from deltah.lab.questions import questions
@@ -45,8 +45,8 @@ from deltah.lab.world import Split, World
 from deltah.runs.directory import nan_to_none, package_versions
 from deltah.stats.bootstrap import interval, ratio_replicates
 from deltah.tools import make_python
+from deltah.traces.dialects import split_message
 from deltah.traces.logprobs import measure, pack_lists
-from deltah.traces.spans import split_message
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 ANSWER_TOKENS, REASONING_TOKENS, BATCH = 256, 40, 16

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deltah.traces.fields import UNFIT_OUTCOME, epoch_seconds, outcome_of, unfit_outcome
+from deltah.traces.importing import UNFIT_OUTCOME, epoch_seconds, outcome_of, unfit_outcome
 
 
 @pytest.mark.parametrize("per_second", [1, 1e3, 1e6, 1e9])

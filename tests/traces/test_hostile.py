@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from deltah.errors import DeltahError
 from deltah.traces import read_traces
+from deltah.traces.files import Source
 from deltah.traces.importing import IMPORTERS
-from deltah.traces.reading import Reading, ReadOptions
+from deltah.traces.reader import Reading, ReadOptions
 from deltah.traces.record import encode
-from deltah.traces.sources import Source
 
 from .chat import assistant, call, line, result, token, user
 

@@ -18,7 +18,7 @@ import deltah.traces.files
 from deltah.compression import zstd
 from deltah.core.types import Segment, SegmentKind, Trajectory
 from deltah.errors import DataError, InvalidValueError
-from deltah.traces import ReadProblem, TraceReader, TraceWriter, read_traces, write_traces
+from deltah.traces import ReadProblem, TraceWriter, read_traces, write_traces
 from deltah.traces.record import encode
 
 from .chat import assistant, call, line, result, token, user
@@ -38,7 +38,7 @@ def test_written_traces_come_back(tmp_path: Path, suffix: str) -> None:
     assert write_traces(path, (make(str(i)) for i in range(500))) == 500
     reader = read_traces(path)
     assert [t.id for t in reader] == [str(i) for i in range(500)]
-    assert (reader.n_read, reader.problems) == (500, ())
+    assert (reader.n_read, reader.problems) == (500, [])
     assert [t.id for t in reader][:2] == ["0", "1"], "a reader can be iterated again"
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
@@ -160,7 +160,7 @@ def test_writer_after_a_killed_writer_starts_a_new_line(tmp_path: Path) -> None:
     with TraceWriter(path) as writer:
         writer.write(make("b"))
         assert writer.n_written == 1
-    reader = TraceReader(path)
+    reader = read_traces(path)
     assert [t.id for t in reader] == ["a", "b"]
     assert [p.line for p in reader.problems] == [2]
 

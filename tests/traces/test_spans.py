@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deltah.core.types import SegmentKind
-from deltah.traces.spans import split_message
+from deltah.traces.dialects import split_message
 
 R, C, X = SegmentKind.REASONING, SegmentKind.CALL, SegmentKind.CONTROL
 

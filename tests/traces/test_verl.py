@@ -12,7 +12,7 @@ import pytest
 from deltah.core.types import CallStatus, Estimator, SpanQuality, StopReason
 from deltah.errors import DataError
 from deltah.traces import read_traces, write_traces
-from deltah.traces.fields import UNFIT_OUTCOME
+from deltah.traces.importing import UNFIT_OUTCOME
 
 from .chat import read_as
 from .test_record import assert_same

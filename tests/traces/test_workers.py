@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import deltah.traces.reading
+import deltah.traces.reader
 from deltah.core.types import Trajectory
 from deltah.errors import DataError, InvalidValueError
 from deltah.traces import TraceReader, read_traces, write_traces
@@ -128,7 +128,7 @@ def test_a_stream_may_go_on_in_the_next_log(tmp_path: Path, envelope: dict[str, 
 def test_of_many_problems_the_first_are_listed_and_all_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deltah.traces.reading, "MAX_KEPT_PROBLEMS", 100)
+    monkeypatch.setattr(deltah.traces.reader, "MAX_KEPT_PROBLEMS", 100)
     for name in "ab":
         (tmp_path / f"{name}.jsonl").write_bytes(jsonl(chat("a"), *([b"{"] * 150), chat("b")))
     told: list[int] = []

@@ -12,7 +12,7 @@ from deltah.core.entropy import DEFAULT_VOCAB_SIZE
 from deltah.core.types import Estimator
 from deltah.text_format import count, share
 from deltah.traces.conversation import TOKENS_WITHOUT_LOGPROBS
-from deltah.traces.fields import UNFIT_OUTCOME
+from deltah.traces.importing import UNFIT_OUTCOME
 from deltah.traces.vocabularies import FROM_DEFAULT, FROM_MODEL_NAME
 
 MAX_FILES_NAMED: Final = 5

@@ -30,7 +30,7 @@ from deltah.cli.arguments import (
 from deltah.cli.progress import reading
 from deltah.cli.terminal import inert
 from deltah.text_format import count
-from deltah.traces.sources import STDIN
+from deltah.traces.files import STDIN
 
 
 def command(  # noqa: PLR0913 - the options of a command line

@@ -26,7 +26,7 @@ from deltah.errors import DataError, InvalidValueError
 from deltah.report.viewer_record import Candidate, Collector, Reason
 from deltah.runs.directory import RunDirectory
 from deltah.stats.study import StudyResult
-from deltah.traces.sources import STDIN
+from deltah.traces.files import STDIN
 
 START: Final = "start"
 """Name under which the policy before training is shown."""

@@ -14,8 +14,7 @@ import numpy as np
 from deltah.calls.savings import Savings, SavingsReport, savings
 from deltah.calls.waste import Waste, WasteLevel
 from deltah.core.registry import Entry
-from deltah.core.signal_types import Verdict
-from deltah.core.signals import SIGNALS
+from deltah.core.signals import SIGNALS, Verdict
 from deltah.report.data import Evaluation, ReportData
 from deltah.stats.bootstrap import Cell, Estimate, estimate_cell
 from deltah.stats.columns import CALL_INDEX

@@ -19,8 +19,7 @@ import numpy as np
 from deltah.calls.table import CallTable, score_measured
 from deltah.core.registry import Entry
 from deltah.core.segments import SegmentEntropies
-from deltah.core.signal_types import Signal
-from deltah.core.signals import SIGNALS, SignalConfig, SignalFunction, score
+from deltah.core.signals import SIGNALS, Signal, SignalConfig, SignalFunction, score
 from deltah.core.types import BoolArray, FloatArray, IntArray, Trajectory
 from deltah.errors import InvalidValueError
 from deltah.stats.labels import LABELS, CallKey, CallValues, Evidence, evidence_labels, given_values, own_names

@@ -18,8 +18,7 @@ from deltah.calls.grading import OUTCOME
 from deltah.calls.table import CallTable
 from deltah.core import metrics
 from deltah.core.registry import Entry
-from deltah.core.signal_types import Signal
-from deltah.core.signals import SIGNALS
+from deltah.core.signals import SIGNALS, Signal
 from deltah.core.types import FloatArray, Trajectory
 from deltah.stats.bootstrap import MAX_RESAMPLED, Cell, Estimate, estimate_cell, interval, ratio, ratio_replicates
 from deltah.text_format import MISSING, number

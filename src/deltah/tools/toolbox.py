@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from deltah.core.registry import Registry
-from deltah.core.results import error_text, status_of
-from deltah.core.types import CallStatus
+from deltah.core.types import CallStatus, error_text
 from deltah.errors import ConfigError, DeltahError
 from deltah.tools.python import make_python
 from deltah.tools.search import SearchIndex, make_search, read_corpus
@@ -165,7 +164,7 @@ def call_tool(
     by_name = tools if isinstance(tools, Mapping) else {tool.__name__: tool for tool in tools}
     start = time.perf_counter()
     text = _call(by_name, name, arguments)
-    return ToolResult(text, status_of(text), time.perf_counter() - start)
+    return ToolResult(text, CallStatus.of(text), time.perf_counter() - start)
 
 
 def _call(tools: Mapping[str, Tool], name: str, arguments: str | Mapping[str, Any] | None) -> str:

@@ -28,10 +28,9 @@ import msgspec
 from deltah.core.types import SegmentKind, SpanQuality, StopReason, Trajectory
 from deltah.errors import DataError
 from deltah.traces.conversation import Conversation, Facts, LoggedMessage, message_text, to_trajectory
-from deltah.traces.dialects import json_calls, parse_calls, without_end_tokens
+from deltah.traces.dialects import json_calls, parse_calls, split_message, without_end_tokens
 from deltah.traces.files import Position
 from deltah.traces.openai_schema import FunctionCall, Message, MessageToolCall
-from deltah.traces.spans import split_message
 
 _POLICY_NAMES = ("assistant", "model")
 _RESULT_NAMES = "tool|ipython|function|observation"

@@ -1,9 +1,9 @@
 """A conversation as a log holds it, and the trajectory that it becomes.
 
-Importers of chat-shaped logs give messages with their packed tokens, and facts. A record may hold a `Conversation`, or
-one `ApiCall` of it, whose request repeats the history and whose reply is new; `deltah.traces.joining` puts the calls
-together. Sampled tokens exist only inside assistant messages; everything else becomes a segment without tokens
-(start == stop) that carries its text.
+Importers of chat-shaped logs give messages with their packed tokens, and facts. A record may hold a `Conversation`, one
+`ApiCall` of it, whose request repeats the history and whose reply is new, or one chunk of a streamed reply;
+`deltah.traces.joining` puts these together. Sampled tokens exist only inside assistant messages; everything else
+becomes a segment without tokens (start == stop) that carries its text.
 """
 
 from __future__ import annotations
@@ -11,20 +11,28 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 
-from deltah.core.results import status_of
-from deltah.core.types import Estimator, Scalar, Segment, SegmentKind, SpanQuality, StopReason, ToolCall, Trajectory
+from deltah.core.types import (
+    CallStatus,
+    Estimator,
+    Scalar,
+    Segment,
+    SegmentKind,
+    SpanQuality,
+    StopReason,
+    ToolCall,
+    Trajectory,
+)
 from deltah.errors import ConfigError, DataError, DeltahError, InvalidValueError, VocabularySizeError
-from deltah.traces.dialects import written_calls
+from deltah.traces.dialects import split_message, written_calls
 from deltah.traces.files import Position
 from deltah.traces.logprobs import NO_TOKENS, PackedTokens, concatenate, measure
-from deltah.traces.openai_schema import FunctionCall, Message
-from deltah.traces.spans import split_message
+from deltah.traces.openai_schema import ChatLine, FunctionCall, Message, Response
 from deltah.traces.vocabularies import vocab_size_of
 
 _RESULT_ROLES = ("tool", "function", "ipython")
@@ -92,6 +100,15 @@ class ApiCall:
         return Conversation([*self.history, self.reply], self.facts, self.where)
 
 
+@dataclass(frozen=True, slots=True)
+class LoggedChunk:
+    """One chunk of a streamed response."""
+
+    chunk: Response
+    envelope: ChatLine
+    """What its line says beside it."""
+
+
 def to_trajectory(conversation: Conversation, *, default_id: str, vocab_size: int | None = None) -> Trajectory:
     """Build the trajectory of one conversation.
 
@@ -101,8 +118,7 @@ def to_trajectory(conversation: Conversation, *, default_id: str, vocab_size: in
         vocab_size: V, used if the log does not state it.
 
     Raises:
-        DataError: if its numbers contradict each other, or the size that its records state, or its model's name, is
-            too small for what it holds.
+        DataError: if its numbers contradict each other, or its own V is too small for what it holds.
         ConfigError: if `vocab_size` is: it is wrong for all of the log.
     """
     facts = conversation.facts
@@ -124,6 +140,7 @@ def to_trajectory(conversation: Conversation, *, default_id: str, vocab_size: in
     uncounted = {TOKENS_WITHOUT_LOGPROBS: facts.n_without_logprobs} if facts.n_without_logprobs else {}
     last = conversation.messages[-1].message
     stop_reason = _stop_reason(built, last, facts.finish_reason)
+    answered, answer = stop_reason is StopReason.ANSWERED, message_text(last.content)
     try:
         return Trajectory(
             id=facts.id if facts.id is not None else default_id,
@@ -137,8 +154,8 @@ def to_trajectory(conversation: Conversation, *, default_id: str, vocab_size: in
             logprobs=tokens.logprobs if np.isfinite(tokens.logprobs).any() else None,
             token_texts=tuple(tokens.texts) if len(tokens) else None,
             group_id=facts.group_id,
-            question=facts.question if facts.question is not None else _first_user_text(conversation.messages),
-            prediction=facts.prediction if facts.prediction is not None else _final_text(last, stop_reason),
+            question=_first_user_text(conversation.messages) if facts.question is None else facts.question,
+            prediction=facts.prediction if facts.prediction is not None or not answered else answer.strip(),
             golden_answers=facts.golden_answers,
             outcome=facts.outcome,
             stop_reason=stop_reason,
@@ -151,7 +168,7 @@ def to_trajectory(conversation: Conversation, *, default_id: str, vocab_size: in
 
 
 def _wrong_size(error: VocabularySizeError, facts: Facts, given: int | None) -> DeltahError:
-    """The error of a size that is too small by who stated it: the caller's is wrong for the whole log."""
+    """The error of a size that is too small, by who stated it."""
     if facts.vocab_size:
         return DataError(f"field vocab_size: {error}")
     if given:
@@ -171,30 +188,12 @@ def _first_user_text(messages: Sequence[LoggedMessage]) -> str | None:
     return next((message_text(s.message.content) for s in messages if s.message.role == "user"), None)
 
 
-def _final_text(last: Message, stop_reason: StopReason) -> str | None:
-    return message_text(last.content).strip() if stop_reason is StopReason.ANSWERED else None
-
-
 def _stop_reason(built: SegmentBuilder, last: Message, finish_reason: str | None) -> StopReason:
     if last.role == "assistant" and finish_reason == "length":
         return StopReason.LENGTH
     if built.has_open_calls:
         return StopReason.UNANSWERED_CALL
     return StopReason.ANSWERED if last.role == "assistant" else StopReason.UNKNOWN
-
-
-@dataclass(slots=True)
-class _PendingCall:
-    """A call while its result may still come."""
-
-    id: str
-    """Unique in the trajectory."""
-    server_id: str | None
-    name: str
-    arguments: str
-    turn: int
-    result: str | None = None
-    duration_s: float | None = None
 
 
 class SegmentBuilder:
@@ -207,26 +206,21 @@ class SegmentBuilder:
         self.n_turns = 0
         self.exact = True
         """False once a border between segments could not be kept."""
-        self._calls: list[_PendingCall] = []
+        self._calls: list[ToolCall] = []
         self._taken: set[str] = set()
         self._repeats: dict[str, int] = {}
         """How often an id was wanted again."""
-        self._open: deque[_PendingCall] = deque()
-        """Calls in order; answered ones leave when they come to an end, here and below."""
-        self._open_by_id: dict[str | None, deque[_PendingCall]] = {}
+        self._open: deque[int] = deque()
+        """Places of calls in order; answered ones leave when they come to an end, here and below."""
+        self._open_by_id: dict[str | None, deque[int]] = {}
 
     @property
     def has_open_calls(self) -> bool:
         """Whether a call has no result yet."""
-        return _oldest_open(self._open) is not None
+        return self._oldest_open(self._open) is not None
 
     def add(self, message: Message, tokens: Sequence[str]) -> None:
-        """Append a message.
-
-        Args:
-            message: Any role; "tool", "function" and "ipython" are results, "assistant" is the policy.
-            tokens: Text of each sampled token of an assistant message; empty where the log has none.
-        """
+        """Append a message, of an assistant's with the texts of its sampled tokens where the log has them."""
         if message.role == "assistant":
             self._add_turn(message, tokens)
         elif message.role in _RESULT_ROLES:
@@ -237,28 +231,17 @@ class SegmentBuilder:
     def add_context(self, message: Message) -> None:
         """Append a message that another trajectory tells: text before this one's first turn, no call of its own."""
         calls = [f"{call.name or ''}({_argument_text(call.arguments)})" for call in _calls(message, ())]
-        text = "\n".join(part for part in (message_text(message.content), *calls) if part)
-        self._add_text(SegmentKind.PROMPT, self.n_turns, text)
+        told = filter(None, (message_text(message.content), *calls))
+        self._add_text(SegmentKind.PROMPT, self.n_turns, "\n".join(told))
 
     def tool_calls(self) -> tuple[ToolCall, ...]:
         """Calls with the results that came, in the order they were issued."""
-        return tuple(
-            ToolCall(
-                id=call.id,
-                name=call.name,
-                arguments=call.arguments,
-                turn=call.turn,
-                result=call.result,
-                status=status_of(call.result),
-                duration_s=call.duration_s,
-            )
-            for call in self._calls
-        )
+        return tuple(self._calls)
 
     def _add_turn(self, message: Message, tokens: Sequence[str]) -> None:
         turn = self.n_turns
         calls = _calls(message, tokens)
-        content, thought = message_text(message.content), _reasoning_text(message)
+        content, thought = message_text(message.content), message.reasoning_content or message_text(message.reasoning)
         only_calls = bool(calls) and not content.strip() and not thought.strip()
         spans = split_message(tokens, [call.name or "" for call in calls], only_calls=only_calls)
         if not tokens or (thought and not _covers(tokens, thought)):
@@ -284,16 +267,18 @@ class SegmentBuilder:
         ids = [call.id for call in message.tool_calls or []]
         for i, call in enumerate(calls):
             server_id = ids[i] if i < len(ids) else None
-            pending = _PendingCall(
-                id=self._unique(server_id or f"call-{len(self._calls)}"),
-                server_id=server_id,
-                name=call.name or "",
-                arguments=_argument_text(call.arguments),
-                turn=turn,
+            identifier = self._unique(server_id or f"call-{len(self._calls)}")
+            self._open.append(len(self._calls))
+            self._open_by_id.setdefault(server_id, deque()).append(len(self._calls))
+            self._calls.append(
+                ToolCall(
+                    id=identifier,
+                    name=call.name or "",
+                    arguments=_argument_text(call.arguments),
+                    turn=turn,
+                    status=CallStatus.UNANSWERED,
+                )
             )
-            self._calls.append(pending)
-            self._open.append(pending)
-            self._open_by_id.setdefault(server_id, deque()).append(pending)
 
     def _unique(self, wanted: str) -> str:
         """Servers that number calls within a turn repeat their ids; later ones get a suffix."""
@@ -306,17 +291,26 @@ class SegmentBuilder:
 
     def _add_result(self, message: Message) -> None:
         text = message_text(message.content)
-        call = self._answered_by(message.tool_call_id)
-        if call is not None:
-            call.result, call.duration_s = text, message.duration_s
-        self._add_text(SegmentKind.RESULT, max(self.n_turns - 1, 0) if call is None else call.turn, text)
+        at, turn = self._answered_by(message.tool_call_id), max(self.n_turns - 1, 0)
+        if at is not None:
+            answered = replace(self._calls[at], result=text, status=CallStatus.of(text), duration_s=message.duration_s)
+            self._calls[at], turn = answered, answered.turn
+        self._add_text(SegmentKind.RESULT, turn, text)
 
-    def _answered_by(self, server_id: str | None) -> _PendingCall | None:
-        """Return the call a result belongs to: by id, the latest first; without a known id, the oldest open one."""
+    def _answered_by(self, server_id: str | None) -> int | None:
+        """Place of the call that a result belongs to: by id the latest, without a known id the oldest open one."""
         if server_id is None:
-            return _oldest_open(self._open)
-        latest = _latest_open(self._open_by_id.get(server_id))
-        return _oldest_open(self._open_by_id.get(None)) if latest is None else latest
+            return self._oldest_open(self._open)
+        same = self._open_by_id.get(server_id)
+        while same and self._calls[same[-1]].result is not None:
+            same.pop()
+        return same[-1] if same else self._oldest_open(self._open_by_id.get(None))
+
+    def _oldest_open(self, places: deque[int] | None) -> int | None:
+        """Place of the first call without a result; those before it are dropped, so that no search meets them again."""
+        while places and self._calls[places[0]].result is not None:
+            places.popleft()
+        return places[0] if places else None
 
     def _add_text(self, kind: SegmentKind, turn: int, text: str) -> None:
         if not text and kind in (SegmentKind.REASONING, SegmentKind.CALL):
@@ -324,20 +318,6 @@ class SegmentBuilder:
         at, floor = len(self.token_texts), self.segments[-1].turn if self.segments else 0
         # A late result may follow a user message; turns never fall.
         self.segments.append(Segment(kind=kind, start=at, stop=at, turn=max(turn, floor), text=text))
-
-
-def _oldest_open(calls: deque[_PendingCall] | None) -> _PendingCall | None:
-    """First call without a result; those before it are dropped, so that no search meets them again."""
-    while calls and calls[0].result is not None:
-        calls.popleft()
-    return calls[0] if calls else None
-
-
-def _latest_open(calls: deque[_PendingCall] | None) -> _PendingCall | None:
-    """Last call without a result; those after it are dropped."""
-    while calls and calls[-1].result is not None:
-        calls.pop()
-    return calls[-1] if calls else None
 
 
 def message_text(content: Any) -> str:
@@ -355,10 +335,6 @@ def _calls(message: Message, tokens: Sequence[str]) -> list[FunctionCall]:
     if message.function_call is not None:
         return [message.function_call]
     return written_calls("".join(tokens) or message_text(message.content))
-
-
-def _reasoning_text(message: Message) -> str:
-    return message.reasoning_content or message_text(message.reasoning)
 
 
 def _covers(tokens: Sequence[str], text: str) -> bool:

@@ -1,4 +1,8 @@
-"""What a file holds, as a stream of single records: JSON lines, a JSON document, an Inspect log, rows of a table.
+"""Files: which ones a user means, and what each holds as a stream of single records.
+
+A folder stands for the trace files in it, at any depth and in order of their names; of a run directory, also one inside
+the folder, only `traces` and `eval` count. A rotated log (`log.jsonl.2`, `log.jsonl.1`, `log.jsonl`;
+`log.jsonl-20261124`) is read from its oldest file to its newest, because conversations go on from one to the next.
 
 A file is opened once and its first bytes decide. A text whose first line is only an opening bracket, or opens an array,
 is one document: an array gives its elements, an object is one record. Any other text is read line by line in constant
@@ -12,38 +16,55 @@ import copy
 import glob
 import io
 import json
+import os
 import re
 import struct
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
 from deltah.compression import BUFFER_BYTES, DAMAGE, decompressed, zstd
-from deltah.traces.sources import STDIN
+from deltah.errors import DataError
 
+STDIN: Final = "-"
 MAX_LINE_BYTES = 512 * 2**20
 """A longer line is skipped as a problem: a file without line breaks must not fill the memory."""
-PARQUET_MAGIC: Final = b"PAR1"
-"""First bytes of a Parquet file."""
-
-_ZIP_MAGIC = b"PK\x03\x04"
+_SUFFIXES = (".jsonl", ".ndjson", ".json", ".log", ".txt", ".eval", ".parquet")
+_COMPRESSED = (".gz", ".zst")
+_ROTATED = re.compile(rf"(.+(?:{'|'.join(map(re.escape, _SUFFIXES))}))[.-](\d[\dT_.:-]*)", re.IGNORECASE)
+_DATE_DIGITS = 6
+"""A shorter number counts how often a log was rotated since."""
+_NOT_TRACES = frozenset({"metrics.jsonl", "run.json", "status.json", "report.json", "study.json"})
+_ZIP_MAGIC, _PARQUET_MAGIC = b"PK\x03\x04", b"PAR1"
 _ZSTANDARD = 93
 """Compression method of a zip's member, which `zipfile` reads from Python 3.14 on, and of one frame only."""
+_INSPECT = re.compile(rb'\{\s*"version"\s*:\s*\d+\s*,\s*"status"\s*:\s*"')
 _SAMPLE = re.compile(r"samples/[^/]*\.json|samples/.*_epoch_\d+\.json")
 _CHUNKED = re.compile(r"samples/.*_epoch_\d+/sample\.json")
-_SPACE = re.compile(r"[ \t\r\n]*")
+_SIGN = re.compile(r"\s*[{\[,:]?\s*")
 _HEAD_BYTES = 1024
 _FETCHED_ROWS = 64
 """Of a table, at once: a row may hold a conversation."""
 _BOM = b"\xef\xbb\xbf"
 _ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file to read."""
+
+    path: str
+    named: bool
+    """Whether the user named it; what a folder or a pattern led to may be something else, such as tasks or a corpus."""
 
 
 class Position(NamedTuple):
@@ -55,10 +76,6 @@ class Position(NamedTuple):
     """Counted from 1, blank lines included."""
     unit: str = "line"
     """What is counted: lines, samples of an archive, rows of a table."""
-
-    def __str__(self) -> str:
-        """Words for a message."""
-        return f"{self.file}, {self.unit} {self.number}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +92,99 @@ class Line:
     unit: str = "line"
 
 
+def reads_once(path: str) -> bool:
+    """Whether what was read of a path is gone: standard input, a pipe or a device, which no one may open to look."""
+    return path == STDIN or (os.path.exists(path) and not os.path.isfile(path))
+
+
+def expand(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Source]:
+    """Files behind paths, in the order given; a file met twice, also under another name, is read once.
+
+    Raises:
+        DataError: if a path does not exist or may not be read, or a folder or pattern holds no file to read.
+    """
+    listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    found: dict[str, Source] = {}
+    for path in listed:
+        for source in _sources(os.fspath(path)):
+            key = STDIN if source.path == STDIN else os.path.realpath(source.path)
+            if key not in found or source.named:  # in its first place, but as a file that was named
+                found[key] = source
+    return _oldest_first(list(found.values()))
+
+
+def _oldest_first(sources: list[Source]) -> list[Source]:
+    """Put the files of each rotated log in their order, in the places where they stand."""
+    places: dict[str, list[int]] = defaultdict(list)
+    for i, source in enumerate(sources):
+        if not reads_once(source.path):
+            base, _ = _base_and_turn(os.path.basename(source.path))
+            places[os.path.join(os.path.dirname(source.path), base)].append(i)
+    ordered = sources.copy()
+    for own in places.values():
+        by_age = sorted((sources[i] for i in own), key=lambda source: _by_age(os.path.basename(source.path)))
+        for i, source in zip(own, by_age, strict=True):
+            ordered[i] = source
+    return ordered
+
+
+def _sources(path: str) -> list[Source]:
+    if path == STDIN:
+        return [Source(path, True)]
+    if os.path.isdir(path):
+        inside = [Source(str(file), False) for file in _files_in(Path(path))]
+        if not inside:
+            raise DataError(f"{path} holds no trace files; expected files such as .jsonl, .jsonl.gz, .parquet or .eval")
+        return inside
+    if not os.path.lexists(path) and glob.has_magic(path):
+        matches = [match for match in sorted(glob.glob(path, recursive=True)) if not os.path.isdir(match)]
+        if not matches:
+            raise DataError(
+                f"no file matches {path}; check the pattern, and quote it so that the shell leaves it alone"
+            )
+        return [Source(match, False) for match in matches]
+    try:
+        if not reads_once(path):
+            open(path, "rb").close()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}; expected a file of traces or logs") from error
+    return [Source(path, True)]
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    runs = {manifest.parent for manifest in folder.rglob("run.json")}
+    for file in sorted(folder.rglob("*")):
+        if not file.is_file() or file.name.startswith(".") or file.name in _NOT_TRACES:
+            continue
+        run = next((parent for parent in file.parents if parent in runs), None)
+        inside = run is None or file.relative_to(run).parts[0] in ("traces", "eval")
+        if inside and base_name(file.name).lower().endswith(_SUFFIXES):
+            yield file
+
+
+def base_name(path: str) -> str:
+    """A path as it was before the file was compressed and rotated."""
+    return _base_and_turn(path)[0]
+
+
+def _by_age(name: str) -> tuple[int, int, str, str]:
+    """Key of a file among those of its log: by falling number, by date, and the newest, which has neither."""
+    _, turn = _base_and_turn(name)
+    if not turn:
+        return 2, 0, "", name
+    if turn.isdecimal() and len(turn) < _DATE_DIGITS:
+        return 0, -int(turn), "", name
+    return 1, 0, turn, name
+
+
+def _base_and_turn(name: str) -> tuple[str, str]:
+    """A file's name before it was compressed and rotated, and the number or date that the rotation gave it."""
+    while name.lower().endswith(_COMPRESSED):
+        name = os.path.splitext(name)[0]
+    rotated = _ROTATED.fullmatch(name)
+    return (rotated[1], rotated[2]) if rotated is not None else (name, "")
+
+
 @contextmanager
 def opened(path: str) -> Iterator[io.BufferedReader]:
     """A file, a pipe, or standard input ("-")."""
@@ -86,14 +196,28 @@ def opened(path: str) -> Iterator[io.BufferedReader]:
             yield cast(io.BufferedReader, raw)
 
 
-def head_of(raw: io.BufferedReader) -> bytes:
+def is_table(path: str, raw: io.BufferedReader) -> bool:
+    """Whether an opened file is Parquet."""
+    return not reads_once(path) and _head(raw).startswith(_PARQUET_MAGIC)
+
+
+def records(path: str, raw: io.BufferedReader) -> Iterator[Line]:
+    """Records of an opened file, told by its first bytes; what can be read only once is text."""
+    if is_table(path, raw):
+        return table_rows(path)
+    if not reads_once(path) and is_inspect_log(_head(raw)):
+        return inspect_samples(raw)
+    return text_records(raw)
+
+
+def _head(raw: io.BufferedReader) -> bytes:
     """First bytes of a file, which stay there to be read."""
     return raw.peek(_HEAD_BYTES)[:_HEAD_BYTES]
 
 
 def text_records(raw: io.BufferedReader) -> Iterator[Line]:
     """Records of a text, which may be compressed."""
-    lines = read_lines(raw)
+    lines = _lines(raw)
     first = next(lines, None)
     if first is None:
         return
@@ -106,9 +230,9 @@ def text_records(raw: io.BufferedReader) -> Iterator[Line]:
     yield from lines
 
 
-def read_lines(raw: io.BufferedReader) -> Iterator[Line]:
+def _lines(raw: io.BufferedReader) -> Iterator[Line]:
     """Lines of a text, which may be compressed; blank lines are skipped but numbered."""
-    number = 0
+    number, damage = 0, None
     try:
         stream = decompressed(raw)
         while piece := stream.readline(MAX_LINE_BYTES + 1):
@@ -122,9 +246,37 @@ def read_lines(raw: io.BufferedReader) -> Iterator[Line]:
             elif data := (piece.removeprefix(_BOM) if number == 1 else piece).strip():
                 yield Line(number, data, complete=ended)
     except DAMAGE as error:
-        yield _lost(number + 1, f"the compressed stream is damaged, or ends in the middle ({error})")
+        damage = f"the compressed stream is damaged, or ends in the middle ({error})"
     except OSError as error:
-        yield _lost(number + 1, str(error))
+        damage = str(error)
+    if damage is not None:
+        yield Line(number + 1, b"", complete=False, damage=f"{damage}; lines from here on are lost")
+
+
+def _elements(data: bytes) -> list[bytes] | None:
+    """Elements of a JSON array; None if it is not one."""
+    try:
+        return [bytes(element).strip() for element in _ELEMENTS.decode(data)]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _document(lines: Iterator[Line]) -> Iterator[Line]:
+    parts, size = list[bytes](), 0
+    for line in lines:
+        size += len(line.data)
+        if line.damage is not None or size > MAX_LINE_BYTES:
+            limit = f"the JSON document is larger than {MAX_LINE_BYTES >> 20} MiB; write it as JSON lines"
+            yield Line(1, b"", damage=line.damage or limit)
+            return
+        parts.append(line.data)
+    document = b"\n".join(parts)
+    elements = _elements(document) if document.startswith(b"[") else [document]
+    if elements is None:
+        reason = "the file opens a JSON array but is not one; expected an array of objects, or JSON lines"
+        yield Line(1, b"", damage=reason)
+        return
+    yield from (Line(number, element) for number, element in enumerate(elements, start=1))
 
 
 def table_rows(path: str) -> Iterator[Line]:
@@ -150,52 +302,17 @@ def table_rows(path: str) -> Iterator[Line]:
         yield Line(number + 1, b"", damage=reason, unit="row")
 
 
-def _lost(number: int, reason: str) -> Line:
-    return Line(number, b"", complete=False, damage=f"{reason}; lines from here on are lost")
-
-
-def _elements(data: bytes) -> list[bytes] | None:
-    """Elements of a JSON array; None if it is not one."""
-    try:
-        return [bytes(element).strip() for element in _ELEMENTS.decode(data)]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-
-
-def _document(lines: Iterator[Line]) -> Iterator[Line]:
-    parts, size = list[bytes](), 0
-    for line in lines:
-        size += len(line.data)
-        if line.damage is not None or size > MAX_LINE_BYTES:
-            limit = f"the JSON document is larger than {MAX_LINE_BYTES >> 20} MiB; write it as JSON lines"
-            yield Line(1, b"", damage=line.damage or limit)
-            return
-        parts.append(line.data)
-    document = b"\n".join(parts)
-    if not document.startswith(b"["):
-        yield Line(1, document)
-        return
-    elements = _elements(document)
-    if elements is None:
-        reason = "the file opens a JSON array but is not one; expected an array of objects, or JSON lines"
-        yield Line(1, b"", damage=reason)
-        return
-    yield from (Line(number, element) for number, element in enumerate(elements, start=1))
-
-
 def is_inspect_log(head: bytes) -> bool:
     """Whether a file that begins like this is a log of Inspect: an archive (`.eval`), or one document (`.json`)."""
-    start = head.removeprefix(_BOM).lstrip()[:200]
-    return head.startswith(_ZIP_MAGIC) or bool(re.match(rb'\{\s*"version"\s*:\s*\d+\s*,\s*"status"\s*:\s*"', start))
+    return head.startswith(_ZIP_MAGIC) or bool(_INSPECT.match(head.removeprefix(_BOM).lstrip()))
 
 
 def inspect_samples(raw: io.BufferedReader) -> Iterator[Line]:
-    """Samples of a log of Inspect, each the JSON text of an EvalSample.
+    """Samples of a log of Inspect, each the JSON text of an EvalSample; what is damaged is a `Line` without data.
 
-    An archive is read one member at a time, a document is held in memory as a whole. What is damaged, and a sample in
-    the chunked shape of `inspect log convert-chunked`, is a `Line` without data; the others still come.
+    An archive is read one member at a time, a document is held in memory as a whole.
     """
-    samples = _archived(raw) if head_of(raw).startswith(_ZIP_MAGIC) else _listed(raw)
+    samples = _archived(raw) if _head(raw).startswith(_ZIP_MAGIC) else _listed(raw)
     number = 0
     for number, (data, damage) in enumerate(samples, start=1):
         yield Line(number, data, damage=damage, unit="sample")
@@ -238,44 +355,26 @@ def _unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
 
 def _listed(raw: io.BufferedReader) -> Iterator[tuple[bytes, str | None]]:
     """Elements of the top-level array `samples` of a document."""
-    text, decoder = raw.read().decode("utf-8-sig", errors="replace"), json.JSONDecoder()
+    text, decode = raw.read().decode("utf-8-sig", errors="replace"), json.JSONDecoder().raw_decode
     try:
-        at = _first_sample(text, decoder)
-        while at is not None:
-            _, stop = decoder.raw_decode(text, at)
+        at, key = _past(text, 0), None
+        while key != "samples" or not text.startswith("[", at):
+            if key is not None:
+                at = _past(text, decode(text, at)[1])
+            if text.startswith("}", at):
+                return
+            key, at = decode(text, at)
+            at = _past(text, at)
+        at = _past(text, at)
+        while not text.startswith("]", at):
+            _, stop = decode(text, at)
             yield text[at:stop].encode(), None
-            at = _next(text, stop, "]")
+            at = _past(text, stop)
     except (ValueError, RecursionError) as error:
         yield b"", f"the document is cut off or damaged ({error}); samples from here on are lost"
 
 
-def _first_sample(text: str, decoder: json.JSONDecoder) -> int | None:
-    at: int | None = _expect(text, 0, "{")
-    while at is not None:
-        key, at = decoder.raw_decode(text, at)
-        at = _expect(text, at, ":")
-        if key == "samples" and text.startswith("[", at):
-            at = _expect(text, at, "[")
-            return None if text.startswith("]", at) else at
-        _, at = decoder.raw_decode(text, at)
-        at = _next(text, at, "}")
-    return None
-
-
-def _next(text: str, at: int, end: str) -> int | None:
-    """Index of the next element; None where there is none."""
-    at = _skip(text, at)
-    return None if text.startswith(end, at) else _expect(text, at, ",")
-
-
-def _expect(text: str, at: int, sign: str) -> int:
-    """Index after a sign and the white space around it."""
-    at = _skip(text, at)
-    if not text.startswith(sign, at):
-        raise ValueError(f"expected {sign!r} at character {at}")
-    return _skip(text, at + 1)
-
-
-def _skip(text: str, at: int) -> int:
-    match = _SPACE.match(text, at)
+def _past(text: str, at: int) -> int:
+    """Index after a sign of JSON that opens or separates values, and the white space around it."""
+    match = _SIGN.match(text, at)
     return at if match is None else match.end()

@@ -1,4 +1,5 @@
-"""API calls joined into conversations: a log that holds one line a call, each request repeating the history.
+"""The stage that joins records: API calls into conversations, each request repeating the history, and before that
+chunks of streamed responses, one a line, into API calls.
 
 A call continues the call whose reply ends its history. Histories are compared by a running hash over what the
 user and the assistant said: the assistant's text (thinking left out, clients drop it) with its calls, the user's text,
@@ -12,23 +13,42 @@ request word for word; without a session id those are samples of one question, e
 continues something the log does not hold stays a trajectory of its own and is counted (`n_unjoined`).
 
 Memory is bounded: when the open conversations outgrow `max_bytes`, the one that has waited longest is closed.
+
+Chunks come bare, or each in the envelope of its API call (`request`, `session_id`, ...), of which the first line's
+counts; those that share an id are one stream.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
-from deltah.traces.conversation import ApiCall, Conversation, Facts, LoggedMessage, message_text
-from deltah.traces.fields import DURATION_FROM, GAP
-from deltah.traces.openai_schema import FunctionCall, Message
+from deltah.traces.conversation import ApiCall, Conversation, Facts, LoggedChunk, LoggedMessage, message_text
+from deltah.traces.files import Position
+from deltah.traces.importing import epoch_seconds, seconds
+from deltah.traces.openai_schema import (
+    ChatLine,
+    Choice,
+    Delta,
+    FunctionCall,
+    Message,
+    Response,
+    assemble,
+    token_logprobs,
+)
 
+DURATION_FROM: Final = "duration_s_from"
+"""Metadata key: where durations of calls come from that no line states."""
+GAP: Final = "gap between API calls"
+"""Value of `DURATION_FROM`: the client's own work, or a person's pause, is in those durations."""
 MAX_OPEN_BYTES = 256 * 2**20
+_KEPT_ENDS: Final = 4096
 _MESSAGE_BYTES = 400
 """Memory of a message beside its text, roughly."""
 
@@ -64,11 +84,7 @@ class Joiner:
     """Takes API calls in the order of the log, gives conversations when they are over."""
 
     def __init__(self, max_bytes: int = MAX_OPEN_BYTES) -> None:
-        """Start empty.
-
-        Args:
-            max_bytes: Memory of open conversations beyond which the longest waiting ones are closed.
-        """
+        """Start empty; open conversations beyond `max_bytes` of memory are closed, the longest waiting first."""
         self.max_bytes = max_bytes
         self.n_unjoined = 0
         """API calls whose history holds an assistant's turn that the log does not."""
@@ -280,18 +296,10 @@ def _size(said: LoggedMessage) -> int:
 
 
 def _merged_facts(parts: Sequence[Facts], name: str | None) -> Facts:
-    """Facts of a conversation from those of its API calls: the last word on grades, the first on all else.
+    """Facts of a conversation from those of its API calls, in order: the last word on grades, the first on all else."""
 
-    Args:
-        parts: In order.
-        name: The conversation's id.
-    """
-
-    def first(key: str) -> Any:
-        return next((value for part in parts if (value := getattr(part, key)) is not None), None)
-
-    def last(key: str) -> Any:
-        return next((value for part in reversed(parts) if (value := getattr(part, key)) is not None), None)
+    def first(key: str, among: Iterable[Facts] = parts) -> Any:
+        return next((value for part in among if (value := getattr(part, key)) is not None), None)
 
     metadata = {key: value for part in parts for key, value in part.metadata.items()}
     temperatures = {part.sampling_temperature for part in parts}
@@ -311,10 +319,75 @@ def _merged_facts(parts: Sequence[Facts], name: str | None) -> Facts:
         top_logprobs=max((p.top_logprobs for p in parts if p.top_logprobs is not None), default=None),
         logprobs_mode=None if mixed else first("logprobs_mode"),
         question=first("question"),
-        prediction=last("prediction"),
+        prediction=first("prediction", reversed(parts)),
         golden_answers=next((p.golden_answers for p in reversed(parts) if p.golden_answers), ()),
-        outcome=last("outcome"),
+        outcome=first("outcome", reversed(parts)),
         finish_reason=parts[-1].finish_reason,
         n_without_logprobs=sum(part.n_without_logprobs for part in parts),
         metadata=metadata | ({"n_requests": len(parts)} if len(parts) > 1 else {}),
     )
+
+
+@dataclass(slots=True)
+class Stream:
+    """Chunks of one completion that a log holds one a line."""
+
+    envelope: ChatLine
+    """What the first line says beside its chunk."""
+    where: Position
+    """Of the first line."""
+    chunks: list[Response] = field(default_factory=list)
+    duration_s: float = math.nan
+    """From the first line's `started_at` to the latest end that a line states; NaN if none does."""
+
+    def append(self, logged: LoggedChunk) -> None:
+        """Take the next chunk."""
+        self.chunks.append(logged.chunk)
+        later = epoch_seconds(logged.envelope.started_at) - epoch_seconds(self.envelope.started_at)
+        end = seconds(logged.envelope.duration_s) + (0.0 if math.isnan(later) else later)
+        self.duration_s = max((s for s in (self.duration_s, end) if not math.isnan(s)), default=math.nan)
+
+    def line(self) -> ChatLine:
+        """The line that a log of whole responses would hold; errors as in `assemble`."""
+        return msgspec.structs.replace(self.envelope, response=assemble(self.chunks), duration_s=self.duration_s)
+
+
+class ChunkBuffer:
+    """Chunks that a log holds one a line, gathered by their completion's id until its last."""
+
+    def __init__(self) -> None:
+        """Start with no stream open."""
+        self._open: dict[str, Stream] = {}
+        self._ended: dict[str, None] = {}
+        """Ids of the streams that ended last."""
+
+    def add(self, logged: LoggedChunk, where: Position) -> Stream | None:
+        """Take a chunk of a line; return the stream if it was the last. Chunks without an id are their session's.
+
+        What follows the last chunk is dropped: a usage report (OpenRouter's has an empty first choice), or the ends of
+        other choices than the first.
+        """
+        chunk = logged.chunk
+        key = chunk.id or str(logged.envelope.session_id or "")
+        first = [choice for choice in chunk.choices or [] if choice.index == 0]
+        is_late = not any(_has_content(choice) for choice in first) if key in self._ended else not first
+        if is_late and chunk.error is None and key not in self._open:
+            return None
+        self._open.setdefault(key, Stream(logged.envelope, where)).append(logged)
+        if chunk.error is None and not any(choice.finish_reason for choice in first):
+            return None
+        if chunk.id:
+            self._ended[chunk.id] = None
+            if len(self._ended) > _KEPT_ENDS:
+                del self._ended[next(iter(self._ended))]
+        return self._open.pop(key)
+
+    def finish(self) -> Iterable[Stream]:
+        """Streams that never came to their last chunk."""
+        return self._open.values()
+
+
+def _has_content(choice: Choice) -> bool:
+    delta = choice.delta or Delta()
+    written = delta.content or delta.reasoning_content or delta.reasoning or delta.tool_calls
+    return bool(written or token_logprobs(choice.logprobs))

@@ -34,7 +34,7 @@ import numpy as np
 from deltah.core.entropy import SERVER_PRECISION_NATS, EntropyBounds, entropy_bounds
 from deltah.core.types import BoolArray, Estimator, FloatArray, IntArray
 from deltah.errors import DataError, InvalidValueError, VocabularySizeError
-from deltah.traces.openai_schema import LogprobsBlock, TokenLogprob
+from deltah.traces.openai_schema import LogprobsBlock, TokenLogprob, token_logprobs
 
 STAND_IN = -9999.0
 """At or below it a log-probability stands for "impossible" or "not among those reported"."""
@@ -97,7 +97,7 @@ def pack(block: LogprobsBlock | list[TokenLogprob] | None, token_ids: object = N
     Raises:
         DataError: if a log-probability is positive, or a byte is none.
     """
-    tokens = (block.content if isinstance(block, LogprobsBlock) else block) or []
+    tokens = token_logprobs(block)
     if not tokens:
         return NO_TOKENS
     logprobs = np.array([token.logprob for token in tokens], dtype=np.float64)

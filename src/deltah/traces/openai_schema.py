@@ -1,15 +1,20 @@
-"""Typed shape of an OpenAI-style chat log line: only what the importer reads, so that decoding skips the rest.
+"""Typed shape of an OpenAI-style chat log line, and streamed responses put together.
 
-Every field is optional, as servers leave out different ones. Token entries do not take part in garbage collection:
-a line holds tens of thousands of them. `Delta` is the streamed twin of `Message`; `deltah.traces.chunks` puts pieces
-together.
+Only what the importer reads is declared, so that decoding skips the rest; every field is optional, as servers leave out
+different ones. Token entries do not take part in garbage collection: a line holds tens of thousands of them.
+
+Of a streamed response, pieces of content, reasoning and call arguments are joined in order, logprobs appended, the last
+finish reason kept; of several choices only the first (index 0) is assembled, as the importer reads no other.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+
+from deltah.errors import DataError
 
 
 class TopLogprob(msgspec.Struct, gc=False):
@@ -143,7 +148,7 @@ class ChatLine(msgspec.Struct):
     usage: Any = None
     """Of a bare response or chunk."""
     started_at: Any = None
-    """When the API call began, see `deltah.traces.fields.epoch_seconds`."""
+    """When the API call began, see `deltah.traces.importing.epoch_seconds`."""
     duration_s: Any = None
     """Seconds the API call took."""
     id: str | int | None = None
@@ -159,3 +164,54 @@ class ChatLine(msgspec.Struct):
     score: float | bool | None = None
     outcome: float | bool | None = None
     metadata: dict[str, Any] | None = None
+
+
+def assemble(chunks: Sequence[Response]) -> Response:
+    """The response of which these are the chunks; `DataError` if one reports an error, or none carries a choice."""
+    if any(chunk.error is not None for chunk in chunks):
+        raise DataError("field response: the stream ends in an error; there is no whole assistant message to measure")
+    choices = [choice for chunk in chunks for choice in chunk.choices or []]
+    pieces = [choice for choice in choices if choice.index == 0]
+    if not pieces:
+        raise DataError("field response: no chunk carries a choice; there is no assistant message to measure")
+    tokens = [token for choice in pieces for token in token_logprobs(choice.logprobs)]
+    whole = Choice(
+        message=_message([choice.delta for choice in pieces if choice.delta is not None]),
+        logprobs=LogprobsBlock(content=tokens) if tokens else None,
+        finish_reason=next((c.finish_reason for c in reversed(pieces) if c.finish_reason), None),
+    )
+    return Response(
+        id=chunks[0].id,
+        choices=[whole, *(Choice(index=i) for i in range(1, 1 + max(choice.index for choice in choices)))],
+        model=next((chunk.model for chunk in chunks if chunk.model), None),
+        # Servers that report usage in every chunk count up.
+        usage=next((chunk.usage for chunk in reversed(chunks) if chunk.usage is not None), None),
+    )
+
+
+def token_logprobs(block: LogprobsBlock | list[TokenLogprob] | None) -> list[TokenLogprob]:
+    """Sampled tokens of a block of logprobs."""
+    return (block.content if isinstance(block, LogprobsBlock) else block) or []
+
+
+def _message(deltas: Sequence[Delta]) -> Message:
+    pieces: dict[int, list[DeltaToolCall]] = {}
+    for piece in (piece for delta in deltas for piece in delta.tool_calls or []):
+        pieces.setdefault(piece.index, []).append(piece)
+    thought = "".join(delta.reasoning_content or delta.reasoning or "" for delta in deltas)
+    return Message(
+        role="assistant",
+        content="".join(delta.content or "" for delta in deltas),
+        reasoning_content=thought or None,
+        tool_calls=[_tool_call(pieces[index]) for index in sorted(pieces)] or None,
+    )
+
+
+def _tool_call(pieces: Sequence[DeltaToolCall]) -> MessageToolCall:
+    functions = [piece.function for piece in pieces if piece.function is not None]
+    name = next((function.name for function in functions if function.name), None)
+    given = [function.arguments for function in functions if function.arguments]
+    # A server that does not stream arguments sends them once, sometimes as an object.
+    arguments: Any = "".join(given) if all(isinstance(a, str) for a in given) else given[-1]
+    id = next((piece.id for piece in pieces if piece.id), None)
+    return MessageToolCall(id=id, function=FunctionCall(name=name, arguments=arguments))

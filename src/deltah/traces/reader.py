@@ -10,19 +10,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from typing import Final, TypeVar
 
 from deltah.core.registry import own_modules
 from deltah.core.types import Trajectory
-from deltah.errors import DataError
+from deltah.errors import ConfigError, DataError, DeltahError, InvalidValueError
 from deltah.parallel import available_cores, map_ordered
-from deltah.traces.importing import IMPORTERS
-from deltah.traces.reading import ReadCounts, Reading, ReadOptions, ReadProblem
-from deltah.traces.sources import STDIN, Source, expand, reads_once
+from deltah.traces.conversation import ApiCall, Conversation, to_trajectory
+from deltah.traces.files import STDIN, Line, Position, Source, base_name, expand, is_table, opened, reads_once, records
+from deltah.traces.importers.openai_chat import read_call
+from deltah.traces.importing import IMPORTERS, NOT_JSON, Imported, RecordContext, detect, import_record, recognise
+from deltah.traces.joining import ChunkBuffer, Joiner
+from deltah.traces.parquet import holds_traces, read_parquet
 
-__all__ = ["Paths", "TraceReader", "read_traces"]
+__all__ = ["Paths", "ReadOptions", "ReadProblem", "TraceReader", "read_traces"]
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 Result = TypeVar("Result")
@@ -31,62 +35,83 @@ MAX_WORKERS: Final = 8
 """Processes that are started unasked: each holds its own copy of the program in memory."""
 PARALLEL_BYTES: Final = 8 * 2**20
 """Logs that are smaller are read by one process: starting others takes about as long."""
+MAX_KEPT_PROBLEMS = 1000
+"""Problems kept in full; all are counted."""
 
 
-class TraceReader(Iterable[Trajectory]):
-    """Trajectories of files, in order, read as they are asked for.
+@dataclass(frozen=True, slots=True)
+class ReadProblem:
+    """One record that could not be read."""
+
+    file: str
+    """As the caller named it; "-" is standard input."""
+    line: int
+    """Counted from 1; of a file without lines, the number of the sample or row."""
+    reason: str
+    unit: str = "line"
+
+    def __str__(self) -> str:
+        """One line for a terminal."""
+        return f"{self.file}, {self.unit} {self.line}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadOptions:
+    """How logs are read; see `read_traces` for fields and errors."""
+
+    format: str | None = None
+    strict: bool = False
+    vocab_size: int | None = None
+    join: bool = True
+    skip: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.format is not None:
+            IMPORTERS.resolve(self.format)
+        if self.vocab_size is not None and self.vocab_size < 1:
+            raise InvalidValueError(f"vocab_size is {self.vocab_size}; expected a positive number of tokens")
+
+
+@dataclass(eq=False)
+class ReadCounts:
+    """What was met beside the trajectories."""
+
+    n_read: int = 0
+    n_problems: int = 0
+    n_unjoined: int = 0
+    """API calls whose history holds an assistant's turn that the log does not."""
+    n_branches: int = 0
+    """Retries and forks that were not continued, each a trajectory of its own."""
+    skipped: list[str] = field(default_factory=list)
+    """Files of a folder or pattern that hold no traces."""
+    problems: list[ReadProblem] = field(default_factory=list)
+    """The first `MAX_KEPT_PROBLEMS` of them."""
+
+    def add(self, other: ReadCounts) -> None:
+        """Add what was met in another file."""
+        self.n_read += other.n_read
+        self.n_problems += other.n_problems
+        self.n_unjoined += other.n_unjoined
+        self.n_branches += other.n_branches
+        self.skipped += other.skipped
+        self.problems += other.problems[: MAX_KEPT_PROBLEMS - len(self.problems)]
+
+
+class TraceReader(ReadCounts, Iterable[Trajectory]):
+    """Trajectories of files, in order, read as they are asked for, and what was met so far.
 
     Each iteration starts anew and resets the counts; standard input and pipes can be iterated once.
     """
 
     def __init__(
-        self,
-        paths: Paths,
-        *,
-        format: str | None = None,
-        strict: bool = False,
-        on_error: Callable[[ReadProblem], None] | None = None,
-        vocab_size: int | None = None,
-        join: bool = True,
-        skip: Sequence[str] = (),
+        self, paths: Paths, options: ReadOptions | None = None, on_error: Callable[[ReadProblem], None] | None = None
     ) -> None:
         """Prepare to read; see `read_traces` for the arguments and errors."""
-        self.options = ReadOptions(format=format, strict=strict, vocab_size=vocab_size, join=join, skip=tuple(skip))
+        super().__init__()
+        self.options = options or ReadOptions()
         self.sources = expand(paths)
-        self.counts = ReadCounts()
-        """What was met so far."""
         self._on_error = on_error
         self._started = False
-
-    @property
-    def n_read(self) -> int:
-        """Trajectories read so far."""
-        return self.counts.n_read
-
-    @property
-    def n_problems(self) -> int:
-        """Records that could not be read so far."""
-        return self.counts.n_problems
-
-    @property
-    def n_unjoined(self) -> int:
-        """API calls whose history holds an assistant's turn that the log does not."""
-        return self.counts.n_unjoined
-
-    @property
-    def n_branches(self) -> int:
-        """Retries and forks that were not continued, each a trajectory of its own."""
-        return self.counts.n_branches
-
-    @property
-    def skipped(self) -> list[str]:
-        """Files of a folder or pattern that hold no traces."""
-        return self.counts.skipped
-
-    @property
-    def problems(self) -> tuple[ReadProblem, ...]:
-        """Problems met so far, at most `MAX_KEPT_PROBLEMS` of them; `n_problems` counts all."""
-        return tuple(self.counts.problems)
 
     def __iter__(self) -> Iterator[Trajectory]:
         """Yield the trajectories that can be read.
@@ -121,30 +146,26 @@ class TraceReader(Iterable[Trajectory]):
             One result a file, in the order of the files, then one of the files that belong together.
 
         Raises:
-            DataError: see `__iter__`.
             InvalidValueError: if `workers` is below 1.
-            ProcessError: if a worker is killed.
+            ProcessError: if a worker is killed; and the errors of an iteration.
         """
         self._begin()
         together = {source for source in self.sources if reads_once(source.path)}
         single = [source for source in self.sources if source not in together]
+
+        def watched(number: int, trajectories: Iterable[Trajectory]) -> Result:
+            return function(number, self._told(watch, trajectories))
+
         n_workers = self._default_workers(single) if workers is None else workers
-        results: Iterator[tuple[Result, ReadCounts] | None]
-        if n_workers == 1:
-
-            def here(number: int, found: Iterator[Trajectory]) -> Result:
-                return function(number, self._told(watch, found))
-
-            results = map(partial(_read_alone, here, self.options), enumerate(single))
-        else:
-            read_one = partial(_read_alone, function, self.options)
-            results = map_ordered(read_one, enumerate(single), workers=n_workers, modules=own_modules())
+        # A function of this process alone is told of each trajectory.
+        read_one = partial(_read_alone, watched if n_workers == 1 else function, self.options)
+        results = map_ordered(read_one, enumerate(single), workers=n_workers, modules=own_modules())
         for source, found in zip(single, results, strict=True):
             if found is None:
                 together.add(source)
                 continue
             result, counts = found
-            self.counts.add(counts)
+            self.add(counts)
             if self._on_error is not None:
                 for problem in counts.problems:
                     self._on_error(problem)
@@ -152,11 +173,10 @@ class TraceReader(Iterable[Trajectory]):
                 watch(self.n_read)
             yield result
         if together:
-            sources = [source for source in self.sources if source in together]
-            yield function(len(single), self._told(watch, self._read(sources)))
+            yield watched(len(single), self._read([source for source in self.sources if source in together]))
 
     def _read(self, sources: Iterable[Source]) -> Iterator[Trajectory]:
-        reading = Reading(self.options, counts=self.counts, on_error=self._on_error)
+        reading = Reading(self.options, counts=self, on_error=self._on_error)
         for source in sources:
             yield from reading.file(source)
         yield from reading.finish()
@@ -167,7 +187,7 @@ class TraceReader(Iterable[Trajectory]):
             name = "standard input" if once == STDIN else once
             raise DataError(f"{name} was already read; keep its trajectories, or save them to a file first")
         self._started = True
-        self.counts = ReadCounts()
+        ReadCounts.__init__(self)
 
     def _told(self, watch: Callable[[int], object] | None, trajectories: Iterable[Trajectory]) -> Iterator[Trajectory]:
         """Trajectories of this process, each told to whoever watches."""
@@ -177,12 +197,11 @@ class TraceReader(Iterable[Trajectory]):
             yield trajectory
 
     def _default_workers(self, sources: Sequence[Source]) -> int:
-        if sum(os.path.getsize(source.path) for source in sources if os.path.exists(source.path)) < PARALLEL_BYTES:
-            return 1
+        n_bytes = sum(os.path.getsize(source.path) for source in sources if os.path.exists(source.path))
         # An importer of an interactive session is not known to other processes.
-        if any(entry.value.__module__ == "__main__" for entry in IMPORTERS.values()):
-            return 1
-        return min(available_cores(), MAX_WORKERS, max(len(sources), 1))
+        is_interactive = any(entry.value.__module__ == "__main__" for entry in IMPORTERS.values())
+        few = n_bytes < PARALLEL_BYTES or is_interactive or not sources
+        return 1 if few else min(available_cores(), MAX_WORKERS, len(sources))
 
 
 def _read_alone(
@@ -232,6 +251,143 @@ def read_traces(
             `strict`.
         InvalidValueError: if the format is unknown or the vocabulary size not positive.
     """
-    return TraceReader(
-        paths, format=format, strict=strict, on_error=on_error, vocab_size=vocab_size, join=join, skip=skip
-    )
+    options = ReadOptions(format=format, strict=strict, vocab_size=vocab_size, join=join, skip=tuple(skip))
+    return TraceReader(paths, options, on_error)
+
+
+class Reading:
+    """One pass over files, in order: each record goes to its format's importer, API calls to the joining."""
+
+    def __init__(
+        self,
+        options: ReadOptions,
+        *,
+        counts: ReadCounts | None = None,
+        on_error: Callable[[ReadProblem], None] | None = None,
+        alone: bool = False,
+    ) -> None:
+        """Begin; `alone` stops at the first record that other files may complete: then `needs_others` is True."""
+        self.counts = ReadCounts() if counts is None else counts
+        self.needs_others = False
+        self._options, self._on_error, self._alone = options, on_error, alone
+        self._given = None if options.format is None else IMPORTERS.resolve(options.format)
+        self._format = self._given
+        """Of the record before."""
+        self._chunks = ChunkBuffer()
+        self._joiner = Joiner() if options.join else None
+        self._end = Position("", 0)
+
+    def file(self, source: Source) -> Iterator[Trajectory]:
+        """Trajectories of one file that are over by its end."""
+        self._format = self._given
+        try:
+            with opened(source.path) as raw:
+                if is_table(source.path, raw) and holds_traces(source.path):
+                    yield from self._table(source)
+                else:
+                    yield from self._records(source, records(source.path, raw))
+        except OSError as error:  # it was there when the reading began
+            self._report(Position(source.path, 1), f"{error}; the file is lost")
+
+    def finish(self) -> Iterator[Trajectory]:
+        """Trajectories that waited for further records."""
+        for stream in self._chunks.finish():
+            try:
+                call = read_call(stream.line(), stream.where)
+            except DataError as error:
+                self._report(self._end, str(error))
+            else:
+                yield from self._join(call)
+        if self._joiner is not None:
+            yield from self._build(self._joiner.finish())
+            self.counts.n_unjoined += self._joiner.n_unjoined
+            self.counts.n_branches += self._joiner.n_branches
+
+    def _table(self, source: Source) -> Iterator[Trajectory]:
+        def report(row: int, reason: str) -> None:
+            self._report(Position(source.path, row, "row"), reason)
+
+        try:
+            for trajectory in read_parquet(source.path, skip=self._options.skip, on_error=report):
+                self.counts.n_read += 1
+                yield trajectory
+        except DataError as error:
+            if self._options.strict:
+                raise
+            report(1, str(error))
+
+    def _records(self, source: Source, lines: Iterable[Line]) -> Iterator[Trajectory]:
+        for line in lines:
+            self._end = where = Position(source.path, line.number, line.unit)
+            if self._format is None and not source.named and _is_foreign(line, source.path):
+                self.counts.skipped.append(source.path)
+                return
+            try:
+                yield from self._imported(self._import(line, where), where)
+            except ConfigError:
+                raise
+            except DeltahError as error:
+                cut_off = not line.complete and str(error).startswith(NOT_JSON)
+                hint = "the last line is cut off (interrupted writer?): " if cut_off else ""
+                self._report(where, f"{hint}{error}")
+            if self.needs_others:
+                return
+
+    def _import(self, line: Line, where: Position) -> Imported:
+        """Try the format of the record before first: detection costs a pass over the record."""
+        if line.damage is not None:
+            raise DataError(line.damage)
+        data = line.data.removeprefix(b"data:")  # a line copied from an event stream
+        context = RecordContext(where=where, vocab_size=self._options.vocab_size)
+        tried = self._format
+        if tried is not None:
+            try:
+                return import_record(tried, data, context)
+            except DataError:
+                if self._given is not None or detect(data) is tried:
+                    raise
+        self._format = detect(data)
+        return import_record(self._format, data, context)
+
+    def _imported(self, record: Imported, where: Position) -> Iterator[Trajectory]:
+        if isinstance(record, Trajectory):
+            self.counts.n_read += 1
+            yield record
+        elif self._alone and (not isinstance(record, ApiCall) or self._joiner is not None):
+            self.needs_others = True
+        elif isinstance(record, ApiCall):
+            yield from self._join(record)
+        elif (stream := self._chunks.add(record, where)) is not None:
+            yield from self._join(read_call(stream.line(), stream.where))
+
+    def _join(self, call: ApiCall) -> Iterator[Trajectory]:
+        yield from self._build((call.alone(),) if self._joiner is None else self._joiner.add(call))
+
+    def _build(self, conversations: Iterable[Conversation]) -> Iterator[Trajectory]:
+        for one in conversations:
+            try:
+                context = RecordContext(where=one.where, vocab_size=self._options.vocab_size)
+                trajectory = to_trajectory(one, default_id=context.default_id, vocab_size=context.vocab_size)
+            except DataError as error:
+                self._report(one.where, str(error))
+                continue
+            self.counts.n_read += 1
+            yield trajectory
+
+    def _report(self, where: Position, reason: str) -> None:
+        problem = ReadProblem(where.file, where.number, reason, where.unit)
+        if self._options.strict:
+            raise DataError(str(problem))
+        self.counts.n_problems += 1
+        if len(self.counts.problems) < MAX_KEPT_PROBLEMS:
+            self.counts.problems.append(problem)
+        if self._on_error is not None:
+            self._on_error(problem)
+
+
+def _is_foreign(line: Line, path: str) -> bool:
+    """Whether a file's first record is sound but of no known format: tasks, a corpus or plain text."""
+    try:
+        return line.damage is None and recognise(line.data.removeprefix(b"data:")) is None
+    except DataError:  # a damaged record, behind which others may stand, unless the file need not hold JSON
+        return base_name(path).lower().endswith((".log", ".txt"))

@@ -9,18 +9,23 @@ back to the same float64. Strict JSON has no NaN and no infinity, so
 
 Fields at their default are left out. Text that UTF-8 cannot hold (a lone surrogate) is written as U+FFFD; that is the
 one thing a round trip through bytes may change. The columns of a Parquet file follow from the same declarations
-(`deltah.traces.parquet`).
+(`deltah.traces.parquet`). Whole files are written atomically, JSON lines also one by one.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from deltah.compression import compressed
 from deltah.core.types import (
     CallStatus,
     Estimator,
@@ -33,8 +38,7 @@ from deltah.core.types import (
     Trajectory,
 )
 from deltah.errors import DataError, InvalidValueError
-from deltah.traces.fields import decode_line, replace_surrogates
-from deltah.traces.importing import IMPORTERS, RecordContext
+from deltah.traces.importing import IMPORTERS, RecordContext, decode_line, replace_surrogates
 
 SCHEMA_VERSION = 1
 """Version written; every version from 1 to this one is read."""
@@ -120,12 +124,7 @@ _ENCODER = msgspec.json.Encoder()
 
 
 def to_record(trajectory: Trajectory, *, per_token: bool = True) -> TraceRecord:
-    """Mirror a trajectory field by field.
-
-    Args:
-        trajectory: What to mirror.
-        per_token: Whether to mirror arrays and token texts too.
-    """
+    """Mirror of a trajectory, field by field, with or without its arrays and token texts."""
     fields = {name: getattr(trajectory, name) for name in TraceRecord.__struct_fields__ if name != "schema_version"}
     texts = fields.pop("token_texts")
     arrays = {name: fields.pop(name) for name in ARRAYS}
@@ -144,15 +143,7 @@ def to_record(trajectory: Trajectory, *, per_token: bool = True) -> TraceRecord:
 
 
 def from_record(record: TraceRecord, **read: Any) -> Trajectory:
-    """Rebuild the trajectory.
-
-    Args:
-        record: The record.
-        **read: Fields of the trajectory that stand elsewhere.
-
-    Raises:
-        DataError: if the version is not one this release reads, or the fields contradict each other.
-    """
+    """Trajectory of a record, and of fields that were read elsewhere; `DataError` if they contradict each other."""
     check_version(record.schema_version)
     fields = msgspec.structs.asdict(record)
     del fields["schema_version"]
@@ -188,15 +179,7 @@ def to_json(value: Any) -> bytes:
 
 
 def decode(line: bytes, **read: Any) -> Trajectory:
-    """Read one line that `encode` wrote.
-
-    Args:
-        line: JSON text.
-        **read: See `from_record`.
-
-    Raises:
-        DataError: if the line is not such a record, or is of a version that this release does not read.
-    """
+    """Read one line that `encode` wrote; `DataError` if it is none, or of a version that this release does not read."""
     try:
         record = decode_line(line, _DECODER)
     except DataError:
@@ -207,11 +190,7 @@ def decode(line: bytes, **read: Any) -> Trajectory:
 
 
 def decode_metadata(text: str) -> dict[str, Scalar]:
-    """Read the object that stands under `metadata` in a record.
-
-    Raises:
-        DataError: if it is not such an object.
-    """
+    """Read the object that stands under `metadata` in a record."""
     return {key: _plain(value) for key, value in decode_line(text.encode(), _METADATA_DECODER).items()}
 
 
@@ -223,21 +202,111 @@ def read(line: bytes, context: RecordContext) -> Trajectory:
 
 
 def check_version(version: int, where: str = "") -> None:
-    """Refuse a record of a version that this release does not read.
-
-    Args:
-        version: The record's.
-        where: Beginning of the message.
-
-    Raises:
-        DataError: naming the version.
-    """
+    """Refuse a record of a version that this release does not read, with the file as the beginning of the message."""
     if not 1 <= version <= SCHEMA_VERSION:
         known = "version 1" if SCHEMA_VERSION == 1 else f"versions 1 to {SCHEMA_VERSION}"
         raise DataError(
             f"{where}field schema_version: the record is of version {version}, this release of deltah reads {known}; "
             "upgrade deltah, or write the traces again with this release"
         )
+
+
+def write_traces(path: str | os.PathLike[str], trajectories: Iterable[Trajectory]) -> int:
+    """Write trajectories to a file, atomically: the old file stays whole until the new one is.
+
+    Args:
+        path: `.parquet` gives a Parquet file, any other name JSON lines, compressed if it ends in `.gz` or `.zst`.
+            Missing parent folders are made.
+        trajectories: Consumed one at a time.
+
+    Returns:
+        The number written.
+
+    Raises:
+        DataError: if the file cannot be written (no space, no permission).
+    """
+    target = Path(path)
+    if target.suffix == ".parquet":
+        from deltah.traces.parquet import write_parquet  # which follows from the record above
+
+        return write_parquet(target, trajectories)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    count = 0
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as raw:
+            with compressed(raw, target.suffix) as stream:
+                for trajectory in trajectories:
+                    stream.write(encode(trajectory) + b"\n")
+                    count += 1
+            raw.flush()
+            os.fsync(raw.fileno())
+        temporary.replace(target)
+    except OSError as error:
+        raise DataError(
+            f"cannot write {target}: {error.strerror or error}; the file there, if any, is as it was"
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+    return count
+
+
+class TraceWriter:
+    """Append trajectories to a plain JSON-lines file as they are made, one flushed line each.
+
+    A process killed at any moment loses at most the line it was writing; the next writer starts on a new line, so that
+    the damaged one stays a single `ReadProblem`.
+
+        with TraceWriter("run/traces.jsonl") as writer:
+            writer.write(trajectory)
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Open, or create, the file.
+
+        Raises:
+            InvalidValueError: if the name asks for compression, which cannot be appended to safely.
+            DataError: if the file cannot be opened.
+        """
+        self.path = Path(path)
+        self.n_written = 0
+        if self.path.suffix in (".gz", ".zst"):
+            raise InvalidValueError(f"cannot append to {self.path}: write plain .jsonl, or use write_traces at the end")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("a+b")
+            if self._file.seek(0, os.SEEK_END):
+                self._file.seek(-1, os.SEEK_END)
+                if self._file.read(1) != b"\n":
+                    self._file.write(b"\n")
+        except OSError as error:
+            raise DataError(f"cannot append to {self.path}: {error.strerror or error}") from error
+
+    def write(self, trajectory: Trajectory) -> None:
+        """Append one trajectory and flush it to the operating system.
+
+        Raises:
+            DataError: if the disk is full or the file is gone.
+        """
+        try:
+            self._file.write(encode(trajectory) + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise DataError(f"cannot append to {self.path}: {error.strerror or error}") from error
+        self.n_written += 1
+
+    def close(self) -> None:
+        """Close the file; closing twice is harmless."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        """Return the writer itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the file."""
+        self.close()
 
 
 def sql_structure(kind: msgspec.inspect.Type) -> Structure:

@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from deltah.core.rewards import RewardConfig
-from deltah.core.signal_types import Signal
-from deltah.core.signals import SignalConfig
+from deltah.core.signals import Signal, SignalConfig
 from deltah.core.types import Trajectory
 from deltah.engines.config import EvalConfig, EvaluateConfig, Progress, RolloutConfig
 from deltah.engines.models import ModelFiles, resolve_model

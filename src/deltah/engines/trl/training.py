@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from deltah.core.metrics import SECONDS
-from deltah.core.signal_types import Signal
+from deltah.core.signals import Signal
 from deltah.core.types import Trajectory
 from deltah.engines.config import EvaluateConfig, Progress, TrainConfig
 from deltah.engines.models import resolve_model

@@ -38,9 +38,8 @@ import msgspec
 from deltah.core.types import CallStatus, Scalar, StopReason, ToolCall, Trajectory
 from deltah.errors import DataError
 from deltah.traces.conversation import Conversation, Facts, LoggedMessage, message_text, to_trajectory
-from deltah.traces.fields import finite, golden_answers, outcome_of, scalars
 from deltah.traces.files import Position
-from deltah.traces.importing import IMPORTERS, RecordContext
+from deltah.traces.importing import IMPORTERS, RecordContext, finite, golden_answers, outcome_of, scalars
 from deltah.traces.logprobs import NO_TOKENS, pack
 from deltah.traces.openai_schema import FunctionCall, LogprobsBlock, Message, MessageToolCall
 

@@ -3,9 +3,9 @@
 Line forms: `messages`, in which each assistant message carries its choice's `logprobs` block, is one conversation;
 `request` with `response` is one API call, and the calls of one conversation are joined (`deltah.traces.joining`); so is
 a bare response. A response may be whole, a list of streamed chunks, the text of an event stream, or spread over lines
-of one chunk each, bare or as their `response` (`deltah.traces.chunks`). The batch API's `body` wrappers are opened.
+of one chunk each, bare or as their `response` (joined there too). The batch API's `body` wrappers are opened.
 
-* segments: the logprob tokens of each assistant message, split by `deltah.traces.spans`. Every other message is a
+* segments: the logprob tokens of each assistant message, split by `deltah.traces.dialects`. Every other message is a
   segment without tokens that carries its text; so is a call, or reasoning, that the server left out of the logprobs.
 * calls: `tool_calls`, or `function_call`, or those left in the text (`deltah.traces.dialects`); `call-N` where the
   server gave no id.
@@ -13,7 +13,7 @@ of one chunk each, bare or as their `response` (`deltah.traces.chunks`). The bat
 * duration_s: of the `tool` message, where a client logged it; else the time between an API call's end (`started_at` +
   `duration_s`) and the start of the next, shared by the results in between: the client's own work, or a person's pause,
   is in it, and `duration_s_from` in the metadata says so.
-* status: error where the result reads as one; the rule is `deltah.core.results.is_error`.
+* status: error where the result reads as one; the rule is `deltah.core.types.is_error`.
 * entropy: `top_logprobs` through `deltah.traces.logprobs`; exact where they cover `vocab_size` tokens; NaN without.
 * vocab_size: the line's, else the caller's, else that of the model's family (`deltah.traces.vocabularies`), else
   `deltah.core.entropy.DEFAULT_VOCAB_SIZE`; `metadata["vocab_size_from"]` names one that nobody stated.
@@ -33,16 +33,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from deltah.core.types import Scalar, Trajectory
 from deltah.errors import DataError
-from deltah.traces.chunks import LoggedChunk, assemble, parse_event_stream
-from deltah.traces.conversation import ApiCall, Conversation, Facts, LoggedMessage, to_trajectory
-from deltah.traces.fields import (
+from deltah.traces.conversation import ApiCall, Conversation, Facts, LoggedChunk, LoggedMessage, to_trajectory
+from deltah.traces.files import Position
+from deltah.traces.importing import (
+    IMPORTERS,
     SESSION_FIELDS,
+    RecordContext,
+    decode_line,
     epoch_seconds,
     golden_answers,
     outcome_of,
@@ -50,12 +53,11 @@ from deltah.traces.fields import (
     seconds,
     unfit_outcome,
 )
-from deltah.traces.files import Position
-from deltah.traces.importing import IMPORTERS, RecordContext
-from deltah.traces.logprobs import pack
-from deltah.traces.openai_schema import ChatLine, Choice, Message, Request, Response
+from deltah.traces.logprobs import NO_TOKENS, pack
+from deltah.traces.openai_schema import ChatLine, Choice, Message, Request, Response, assemble
 
 _CHUNK: Final = "chat.completion.chunk"
+_RESPONSE: Final = msgspec.json.Decoder(Response)
 
 
 @IMPORTERS.register(
@@ -80,11 +82,7 @@ def read(log: ChatLine, context: RecordContext) -> Trajectory | ApiCall | Logged
 
 
 def read_conversation(log: ChatLine, where: Position) -> Conversation:
-    """The conversation of a line whose messages carry their tokens.
-
-    Raises:
-        DataError: if there is no assistant message in it, or its numbers contradict each other.
-    """
+    """The conversation of a line whose messages carry their tokens."""
     _check_mode(log.logprobs_mode)
     if log.request is not None:
         raise DataError("field response: missing beside 'request'; log each request together with its response")
@@ -96,11 +94,7 @@ def read_conversation(log: ChatLine, where: Position) -> Conversation:
 
 
 def read_call(log: ChatLine, where: Position) -> ApiCall:
-    """The API call of a line that holds a response.
-
-    Raises:
-        DataError: if the response is an error or holds no assistant message, or its numbers contradict each other.
-    """
+    """The API call of a line that holds a response; `DataError` if that is an error or holds no assistant message."""
     _check_mode(log.logprobs_mode)
     response = whole_response(log)
     refused = response.error is not None or response.object == "error"
@@ -120,17 +114,21 @@ def read_call(log: ChatLine, where: Position) -> ApiCall:
 
 def whole_response(log: ChatLine) -> Response:
     """The response of a line, its chunks assembled."""
-    given: Any = log.response
+    given = log.response
     if isinstance(given, str):
-        given = parse_event_stream(given)
+        events = (line.removeprefix("data:").strip() for line in given.splitlines() if line.startswith("data:"))
+        given = [decode_line(event.encode(), _RESPONSE) for event in events if event not in ("", "[DONE]")]
     if isinstance(given, list) or log.chunks is not None:
         return assemble(given if isinstance(given, list) else log.chunks or [])
     if given is None:
-        return Response(id=_text(log.id), choices=log.choices, model=log.model, error=log.error, usage=log.usage)
-    unwrapped: Response = given.body if given.body is not None else given
-    if unwrapped.choices and any(choice.delta is not None for choice in unwrapped.choices):
-        return assemble([unwrapped])
-    return unwrapped
+        return _bare_response(log)
+    body = given.body or given
+    return assemble([body]) if _is_streamed(body.choices) else body
+
+
+def _bare_response(log: ChatLine) -> Response:
+    """The response, or chunk, that a line is."""
+    return Response(id=_text(log.id), choices=log.choices, model=log.model, error=log.error, usage=log.usage)
 
 
 def _unlisted(response: Response, choice: Choice, n_listed: int) -> int:
@@ -148,9 +146,8 @@ def _unlisted(response: Response, choice: Choice, n_listed: int) -> int:
 
 
 def _said(message: Message) -> LoggedMessage:
-    if message.role != "assistant":
-        return LoggedMessage(_without_logprobs(message))
-    return LoggedMessage(_without_logprobs(message), pack(message.logprobs))
+    tokens = pack(message.logprobs) if message.role == "assistant" else NO_TOKENS
+    return LoggedMessage(_without_logprobs(message), tokens)
 
 
 def _without_logprobs(message: Message) -> Message:
@@ -166,9 +163,7 @@ def _check_mode(logprobs_mode: str | None) -> None:
 
 
 def _request(log: ChatLine) -> Request | None:
-    if log.request is None:
-        return None
-    return log.request if log.request.body is None else log.request.body
+    return log.request and (log.request.body or log.request)
 
 
 def _facts(log: ChatLine, response: Response | None, last: Choice | Message) -> Facts:
@@ -198,7 +193,7 @@ def _facts(log: ChatLine, response: Response | None, last: Choice | Message) -> 
 def _session(log: ChatLine) -> str | None:
     """Id under which a client groups the calls of one conversation, beside or inside `metadata`."""
     request = _request(log)
-    inside = [m for m in (log.metadata, request.metadata if request else None) if isinstance(m, dict)]
+    inside = [m for m in (log.metadata, request and request.metadata) if isinstance(m, dict)]
     for key in SESSION_FIELDS:
         for value in (getattr(log, key), *(m.get(key) for m in inside)):
             if isinstance(value, str | int) and value != "":
@@ -228,13 +223,11 @@ def _logged_chunk(log: ChatLine) -> LoggedChunk | None:
     """The chunk of a line, bare or in the envelope of its API call; None if the line holds none, or a whole stream."""
     given = log.response
     if given is None and log.chunks is None and (log.object == _CHUNK or _is_streamed(log.choices)):
-        identifier = None if log.id is None else str(log.id)
-        bare = Response(id=identifier, choices=log.choices, model=log.model, error=log.error, usage=log.usage)
         nothing = dict.fromkeys(("id", "object", "choices", "model", "error", "usage"))
-        return LoggedChunk(bare, msgspec.structs.replace(log, **nothing))
+        return LoggedChunk(_bare_response(log), msgspec.structs.replace(log, **nothing))
     if not isinstance(given, Response) or log.chunks is not None:
         return None
-    body = given if given.body is None else given.body
+    body = given.body or given
     is_whole = any(choice.message is not None for choice in body.choices or [])
     if _is_streamed(body.choices) or (body.object == _CHUNK and not is_whole):
         return LoggedChunk(body, msgspec.structs.replace(log, response=None))

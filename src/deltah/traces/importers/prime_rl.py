@@ -41,8 +41,7 @@ from deltah.core.types import (
     Trajectory,
 )
 from deltah.errors import DataError
-from deltah.traces.fields import finite, outcome_of, prompt_group, scalars
-from deltah.traces.importing import IMPORTERS, RecordContext
+from deltah.traces.importing import IMPORTERS, RecordContext, finite, outcome_of, prompt_group, scalars
 
 SCHEMA_VERSION = 1
 """Version of the export that is read."""

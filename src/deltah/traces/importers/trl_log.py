@@ -37,16 +37,17 @@ from deltah.traces.chattext import (
     text_trajectory,
 )
 from deltah.traces.conversation import Facts, message_text
-from deltah.traces.fields import (
+from deltah.traces.importing import (
     ANSWER_FIELDS,
+    IMPORTERS,
     OUTCOME_FIELDS,
+    RecordContext,
     convert,
     golden_answers,
     outcome_of,
     prompt_group,
     scalars,
 )
-from deltah.traces.importing import IMPORTERS, RecordContext
 from deltah.traces.openai_schema import Message
 
 _WRITTEN_ALWAYS = frozenset({"step", "prompt", "completion", "advantage"})

@@ -27,8 +27,16 @@ import msgspec
 from deltah.core.types import Trajectory
 from deltah.traces.chattext import completion_messages, prompt_messages, text_trajectory
 from deltah.traces.conversation import Facts
-from deltah.traces.fields import convert, golden_answers, outcome_of, prompt_group, scalars, unfit_outcome
-from deltah.traces.importing import IMPORTERS, RecordContext
+from deltah.traces.importing import (
+    IMPORTERS,
+    RecordContext,
+    convert,
+    golden_answers,
+    outcome_of,
+    prompt_group,
+    scalars,
+    unfit_outcome,
+)
 
 
 class DumpRow(msgspec.Struct):
