@@ -12,13 +12,7 @@ UNPARSED: Final = "(not parsed)"
 
 
 def count(n: int, noun: str, plural: str | None = None) -> str:
-    """A number with its noun: "1 file", "2 files", "1,394 trajectories".
-
-    Args:
-        n: How many.
-        noun: In the singular.
-        plural: By default `noun` with an s, or with ies for a y after a consonant.
-    """
+    """A number with its noun: "1 file", "2 files", "1,394 trajectories"."""
     return f"{n:,} {noun if n == 1 else plural or _plural(noun)}"
 
 

@@ -17,8 +17,7 @@ from deltah.calls.logs import ScoredLog
 from deltah.calls.notes import notes_on
 from deltah.calls.table import CallTable
 from deltah.cli.arguments import Force, Join, Logs, Strict, TraceFormat, VocabSize, check_outputs, log_options
-from deltah.cli.progress import reading, reporting
-from deltah.cli.terminal import escaped, inert, logs_of, nothing_read, report_losses, two_lines
+from deltah.cli.terminal import escaped, inert, logs_of, nothing_read, reading, report_losses, reporting, two_lines
 from deltah.core.signals import SignalConfig
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError
