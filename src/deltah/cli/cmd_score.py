@@ -40,9 +40,9 @@ from deltah.cli.terminal import broken, escaped, inert, logs_of, nothing_read, r
 from deltah.core.registry import Entry
 from deltah.errors import ConfigError
 from deltah.runs.directory import nan_to_none
-from deltah.stats.summary import BY_TOOL, CallSummary, calls_by, log_metrics
-from deltah.stats.tables import estimate_cell, money_text, number, rate_cell, tool_title
-from deltah.text_format import count
+from deltah.stats.bootstrap import estimate_cell
+from deltah.stats.summary import BY_TOOL, CallSummary, calls_by, log_metrics, rate_cell
+from deltah.text_format import count, money_text, number, tool_title
 
 
 def command(  # noqa: PLR0913 - the options of a command line
