@@ -13,9 +13,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from deltah.calls.table import ScoredLog
 from deltah.calls.notes import notes_on
-from deltah.calls.table import CallTable
+from deltah.calls.table import CallTable, ScoredLog
 from deltah.cli.arguments import Force, Join, Logs, Strict, TraceFormat, VocabSize, check_outputs, log_options
 from deltah.cli.terminal import escaped, inert, logs_of, nothing_read, reading, report_losses, reporting, two_lines
 from deltah.core.signals import SignalConfig
