@@ -208,7 +208,8 @@ def _call_table(label: str, groups: Mapping[str, CallSummary], room: int, signal
     for name in (*names, "waste", "likely\nwaste") if waste else names:
         table.add_column(name, justify="right", no_wrap=True)
     for name, summary in groups.items():
-        rate, delta = rate_cell(summary), estimate_cell(summary.mean_value, 3, signed=True)
+        shown, rate = escaped(broken(tool_title(name), room)), two_lines(rate_cell(summary))
+        delta = two_lines(estimate_cell(summary.mean_value, 3, signed=True))
         counts = [summary.undecided, summary.undefined, summary.errors]
         counts += [summary.certified, summary.likely] if waste else []
         table.add_row(
