@@ -212,11 +212,5 @@ def _call_table(label: str, groups: Mapping[str, CallSummary], room: int, signal
         delta = two_lines(estimate_cell(summary.mean_value, 3, signed=True))
         counts = [summary.undecided, summary.undefined, summary.errors]
         counts += [summary.certified, summary.likely] if waste else []
-        table.add_row(
-            escaped(broken(tool_title(name), room)),
-            str(summary.n),
-            two_lines(rate),
-            two_lines(delta),
-            *map(str, counts),
-        )
+        table.add_row(shown, str(summary.n), rate, delta, *map(str, counts))
     return table
