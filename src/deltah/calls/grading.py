@@ -1,14 +1,8 @@
 """What trajectories are worth and which question they answer: outcomes, who gave them, and the file that grades them.
 
-An outcome is a number in [0, 1]. One that the log does not carry comes from a second file joined by id, or is graded
-from gold answers. A row of the second file names a trajectory by `id` (or `trajectory`, `custom_id`, `task_id`,
-`session_id`), or else by the text of its `question`, and carries a grade (`outcome`, `score` or `correct`, in [0, 1])
-or gold answers in any form that `deltah.tasks` reads; then the trajectory's final answer is graded. A trajectory is
-looked for under its id, its id without the number of a sample (`q7/0`), its group, `metadata["task_id"]`, and its
-question. A task file is such a file.
-
-A mean outcome has the title of a grader only where that grader gave every one of them; what a log or a file of grades
-states may be any score.
+An outcome is a number in [0, 1]. One that the log does not carry comes from a second file, or is graded from the
+trajectory's own gold answers. A row of that file names a trajectory by id or by its question, and carries a grade or
+gold answers in any form that `deltah.tasks` reads; a task file is such a file.
 """
 
 from __future__ import annotations
@@ -88,6 +82,7 @@ class Answers:
         return _BRANCH.search(trajectory.id) is not None and trajectory.id not in self._by_id
 
     def _find(self, trajectory: Trajectory) -> float | Task | None:
+        """Row of its id, of its id without the number of a sample (`q7/0`), of its group, its task, or its question."""
         task_id = trajectory.metadata.get("task_id")
         names = (trajectory.id, _SAMPLE_NUMBER.sub("", trajectory.id), trajectory.group_id, task_id)
         for name in names:

@@ -43,12 +43,7 @@ _ASSUMED_SIZES: Final = f"""
 
 
 def notes_on(table: CallTable, log: ScoredLog) -> list[str]:
-    """Notes on a log that was read to its end, the most consequential first.
-
-    Args:
-        table: All of its calls.
-        log: What they were read from.
-    """
+    """Notes on a log that was read to its end into a table, the most consequential first."""
     found = table.sql(_FACTS)
     facts = SimpleNamespace(**dict(zip(found.columns, found.fetchall()[0], strict=True)))
     facts.assumed = table.sql(_ASSUMED_SIZES).fetchall()

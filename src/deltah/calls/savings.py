@@ -160,14 +160,8 @@ _SUMS: Final = """
 def _dropped(table: CallTable, levels: list[str], costs: Costs) -> dict[str, Any]:
     """Sums over the calls of some waste levels."""
     fees, latencies = costs.prices.per_call, costs.latency_s
-    found = table.sql(
-        _SUMS,
-        levels=levels,
-        priced=list(fees),
-        fees=list(fees.values()),
-        timed=list(latencies),
-        latencies=list(latencies.values()),
-    )
+    of_tools = {"priced": [*fees], "fees": [*fees.values()], "timed": [*latencies], "latencies": [*latencies.values()]}
+    found = table.sql(_SUMS, levels=levels, **of_tools)
     return {name: value or 0 for name, value in zip(found.columns, found.fetchall()[0], strict=True)}
 
 

@@ -1,20 +1,9 @@
 """Waste that the text of a trajectory shows: calls that repeat a call, an error or what the context already holds.
 
-No label, no model and no entropy is used; `waste_level` sets the classes beside the verdict of the signal. The classes
-err towards silence: a call is named waste only if nothing in the record speaks for it. docs/waste.md states the rules;
-the ideas are these.
-
-* **Evidence is local.** A call that may change the world (one that failed changes nothing, unless it ran code) and a
-  new user message begin a new *epoch*, and only the same epoch counts as evidence. So a file read again after an edit
-  and a look-up that the user asked to repeat are no waste, whatever they return.
-* **Only equal answers make duplicates.** If the same call gets two different answers within an epoch, its source is
-  changing (polling, a feed, a clock): none of these calls is a duplicate or already in context.
-* **Context** is what the model had read when it issued the call: user text and earlier results, not the results of
-  parallel calls and not what the policy itself wrote.
-* **Unused** is a hint, not a finding: a paraphrase or a number computed from the result leaves no trace.
-
-Time is linear in the text but for one substring search a call in its epoch's results, and at most `NEAR_WINDOW`
-comparisons of queries.
+No label, no model and no entropy is used. The classes err towards silence: a call is named waste only if nothing in the
+record speaks for it. docs/waste.md states the rules. A call that may change the world and a new user message begin a
+new *epoch*, and only calls of one epoch are evidence about each other. Time is linear in the text but for one substring
+search a call in its epoch's results, and at most `NEAR_WINDOW` comparisons of queries.
 """
 
 from __future__ import annotations
