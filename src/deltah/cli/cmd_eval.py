@@ -42,8 +42,8 @@ def command(  # noqa: PLR0913 - the options of a command line
         defaults={"eval": {}},
     )
     from deltah.calls.grading import outcome_title
-    from deltah.engines.trl.processes import rank
     from deltah.engines.trl.rollout import evaluate
+    from deltah.engines.trl.trl_compat import rank
     from deltah.report.data import load_arm
     from deltah.stats.summary import summarise
 

@@ -49,8 +49,8 @@ def command(  # noqa: PLR0913 - the options of a command line
         },
         settings=settings or (),
     )
-    from deltah.engines.trl.processes import rank
     from deltah.engines.trl.training import train
+    from deltah.engines.trl.trl_compat import rank
 
     with reporting_phases(f"train {resolved.reward.name}", "evaluate", hidden=rank() > 0) as (training, held_out):
         run = train(resolved, out, progress=training, evaluation_progress=held_out)
