@@ -14,10 +14,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from deltah.calls.logs import ScoredLog, table_of, unneeded
 from deltah.calls.notes import notes_on
 from deltah.calls.savings import Costs, SavingsReport, savings
-from deltah.calls.table import CallTable, check_suffix
+from deltah.calls.table import CallTable, ScoredLog, check_suffix, table_of
 from deltah.cli.arguments import (
     Answers,
     Currency,
@@ -37,14 +36,13 @@ from deltah.cli.arguments import (
     log_options,
     unknown_tools,
 )
-from deltah.cli.progress import reading
-from deltah.cli.terminal import broken, escaped, inert, logs_of, nothing_read, report_losses, two_lines
+from deltah.cli.terminal import broken, escaped, inert, logs_of, nothing_read, reading, report_losses, two_lines
 from deltah.core.registry import Entry
 from deltah.errors import ConfigError
 from deltah.runs.directory import nan_to_none
-from deltah.stats.summary import BY_TOOL, CallSummary, calls_by, log_metrics
-from deltah.stats.tables import estimate_cell, money_text, number, rate_cell, tool_title
-from deltah.text_format import count
+from deltah.stats.bootstrap import estimate_cell
+from deltah.stats.summary import BY_TOOL, CallSummary, calls_by, log_metrics, rate_cell
+from deltah.text_format import count, money_text, number, tool_title
 
 
 def command(  # noqa: PLR0913 - the options of a command line
@@ -80,9 +78,9 @@ def command(  # noqa: PLR0913 - the options of a command line
     if out is not None:
         check_suffix(out)
     with reading() as watch:
-        log = ScoredLog(paths, replace(options, watch=watch), skip=unneeded(waste))
+        log = ScoredLog(paths, replace(options, watch=watch), waste=waste)
         check_outputs([out], [answers, *logs_of(log)], force=force)
-        table = table_of(log, waste=waste, workers=workers)
+        table = table_of(log, workers=workers)
     if not table.n_trajectories:
         raise nothing_read(log, paths)
     n_rows = None if out is None else table.write(out)
@@ -138,11 +136,7 @@ def _print_summary(scored: _Scored, *, as_json: bool) -> None:
 
 
 def _print_answer(table: CallTable, query: str, *, as_json: bool) -> None:
-    """Print what a query of the user gives.
-
-    Raises:
-        ConfigError: if it is no valid query.
-    """
+    """Print what a query of the user gives."""
     import duckdb
 
     try:

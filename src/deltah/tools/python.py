@@ -219,11 +219,7 @@ _started_in: list[int] = []
 
 
 def _refuse_after_fork() -> None:
-    """Say what would otherwise be a silent wait without end.
-
-    Raises:
-        ConfigError: in a process forked from one that had started workers.
-    """
+    """Say what would otherwise be a silent wait without end."""
     if any(pid != os.getpid() for pid in _started_in):
         raise ConfigError(
             "the python tool does not work in a process forked after the tool was made; start processes with the "

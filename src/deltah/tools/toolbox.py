@@ -107,11 +107,7 @@ def _build(name: str, config: ToolConfig) -> Tool:
 
 
 def check_tool(function: Callable[..., Any], name: str) -> None:
-    """Check that a function can be a tool: what a chat template and TRL need to describe it to the model.
-
-    Raises:
-        ConfigError: if it is no plain function, or an argument lacks its type hint or its line in the docstring.
-    """
+    """Check that a function can be a tool: what a chat template and TRL need to describe it to the model."""
     if not inspect.isfunction(function):
         raise ConfigError(f"tool {name!r} is a {type(function).__name__}; expected a function made with def")
     if inspect.iscoroutinefunction(function):
@@ -186,11 +182,7 @@ def _call(tools: Mapping[str, Tool], name: str, arguments: str | Mapping[str, An
 
 
 def _parse_arguments(arguments: str | Mapping[str, Any] | None) -> dict[str, Any]:
-    """Arguments by name.
-
-    Raises:
-        ValueError: if the text is not a JSON object.
-    """
+    """Arguments by name."""
     if isinstance(arguments, str):
         arguments = json.loads(arguments) if arguments.strip() else {}
     if arguments is None:

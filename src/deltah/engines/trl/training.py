@@ -35,8 +35,7 @@ from deltah.engines.trl.grpo_config import (
 from deltah.engines.trl.rollout import check_evaluation, evaluate_into
 from deltah.engines.trl.trl_compat import alone, rank
 from deltah.errors import TrainingError
-from deltah.runs.claim import claim
-from deltah.runs.directory import MANIFEST, RunDirectory, open_run
+from deltah.runs.directory import MANIFEST, RunDirectory, claim, open_run
 from deltah.tasks import read_tasks
 from deltah.tools import build_tools
 from deltah.traces import write_traces
@@ -60,7 +59,7 @@ def train(
     with claim(out) if first else nullcontext(), disk_faults(out):
         if (out / MANIFEST).exists():  # refused under another configuration before anything is loaded
             open_run(out, config.to_dict(), command="train", free_keys=FREE_KEYS)
-            if (out / "result.json").exists():
+            if run.finished:
                 return run
         steps = _fit(config, run, progress)
         with alone():
