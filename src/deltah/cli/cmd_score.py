@@ -14,10 +14,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from deltah.calls.logs import ScoredLog, table_of, unneeded
 from deltah.calls.notes import notes_on
 from deltah.calls.savings import Costs, SavingsReport, savings
-from deltah.calls.table import CallTable, check_suffix
+from deltah.calls.table import CallTable, ScoredLog, check_suffix, table_of
 from deltah.cli.arguments import (
     Answers,
     Currency,
@@ -79,9 +78,9 @@ def command(  # noqa: PLR0913 - the options of a command line
     if out is not None:
         check_suffix(out)
     with reading() as watch:
-        log = ScoredLog(paths, replace(options, watch=watch), skip=unneeded(waste))
+        log = ScoredLog(paths, replace(options, watch=watch), waste=waste)
         check_outputs([out], [answers, *logs_of(log)], force=force)
-        table = table_of(log, waste=waste, workers=workers)
+        table = table_of(log, workers=workers)
     if not table.n_trajectories:
         raise nothing_read(log, paths)
     n_rows = None if out is None else table.write(out)
