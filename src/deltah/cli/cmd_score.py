@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from deltah.calls.logs import ScoredLog, table_of, unneeded
+from deltah.calls.logs import LogOptions, ScoredLog, table_of, unneeded
 from deltah.calls.notes import notes_on
 from deltah.calls.savings import Costs, SavingsReport, savings
 from deltah.calls.table import CallTable, check_suffix
@@ -34,7 +35,6 @@ from deltah.cli.arguments import (
     Workers,
     check_outputs,
     costs,
-    log_options,
     unknown_tools,
 )
 from deltah.cli.terminal import broken, escaped, inert, logs_of, nothing_read, reading, report_losses, two_lines
@@ -66,7 +66,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     workers: Workers = None,
 ) -> None:
     """Score every tool call of logs: change of entropy, verdict, waste."""
-    options = log_options(
+    options = LogOptions(
         answers=answers,
         format=format,
         vocab_size=vocab_size,
@@ -86,7 +86,7 @@ def command(  # noqa: PLR0913 - the options of a command line
         raise nothing_read(log, paths)
     n_rows = None if out is None else table.write(out)
     if sql is None:
-        _print_summary(_Scored.of(table, log, stated), as_json=as_json)
+        _print_summary(table, log, stated, as_json=as_json)
     else:
         _print_answer(table, sql, as_json=as_json)
     if n_rows is not None:
@@ -94,40 +94,32 @@ def command(  # noqa: PLR0913 - the options of a command line
     report_losses(log)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class _Scored:
     """What a summary shows."""
 
     table: CallTable
     log: ScoredLog
-    savings: SavingsReport
-    currency: str
-    by_tool: dict[str, CallSummary]
-    by_round: dict[str, CallSummary]
-    by_outcome: dict[str, CallSummary]
-    notes: list[str]
+    costs: Costs
+    groups: dict[str, dict[str, CallSummary]]
+    """Calls by tool, by round and by outcome."""
     unpriced: str | None
     """A note on prices of tools that are never called."""
 
-    @classmethod
-    def of(cls, table: CallTable, log: ScoredLog, costs: Costs) -> _Scored:
-        by_tool = calls_by(table, BY_TOOL)
-        by_round = calls_by(table, "round")
-        by_outcome = calls_by(table, "if(correct, 'correct', 'not correct')", where="correct IS NOT NULL")
-        return cls(
-            table=table,
-            log=log,
-            savings=savings(table, costs),
-            currency=costs.currency,
-            by_tool=by_tool,
-            by_round={str(k): summary for k, summary in by_round.items()},
-            by_outcome=by_outcome,
-            notes=notes_on(table, log),
-            unpriced=unknown_tools(costs, by_tool),
-        )
+    @cached_property
+    def savings(self) -> SavingsReport:
+        return savings(self.table, self.costs)
+
+    @cached_property
+    def notes(self) -> list[str]:
+        return notes_on(self.table, self.log)
 
 
-def _print_summary(scored: _Scored, *, as_json: bool) -> None:
+def _print_summary(table: CallTable, log: ScoredLog, costs: Costs, *, as_json: bool) -> None:
+    by_tool, by_round = calls_by(table, BY_TOOL), calls_by(table, "round")
+    by_outcome = calls_by(table, "if(correct, 'correct', 'not correct')", where="correct IS NOT NULL")
+    groups = {"tool": by_tool, "round": {str(k): found for k, found in by_round.items()}, "outcome": by_outcome}
+    scored = _Scored(table=table, log=log, costs=costs, groups=groups, unpriced=unknown_tools(costs, by_tool))
     if scored.unpriced is not None:
         typer.echo(f"note  {inert(scored.unpriced)}", err=True)
     if as_json:
@@ -162,9 +154,10 @@ def _summary(scored: _Scored) -> dict[str, Any]:
     table, reader, saved = scored.table, scored.log.reader, scored.savings
     unknown = {} if table.has_waste else {"certified": None, "likely": None}
 
-    def rows(groups: Mapping[str, CallSummary]) -> dict[str, dict[str, Any]]:
-        return {name: asdict(summary) | unknown for name, summary in groups.items()}
-
+    by_group = {
+        f"by_{label}": {name: asdict(summary) | unknown for name, summary in groups.items()}
+        for label, groups in scored.groups.items()
+    }
     return {
         "trajectories": saved.trajectories,
         "without_entropies": table.sql("SELECT count(*) FROM trajectories WHERE signal IS NULL").fetchall()[0][0],
@@ -177,9 +170,7 @@ def _summary(scored: _Scored) -> dict[str, Any]:
         "waste": {level.value: n for level, n in saved.levels.items()} if table.has_waste else None,
         "savings": msgspec.to_builtins(saved) if table.has_waste else None,
         **log_metrics(table),
-        "by_tool": rows(scored.by_tool),
-        "by_round": rows(scored.by_round),
-        "by_outcome": rows(scored.by_outcome),
+        **by_group,
         "notes": [*scored.notes, *([] if scored.unpriced is None else [scored.unpriced])],
     }
 
@@ -188,25 +179,16 @@ def _print_tables(scored: _Scored) -> None:
     console = Console()
     console.print(_headline(scored), highlight=False, soft_wrap=True)
     for note in scored.notes:
-        _print_text(console, inert(note))
+        # Wrapped on a terminal; in a file it stays one line.
+        console.print(inert(note), highlight=False, soft_wrap=not console.is_terminal, markup=False)
     if not scored.savings.calls:
         return
-    by_tool = [(tool_title(name), summary) for name, summary in scored.by_tool.items()]
     room = max(console.width - _NUMBERS_WIDTH, 10)
-    for label, groups in (
-        ("tool", by_tool),
-        ("round", [*scored.by_round.items()]),
-        ("outcome", [*scored.by_outcome.items()]),
-    ):
-        if groups:
-            entry = scored.log.signal.entry
-            console.print(_call_table(label, groups, room, entry, waste=scored.table.has_waste))
-    _print_savings(console, scored.savings, scored.currency)
-
-
-def _print_text(console: Console, text: str) -> None:
-    """Print a sentence, wrapped on a terminal; in a file it stays one line."""
-    console.print(text, highlight=False, soft_wrap=not console.is_terminal, markup=False)
+    for label, groups in scored.groups.items():
+        rows = [(tool_title(name) if label == "tool" else name, summary) for name, summary in groups.items()]
+        if rows:
+            console.print(_call_table(label, rows, room, scored.log.signal.entry, waste=scored.table.has_waste))
+    _print_savings(console, scored.savings, scored.costs.currency)
 
 
 def _print_savings(console: Console, savings: SavingsReport, currency: str) -> None:
@@ -216,22 +198,13 @@ def _print_savings(console: Console, savings: SavingsReport, currency: str) -> N
     table = Table(
         box=box.SIMPLE_HEAD, pad_edge=False, title="if these wasteful calls were dropped", title_justify="left"
     )
-    for name in (
-        "",
-        "calls",
-        "sampled\ntokens",
-        "result\ntokens",
-        "prompt\ntokens",
-        currency,
-        f"{currency},\ncached",
-        "seconds",
-    ):
+    money = (currency, f"{currency},\ncached")
+    for name in ("", "calls", "sampled\ntokens", "result\ntokens", "prompt\ntokens", *money, "seconds"):
         table.add_column(name, justify="right" if name else "left")
     for name, found in (("certified", savings.certified), ("with likely", savings.certified_and_likely)):
         counts = (found.calls, found.call_tokens, found.result_tokens, found.prompt_tokens)
-        money = (found.money, found.money_with_cache)
-        numbers = (*(number(n, 0) for n in counts), *map(money_text, money), number(found.seconds, 1))
-        table.add_row(name, *numbers)
+        prices = map(money_text, (found.money, found.money_with_cache))
+        table.add_row(name, *(number(n, 0) for n in counts), *prices, number(found.seconds, 1))
     console.print(table)
     for assumption in savings.assumptions:
         console.print(f"[dim]· {escaped(assumption)}[/]", highlight=False, soft_wrap=not console.is_terminal)

@@ -13,10 +13,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from deltah.calls.logs import ScoredLog
+from deltah.calls.logs import LogOptions, ScoredLog
 from deltah.calls.notes import notes_on
 from deltah.calls.table import CallTable
-from deltah.cli.arguments import Force, Join, Logs, Strict, TraceFormat, VocabSize, check_outputs, log_options
+from deltah.cli.arguments import Force, Join, Logs, Strict, TraceFormat, VocabSize, check_outputs
 from deltah.cli.terminal import escaped, inert, logs_of, nothing_read, reading, report_losses, reporting, two_lines
 from deltah.core.signals import SignalConfig
 from deltah.core.types import Trajectory
@@ -53,7 +53,8 @@ def command(  # noqa: PLR0913 - the options of a command line
 ) -> None:
     """Test which signals tell good calls from bad ones."""
     targets = _targets(out)
-    options = log_options(answers=tasks, format=format, vocab_size=vocab_size, join=join, strict=strict)
+    answers = None if tasks is None else str(tasks)
+    options = LogOptions(answers=answers, format=format, vocab_size=vocab_size, join=join, strict=strict)
     calls = CallTable()
     with reading() as watch:
         log = ScoredLog(paths, replace(options, watch=watch))
