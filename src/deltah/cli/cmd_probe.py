@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from deltah.calls.logs import LogOptions, ScoredLog
+from deltah.calls.table import LogOptions, ScoredLog
 from deltah.cli.arguments import Answers, Force, Logs, Strict, TraceFormat, VocabSize, check_outputs
 from deltah.cli.terminal import logs_of, nothing_read, reading, report_losses, reporting
 from deltah.errors import ConfigError, DataError, InvalidValueError
@@ -67,7 +67,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     with reading() as watch:
         log = ScoredLog(paths, replace(read, watch=watch))
         check_outputs([out], [answers, tools, *logs_of(log)], force=force)
-        trajectories = [trajectory for trajectory, _ in log]
+        trajectories = [trajectory for trajectory, *_ in log]
     if not trajectories:
         raise nothing_read(log, paths)
     schemas, kept = _schemas(tools), out.with_suffix(".cache.sqlite")

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from deltah.calls.logs import LogOptions
+from deltah.calls.table import LogOptions
 from deltah.cli.arguments import (
     Answers,
     Currency,

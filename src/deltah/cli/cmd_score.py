@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,10 +14,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from deltah.calls.logs import LogOptions, ScoredLog, table_of, unneeded
 from deltah.calls.notes import notes_on
 from deltah.calls.savings import Costs, SavingsReport, savings
-from deltah.calls.table import CallTable, check_suffix
+from deltah.calls.table import CallTable, LogOptions, ScoredLog, check_suffix, table_of
 from deltah.cli.arguments import (
     Answers,
     Currency,
@@ -41,9 +39,9 @@ from deltah.cli.terminal import broken, escaped, inert, logs_of, nothing_read, r
 from deltah.core.registry import Entry
 from deltah.errors import ConfigError
 from deltah.runs.directory import nan_to_none
-from deltah.stats.summary import BY_TOOL, CallSummary, calls_by, log_metrics
-from deltah.stats.tables import estimate_cell, money_text, number, rate_cell, tool_title
-from deltah.text_format import count
+from deltah.stats.bootstrap import estimate_cell
+from deltah.stats.summary import BY_TOOL, CallSummary, calls_by, log_metrics, rate_cell
+from deltah.text_format import count, money_text, number, tool_title
 
 
 def command(  # noqa: PLR0913 - the options of a command line
@@ -79,9 +77,9 @@ def command(  # noqa: PLR0913 - the options of a command line
     if out is not None:
         check_suffix(out)
     with reading() as watch:
-        log = ScoredLog(paths, replace(options, watch=watch), skip=unneeded(waste))
+        log = ScoredLog(paths, replace(options, watch=watch), waste=waste)
         check_outputs([out], [answers, *logs_of(log)], force=force)
-        table = table_of(log, waste=waste, workers=workers)
+        table = table_of(log, workers=workers)
     if not table.n_trajectories:
         raise nothing_read(log, paths)
     n_rows = None if out is None else table.write(out)
@@ -94,38 +92,33 @@ def command(  # noqa: PLR0913 - the options of a command line
     report_losses(log)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Scored:
-    """What a summary shows."""
-
-    table: CallTable
-    log: ScoredLog
-    costs: Costs
-    groups: dict[str, dict[str, CallSummary]]
-    """Calls by tool, by round and by outcome."""
-    unpriced: str | None
-    """A note on prices of tools that are never called."""
-
-    @cached_property
-    def savings(self) -> SavingsReport:
-        return savings(self.table, self.costs)
-
-    @cached_property
-    def notes(self) -> list[str]:
-        return notes_on(self.table, self.log)
-
-
 def _print_summary(table: CallTable, log: ScoredLog, costs: Costs, *, as_json: bool) -> None:
-    by_tool, by_round = calls_by(table, BY_TOOL), calls_by(table, "round")
-    by_outcome = calls_by(table, "if(correct, 'correct', 'not correct')", where="correct IS NOT NULL")
-    groups = {"tool": by_tool, "round": {str(k): found for k, found in by_round.items()}, "outcome": by_outcome}
-    scored = _Scored(table=table, log=log, costs=costs, groups=groups, unpriced=unknown_tools(costs, by_tool))
-    if scored.unpriced is not None:
-        typer.echo(f"note  {inert(scored.unpriced)}", err=True)
+    saved, notes = savings(table, costs), notes_on(table, log)
+    groups = {
+        "tool": calls_by(table, BY_TOOL),
+        "round": {str(k): summary for k, summary in calls_by(table, "round").items()},
+        "outcome": calls_by(table, "if(correct, 'correct', 'not correct')", where="correct IS NOT NULL"),
+    }
+    unpriced = unknown_tools(costs, groups["tool"])
+    if unpriced is not None:
+        typer.echo(f"note  {inert(unpriced)}", err=True)
     if as_json:
-        typer.echo(json.dumps(nan_to_none(_summary(scored)), indent=1))
-    else:
-        _print_tables(scored)
+        summary = _summary(table, log, saved, groups)
+        summary["notes"] = notes if unpriced is None else [*notes, unpriced]
+        typer.echo(json.dumps(nan_to_none(summary), indent=1))
+        return
+    console = Console()
+    console.print(_headline(table, log, saved), highlight=False, soft_wrap=True)
+    for note in notes:  # wrapped on a terminal; in a file each stays one line
+        console.print(inert(note), highlight=False, soft_wrap=not console.is_terminal, markup=False)
+    if not saved.calls:
+        return
+    room = max(console.width - _NUMBERS_WIDTH, 10)
+    for label, group in groups.items():
+        if group:
+            console.print(_call_table(label, group, room, log.signal.entry, waste=table.has_waste))
+    if saved.certified_and_likely.calls:
+        _print_savings(console, saved, costs.prices.currency)
 
 
 def _print_answer(table: CallTable, query: str, *, as_json: bool) -> None:
@@ -149,15 +142,12 @@ def _print_answer(table: CallTable, query: str, *, as_json: bool) -> None:
     Console().print(shown)
 
 
-def _summary(scored: _Scored) -> dict[str, Any]:
-    """What `--json` prints."""
-    table, reader, saved = scored.table, scored.log.reader, scored.savings
+def _summary(
+    table: CallTable, log: ScoredLog, saved: SavingsReport, groups: Mapping[str, Mapping[str, CallSummary]]
+) -> dict[str, Any]:
+    """What `--json` prints, but for the notes."""
+    reader = log.reader
     unknown = {} if table.has_waste else {"certified": None, "likely": None}
-
-    by_group = {
-        f"by_{label}": {name: asdict(summary) | unknown for name, summary in groups.items()}
-        for label, groups in scored.groups.items()
-    }
     return {
         "trajectories": saved.trajectories,
         "without_entropies": table.sql("SELECT count(*) FROM trajectories WHERE signal IS NULL").fetchall()[0][0],
@@ -165,55 +155,37 @@ def _summary(scored: _Scored) -> dict[str, Any]:
         "unreadable": reader.n_problems,
         "unjoined": reader.n_unjoined,
         "branches": reader.n_branches,
-        "signal": scored.log.signal.name,
-        "margin": scored.log.signal.resolved_margin,
+        "signal": log.signal.name,
+        "margin": log.signal.resolved_margin,
         "waste": {level.value: n for level, n in saved.levels.items()} if table.has_waste else None,
         "savings": msgspec.to_builtins(saved) if table.has_waste else None,
         **log_metrics(table),
-        **by_group,
-        "notes": [*scored.notes, *([] if scored.unpriced is None else [scored.unpriced])],
+    } | {
+        f"by_{label}": {name: asdict(summary) | unknown for name, summary in group.items()}
+        for label, group in groups.items()
     }
-
-
-def _print_tables(scored: _Scored) -> None:
-    console = Console()
-    console.print(_headline(scored), highlight=False, soft_wrap=True)
-    for note in scored.notes:
-        # Wrapped on a terminal; in a file it stays one line.
-        console.print(inert(note), highlight=False, soft_wrap=not console.is_terminal, markup=False)
-    if not scored.savings.calls:
-        return
-    room = max(console.width - _NUMBERS_WIDTH, 10)
-    for label, groups in scored.groups.items():
-        rows = [(tool_title(name) if label == "tool" else name, summary) for name, summary in groups.items()]
-        if rows:
-            console.print(_call_table(label, rows, room, scored.log.signal.entry, waste=scored.table.has_waste))
-    _print_savings(console, scored.savings, scored.costs.currency)
 
 
 def _print_savings(console: Console, savings: SavingsReport, currency: str) -> None:
     """What dropping the waste would save, and what that takes for granted."""
-    if not savings.certified_and_likely.calls:
-        return
-    table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, title="if these wasteful calls were dropped", title_justify="left"
-    )
-    money = (currency, f"{currency},\ncached")
-    for name in ("", "calls", "sampled\ntokens", "result\ntokens", "prompt\ntokens", *money, "seconds"):
-        table.add_column(name, justify="right" if name else "left")
+    title = "if these wasteful calls were dropped"
+    table = Table("", box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    tokens = ("sampled\ntokens", "result\ntokens", "prompt\ntokens")
+    for name in ("calls", *tokens, currency, f"{currency},\ncached", "seconds"):
+        table.add_column(name, justify="right")
     for name, found in (("certified", savings.certified), ("with likely", savings.certified_and_likely)):
         counts = (found.calls, found.call_tokens, found.result_tokens, found.prompt_tokens)
-        prices = map(money_text, (found.money, found.money_with_cache))
-        table.add_row(name, *(number(n, 0) for n in counts), *prices, number(found.seconds, 1))
+        money = (found.money, found.money_with_cache)
+        numbers = (*(number(n, 0) for n in counts), *map(money_text, money), number(found.seconds, 1))
+        table.add_row(name, *numbers)
     console.print(table)
     for assumption in savings.assumptions:
         console.print(f"[dim]· {escaped(assumption)}[/]", highlight=False, soft_wrap=not console.is_terminal)
 
 
-def _headline(scored: _Scored) -> str:
-    named = scored.table.sql("SELECT DISTINCT estimator FROM trajectories WHERE estimator <> 'none' ORDER BY ALL")
+def _headline(table: CallTable, log: ScoredLog, saved: SavingsReport) -> str:
+    named = table.sql("SELECT DISTINCT estimator FROM trajectories WHERE estimator <> 'none' ORDER BY ALL")
     estimators = ", ".join(name for (name,) in named.fetchall()) or "none"
-    log, saved = scored.log, scored.savings
     return (
         f"{count(saved.trajectories, 'trajectory')}, {count(saved.calls, 'call')}, entropies: {estimators}; "
         f"signal {log.signal.name}, margin {log.signal.resolved_margin:g}"
@@ -226,9 +198,7 @@ _TITLE_WIDTH = 12
 """Of the signal's column, whose intervals are wider than a line of its title."""
 
 
-def _call_table(
-    label: str, groups: Sequence[tuple[str, CallSummary]], room: int, signal: Entry[Any], *, waste: bool
-) -> Table:
+def _call_table(label: str, groups: Mapping[str, CallSummary], room: int, signal: Entry[Any], *, waste: bool) -> Table:
     """One row a group: calls, verdicts, mean signal with its interval, and waste if it was looked for."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     mean = broken(f"mean {signal.with_unit}", _TITLE_WIDTH)
@@ -236,9 +206,10 @@ def _call_table(
     table.add_column(label, overflow="fold")
     for name in (*names, "waste", "likely\nwaste") if waste else names:
         table.add_column(name, justify="right", no_wrap=True)
-    for name, summary in groups:
-        rate, delta = rate_cell(summary), estimate_cell(summary.mean_value, 3, signed=True)
+    for name, summary in groups.items():
+        shown, rate = escaped(broken(tool_title(name), room)), two_lines(rate_cell(summary))
+        delta = two_lines(estimate_cell(summary.mean_value, 3, signed=True))
         counts = [summary.undecided, summary.undefined, summary.errors]
         counts += [summary.certified, summary.likely] if waste else []
-        table.add_row(escaped(broken(name, room)), str(summary.n), two_lines(rate), two_lines(delta), *map(str, counts))
+        table.add_row(shown, str(summary.n), rate, delta, *map(str, counts))
     return table

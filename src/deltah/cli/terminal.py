@@ -31,11 +31,11 @@ from rich.progress import (
 from rich.table import Table
 
 from deltah.calls.grading import OUTCOME
-from deltah.calls.logs import ScoredLog
+from deltah.calls.table import ScoredLog
 from deltah.core import metrics
 from deltah.errors import DataError
-from deltah.stats.summary import Statistics
-from deltah.stats.tables import DEMO_COLUMNS, Cell, table
+from deltah.stats.bootstrap import Cell
+from deltah.stats.summary import DEMO_COLUMNS, Statistics, table
 from deltah.text_format import count
 
 LINE_EVERY_S: Final = 10.0
@@ -204,14 +204,14 @@ def print_summaries(
     outcome: str = OUTCOME,
 ) -> None:
     """Print one row a summary, value over its 95 % interval; `outcome` is the title of the mean outcome."""
-    content = table(summaries, seconds=seconds, columns=columns, outcome=outcome)
-    shown = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
-    shown.add_column("")
-    for column in content.columns:
-        shown.add_column(broken(column.title, _TITLE_WIDTH), justify="right", no_wrap=True)
-    for row in content.rows:
-        shown.add_row(f"[bold]{escaped(row.name)}[/]", *map(two_lines, row.cells))
-    Console().print(shown)
+    shown, rows = table(summaries, seconds=seconds, columns=columns, outcome=outcome)
+    drawn = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
+    drawn.add_column("")
+    for column in shown:
+        drawn.add_column(broken(column.title, _TITLE_WIDTH), justify="right", no_wrap=True)
+    for name, cells in rows.items():
+        drawn.add_row(f"[bold]{escaped(name)}[/]", *map(two_lines, cells))
+    Console().print(drawn)
 
 
 def two_lines(cell: Cell) -> str:

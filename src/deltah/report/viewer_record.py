@@ -28,7 +28,7 @@ from deltah.calls.waste import Waste, WasteLevel, waste_levels
 from deltah.core.signals import Signal, Verdict
 from deltah.core.types import Round, Segment, SegmentKind, ToolCall, Trajectory
 from deltah.runs.directory import nan_to_none
-from deltah.stats.tables import tool_title
+from deltah.text_format import tool_title
 
 MAX_TOKENS: Final = 8_000
 """Shown of one trajectory."""
