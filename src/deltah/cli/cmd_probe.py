@@ -16,6 +16,7 @@ import typer
 from deltah.calls.table import LogOptions, ScoredLog
 from deltah.cli.arguments import Answers, Force, Logs, Strict, TraceFormat, VocabSize, check_outputs
 from deltah.cli.terminal import logs_of, nothing_read, reading, report_losses, reporting
+from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError, InvalidValueError
 from deltah.runs.directory import nan_to_none, write_atomic
 from deltah.text_format import agreeing, count
@@ -64,44 +65,42 @@ def command(  # noqa: PLR0913 - the options of a command line
     if (model is None) == (server is None):
         raise ConfigError("give either --model for a local model or --server for the URL of one")
     read = LogOptions(answers=answers, format=format, vocab_size=vocab_size, strict=strict)
-    with reading() as watch:
-        log = ScoredLog(paths, replace(read, watch=watch))
-        check_outputs([out], [answers, tools, *logs_of(log)], force=force)
-        trajectories = [trajectory for trajectory, *_ in log]
-    if not trajectories:
-        raise nothing_read(log, paths)
+    log, trajectories = _read(paths, read, out, [answers, tools], force=force)
     schemas, kept = _schemas(tools), out.with_suffix(".cache.sqlite")
     if server is None:
         backend = _local(str(model), schemas)
     else:
         options = ServerOptions(
-            url=server,
-            model=served_model,
-            api_key=_api_key(api_key_env),
-            template=None if chat_template is None else load_template(chat_template, schemas),
-            tools=schemas,
-            top_k=top_logprobs,
-            vocab_size=vocab_size,
-            chars_per_token=chars_per_token(trajectories),
-        )
+            url=server, model=served_model, api_key=_api_key(api_key_env), tools=schemas,
+            template=load_template(chat_template, schemas), chars_per_token=chars_per_token(trajectories),
+            top_k=top_logprobs, vocab_size=vocab_size
+        )  # fmt: skip
         backend = unasked(options, identity_on_disk(kept)) if dry_run else connect(options)
     with open_cache(kept, backend.identity) as cache:
         plan = make_plan(trajectories, backend, config)
         _say_cost(plan, cost_of(plan, backend, cache))
         if dry_run:
             if server is not None:
-                characters = f"{options.chars_per_token:.1f} characters a token"
-                typer.echo(f"nothing was sent: tokens are estimated at {characters}")
+                ratio = f"{options.chars_per_token:.1f} characters a token"
+                typer.echo(f"nothing was sent: tokens are estimated at {ratio}")
             return
         with reporting("probe") as report:
             result = run_plan(plan, trajectories, backend, cache, config, progress=report)
-    lines = (json.dumps(nan_to_none(row), ensure_ascii=True) + "\n" for row in result.rows)
-    try:
-        write_atomic(out, "".join(lines))
-    except OSError as error:
-        raise DataError(f"cannot write {out}: {error.strerror or error}; the cache keeps every answer") from error
-    _print(result, out)
+    _write(result, out)
     report_losses(log)
+
+
+def _read(
+    paths: Sequence[str], options: LogOptions, out: Path, inputs: Sequence[str | Path | None], *, force: bool
+) -> tuple[ScoredLog, list[Trajectory]]:
+    """Read the logs, once the output is known not to replace one of them."""
+    with reading() as watch:
+        log = ScoredLog(paths, replace(options, watch=watch))
+        check_outputs([out], [*inputs, *logs_of(log)], force=force)
+        trajectories = [trajectory for trajectory, *_ in log]
+    if not trajectories:
+        raise nothing_read(log, paths)
+    return log, trajectories
 
 
 def _say_cost(plan: Plan, cost: Cost) -> None:
@@ -139,10 +138,15 @@ def _api_key(variable: str | None) -> str | None:
     return key
 
 
-def _print(result: ProbeResult, out: Path) -> None:
-    """Print a summary of the results."""
+def _write(result: ProbeResult, out: Path) -> None:
+    """Write the rows and print their summary."""
     import numpy as np
 
+    lines = (json.dumps(nan_to_none(row), ensure_ascii=True) + "\n" for row in result.rows)
+    try:
+        write_atomic(out, "".join(lines))
+    except OSError as error:
+        raise DataError(f"cannot write {out}: {error.strerror or error}; the cache keeps every answer") from error
     probed = result.probed
     useful = [row["useful"] for row in probed if row["useful"] is not None]
     tokens = sum(row["model_tokens"] for row in probed)
