@@ -70,19 +70,18 @@ def command(  # noqa: PLR0913 - the options of a command line
     if server is None:
         backend = _local(str(model), schemas)
     else:
-        options = ServerOptions(
+        asked = ServerOptions(
             url=server, model=served_model, api_key=_api_key(api_key_env), tools=schemas,
             template=load_template(chat_template, schemas), chars_per_token=chars_per_token(trajectories),
             top_k=top_logprobs, vocab_size=vocab_size
         )  # fmt: skip
-        backend = unasked(options, identity_on_disk(kept)) if dry_run else connect(options)
+        backend = unasked(asked, identity_on_disk(kept)) if dry_run else connect(asked)
     with open_cache(kept, backend.identity) as cache:
         plan = make_plan(trajectories, backend, config)
         _say_cost(plan, cost_of(plan, backend, cache))
         if dry_run:
             if server is not None:
-                ratio = f"{options.chars_per_token:.1f} characters a token"
-                typer.echo(f"nothing was sent: tokens are estimated at {ratio}")
+                typer.echo(f"nothing was sent: tokens are estimated at {asked.chars_per_token:.1f} characters a token")
             return
         with reporting("probe") as report:
             result = run_plan(plan, trajectories, backend, cache, config, progress=report)
