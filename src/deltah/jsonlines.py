@@ -1,7 +1,7 @@
 """Files of others: compressed streams, and lines of JSON objects in corpora and task files.
 
-Plain, gzip and Zstandard files are told apart by their first bytes, not by their names. `read_json_objects` stops at the
-first fault, because a corpus or a task file with a hole would change what is measured; the codec of trace files in
+Plain, gzip and Zstandard files are told apart by their first bytes, not by their names. `read_json_objects` stops at
+the first fault, because a corpus or a task file with a hole would change what is measured; the codec of trace files in
 `deltah.traces` goes on after a damaged line.
 """
 
