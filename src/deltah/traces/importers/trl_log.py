@@ -42,13 +42,12 @@ from deltah.traces.importing import (
     IMPORTERS,
     OUTCOME_FIELDS,
     RecordContext,
-    convert,
     golden_answers,
     outcome_of,
     prompt_group,
     scalars,
 )
-from deltah.traces.openai_schema import Message
+from deltah.traces.openai_schema import FunctionCall, Message
 
 _WRITTEN_ALWAYS = frozenset({"step", "prompt", "completion", "advantage"})
 
@@ -63,13 +62,9 @@ class CompletionRow(msgspec.Struct):
 
 @IMPORTERS.register("trl", meaning="Completion log of TRL", fields=("prompt", "completion"))
 def read(record: dict[str, Any], context: RecordContext) -> Trajectory:
-    """Read one row.
-
-    Raises:
-        DataError: if the row is not of this format.
-    """
-    row = convert(record, CompletionRow)
-    prompt = _prompt(row.prompt)
+    """Read one row."""
+    row = msgspec.convert(record, CompletionRow)
+    prompt = prompt_messages(row.prompt) if isinstance(row.prompt, str) else Prompt([*row.prompt], "")
     others = {name: value for name, value in record.items() if name not in _WRITTEN_ALWAYS}
     facts = Facts(
         id=context.default_id,
@@ -80,10 +75,6 @@ def read(record: dict[str, Any], context: RecordContext) -> Trajectory:
         metadata=scalars(record, leave_out=frozenset({"prompt", "completion"})),
     )
     return text_trajectory(prompt.messages, _completion(row.completion, prompt.opening), facts)
-
-
-def _prompt(prompt: str | list[Message]) -> Prompt:
-    return prompt_messages(prompt) if isinstance(prompt, str) else Prompt([*prompt], "")
 
 
 def _completion(completion: str | list[Message], opening: str) -> list[Message]:
@@ -98,22 +89,16 @@ def _turn(message: Message) -> Message:
         written = assistant_message(message_text(message.content))
         thought = message.reasoning_content or written.reasoning_content
         return msgspec.structs.replace(written, reasoning_content=thought)
-    calls = [
-        msgspec.structs.replace(
-            call,
-            function=call.function
-            and msgspec.structs.replace(call.function, arguments=_given(call.function.arguments)),
-        )
-        for call in message.tool_calls
-    ]
+    calls = [msgspec.structs.replace(call, function=_given(call.function)) for call in message.tool_calls]
     return msgspec.structs.replace(message, tool_calls=calls)
 
 
-def _given(arguments: Any) -> Any:
-    """Arguments without those that are null only because another row has them."""
-    if not isinstance(arguments, Mapping):
-        return arguments
-    return {name: value for name, value in arguments.items() if value is not None}
+def _given(function: FunctionCall | None) -> FunctionCall | None:
+    """A call without the arguments that are null only because another row has them."""
+    if function is None or not isinstance(function.arguments, Mapping):
+        return function
+    given = {name: value for name, value in function.arguments.items() if value is not None}
+    return FunctionCall(name=function.name, arguments=given)
 
 
 def _outcome(columns: Mapping[str, Any]) -> float | None:
