@@ -25,8 +25,7 @@ from typing import Any
 import harness
 import synthetic
 
-from deltah.core.signal_types import Signal
-from deltah.core.signals import SignalConfig, score
+from deltah.core.signals import Signal, SignalConfig, score
 from deltah.core.types import Estimator, Trajectory
 from deltah.traces import read_traces
 from deltah.traces.parquet import OPTIONAL, write_parquet

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deltah import Trajectory, read_traces, score
+from deltah.lab.demo import SIGNAL, TRAIN_TASKS, rollout_config
 from deltah.lab.questions import write_split
-from deltah.lab.recipe import SIGNAL, TRAIN_TASKS, rollout_config
 from deltah.lab.world import Split
 
 MARGINS = (0.0, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1)

@@ -24,8 +24,7 @@ import numpy as np
 from scipy import stats
 
 from deltah.core.signals import SignalConfig
-from deltah.lab.demo import DemoConfig, report_data, run_demo
-from deltah.lab.recipe import ARMS, CONTROLS, EVAL_TASKS, STEPS
+from deltah.lab.demo import ARMS, CONTROLS, EVAL_TASKS, STEPS, DemoConfig, report_data, run_demo
 from deltah.report import charts
 from deltah.report.data import ArmData, ReportData
 from deltah.report.page import TEMPLATES, build

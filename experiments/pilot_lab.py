@@ -31,7 +31,7 @@ from pilot_page import page
 from pilot_probe import CLAIMS, FORMS, Forms, Rows, claim_row, group_rows, groups_of, probed_rows
 
 from deltah import Trajectory, read_traces
-from deltah.lab.recipe import eval_questions, rollout_config, write_world
+from deltah.lab.demo import eval_questions, rollout_config, write_world
 from deltah.runs.directory import nan_to_none, open_run, package_versions, write_atomic
 from deltah.stats.associations import Association, distinct
 from deltah.stats.bootstrap import Estimate, interval

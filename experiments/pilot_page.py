@@ -12,7 +12,7 @@ from typing import Any
 
 from deltah.stats.columns import CALL_INDEX, PROBE_SIGNALS, signal_note
 from deltah.stats.study_text import MADE_OF, SIGNIFICANT, label_note, p_text
-from deltah.stats.tables import MISSING, number
+from deltah.text_format import MISSING, number
 
 POOLED = "pooled"
 OWN_LABELS = {

@@ -37,7 +37,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from deltah import score
 from deltah.core.entropy import SERVER_PRECISION_NATS, entropy_from_logits
-from deltah.core.signal_types import Verdict
+from deltah.core.signals import Verdict
 from deltah.core.types import CallStatus, Estimator, FloatArray, Segment, ToolCall, Trajectory
 from deltah.engines.models import resolve_model
 from deltah.lab.questions import questions

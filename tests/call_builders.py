@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from deltah import Segment, SegmentKind, ToolCall, Trajectory
 from deltah.calls.waste import Waste, waste_of_calls
-from deltah.core.results import status_of
+from deltah.core.types import CallStatus
 
 QUESTION = "Where does Mira Kovel live?"
 FACT = "Mira Kovel lives in Larkholm and works for Tessen Paper."
@@ -72,7 +72,7 @@ def written(*steps: Step, question: str | None = QUESTION, end: str | None = "Th
                     arguments=arguments,
                     turn=turn,
                     result=call.result,
-                    status=status_of(call.result),
+                    status=CallStatus.of(call.result),
                     duration_s=call.duration_s,
                 )
             )

@@ -31,6 +31,18 @@ def test_examples_run(page: Path) -> None:
     assert result.failed == 0
 
 
+def named_files() -> set[str]:
+    """Files of code that pages name, by their path in the repository or in the package."""
+    pages = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md", ROOT / "examples" / "README.md"]
+    texts = [page.read_text("utf-8") for page in pages]
+    return {name for text in texts for name in re.findall(r"[\w/]+/[\w/]+\.py\b", text)}
+
+
+@pytest.mark.parametrize("name", sorted(named_files()))
+def test_named_files_exist(name: str) -> None:
+    assert any((folder / name).is_file() for folder in (ROOT, ROOT / "src" / "deltah", ROOT / "examples"))
+
+
 def printed_commands() -> set[str]:
     """Words after `deltah` at the start of a line of a shell block."""
     blocks = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from deltah.lab.recipe import composition, write_world
+from deltah.lab.demo import composition, write_world
 from deltah.lab.world import Split, World
 from deltah.tasks import read_tasks
 

@@ -13,27 +13,31 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from deltah.calls.logs import read_calls
     from deltah.calls.table import CallTable
-    from deltah.core.advantages import BatchCredit, batch_credit, credit_rollouts, token_advantages
+    from deltah.core.advantages import (
+        BatchCredit,
+        Reward,
+        batch_credit,
+        credit_rollouts,
+        group_rewards,
+        token_advantages,
+    )
     from deltah.core.entropy import DEFAULT_VOCAB_SIZE, EntropyBounds, entropy_bounds, entropy_from_logits
     from deltah.core.metrics import batch_metrics
-    from deltah.core.options import Range
-    from deltah.core.pooling import POOLINGS
-    from deltah.core.registry import Registry
+    from deltah.core.registry import Range, Registry
     from deltah.core.rewards import (
+        POOLINGS,
         REWARDS,
         CallRewards,
-        Reward,
+        Group,
         RewardConfig,
         SegmentAdvantages,
         TrajectoryRewards,
         dense_reward,
-        group_rewards,
         shuffle_verdicts,
         sparse_reward,
     )
     from deltah.core.segments import POOLS, SegmentEntropies, segment_entropies, trajectory_from_spans
-    from deltah.core.signal_types import Group, Signal, Verdict
-    from deltah.core.signals import SIGNALS, Interval, PositionBaseline, SignalConfig, delta_h, score
+    from deltah.core.signals import SIGNALS, Interval, PositionBaseline, Signal, SignalConfig, Verdict, delta_h, score
     from deltah.core.types import CallStatus, Estimator, Segment, SegmentKind, ToolCall, Trajectory
     from deltah.errors import DeltahError
     from deltah.runs.directory import signal_of
@@ -98,68 +102,25 @@ __all__ = [
 ]
 
 _HOMES = {
-    "deltah.calls.logs": ("read_calls",),
-    "deltah.calls.table": ("CallTable",),
-    "deltah.core.advantages": (
-        "BatchCredit",
-        "batch_credit",
-        "credit_rollouts",
-        "token_advantages",
-    ),
-    "deltah.core.entropy": (
-        "DEFAULT_VOCAB_SIZE",
-        "EntropyBounds",
-        "entropy_bounds",
-        "entropy_from_logits",
-    ),
-    "deltah.core.metrics": ("batch_metrics",),
-    "deltah.core.options": ("Range",),
-    "deltah.core.pooling": ("POOLINGS",),
-    "deltah.core.registry": ("Registry",),
-    "deltah.core.rewards": (
-        "REWARDS",
-        "CallRewards",
-        "Reward",
-        "RewardConfig",
-        "SegmentAdvantages",
-        "TrajectoryRewards",
-        "dense_reward",
-        "group_rewards",
-        "shuffle_verdicts",
-        "sparse_reward",
-    ),
-    "deltah.core.segments": (
-        "POOLS",
-        "SegmentEntropies",
-        "segment_entropies",
-        "trajectory_from_spans",
-    ),
-    "deltah.core.signal_types": ("Group", "Signal", "Verdict"),
-    "deltah.core.signals": (
-        "SIGNALS",
-        "Interval",
-        "PositionBaseline",
-        "SignalConfig",
-        "delta_h",
-        "score",
-    ),
-    "deltah.core.types": (
-        "CallStatus",
-        "Estimator",
-        "Segment",
-        "SegmentKind",
-        "ToolCall",
-        "Trajectory",
-    ),
-    "deltah.errors": ("DeltahError",),
-    "deltah.runs.directory": ("signal_of",),
-    "deltah.tasks.graders": ("GRADERS",),
-    "deltah.tools.toolbox": ("TOOLS",),
-    "deltah.traces": ("read_traces", "write_traces"),
-    "deltah.traces.importing": ("IMPORTERS",),
+    "calls.logs": "read_calls",
+    "calls.table": "CallTable",
+    "core.advantages": "BatchCredit Reward batch_credit credit_rollouts group_rewards token_advantages",
+    "core.entropy": "DEFAULT_VOCAB_SIZE EntropyBounds entropy_bounds entropy_from_logits",
+    "core.metrics": "batch_metrics",
+    "core.registry": "Range Registry",
+    "core.rewards": "POOLINGS REWARDS CallRewards Group RewardConfig SegmentAdvantages TrajectoryRewards dense_reward "
+    "shuffle_verdicts sparse_reward",
+    "core.segments": "POOLS SegmentEntropies segment_entropies trajectory_from_spans",
+    "core.signals": "SIGNALS Interval PositionBaseline Signal SignalConfig Verdict delta_h score",
+    "core.types": "CallStatus Estimator Segment SegmentKind ToolCall Trajectory",
+    "errors": "DeltahError",
+    "runs.directory": "signal_of",
+    "tasks.graders": "GRADERS",
+    "tools.toolbox": "TOOLS",
+    "traces": "read_traces write_traces",
+    "traces.importing": "IMPORTERS",
 }
-"""Where each public name lives."""
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+_HOME_OF = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names.split()}
 _PARTS = ("core", "errors", "runs", "traces")
 
 if not TYPE_CHECKING:  # a type checker would take any name for one of this package

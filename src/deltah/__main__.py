@@ -52,7 +52,7 @@ def _run() -> None:
 
     from deltah.cli.app import app
     from deltah.errors import DeltahError
-    from deltah.termination import stop_on_termination
+    from deltah.parallel import stop_on_termination
 
     # Not under torchrun: it ends the processes of a group itself, and one that waits for another hears no signal.
     tidied = nullcontext() if "RANK" in os.environ else stop_on_termination()

@@ -1,23 +1,30 @@
-"""A pure function mapped over items in several processes, results in the order of the items.
+"""Other processes: workers that map items, children that end with this one, and clean-up when it is told to end itself.
 
 Work in Python does not run in parallel threads, so each worker is a process of its own, started afresh: it inherits
-neither locks nor open files. Function, items and results travel by pickle; at most two items a worker are under way,
-so that memory stays bounded whatever the number of items.
+neither locks nor open files. Function, items and results travel by pickle.
+
+A child of `start` runs `python -m MODULE ARGUMENTS` and ends however the parent ends, SIGKILL included: it waits for
+the end of a pipe which the parent alone holds open. Processes that the child starts are its own affair.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import runpy
 import signal
+import subprocess
+import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from itertools import chain, islice
+from pathlib import Path
+from types import FrameType
 from typing import TypeVar
 
 from deltah.errors import InvalidValueError, ProcessError
@@ -26,7 +33,12 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _AHEAD = 2
-"""Items under way for each worker: one at work, one waiting."""
+"""Items under way for each worker, so that memory stays bounded: one at work, one waiting."""
+STOP_WAIT_S = 10.0
+"""How long `stop` waits before it kills, in seconds."""
+_TERMINATIONS = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
+)  # SIGHUP: the terminal was closed
 
 
 def map_ordered(
@@ -35,17 +47,8 @@ def map_ordered(
     """Yield `function(item)` for each item, in order, as results are asked for.
 
     An error that the function raises is raised here, at its item's place; the work under way is finished, the rest is
-    not begun. One worker, or fewer than two items, need no second process.
-
-    Args:
-        function: A function of a module (or a `functools.partial` of one), without side effects.
-        items: Consumed a few at a time.
-        workers: Processes.
-        modules: What each worker imports first, where it can.
-
-    Raises:
-        InvalidValueError: if `workers` is below 1.
-        ProcessError: from the iteration, if a worker is killed.
+    not begun. One worker, or fewer than two items, need no second process. Each worker imports `modules` first, where
+    it can. A worker that is killed raises `ProcessError` from the iteration.
     """
     if workers < 1:
         raise InvalidValueError(f"workers is {workers}; expected 1 or more")
@@ -116,3 +119,64 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+def start(module: str, arguments: Sequence[str], *, log: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start `python -m module arguments` as a child that ends with this process; its output goes to `log`."""
+    command = [sys.executable, "-m", "deltah.parallel", str(os.getpid()), module, *arguments]
+    with log.open("wb") as output:
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, env=dict(env))
+
+
+def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End processes: all are asked, then each is awaited, and killed if it does not end in time."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(STOP_WAIT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+
+
+@contextmanager
+def stop_on_termination() -> Iterator[None]:
+    """Leave the block by `SystemExit(128 + signal)` on SIGTERM or SIGHUP; a signal that is ignored stays ignored."""
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main thread alone
+        yield
+        return
+    ours = [number for number in _TERMINATIONS if signal.getsignal(number) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, _leave)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def _run_child(parent: str, module: str, *arguments: str) -> None:
+    """Become the module, in a child of `start`; end at once if the parent already has."""
+    if os.name == "posix" and os.getppid() != int(parent):
+        os._exit(1)
+    threading.Thread(target=_watch_pipe, name="parent-watch", daemon=True).start()
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _watch_pipe() -> None:
+    """Wait for the end of standard input, whose other end the parent alone holds."""
+    while os.read(0, 1024):
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    _run_child(*sys.argv[1:])

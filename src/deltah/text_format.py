@@ -1,16 +1,18 @@
-"""Numbers with their nouns: "1 file", "2 files"."""
+"""Numbers as text: with their nouns ("1 file", "2 files"), with fixed digits, as money; names of tools."""
 
 from __future__ import annotations
 
+import math
+from typing import Final
+
+MISSING: Final = "–"
+"""Shown for what was not measured."""
+UNPARSED: Final = "(not parsed)"
+"""Shown for the tool of a call that could not be parsed, whose name is blank."""
+
 
 def count(n: int, noun: str, plural: str | None = None) -> str:
-    """A number with its noun: "1 file", "2 files", "1,394 trajectories".
-
-    Args:
-        n: How many.
-        noun: In the singular.
-        plural: By default `noun` with an s, or with ies for a y after a consonant.
-    """
+    """A number with its noun: "1 file", "2 files", "1,394 trajectories"."""
     return f"{n:,} {noun if n == 1 else plural or _plural(noun)}"
 
 
@@ -26,3 +28,23 @@ def agreeing(n: int, singular: str, plural: str) -> str:
 
 def _plural(noun: str) -> str:
     return f"{noun[:-1]}ies" if noun.endswith("y") and noun[-2:-1] not in "aeiou" else f"{noun}s"
+
+
+def number(value: float | None, digits: int, *, signed: bool = False) -> str:
+    """Fixed digits, a typographic minus, no negative zero; "–" for None and NaN."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    text = f"{value:{'+' if signed else ''},.{digits}f}"
+    if not text.strip("+-0.,"):
+        text = text.lstrip("+-")
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def money_text(amount: float) -> str:
+    """Two decimals; four of less than one unit."""
+    return number(amount, 2 if not amount or amount >= 1 else 4)
+
+
+def tool_title(name: str) -> str:
+    """Name of a tool as it is shown."""
+    return name if name.strip() else UNPARSED

@@ -15,7 +15,7 @@ from deltah import Segment, SegmentKind, Signal, ToolCall, Trajectory, score
 from deltah.calls.savings import Costs, Prices, SavingsReport, savings
 from deltah.calls.table import CallTable
 from deltah.calls.waste import Waste, WasteLevel
-from deltah.core.signal_types import Verdict
+from deltah.core.signals import Verdict
 from deltah.core.types import Estimator
 from deltah.errors import InvalidValueError
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from deltah import Trajectory
 from deltah.calls.waste import Waste, WasteLevel, waste_level, waste_of_calls
-from deltah.core.signal_types import Verdict
+from deltah.core.signals import Verdict
 
 PAGE = "\n".join(f"{i}  def step_{i}(state): return advance(state, by={i})" for i in range(12))
 EXACT, NEAR, CONTEXT, ERROR = ({w.value} for w in list(Waste)[:4])

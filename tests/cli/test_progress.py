@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.progress import Progress
 from study_builders import agent
 
-import deltah.cli.progress
+import deltah.cli.terminal
 from deltah.calls.logs import LogOptions, ScoredLog
-from deltah.cli.progress import Display, display, reading, reporting, reporting_phases
+from deltah.cli.terminal import Display, display, reading, reporting, reporting_phases
 from deltah.core import metrics
 from deltah.core.types import Trajectory
 from deltah.traces import write_traces
@@ -134,7 +134,7 @@ def test_reading_is_told_of_logs_that_take_long(
         assert len(list(ScoredLog(path, LogOptions(watch=watch)))) == 2
     assert capfd.readouterr().err == ""
     for name in ("LINE_EVERY_S", "READ_AFTER_S", "_READ_EVERY_S"):
-        monkeypatch.setattr(deltah.cli.progress, name, 0.0)
+        monkeypatch.setattr(deltah.cli.terminal, name, 0.0)
     with reading() as watch:
         assert len(list(ScoredLog(path, LogOptions(watch=watch)))) == 2
     assert capfd.readouterr().err.splitlines() == ["trajectories read 1, 0:00:00", "trajectories read 2, 0:00:00"]
@@ -143,12 +143,12 @@ def test_reading_is_told_of_logs_that_take_long(
 def test_a_bar_of_reading_appears_late_and_vanishes(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     monkeypatch.setattr(
-        deltah.cli.progress, "Console", lambda **_: Console(file=screen, force_terminal=True, width=100)
+        deltah.cli.terminal, "Console", lambda **_: Console(file=screen, force_terminal=True, width=100)
     )
     with reading() as watch:
         watch(1)
     assert "read" not in screen.getvalue()
-    monkeypatch.setattr(deltah.cli.progress, "READ_AFTER_S", 0.0)
+    monkeypatch.setattr(deltah.cli.terminal, "READ_AFTER_S", 0.0)
     with reading() as watch:
         watch(12)
     shown = screen.getvalue()

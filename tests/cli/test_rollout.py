@@ -187,7 +187,7 @@ def test_the_first_sitting_uses_the_seed_as_given(agent: Agent, tasks: Path, tmp
 
 @pytest.mark.slow
 def test_a_killed_rollout_of_the_lab_goes_on(tmp_path: Path) -> None:
-    from deltah.lab.recipe import write_world
+    from deltah.lab.demo import write_world
 
     write_world(tmp_path / "world", seed=0, eval_tasks=70)  # more than one batch
     split, out = tmp_path / "world" / "eval", tmp_path / "a.jsonl.zst"

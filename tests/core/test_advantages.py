@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from deltah import Group, RewardConfig, SegmentKind, score, token_advantages
 from deltah.core import advantages as made
-from deltah.core.advantages import BatchCredit, batch_credit, credit_rollouts, outcome_advantages
-from deltah.core.pooling import normalise
-from deltah.core.rewards import REWARDS, pay
+from deltah.core.advantages import BatchCredit, batch_credit, credit_rollouts, outcome_advantages, pay
+from deltah.core.rewards import REWARDS, normalise
 from deltah.core.segments import trajectory_from_spans
 from deltah.errors import InvalidValueError
 

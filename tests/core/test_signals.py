@@ -72,7 +72,7 @@ def test_unanswered_call_is_undefined_and_counted() -> None:
     signal = score(make_trajectory([[2.0], [1.0], []], unanswered_last=True))
     assert signal.verdicts == (Verdict.REDUCED, Verdict.UNDEFINED)
     assert np.isnan(signal.value[1])
-    assert (signal.n_calls, signal.n_reduced, signal.count(Verdict.UNDEFINED)) == (2, 1, 1)
+    assert (signal.n_calls, signal.n_reduced, signal.call_verdicts.count(Verdict.UNDEFINED)) == (2, 1, 1)
 
 
 def half_answered(values: list[float]) -> Trajectory:
@@ -92,7 +92,7 @@ def test_unanswered_call_beside_an_answered_one_counts_in_n_only() -> None:
         Verdict.UNDEFINED,
     )
     assert signal.call_reduced.tolist() == [True, False, False, False]
-    assert (signal.n_calls, signal.n_reduced, signal.count(Verdict.UNDEFINED)) == (4, 1, 2)
+    assert (signal.n_calls, signal.n_reduced, signal.call_verdicts.count(Verdict.UNDEFINED)) == (4, 1, 2)
     for values, round_value in ((signal.call_value, 2.0), (signal.call_lower, 2.0), (signal.call_upper, 2.0)):
         np.testing.assert_array_equal(values, [-1.0, np.nan, round_value, np.nan])
     assert sparse_reward(signal, 1.0) == 0.25

@@ -10,7 +10,7 @@ from builders import make_trajectory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deltah.core.texts import TokenTexts
+from deltah.core.align import TokenTexts
 from deltah.errors import InvalidValueError
 
 TEXTS = st.lists(st.text(max_size=4), max_size=8).map(tuple)

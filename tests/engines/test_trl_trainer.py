@@ -23,8 +23,7 @@ from trl import GRPOTrainer
 from deltah import Group, RewardConfig, SegmentKind, Trajectory, Verdict, entropy_from_logits, score, sparse_reward
 from deltah.core import metrics
 from deltah.core.advantages import token_advantages
-from deltah.core.pooling import normalise
-from deltah.core.rewards import shuffle_verdicts
+from deltah.core.rewards import normalise, shuffle_verdicts
 from deltah.core.types import CallStatus, StopReason
 from deltah.errors import InvalidValueError, UnsupportedVersionError
 

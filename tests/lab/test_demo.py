@@ -15,6 +15,7 @@ import pytest
 from builders import make_trajectory
 
 from deltah.core.metrics import CALLS, OUTCOME, REDUCTION_RATE
+from deltah.runs.directory import RunDirectory
 from deltah.traces import write_traces
 
 pytest.importorskip("trl")
@@ -65,25 +66,25 @@ def test_score_of_the_demos_traces_equals_its_logged_values(tmp_path: Path) -> N
 
 
 def test_a_finished_job_shows_its_evaluation_and_not_its_last_batch(tmp_path: Path) -> None:
-    from deltah.lab.demo import DemoConfig, _arm_job, _refresh
+    from deltah.lab.demo import Job, _refresh
 
-    job = _arm_job(tmp_path, "sparse", DemoConfig(steps=2))
+    job = Job(name="sparse", arguments=[], log=tmp_path / "log", run=RunDirectory(tmp_path / "sparse"), total=2)
     job.run.path.mkdir()
     job.run.append_metrics({"step": 2, OUTCOME: 0.1, CALLS: 9.0})
     job.run.set_status("training", 2, 2)
     _refresh(job)
-    assert job.state.metrics is not None
-    assert job.state.metrics[OUTCOME] == 0.1
+    assert job.metrics is not None
+    assert job.metrics[OUTCOME] == 0.1
     job.run.set_status("evaluating", 392, 400)
     _refresh(job)
-    assert (job.state.phase, job.state.done, job.state.metrics) == ("evaluating", 392, None)
+    assert (job.phase, job.done, job.metrics) == ("evaluating", 392, None)
     held_out = [make_trajectory([[1.0], [0.5]], id=str(i), outcome=i / 2) for i in (1, 2)]
     write_traces(job.run.evaluation("sampled"), held_out)
     job.run.finish({}, total=2)
     _refresh(job)
-    assert (job.state.phase, job.state.done, job.state.total) == ("done", 2, 2)
-    assert job.state.metrics is not None
-    assert {key: job.state.metrics[key] for key in (OUTCOME, CALLS, REDUCTION_RATE)} == {
+    assert (job.phase, job.done, job.total) == ("done", 2, 2)
+    assert job.metrics is not None
+    assert {key: job.metrics[key] for key in (OUTCOME, CALLS, REDUCTION_RATE)} == {
         OUTCOME: 0.75, CALLS: 1.0, REDUCTION_RATE: 1.0
     }  # fmt: skip
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deltah.lab import demo
-from deltah.lab.recipe import EVAL_TASKS, composition, eval_questions, write_world
+from deltah.lab.demo import EVAL_TASKS, composition, eval_questions, write_world
 from deltah.lab.world import Split, World
 from deltah.report.data import ArmData, ReportData
 from deltah.tasks import read_tasks

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from deltah.errors import ConfigError
-from deltah.probe.chat_template import ChatTemplate, load_template
 from deltah.probe.queries import QueryError
+from deltah.probe.server_api import ChatTemplate, load_template
 
 
 def test_templates_render_as_in_transformers(tmp_path: Path) -> None:

@@ -15,10 +15,19 @@ from probe_fixtures import Scripted, Words, holds, searched
 from deltah import Trajectory
 from deltah.core.types import Estimator
 from deltah.errors import ConfigError, InvalidValueError
-from deltah.probe.answer_forms import SENTENCE, continuations, sentence_of, template_of, templates
-from deltah.probe.cache import open_cache
-from deltah.probe.plan import ProbeConfig, Reason, Target, make_plan, sample
-from deltah.probe.queries import Query, Scores, TextContinuation, TokenContext
+from deltah.probe.plan import (
+    SENTENCE,
+    ProbeConfig,
+    Reason,
+    Target,
+    continuations,
+    make_plan,
+    sample,
+    sentence_of,
+    template_of,
+    templates,
+)
+from deltah.probe.queries import Query, Scores, TextContinuation, TokenContext, open_cache
 from deltah.probe.run import Entropy, ProbeResult, best_gold, cost_of, mean_entropy, run_plan
 
 

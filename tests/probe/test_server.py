@@ -15,10 +15,9 @@ from probe_fixtures import Answer, FakeServer
 from deltah.core.entropy import SERVER_PRECISION_NATS, entropy_bounds
 from deltah.core.types import Estimator
 from deltah.errors import InvalidValueError, ServerError
-from deltah.probe.chat_template import ChatTemplate
 from deltah.probe.queries import ChatContext, ContextTooLongError, Query, QueryError, TextContinuation
 from deltah.probe.server import ServerBackend, ServerOptions, connect
-from deltah.probe.server_api import RETRIED, JsonClient, base_url, tail_start
+from deltah.probe.server_api import RETRIED, ChatTemplate, JsonClient, base_url, tail_start
 
 PIECE = re.compile(r"<[^>]*>|\s?\w+|\W")
 TEMPLATE = ChatTemplate(

@@ -13,8 +13,8 @@ from deltah.calls.table import score_measured
 from deltah.cli.app import app
 from deltah.report.data import ArmData, Evaluation, ReportData
 from deltah.report.page import build, render
-from deltah.stats.summary import calls_by, compare, summarise
-from deltah.stats.tables import MISSING, rate_cell, table
+from deltah.stats.summary import calls_by, compare, rate_cell, summarise, table
+from deltah.text_format import MISSING
 from deltah.traces import write_traces
 
 UNTOLD = {"undecided": {"half_width": 5.0}, "undefined": {"unanswered_last": True}}
@@ -42,14 +42,14 @@ def test_a_group_of_calls(kind: str, text: str) -> None:
     assert rate_cell(summary).text == text
     assert (rate_cell(summary).interval == "") is (text == MISSING)
     assert summary.reduction_rate.value == (1.0 if kind == "reduced" else 0.0), "the number stays"
-    (row,) = table({"a": summarise(listed)}, columns=("reduction_rate",)).rows
-    assert row.cells[0].text == text
+    ((cell,),) = table({"a": summarise(listed)}, columns=("reduction_rate",))[1].values()
+    assert cell.text == text
 
 
 def test_a_difference_from_what_cannot_be_told() -> None:
     told, untold = trajectories("reduced"), trajectories("undecided")
     cells = {
-        name: table({"b": compare(told, b)}, columns=("reduction_rate",), signed=True).rows[0].cells[0].text
+        name: table({"b": compare(told, b)}, columns=("reduction_rate",), signed=True)[1]["b"][0].text
         for name, b in (("told", told), ("untold", untold))
     }
     assert cells == {"told": "0.00", "untold": MISSING}
@@ -58,7 +58,7 @@ def test_a_difference_from_what_cannot_be_told() -> None:
 
 def test_some_that_could_be_told_make_a_rate() -> None:
     mixed = summarise([*trajectories("undecided"), *(t for t in trajectories("not reduced"))])
-    assert table({"a": mixed}, columns=("reduction_rate",)).rows[0].cells[0].text == "0.00"
+    assert table({"a": mixed}, columns=("reduction_rate",))[1]["a"][0].text == "0.00"
 
 
 def test_the_terminal_and_the_page(tmp_path: Path) -> None:

@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 
 from deltah.errors import ConfigError, DataError
-from deltah.runs import claim as locks
-from deltah.runs.claim import claim
-from deltah.runs.directory import RunDirectory, open_run
+from deltah.runs import directory as locks
+from deltah.runs.directory import RunDirectory, claim, open_run
 
 HOLD = """
 import sys
 from pathlib import Path
-from deltah.runs.claim import claim
+from deltah.runs.directory import claim
 with claim(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deltah.core.results import is_error
-from deltah.core.signal_types import Verdict
-from deltah.core.signals import score
-from deltah.core.types import CallStatus, Estimator, SegmentKind, SpanQuality, StopReason, Trajectory
+from deltah.core.signals import Verdict, score
+from deltah.core.types import CallStatus, Estimator, SegmentKind, SpanQuality, StopReason, Trajectory, is_error
 from deltah.errors import DataError
 from deltah.traces import read_traces, write_traces
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import deltah.traces.parquet
 from deltah import score
-from deltah.core.texts import TokenTexts
+from deltah.core.align import TokenTexts
 from deltah.core.types import CallStatus, Segment, SegmentKind, ToolCall, Trajectory
 from deltah.errors import DataError, InvalidValueError
 from deltah.traces.parquet import LAYOUT, OPTIONAL, read_parquet, write_parquet

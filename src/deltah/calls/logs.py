@@ -17,8 +17,7 @@ from typing import Final, TypeAlias
 from deltah.calls.grading import Answers, graded
 from deltah.calls.table import CallTable, RowFiles, RowWriter, score_measured
 from deltah.calls.waste import waste_of_calls
-from deltah.core.signal_types import Signal
-from deltah.core.signals import SIGNALS, SignalConfig
+from deltah.core.signals import SIGNALS, Signal, SignalConfig
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, InvalidValueError
 from deltah.runs.directory import signal_of

@@ -14,7 +14,7 @@ import msgspec
 
 from deltah.calls.grading import cluster_key, grader_of, is_correct
 from deltah.calls.waste import Waste, waste_level
-from deltah.core.signal_types import Signal
+from deltah.core.signals import Signal
 from deltah.core.types import SegmentKind, Trajectory
 from deltah.errors import InvalidValueError
 from deltah.traces.joining import DURATION_FROM, GAP

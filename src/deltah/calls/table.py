@@ -27,8 +27,7 @@ import numpy as np
 
 from deltah.calls.schema import TABLES, rows_of
 from deltah.calls.waste import Waste, waste_of_calls
-from deltah.core.signal_types import Signal
-from deltah.core.signals import SignalConfig, score
+from deltah.core.signals import Signal, SignalConfig, score
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError, InvalidValueError
 

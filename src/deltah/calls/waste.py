@@ -43,7 +43,7 @@ from deltah.calls.evidence import (
     split_words,
     tool_of,
 )
-from deltah.core.signal_types import Signal, Verdict
+from deltah.core.signals import Signal, Verdict
 from deltah.core.types import SegmentKind, ToolCall, Trajectory
 from deltah.tools.search import STOP_WORDS
 

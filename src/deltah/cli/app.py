@@ -9,16 +9,7 @@ import warnings
 import typer
 
 import deltah
-from deltah.cli import (
-    cmd_demo,
-    cmd_eval,
-    cmd_probe,
-    cmd_report,
-    cmd_rollout,
-    cmd_score,
-    cmd_study,
-    cmd_train,
-)
+from deltah.cli import cmd_demo, cmd_probe, cmd_report, cmd_score, cmd_study, cmd_train
 from deltah.cli.arguments import OpenCommand
 
 app = typer.Typer(
@@ -35,9 +26,9 @@ for _panel, _name, _command in (
     (_DIAGNOSE, "report", cmd_report.command),
     (_DIAGNOSE, "study", cmd_study.command),
     (_DIAGNOSE, "probe", cmd_probe.command),
-    (_TRAIN, "rollout", cmd_rollout.command),
-    (_TRAIN, "eval", cmd_eval.command),
-    (_TRAIN, "train", cmd_train.command),
+    (_TRAIN, "rollout", cmd_train.rollout),
+    (_TRAIN, "eval", cmd_train.evaluate),
+    (_TRAIN, "train", cmd_train.train),
     (_TRAIN, "demo", cmd_demo.command),
 ):
     app.command(_name, cls=OpenCommand, rich_help_panel=_panel)(_command)

@@ -156,11 +156,7 @@ def log_options(
 
 
 def costs(price: Iterable[str] | None, currency: str, latency: Iterable[str] | None) -> Costs:
-    """Costs that the options state.
-
-    Raises:
-        ConfigError: if one is no `name=number`, or its number is negative.
-    """
+    """Costs that the options state."""
     stated = _amounts("--price", price)
     tokens = {field: stated.pop(name, None) for name, field in _TOKENS.items()}
     prices = Prices(**tokens, per_call=stated, currency=currency)
@@ -168,12 +164,7 @@ def costs(price: Iterable[str] | None, currency: str, latency: Iterable[str] | N
 
 
 def unknown_tools(costs: Costs, called: Iterable[str]) -> str | None:
-    """A note on prices and latencies of tools that are never called; None where there are none.
-
-    Args:
-        costs: What the options state.
-        called: Names of the tools in the log.
-    """
+    """A note on prices and latencies of tools that are never called; None where there are none."""
     tools = sorted(set(called))
     fees = costs.prices.per_call
     unknown = [name for name in dict.fromkeys((*fees, *costs.latency_s)) if name not in tools]
@@ -212,17 +203,9 @@ def check_outputs(
     beside: Iterable[Path] = (),
     force: bool = False,
 ) -> None:
-    """Refuse, before any work, outputs that are folders and, unless forced, those that would destroy a file of others.
+    """Refuse outputs that are folders and, unless forced, those that would destroy an input.
 
-    Args:
-        outputs: Files that the user named; None is none.
-        inputs: Files that are read, the logs in a folder among them; None is none.
-        beside: Files that are written without having been named: they replace results of deltah only.
-        force: Overwrite all the same.
-
-    Raises:
-        ConfigError: naming the file and what to do.
-        DataError: if a folder cannot be written.
+    Files `beside` the outputs are written without having been named: they replace results of deltah only.
     """
     read = {os.path.realpath(path): path for path in inputs if path is not None}
     unnamed = list(beside)
@@ -241,11 +224,7 @@ def check_outputs(
 
 
 def _check_writable(out: Path) -> None:
-    """Make the folder of an output and try it.
-
-    Raises:
-        DataError: if no file can be written there.
-    """
+    """Make the folder of an output and try it."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out.parent):

@@ -13,13 +13,12 @@ from rich.console import Console
 
 from deltah.calls.grading import outcome_title
 from deltah.cli.arguments import split_names
-from deltah.cli.progress import display, numbers_of
-from deltah.cli.terminal import print_summaries
+from deltah.cli.terminal import display, numbers_of, print_summaries
 from deltah.errors import ConfigError
 from deltah.text_format import count
 
 if TYPE_CHECKING:
-    from deltah.lab.demo import DemoConfig, JobState
+    from deltah.lab.demo import DemoConfig, Job
     from deltah.report.data import ReportData
 
 
@@ -40,8 +39,7 @@ def command(
     """Train the embedded agent with several rewards and compare the results."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from deltah.core.rewards import REWARDS
-    from deltah.lab.demo import DemoConfig
-    from deltah.lab.recipe import CONTROLS, EVAL_TASKS, STEPS
+    from deltah.lab.demo import CONTROLS, EVAL_TASKS, STEPS, DemoConfig
 
     names = [*(split_names(arms) or ()), *(CONTROLS if controls else [])]
     if not names:
@@ -74,7 +72,7 @@ def _run_shown(config: DemoConfig, out: Path) -> ReportData:
     with display() as shown:
         phases: dict[str, str] = {}
 
-        def watch(states: Sequence[JobState]) -> None:
+        def watch(states: Sequence[Job]) -> None:
             for job in states:
                 shown.show(
                     job.name,

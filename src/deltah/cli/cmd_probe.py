@@ -15,8 +15,7 @@ import typer
 
 from deltah.calls.logs import LogOptions, ScoredLog
 from deltah.cli.arguments import Answers, Force, Logs, Strict, TraceFormat, VocabSize, check_outputs, log_options
-from deltah.cli.progress import reading, reporting
-from deltah.cli.terminal import logs_of, nothing_read, report_losses
+from deltah.cli.terminal import logs_of, nothing_read, reading, report_losses, reporting
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError, InvalidValueError
 from deltah.runs.directory import nan_to_none, write_atomic
@@ -57,8 +56,8 @@ def command(  # noqa: PLR0913 - the options of a command line
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cost and stop.")] = False,
 ) -> None:
     """Ask a model what each result changed, compared with no result and another one."""
-    from deltah.probe.cache import identity_on_disk, open_cache
     from deltah.probe.plan import ProbeConfig, make_plan
+    from deltah.probe.queries import identity_on_disk, open_cache
     from deltah.probe.run import cost_of, run_plan
     from deltah.probe.server import chars_per_token, connect, unasked
 
@@ -92,12 +91,7 @@ def command(  # noqa: PLR0913 - the options of a command line
 def _read(
     paths: Sequence[str], options: LogOptions, out: Path, inputs: Sequence[Path | None], *, force: bool
 ) -> tuple[ScoredLog, list[Trajectory]]:
-    """Read the logs.
-
-    Raises:
-        ConfigError: if what is written would replace one of the inputs or a log.
-        DataError: if there is no trajectory.
-    """
+    """Read the logs."""
     with reading() as watch:
         log = ScoredLog(paths, replace(options, watch=watch))
         check_outputs([out], [*inputs, *logs_of(log)], force=force)
@@ -119,11 +113,7 @@ def _say_cost(plan: Plan, cost: Cost) -> None:
 
 
 def _schemas(path: Path | None) -> list[dict[str, Any]]:
-    """Read tool schemas from a JSON file.
-
-    Raises:
-        ConfigError: if it is not a list of objects.
-    """
+    """Read tool schemas from a JSON file."""
     if path is None:
         return []
     try:
@@ -146,14 +136,9 @@ def _server_options(
     chat_template: Path | None,
     schemas: Sequence[Mapping[str, Any]],
 ) -> ServerOptions:
-    """Options of the server backend.
-
-    Raises:
-        InvalidValueError: if the variable of the API key is not set.
-        ConfigError: if the chat template cannot be read.
-    """
-    from deltah.probe.chat_template import load_template
+    """Options of the server backend."""
     from deltah.probe.server import ServerOptions
+    from deltah.probe.server_api import load_template
 
     key = None if key_variable is None else os.environ.get(key_variable)
     if key_variable is not None and not key:

@@ -27,8 +27,7 @@ from deltah.cli.arguments import (
     log_options,
     unknown_tools,
 )
-from deltah.cli.progress import reading
-from deltah.cli.terminal import inert
+from deltah.cli.terminal import inert, reading
 from deltah.text_format import count
 from deltah.traces.files import STDIN
 

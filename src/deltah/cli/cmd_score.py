@@ -37,14 +37,13 @@ from deltah.cli.arguments import (
     log_options,
     unknown_tools,
 )
-from deltah.cli.progress import reading
-from deltah.cli.terminal import broken, escaped, inert, logs_of, nothing_read, report_losses, two_lines
+from deltah.cli.terminal import broken, escaped, inert, logs_of, nothing_read, reading, report_losses, two_lines
 from deltah.core.registry import Entry
 from deltah.errors import ConfigError
 from deltah.runs.directory import nan_to_none
-from deltah.stats.summary import BY_TOOL, CallSummary, calls_by, log_metrics
-from deltah.stats.tables import estimate_cell, money_text, number, rate_cell, tool_title
-from deltah.text_format import count
+from deltah.stats.bootstrap import estimate_cell
+from deltah.stats.summary import BY_TOOL, CallSummary, calls_by, log_metrics, rate_cell
+from deltah.text_format import count, money_text, number, tool_title
 
 
 def command(  # noqa: PLR0913 - the options of a command line
@@ -138,11 +137,7 @@ def _print_summary(scored: _Scored, *, as_json: bool) -> None:
 
 
 def _print_answer(table: CallTable, query: str, *, as_json: bool) -> None:
-    """Print what a query of the user gives.
-
-    Raises:
-        ConfigError: if it is no valid query.
-    """
+    """Print what a query of the user gives."""
     import duckdb
 
     try:

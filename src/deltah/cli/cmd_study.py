@@ -17,8 +17,7 @@ from deltah.calls.logs import ScoredLog
 from deltah.calls.notes import notes_on
 from deltah.calls.table import CallTable
 from deltah.cli.arguments import Force, Join, Logs, Strict, TraceFormat, VocabSize, check_outputs, log_options
-from deltah.cli.progress import reading, reporting
-from deltah.cli.terminal import escaped, inert, logs_of, nothing_read, report_losses, two_lines
+from deltah.cli.terminal import escaped, inert, logs_of, nothing_read, reading, report_losses, reporting, two_lines
 from deltah.core.signals import SignalConfig
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError
@@ -54,6 +53,8 @@ def command(  # noqa: PLR0913 - the options of a command line
 ) -> None:
     """Test which signals tell good calls from bad ones."""
     targets = _targets(out)
+    if corpus is not None and tasks is None:
+        raise ConfigError("--corpus goes with --tasks: the tasks name the documents that the corpus holds")
     options = log_options(answers=tasks, format=format, vocab_size=vocab_size, join=join, strict=strict)
     calls = CallTable()
     with reading() as watch:
@@ -63,7 +64,7 @@ def command(  # noqa: PLR0913 - the options of a command line
         table = build_table(
             _trajectories(log, paths, calls),
             signals=signal or (),
-            evidence=_evidence(tasks, corpus),
+            evidence=Evidence.of(read_tasks(tasks), read_corpus(corpus)) if tasks and corpus else None,
             probe=None if probe is None else read_call_values(probe, only=PROBE_COLUMNS),
             columns=None if labels is None else read_call_values(labels),
             seed=seed,
@@ -77,34 +78,20 @@ def command(  # noqa: PLR0913 - the options of a command line
     for note in notes_on(calls, log):
         typer.echo(f"note  {inert(note)}", err=True)
     if targets:
-        _write(result, *targets)
+        data, page = targets
+        write_atomic(data, json.dumps(result.as_dict(), ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+        write_atomic(page, study_markdown(result))
+        typer.echo(f"{data}\n{page}")
     report_losses(log)
 
 
 def _trajectories(log: ScoredLog, paths: list[str], calls: CallTable) -> Iterator[Trajectory]:
-    """Trajectories of a log, one at a time, each added to the table of calls.
-
-    Raises:
-        DataError: if none could be read.
-    """
+    """Trajectories of a log, one at a time, each added to the table of calls; an error if there is none."""
     for trajectory, signal, matched in log.read():
         calls.add(trajectory, signal, matched=matched)
         yield trajectory
     if not calls.n_trajectories:
         raise nothing_read(log, paths)
-
-
-def _evidence(tasks: Path | None, corpus: Path | None) -> Evidence | None:
-    """Supporting documents of the tasks.
-
-    Raises:
-        ConfigError: if there is a corpus without tasks.
-    """
-    if corpus is None:
-        return None
-    if tasks is None:
-        raise ConfigError("--corpus goes with --tasks: the tasks name the documents that the corpus holds")
-    return Evidence.of(read_tasks(tasks), read_corpus(corpus))
 
 
 def _print(result: StudyResult) -> None:
@@ -143,20 +130,10 @@ def _table(content: LabelTable) -> Table:
 
 
 def _targets(out: Path | None) -> tuple[()] | tuple[Path, Path]:
-    """The JSON and the Markdown file.
-
-    Raises:
-        ConfigError: if the name says neither a directory nor a JSON file.
-    """
+    """The JSON and the Markdown file; a name that says neither a directory nor a JSON file is refused."""
     if out is None:
         return ()
     if out.suffix and out.suffix.lower() != ".json" and not out.is_dir():
         raise ConfigError(f"--out {out}: expected a directory, or a name that ends in .json")
     data = out if out.suffix.lower() == ".json" else out / "study.json"
     return data, data.with_suffix(".md")
-
-
-def _write(result: StudyResult, data: Path, page: Path) -> None:
-    write_atomic(data, json.dumps(result.as_dict(), ensure_ascii=False, allow_nan=False, indent=1) + "\n")
-    write_atomic(page, study_markdown(result))
-    typer.echo(f"{data}\n{page}")

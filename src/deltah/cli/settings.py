@@ -29,18 +29,7 @@ def resolve(
     settings: Sequence[str] = (),
     defaults: Mapping[str, Any] | None = None,
 ) -> Config:
-    """Build a configuration.
-
-    Args:
-        kind: A (nested) dataclass.
-        path: TOML or JSON file, whose tables are the nested dataclasses.
-        options: Dotted keys and values of command-line options; None values are left out.
-        settings: `key=value` texts of `--set`; the value is read as TOML, else as a string.
-        defaults: Dotted keys that replace the class's own defaults.
-
-    Raises:
-        ConfigError: naming the file, key or value that is wrong, and the keys that exist.
-    """
+    """Build a configuration."""
     content: dict[str, Any] = {}
     for key, value in (defaults or {}).items():
         _assign(content, key, value)
@@ -101,11 +90,7 @@ def _value(text: str) -> Any:
 
 
 def _full_key(kind: Any, dotted: str) -> str:
-    """A dotted key with its table.
-
-    Raises:
-        ConfigError: if several tables have it.
-    """
+    """A dotted key with its table."""
     first, known = dotted.partition(".")[0], [field.name for field in fields(kind)]
     if first in known:
         return dotted

@@ -15,23 +15,85 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from deltah.core.align import scatter
-from deltah.core.pooling import POOLINGS, normalise
 from deltah.core.rewards import (
+    POOLINGS,
     CallRewards,
+    Group,
     RewardConfig,
     Rewards,
     SegmentAdvantages,
     TrajectoryRewards,
-    check_one_group,
-    pay,
+    normalise,
     reward_config,
-    totals_of,
 )
 from deltah.core.segments import Span, trajectory_from_spans
-from deltah.core.signal_types import Group, Signal
-from deltah.core.signals import SignalConfig, score
+from deltah.core.signals import Signal, SignalConfig, score
 from deltah.core.types import FloatArray, Trajectory
 from deltah.errors import InvalidValueError
+
+
+def pay(group: Group, config: RewardConfig) -> Rewards:
+    """What a reward gives a group, with its type and shape checked."""
+    paid = config.entry.value(group, **config.arguments)
+    shapes: dict[type, list[tuple[int]]] = {
+        TrajectoryRewards: [(len(group),)],
+        CallRewards: [(s.n_calls,) for s in group.signals],
+        SegmentAdvantages: [(s.n_rounds + 1,) for s in group.signals],
+    }
+    expected = shapes.get(type(paid))
+    if expected is None:
+        raise InvalidValueError(
+            f"the reward {config.name!r} returned a {type(paid).__name__}; expected TrajectoryRewards, CallRewards or "
+            "SegmentAdvantages"
+        )
+    values = [paid.values] if isinstance(paid, TrajectoryRewards) else paid.values
+    if [np.shape(v) for v in values] != expected or not all(np.isfinite(v).all() for v in values):
+        raise InvalidValueError(
+            f"the reward {config.name!r} returned {type(paid).__name__} of shapes {[np.shape(v) for v in values]}; "
+            f"expected finite numbers of shapes {expected}"
+        )
+    return paid
+
+
+def _pay_alone(group: Group, config: RewardConfig) -> Rewards:
+    """As `pay`, for a group without its batch; refuses rewards that change the signals of the whole batch first."""
+    if config.over_batch is not None:
+        raise InvalidValueError(
+            f"the reward {config.name!r} changes the signals of a whole batch before it rewards a group; call "
+            "deltah.batch_credit(trajectories, signals, outcomes, groups, config, rng=numpy.random.default_rng(seed))"
+        )
+    return pay(group, config)
+
+
+def _totals(group: Group, paid: Rewards) -> FloatArray:
+    """(G,) scalar that a trainer sees: the reward of a trajectory, or the outcome where smaller parts are paid."""
+    return np.array(paid.values if isinstance(paid, TrajectoryRewards) else group.outcomes, dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reward:
+    """Reward of one trajectory."""
+
+    total: float
+    """Scalar that a trainer sees; the plain outcome where calls or segments carry their own."""
+    process: FloatArray | None
+    """(C,) reward of each call; None where none is paid by itself."""
+
+
+def group_rewards(group: Group, config: RewardConfig | str | None = None) -> list[Reward]:
+    """Rewards of the G trajectories of a group, in its order.
+
+    Args:
+        group: G trajectories with signals and outcomes.
+        config: Which reward, in full or by name; sparse when not given.
+
+    Raises:
+        InvalidValueError: if the reward needs the whole batch first.
+    """
+    paid = _pay_alone(group, reward_config(config))
+    calls = paid.values if isinstance(paid, CallRewards) else [None] * len(group)
+    totals = _totals(group, paid).tolist()
+    return [Reward(total=total, process=process) for total, process in zip(totals, calls, strict=True)]
 
 
 def outcome_advantages(group: Group, config: RewardConfig) -> FloatArray:
@@ -42,23 +104,21 @@ def outcome_advantages(group: Group, config: RewardConfig) -> FloatArray:
 def trajectory_advantages(group: Group, paid: TrajectoryRewards, config: RewardConfig) -> FloatArray:
     """(G,) advantage of each trajectory's reward, correctness-first where the config asks for it."""
     totals = np.asarray(paid.values, dtype=np.float64)
-    if not config.correctness_first:
-        return normalise(totals, scale=config.scale, eps=config.eps)
     correct = group.outcomes >= config.correct_at
-    if correct.any() and not correct.all():
+    if config.correctness_first and correct.any() and not correct.all():
         totals = np.where(correct, np.maximum(totals, totals[~correct].max()), totals)
     advantages = normalise(totals, scale=config.scale, eps=config.eps)
-    floored = _floor_correct(list(advantages[:, None]), correct, outcome_advantages(group, config))
-    return np.concatenate(floored)
+    return np.concatenate(_correct_first(list(advantages[:, None]), group, config))
 
 
-def _floor_correct(advantages: Sequence[FloatArray], correct: np.ndarray, outcome: FloatArray) -> list[FloatArray]:
-    """Raise what a correct trajectory gets where it lies below any of an incorrect one, or below min(0, outcome's)."""
+def _correct_first(advantages: list[FloatArray], group: Group, config: RewardConfig) -> list[FloatArray]:
+    """Raise what a correct trajectory gets to the best of any incorrect one, and to min(0, its outcome's)."""
+    if not config.correctness_first:
+        return advantages
+    correct = (group.outcomes >= config.correct_at).tolist()
     best_wrong = max((a.max() for a, ok in zip(advantages, correct, strict=True) if not ok), default=-np.inf)
-    return [
-        np.maximum(a, max(min(own, 0.0), best_wrong)) if ok else a
-        for a, ok, own in zip(advantages, correct, outcome.tolist(), strict=True)
-    ]
+    floors = np.maximum(np.minimum(outcome_advantages(group, config), 0.0), best_wrong)
+    return [np.maximum(a, f) if ok else a for a, ok, f in zip(advantages, correct, floors.tolist(), strict=True)]
 
 
 def call_advantages(paid: CallRewards, config: RewardConfig) -> list[FloatArray]:
@@ -74,19 +134,15 @@ def segment_advantages(group: Group, paid: CallRewards | SegmentAdvantages, conf
     outcome's advantage. With `correctness_first` no segment of a correct trajectory stays below one of an incorrect
     trajectory, nor below min(0, its own outcome-only advantage).
     """
-    outcome = outcome_advantages(group, config)
     if isinstance(paid, SegmentAdvantages):
         advantages = [np.asarray(values, dtype=np.float64) for values in paid.values]
     else:
+        rows = zip(group.trajectories, call_advantages(paid, config), outcome_advantages(group, config), strict=True)
         advantages = [
             np.array([*(per_call[list(r.calls)].mean() for r in trajectory.rounds), final])
-            for trajectory, per_call, final in zip(
-                group.trajectories, call_advantages(paid, config), outcome, strict=True
-            )
+            for trajectory, per_call, final in rows
         ]
-    if not config.correctness_first:
-        return advantages
-    return _floor_correct(advantages, group.outcomes >= config.correct_at, outcome)
+    return _correct_first(advantages, group, config)
 
 
 def token_advantages(group: Group, config: RewardConfig | str | None = None) -> list[FloatArray]:
@@ -103,12 +159,11 @@ def token_advantages(group: Group, config: RewardConfig | str | None = None) -> 
         InvalidValueError: if the reward needs the whole batch first (`batch_credit`).
     """
     config = reward_config(config)
-    check_one_group(config)
-    return _on_tokens(group, pay(group, config), config)
+    return _on_tokens(group, _pay_alone(group, config), config)
 
 
 def _on_tokens(group: Group, paid: Rewards, config: RewardConfig) -> list[FloatArray]:
-    """G arrays (T_i,)."""
+    """G arrays (T_i,) of advantages, 0 on tokens that were not sampled."""
     if isinstance(paid, TrajectoryRewards):
         values = trajectory_advantages(group, paid, config)
         return [t.response_mask * np.float64(a) for a, t in zip(values, group.trajectories, strict=True)]
@@ -191,7 +246,7 @@ def batch_credit(
         )
         paid = pay(group, config)
         kinds.add(type(paid))
-        totals[graded] = totals_of(group, paid)
+        totals[graded] = _totals(group, paid)
         for i, advantages in zip(graded, _on_tokens(group, paid, config), strict=True):
             tokens[i] = advantages
     per_token = config.correctness_first or kinds != {TrajectoryRewards}

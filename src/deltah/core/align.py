@@ -1,4 +1,4 @@
-"""The only home of the shift and of scattering per-span values over tokens.
+"""The layout of tokens: the one home of the index shift, of scattering span values over tokens, and of token texts.
 
 A causal model's output row t - 1 is the distribution that token t is drawn from. Everywhere in deltah index t of a
 per-token array speaks of *that* distribution: whoever holds a model's raw rows picks them by `rows_that_predict`.
@@ -6,11 +6,14 @@ per-token array speaks of *that* distribution: whoever holds a model's raw rows 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, pairwise
+from typing import Any, final, overload
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from deltah.core.types import BoolArray, FloatArray
+from deltah.errors import InvalidValueError
 
 
 def rows_that_predict(start: int, stop: int) -> range:
@@ -24,14 +27,14 @@ def rows_that_predict(start: int, stop: int) -> range:
     return range(start - 1, stop - 1)
 
 
-def runs(mask: BoolArray) -> list[tuple[int, int]]:
+def runs(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
     """Maximal half-open runs [start, stop) of True in a (T,) mask, in order."""
     padded = np.concatenate(([False], np.asarray(mask, dtype=np.bool_), [False]))
     edges = np.flatnonzero(padded[1:] != padded[:-1])
     return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
-def scatter(values: Sequence[float] | FloatArray, index: np.ndarray, mask: BoolArray) -> FloatArray:
+def scatter(values: ArrayLike, index: NDArray[np.int64], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Put `values[index[t]]` on every masked token and 0 elsewhere.
 
     Args:
@@ -43,20 +46,89 @@ def scatter(values: Sequence[float] | FloatArray, index: np.ndarray, mask: BoolA
         (T,) float64.
     """
     out = np.zeros(len(mask))
-    out[mask] = np.asarray(values, dtype=np.float64)[np.asarray(index)[mask]]
+    out[mask] = np.asarray(values, dtype=np.float64)[index[mask]]
     return out
 
 
-def pad(rows: Iterable[Sequence[float] | FloatArray], width: int, fill: float = 0.0) -> FloatArray:
-    """Right-pad ragged rows to (B, width) with `fill`.
+def pad(rows: Sequence[Sequence[float] | NDArray[np.float64]], width: int, fill: float = 0.0) -> NDArray[np.float64]:
+    """Right-pad B ragged rows to (B, width) with `fill`.
 
     Raises:
         ValueError: if a row is longer than `width`.
     """
-    listed = [np.asarray(row, dtype=np.float64) for row in rows]
-    out = np.full((len(listed), width), fill)
-    for target, row in zip(out, listed, strict=True):
-        if len(row) > width:
-            raise ValueError(f"row of {len(row)} values does not fit a width of {width}")
+    out = np.full((len(rows), width), fill)
+    for target, row in zip(out, rows, strict=True):
         target[: len(row)] = row
     return out
+
+
+@final
+class TokenTexts(Sequence[str]):
+    """(T,) texts of tokens as one string with offsets, so that the text of a span is one slice.
+
+    Reads like the tuple of the texts and equals it; not to be changed.
+
+    Raises:
+        InvalidValueError: if the offsets fall, or do not end at the length of the text.
+    """
+
+    __slots__ = ("ends", "joined")
+
+    def __init__(self, text: str, ends: ArrayLike) -> None:
+        """Wrap the concatenated `text`; `ends` (T,) counts its characters (not bytes) up to the end of each token."""
+        offsets = np.array(ends, dtype=np.int64)
+        if offsets.ndim != 1 or len(text) != (offsets[-1] if len(offsets) else 0):
+            raise InvalidValueError(
+                f"token ends of shape {offsets.shape} do not fit a text of {len(text)} characters; expected one "
+                "offset a token, the last one at the end of the text"
+            )
+        if len(offsets) and (offsets[0] < 0 or (offsets[1:] < offsets[:-1]).any()):
+            raise InvalidValueError("token ends fall from one token to the next; expected offsets that never fall")
+        offsets.setflags(write=False)
+        self.joined: str = text
+        self.ends: NDArray[np.int64] = offsets
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> TokenTexts:
+        """Join texts; what is already joined is returned as it is."""
+        if isinstance(texts, TokenTexts):
+            return texts
+        kept = tuple(texts)
+        return cls("".join(kept), tuple(accumulate(map(len, kept))))
+
+    def join(self, start: int, stop: int) -> str:
+        """Text of tokens [start, stop), with the rules of slices for bounds outside 0..T."""
+        start, stop, _ = slice(start, stop).indices(len(self.ends))
+        return self.joined[self.ends[start - 1] if start else 0 : self.ends[stop - 1]] if start < stop else ""
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+        if isinstance(index, slice):
+            return tuple(self[t] for t in range(*index.indices(len(self))))
+        t = index + len(self) if index < 0 else index
+        if not 0 <= t < len(self):
+            raise IndexError(f"token {index} of {len(self)}")
+        return self.joined[self.ends[t - 1] if t else 0 : self.ends[t]]
+
+    def __iter__(self) -> Iterator[str]:
+        return (self.joined[a:b] for a, b in pairwise([0, *self.ends.tolist()]))
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, TokenTexts):
+            return self.joined == other.joined and np.array_equal(self.ends, other.ends)
+        return tuple(self) == other if isinstance(other, tuple) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        return f"TokenTexts.of({tuple(self)!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TokenTexts, (self.joined, self.ends)

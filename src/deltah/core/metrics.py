@@ -1,4 +1,4 @@
-"""What a batch of scored trajectories looks like in one row of numbers, and when such rows say that training collapses.
+"""One row of numbers for a batch of scored trajectories, and alarms when such rows say that training collapses.
 
 Keys are the ones that reach TensorBoard, W&B, `metrics.jsonl` and the report; every engine computes them here.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deltah.core.signal_types import Signal, Verdict
+from deltah.core.signals import Signal, Verdict
 from deltah.core.types import FloatArray, IntArray
 from deltah.errors import InvalidValueError
 
@@ -45,10 +45,9 @@ SEGMENT_ENTROPY = PREFIX + "segment_entropy"
 """Mean H(r_k) over measured segments, nats."""
 
 DROPPED = PREFIX + "dropped"
-"""Share of trajectories that got no advantage: without an outcome, or alone with one in their group. Written by whoever
-assigned the credit (`BatchCredit.dropped_rate`), not by `batch_metrics`, which knows no groups."""
+"""`BatchCredit.dropped_rate`: share of trajectories that got no advantage; written by whoever assigned the credit."""
 SECONDS = PREFIX + "seconds"
-"""Wall time of all steps so far; written by the run, not by `batch_metrics`."""
+"""Wall time of all steps so far; written by the run."""
 FORMER_KEYS: dict[str, str] = {PREFIX + "delta_h_mean": SIGNAL_MEAN, PREFIX + "delta_h_std": SIGNAL_STD}
 """As runs before 0.2.0 wrote them."""
 
@@ -80,8 +79,8 @@ def batch_metrics(signals: Sequence[Signal], outcomes: FloatArray) -> dict[str, 
         EFFICIENCY: _finite_mean(reduced[calls > 0] / calls[calls > 0]),
         SIGNAL_MEAN: _finite_mean(values),
         SIGNAL_STD: float(values[np.isfinite(values)].std()) if np.isfinite(values).any() else float("nan"),
-        UNDEFINED_RATE: _share(sum(signal.count(Verdict.UNDEFINED) for signal in signals), n_calls),
-        UNDECIDED_RATE: _share(sum(signal.count(Verdict.UNDECIDED) for signal in signals), n_calls),
+        UNDEFINED_RATE: _share(sum(signal.call_verdicts.count(Verdict.UNDEFINED) for signal in signals), n_calls),
+        UNDECIDED_RATE: _share(sum(signal.call_verdicts.count(Verdict.UNDECIDED) for signal in signals), n_calls),
         PRODUCTIVITY: _share(correct.sum(), n_calls),
         SEGMENT_TOKENS: _finite_mean(tokens[tokens > 0]),
         SEGMENT_ENTROPY: _finite_mean(_joined([signal.segment_entropy for signal in signals])),

@@ -1,27 +1,29 @@
-"""Registries: the things of one kind, each under a name with what help, tables and pages say of it.
+"""Registries of named things (signals, rewards, importers, ...), and checks of the options that users set on them.
 
-A registry is filled by a decorator where the thing is defined, so that adding one is adding it in one place. Names are
-looked up in the registry, then as `package.module:attribute`: what that module registers, or the plain object. A
-package of one's own that is installed can name modules under the entry point group `deltah.plugins`; they are imported
-before names are listed or looked up, so that their entries stand in `--help` like ours.
+A decorator at the definition fills a registry, so that adding a thing is one place. A name is looked up in the
+registry, then as `package.module:attribute`. Installed packages can name modules under the entry point group
+`deltah.plugins`; they are imported before names are listed or looked up, so that their entries stand in `--help`.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any, Generic, TypeVar, cast
+from numbers import Real
+from typing import Any, Generic, NamedTuple, TypeVar, cast, get_type_hints
 
 from deltah.errors import ConfigError, InvalidValueError
 
 T = TypeVar("T")
 Defined = TypeVar("Defined")
+Choice = TypeVar("Choice", bound=StrEnum)
 PLUGINS = "deltah.plugins"
-"""Entry point group of packages that register things of their own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,15 +139,7 @@ class Registry(Mapping[str, Entry[T]]):
 
 
 def import_attribute(path: str, kind: str) -> Any:
-    """Function (or class) behind `package.module:attribute`.
-
-    Args:
-        path: The import path.
-        kind: What it should be, in the singular, for messages.
-
-    Raises:
-        ConfigError: if the module cannot be imported or has no such function.
-    """
+    """Function or class behind `package.module:attribute`; a ConfigError calls it by its `kind`."""
     module_name, _, attribute = path.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -178,3 +172,55 @@ def _same_definition(a: object, b: object) -> bool:
     """Whether two objects come from one definition, as after a module was loaded again."""
     names = [(getattr(x, "__module__", None), getattr(x, "__qualname__", None)) for x in (a, b)]
     return a is b or (None not in names[0] and names[0] == names[1])
+
+
+def choice(kind: type[Choice], value: object, what: str) -> Choice:
+    """Member of a closed set from its text; an error names `what` is chosen (in the singular) and the choices."""
+    if type(value) is kind:
+        return value
+    try:
+        return kind(str(value))
+    except ValueError:
+        names = ", ".join(member.value for member in kind)
+        raise InvalidValueError(f"unknown {what} {value!r}; choose one of: {names}") from None
+
+
+def check_number(what: str, value: object, low: float, high: float = math.inf, *, unit: str = "number") -> None:
+    """Raise an InvalidValueError for what is not a finite number in [low, high]."""
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if math.isfinite(number) and low <= number <= high:
+        return
+    extent = f"{low:g} or more" if math.isinf(high) else f"from {low:g} to {high:g}"
+    raise InvalidValueError(f"{what} is {value!r}; expected a {unit}, {extent}")
+
+
+class Range(NamedTuple):
+    """Bounds of a numeric option, both included: `alpha: Annotated[float, Range(0.0, 100.0)] = 0.5`."""
+
+    low: float
+    high: float = math.inf
+
+
+def options_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """Names and defaults of the keyword arguments that a function calls its options: those that have a default."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+
+
+def check_options(function: Callable[..., Any], given: Mapping[str, Any], what: str) -> None:
+    """Refuse options that a function does not take, and values outside the `Range` of their annotation.
+
+    `what` says in the error whose options they are: "reward 'dense'".
+    """
+    if not given:
+        return
+    known = options_of(function)
+    hints = get_type_hints(function, include_extras=True)
+    for name, value in given.items():
+        if name not in known:
+            raise InvalidValueError(f"the {what} has no option {name!r}; it has: {', '.join(known) or 'none'}")
+        bounds = next((m for m in getattr(hints.get(name), "__metadata__", ()) if isinstance(m, Range)), None)
+        if bounds is not None:
+            check_number(name, value, *bounds)
+        elif hints.get(name) is bool and not isinstance(value, bool):
+            raise InvalidValueError(f"{name} is {value!r}; expected true or false")

@@ -1,4 +1,4 @@
-r"""Rewards made of outcomes and signals, the baselines they are compared with, and their control.
+r"""Rewards made of outcomes and signals, those they are compared with, and the baselines of call rewards.
 
 With F1 the task's score in [0, 1], n all calls of a trajectory and m those with $I_k = 1$:
 
@@ -8,8 +8,8 @@ With F1 the task's score in [0, 1], n all calls of a trajectory and m those with
 * penalty: $r = F1 - c \cdot n$;
 * OTC (arXiv 2504.14870): $r = F1 \cdot r_{tool}$, a bump over n that is 1 at the fewest calls $n^*$ of any correct
   trajectory of the group;
-* shuffled: sparse after the verdicts were permuted among the calls of one round index, across the batch. It keeps the
-  form m/n and the position effect and destroys the entropy content: what sparse gains over it, entropy bought.
+* shuffled: sparse after the verdicts were permuted among the calls of one round index, across the batch: what sparse
+  gains over it, entropy bought.
 
 Undefined and undecided calls count in n and not in m.
 
@@ -31,12 +31,46 @@ from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 
-from deltah.core.options import Range, check_number, check_options, options_of
-from deltah.core.pooling import POOLINGS
-from deltah.core.registry import Entry, Registry
-from deltah.core.signal_types import Group, Signal
-from deltah.core.types import FloatArray
+from deltah.core.registry import Entry, Range, Registry, check_number, check_options, options_of
+from deltah.core.signals import Signal
+from deltah.core.types import FloatArray, Trajectory
 from deltah.errors import InvalidValueError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Trajectories of one prompt under one policy, with their signals and outcomes: the unit of an advantage.
+
+    Raises:
+        InvalidValueError: if the three sequences differ in length, or fewer than two trajectories are given.
+    """
+
+    trajectories: Sequence[Trajectory]
+    signals: Sequence[Signal]
+    outcomes: FloatArray
+    """(G,) in [0, 1]"""
+
+    def __post_init__(self) -> None:
+        outcomes = np.asarray(self.outcomes, dtype=np.float64)
+        object.__setattr__(self, "outcomes", outcomes)
+        sizes = (len(self.trajectories), len(self.signals), len(outcomes))
+        if len(set(sizes)) != 1 or sizes[0] < 2:
+            raise InvalidValueError(
+                f"a group needs two or more trajectories, each with a signal and an outcome; got {sizes} of them"
+            )
+        if len({t.group_id for t in self.trajectories}) > 1:
+            raise InvalidValueError("a group mixes trajectories of different group ids")
+        if not np.isfinite(outcomes).all():
+            raise InvalidValueError("a group has an outcome that is not a number; leave that trajectory out")
+
+    @property
+    def pairs(self) -> list[tuple[Signal, float]]:
+        """(signal, outcome) of each trajectory."""
+        return list(zip(self.signals, self.outcomes.tolist(), strict=True))
+
+    def __len__(self) -> int:
+        """G."""
+        return len(self.trajectories)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,89 +100,6 @@ class SegmentAdvantages:
 Rewards: TypeAlias = TrajectoryRewards | CallRewards | SegmentAdvantages
 REWARDS: Registry[Callable[..., Rewards]] = Registry("reward")
 """Rewards by name."""
-
-
-@dataclass(frozen=True, slots=True, init=False)
-class RewardConfig:
-    """Which reward, its options, and how advantages are made of it.
-
-    Options may be given flat, `RewardConfig(name="dense", alpha=0.3)`. One that only other rewards have is kept and
-    not used, so that one configuration serves several rewards.
-
-    Raises:
-        InvalidValueError: if a name or an option does not exist, or a value is out of range.
-    """
-
-    name: str = "sparse"
-    """A name in `REWARDS`, or `package.module:function`."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the reward's own function."""
-    pooling: str = "pooled"
-    """Baseline of a call's advantage: a name in `POOLINGS`, or `package.module:function`."""
-    scale: bool = True
-    """Divide advantages by the group's standard deviation (n - 1 in the denominator)."""
-    eps: float = 1e-4
-    """Added to that standard deviation; TRL's value."""
-    correctness_first: bool = False
-    """Efficiency may order correct trajectories among themselves, but no token of one gets less than any token of an
-    incorrect one, nor less than the smaller of 0 and its outcome-only advantage."""
-    correct_at: float = 1.0
-    """Outcome from which a trajectory counts as correct."""
-
-    def __init__(
-        self,
-        name: str = "sparse",
-        *,
-        options: Mapping[str, Any] | None = None,
-        pooling: str = "pooled",
-        scale: bool = True,
-        eps: float = 1e-4,
-        correctness_first: bool = False,
-        correct_at: float = 1.0,
-        **flat: Any,
-    ) -> None:
-        given = {"name": name, "options": {**(options or {}), **flat}, "pooling": pooling, "scale": scale, "eps": eps}
-        given |= {"correctness_first": correctness_first, "correct_at": correct_at}
-        for key, value in given.items():
-            object.__setattr__(self, key, value)
-        self.__post_init__()
-
-    def __post_init__(self) -> None:
-        POOLINGS.resolve(self.pooling)
-        check_number("eps", self.eps, 0.0, 1.0)
-        check_number("correct_at", self.correct_at, 1e-9, 1.0)
-        function = self.entry.value
-        known = options_of(function)
-        for key, value in self.options.items():
-            other = next((e.value for e in REWARDS.values() if key in options_of(e.value)), function)
-            check_options(function if key in known else other, {key: value}, f"reward {self.name!r}")
-        defaults = {key: value for key, value in known.items() if key not in self.__dataclass_fields__}
-        object.__setattr__(self, "options", defaults | self.options)
-
-    @property
-    def entry(self) -> Entry[Callable[..., Rewards]]:
-        """What the registry says of the reward."""
-        return REWARDS.resolve(self.name)
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """Of the reward's function: its options, and the fields that it asks for by name."""
-        return {key: self.options.get(key, getattr(self, key, None)) for key in options_of(self.entry.value)}
-
-    @property
-    def over_batch(self) -> Callable[[Sequence[Signal], np.random.Generator], Sequence[Signal]] | None:
-        """What happens to the signals of a whole batch before any group is rewarded; None: nothing."""
-        return self.entry.options.get("over_batch")
-
-    @property
-    def untouched(self) -> bool:
-        """Whether a trainer is to leave its own rewards and advantages as they are."""
-        return bool(self.entry.options.get("untouched", False))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain flat form, as a configuration file has it, every option stated."""
-        fields = {key: getattr(self, key) for key in self.__dataclass_fields__ if key != "options"}
-        return {**self.options, **fields}
 
 
 Share: TypeAlias = Annotated[float, Range(0.0, 1.0)]
@@ -240,8 +191,7 @@ def otc_reward(signal: Signal, outcome: float, *, fewest_calls: int | None, smoo
     at $n = n^*$.
 
     The form was checked against public accounts of the paper and an independent implementation of it, not against its
-    text. The default of c is ours: the paper's value is not known to us. So is the choice where no trajectory is
-    correct; with an outcome of 0 or 1, as in the paper, it cannot matter.
+    text. The default of c and the choice where no trajectory is correct are ours.
 
     Args:
         signal: Gives n.
@@ -306,84 +256,134 @@ def _check_outcome(outcome: float) -> None:
         raise InvalidValueError(f"outcome is {outcome}; expected the task's score in [0, 1]")
 
 
+def normalise(values: FloatArray, *, scale: bool = True, eps: float = 1e-4) -> FloatArray:
+    """(N,) rewards of one group as (r - mean) / (std + eps), std with n - 1; a group of one gets 0."""
+    if len(values) < 2:
+        return np.zeros(len(values))
+    centred = values - values.mean()
+    return np.asarray(centred / (values.std(ddof=1) + eps)) if scale else centred
+
+
+PoolingRule: TypeAlias = Callable[[Sequence[FloatArray], bool, float], list[FloatArray]]
+"""From G arrays (C_i,) of call rewards, `scale` and `eps` to G arrays (C_i,) of advantages."""
+POOLINGS: Registry[PoolingRule] = Registry("pooling")
+"""Baselines of a call's advantage."""
+
+
+@POOLINGS.register("pooled", meaning="Mean over all calls of the group: trajectories with many calls weigh more")
+def _pooled(rewards: Sequence[FloatArray], scale: bool, eps: float) -> list[FloatArray]:
+    flat = normalise(np.concatenate(rewards), scale=scale, eps=eps)
+    return np.split(flat, np.cumsum([len(r) for r in rewards])[:-1])
+
+
+@POOLINGS.register("trajectory_mean", meaning="Mean over trajectories of their mean call reward: each weighs the same")
+def _trajectory_mean(rewards: Sequence[FloatArray], scale: bool, eps: float) -> list[FloatArray]:
+    return _scaled(rewards, [_mean_of_means(rewards)] * len(rewards), scale, eps)
+
+
+@POOLINGS.register("leave_one_out", meaning="As `trajectory_mean`, without the trajectory itself")
+def _leave_one_out(rewards: Sequence[FloatArray], scale: bool, eps: float) -> list[FloatArray]:
+    others = [[r for j, r in enumerate(rewards) if j != i] for i in range(len(rewards))]
+    baselines = [_mean_of_means(rest if any(map(len, rest)) else rewards) for rest in others]
+    return _scaled(rewards, baselines, scale, eps)
+
+
+def _mean_of_means(rewards: Sequence[FloatArray]) -> float:
+    """Mean over trajectories of their mean call reward; 0 without a call."""
+    means = [r.mean() for r in rewards if len(r)]
+    return float(np.mean(means)) if means else 0.0
+
+
+def _scaled(rewards: Sequence[FloatArray], baselines: Sequence[float], scale: bool, eps: float) -> list[FloatArray]:
+    """Rewards less their baselines, over the spread about the mean of means, each trajectory alike."""
+    centred = [r - baseline for r, baseline in zip(rewards, baselines, strict=True)]
+    called = [r for r in rewards if len(r)]
+    if not scale or not called:
+        return centred
+    centre = _mean_of_means(called)
+    spread = np.sqrt(np.mean([((r - centre) ** 2).mean() for r in called]))
+    return [c / (spread + eps) for c in centred]
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class RewardConfig:
+    """Which reward, its options, and how advantages are made of it.
+
+    Options may be given flat, `RewardConfig(name="dense", alpha=0.3)`. One that only other rewards have is kept and
+    not used, so that one configuration serves several rewards.
+
+    Raises:
+        InvalidValueError: if a name or an option does not exist, or a value is out of range.
+    """
+
+    name: str = "sparse"
+    """A name in `REWARDS`, or `package.module:function`."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the reward's own function."""
+    pooling: str = "pooled"
+    """Baseline of a call's advantage: a name in `POOLINGS`, or `package.module:function`."""
+    scale: bool = True
+    """Divide advantages by the group's standard deviation (n - 1 in the denominator)."""
+    eps: float = 1e-4
+    """Added to that standard deviation; TRL's value."""
+    correctness_first: bool = False
+    """Efficiency may order correct trajectories among themselves, but no token of one gets less than any token of an
+    incorrect one, nor less than the smaller of 0 and its outcome-only advantage."""
+    correct_at: float = 1.0
+    """Outcome from which a trajectory counts as correct."""
+
+    def __init__(
+        self,
+        name: str = "sparse",
+        *,
+        options: Mapping[str, Any] | None = None,
+        pooling: str = "pooled",
+        scale: bool = True,
+        eps: float = 1e-4,
+        correctness_first: bool = False,
+        correct_at: float = 1.0,
+        **flat: Any,
+    ) -> None:
+        POOLINGS.resolve(pooling)
+        check_number("eps", eps, 0.0, 1.0)
+        check_number("correct_at", correct_at, 1e-9, 1.0)
+        given = {"name": name, "pooling": pooling, "scale": scale, "eps": eps, "correct_at": correct_at}
+        for key, value in {**given, "correctness_first": correctness_first}.items():
+            object.__setattr__(self, key, value)
+        function = self.entry.value
+        known, own = options_of(function), {**(options or {}), **flat}
+        for key, value in own.items():
+            other = next((e.value for e in REWARDS.values() if key in options_of(e.value)), function)
+            check_options(function if key in known else other, {key: value}, f"reward {name!r}")
+        defaults = {key: value for key, value in known.items() if key not in self.__dataclass_fields__}
+        object.__setattr__(self, "options", defaults | own)
+
+    @property
+    def entry(self) -> Entry[Callable[..., Rewards]]:
+        """What the registry says of the reward."""
+        return REWARDS.resolve(self.name)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Of the reward's function: its options, and the fields that it asks for by name."""
+        return {key: self.options.get(key, getattr(self, key, None)) for key in options_of(self.entry.value)}
+
+    @property
+    def over_batch(self) -> Callable[[Sequence[Signal], np.random.Generator], Sequence[Signal]] | None:
+        """What happens to the signals of a whole batch before any group is rewarded; None: nothing."""
+        return self.entry.options.get("over_batch")
+
+    @property
+    def untouched(self) -> bool:
+        """Whether a trainer is to leave its own rewards and advantages as they are."""
+        return bool(self.entry.options.get("untouched", False))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain flat form, as a configuration file has it, every option stated."""
+        fields = {key: getattr(self, key) for key in self.__dataclass_fields__ if key != "options"}
+        return {**self.options, **fields}
+
+
 def reward_config(given: RewardConfig | str | None) -> RewardConfig:
-    """Configuration of what a caller wrote: in full, by name, or sparse with the method's defaults for None."""
-    return RewardConfig(given or "sparse") if given is None or isinstance(given, str) else given
-
-
-def pay(group: Group, config: RewardConfig) -> Rewards:
-    """What a reward gives a group, with its shape checked.
-
-    Raises:
-        InvalidValueError: if the reward returns something else than one of the three results, or another shape.
-    """
-    paid = config.entry.value(group, **config.arguments)
-    values = [paid.values] if isinstance(paid, TrajectoryRewards) else getattr(paid, "values", ())
-    if isinstance(paid, TrajectoryRewards):
-        expected = [(len(group),)]
-    elif isinstance(paid, CallRewards):
-        expected = [(s.n_calls,) for s in group.signals]
-    elif isinstance(paid, SegmentAdvantages):
-        expected = [(s.n_rounds + 1,) for s in group.signals]
-    else:
-        raise InvalidValueError(
-            f"the reward {config.name!r} returned a {type(paid).__name__}; expected TrajectoryRewards, CallRewards or "
-            "SegmentAdvantages"
-        )
-    if [np.shape(v) for v in values] != expected or not all(np.isfinite(v).all() for v in values):
-        raise InvalidValueError(
-            f"the reward {config.name!r} returned {type(paid).__name__} of shapes {[np.shape(v) for v in values]}; "
-            f"expected finite numbers of shapes {expected}"
-        )
-    return paid
-
-
-def totals_of(group: Group, paid: Rewards) -> FloatArray:
-    """(G,) scalar that a trainer sees: the reward of a trajectory, or the outcome where smaller parts are paid."""
-    return np.array(paid.values if isinstance(paid, TrajectoryRewards) else group.outcomes, dtype=np.float64)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reward:
-    """Reward of one trajectory."""
-
-    total: float
-    """Scalar that a trainer sees; the plain outcome where calls or segments carry their own."""
-    process: FloatArray | None
-    """(C,) reward of each call; None where none is paid by itself."""
-
-
-def group_rewards(group: Group, config: RewardConfig | str | None = None) -> list[Reward]:
-    """Reward every trajectory of a group.
-
-    Args:
-        group: G trajectories with signals and outcomes.
-        config: Which reward, in full or by name; sparse when not given.
-
-    Returns:
-        G rewards in the group's order.
-
-    Raises:
-        InvalidValueError: if the reward needs the whole batch first.
-    """
-    config = reward_config(config)
-    check_one_group(config)
-    paid = pay(group, config)
-    calls = paid.values if isinstance(paid, CallRewards) else [None] * len(group)
-    return [
-        Reward(total=total, process=process)
-        for total, process in zip(totals_of(group, paid).tolist(), calls, strict=True)
-    ]
-
-
-def check_one_group(config: RewardConfig) -> None:
-    """Refuse to reward a group alone where something has to happen over its batch before.
-
-    Raises:
-        InvalidValueError: saying what to call.
-    """
-    if config.over_batch is not None:
-        raise InvalidValueError(
-            f"the reward {config.name!r} changes the signals of a whole batch before it rewards a group; call "
-            "deltah.batch_credit(trajectories, signals, outcomes, groups, config, rng=numpy.random.default_rng(seed))"
-        )
+    """Configuration of what a caller wrote: in full, by name, or sparse for None."""
+    return given if isinstance(given, RewardConfig) else RewardConfig(given or "sparse")

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from deltah.core.align import runs
-from deltah.core.options import choice
-from deltah.core.registry import Registry
+from deltah.core.registry import Registry, choice
 from deltah.core.types import (
     BoolArray,
     CallStatus,
@@ -70,16 +69,7 @@ class SegmentEntropies(NamedTuple):
 
 
 def pool_mask(trajectory: Trajectory, pool: str = "reasoning", *, tail_tokens: int = 8) -> BoolArray:
-    """(T,) True on the tokens that enter their segment's mean.
-
-    Args:
-        trajectory: T tokens.
-        pool: A name in `POOLS`, or `package.module:function`.
-        tail_tokens: Tokens kept of each segment under `tail`.
-
-    Raises:
-        InvalidValueError: if the rule is unknown or `tail_tokens` is below 1.
-    """
+    """(T,) True on the tokens that enter their segment's mean, by a rule of `POOLS`."""
     if tail_tokens < 1:
         raise InvalidValueError(f"tail_tokens is {tail_tokens}; expected 1 or more")
     return POOLS.resolve(pool).value(trajectory, tail_tokens)
@@ -90,17 +80,16 @@ def segment_entropies(trajectory: Trajectory, pool: str = "reasoning", *, tail_t
 
     Args:
         trajectory: Carries entropies; unmeasured (NaN) tokens are left out of the mean.
-        pool: Which tokens are pooled, see `pool_mask`.
-        tail_tokens: See `pool_mask`.
+        pool: Which tokens are pooled: a name in `POOLS`, or `package.module:function`.
+        tail_tokens: Tokens kept of each segment by the pool `tail`.
 
     Raises:
-        InvalidValueError: if the trajectory carries no entropies.
+        InvalidValueError: if the trajectory carries no entropies, or `tail_tokens` is below 1.
     """
-    lower, upper = trajectory.entropy_bounds
-    n_segments = len(trajectory.rounds) + 1
-    point = trajectory.entropy
-    if point is None:  # unreachable after entropy_bounds; tells the type checker
+    if trajectory.entropy is None:
         raise InvalidValueError(f"trajectory {trajectory.id!r} carries no entropies")
+    point, (lower, upper) = trajectory.entropy, trajectory.entropy_bounds
+    n_segments = len(trajectory.rounds) + 1
     used = np.flatnonzero(pool_mask(trajectory, pool, tail_tokens=tail_tokens) & ~np.isnan(point))
     index = trajectory.segment_of_token[used]
     counts = np.bincount(index, minlength=n_segments)
@@ -109,13 +98,9 @@ def segment_entropies(trajectory: Trajectory, pool: str = "reasoning", *, tail_t
     def mean(values: FloatArray) -> FloatArray:
         return np.bincount(index, weights=values[used], minlength=n_segments) / divisor
 
-    middle = mean(point)
-    return SegmentEntropies(
-        middle,
-        middle if lower is point else mean(lower),
-        middle if upper is point else mean(upper),
-        counts.astype(np.int64, copy=False),
-    )
+    means = mean(point)
+    lows, highs = (means if bound is point else mean(bound) for bound in (lower, upper))
+    return SegmentEntropies(means, lows, highs, counts.astype(np.int64, copy=False))
 
 
 Span: TypeAlias = tuple[str, int]
@@ -151,15 +136,13 @@ def trajectory_from_spans(spans: Iterable[Span], entropy: ArrayLike, **fields: A
     values = np.asarray(entropy, dtype=np.float64)
     if values.shape != mask.shape:
         raise InvalidValueError(f"the spans have {len(mask)} tokens, the entropies shape {values.shape}; expected (T,)")
+    made = []
+    for i, turn in enumerate(calls):
+        result = "" if turn in answered else None
+        made.append(ToolCall(id=str(i), name="", arguments="", turn=turn, result=result, status=CallStatus.of(result)))
     return Trajectory(
         segments=tuple(segments),
-        calls=tuple(_call(i, turn, turn in answered) for i, turn in enumerate(calls)),
+        calls=tuple(made),
         entropy=np.where(mask, values, np.nan),
         **{"id": "0", "estimator": Estimator.EXACT, **fields},
     )
-
-
-def _call(index: int, turn: int, answered: bool) -> ToolCall:
-    """A call of which only its place is known."""
-    status, result = (CallStatus.OK, "") if answered else (CallStatus.UNANSWERED, None)
-    return ToolCall(id=str(index), name="", arguments="", turn=turn, result=result, status=status)

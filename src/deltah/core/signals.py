@@ -5,14 +5,13 @@ The method's signal is $\Delta H_k = H(r_k) - H(r_{k-1})$; a call *reduced* entr
 values: reduced if the whole interval lies below -margin, not reduced if none of it does, undecided otherwise.
 
 Every signal keeps that sign and that verdict, so rewards take any of them. A signal is a function from the entropies of
-the R + 1 segments to an `Interval` of R rounds, registered where it is defined:
+R + 1 segments to an `Interval` of R rounds, registered where it is defined:
 
     @SIGNALS.register("late", title="late ΔH", unit="nats", meaning="ΔH over the last tokens", pool="tail")
     def late(h: SegmentEntropies) -> Interval: ...
 
 Options of a registration: `default_margin` (0), `pool` (the configuration's), `fit` (a class whose `fit(signals)`,
-on signals of `delta_h`, makes what the signal takes as its second argument). Signals that need a model or a gold answer
-are not made here: they come in as trajectories scored twice.
+on signals of `delta_h`, makes what the signal takes as its second argument).
 """
 
 from __future__ import annotations
@@ -20,30 +19,135 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from deltah.core.options import check_number, check_options
-from deltah.core.registry import Entry, Registry
+from deltah.core.registry import Entry, Registry, check_number, check_options
 from deltah.core.segments import POOLS, SegmentEntropies, segment_entropies
-from deltah.core.signal_types import Signal, Verdict
-from deltah.core.types import BoolArray, CallStatus, FloatArray, Trajectory
+from deltah.core.types import BoolArray, Estimator, FloatArray, IntArray, Trajectory
 from deltah.errors import InvalidValueError
 
-RATIO_EPS_NATS = 1e-8
-"""Denominator offset of the ratio form."""
+_RATIO_EPS_NATS = 1e-8
+
+
+class Verdict(StrEnum):
+    """Verdict on one round, shared by its answered calls."""
+
+    REDUCED = "reduced"
+    """The whole interval of the signal lies below -margin."""
+    NOT_REDUCED = "not_reduced"
+    """The whole interval lies at or above -margin."""
+    UNDECIDED = "undecided"
+    """The interval contains -margin: the top-k evidence does not say."""
+    UNDEFINED = "undefined"
+    """No ΔH exists: a segment is empty or unmeasured, or the call was never answered."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signal:
+    """What one trajectory's entropies say of its calls, as `score` makes it.
+
+    Per-round arrays have length R with index k - 1 for round k; per-segment arrays have length R + 1 with index k
+    for r_k. A negative `value` means that the round reduced entropy.
+    """
+
+    name: str
+    """Name in `deltah.SIGNALS`, or `package.module:function`."""
+    unit: str
+    """Of `value`, its bounds and the margin; empty for a number without one, such as a ratio."""
+    margin: float
+    """Dead band."""
+    value: FloatArray
+    """(R,) point value of the signal; NaN when undefined."""
+    lower: FloatArray
+    """(R,) certified lower bound."""
+    upper: FloatArray
+    """(R,) certified upper bound."""
+    verdicts: tuple[Verdict, ...]
+    """(R,)"""
+    segment_entropy: FloatArray
+    """(R + 1,) H(r_k): mean nats over the pooled tokens; NaN for an empty segment."""
+    segment_lower: FloatArray
+    """(R + 1,)"""
+    segment_upper: FloatArray
+    """(R + 1,)"""
+    segment_tokens: IntArray
+    """(R + 1,) measured tokens in each pool."""
+    round_of_call: IntArray
+    """(C,) index k - 1 of each call's round."""
+    estimator: Estimator
+    temperature: float | None
+    answered: BoolArray | None = None
+    """(C,) False for a call without a result, which has no signal of its own whatever its round's says; None: all
+    calls were answered."""
+
+    def __post_init__(self) -> None:
+        segments = (self.segment_entropy, self.segment_lower, self.segment_upper, self.segment_tokens)
+        for array in (self.value, self.lower, self.upper, *segments):
+            array.setflags(write=False)
+
+    @cached_property
+    def reduced(self) -> BoolArray:
+        """(R,) I_k: True only where reduction is certified; undecided and undefined rounds count as False."""
+        return np.array([label is Verdict.REDUCED for label in self.verdicts], dtype=np.bool_)
+
+    @property
+    def n_rounds(self) -> int:
+        """R."""
+        return len(self.verdicts)
+
+    @property
+    def n_calls(self) -> int:
+        """n: all calls, parallel ones each counted."""
+        return len(self.round_of_call)
+
+    @property
+    def n_reduced(self) -> int:
+        """m: answered calls whose round is certified reduced."""
+        return int(self.call_reduced.sum())
+
+    @property
+    def call_reduced(self) -> BoolArray:
+        """(C,) I of each call: that of its round, False without an answer."""
+        reduced = self.reduced[self.round_of_call]
+        return reduced if self.answered is None else reduced & self.answered
+
+    @property
+    def call_value(self) -> FloatArray:
+        """(C,) signal of each call: that of its round, NaN without an answer."""
+        return self._of_calls(self.value)
+
+    @property
+    def call_lower(self) -> FloatArray:
+        """(C,) certified lower bound of `call_value`."""
+        return self._of_calls(self.lower)
+
+    @property
+    def call_upper(self) -> FloatArray:
+        """(C,) certified upper bound of `call_value`."""
+        return self._of_calls(self.upper)
+
+    @cached_property
+    def call_verdicts(self) -> tuple[Verdict, ...]:
+        """(C,) verdict on each call: that of its round, undefined without an answer."""
+        answered = [True] * self.n_calls if self.answered is None else self.answered.tolist()
+        rounds = zip(self.round_of_call.tolist(), answered, strict=True)
+        return tuple(self.verdicts[k] if got else Verdict.UNDEFINED for k, got in rounds)
+
+    def _of_calls(self, per_round: FloatArray) -> FloatArray:
+        values = per_round[self.round_of_call]
+        return values if self.answered is None else np.where(self.answered, values, np.nan)
 
 
 class Interval(NamedTuple):
-    """A signal of rounds 1 ... R in its unit; NaN where undefined."""
+    """A signal of rounds 1 ... R in its unit with certified bounds, each (R,); NaN where undefined."""
 
     point: FloatArray
-    """(R,)"""
     lower: FloatArray
-    """(R,) certified."""
     upper: FloatArray
-    """(R,) certified."""
 
 
 SignalFunction: TypeAlias = Callable[..., tuple[FloatArray, FloatArray, FloatArray]]
@@ -66,12 +170,11 @@ def delta_h(h: SegmentEntropies) -> Interval:
 def ratio(h: SegmentEntropies) -> Interval:
     """ΔH_k / (H(r_(k-1)) + 1e-8): comparable across questions of unlike entropy."""
     # (H_k - H) / (H + eps) rises with H_k and falls with H, so its extremes lie at opposite ends of the intervals.
+    point, lower, upper = delta_h(h)
     with np.errstate(invalid="ignore"):
-        lower = (h.lower[1:] - h.upper[:-1]) / (h.upper[:-1] + RATIO_EPS_NATS)
-        # As the earlier entropy grows without bound the ratio tends to -1.
-        lower = np.where(np.isinf(h.upper[:-1]), -1.0, lower)
-        upper = (h.upper[1:] - h.lower[:-1]) / (h.lower[:-1] + RATIO_EPS_NATS)
-        return Interval((h.point[1:] - h.point[:-1]) / (h.point[:-1] + RATIO_EPS_NATS), lower, upper)
+        lower = lower / (h.upper[:-1] + _RATIO_EPS_NATS)
+        lower = np.where(np.isinf(h.upper[:-1]), -1.0, lower)  # its limit as the earlier entropy grows without bound
+        return Interval(point / (h.point[:-1] + _RATIO_EPS_NATS), lower, upper / (h.lower[:-1] + _RATIO_EPS_NATS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,11 +221,7 @@ class PositionBaseline:
         return cls(index_means=tuple(means.tolist()), length_slope=slope, mean_log_tokens=centre)
 
     def expected(self, n_tokens: np.ndarray) -> FloatArray:
-        """Expected ΔH of rounds 1 ... R, nats.
-
-        Args:
-            n_tokens: (R,) pooled tokens of r_1 ... r_R.
-        """
+        """Expected ΔH of rounds 1 ... R, nats, from the pooled tokens (R,) of r_1 ... r_R."""
         index = np.minimum(np.arange(len(n_tokens)), len(self.index_means) - 1)
         slope = self.length_slope * (np.log1p(n_tokens) - self.mean_log_tokens)
         return np.asarray(np.array(self.index_means)[index] + slope)
@@ -252,8 +351,8 @@ def score(trajectory: Trajectory, config: SignalConfig | str | None = None, **op
         h = SegmentEntropies(point, lower, upper, h.n_tokens)
     fitted = () if entry.options.get("fit") is None else (config.baseline,)
     point, lower, upper = entry.value(h, *fitted, **config.options)
-    answered = _answered(trajectory)
-    if answered is not None:
+    answered = np.array([call.result is not None for call in trajectory.calls], dtype=np.bool_)
+    if not answered.all():
         undefined = np.bincount(trajectory.round_of_call, weights=answered, minlength=len(point)) == 0
         point, lower, upper = (np.where(undefined, np.nan, values) for values in (point, lower, upper))
     margin = config.resolved_margin
@@ -273,32 +372,18 @@ def score(trajectory: Trajectory, config: SignalConfig | str | None = None, **op
         round_of_call=trajectory.round_of_call,
         estimator=trajectory.estimator,
         temperature=trajectory.temperature,
-        answered=answered,
+        answered=None if answered.all() else answered,
     )
 
 
-def _answered(trajectory: Trajectory) -> BoolArray | None:
-    """(C,) whether a result followed each call; None where one followed every call."""
-    statuses = [call.status for call in trajectory.calls]
-    if CallStatus.UNANSWERED not in statuses:
-        return None
-    return np.array([status is not CallStatus.UNANSWERED for status in statuses], dtype=np.bool_)
-
-
 def signal_config(given: object = None, **options: Any) -> SignalConfig:
-    """Configuration of what a caller wrote: in full, by name, or the method's for None; with options on top.
-
-    Raises:
-        InvalidValueError: for anything else than a name, a `SignalConfig` and fields of one.
-    """
+    """Configuration of what a caller wrote: in full, by name, or the method's for None; with options on top."""
     known = SignalConfig.__dataclass_fields__
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise InvalidValueError(f"unknown scoring option {unknown[0]!r}; choose from: {', '.join(known)}")
-    if given is None:
-        return SignalConfig(**options)
-    if isinstance(given, str):
-        return SignalConfig(**{"name": given, **options})
+    if given is None or isinstance(given, str):
+        return SignalConfig(**{"name": given or "delta_h", **options})
     if isinstance(given, SignalConfig):
         return replace(given, **options) if options else given
     raise InvalidValueError(

@@ -1,4 +1,4 @@
-"""Frozen records that every part of deltah shares: trajectories, their calls, their signals, their groups.
+"""The trajectory, its segments and its calls: frozen records that every part of deltah shares.
 
 Axes: T tokens, R tool rounds, C tool calls, G trajectories of a group. **Index t of every per-token array speaks
 of the distribution token t was drawn from** (see `deltah.core.align`). A quantity that was not measured is NaN
@@ -7,19 +7,21 @@ or None, never 0. What can be derived (masks, rounds, counts) is a property, so 
 
 from __future__ import annotations
 
+import json
+import re
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deltah.core.options import choice
-from deltah.core.texts import TokenTexts
+from deltah.core.align import TokenTexts
+from deltah.core.registry import choice
 from deltah.errors import InvalidValueError
 
 FloatArray: TypeAlias = NDArray[np.float64]
@@ -52,8 +54,37 @@ _ROUNDING_NATS = 1e-3
 """How far below 0 low-precision arithmetic may put the entropy of a point mass."""
 _MOST_NATS = 1e6
 """No distribution over tokens comes near; the squares of greater numbers may overflow where they are summed."""
-
 _SAMPLED = tuple(kind for kind in SegmentKind if kind.sampled)
+_ERROR_TEXT = re.compile(r"\s*error(?:\s*\Z|(?:\s[^\n:]{0,80})?:)", re.IGNORECASE)
+_TRACEBACK = re.compile(r"\s*(?:Traceback \(most recent call last\):|[A-Z]\w*(?:Error|Exception): )")
+_PYTHON_ERROR = re.compile(r"\s*\{'error': (?!None|''|False)")  # a Python dict, as TRL writes it
+
+
+def is_error(text: str) -> bool:
+    """Whether a tool's result reports a failure.
+
+    True if it starts with `error:`, `Error calling search: ...` or the like (any case; a text that merely begins with
+    the word is no error), with a Python traceback or the name of an exception (`ValueError: ...`), or is an object
+    {"error": ...}, in JSON or Python spelling, that is neither empty nor false.
+    """
+    if _ERROR_TEXT.match(text) or _PYTHON_ERROR.match(text) or _TRACEBACK.match(text):
+        return True
+    if not text.lstrip().startswith("{") or '"error"' not in text:
+        return False
+    try:
+        return bool(json.loads(text).get("error"))
+    except (ValueError, RecursionError):
+        return False
+
+
+def error_text(reason: str) -> str:
+    """Result of a failed call of our own tools."""
+    return f"error: {reason}"
+
+
+def success_text(text: str) -> str:
+    """Result of a successful call; one that reads like a failure gets the word "output: " before it."""
+    return f"output: {text}" if is_error(text) else text
 
 
 class CallStatus(StrEnum):
@@ -65,6 +96,13 @@ class CallStatus(StrEnum):
     UNANSWERED = "unanswered"
     """No result followed: a limit cut the trajectory, or the text did not parse as a call."""
 
+    @classmethod
+    def of(cls, result: str | None) -> CallStatus:
+        """Status of a call with this result: one rule for our tools, for TRL's loop and for logs."""
+        if result is None:
+            return cls.UNANSWERED
+        return cls.ERROR if is_error(result) else cls.OK
+
 
 class Estimator(StrEnum):
     """Where the per-token entropies come from."""
@@ -74,7 +112,6 @@ class Estimator(StrEnum):
     TOP_K = "top_k"
     """Point estimate between certified bounds, from the k best log-probabilities."""
     NONE = "none"
-    """Nothing was measured."""
 
 
 class SpanQuality(StrEnum):
@@ -115,7 +152,7 @@ class ToolCall:
             object.__setattr__(self, "status", choice(CallStatus, self.status, "call status"))
         if self.turn < 0:
             raise InvalidValueError(
-                f"call {self.id!r}: turn is {self.turn}; expected the index of an assistant message, 0 or more"
+                f"call {self.id!r}: turn is {self.turn}; expected the index of an assistant message"
             )
         if (self.result is None) != (self.status is CallStatus.UNANSWERED):
             raise InvalidValueError(
@@ -157,12 +194,12 @@ class Round:
     """Indices into `Trajectory.calls`."""
 
 
-def _read_only(values: object, dtype: type[np.generic], name: str, length: int | None) -> NDArray[np.generic] | None:
-    """Copy to a read-only vector of a stated length, or pass None through."""
+def _read_only(values: object, dtype: type[np.generic], name: str, length: int) -> NDArray[np.generic] | None:
+    """Read-only copy (length,); None for None."""
     if values is None:
         return None
     array = np.array(values, dtype=dtype)
-    if array.ndim != 1 or (length is not None and len(array) != length):
+    if array.shape != (length,):
         raise InvalidValueError(f"{name} has shape {array.shape}; expected one number a token, ({length},)")
     array.setflags(write=False)
     return array
@@ -213,7 +250,7 @@ class Trajectory:
     """Flat facts of the source (task, split, arm, training step)."""
 
     def __post_init__(self) -> None:
-        n = self.segments[-1].stop if self.segments else 0
+        n = len(self)
         for name, kind in (("estimator", Estimator), ("stop_reason", StopReason), ("spans", SpanQuality)):
             if type(value := getattr(self, name)) is not kind:
                 object.__setattr__(self, name, choice(kind, value, name.replace("_", " ")))
@@ -233,7 +270,7 @@ class Trajectory:
 
     def __reduce__(self) -> tuple[object, ...]:
         state = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return _rebuild, (state | {"metadata": dict(self.metadata)},)
+        return partial(Trajectory, **(state | {"metadata": dict(self.metadata)})), ()  # a mapping proxy is not pickled
 
     def _check_segments(self) -> None:
         end, turn = 0, 0
@@ -291,9 +328,8 @@ class Trajectory:
         """
         if self.entropy is None:
             raise InvalidValueError(f"trajectory {self.id!r} carries no entropies")
-        lower = self.entropy if self.entropy_lower is None else self.entropy_lower
-        upper = self.entropy if self.entropy_upper is None else self.entropy_upper
-        return lower, upper
+        lower, upper = self.entropy_lower, self.entropy_upper
+        return self.entropy if lower is None else lower, self.entropy if upper is None else upper
 
     @cached_property
     def _segment_lengths(self) -> IntArray:
@@ -362,8 +398,3 @@ class Trajectory:
         if self.token_texts is None:
             return None if segment.n_tokens else ""
         return self.text(segment.start, segment.stop)
-
-
-def _rebuild(state: dict[str, object]) -> Trajectory:
-    """Unpickle: `MappingProxyType` does not pickle, so the fields travel as a plain dict."""
-    return Trajectory(**state)  # type: ignore[arg-type]

@@ -60,14 +60,7 @@ class LocalBackend:
     def __init__(
         self, model: Any, tokenizer: PreTrainedTokenizerBase, name: str, *, tools: Sequence[Mapping[str, Any]] = ()
     ) -> None:
-        """Use a loaded model.
-
-        Args:
-            model: A causal language model of transformers.
-            tokenizer: Its tokenizer.
-            name: What rows and cache call it.
-            tools: Tool schemas that the chat template writes into the prompt.
-        """
+        """Use a loaded model."""
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.view = self
@@ -94,19 +87,11 @@ class LocalBackend:
         return decode_tokens(self.tokenizer, ids)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Ids of messages, generation prompt included.
-
-        Raises:
-            QueryError: if the chat template cannot render them.
-        """
+        """Ids of messages, generation prompt included."""
         return self._encode(self._render(messages))
 
     def count(self, query: Query) -> int:
-        """Tokens of context and continuation.
-
-        Raises:
-            QueryError: if the template cannot render the context, or it does not fit the model's window.
-        """
+        """Tokens of context and continuation."""
         return len(self._row(query).ids)
 
     def score(self, queries: Sequence[Query]) -> Iterator[Scores]:
@@ -234,17 +219,7 @@ class LocalBackend:
 
 
 def load_local(files: ModelFiles, *, device: str = "auto", tools: Sequence[Mapping[str, Any]] = ()) -> LocalBackend:
-    """Load a model and its tokenizer: float32 on CPU, bfloat16 on a GPU.
-
-    Args:
-        files: Where it lies.
-        device: "auto" takes a GPU if there is one; else a torch device.
-        tools: Tool schemas for the chat template.
-
-    Raises:
-        MissingDependencyError: if torch or transformers is not installed.
-        ModelError: if the files do not load.
-    """
+    """Load a model and its tokenizer: float32 on CPU, bfloat16 on a GPU."""
     try:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from deltah.core.align import runs
-from deltah.core.results import status_of
 from deltah.core.types import (
     CallStatus,
     Estimator,
@@ -136,7 +135,7 @@ def _calls(
                     arguments=_arguments(function.get("arguments")),
                     turn=turn,
                     result=result,
-                    status=status_of(result),
+                    status=CallStatus.of(result),
                 )
             )
     return (*calls, *_unparsed_calls(calls, turn, token_texts, segments))

@@ -2,7 +2,8 @@
 
 Arms are processes of `deltah train`, as many at a time as there are cores, each in its own run directory: the demo does
 nothing that a user's own run could not, and an interrupted one continues arm by arm. However the demo ends, its
-processes end with it (`deltah.lab.subprocesses`); no arm is ever written by two.
+processes end with it (`deltah.parallel.start`); no arm is ever written by two. The numbers of the recipe come from
+docs/results/lab.md and suit a model of one million parameters: a real one wants a far smaller learning rate.
 
 Layout::
 
@@ -19,9 +20,9 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,28 +30,96 @@ from typing import Any
 import numpy as np
 
 from deltah.core.metrics import batch_metrics
+from deltah.core.rewards import RewardConfig
 from deltah.core.signals import SignalConfig, score
-from deltah.engines.config import EvaluateConfig
+from deltah.engines.config import EvalConfig, EvaluateConfig, RolloutConfig, TrainConfig
 from deltah.errors import TrainingError, missing_dependency
-from deltah.lab.recipe import (
-    ARMS,
-    EVAL_TASKS,
-    SIGNAL,
-    STEPS,
-    composition,
-    eval_config,
-    rollout_config,
-    train_config,
-    write_world,
-)
-from deltah.lab.subprocesses import start, stop
+from deltah.lab.questions import Question, questions, write_split
+from deltah.lab.world import Split, World
+from deltah.parallel import start, stop, stop_on_termination
 from deltah.report.data import ReportData, load_arm
 from deltah.report.page import write_report
-from deltah.runs.directory import DONE, RunDirectory, open_run, package_versions, write_atomic
-from deltah.termination import stop_on_termination
+from deltah.runs.directory import DONE, RunDirectory, open_run, package_versions, signal_of, write_atomic
+from deltah.tasks import read_tasks
+from deltah.tools import ToolConfig, read_corpus
 from deltah.traces import read_traces
 
+ARMS = ("outcome", "sparse", "dense")
+"""Arms of the demo."""
+CONTROLS = ("penalty", "shuffled")
+"""Arms that know no entropy; no claim about the others stands without them."""
+STEPS = 28
+"""Optimiser steps of each arm."""
+TRAIN_TASKS = 2000
+EVAL_TASKS = 200
+SIGNAL = SignalConfig(margin=0.02)
+"""A dead band for this agent's noise: docs/lab.md says why it is 0.02 nats."""
 _POLL_S = 0.5
+
+
+def rollout_config(seed: int = 0) -> RolloutConfig:
+    """How the embedded agent acts."""
+    return RolloutConfig(
+        model="lab",
+        tools=("search", "python"),
+        max_completion_length=400,
+        max_turn_tokens=64,
+        max_rounds=8,
+        batch_size=48,
+        device="cpu",
+        seed=seed,
+    )
+
+
+def write_world(path: Path, *, seed: int = 0, eval_tasks: int = EVAL_TASKS) -> None:
+    """Write the training and the evaluation split; fresh names of the evaluation occur in no training world."""
+    write_split(path / "train", Split.TRAIN, seed=seed, n=TRAIN_TASKS)
+    write_split(path / "eval", Split.EVAL, seed=seed + 1, n=eval_tasks)
+
+
+def eval_questions(seed: int = 0) -> list[Question]:
+    """Questions of the evaluation split that `write_world` writes, with their plans: what only a study may know."""
+    return list(questions(World(seed + 1, Split.EVAL), EVAL_TASKS, seed=seed + 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Composition:
+    """What an evaluation asks, counted from the written files alone; the three parts overlap.
+
+    A question names something unseen if a document that answers it is not in the training corpus: the subject's name is
+    then in no training or cold-start world. Every other question is about facts known by heart, or is arithmetic.
+    """
+
+    questions: int
+    distinct: int
+    """Different texts."""
+    known: int
+    """Need no tool: every step was learned by heart."""
+    unseen: int
+    """Name an entity that training does not."""
+    repeated: int
+    """Stand word for word among the training questions."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.questions} questions ({self.distinct} different): {self.unseen} name an entity unseen in training, "
+            f"{self.known} need no tool, {self.repeated} stand word for word among the training questions"
+        )
+
+
+def composition(world: str | Path, *, limit: int | None = None) -> Composition:
+    """Count the first `limit` evaluation questions of a folder that `write_world` wrote."""
+    train, held_out = Path(world) / "train", Path(world) / "eval"
+    documents = {document.id for document in read_corpus(train / "corpus.jsonl")}
+    asked = read_tasks(held_out / "tasks.jsonl")[:limit]
+    trained = {task.question for task in read_tasks(train / "tasks.jsonl")}
+    return Composition(
+        questions=len(asked),
+        distinct=len({task.question for task in asked}),
+        known=sum(not task.metadata["needs_tools"] for task in asked),
+        unseen=sum(not documents.issuperset(task.supporting) for task in asked),
+        repeated=sum(task.question in trained for task in asked),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,20 +140,60 @@ class DemoConfig:
         margin = self.signal.resolved_margin
         return {"steps": self.steps, "eval_tasks": self.eval_tasks, "seed": self.seed, "margin": margin}
 
+    def evaluation(self, world: Path) -> EvaluateConfig:
+        """`deltah eval` of the agent before training, on the first questions of the evaluation world."""
+        split = world / "eval"
+        return EvaluateConfig(
+            rollout=rollout_config(self.seed),
+            eval=EvalConfig(
+                tasks=str(split / "tasks.jsonl"), corpus=str(split / "corpus.jsonl"), limit=self.eval_tasks
+            ),
+            signal=self.signal,
+        )
+
+    def training(self, world: Path, arm: str) -> TrainConfig:
+        """`deltah train` of one arm on a world written by `write_world`."""
+        split, before = world / "train", self.evaluation(world)
+        return TrainConfig(
+            tasks=str(split / "tasks.jsonl"),
+            rollout=replace(before.rollout, tool=ToolConfig(corpus=str(split / "corpus.jsonl"))),
+            reward=RewardConfig(name=arm),
+            signal=self.signal,
+            eval=before.eval,
+            steps=self.steps,
+            prompts_per_step=6,
+            generations=8,
+            learning_rate=1e-3,
+            warmup_steps=5,
+            save_every=5,
+            trace_every=10,
+            trainer={"adam_beta2": 0.95, "max_grad_norm": 1.0},
+        )
+
 
 @dataclass(slots=True, kw_only=True)
-class JobState:
-    """Progress of one process, read from its run directory."""
+class Job:
+    """One process of the demo and its progress, read from its run directory."""
 
     name: str
+    arguments: list[str]
+    log: Path
+    run: RunDirectory
     total: int
+    """Steps, or trajectories of an evaluation."""
     done: int = 0
+    phase: str = "waiting"
     metrics: dict[str, float] | None = None
     """Of the last training step; of a finished run, of its sampled evaluation."""
-    phase: str = "waiting"
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether its process was started and has not ended."""
+        return self.process is not None and self.process.poll() is None
 
 
-Watch = Callable[[Sequence[JobState]], None]
+Watch = Callable[[Sequence[Job]], None]
 
 
 def run_demo(config: DemoConfig, out: Path, *, watch: Watch | None = None) -> ReportData:
@@ -93,7 +202,7 @@ def run_demo(config: DemoConfig, out: Path, *, watch: Watch | None = None) -> Re
     Args:
         config: Arms, steps, questions and seed.
         out: Directory of the demo.
-        watch: Called about twice a second with the state of every process.
+        watch: Called about twice a second with every process.
 
     Returns:
         What the report shows; `report.html` and `report.json` are written.
@@ -106,14 +215,18 @@ def run_demo(config: DemoConfig, out: Path, *, watch: Watch | None = None) -> Re
     for package in ("torch", "trl", "datasets", "pydantic_monty", "bm25s"):
         if find_spec(package) is None:
             raise missing_dependency(package, extra="train", purpose="The demo")
-    arms = config.arms
     open_run(out, config.shared, command="demo")
-    if not (out / "world" / "eval" / "tasks.jsonl").exists():
-        write_world(out / "world", seed=config.seed, eval_tasks=config.eval_tasks)
-    jobs = [*(_arm_job(out, arm, config) for arm in arms), _start_job(out, config)]
-    with stop_on_termination(), _stopped(jobs):
-        _run_all(jobs, watch or (lambda states: None))
-    data = report_data(out, arms, config)
+    world = out / "world"
+    if not (world / "eval" / "tasks.jsonl").exists():
+        write_world(world, seed=config.seed, eval_tasks=config.eval_tasks)
+    jobs = [_job(out, arm, "train", config.training(world, arm), total=config.steps) for arm in config.arms]
+    jobs.append(_job(out, "start", "eval", config.evaluation(world), total=2 * config.eval_tasks))
+    with stop_on_termination():
+        try:
+            _run_all(jobs, watch or (lambda jobs: None))
+        finally:
+            stop([job.process for job in jobs if job.process is not None])
+    data = report_data(out, config.arms, config)
     write_report(data, out / "report.html")
     return data
 
@@ -136,129 +249,53 @@ def report_data(out: Path, arms: Sequence[str], config: DemoConfig) -> ReportDat
     )
 
 
-@dataclass(slots=True, kw_only=True)
-class _Job:
-    """One process: its arguments, and where its progress can be read."""
-
-    state: JobState
-    arguments: list[str]
-    log: Path
-    run: RunDirectory
-    signal: SignalConfig
-    final: dict[str, float] | None = None
-    """Metrics of the finished run; None before they were read."""
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def finished(self) -> bool:
-        """Whether it is complete."""
-        return (self.run.path / "result.json").exists()
-
-    @property
-    def running(self) -> bool:
-        """Whether its process was started and has not ended."""
-        return self.process is not None and self.process.poll() is None
-
-    def start(self, threads: int) -> None:
-        """Start the process with its share of the cores: more threads than cores would wait for one another."""
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        self.state.phase = "starting"
-        self.process = start("deltah", self.arguments, log=self.log, env=environment)
-
-
-def _start_job(out: Path, config: DemoConfig) -> _Job:
-    """`deltah eval` of the agent before training."""
-    held_out = eval_config(out / "world", config.eval_tasks)
-    resolved = EvaluateConfig(rollout=rollout_config(config.seed), eval=held_out, signal=config.signal)
-    return _job("start", "eval", resolved.to_dict(), out, total=2 * config.eval_tasks, signal=config.signal)
-
-
-def _arm_job(out: Path, arm: str, config: DemoConfig) -> _Job:
-    """`deltah train` of one arm."""
-    resolved = train_config(
-        out / "world",
-        arm,
-        steps=config.steps,
-        seed=config.seed,
-        eval_tasks=config.eval_tasks,
-        signal=config.signal,
-    )
-    return _job(arm, "train", resolved.to_dict(), out, total=config.steps, signal=config.signal)
-
-
-def _job(name: str, command: str, config: dict[str, Any], out: Path, *, total: int, signal: SignalConfig) -> _Job:
+def _job(out: Path, name: str, command: str, config: TrainConfig | EvaluateConfig, *, total: int) -> Job:
     path = out / "logs" / f"{name}.json"
-    write_atomic(path, json.dumps(config, indent=1))
-    return _Job(
-        state=JobState(name=name, total=total),
-        arguments=[command, "--config", str(path), "--out", str(out / name)],
-        log=path.with_suffix(".log"),
-        run=RunDirectory(out / name),
-        signal=signal,
-    )
+    write_atomic(path, json.dumps(config.to_dict(), indent=1))
+    arguments = [command, "--config", str(path), "--out", str(out / name)]
+    return Job(name=name, arguments=arguments, log=path.with_suffix(".log"), run=RunDirectory(out / name), total=total)
 
 
-@contextmanager
-def _stopped(jobs: Sequence[_Job]) -> Iterator[None]:
-    """On leaving, an error or an interrupt included, no job is left running."""
-    try:
-        yield
-    finally:
-        stop([job.process for job in jobs if job.process is not None])
-
-
-def _run_all(jobs: Sequence[_Job], watch: Watch) -> None:
-    """Run jobs, as many at a time as there are cores; the last ones share the cores that fell free.
-
-    Raises:
-        TrainingError: when one failed.
-    """
+def _run_all(jobs: Sequence[Job], watch: Watch) -> None:
+    """Run jobs, as many at a time as there are cores; the last ones share the cores that fell free."""
     cores = os.cpu_count() or 1
-    waiting = [job for job in jobs if not job.finished]
+    waiting = [job for job in jobs if not job.run.finished]
     while True:
         running = [job for job in jobs if job.running]
         while waiting and len(running) < cores:
             job = waiting.pop(0)
-            job.start(threads=max(1, cores // (len(running) + len(waiting) + 1)))
+            threads = str(max(1, cores // (len(running) + len(waiting) + 1)))  # more than cores wait for one another
+            environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+            job.phase, job.process = "starting", start("deltah", job.arguments, log=job.log, env=environment)
             running.append(job)
         for job in jobs:
             _refresh(job)
-        watch([job.state for job in jobs])
+        watch(jobs)
         if not waiting and not running:
             return
         time.sleep(_POLL_S)
 
 
-def _refresh(job: _Job) -> None:
-    """Read a job's progress from its run directory.
-
-    Raises:
-        TrainingError: if its process failed.
-    """
-    code = None if job.process is None else job.process.poll()
-    if code:
-        raise TrainingError(f"{job.state.name} failed: {_last_line(job.log)} (whole output: {job.log})")
-    state, status = job.state, job.run.status
-    if status:
-        state.phase, state.done, state.total = status["phase"], status["done"], status["total"]
-    if job.finished:
-        if job.final is None:
-            job.final = _final_metrics(job)
-        state.metrics, state.done, state.phase = job.final, state.total, DONE
+def _refresh(job: Job) -> None:
+    """Read a job's progress from its run directory; a `TrainingError` if its process failed."""
+    if job.process is not None and job.process.poll():
+        lines = [line for line in job.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        reason = lines[-1].strip().removeprefix("error: ") if lines else "no output"
+        raise TrainingError(f"{job.name} failed: {reason} (whole output: {job.log})")
+    if status := job.run.status:
+        job.phase, job.done, job.total = status["phase"], status["done"], status["total"]
+    if job.run.finished:
+        job.phase, job.done, job.metrics = DONE, job.total, _final_metrics(job.run)
     else:
         # A batch of training says nothing of the model that is evaluated after it.
-        state.metrics = next(reversed(list(job.run.read_metrics())), None) if state.phase == "training" else None
+        job.metrics = next(reversed(list(job.run.read_metrics())), None) if job.phase == "training" else None
 
 
-def _final_metrics(job: _Job) -> dict[str, float]:
-    """What the finished run's sampled evaluation says; empty if it has none."""
-    path = job.run.evaluation("sampled")
+@cache
+def _final_metrics(run: RunDirectory) -> dict[str, float]:
+    """What a finished run's sampled evaluation says; empty if it has none."""
+    path = run.evaluation("sampled")
     trajectories = list(read_traces(path)) if path.exists() else []
     outcomes = [np.nan if trajectory.outcome is None else trajectory.outcome for trajectory in trajectories]
-    signals = [score(trajectory, job.signal) for trajectory in trajectories]
+    signals = [score(trajectory, signal_of(path)) for trajectory in trajectories]
     return batch_metrics(signals, np.array(outcomes)) if trajectories else {}
-
-
-def _last_line(log: Path) -> str:
-    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1].strip().removeprefix("error: ") if lines else "no output"

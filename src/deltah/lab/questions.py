@@ -21,7 +21,7 @@ import numpy as np
 
 from deltah.lab.world import SCHEMAS, Kind, Relation, Split, World, document_id, pick
 from deltah.runs.directory import write_atomic
-from deltah.tasks.task import Task
+from deltah.tasks.task_files import Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,14 +200,7 @@ def _draw(world: World, family: str, rng: np.random.Generator) -> tuple[str, tup
 
 
 def ask(world: World, family: str, rng: np.random.Generator, *, task_id: str) -> Question:
-    """Draw one question of a family.
-
-    Args:
-        world: Where its entities live.
-        family: A key of `WEIGHTS`.
-        rng: Source of every choice.
-        task_id: Identifier of the task.
-    """
+    """Draw one question of a family."""
     text, plan = _draw(world, family, rng)
     needed = sum(not step.known for step in plan)
     lookups = [step for step in plan if isinstance(step, Lookup)]
@@ -241,18 +234,7 @@ def _json_lines(path: Path, rows: Iterator[dict[str, object]]) -> None:
 
 
 def write_split(directory: str | Path, split: Split, *, seed: int = 0, n: int = 512) -> tuple[Path, Path]:
-    """Write the tasks and the corpus of one world as ordinary data files.
-
-    Args:
-        directory: Where to; created if missing. Existing files are replaced.
-        split: Which pool of fresh names the world draws from.
-        seed: Seed of the world and of the questions.
-        n: Number of tasks.
-
-    Returns:
-        Paths of `tasks.jsonl` (question, golden_answers, kind, supporting, metadata) and `corpus.jsonl`
-        (`{"id", "contents"}`).
-    """
+    """Write the tasks and the corpus of one world as ordinary data files."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     world = World(seed, Split(split))

@@ -123,11 +123,7 @@ class Splicer:
 
 
 def contexts_of(trajectory: Trajectory, call: int, control: ControlResult, splicer: Splicer) -> Contexts:
-    """Contexts of one answered call: spliced where both rounds can be, else from messages.
-
-    Raises:
-        QueryError: if the tokenizer's template cannot render the prompt.
-    """
+    """Contexts of one answered call: spliced where both rounds can be, else from messages."""
     spans = splicer.spans(trajectory, trajectory.calls[call].turn)
     body = splicer.body(control)
     if spans is not None and call in spans and body is not None:

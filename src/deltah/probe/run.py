@@ -33,9 +33,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from deltah.core.types import Estimator, FloatArray, Trajectory
-from deltah.probe.cache import ProbeCache
 from deltah.probe.plan import CallPlan, Plan, ProbeConfig, Reason, Skipped, Target, Variant, skipped_by
-from deltah.probe.queries import Backend, QueryError, Scores, question_key
+from deltah.probe.queries import Backend, ProbeCache, QueryError, Scores, question_key
 
 NAN = float("nan")
 
@@ -93,19 +92,7 @@ def run_plan(
     *,
     progress: Progress | None = None,
 ) -> ProbeResult:
-    """Probe the planned calls.
-
-    Args:
-        plan: As `make_plan` gives it.
-        trajectories: Those the plan was made of; they fix the order of the rows.
-        backend: The model.
-        cache: Its answers so far.
-        config: As given to `make_plan`.
-        progress: Called after each call.
-
-    Raises:
-        DeltahError: if the model or the cache fails for good; what was answered is kept.
-    """
+    """Probe the planned calls."""
     rows: list[tuple[Target, dict[str, Any]]] = []
     skipped = list(plan.skipped)
     for done, call in enumerate(plan.calls, start=1):

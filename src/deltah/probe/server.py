@@ -16,7 +16,6 @@ import numpy as np
 
 from deltah.core.types import BoolArray, Estimator, FloatArray, Scalar, Trajectory
 from deltah.errors import ServerError
-from deltah.probe.chat_template import ChatTemplate
 from deltah.probe.queries import (
     ChatContext,
     ContextTooLongError,
@@ -28,6 +27,7 @@ from deltah.probe.queries import (
     focus_mask,
 )
 from deltah.probe.server_api import (
+    ChatTemplate,
     Dialect,
     IgnoredError,
     JsonClient,
@@ -167,15 +167,7 @@ def chars_per_token(trajectories: Iterable[Trajectory]) -> float:
 
 
 def unasked(options: ServerOptions, known: Mapping[str, Scalar]) -> ServerBackend:
-    """A backend of a server that is not asked anything, to count what a plan costs.
-
-    Args:
-        options: As for `connect`.
-        known: Identity under which earlier answers are kept: it says what the server would; may be empty.
-
-    Raises:
-        InvalidValueError: if the URL is none.
-    """
+    """A backend of a server that is not asked anything, to count what a plan costs."""
     usual = Dialect.CHAT if options.template is None else Dialect.COMPLETIONS
     dialect = Dialect(str(known["dialect"])) if known.get("dialect") in list(Dialect) else usual
     name = options.model or str(known.get("model") or "")
@@ -183,12 +175,7 @@ def unasked(options: ServerOptions, known: Mapping[str, Scalar]) -> ServerBacken
 
 
 def connect(options: ServerOptions) -> ServerBackend:
-    """Find out how a server is asked, and that it answers.
-
-    Raises:
-        InvalidValueError: if the URL is none.
-        ServerError: if the server cannot be reached, refuses access or does not report what is needed.
-    """
+    """Find out how a server is asked, and that it answers."""
     client = JsonClient(base=base_url(options.url), api_key=options.api_key, patient=False)
     name = options.model or _served_model(client)
     failure: ServerError | None = None

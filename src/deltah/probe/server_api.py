@@ -18,15 +18,21 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, Final, TypeAlias
+from pathlib import Path
+from typing import Any, Final, NoReturn, TypeAlias
 
 import httpx
+from jinja2 import TemplateError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from deltah.errors import InvalidValueError, ServerError
-from deltah.probe.queries import ChatContext
-from deltah.traces.messages import Message
+from deltah.errors import ConfigError, InvalidValueError, ServerError
+from deltah.probe.queries import ChatContext, QueryError
+from deltah.traces.messages import Message, with_object_arguments
 
 RETRIED: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 MAX_WAIT_S: Final = 60.0
@@ -66,13 +72,7 @@ class JsonClient:
         return self._send("GET", path, None)
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """POST a JSON object and read one.
-
-        Raises:
-            RejectedError: for HTTP 400, 413 and 422.
-            ServerError: if access is refused, the path or model does not exist, the answer is not JSON, or the server
-                does not answer after all tries; if not `patient`, at once where there is no server.
-        """
+        """POST a JSON object and read one."""
         return self._send("POST", path, body)
 
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -102,11 +102,7 @@ class JsonClient:
         )
 
     def _failure(self, response: httpx.Response, url: str) -> str:
-        """What the server says, if trying again can help.
-
-        Raises:
-            ServerError: if it cannot.
-        """
+        """What the server says, if trying again can help."""
         code, said = response.status_code, _message(response)
         if code in RETRIED:
             return f"HTTP {code}: {said}"
@@ -121,11 +117,7 @@ class JsonClient:
 
 
 def base_url(url: str) -> str:
-    """Normalise a server's URL to one that ends in /v1.
-
-    Raises:
-        InvalidValueError: if it is no http(s) URL.
-    """
+    """Normalise a server's URL to one that ends in /v1."""
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL:
@@ -226,11 +218,7 @@ def text_body(dialect: Dialect, prompt: str, top_k: int) -> Body:
 
 
 def read_prompt(dialect: Dialect, answer: Mapping[str, Any], top_k: int) -> PromptTokens:
-    """Tokens of the prompt in a server's answer.
-
-    Raises:
-        IgnoredError: if it does not report them.
-    """
+    """Tokens of the prompt in a server's answer."""
     try:
         if dialect is Dialect.ECHO:
             return _read_echo(answer, top_k)
@@ -283,3 +271,104 @@ def tail_start(texts: Sequence[str], tail: str) -> int | None:
         if len(spelled) >= len(tail):
             return start if spelled.endswith(tail) else None
     return None
+
+
+RENDER_ERRORS = (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError)
+
+
+class ChatTemplate:
+    """One compiled chat template."""
+
+    def __init__(self, source: str, *, eos_token: str = "", tools: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Compile a template."""
+        self.source = source
+        self._eos_token = eos_token
+        self._tools = [dict(tool) for tool in tools] or None
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+        )
+        environment.filters["tojson"] = _to_json
+        environment.globals |= {"raise_exception": _raise, "strftime_now": lambda form: datetime.now().strftime(form)}
+        try:
+            self._template = environment.from_string(source)
+        except TemplateError as error:
+            raise ConfigError(f"the chat template is not valid Jinja: {error}") from error
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """Text of messages up to where the next assistant message begins."""
+        try:
+            return self._template.render(
+                messages=with_object_arguments(messages),
+                tools=self._tools,
+                add_generation_prompt=True,
+                bos_token="",
+                eos_token=self._eos_token,
+            )
+        except RENDER_ERRORS as error:
+            raise QueryError(f"the chat template cannot render the messages: {error}") from error
+
+
+def load_template(path: Path, tools: Sequence[Mapping[str, Any]] = ()) -> ChatTemplate:
+    """Read a template: a Jinja file, a tokenizer_config.json, or a folder that holds either."""
+    folder = path if path.is_dir() else path.parent
+    is_config = path.suffix == ".json"
+    jinja = path if path.is_file() and not is_config else folder / "chat_template.jinja"
+    settings = _settings(path if is_config else folder / "tokenizer_config.json", required=is_config)
+    source = _named(settings.get("chat_template")) if is_config or not jinja.exists() else _read(jinja)
+    if not source:
+        raise ConfigError(
+            f"{path} holds no chat template; expected a Jinja file, a tokenizer_config.json with 'chat_template', or a "
+            "model folder"
+        )
+    return ChatTemplate(source, eos_token=_token_text(settings.get("eos_token")), tools=tools)
+
+
+def _settings(path: Path, *, required: bool) -> dict[str, Any]:
+    if not required and not path.exists():
+        return {}
+    try:
+        value = json.loads(_read(path))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from error
+    return value if isinstance(value, dict) else {}
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the chat template {path}: {error}") from error
+
+
+def _named(value: Any) -> str | None:
+    """A template, or the one called "tool_use", else "default", of a list of named ones."""
+    if isinstance(value, list):
+        by_name = {entry.get("name"): entry.get("template") for entry in value if isinstance(entry, dict)}
+        value = by_name.get("tool_use") or by_name.get("default")
+    return value if isinstance(value, str) else None
+
+
+def _token_text(value: Any) -> str:
+    """Text of a special token, which may be an object with its settings."""
+    value = value.get("content") if isinstance(value, dict) else value
+    return value if isinstance(value, str) else ""
+
+
+def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:
+    del options
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _raise(message: str) -> NoReturn:
+    raise TemplateError(message)
+
+
+class _Generation(Extension):
+    """`{% generation %}...{% endgeneration %}`: passes its content through."""
+
+    tags = {"generation"}  # noqa: RUF012 - the attribute's name and type are Jinja's
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        """Read the block's body."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)

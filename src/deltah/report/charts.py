@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Final
 
 from markupsafe import Markup, escape
@@ -133,21 +132,14 @@ def marker(x: float, y: float, arm: str, r: float = 5.5) -> Markup:
 def plane(
     panel: Mapping[str, Any], arms: Sequence[Mapping[str, Any]], limits: Mapping[str, tuple[float, float]]
 ) -> Markup:
-    """Outcome against calls per trajectory: one cross of 95 % intervals an arm, a thin line from the start to each.
-
-    Args:
-        panel: An entry of payload["plane"].
-        arms: payload["arms"], each with its colour class.
-        limits: {"x": (low, high), "y": (low, high)}, shared by all panels.
-    """
+    """Outcome against calls per trajectory: one cross of 95 % intervals an arm, a thin line from the start to each."""
     (width, height), left, top, bottom = PLANE_SIZE, 52, 28, 44
     name, points = panel["outcome"], panel["points"]
     names = [_short(arms[p["arm"]]["name"]) for p in points]
     x_ticks, y_ticks = ticks(*limits["x"]), ticks(*limits["y"])
     x = Scale(x_ticks[0], x_ticks[-1], left, width - 28 - _CHAR * max(map(len, names)))
     y = Scale(y_ticks[0], y_ticks[-1], height - bottom, top)
-    parts = frame(x, y, x_ticks, y_ticks, height - bottom)
-    parts.append(text("calls per trajectory", (x.start + x.stop) / 2, height - 6, class_="axis", anchor="middle"))
+    parts = frame(x, y, x_ticks, y_ticks, "calls per trajectory")
     parts.append(text(name, max(left - 8, _CHAR * len(name)), top - 14, class_="axis", anchor="end"))
     start = next((p for p in points if arms[p["arm"]]["start"]), None)
     if start is not None:
@@ -190,9 +182,10 @@ def _short(name: str, limit: int = 22) -> str:
     return name if len(name) <= limit else name[: limit - 1] + "…"
 
 
-def frame(x: Scale, y: Scale, x_ticks: Sequence[float], y_ticks: Sequence[float], floor: float) -> list[Markup]:
-    """Horizontal rules and the labels of both axes; the plot stands on `floor`."""
-    parts = axis_labels(x, x_ticks, floor + 18)
+def frame(x: Scale, y: Scale, x_ticks: Sequence[float], y_ticks: Sequence[float], x_title: str) -> list[Markup]:
+    """Horizontal rules, the labels of both axes, and the title of the horizontal one."""
+    parts = axis_labels(x, x_ticks, y.start + 18)
+    parts.append(text(x_title, (x.start + x.stop) / 2, y.start + 38, class_="axis", anchor="middle"))
     for value, label in zip(y_ticks, tick_labels(y_ticks), strict=True):
         parts.append(line(x.start, y(value), x.stop, y(value), "grid"))
         parts.append(text(label, x.start - 8, y(value) + 4, class_="tick", anchor="end"))
@@ -217,8 +210,7 @@ def curve(panel: Mapping[str, Any], arms: Sequence[Mapping[str, Any]]) -> Markup
     y = Scale(y_ticks[0], y_ticks[-1], height - bottom, top)
     x = Scale(min(steps), max(max(steps), min(steps) + 1), left, width - right)
     inside = [v for v in ticks(x.low, x.high, 5) if x.low <= v <= x.high]
-    parts = frame(x, y, inside, y_ticks, height - bottom)
-    parts.append(text("step", (x.start + x.stop) / 2, height - 8, class_="axis", anchor="middle"))
+    parts = frame(x, y, inside, y_ticks, "step")
     ends = []
     for s in series:
         arm = arms[s["arm"]]["class"]
@@ -245,12 +237,7 @@ def path(steps: Sequence[float], values: Sequence[float | None], x: Scale, y: Sc
 def histogram(panel: Mapping[str, Any], edges: Sequence[float], arm: str, peak: float, title: str) -> Markup:
     """Distribution of the signal in shares of the defined calls; bins below 0 in the arm's colour, the others grey.
 
-    Args:
-        panel: An entry of payload["calls"][...]["histograms"].
-        edges: (bins + 1,) in the unit of the signal.
-        arm: Colour class.
-        peak: Largest share of any histogram of the row, so that the panels compare.
-        title: Of the drawing.
+    `edges` are (bins + 1,), `peak` is the largest share of any histogram of the row, so that the panels compare.
     """
     width, height, floor = 300, 150, 120
     total = sum(panel["counts"]) or 1
@@ -319,26 +306,18 @@ def roc(panel: Mapping[str, Any]) -> Markup:
     width, height, left, top, bottom = 560, 334, 44, 24, 44
     x, y = Scale(0, 1, left, left + height - top - bottom), Scale(0, 1, height - bottom, top)
     marks = (0.0, 0.25, 0.5, 0.75, 1.0)
-    parts = frame(x, y, marks, marks, height - bottom)
-    parts.append(text("false positive rate", (x.start + x.stop) / 2, height - 6, class_="axis", anchor="middle"))
+    parts = frame(x, y, marks, marks, "false positive rate")
     parts.append(text("true positive rate", left - 34, 12, class_="axis"))
     parts.append(line(x(0), y(0), x(1), y(1), "lead"))
     for i, c in enumerate(panel["curves"]):
         parts.append(path(c["x"], c["y"], x, y, f"smooth {c['class']}"))
-        parts.append(marker(*_crossing(c, x, y), c["class"], 4.6))
+        # Marked where it is farthest from the diagonal.
+        false, true = max(zip(c["x"], c["y"], strict=True), key=lambda point: abs(point[1] - point[0]))
+        parts.append(marker(x(false), y(true), c["class"], 4.6))
         at = top + 18 + i * (_ROW + 14)
         parts += legend(c["name"], x.stop + 22, at - 4, c["class"])
         parts.append(text(c["auc"], x.stop + 34, at + 15, class_="tick"))
     return svg(width, height, f"ROC curves for {panel['label']}", parts)
-
-
-def _crossing(curve: Mapping[str, Any], x: Scale, y: Scale) -> tuple[float, float]:
-    """Where a curve crosses the falling diagonal: the place at which curves lie farthest apart."""
-    for (a0, b0), (a1, b1) in pairwise(zip(curve["x"], curve["y"], strict=True)):
-        if a1 + b1 >= 1.0:
-            share = (1.0 - a0 - b0) / max(a1 + b1 - a0 - b0, 1e-12)
-            return x(a0 + share * (a1 - a0)), y(b0 + share * (b1 - b0))
-    return x(1.0), y(1.0)
 
 
 def by_index(panel: Mapping[str, Any]) -> Markup:
@@ -349,10 +328,9 @@ def by_index(panel: Mapping[str, Any]) -> Markup:
     y_ticks = ticks(min([*values, 0.0]), max([*values, 0.0]), 5) if panel["zero"] else ticks(0.0, 1.0, 5)
     y = Scale(y_ticks[0], y_ticks[-1], height - bottom, top)
     x = Scale(-0.5, n - 0.5, left, width - 150)
-    parts = frame(x, y, (), y_ticks, height - bottom)
+    parts = frame(x, y, (), y_ticks, "call index")
     for i, index in enumerate(panel["indices"]):
         parts.append(text(index.replace(" and later", "+"), x(i), height - 26, class_="tick", anchor="middle"))
-    parts.append(text("call index", (x.start + x.stop) / 2, height - 6, class_="axis", anchor="middle"))
     if panel["zero"]:
         parts.append(line(x.start, y(0), x.stop, y(0), "zero"))
     for j, s in enumerate(series):

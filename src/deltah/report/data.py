@@ -109,11 +109,7 @@ class ArmData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportData:
-    """Everything a page shows.
-
-    Raises:
-        InvalidValueError: if there is no arm, or two arms share a name.
-    """
+    """Everything a page shows: one arm or more, each with a name of its own."""
 
     title: str
     arms: tuple[ArmData, ...]
@@ -178,15 +174,8 @@ def load_arm(
 ) -> ArmData:
     """Read a run directory, or traces or logs in any format that `read_traces` knows.
 
-    Args:
-        path: The run's directory; or a file, a folder of files, a glob pattern, or "-".
-        name: Name of the arm (default: the reward of the run's configuration, else the name of the file or folder).
-        options: How logs are read; where they state no signal, a run's own is used.
-        seed: Seed of the draw of trajectories to view.
-        costs: For savings in money and seconds.
-
-    Raises:
-        DataError: if nothing can be read, or there is no trajectory in a log.
+    An arm without a name has that of its run's reward, else that of its file or folder. A log without a trajectory is a
+    DataError.
     """
     path = Path(path)
     run = RunDirectory(path) if is_run(path) else None
@@ -219,28 +208,19 @@ def load_report(
     seed: int = 0,
     costs: Costs | None = None,
 ) -> ReportData:
-    """Read run directories, traces and logs into one report, side by side.
+    """Read run directories, traces and logs into one report, side by side, with facts of its footer.
 
     A folder that holds runs stands for them, and a run in it named `start` is shown as the policy before training; any
     other folder is one set of logs.
-
-    Args:
-        paths: One column of the report each.
-        options: How traces and logs are read.
-        title: Of the page.
-        facts: Of the footer, beside those that the runs state.
-        seed: Of the bootstrap and of the draw of trajectories to view.
-        costs: For savings in money and seconds.
-
-    Raises:
-        DataError: if a path cannot be read, holds no trajectory, or nothing was given.
     """
     given = [Path(path) for path in paths]
-    listed = [found for path in given for found in _expand(path)]
+    listed = [each for path in given for each in _expand(path)]
     if not listed:
         raise DataError("nothing to report on; give run directories or trace files")
     arms = [load_arm(path, options=options, seed=seed, costs=costs) for path in listed]
-    start: Evaluations = next((found for arm in arms if (found := _start_of(arm))), {})
+    starts = ({key: e for key, e in arm.evaluations.items() if key.startswith(START_PREFIX)} for arm in arms)
+    found = next(filter(None, starts), {})
+    start: Evaluations = {key.removeprefix(START_PREFIX): evaluation for key, evaluation in found.items()}
     if len(arms) > 1 and not start and listed[0].name == START and is_run(listed[0]):
         start, arms, listed = arms[0].evaluations, arms[1:], listed[1:]
     named = tuple(_renamed(arms, listed))
@@ -275,11 +255,7 @@ def _files(path: Path, run: RunDirectory | None) -> dict[str, list[str]]:
 
 
 def _study(folder: Path) -> StudyResult | None:
-    """The study in a folder's `study.json`, where one was run.
-
-    Raises:
-        DataError: if the file is there but is not a study.
-    """
+    """The study in a folder's `study.json`, where one was run; a DataError if the file is no study."""
     path = folder / STUDY_FILE
     if not path.exists():
         return None
@@ -307,11 +283,6 @@ def _seconds(metrics: Sequence[Mapping[str, Any]]) -> float | None:
         if found and math.isfinite(found[-1]):
             return found[-1]
     return None
-
-
-def _start_of(arm: ArmData) -> Evaluations:
-    found = {key: value for key, value in arm.evaluations.items() if key.startswith(START_PREFIX)}
-    return {key.removeprefix(START_PREFIX): value for key, value in found.items()}
 
 
 def _renamed(arms: list[ArmData], paths: list[Path]) -> Iterable[ArmData]:

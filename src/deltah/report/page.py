@@ -30,9 +30,8 @@ from deltah.report.sections import PageSignal, call_tables, headline, meanings, 
 from deltah.report.viewer import choose, pack
 from deltah.report.viewer_record import compact_json, inert_tree, script_json
 from deltah.runs.directory import nan_to_none, run_signal, write_atomic
-from deltah.stats.bootstrap import LEVEL
-from deltah.stats.summary import RESAMPLES, Statistics, Summary, compare, summarise
-from deltah.stats.tables import DIFFERENCE_COLUMNS, GRADED_COLUMNS, PAGE_COLUMNS, SPLIT_COLUMNS, table
+from deltah.stats.bootstrap import LEVEL, Cell
+from deltah.stats.summary import RESAMPLES, STATISTICS, Statistics, Summary, compare, summarise, table
 from deltah.text_format import count
 
 SCHEMA_VERSION: Final = 2
@@ -43,6 +42,13 @@ CURVES: Final = (  # "{outcome}" and "{signal}" stand for their titles
     (SIGNAL_MEAN, "mean {signal}"),
 )
 MAX_FACT_CHARS: Final = 2_000
+PAGE_COLUMNS: Final = (
+    *("outcome", "accuracy", "calls_per_trajectory", "correct_per_call"),
+    *("reduction_rate", "mean_value", "waste", "seconds"),
+)
+SPLIT_COLUMNS: Final = ("outcome", "calls_per_trajectory", "correct_per_call")
+GRADED_COLUMNS: Final = frozenset({"outcome", "accuracy", "correct_per_call"})
+"""Those that say nothing where no trajectory has an outcome."""
 SMOOTHING_SHARE: Final = 0.15
 """Width of the moving mean of a learning curve, as a share of its points."""
 ENTROPY_LEVELS: Final = (0.02, 0.1, 0.25, 0.5, 0.8, 1.2, 1.8, 2.6)
@@ -51,16 +57,7 @@ TEMPLATES: Final = resources.files("deltah.report") / "templates"
 
 
 def write_report(data: ReportData, out_html: str | Path) -> None:
-    """Write `report.html` and, beside it, `report.json` with the same data.
-
-    Args:
-        data: What to show.
-        out_html: The page; the twin has the same name with `.json`.
-
-    Raises:
-        InvalidValueError: if the name does not end in `.html`.
-        DataError: if a file cannot be written.
-    """
+    """Write a page whose name ends in `.html` and, beside it, a file in `.json` with the same data."""
     out = Path(out_html)
     if out.suffix.lower() != ".html":
         raise InvalidValueError(f"the report's file name is {out.name!r}; expected one that ends in .html")
@@ -217,35 +214,32 @@ def _table(
     signed: bool = False,
 ) -> dict[str, Any]:
     """Columns and rows of one table; without any outcome, the columns that need one are left out."""
-    content = table(
+    shown, rows = table(
         summaries,
         seconds={arm.name: arm.seconds for arm in data.columns},
-        columns=tuple(key for key in columns if outcome["graded"] or key not in GRADED_COLUMNS),
+        columns=[key for key in columns if outcome["graded"] or key not in GRADED_COLUMNS],
         signed=signed,
         outcome=outcome["title"],
         signal=signal.entry,
     )
     index = {arm.name: i for i, arm in enumerate(data.columns)}
     return {
-        "columns": [{"key": c.key, "title": c.title, "unit": c.unit} for c in content.columns],
+        "columns": [{"key": c.key, "title": c.title, "unit": c.unit} for c in shown],
         "rows": [
             {
-                "arm": index[row.name],
-                "questions": getattr(summaries[row.name], "questions", None),
-                "cells": [
-                    {
-                        "text": cell.text,
-                        "interval": cell.interval,
-                        "n": getattr(cell.estimate, "n", None),
-                        "left_out": getattr(cell.estimate, "left_out", 0),
-                    }
-                    for cell in row.cells
-                ],
-                "all": {name: estimate.as_dict() for name, estimate in summaries[row.name].items()},
+                "arm": index[name],
+                "questions": summaries[name].questions,
+                "cells": list(map(_cell, cells)),
+                "all": {key: getattr(summaries[name], key).as_dict() for key in STATISTICS},
             }
-            for row in content.rows
+            for name, cells in rows.items()
         ],
     }
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    n, left_out = (None, 0) if cell.estimate is None else (cell.estimate.n, cell.estimate.left_out)
+    return {"text": cell.text, "interval": cell.interval, "n": n, "left_out": left_out}
 
 
 def _differences(
@@ -263,7 +257,7 @@ def _differences(
     found = {name: difference for name, difference in compared.items() if difference.questions}
     if not found:
         return None
-    shown = _table(data, outcome, signal, found, DIFFERENCE_COLUMNS, signed=True)
+    shown = _table(data, outcome, signal, found, PAGE_COLUMNS[:-1], signed=True)
     return {"evaluation": evaluation, "reference": reference, **shown}
 
 

@@ -14,11 +14,9 @@ import numpy as np
 from deltah.calls.savings import Savings, SavingsReport, savings
 from deltah.calls.waste import Waste, WasteLevel
 from deltah.core.registry import Entry
-from deltah.core.signal_types import Verdict
-from deltah.core.signals import SIGNALS
-from deltah.core.types import FloatArray
+from deltah.core.signals import SIGNALS, Verdict
 from deltah.report.data import Evaluation, ReportData
-from deltah.stats.bootstrap import Estimate
+from deltah.stats.bootstrap import Cell, Estimate, estimate_cell
 from deltah.stats.columns import CALL_INDEX
 from deltah.stats.study import ROC_SIGNALS, Failure, StudyResult
 from deltah.stats.study_text import (
@@ -30,9 +28,8 @@ from deltah.stats.study_text import (
     result_size,
     signal_notes,
 )
-from deltah.stats.summary import MAX_NAME_CHARS, CallSummary, Summary, calls_by
-from deltah.stats.tables import MISSING, UNPARSED, Cell, estimate_cell, money_text, number, rate_cell, tool_title
-from deltah.text_format import count
+from deltah.stats.summary import MAX_NAME_CHARS, CallSummary, Summary, calls_by, rate_cell
+from deltah.text_format import MISSING, UNPARSED, count, money_text, number, tool_title
 
 MAX_ARMS: Final = 4
 """Of the headline; with more arms the table below it says more."""
@@ -243,7 +240,8 @@ def _saved(arm: int, saved: Savings) -> dict[str, Any]:
 def call_tables(data: ReportData, evaluation: str) -> dict[str, Any]:
     """Calls by tool and by round index, and the histogram of the signal, for each arm."""
     found = _having(data, evaluation)
-    values = {i: _values(e) for i, e in found.items()}
+    defined = "SELECT value FROM calls WHERE value IS NOT NULL"
+    values = {i: np.asarray(e.table.sql(defined).fetchnumpy()["value"], np.float64) for i, e in found.items()}
     # Edges hold 99 % of the values, and one of them is 0; the outer bins also count what lies beyond.
     sizes = np.abs(np.concatenate([*values.values(), []]))
     limit = float(np.quantile(sizes, 0.99)) if len(sizes) else 0.0
@@ -258,12 +256,6 @@ def call_tables(data: ReportData, evaluation: str) -> dict[str, Any]:
             {"arm": i, "counts": bins[i], "undefined": len(e.table) - len(values[i])} for i, e in found.items()
         ],
     }
-
-
-def _values(evaluation: Evaluation) -> FloatArray:
-    """Signal of the calls that have one."""
-    found = evaluation.table.sql("SELECT value FROM calls WHERE value IS NOT NULL").fetchnumpy()
-    return np.asarray(found["value"], dtype=np.float64)
 
 
 def _by_tool(found: _Found, seed: int) -> list[dict[str, Any]]:

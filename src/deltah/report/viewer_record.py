@@ -25,10 +25,10 @@ import numpy as np
 
 from deltah.calls.grading import ClusterKey, cluster_key, is_correct
 from deltah.calls.waste import Waste, WasteLevel, waste_levels
-from deltah.core.signal_types import Signal, Verdict
+from deltah.core.signals import Signal, Verdict
 from deltah.core.types import Round, Segment, SegmentKind, ToolCall, Trajectory
 from deltah.runs.directory import nan_to_none
-from deltah.stats.tables import tool_title
+from deltah.text_format import tool_title
 
 MAX_TOKENS: Final = 8_000
 """Shown of one trajectory."""
@@ -116,7 +116,7 @@ class Collector:
 def _notable(t: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> dict[Reason, _Rank]:
     """Rank of a trajectory in each list it may enter; more is better."""
     levels = waste_levels(signal, waste)
-    not_reduced = 0 if signal is None else signal.count(Verdict.NOT_REDUCED)
+    not_reduced = 0 if signal is None else signal.call_verdicts.count(Verdict.NOT_REDUCED)
     wasted = (levels.count(WasteLevel.CERTIFIED), levels.count(WasteLevel.LIKELY), not_reduced)
     ranks: dict[Reason, _Rank] = {Reason.WASTEFUL: wasted} if any(wasted) else {}
     rise, correct = change(signal), is_correct(t)
@@ -150,7 +150,7 @@ def record(t: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste
         "temperature": t.temperature,
         "calls": t.n_calls,
         "reduced": None if signal is None else signal.n_reduced,
-        "not_reduced": None if signal is None else signal.count(Verdict.NOT_REDUCED),
+        "not_reduced": None if signal is None else signal.call_verdicts.count(Verdict.NOT_REDUCED),
         "waste": {v.value: levels.count(v) for v in WasteLevel if v is not WasteLevel.NONE},
         "change": _nats(change(signal)),
         "tokens": int(t.response_mask.sum()),

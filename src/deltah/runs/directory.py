@@ -14,19 +14,22 @@ Layout::
     .lock                        held by the process that works here (`claim`)
 
 A directory belongs to one configuration: opening it under another one is refused and the differing keys are named. It
-belongs to one process at a time: `deltah.runs.claim` refuses a second one. Files are written under a temporary name and
-renamed, so a run killed at any moment leaves no half-written file but the last line of `metrics.jsonl`, which readers
-skip.
+belongs to one process at a time (`claim`). Files are written under a temporary name and renamed, so a run killed at any
+moment leaves no half-written file but the last line of `metrics.jsonl`, which readers skip.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import math
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -38,21 +41,24 @@ from deltah.core.metrics import FORMER_KEYS
 from deltah.core.signals import SignalConfig
 from deltah.errors import ConfigError, DataError
 
-LOCK, MANIFEST, STATUS = ".lock", "run.json", "status.json"
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - Windows has no flock; runs there are not protected from one another
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
+
+LOCK, MANIFEST, STATUS, RESULT = ".lock", "run.json", "status.json", "result.json"
 DONE = "done"
 """Phase of a finished run's status."""
 FOLDERS = ("checkpoints", "traces", "eval", "model")
-
 PACKAGES = ("deltah", "numpy", "torch", "transformers", "trl", "accelerate", "datasets", "pydantic-monty", "bm25s")
 """Packages whose versions a run records."""
+_KEYS_NAMED = 6
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a text file under a temporary name and rename it into place.
-
-    Raises:
-        OSError: as the file system says (a full disk, a missing permission).
-    """
+    """Write a text file under a temporary name and rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -77,10 +83,8 @@ def package_versions() -> dict[str, str]:
     """Versions of Python and of the installed packages that decide a result."""
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return versions
 
 
@@ -92,11 +96,7 @@ class RunDirectory:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """Content of run.json.
-
-        Raises:
-            DataError: if it is missing or unreadable.
-        """
+        """Content of run.json; a `DataError` where it is missing or unreadable."""
         try:
             content = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -108,8 +108,7 @@ class RunDirectory:
     @property
     def config(self) -> dict[str, Any]:
         """Resolved configuration the run was started with."""
-        config = self.manifest["config"]
-        return dict(config)
+        return dict(self.manifest["config"])
 
     @property
     def metrics_path(self) -> Path:
@@ -125,6 +124,11 @@ class RunDirectory:
     def model(self) -> Path:
         """Final model, in Hugging Face format."""
         return self.path / "model"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is complete."""
+        return (self.path / RESULT).exists()
 
     def step_traces(self, step: int, rank: int = 0) -> Path:
         """File of the trajectories of one training step."""
@@ -148,21 +152,18 @@ class RunDirectory:
             return {}
 
     def finish(self, result: Mapping[str, Any], total: int) -> None:
-        """Mark the run as finished: `result.json` says so, and the status is final.
-
-        Args:
-            result: What result.json holds.
-            total: Steps or trajectories that the run was to make, all done.
-        """
+        """Mark the run as finished: all of `total` steps or trajectories are done, and result.json holds `result`."""
         self.set_status(DONE, total, total)
-        write_atomic(self.path / "result.json", json.dumps(nan_to_none(dict(result))) + "\n")
+        write_atomic(self.path / RESULT, json.dumps(nan_to_none(result)) + "\n")
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Append one row; a half-written last line of an earlier, killed process is closed first."""
         with self.metrics_path.open("a+b") as file:
-            if file.tell() and not _ends_with_newline(file):
-                file.write(b"\n")
-            file.write(json.dumps(nan_to_none(dict(row)), allow_nan=False).encode() + b"\n")
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+            file.write(json.dumps(nan_to_none(row), allow_nan=False).encode() + b"\n")
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
         """Rows in order; lines that do not parse (a killed writer's last one) are skipped."""
@@ -187,19 +188,6 @@ class RunDirectory:
                 trace.unlink()
 
 
-def _ends_with_newline(file: Any) -> bool:
-    file.seek(-1, os.SEEK_END)
-    return bool(file.read(1) == b"\n")
-
-
-def content(path: Path) -> Iterator[Path]:
-    """Entries of a run directory, without the lock and empty folders."""
-    for child in path.iterdir():
-        empty = child.name in FOLDERS and not any(file.is_file() for file in child.rglob("*"))
-        if child.name != LOCK and not empty:
-            yield child
-
-
 def open_run(
     path: Path, config: Mapping[str, Any], *, command: str, free_keys: frozenset[str] = frozenset()
 ) -> RunDirectory:
@@ -215,11 +203,11 @@ def open_run(
         ConfigError: if the directory holds another run, or files that are not a run, or cannot be written.
     """
     run = RunDirectory(path)
-    resolved = json.loads(json.dumps(nan_to_none(dict(config))))
+    resolved = json.loads(json.dumps(nan_to_none(config)))
     if (path / MANIFEST).exists():
         _check_same(path, run.manifest, resolved, command, free_keys)
         return run
-    if path.exists() and (not path.is_dir() or any(content(path))):
+    if path.exists() and (not path.is_dir() or any(_content(path))):
         raise ConfigError(f"{path} exists and is not a run of deltah; choose an empty or a new directory")
     manifest = {
         "schema_version": 1,
@@ -228,12 +216,8 @@ def open_run(
         "versions": package_versions(),
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "argv": sys.argv[1:]},
     }
-    try:
+    with _unwritable_named(path):
         write_atomic(path / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write the run directory {path}: {error.strerror or error}; choose another --out"
-        ) from error
     return run
 
 
@@ -244,7 +228,7 @@ def _check_same(
     if manifest.get("command") != command:
         raise ConfigError(f"{path} holds a run of `deltah {manifest.get('command')}`, not of `deltah {command}`")
     old, new = _flat(manifest["config"]), _flat(config)
-    keys = sorted(key for key in old.keys() | new.keys() if old.get(key, _UNSET) != new.get(key, _UNSET))
+    keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]  # null is "not set"
     keys = [key for key in keys if key.split(".")[0] not in free_keys]
     if keys:
         changes = "; ".join(f"{key}: {_shown(old, key)} then, {_shown(new, key)} now" for key in keys[:_KEYS_NAMED])
@@ -253,10 +237,6 @@ def _check_same(
             f"{path} was started under another configuration ({changes}{more}); "
             "give the same options to continue it, or another --out to start a new run"
         )
-
-
-_UNSET = object()
-_KEYS_NAMED = 6
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -269,6 +249,25 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _shown(flat: Mapping[str, Any], key: str) -> str:
     return repr(flat[key]) if key in flat else "not set"
+
+
+def _content(path: Path) -> Iterator[Path]:
+    """Entries of a run directory, without the lock and empty folders."""
+    for child in path.iterdir():
+        empty = child.name in FOLDERS and not any(file.is_file() for file in child.rglob("*"))
+        if child.name != LOCK and not empty:
+            yield child
+
+
+@contextmanager
+def _unwritable_named(path: Path) -> Iterator[None]:
+    """Turn an error of the file system into one sentence that names the run directory."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write the run directory {path}: {error.strerror or error}; choose another --out"
+        ) from error
 
 
 def signal_of(path: str | os.PathLike[str]) -> SignalConfig:
@@ -286,12 +285,76 @@ def signal_of(path: str | os.PathLike[str]) -> SignalConfig:
 
 
 def run_signal(config: Mapping[str, Any]) -> SignalConfig:
-    """How a run of this configuration scored its calls; the method's defaults where it does not say.
-
-    Raises:
-        DataError: if the configuration names a signal or an option that does not exist.
-    """
+    """How a run of this configuration scored its calls; the method's defaults where it does not say."""
     try:
         return msgspec.convert(config.get("signal") or {}, SignalConfig)
     except msgspec.ValidationError as error:
         raise DataError(f"the run's signal configuration cannot be read: {error}") from error
+
+
+@contextmanager
+def claim(path: Path) -> Iterator[None]:
+    """Lock a run directory, created if missing, for this process; the lock ends with the process.
+
+    If the block fails before it has written results, everything it made is removed, so that the corrected command can
+    use the same name.
+
+    Raises:
+        ConfigError: if another process holds it (its id and host are named), or it cannot be written.
+    """
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    before = {child.name for child in path.iterdir()} if path.is_dir() else set()
+    with _unwritable_named(path):
+        lock = _locked_file(path)
+    try:
+        yield
+    except BaseException:
+        if MANIFEST not in before and all(child.name in (MANIFEST, STATUS, *before) for child in _content(path)):
+            _discard(path, before, made)
+        raise
+    finally:
+        os.close(lock)
+
+
+def _locked_file(path: Path) -> int:
+    """Descriptor of the locked `.lock` file, with this process's name in it."""
+    while True:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            _flock(lock, path)
+            with suppress(FileNotFoundError):  # the holder before may have removed the file as it left
+                if os.path.samestat(os.fstat(lock), (path / LOCK).stat()):
+                    os.ftruncate(lock, 0)
+                    os.write(lock, f"process {os.getpid()} on {platform.node() or 'an unnamed host'}".encode())
+                    return lock
+        except BaseException:
+            os.close(lock)
+            raise
+        os.close(lock)
+
+
+def _flock(lock: int, path: Path) -> None:
+    if fcntl is None:  # pragma: no cover - Windows
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            logger.warning("%s is on a file system without locks (%s): start one run in it at a time", path, error)
+            return
+        holder = os.pread(lock, 200, 0).decode(errors="replace") or "another process"
+        raise ConfigError(
+            f"{path} is in use by {holder}; wait until it ends, or give another --out to start a new run"
+        ) from error
+
+
+def _discard(path: Path, before: set[str], made: list[Path]) -> None:
+    """Remove what a run that never started made; what was there before stays."""
+    for name in set(FOLDERS) - before:
+        shutil.rmtree(path / name, ignore_errors=True)
+    for name in {MANIFEST, STATUS, LOCK} - before:
+        (path / name).unlink(missing_ok=True)
+    for folder in made:
+        with suppress(OSError):  # someone else put something in it
+            folder.rmdir()

@@ -1,29 +1,23 @@
 r"""Every signal against every label: seven statistics with intervals, p-values, Holm's correction.
 
-For a signal and a label, over the calls for which both are known: Spearman's and the point-biserial (Pearson's)
-correlation and the AUC; both correlations given the controls; the AUC over pairs of calls that agree in call index, and
-over pairs that agree in all controls (`deltah.stats.replicates`). Intervals come from one cluster bootstrap by question
-(`deltah.stats.bootstrap`). The two tests of a pair, raw and given the controls, are on ranks; Holm's correction takes
-all tests of the table as one family. A pair is not computed, and says why, where fewer than five questions have a good
-call or fewer than five have another. The baseline `call_index` has no partial statistics: it is the control.
+Over the calls for which signal and label are known: Spearman's and the point-biserial (Pearson's) correlation and the
+AUC; both correlations given the controls; the AUC within call indices and within all controls
+(`deltah.stats.replicates`). Intervals come from one cluster bootstrap by question, Holm's correction takes all tests of
+the table as one family. A pair is not computed, and says why, where fewer than five questions have a good call or fewer
+than five have another. The baseline `call_index` has no partial statistics: it is the control.
 
-**The test.** Calls of a question share its difficulty, and some labels are one value for a whole trajectory: permuting
-labels call by call rejects true nulls, and swapping blocks of labels needs questions with equally many calls. What
-holds by design is that *questions are independent draws*. With $e_i$ and $f_i$ the residuals of signal rank and label
-rank on the controls (raw: an intercept), question q has the score $u_q = \sum_{i \in q} e_i f_i$. Under the null of no
-(remaining) rank association each has mean 0, so $T(s) = \sum_q s_q u_q$ with random signs $s_q = \pm 1$ is a draw from
-the null distribution of $T(1)$ (Hemerik, Goeman and Finos, "Robust testing in generalized linear models by sign
-flipping score contributions", JRSS B 2020; with many questions no symmetry of $u_q$ is needed).
-
-Residuals are estimated, which takes from a flipped statistic more variance than from the observed one: without a remedy
-14 calls with eleven controls reject half of all true nulls. Each flip is therefore standardised (De Santis et al.,
-"Inference in generalized linear models with robustness to misspecified variances", JASA 2025): given the labels, T(s)
-has the variance $V(s) = 1 - |\sum_q s_q a_q|^2$ in units of that of T(1), with $a_q = \sum_{i \in q} f_i U_i / |f|$ and
-U an orthonormal basis of the controls.
+**The test.** What holds by design is that *questions are independent draws*: calls of one share its difficulty, so
+permuting labels call by call rejects true nulls. With $e_i$ and $f_i$ the residuals of signal rank and label rank on
+the controls (raw: an intercept), question q has the score $u_q = \sum_{i \in q} e_i f_i$, of mean 0 under the null, so
+$T(s) = \sum_q s_q u_q$ with random signs $s_q = \pm 1$ is a draw from the null distribution of $T(1)$ (Hemerik, Goeman
+and Finos, "Robust testing in generalized linear models by sign flipping score contributions", JRSS B 2020). Residuals
+are estimated, which takes more variance from a flipped statistic than from the observed one; each flip is therefore
+standardised (De Santis et al., "Inference in generalized linear models with robustness to misspecified variances", JASA
+2025): given the labels, T(s) has the variance $V(s) = 1 - |\sum_q s_q a_q|^2$ in units of that of T(1), with
+$a_q = \sum_{i \in q} f_i U_i / |f|$ and U an orthonormal basis of the controls.
 
 Two-sided; $p = (1 + \#\{|T(s)| / \sqrt{V(s)} \ge |T(1)|\}) / (1 + P)$, never 0. Q questions have $2^{Q-1}$ distinct
-flips: five cannot reject at 5 %. Where one of twenty questions holds a third of the calls, or sizes have a heavy tail,
-true nulls were rejected at 5 to 11 % instead of 5 (`deltah.stats.study` then says so).
+flips: five cannot reject at 5 %. Very uneven questions reject true nulls at up to 11 % (`deltah.stats.study` says so).
 """
 
 from __future__ import annotations
@@ -94,21 +88,7 @@ def associate(
     seed: int = 0,
     on_progress: Progress | None = None,
 ) -> tuple[Association, ...]:
-    """Compute every signal, and the call-index baseline, against every label.
-
-    Args:
-        table: N calls.
-        resamples: Bootstrap resamples.
-        permutations: Sign flips of each test.
-        seed: Of the resampling and of the flips.
-        on_progress: Called with (done, total) resamples.
-
-    Returns:
-        One for each pair, label by label in the table's order.
-
-    Raises:
-        InvalidValueError: if fewer than 100 resamples or permutations are asked for.
-    """
+    """Every signal, and the call-index baseline, against every label, in the table's order; see `run_study`."""
     if permutations < 100:
         raise InvalidValueError(f"permutations is {permutations}; expected 100 or more")
     found, listed = dict[tuple[str, str], Association](), list(blocks(table))
@@ -132,30 +112,21 @@ def associate(
 def _association(
     block: Block, s: int, j: int, total: int, replicates: FloatArray, p: FloatArray, spare: int
 ) -> Association:
-    """One pair of a block.
+    """Signal s and label j of a block, of `total` calls in the table.
 
-    Args:
-        block: n calls.
-        s: Number of the signal.
-        j: Number of the label.
-        total: Calls of the table.
-        replicates: (1 + B, 7) statistics of the data and of each resample.
-        p: (2,) raw and given the controls.
-        spare: Calls beyond the columns of the controls.
+    `replicates` are the (1 + B, 7) statistics of the data and of each resample, `p` the (2,) p-values, raw and given
+    the controls, `spare` the calls beyond the columns of the controls.
     """
     reason, binary, questions = _shortage(block, s, j), bool(block.binary[j]), distinct(block.cluster)
     baseline, estimates = block.signals[s] == CALL_INDEX, dict[str, Any]()
     for i, name in enumerate(STATISTICS):
-        stratified = i < len(block.strata)
-        n, clusters = _support(block, j, block.strata[i]) if stratified else (len(block), questions)
-        thin = (stratified and not (binary and clusters >= MIN_CLUSTERS)) or (
-            name.startswith("partial") and spare < MIN_SPARE_CALLS
-        )
-        controlled = name.startswith(("auc_", "partial"))
+        is_auc, partial = name.startswith("auc"), name.startswith("partial")
+        n, clusters = _support(block, j, block.strata[i]) if is_auc else (len(block), questions)
+        thin = (is_auc and not (binary and clusters >= MIN_CLUSTERS)) or (partial and spare < MIN_SPARE_CALLS)
         value, low, high = float(replicates[0, i]), NAN, NAN
-        if reason is not None or thin or (baseline and controlled):
+        if reason is not None or thin or (baseline and (partial or name.startswith("auc_"))):
             value = NAN
-        elif stratified:
+        elif is_auc:
             low, high = auc_interval(value, replicates[1:, i], clusters)
         else:
             low, high = interval(replicates[1:, i], clusters)
@@ -215,11 +186,7 @@ def distinct(codes: IntArray) -> int:
 
 
 def block_tests(block: Block, *, permutations: int, seed: int) -> tuple[FloatArray, int]:
-    """Test every pair of a block, raw and given the controls.
-
-    Returns:
-        (S, L, 2) p-values, NaN where nothing is left to test; calls beyond the columns of the controls.
-    """
+    """(S, L, 2) p-values, raw and given the controls, NaN where nothing is left to test; calls beyond their columns."""
     from scipy.stats import rankdata  # here, because it loads for half a second and few commands need it
 
     x, y = rankdata(block.x, axis=0), rankdata(block.y, axis=0)
@@ -248,16 +215,9 @@ def _residuals(values: FloatArray, basis: FloatArray) -> FloatArray:
 
 
 def sign_flip_p(scores: FloatArray, lost: FloatArray, *, permutations: int, seed: int) -> FloatArray:
-    """p-values of S times L tests under one set of flips.
+    """(S, L) p-values of tests under one set of flips; one seed gives all blocks of a table the same flips.
 
-    Args:
-        scores: (Q, S, L) u_q of each test; a NaN makes its test NaN.
-        lost: (Q, r, L) a_q of each label: what flips lose to the controls.
-        permutations: P.
-        seed: Of the signs: the same for all blocks of a table, which so share their flips.
-
-    Returns:
-        (S, L)
+    `scores` are the (Q, S, L) u_q of each test, a NaN makes its test NaN; `lost` the (Q, r, L) a_q of each label.
     """
     clusters = len(scores)
     # A tie up to rounding counts as reaching the statistic: the flip of all signs must.

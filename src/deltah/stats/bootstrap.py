@@ -1,28 +1,23 @@
-r"""Ratio statistics with cluster-bootstrap intervals: the one place of the study that resamples.
+r"""Ratio statistics with cluster-bootstrap intervals, and how an estimate is written.
 
 Every statistic is a ratio of two sums over clusters (questions), $\hat\theta = \sum_q a_q / \sum_q b_q$: a mean
 outcome, calls a trajectory, reduced calls a call. Clusters are drawn with replacement and the ratio is taken of the
-resampled sums, so that several trajectories of one question count as one draw and a random denominator adds its own
-variance. One set of draws serves all statistics of a table, and both sides of a paired difference.
+resampled sums. One set of draws serves all statistics of a table, and both sides of a paired difference.
 
 Intervals are expanded percentile intervals (Hesterberg, "What Teachers Should Know About the Bootstrap", The American
-Statistician, 2015): the tail probability $\alpha/2$ becomes $\Phi(-\sqrt{n/(n-1)}\,t_{1-\alpha/2,n-1})$, which repairs
-the narrowness of plain percentile intervals for few clusters. No interval is given for fewer than five clusters.
-
-Near 0 and 1 a bootstrap sees too little: where every cluster agrees there is nothing to resample. A rate that is 0 or 1
-in every cluster therefore gets the exact bound of n agreeing clusters, $(\alpha/2)^{1/n}$ from its edge, and an AUC its
+Statistician, 2015): the tail probability $\alpha/2$ becomes $\Phi(-\sqrt{n/(n-1)}\,t_{1-\alpha/2,n-1})$. A rate that is
+0 or 1 in every cluster gets the exact bound of n agreeing clusters, $(\alpha/2)^{1/n}$ from its edge, and an AUC its
 interval on the scale of log odds (Pepe, "The Statistical Evaluation of Medical Tests", 2003, section 5.2). Of any other
 statistic an interval of zero width means that every cluster agreed, not that the quantity is known exactly.
 
-Beyond `MAX_RESAMPLED` clusters, as many groups of clusters, formed at random, are resampled in their stead. Only sums
-count, and the variance of a sum of independent clusters is that of the sum of its groups, so the intervals keep their
-width but for a relative error of about $1/\sqrt{2 \cdot 2000}$ = 1.6 %, and cost the same for any number of clusters.
+Beyond `MAX_RESAMPLED` clusters, groups of clusters, formed at random, are resampled in their stead: the intervals keep
+their width but for a relative error of about $1/\sqrt{2 \cdot 2000}$ = 1.6 %.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -31,6 +26,7 @@ from numpy.typing import NDArray
 
 from deltah.core.types import FloatArray, IntArray
 from deltah.errors import InvalidValueError
+from deltah.text_format import MISSING, number
 
 LEVEL = 0.95
 """Nominal coverage of every interval."""
@@ -59,7 +55,26 @@ class Estimate:
 
     def as_dict(self) -> dict[str, float | int]:
         """Plain values, for JSON."""
-        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n, "left_out": self.left_out}
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One number as a terminal, a page and a JSON file show it: "1.36" and "[1.21, 1.52]"."""
+
+    text: str
+    interval: str = ""
+    estimate: Estimate | None = None
+
+    def __str__(self) -> str:
+        return f"{self.text} {self.interval}".strip()
+
+
+def estimate_cell(estimate: Estimate, digits: int, *, signed: bool = False) -> Cell:
+    """One estimate as text."""
+    low, high = number(estimate.low, digits, signed=signed), number(estimate.high, digits, signed=signed)
+    interval = "" if MISSING in (low, high) else f"[{low}, {high}]"
+    return Cell(text=number(estimate.value, digits, signed=signed), interval=interval, estimate=estimate)
 
 
 def ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
@@ -69,11 +84,7 @@ def ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
 
 
 def cluster_weights(clusters: int, *, resamples: int, seed: int) -> Iterator[IntArray]:
-    """Yield (b, Q) blocks of how often each cluster was drawn, `resamples` rows in all.
-
-    Raises:
-        InvalidValueError: if fewer than 100 resamples are asked for.
-    """
+    """Yield (b, Q) blocks of how often each cluster was drawn, `resamples` rows in all; an error below 100."""
     if resamples < 100:
         raise InvalidValueError(f"resamples is {resamples}; expected 100 or more for a 95 % interval")
     rng = np.random.default_rng(seed)
@@ -150,9 +161,8 @@ def interval(replicates: FloatArray, clusters: int, *, level: float = LEVEL, rat
 def auc_interval(value: float, replicates: FloatArray, clusters: int, *, level: float = LEVEL) -> tuple[float, float]:
     r"""Interval of an AUC: the bootstrap's standard error and a t quantile, on the scale of log odds.
 
-    Percentiles are too narrow near 1: a resample of well separated calls is as well separated. At a true AUC of 0.97
-    this contains it in 0.99 of all simulated logs of 8 questions, and in 0.93 of those of 60
-    (docs/results/study_calibration.txt).
+    Percentiles are too narrow near 1: a resample of well separated calls is as well separated
+    (docs/results/study_calibration.txt has the coverage).
 
     Args:
         value: The estimate; at 0 and 1 the other end is given by `edge_bound`.

@@ -1,13 +1,11 @@
 """The study's table: one row per call, what every signal said of it and what is known of its quality.
 
-Columns are arrays of N calls. **Signals are turned so that greater means more entropy reduction, or more evidence that
-the call was good**: every entry of `deltah.SIGNALS` times -1; the method's verdict I_k, bare and with dead bands; and
-what a probe measured. Labels are 1 for good and 0 for not good, or any graded number of a user. NaN is "not known" in
-both: such a call is left out of the statistics of that column and counted there.
+**Signals are turned so that greater means more entropy reduction, or more evidence that the call was good**: every
+entry of `deltah.SIGNALS` times -1, the verdict I_k, bare and with dead bands, and what a probe measured. Labels are 1
+for good and 0 for not good, or a user's graded number. NaN is "not known" in both: left out there, and counted.
 
 A signal that is fitted first, such as the position-corrected one, is cross-fitted: questions are cut into halves by a
-seed, the expectation of each half is fitted on the other, so that no call's own ΔH enters what is subtracted from it.
-Nothing that makes an agent or a reward reads the labels.
+seed, and each half's expectation is fitted on the other, so that no call's own ΔH is subtracted from it.
 """
 
 from __future__ import annotations
@@ -21,8 +19,7 @@ import numpy as np
 from deltah.calls.table import CallTable, score_measured
 from deltah.core.registry import Entry
 from deltah.core.segments import SegmentEntropies
-from deltah.core.signal_types import Signal
-from deltah.core.signals import SIGNALS, SignalConfig, SignalFunction, score
+from deltah.core.signals import SIGNALS, Signal, SignalConfig, SignalFunction, score
 from deltah.core.types import BoolArray, FloatArray, IntArray, Trajectory
 from deltah.errors import InvalidValueError
 from deltah.stats.labels import LABELS, CallKey, CallValues, Evidence, evidence_labels, given_values, own_names
@@ -136,8 +133,7 @@ def build_table(
     """Make the table of all calls.
 
     Args:
-        trajectories: Any number, read once and not kept; those without calls add nothing, those without entropies have
-            undefined signals.
+        trajectories: Read once and not kept; those without entropies have undefined signals.
         signals: Further signals than those of the registry, as `package.module:function`.
         evidence: Supporting documents, for the labels `gold_evidence` and `new_evidence`.
         probe: Values of `PROBE_COLUMNS`; others are ignored.
@@ -199,7 +195,7 @@ class _Part(NamedTuple):
     unfitted: dict[str, Signal | None]
     """ΔH over the tokens that a signal pools, for each signal that is fitted first; None without entropies."""
     evidence: FloatArray
-    """(C, 2) whether a result holds a supporting document, and one that no earlier result held."""
+    """(C, 2), see `Evidence.found`."""
 
 
 def _parts(
@@ -209,11 +205,8 @@ def _parts(
     calls: CallTable | None,
 ) -> Iterator[_Part]:
     """What text and tokens say of trajectories with calls; adds all to a table of calls, where one is given."""
-    fitted = {
-        name: SignalConfig(pool=entry.options.get("pool", "reasoning"))
-        for name, entry in entries.items()
-        if "fit" in entry.options
-    }
+    options = {name: entry.options for name, entry in entries.items()}
+    fitted = {name: SignalConfig(pool=o.get("pool", "reasoning")) for name, o in options.items() if "fit" in o}
     plain = {name: SignalConfig(name=name) for name in entries if name not in fitted}
     for t in trajectories:
         base = score_measured(t, plain[REDUCTION])
@@ -225,13 +218,7 @@ def _parts(
 
 
 def _signals(t: Trajectory, base: Signal | None, configs: Mapping[str, SignalConfig]) -> dict[str, FloatArray]:
-    """(C,) of each signal that needs no fit, turned, and of the verdicts.
-
-    Args:
-        t: C calls.
-        base: Its ΔH; None without entropies.
-        configs: Of the signals, by name.
-    """
+    """(C,) of each signal that needs no fit, turned, and of the verdicts; `base` is ΔH, None without entropies."""
     nothing = np.full(t.n_calls, np.nan)
     found = {name: nothing if base is None else _turned(score(t, c).call_value) for name, c in configs.items()}
     lower, upper = (nothing, nothing) if base is None else (base.call_lower, base.call_upper)

@@ -1,10 +1,9 @@
 """Quality labels of calls: the study's own, documents that results should hold, and columns of a user or a probe.
 
 A file of columns is CSV or JSON lines with `trajectory`, `call` and further columns; one row is one call. Numbers and
-booleans are kept (true, yes and 1 are 1; false, no and 0 are 0); an empty cell, null and NaN mean "not known". A column
-without a single number is text and is left out, and so are the columns that `deltah score --out` writes itself: a label
-may be added to that very file. A column that mixes numbers and words is refused, because a typing error would otherwise
-become a missing label. Text in JSON is text even if it looks like a number.
+booleans are kept (yes is 1, no is 0); an empty cell, null and NaN mean "not known". A column without a number is left
+out, and so are those that `deltah score --out` writes: a label may be added to that very file. A column that mixes
+numbers and words is refused, as a typing error would become a missing label. Text in JSON stays text.
 """
 
 from __future__ import annotations
@@ -76,9 +75,8 @@ LABELS: Final = {
 class Evidence:
     """Supporting documents of each task, as word sequences by document id.
 
-    A call's result holds a document that contains all its letters and digits in order, in any case: quotes, line breaks
-    and the headings a retriever puts between title and text do not matter. A document that the tool cut short is not
-    found. A trajectory belongs to a task by `metadata["task_id"]`, else by the text of its question.
+    A result holds a document if it has all its letters and digits in order, in any case; one that the tool cut short is
+    not found. A trajectory belongs to a task by `metadata["task_id"]`, else by the text of its question.
     """
 
     by_id: dict[str, dict[str, str]]
@@ -88,11 +86,7 @@ class Evidence:
 
     @classmethod
     def of(cls, tasks: Iterable[Task], documents: Iterable[Document]) -> Evidence:
-        """Look up the supporting documents of tasks.
-
-        Raises:
-            InvalidValueError: if no task has a supporting document that the corpus holds.
-        """
+        """Look up the supporting documents of tasks; an InvalidValueError if the corpus holds none."""
         listed = [task for task in tasks if task.supporting]
         wanted = {name for task in listed for name in task.supporting}
         contents = {d.id: words(d.contents) for d in documents if d.id in wanted}
@@ -146,11 +140,7 @@ def evidence_labels(tool: np.ndarray, found: FloatArray) -> dict[str, FloatArray
 def given_values(
     calls: Sequence[CallKey], values: CallValues, names: Iterable[str], what: str
 ) -> tuple[dict[str, FloatArray], list[str]]:
-    """Columns of a file, NaN where a call has no value, without those that have none; what to say of further rows.
-
-    Raises:
-        InvalidValueError: if no row belongs to a call.
-    """
+    """(N,) columns of a file, NaN where a call has no value, without empty ones; what to say of further rows."""
     known_calls = set(calls)
     lost = [key for key in values if key not in known_calls]
     if len(lost) == len(values):
@@ -164,12 +154,7 @@ def given_values(
 
 
 def own_names(columns: CallValues) -> list[str]:
-    """Names of a user's labels.
-
-    Raises:
-        InvalidValueError: if one is a name of `LABELS`, also one that this study lacks: it would be described as what
-            it is not.
-    """
+    """Names of a user's labels; one of `LABELS` is refused, because it would be described as what it is not."""
     names = list(dict.fromkeys(name for row in columns.values() for name in row))
     if clash := sorted(set(names) & set(LABELS)):
         raise InvalidValueError(
@@ -182,20 +167,10 @@ def own_names(columns: CallValues) -> list[str]:
 def read_call_values(
     path: str | os.PathLike[str], *, only: Collection[str] | None = None
 ) -> dict[CallKey, dict[str, float]]:
-    """Read columns of calls from a .csv file, or from JSON lines under any other name (also .gz, .zst).
-
-    Args:
-        path: The file.
-        only: Columns to read; all but `OWN_COLUMNS` when not given.
-
-    Raises:
-        DataError: if the file cannot be read, a row names no call or one that an earlier row has, a column mixes
-            numbers and words, or no column of numbers is left.
-    """
+    """Columns of calls (default: all but `OWN_COLUMNS`) in a .csv file, or in JSON lines under any other name."""
     name = os.fspath(path)
     is_csv = name.lower().endswith(".csv")
-    lines: dict[CallKey, int] = {}
-    columns: dict[str, dict[CallKey, Any]] = {}
+    lines, columns = dict[CallKey, int](), dict[str, dict[CallKey, Any]]()
     for line, row in _csv_rows(name) if is_csv else _json_rows(name):
         key = (_identifier(row, "trajectory", f"{name}:{line}"), _identifier(row, "call", f"{name}:{line}"))
         if (first := lines.setdefault(key, line)) != line:
@@ -249,13 +224,12 @@ def _identifier(row: Mapping[str, Any], column: str, where: str) -> str:
 
 def _json_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows of JSON lines; a file that does not begin as such may have been meant as something else."""
-    begun = False
+    line = 0
     try:
-        for row in read_json_objects(name):
-            begun = True
-            yield row
+        for line, row in read_json_objects(name):
+            yield line, row
     except DataError as error:
-        if begun or isinstance(error.__cause__, OSError):
+        if line or isinstance(error.__cause__, OSError):
             raise
         raise DataError(
             f"{name}: its first row is not a JSON object, and its name does not end in .csv; expected one row per "

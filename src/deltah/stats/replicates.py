@@ -1,23 +1,16 @@
 r"""Seven statistics of signals and labels, for many resamples of the questions at once.
 
-A resample gives every question, and so each of its calls, a whole number w of copies. All statistics of a resample are
-made of two things. **Ranks**: with calls in the order of a signal, $C_i$ the copies before place i and a tie group
-standing on places [first, last], the mid-rank of a copy is $R = (C_{first} + C_{last+1} + 1) / 2$, the rank that
-`scipy.stats.rankdata` gives to the repeated sample. Calls are sorted by stratum first, so that ranks within strata are
-those less $O_s$, the copies in earlier strata:
-
-$AUC = \frac{\sum_s (\sum_{y=1} w (R - O_s) - n_{1s}(n_{1s}+1)/2)}{\sum_s n_{1s} n_{0s}}$: concordant pairs within
-strata, ties counting half, over all pairs within strata (one stratum: the usual AUC).
+A resample gives every question, and so each of its calls, a number w of copies. **Ranks**: with calls in the order of
+a signal, $C_i$ the copies before place i and a tie group standing on places [first, last], the mid-rank of a copy is
+$R = (C_{first} + C_{last+1} + 1) / 2$. Calls are sorted by stratum first; $O_s$ are the copies in earlier strata, and
+$AUC = \frac{\sum_s (\sum_{y=1} w (R - O_s) - n_{1s}(n_{1s}+1)/2)}{\sum_s n_{1s} n_{0s}}$, ties counting half.
 
 **Cross products** $G_{uv} = \sum w\,u v$: given controls Z, those of the residuals are $S_{xy} = G_{xy} - G_{xZ}
-G_{ZZ}^{+} G_{Zy}$ and the partial correlation is $S_{xy} / \sqrt{S_{xx} S_{yy}}$. With an intercept alone it is
-Pearson's: with a 0/1 label the point-biserial one, of ranks Spearman's. The estimate itself is the resample in which
-every question was drawn once.
+G_{ZZ}^{+} G_{Zy}$ and the partial correlation is $S_{xy} / \sqrt{S_{xx} S_{yy}}$: with an intercept alone Pearson's, of
+ranks Spearman's. The estimate itself is the resample in which every question was drawn once.
 
-The controls are call index, segment lengths and tool. As columns of Z: an intercept, one for each call index but the
-first (indices from the first one with fewer than 20 calls on share one), one for each tool but the most called (tools
-with fewer than 20 calls share one), $\log(1 + |r_{k-1}|)$ and $\log(1 + |r_k|)$. As strata: pairs of calls are compared
-only if they agree in call index, tool and tertile of $|r_{k-1}| + |r_k|$.
+The controls as columns of Z: an intercept, call indices and tools as dummies (rare ones share one), and
+$\log(1 + |r_{k-1}|)$, $\log(1 + |r_k|)$. As strata: call index, tool and tertile of $|r_{k-1}| + |r_k|$.
 """
 
 from __future__ import annotations
@@ -35,13 +28,8 @@ from deltah.stats.bootstrap import cluster_weights, ratio
 from deltah.stats.columns import StudyTable, is_binary, known
 
 STATISTICS: Final = (
-    "auc",
-    "auc_within_index",
-    "auc_stratified",
-    "spearman",
-    "partial_spearman",
-    "point_biserial",
-    "partial_point_biserial",
+    *("auc", "auc_within_index", "auc_stratified"),
+    *("spearman", "partial_spearman", "point_biserial", "partial_point_biserial"),
 )
 """Order of the last axis of a block's statistics; the three AUCs first."""
 TOLERANCE: Final = 1e-9
@@ -64,7 +52,7 @@ class Controls(NamedTuple):
     columns: tuple[str, ...]
     """(p,) names."""
     stratum: IntArray
-    """(N,) number of the index, tool and length tertile of each call."""
+    """(N,) number of the index, tool and length tertile."""
 
 
 def controls_of(table: StudyTable) -> Controls:
@@ -110,14 +98,14 @@ def cluster_sums(columns: Iterable[FloatArray], cluster: IntArray, clusters: int
 
 
 class Order(NamedTuple):
-    """Places of n calls ordered by stratum, then value."""
+    """Places of n calls ordered by stratum, then value; (n,) each."""
 
     rows: IntArray
-    """(n,) call on each place."""
+    """Call on each place."""
     first: IntArray | slice
-    """(n,) first place of each place's tie group."""
+    """First place of each place's tie group."""
     stop: IntArray | slice
-    """(n,) place after its last."""
+    """Place after its last."""
 
 
 def order_of(values: FloatArray, strata: IntArray) -> Order:
@@ -139,10 +127,7 @@ def doubled_ranks(copies: FloatArray, order: Order) -> FloatArray:
 
 
 def running_sum(copies: FloatArray) -> FloatArray:
-    """(n + 1, b) sums of the rows before each place; row 0 is 0.
-
-    Sums runs of rows in step and then the runs: several times faster than `np.cumsum` along the first axis.
-    """
+    """(n + 1, b) sums of the rows before each place: several times faster than `np.cumsum` along the first axis."""
     n, b = copies.shape
     runs = -(-n // _RUN)
     padded = np.zeros((runs * _RUN + 1, b))
@@ -231,8 +216,10 @@ class Block:
         gram = values.copy()
         p, s = self.z.shape[1], len(self.signals)
         aucs = np.empty((3, copies.shape[1], s, len(self.labels)))
-        graded = {j: self._label_ranks(copies, order) for j, order in self._graded.items()}
-        for j, ranks in graded.items():
+        graded = dict[int, FloatArray]()  # (n, b) doubled ranks of each graded label, in the order of the calls
+        for j, order in self._graded.items():
+            graded[j] = ranks = np.empty_like(copies)
+            ranks[order.rows] = doubled_ranks(copies[order.rows], order)
             _put(gram, p + s + j, slice(0, p), self.z.T @ (copies * ranks))
             _put(gram, p + s + j, p + s + j, np.einsum("nb,nb,nb->b", copies, ranks, ranks))
         sums = [_pair_sums(copies, self.y, strata) for strata in self.strata]
@@ -253,18 +240,10 @@ class Block:
         aucs[..., ~self.binary] = np.nan
         return aucs, gram
 
-    def _label_ranks(self, copies: FloatArray, order: Order) -> FloatArray:
-        """(n, b) doubled ranks of a graded label, in the order of the calls."""
-        found = np.empty_like(copies)
-        found[order.rows] = doubled_ranks(copies[order.rows], order)
-        return found
-
     def _correlations(self, gram: FloatArray, inverse: NDArray[np.floating[Any]]) -> FloatArray:
         """(b, S, L) correlations given the first k controls; NaN where a residual is constant.
 
-        Args:
-            gram: (b, D, D) cross products of controls, signals and labels.
-            inverse: (b, k, k) of those of the controls.
+        `gram` holds the (b, D, D) cross products, `inverse` the (b, k, k) inverse of those of the controls.
         """
         p, s, k = self.z.shape[1], len(self.signals), inverse.shape[1]
         mixed = gram[:, :k, p:]
@@ -294,10 +273,7 @@ def _pair_sums(copies: FloatArray, y: FloatArray, strata: IntArray) -> tuple[Flo
 
 
 def blocks(table: StudyTable) -> Iterator[Block]:
-    """All blocks of a table, the call-index baseline among the signals; empty ones are left out.
-
-    Signals that are known for the same calls share a block, and so do labels: mostly there are one to four.
-    """
+    """All blocks of a table, the call-index baseline among the signals; empty ones are left out."""
     columns, controls = table.with_baseline(), controls_of(table)
     for signals in _known_together(columns):
         for labels in _known_together(table.labels):

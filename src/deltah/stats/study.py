@@ -1,6 +1,5 @@
 """The study of a table of calls as one value: associations, the numbers behind the figures, and how they were made.
 
-The figures describe the sample; intervals, where there are some, come from the same cluster bootstrap as the table's.
 "Reduction" is -ΔH in nats throughout, the signal `delta_h` of the table.
 """
 
@@ -33,14 +32,7 @@ MAX_POINTS: Final = 80
 """Corners kept of a ROC curve."""
 MAX_FAILURES: Final = 10
 """Of each kind, at most one per trajectory."""
-ROC_SIGNALS: Final = (
-    REDUCTION,
-    "position_corrected",
-    "entropy_before",
-    "placebo_controlled",
-    "gold_gain",
-    CALL_INDEX,
-)
+ROC_SIGNALS: Final = (REDUCTION, "position_corrected", "entropy_before", "placebo_controlled", "gold_gain", CALL_INDEX)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +74,9 @@ class FailureKind(StrEnum):
     """Where entropy and outcome disagree."""
 
     FELL_AND_WRONG = "fell_and_wrong"
-    """The call reduced entropy, the answer was wrong: confidently wrong."""
+    """Confidently wrong."""
     ROSE_AND_RIGHT = "rose_and_right"
-    """Entropy rose across the call, the answer was right: a revision that the signal punishes."""
+    """A revision that the signal punishes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +89,6 @@ class Failure:
     tool: str
     index: int
     reduction: float
-    """Nats."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,8 +130,7 @@ class StudyResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for strict JSON: NaN becomes null."""
-        found: dict[str, Any] = nan_to_none({"schema_version": SCHEMA_VERSION, "level": LEVEL, **asdict(self)})
-        return found
+        return dict(nan_to_none({"schema_version": SCHEMA_VERSION, "level": LEVEL, **asdict(self)}))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> StudyResult:
@@ -190,6 +180,7 @@ def run_study(
         InvalidValueError: if fewer than 100 resamples or permutations are asked for.
     """
     associations = associate(table, resamples=resamples, permutations=permutations, seed=seed, on_progress=on_progress)
+    computed = any(a.reason is None for a in associations)
     found, counts = failures(table)
     return StudyResult(
         calls=len(table),
@@ -205,7 +196,7 @@ def run_study(
         positions=positions(table, resamples=resamples, seed=seed),
         failures=found,
         failure_counts=counts,
-        notes=(*table.notes, *(_few_questions(table) if any(a.reason is None for a in associations) else ())),
+        notes=(*table.notes, *(_few_questions(table) if computed else ())),
     )
 
 
@@ -261,10 +252,9 @@ def positions(table: StudyTable, *, resamples: int, seed: int) -> tuple[Position
     rows = []
     for k in np.unique(level):
         here = level == k
-        estimates = _means(table, here, resamples, seed)
-        later = k == MAX_INDICES and table.index.max() > MAX_INDICES
-        index = f"{k} and later" if later else str(k)
-        rows.append(PositionRow(index=index, n=int(here.sum()), reduction=estimates.pop(REDUCTION), labels=estimates))
+        means = _means(table, here, resamples, seed)
+        index = f"{k} and later" if k == MAX_INDICES < table.index.max() else str(k)
+        rows.append(PositionRow(index=index, n=int(here.sum()), reduction=means.pop(REDUCTION), labels=means))
     return tuple(rows)
 
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from deltah.stats.associations import Association
-from deltah.stats.bootstrap import LEVEL, Estimate
+from deltah.stats.bootstrap import LEVEL, Cell, Estimate, estimate_cell
 from deltah.stats.columns import CALL_INDEX, REDUCTION, signal_note
 from deltah.stats.labels import LABELS
 from deltah.stats.study import FailureKind, StudyResult
-from deltah.stats.tables import MISSING, Cell, estimate_cell, number, tool_title
-from deltah.text_format import count
+from deltah.text_format import MISSING, count, number, tool_title
 
-STATISTIC_TITLES: Final = {
+TITLES: Final = {
     "auc": "AUC",
     "auc_within_index": "AUC within call index",
     "auc_stratified": "AUC within index, tool, length",
@@ -22,14 +21,11 @@ STATISTIC_TITLES: Final = {
     "partial_spearman": "partial Spearman",
     "point_biserial": "point-biserial",
     "partial_point_biserial": "partial point-biserial",
-}
-TEST_TITLES: Final = {
     "p": "p",
     "p_holm": "p, Holm",
     "p_partial": "partial p",
     "p_partial_holm": "partial p, Holm",
 }
-TITLES: Final = {**STATISTIC_TITLES, **TEST_TITLES}
 """Columns of a label's table in the order they are shown: fields of an `Association` with their titles."""
 SIGNIFICANT: Final = 0.05
 """Corrected p-value up to which a finding is stated."""
@@ -41,8 +37,7 @@ MADE_OF: Final = frozenset({("gold_gain", "useful")})
 """Signal and label that are made of the same numbers: their association is no finding."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignalRow:
+class SignalRow(NamedTuple):
     """One signal against a label."""
 
     signal: str
@@ -66,7 +61,6 @@ class LabelTable:
     """What the table rests on, or why it has no rows."""
     graded: bool
     finding: str | None
-    """What it says of ΔH, of position and of the best signal."""
     rows: tuple[SignalRow, ...]
     """Empty where no signal has a number."""
 
@@ -84,24 +78,20 @@ def _label_table(label: str, associations: Sequence[Association], digits: int) -
         size=size_note(associations),
         graded=associations[0].graded,
         finding=finding(associations),
-        rows=tuple(
-            SignalRow(
-                signal=a.signal,
-                title=f"{a.signal} (baseline)" if a.signal == CALL_INDEX else a.signal,
-                n=a.spearman.n,
-                reason=a.reason,
-                cells={} if a.reason else dict(_cells(a, digits)),
-            )
-            for a in shown
-        ),
+        rows=tuple(_row(a, digits) for a in shown),
     )
 
 
-def _cells(a: Association, digits: int) -> Iterator[tuple[str, Cell]]:
-    for key in STATISTIC_TITLES:
-        yield key, estimate_cell(getattr(a, key), digits, signed=not key.startswith("auc"))
-    for key in TEST_TITLES:
-        yield key, Cell(text=p_text(getattr(a, key)))
+def _row(a: Association, digits: int) -> SignalRow:
+    cells = dict[str, Cell]()
+    for key in TITLES if a.reason is None else ():
+        value = getattr(a, key)
+        if isinstance(value, Estimate):
+            cells[key] = estimate_cell(value, digits, signed="auc" not in key)
+        else:
+            cells[key] = Cell(text=p_text(value))
+    title = f"{a.signal} (baseline)" if a.signal == CALL_INDEX else a.signal
+    return SignalRow(a.signal, title, a.spearman.n, a.reason, cells)
 
 
 def p_text(p: float) -> str:

@@ -1,29 +1,27 @@
 r"""What a table of calls says: outcome, calls, entropy reduction, waste, each with an interval.
 
-Every statistic of `Statistics` is a ratio of sums over questions, estimated and bootstrapped by
-`deltah.stats.bootstrap`. Trajectories of one question form one cluster. Pooled ratios follow the method's counting:
-the reduction rate is $\sum m / \sum n$ over all calls, undefined and undecided ones included in n. What was not
-measured (an ungraded trajectory, a call without entropies) is left out and counted, never taken as 0.
-
-The sums are one GROUP BY on the table of calls (`deltah.calls.table`); `calls_by` does the same for calls by tool, by
-round or by any other expression. Beyond `MAX_RESAMPLED` questions, as many groups of questions, formed by a hash of
-their names, are resampled in their stead, so that memory stays bounded. Nothing here tests a hypothesis; `compare`
-gives the paired difference of two arms with its interval.
+Every statistic is a ratio of sums over questions, one GROUP BY on the table of calls, bootstrapped by
+`deltah.stats.bootstrap`: the reduction rate is $\sum m / \sum n$ over all calls, undefined and undecided ones included
+in n. What was not measured (an ungraded trajectory, a call without entropies) is left out and counted, never taken as
+0. Many questions are resampled in groups, formed by a hash of their names, so that memory stays bounded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from deltah.calls.grading import OUTCOME
 from deltah.calls.table import CallTable
 from deltah.core import metrics
-from deltah.core.signal_types import Signal
+from deltah.core.registry import Entry
+from deltah.core.signals import SIGNALS, Signal
 from deltah.core.types import FloatArray, Trajectory
-from deltah.stats.bootstrap import MAX_RESAMPLED, Estimate, interval, ratio, ratio_replicates
+from deltah.stats.bootstrap import MAX_RESAMPLED, Cell, Estimate, estimate_cell, interval, ratio, ratio_replicates
+from deltah.text_format import MISSING, number
 
 RESAMPLES: Final = 2000
 MAX_TOOLS: Final = 1000
@@ -38,7 +36,7 @@ class Statistics:
     """The statistics of a set of trajectories, in the order tables show them."""
 
     outcome: Estimate
-    """Mean outcome, in [0, 1]; what it may be called is told by `deltah.calls.grading`."""
+    """Mean outcome, in [0, 1]."""
     accuracy: Estimate
     """Share of trajectories with an outcome of 1."""
     calls_per_trajectory: Estimate
@@ -61,48 +59,34 @@ class Statistics:
     """Share of trajectories without a call."""
     sampled_tokens: Estimate
     """Mean tokens the policy drew in a trajectory."""
-
-    def items(self) -> Iterator[tuple[str, Estimate]]:
-        """Names and estimates in order."""
-        return ((name, getattr(self, name)) for name in STATISTICS)
-
-
-STATISTICS: Final = tuple(field.name for field in fields(Statistics))
-RATES: Final = frozenset(STATISTICS) - {"calls_per_trajectory", "correct_per_call", "mean_value", "sampled_tokens"}
-"""Means of values in [0, 1]."""
+    questions: int
+    """Clusters; of a comparison those in both sets: the pairs."""
+    untold: bool
+    """Whether there are calls, and of none is it certain whether it reduced entropy: the rate then says nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary(Statistics):
     """Statistics of one set of trajectories."""
 
-    questions: int
-    """Clusters."""
     trajectories: int
     calls: int
-    untold: bool
-    """Whether there are calls, and of none is it certain whether it reduced entropy: the rate then says nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison(Statistics):
     """Differences b - a over the questions that both sets hold; n and left_out of each estimate count questions."""
 
-    questions: int
-    """Questions in both sets: the pairs."""
     left_out: int
     """Questions in only one of the sets."""
-    untold: bool
-    """Whether that holds of either set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallSummary:
-    """Statistics of a set of calls."""
+    """Statistics of a set of calls; a number counts calls."""
 
     n: int
     errors: int
-    """Calls that the tool answered with an error."""
     unanswered: int
     reduction_rate: Estimate
     """Certified reduced calls over all calls with entropies."""
@@ -111,12 +95,12 @@ class CallSummary:
     undecided: int
     undefined: int
     certified: int
-    """Calls that are certified waste."""
+    """Certified waste."""
     likely: int
 
     @property
     def told(self) -> int:
-        """Calls of which it is certain whether they reduced entropy: without any, the reduction rate says nothing."""
+        """Calls of which it is certain whether they reduced entropy."""
         return self.reduction_rate.n - self.undecided - self.undefined
 
 
@@ -146,7 +130,14 @@ _RATIOS: Final = {
     "no_call": _Ratio("(calls = 0)::INT", "1"),
     "sampled_tokens": _Ratio("sampled_tokens", "1", "sampled_tokens IS NOT NULL"),
 }
+STATISTICS: Final = tuple(_RATIOS)
+RATES: Final = frozenset(STATISTICS) - {"calls_per_trajectory", "correct_per_call", "mean_value", "sampled_tokens"}
+"""Means of values in [0, 1]."""
 _COUNTS: Final = {
+    "n": "count(*)",
+    "measured": "count(verdict)",
+    "errors": "count(*) FILTER (status = 'error')",
+    "unanswered": "count(*) FILTER (status = 'unanswered')",
     "reduced": "count(*) FILTER (verdict = 'reduced')",
     "undecided": "count(*) FILTER (verdict = 'undecided')",
     "undefined": "count(*) FILTER (verdict = 'undefined')",
@@ -156,17 +147,9 @@ _COUNTS: Final = {
     "value_sum": "coalesce(sum(value), 0)",
 }
 """Of a set of calls, in SQL."""
-_MORE_COUNTS: Final = {
-    "n": "count(*)",
-    "measured": "count(verdict)",
-    "errors": "count(*) FILTER (status = 'error')",
-    "unanswered": "count(*) FILTER (status = 'unanswered')",
-}
-_TOOL: Final = (
-    f"left(tool, {MAX_NAME_CHARS}) IN (SELECT left(tool, {MAX_NAME_CHARS}) FROM calls GROUP BY ALL "
-    f"ORDER BY min(rowid) LIMIT {MAX_TOOLS})"
-)
-BY_TOOL: Final = f"if({_TOOL}, left(tool, {MAX_NAME_CHARS}), '{OTHER_TOOLS}')"
+_NAME: Final = f"left(tool, {MAX_NAME_CHARS})"
+_FIRST: Final = f"SELECT {_NAME} FROM calls GROUP BY ALL ORDER BY min(rowid) LIMIT {MAX_TOOLS}"
+BY_TOOL: Final = f"if({_NAME} IN ({_FIRST}), {_NAME}, '{OTHER_TOOLS}')"
 """Group of a call by its tool, for `calls_by`."""
 
 
@@ -187,29 +170,26 @@ def summarise(
     where: str = "true",
     resamples: int = RESAMPLES,
     seed: int = 0,
-    cluster: str = "task_id",
 ) -> Summary:
     """Summarise a set of trajectories.
 
     Args:
         source: A table, or trajectories in memory.
-        signals: Of trajectories in memory, None for one without entropies; scored with the defaults when not given.
+        signals: Of trajectories in memory, None for one without entropies (default: scored with the defaults).
         where: Condition on the table `trajectories`, in SQL: which of them to take.
         resamples: Bootstrap resamples.
         seed: Of the resampling.
-        cluster: Metadata key that names the question, of trajectories in memory.
 
     Raises:
         InvalidValueError: if `signals` has another length than the trajectories.
     """
-    table = source if isinstance(source, CallTable) else CallTable.of(source, signals, cluster=cluster)
-    _, sums = _cluster_sums(table, where, hashed=True)
-    ((questions, trajectories, calls),) = table.sql(
-        f"SELECT count(DISTINCT cluster), count(*), coalesce(sum(calls), 0)::BIGINT FROM trajectories WHERE {where}"
-    ).fetchall()
+    calls = source if isinstance(source, CallTable) else CallTable.of(source, signals)
+    _, sums = _cluster_sums(calls, where, hashed=True)
+    counted = "SELECT count(DISTINCT cluster), count(*), coalesce(sum(calls), 0)::BIGINT FROM trajectories"
+    ((n_questions, n_trajectories, n_calls),) = calls.sql(f"{counted} WHERE {where}").fetchall()
     replicates = ratio_replicates(sums[..., 0], sums[..., 1], resamples=resamples, seed=seed)
     estimates = {name: _estimate(sums[:, s], replicates[:, s], rate=name in RATES) for s, name in enumerate(STATISTICS)}
-    return Summary(questions=questions, trajectories=trajectories, calls=calls, untold=_untold(sums), **estimates)
+    return Summary(questions=n_questions, trajectories=n_trajectories, calls=n_calls, untold=_untold(sums), **estimates)
 
 
 def compare(
@@ -223,20 +203,20 @@ def compare(
     """Difference b - a of every statistic, paired by question.
 
     Both sets are cut to the questions they share, which are then resampled together: what makes a question hard for
-    both cancels, so that the interval is narrower than those of the two summaries suggest.
+    both cancels.
 
     Args:
         a: The reference.
         b: What is compared with it.
-        where: See `summarise`; of both.
+        where: Which trajectories of both to take, see `summarise`.
         resamples: Bootstrap resamples.
         seed: Of the resampling.
     """
-    sides = [_cluster_sums(t if isinstance(t, CallTable) else CallTable.of(t), where, hashed=False) for t in (a, b)]
-    rows_a, rows_b = ({name: i for i, name in enumerate(names)} for names, _ in sides)
-    shared = [name for name in rows_a if name in rows_b]
-    sums_a = sides[0][1][[rows_a[name] for name in shared]]
-    sums_b = sides[1][1][[rows_b[name] for name in shared]]
+    tables = (table if isinstance(table, CallTable) else CallTable.of(table) for table in (a, b))
+    (names_a, all_a), (names_b, all_b) = (_cluster_sums(table, where, hashed=False) for table in tables)
+    rows_a, rows_b = ({name: i for i, name in enumerate(names)} for names in (names_a, names_b))
+    shared = [name for name in names_a if name in rows_b]
+    sums_a, sums_b = all_a[[rows_a[name] for name in shared]], all_b[[rows_b[name] for name in shared]]
     replicates = ratio_replicates(sums_b[..., 0], sums_b[..., 1], resamples=resamples, seed=seed)
     replicates -= ratio_replicates(sums_a[..., 0], sums_a[..., 1], resamples=resamples, seed=seed)
     left_out = len(rows_a.keys() ^ rows_b.keys())
@@ -268,24 +248,20 @@ def calls_by(
     """
     found = table.sql(
         f"SELECT {group} AS name, {_question(table)} AS cluster_, min(rowid) AS place, "
-        f"{_listed(_COUNTS | _MORE_COUNTS)} FROM calls WHERE {where} GROUP BY ALL ORDER BY place",
+        f"{_listed(_COUNTS)} FROM calls WHERE {where} GROUP BY ALL ORDER BY place",
         **parameters,
     ).fetchnumpy()
     rows_of: dict[Any, list[int]] = {}
     for i, name in enumerate(found["name"].tolist()):
         rows_of.setdefault(name, []).append(i)
     return {
-        name: _call_summary({key: found[key][rows] for key in (*_COUNTS, *_MORE_COUNTS)}, resamples, seed)
+        name: _call_summary({key: found[key][rows] for key in _COUNTS}, resamples, seed)
         for name, rows in rows_of.items()
     }
 
 
 def log_metrics(table: CallTable) -> dict[str, float]:
-    """The row of `deltah.core.metrics.batch_metrics` of all trajectories with entropies.
-
-    Args:
-        table: Trajectories without entropies are left out.
-    """
+    """The row of `deltah.core.metrics.batch_metrics` of all trajectories with entropies."""
     query = f"""
         SELECT avg(outcome), avg(correct::INT), avg(calls), avg((calls = 0)::INT), sum(reduced) / sum(calls),
         avg(reduced / calls) FILTER (calls > 0), sum(undefined) / sum(calls), sum(undecided) / sum(calls),
@@ -327,33 +303,24 @@ def _cluster_sums(table: CallTable, where: str, *, hashed: bool) -> tuple[list[s
 
 def _call_summary(counts: dict[str, Any], resamples: int, seed: int) -> CallSummary:
     """Statistics from the (Q,) counts of each question."""
-    totals = {name: values.sum().item() for name, values in counts.items()}
     # (Q, 2, 3): numerator, denominator and left out of the reduction rate and of the mean.
-    sums = np.stack(
-        [
-            np.stack([counts[numerator], counts[known], counts["n"] - counts[known]], axis=1)
-            for numerator, known in (("reduced", "measured"), ("value_sum", "valued"))
-        ],
-        axis=1,
-    ).astype(np.float64)
+    ratios = (("reduced", "measured"), ("value_sum", "valued"))
+    parts = [[counts[top], counts[known], counts["n"] - counts[known]] for top, known in ratios]
+    sums = np.moveaxis(np.array(parts, dtype=np.float64), -1, 0)
     replicates = ratio_replicates(sums[..., 0], sums[..., 1], resamples=resamples, seed=seed)
     names = ("n", "errors", "unanswered", "undecided", "undefined", "certified", "likely")
     return CallSummary(
         reduction_rate=_estimate(sums[:, 0], replicates[:, 0], rate=True),
         mean_value=_estimate(sums[:, 1], replicates[:, 1], rate=False),
-        **{name: int(totals[name]) for name in names},
+        **{name: int(counts[name].sum()) for name in names},
     )
 
 
 def _untold(sums: FloatArray) -> bool:
-    """Whether every measured call is undecided or undefined.
-
-    Args:
-        sums: (Q, S, 3) see `_cluster_sums`.
-    """
-    of = {name: sums[:, STATISTICS.index(name)].sum(axis=0) for name in ("reduction_rate", "undecided", "undefined")}
-    measured = float(of["reduction_rate"][1])
-    return 0 < measured <= float(of["undecided"][0] + of["undefined"][0])
+    """Whether every measured call is undecided or undefined, by the (Q, S, 3) sums of the questions."""
+    totals = dict(zip(STATISTICS, sums.sum(axis=0), strict=True))
+    measured = float(totals["reduction_rate"][1])
+    return 0 < measured <= float(totals["undecided"][0] + totals["undefined"][0])
 
 
 def _estimate(sums: FloatArray, replicates: FloatArray, *, rate: bool) -> Estimate:
@@ -366,8 +333,67 @@ def _estimate(sums: FloatArray, replicates: FloatArray, *, rate: bool) -> Estima
 
 def _difference(a: FloatArray, b: FloatArray, replicates: FloatArray, left_out: int) -> Estimate:
     """One paired difference from the (Q, 3) sums of both sides."""
-    sides = a.sum(axis=0), b.sum(axis=0)
-    contributing = int(((a[:, 1] > 0) | (b[:, 1] > 0)).sum())
-    low, high = interval(replicates, contributing)
-    value = float(ratio(sides[1][0], sides[1][1]) - ratio(sides[0][0], sides[0][1]))
-    return Estimate(value=value, low=low, high=high, n=contributing, left_out=left_out)
+    n = int(((a[:, 1] > 0) | (b[:, 1] > 0)).sum())
+    low, high = interval(replicates, n)
+    value = float(ratio(b[:, 0].sum(), b[:, 1].sum()) - ratio(a[:, 0].sum(), a[:, 1].sum()))
+    return Estimate(value=value, low=low, high=high, n=n, left_out=left_out)
+
+
+class Column(NamedTuple):
+    """One statistic of a table, or "seconds"; `signed` gives positive values their plus sign."""
+
+    key: str
+    title: str
+    digits: int = 2
+    unit: str = ""
+    signed: bool = False
+
+
+METHOD: Final = SIGNALS["delta_h"]
+_COLUMNS: Final = {
+    column.key: column
+    for column in (
+        Column("outcome", OUTCOME, digits=3),
+        Column("accuracy", "accuracy", digits=3),
+        Column("calls_per_trajectory", "calls / trajectory"),
+        Column("correct_per_call", "correct / call"),
+        Column("reduction_rate", "reduction rate"),
+        Column("mean_value", f"mean {METHOD.title}", digits=3, unit=METHOD.unit, signed=True),
+        Column("waste", "waste"),
+        Column("seconds", "seconds", digits=0),
+    )
+}
+DEMO_COLUMNS: Final = ("outcome", "calls_per_trajectory", "correct_per_call", "reduction_rate", "seconds")
+
+
+def table(
+    summaries: Mapping[str, Statistics],
+    *,
+    seconds: Mapping[str, float | None] | None = None,
+    columns: Sequence[str] = DEMO_COLUMNS,
+    signed: bool = False,
+    outcome: str = OUTCOME,
+    signal: Entry[Any] = METHOD,
+) -> tuple[list[Column], dict[str, list[Cell]]]:
+    """Columns, and the cells of each named row: one source of digits for the terminal and the page.
+
+    `seconds` are the wall times of the rows; `outcome` and `signal` title the mean outcome and the mean signal.
+    """
+    mean = _COLUMNS["mean_value"]._replace(title=f"mean {signal.title}", unit=signal.unit)
+    named = {**_COLUMNS, "outcome": _COLUMNS["outcome"]._replace(title=outcome), "mean_value": mean}
+    chosen, times = [named[key] for key in columns], seconds or {}
+
+    def cell(name: str, summary: Statistics, column: Column) -> Cell:
+        if column.key == "seconds":
+            return Cell(text=number(times.get(name), column.digits))
+        if column.key == "reduction_rate" and summary.untold:
+            return Cell(text=MISSING, estimate=summary.reduction_rate)
+        return estimate_cell(getattr(summary, column.key), column.digits, signed=signed or column.signed)
+
+    return chosen, {name: [cell(name, s, column) for column in chosen] for name, s in summaries.items()}
+
+
+def rate_cell(summary: CallSummary) -> Cell:
+    """The reduction rate of a group of calls; a dash where no call could be told, which is no rate of 0."""
+    rate = summary.reduction_rate
+    return estimate_cell(rate, 2) if summary.told else Cell(text=MISSING, estimate=rate)

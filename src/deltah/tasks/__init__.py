@@ -4,7 +4,6 @@
 math-verify and duckdb are imported where they are needed, not before.
 """
 
-from deltah.tasks.equality import math_equal
 from deltah.tasks.graders import (
     GRADERS,
     OUTCOME_GRADER,
@@ -12,11 +11,11 @@ from deltah.tasks.graders import (
     exact_match,
     extract_answer,
     grade,
+    math_equal,
     normalize_answer,
     token_f1,
 )
-from deltah.tasks.task import Task
-from deltah.tasks.task_files import read_tasks, task_from_row, task_rows
+from deltah.tasks.task_files import Task, read_tasks, task_from_row, task_rows
 
 __all__ = [
     "GRADERS",

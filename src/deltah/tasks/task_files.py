@@ -1,20 +1,4 @@
-"""Task files in the formats people have: FlashRAG's JSONL, verl's Parquet, GSM8K's and MATH's answers.
-
-A row is a JSON object of a JSONL file (plain, gzip or Zstandard) or a row of a Parquet file, with
-
-- a question: `question` or `problem`; or verl's `prompt`, of which the last user message is taken unless
-  `extra_info.question` holds the question without verl's instructions;
-- answers: `golden_answers` (list), `answer` (text, number or list), or verl's `reward_model.ground_truth` (text,
-  number, list, or {"target": ...}). Of an answer in the form of GSM8K what follows its `####` is kept, of one in the
-  form of MATH what its last boxed holds;
-- if wanted: `id`, `kind`, `supporting` (list of document ids), and `metadata` or `extra_info`, whose flat entries are
-  kept together with the row's other flat fields.
-
-The kind names the grader: it is what `kind` says (a name in `GRADERS`, or `package.module:function` of a registered
-one); else `math` if the question came as `problem`, the answer had a `####` or a boxed, verl's
-`ability` is math, or the `data_source` names a known set of mathematics; else `qa`. An absent id, or one that an
-earlier row has, becomes `line-N`. A file that breaks the format is refused whole, with the first fault named.
-"""
+"""A task: a question, the answers that count as right, and how to grade."""
 
 from __future__ import annotations
 
@@ -22,13 +6,55 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from deltah.core.types import Scalar
-from deltah.errors import DataError, DeltahError
+from deltah.errors import DataError, DeltahError, InvalidValueError
 from deltah.jsonlines import read_json_objects
 from deltah.tasks.graders import GRADERS, hash_answer, last_boxed
-from deltah.tasks.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One question with its gold answers.
+
+    Raises:
+        InvalidValueError: if the question or an answer is blank, no answer is given, or the kind is unknown.
+    """
+
+    id: str
+    """Unique in its file."""
+    question: str
+    golden_answers: tuple[str, ...]
+    """Any of them is right."""
+    kind: str = "qa"
+    """Its grader: a name in `GRADERS`, or `package.module:function`."""
+    supporting: tuple[str, ...] = ()
+    """Ids of the documents that hold the answer; empty where the source does not say."""
+    metadata: Mapping[str, Scalar] = field(default_factory=dict)
+    """Flat facts of the source (data set, split, level)."""
+
+    def __post_init__(self) -> None:
+        GRADERS.resolve(self.kind)
+        object.__setattr__(self, "golden_answers", tuple(self.golden_answers))
+        object.__setattr__(self, "supporting", tuple(self.supporting))
+        object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
+        if not self.question.strip():
+            raise InvalidValueError(f"task {self.id!r}: the question is blank")
+        if not self.golden_answers or not all(answer.strip() for answer in self.golden_answers):
+            raise InvalidValueError(f"task {self.id!r}: needs one or more answers, none of them blank")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        state = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return _rebuild, (state | {"metadata": dict(self.metadata)},)
+
+
+def _rebuild(state: dict[str, object]) -> Task:
+    """Unpickle: `MappingProxyType` does not pickle, so the fields travel as a plain dict."""
+    return Task(**state)  # type: ignore[arg-type]
+
 
 _PARQUET_MAGIC = b"PAR1"
 _PARQUET_ROWS = 1024
@@ -66,11 +92,7 @@ def read_tasks(path: str | os.PathLike[str]) -> list[Task]:
 
 
 def task_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows of a JSONL or Parquet file with their numbers, counted from 1.
-
-    Raises:
-        DataError: if the file cannot be read or a row is not an object.
-    """
+    """Rows of a JSONL or Parquet file with their numbers, counted from 1."""
     try:
         with open(name, "rb") as stream:
             parquet = stream.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC
@@ -109,11 +131,7 @@ def _identifier(row: Mapping[str, Any], number: int, taken: set[str], where: str
 
 
 def task_from_row(row: Mapping[str, Any], where: str, identifier: str) -> Task:
-    """Task of one row; the module docstring says which fields are read how.
-
-    Raises:
-        DataError: if the row breaks the format; the message starts with `where`.
-    """
+    """Task of one row; the module docstring says which fields are read how."""
     extra = _mapping(row, "extra_info", where)
     answers, marked = _answers(row, where)
     return Task(

@@ -5,13 +5,12 @@ A tool is a plain typed function from text to text with a Google docstring, so t
 Nothing here loads bm25s or pydantic-monty before a tool is made.
 """
 
-from deltah.core.results import ERROR_PREFIX, error_text, is_error, success_text
+from deltah.core.types import error_text, is_error, success_text
 from deltah.tools.python import make_python
 from deltah.tools.search import NO_RESULTS, Document, SearchIndex, make_search, read_corpus
 from deltah.tools.toolbox import TOOLS, ToolConfig, ToolResult, build_tools, call_tool
 
 __all__ = [
-    "ERROR_PREFIX",
     "NO_RESULTS",
     "TOOLS",
     "Document",

@@ -20,7 +20,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from deltah.core.results import error_text, success_text
+from deltah.core.types import error_text, success_text
 from deltah.errors import ConfigError, InvalidValueError, missing_dependency
 
 NO_OUTPUT = "(no output)"
@@ -219,11 +219,7 @@ _started_in: list[int] = []
 
 
 def _refuse_after_fork() -> None:
-    """Say what would otherwise be a silent wait without end.
-
-    Raises:
-        ConfigError: in a process forked from one that had started workers.
-    """
+    """Say what would otherwise be a silent wait without end."""
     if any(pid != os.getpid() for pid in _started_in):
         raise ConfigError(
             "the python tool does not work in a process forked after the tool was made; start processes with the "

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deltah.core.results import error_text, success_text
+from deltah.core.types import error_text, success_text
 from deltah.errors import DataError, InvalidValueError, missing_dependency
 from deltah.jsonlines import read_json_objects
 
@@ -111,12 +111,7 @@ class SearchIndex:
     """BM25 index over documents, held in memory."""
 
     def __init__(self, documents: Iterable[Document]) -> None:
-        """Build the index.
-
-        Raises:
-            DataError: if there is no document, or no document has a word.
-            MissingDependencyError: if bm25s is not installed.
-        """
+        """Build the index."""
         self.documents: tuple[Document, ...] = tuple(documents)
         vocabulary: dict[str, int] = {}
         ids = [

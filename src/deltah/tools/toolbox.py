@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from deltah.core.registry import Registry
-from deltah.core.results import error_text, status_of
-from deltah.core.types import CallStatus
+from deltah.core.types import CallStatus, error_text
 from deltah.errors import ConfigError, DeltahError
 from deltah.tools.python import make_python
 from deltah.tools.search import SearchIndex, make_search, read_corpus
@@ -108,11 +107,7 @@ def _build(name: str, config: ToolConfig) -> Tool:
 
 
 def check_tool(function: Callable[..., Any], name: str) -> None:
-    """Check that a function can be a tool: what a chat template and TRL need to describe it to the model.
-
-    Raises:
-        ConfigError: if it is no plain function, or an argument lacks its type hint or its line in the docstring.
-    """
+    """Check that a function can be a tool: what a chat template and TRL need to describe it to the model."""
     if not inspect.isfunction(function):
         raise ConfigError(f"tool {name!r} is a {type(function).__name__}; expected a function made with def")
     if inspect.iscoroutinefunction(function):
@@ -165,7 +160,7 @@ def call_tool(
     by_name = tools if isinstance(tools, Mapping) else {tool.__name__: tool for tool in tools}
     start = time.perf_counter()
     text = _call(by_name, name, arguments)
-    return ToolResult(text, status_of(text), time.perf_counter() - start)
+    return ToolResult(text, CallStatus.of(text), time.perf_counter() - start)
 
 
 def _call(tools: Mapping[str, Tool], name: str, arguments: str | Mapping[str, Any] | None) -> str:
@@ -187,11 +182,7 @@ def _call(tools: Mapping[str, Tool], name: str, arguments: str | Mapping[str, An
 
 
 def _parse_arguments(arguments: str | Mapping[str, Any] | None) -> dict[str, Any]:
-    """Arguments by name.
-
-    Raises:
-        ValueError: if the text is not a JSON object.
-    """
+    """Arguments by name."""
     if isinstance(arguments, str):
         arguments = json.loads(arguments) if arguments.strip() else {}
     if arguments is None:

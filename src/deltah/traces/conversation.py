@@ -17,7 +17,6 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from deltah.core.results import status_of
 from deltah.core.types import (
     CallStatus,
     Estimator,
@@ -293,7 +292,7 @@ class SegmentBuilder:
         text = message_text(message.content)
         at, turn = self._answered_by(message.tool_call_id), max(self.n_turns - 1, 0)
         if at is not None:
-            answered = replace(self._calls[at], result=text, status=status_of(text), duration_s=message.duration_s)
+            answered = replace(self._calls[at], result=text, status=CallStatus.of(text), duration_s=message.duration_s)
             self._calls[at], turn = answered, answered.turn
         self._add_text(SegmentKind.RESULT, turn, text)
 

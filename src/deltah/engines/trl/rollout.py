@@ -1,26 +1,32 @@
-"""Rolling out without training: the trainer's own loop, masks and scoring pass, no gradient step."""
+"""Rolling out without training: the trainer's own loop, masks and scoring pass, no gradient step.
+
+`rollout` yields trajectories, `evaluate` writes those of held-out tasks, and a `RolloutJob` writes them as they come
+and continues where it was interrupted.
+"""
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 
+import numpy as np
+
 from deltah.core.rewards import RewardConfig
-from deltah.core.signal_types import Signal
-from deltah.core.signals import SignalConfig
+from deltah.core.signals import Signal, SignalConfig
 from deltah.core.types import Trajectory
 from deltah.engines.config import EvalConfig, EvaluateConfig, Progress, RolloutConfig
 from deltah.engines.models import ModelFiles, resolve_model
 from deltah.engines.rollout_row import graded_by, rows_of
 from deltah.engines.trl.processes import alone
-from deltah.errors import missing_dependency
-from deltah.runs.claim import claim
-from deltah.runs.directory import RunDirectory, open_run
+from deltah.errors import ConfigError, missing_dependency
+from deltah.runs.directory import RunDirectory, claim, open_run
 from deltah.tasks import Task, read_tasks
 from deltah.tools import build_tools
-from deltah.traces import write_traces
+from deltah.traces import TraceWriter, read_traces, write_traces
 
 try:
     from datasets import Dataset
@@ -161,3 +167,83 @@ def evaluate_into(config: EvaluateConfig, run: RunDirectory, progress: Progress 
             if progress is not None:
                 progress(finished, 2 * len(tasks), {})
         write_traces(path, done)
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutJob:
+    """Trajectories of tasks, written into a run directory as they come: all samples of the first task, then the next.
+
+    A continued job samples with another seed, so that no draw is repeated: the sample is equally good, but another one.
+    """
+
+    config: RolloutConfig
+    tasks: Sequence[Task]
+    run: RunDirectory
+    samples: int
+    greedy: bool
+
+    @property
+    def total(self) -> int:
+        """Trajectories to make."""
+        return len(self.tasks) * self.samples
+
+    @property
+    def partial(self) -> Path:
+        """File of the trajectories so far."""
+        return self.run.path / "partial.jsonl"
+
+    def kept(self) -> int:
+        """Number of trajectories that are already written.
+
+        Raises:
+            ConfigError: if they answer other questions: the task file has changed since.
+        """
+        expected = ((f"{task.id}/{k}", task.question) for task in self.tasks for k in range(self.samples))
+        written = read_traces(self.partial) if self.partial.exists() else ()
+        kept = 0
+        for trajectory, asked in zip_longest(written, expected):
+            if trajectory is None:
+                break
+            if (trajectory.id, trajectory.question) != asked:
+                raise ConfigError(
+                    f"{self.partial}: trajectory {kept + 1} answers {trajectory.question!r} ({trajectory.id}), which "
+                    "is not what the task file asks there now; give the task file it was made with, or another --out"
+                )
+            kept += 1
+        return kept
+
+    def proceed(self, done: int) -> Iterator[int]:
+        """Write the trajectories after the first `done`; yields how many there are after each."""
+        trajectories = self._after(done)
+        first = list(islice(trajectories, 1))  # a run that cannot start leaves no file
+        if first:
+            with TraceWriter(self.partial) as writer:
+                for number, trajectory in enumerate(chain(first, trajectories), start=done + 1):
+                    writer.write(trajectory)
+                    yield number
+
+    def finish(self, traces: Path, *, remove_run: bool) -> None:
+        """Write the final file, and remove the partial one or the whole run; safe to repeat after an interruption."""
+        written = write_traces(traces, read_traces(self.partial))
+        if remove_run:
+            shutil.rmtree(self.run.path)
+        else:
+            self.run.finish({"trajectories": written}, total=written)
+            self.partial.unlink()
+
+    def _after(self, done: int) -> Iterator[Trajectory]:
+        task, made = divmod(done, self.samples)
+        if made:
+            rest = self._sample(self.tasks[task : task + 1], self.samples - made, done)
+            for k, trajectory in enumerate(rest, start=made):
+                yield replace(trajectory, id=f"{self.tasks[task].id}/{k}")
+            task += 1
+        if task < len(self.tasks):
+            yield from self._sample(self.tasks[task:], self.samples, task * self.samples)
+
+    def _sample(self, tasks: Sequence[Task], samples: int, done: int) -> Iterator[Trajectory]:
+        seed = self.config.seed
+        if done:  # with the first seed, the next samples of a task would repeat its first ones
+            seed = int(np.random.SeedSequence([seed, done]).generate_state(1)[0] >> 1)
+        made = rollout(replace(self.config, seed=seed), tasks, greedy=self.greedy, samples=samples)
+        return (trajectory for trajectory, _ in made)

@@ -28,10 +28,8 @@ from trl.models.utils import disable_gradient_checkpointing
 from deltah.core.advantages import BatchCredit, batch_credit
 from deltah.core.align import pad
 from deltah.core.metrics import DROPPED, CollapseMonitor, batch_metrics
-from deltah.core.pooling import normalise
-from deltah.core.rewards import RewardConfig, reward_config
-from deltah.core.signal_types import Signal
-from deltah.core.signals import SignalConfig, score, signal_config
+from deltah.core.rewards import RewardConfig, normalise, reward_config
+from deltah.core.signals import Signal, SignalConfig, score, signal_config
 from deltah.core.types import FloatArray, Trajectory
 from deltah.engines.rollout_row import RolloutRow, decode_tokens, last_text, scalar_facts, trajectory_from_row
 from deltah.engines.trl import trl_compat

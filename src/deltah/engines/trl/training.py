@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from deltah.core.metrics import SECONDS
-from deltah.core.signal_types import Signal
+from deltah.core.signals import Signal
 from deltah.core.types import Trajectory
 from deltah.engines.config import EvaluateConfig, Progress, TrainConfig
 from deltah.engines.models import resolve_model
 from deltah.engines.rollout_row import rows_of
 from deltah.engines.trl.processes import alone, rank
 from deltah.errors import TrainingError, missing_dependency
-from deltah.runs.claim import claim
-from deltah.runs.directory import MANIFEST, RunDirectory, open_run
+from deltah.runs.directory import MANIFEST, RunDirectory, claim, open_run
 from deltah.tasks import read_tasks
 from deltah.tools import build_tools
 from deltah.traces import write_traces
@@ -78,7 +77,7 @@ def train(
     with claim(out) if first else nullcontext(), disk_faults(out):
         if (out / MANIFEST).exists():  # refused under another configuration before anything is loaded
             open_run(out, config.to_dict(), command="train", free_keys=FREE_KEYS)
-            if (out / "result.json").exists():
+            if run.finished:
                 return run
         steps = _fit(config, run, progress)
         with alone():

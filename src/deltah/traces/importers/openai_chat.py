@@ -13,7 +13,7 @@ of one chunk each, bare or as their `response` (joined there too). The batch API
 * duration_s: of the `tool` message, where a client logged it; else the time between an API call's end (`started_at` +
   `duration_s`) and the start of the next, shared by the results in between: the client's own work, or a person's pause,
   is in it, and `duration_s_from` in the metadata says so.
-* status: error where the result reads as one; the rule is `deltah.core.results.is_error`.
+* status: error where the result reads as one; the rule is `deltah.core.types.is_error`.
 * entropy: `top_logprobs` through `deltah.traces.logprobs`; exact where they cover `vocab_size` tokens; NaN without.
 * vocab_size: the line's, else the caller's, else that of the model's family (`deltah.traces.vocabularies`), else
   `deltah.core.entropy.DEFAULT_VOCAB_SIZE`; `metadata["vocab_size_from"]` names one that nobody stated.

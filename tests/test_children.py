@@ -11,17 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from deltah import termination
-from deltah.lab import subprocesses
+from deltah import parallel
 
-SOURCE = Path(__file__).parents[2] / "src"
+SOURCE = Path(__file__).parents[1] / "src"
 CHILD = "import os, pathlib, sys, time\npathlib.Path(sys.argv[1]).write_text(str(os.getpid()))\ntime.sleep(60)\n"
 DEAF = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + CHILD
 PARENT = """
 import os, sys, time
 from pathlib import Path
-from deltah.lab.subprocesses import start, stop
-from deltah.termination import stop_on_termination
+from deltah.parallel import start, stop, stop_on_termination
 folder = Path(sys.argv[1])
 with stop_on_termination():
     child = start("child", [str(folder / "pid")], log=folder / "log", env=os.environ)
@@ -81,35 +79,12 @@ def test_a_child_ends_with_its_parent(environment: Path, number: signal.Signals,
 
 
 @needs_proc
-def test_the_pipe_alone_ends_a_child_where_there_is_no_death_signal(environment: Path) -> None:
-    child = (
-        "import os, pathlib, sys; from deltah.lab import subprocesses; "
-        "pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); subprocesses._watch_pipe()"
-    )
-    parent = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', *sys.argv[1:]], stdin=-1); "
-            "time.sleep(60)",
-            child,
-            str(environment / "pid"),
-        ]
-    )
-    child_pid = wait_for(environment / "pid")
-    assert alive(child_pid)
-    parent.kill()
-    parent.wait()
-    assert gone(child_pid)
-
-
-@needs_proc
 def test_a_child_that_starts_after_its_parents_end_does_nothing(environment: Path) -> None:
     done = subprocess.run(
         [
             sys.executable,
             "-m",
-            "deltah.lab.subprocesses",
+            "deltah.parallel",
             "1",
             "child",
             str(environment / "pid"),
@@ -124,7 +99,7 @@ def test_a_child_that_starts_after_its_parents_end_does_nothing(environment: Pat
 
 def test_arguments_exit_code_and_output_are_those_of_the_module(environment: Path) -> None:
     (environment / "child.py").write_text("import sys\nprint(sys.argv[1:], __name__)\nsys.exit(5)\n")
-    child = subprocesses.start("child", ["a", "--b"], log=environment / "log", env=dict(os.environ))
+    child = parallel.start("child", ["a", "--b"], log=environment / "log", env=dict(os.environ))
     assert child.wait(30) == 5
     assert (environment / "log").read_text() == "['a', '--b'] __main__\n"
 
@@ -132,19 +107,19 @@ def test_arguments_exit_code_and_output_are_those_of_the_module(environment: Pat
 @needs_proc
 def test_stop_kills_what_does_not_end(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (environment / "child.py").write_text(DEAF)
-    monkeypatch.setattr(subprocesses, "STOP_WAIT_S", 0.2)
-    child = subprocesses.start("child", [str(environment / "pid")], log=environment / "log", env=dict(os.environ))
+    monkeypatch.setattr(parallel, "STOP_WAIT_S", 0.2)
+    child = parallel.start("child", [str(environment / "pid")], log=environment / "log", env=dict(os.environ))
     wait_for(environment / "pid")
-    subprocesses.stop([child])
+    parallel.stop([child])
     assert child.returncode == -signal.SIGKILL
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with termination.stop_on_termination():
+        with parallel.stop_on_termination():
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-            assert signal.getsignal(signal.SIGTERM) is termination._leave
+            assert signal.getsignal(signal.SIGTERM) is parallel._leave
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     finally:
         signal.signal(signal.SIGHUP, before)
