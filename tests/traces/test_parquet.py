@@ -259,8 +259,8 @@ def with_field(column: str, field: str, value: str) -> str:
 @pytest.mark.parametrize(
     ("select", "message"),
     [
-        (changed("id", "NULL"), "missing required field `id`"),
-        (changed("segments", "NULL"), "missing required field `segments`"),
+        (changed("id", "NULL"), "field id: expected `str`, got `null`"),
+        (changed("segments", "NULL"), "field segments: expected `array`, got `null`"),
         (changed("segments", "segments[2:]"), "without gap"),
         (changed("segments", "[NULL]"), "field segments"),
         (with_field("segments", "kind", "'poem'"), r"field segments\[0\].kind: invalid enum value 'poem'"),

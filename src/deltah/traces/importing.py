@@ -64,12 +64,6 @@ Importer: TypeAlias = Callable[[Any, RecordContext], Imported]
 IMPORTERS: Final[Registry[Importer]] = Registry("trace format")
 """Formats that can be read; `deltah.traces.importers` fills it."""
 
-ANSWER_FIELDS: Final = ("golden_answers", "answer", "solution", "ground_truth")
-"""Names under which logs give accepted answers; here and below the first that is there counts."""
-OUTCOME_FIELDS: Final = ("outcome", "accuracy_reward", "reasoning_accuracy_reward")
-"""Names of columns that hold the grader's score."""
-SESSION_FIELDS: Final = ("session_id", "conversation_id", "thread_id", "trace_id")
-"""Names of the id under which a client groups the API calls of one conversation."""
 UNFIT_OUTCOME: Final = "score_outside_0_1"
 """Metadata key: a grade that is no outcome, because it lies outside [0, 1]."""
 NOT_JSON: Final = "not valid JSON"

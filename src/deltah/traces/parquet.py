@@ -166,10 +166,9 @@ class _Source:
         left_out = {*skip, *(("text", "token_ends") if "token_texts" in skip else ())}
         present = [name for name in LAYOUT if name in types and name not in left_out]
         as_json = [name for name in present if name in _HEAD and name not in _BESIDE]
-        head = ", ".join(f"'{name}': {name}::{LAYOUT[name]}" for name in as_json)
+        head = ", ".join(f"'{name}': {_with_default(name)}" for name in as_json)
         beside = [f"{name}::{LAYOUT[name]} AS {name}" for name in present if name not in as_json]
-        # A patch drops what is NULL, for which the record has its defaults.
-        self._columns = ", ".join([f"json_merge_patch('{{}}', to_json({{{head}}})) AS head", *beside])
+        self._columns = ", ".join([f"to_json({{{head}}}) AS head", *beside])
 
     def close(self) -> None:
         """Close the database."""
@@ -230,6 +229,15 @@ def _array(values: NDArray[Any] | None, name: str) -> NDArray[Any] | None:
     if name.startswith("token"):
         raise DataError(f"column {name} holds NULL; expected an integer a token")
     return np.where(values.mask, np.nan, values.data)  # `filled` takes five times as long
+
+
+def _with_default(name: str) -> str:
+    """SQL of a column of the head, with the record's default in the place of NULL."""
+    default = next(f for f in msgspec.structs.fields(TraceRecord) if f.name == name).default
+    if name in ("golden_answers", "calls"):
+        return f"coalesce({name}::{LAYOUT[name]}, [])"
+    known = default is not None and default is not msgspec.NODEFAULT
+    return f"coalesce({name}::{LAYOUT[name]}, {_literal(str(default)) if known else 'NULL'})"
 
 
 def _database() -> DuckDBPyConnection:

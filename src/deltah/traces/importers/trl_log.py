@@ -37,18 +37,11 @@ from deltah.traces.chattext import (
     text_trajectory,
 )
 from deltah.traces.conversation import Facts, message_text
-from deltah.traces.importing import (
-    ANSWER_FIELDS,
-    IMPORTERS,
-    OUTCOME_FIELDS,
-    RecordContext,
-    golden_answers,
-    outcome_of,
-    prompt_group,
-    scalars,
-)
+from deltah.traces.importing import IMPORTERS, RecordContext, golden_answers, outcome_of, prompt_group, scalars
 from deltah.traces.openai_schema import FunctionCall, Message
 
+_ANSWERS = ("golden_answers", "answer", "solution", "ground_truth")
+_OUTCOMES = ("outcome", "accuracy_reward", "reasoning_accuracy_reward")
 _WRITTEN_ALWAYS = frozenset({"step", "prompt", "completion", "advantage"})
 
 
@@ -70,7 +63,7 @@ def read(record: dict[str, Any], context: RecordContext) -> Trajectory:
         id=context.default_id,
         group_id=prompt_group(row.step, record["prompt"]),
         question=prompt.question,
-        golden_answers=golden_answers(next((others[n] for n in ANSWER_FIELDS if n in others), None)),
+        golden_answers=golden_answers(next((others[n] for n in _ANSWERS if n in others), None)),
         outcome=_outcome(others),
         metadata=scalars(record, leave_out=frozenset({"prompt", "completion"})),
     )
@@ -102,7 +95,7 @@ def _given(function: FunctionCall | None) -> FunctionCall | None:
 
 
 def _outcome(columns: Mapping[str, Any]) -> float | None:
-    named = next((name for name in OUTCOME_FIELDS if name in columns), None)
+    named = next((name for name in _OUTCOMES if name in columns), None)
     if named is not None:
         return outcome_of(columns[named])
     numbers = [v for v in columns.values() if v is None or (isinstance(v, int | float) and not isinstance(v, bool))]
