@@ -11,8 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from deltah.calls.logs import read_calls
-    from deltah.calls.table import CallTable
+    from deltah.calls.table import CallTable, read_calls
     from deltah.core.advantages import (
         BatchCredit,
         Reward,
@@ -102,8 +101,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "calls.logs": "read_calls",
-    "calls.table": "CallTable",
+    "calls.table": "CallTable read_calls",
     "core.advantages": "BatchCredit Reward batch_credit credit_rollouts group_rewards token_advantages",
     "core.entropy": "DEFAULT_VOCAB_SIZE EntropyBounds entropy_bounds entropy_from_logits",
     "core.metrics": "batch_metrics",

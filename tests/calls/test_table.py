@@ -16,7 +16,7 @@ import pytest
 from builders import make_trajectory
 
 from deltah import CallTable, Segment, SegmentKind, ToolCall, Trajectory, read_calls, score, write_traces
-from deltah.calls.schema import TABLES, columns_markdown
+from deltah.calls.schema import TABLES, rows_of
 from deltah.errors import ConfigError, DataError, InvalidValueError
 
 MEASURED = make_trajectory([[2.0, 1.0], [0.5], [0.75]], id="a", outcome=1.0, question="Where?", metadata={"split": "x"})
@@ -53,6 +53,12 @@ def test_calls_by_hand() -> None:
     assert {third[key] for key in ("value", "verdict", "signal", "unit", "outcome", "correct", "call_tokens")} == {None}
     assert (third["duration_s"], third["duration_is_gap"], third["key"]) == (0.5, False, 1)
     assert (first["cluster"], third["cluster"]) == ("question:Where?", "id:b")
+
+
+def test_rows_have_the_declared_columns() -> None:
+    row, calls = rows_of(MEASURED, score(MEASURED), [frozenset()] * 2)
+    assert set(row) == {column.name for column in TABLES["trajectories"]}
+    assert [set(call) for call in calls] == [{column.name for column in TABLES["calls"]}] * 2
 
 
 def test_what_a_call_costs_by_hand() -> None:
@@ -180,6 +186,9 @@ def test_grades_reach_every_process_and_their_matches_are_counted(folder: Path, 
     table = read_calls(folder, answers=str(grades), workers=2)
     found = table.sql("SELECT count(*), avg(outcome) FROM trajectories WHERE matched").fetchall()
     assert found == [(60, 0.25)]
+    grades.write_text(grades.read_text().replace("0.25", "0.75"))
+    again = read_calls(folder, answers=str(grades), workers=1)
+    assert again.sql("SELECT avg(outcome) FROM trajectories WHERE matched").fetchall() == [(0.75,)]
 
 
 def test_without_looking_for_waste_there_is_none(folder: Path) -> None:
@@ -229,8 +238,9 @@ def test_wrong_targets_are_one_clear_error(tmp_path: Path) -> None:
 
 def test_the_documentation_lists_every_column_and_its_queries_run() -> None:
     text = (ROOT / "docs" / "table.md").read_text(encoding="utf-8")
-    for name in TABLES:
-        assert columns_markdown(name) in text
+    for columns in TABLES.values():
+        rows = [f"| `{c.name}` | {c.type} | {c.unit} | {c.meaning} |" for c in columns]
+        assert "\n".join(["| column | type | unit | meaning |", "| --- | --- | --- | --- |", *rows]) in text
     table = CallTable.of([MEASURED, unmeasured()])
     (queries,) = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
     for query in queries.split("\n\n"):

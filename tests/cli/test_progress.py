@@ -15,7 +15,7 @@ from rich.progress import Progress
 from study_builders import agent
 
 import deltah.cli.terminal
-from deltah.calls.logs import LogOptions, ScoredLog
+from deltah.calls.table import LogOptions, ScoredLog
 from deltah.cli.terminal import Display, display, reading, reporting, reporting_phases
 from deltah.core import metrics
 from deltah.core.types import Trajectory

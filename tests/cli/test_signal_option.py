@@ -9,7 +9,7 @@ import pytest
 from builders import make_trajectory
 from typer.testing import CliRunner
 
-from deltah.calls.logs import LogOptions, ScoredLog, log_signals
+from deltah.calls.table import LogOptions, ScoredLog, log_signals
 from deltah.cli.app import app
 from deltah.core.signals import SIGNALS
 from deltah.errors import InvalidValueError

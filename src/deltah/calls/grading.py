@@ -47,32 +47,20 @@ ClusterKey: TypeAlias = tuple[str, str]
 class Answers:
     """Grades and gold answers of a second file, by id and by question."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Read the file.
-
-        Raises:
-            DataError: if it cannot be read, or a row has no id and no question, or neither grade nor answers, or names
-                what an earlier row named.
-        """
-        self.path = os.fspath(path)
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        """Read the file; without one no trajectory has a row, and its own gold answers alone grade it."""
         self.n_rows = 0
         self._by_id: dict[str, float | Task] = {}
         self._by_question: dict[str, float | Task] = {}
-        for number, row in task_rows(self.path):
-            self._add(row, f"{self.path}:{number}")
-            self.n_rows += 1
+        if path is None:
+            return
+        for self.n_rows, (number, row) in enumerate(task_rows(os.fspath(path)), start=1):
+            self._add(row, f"{os.fspath(path)}:{number}")
         if not self.n_rows:
-            raise DataError(f"{self.path}: the file holds no row; expected one a trajectory, with an id and a score")
+            raise DataError(f"{path}: the file holds no row; expected one a trajectory, with an id and a score")
 
     def apply(self, trajectory: Trajectory) -> tuple[Trajectory, bool]:
-        """The trajectory with its outcome, if the file or its own gold answers give one, else itself.
-
-        Returns:
-            The trajectory, and whether it found a row of the file.
-
-        Raises:
-            MissingDependencyError: if a math task needs math-verify and it is not installed.
-        """
+        """The trajectory with its outcome, if the file or its own gold answers give one; whether the file has a row."""
         found = self._find(trajectory)
         if found is None or (isinstance(found, float) and self._is_abandoned(trajectory)):
             return graded(trajectory), False
@@ -109,11 +97,7 @@ class Answers:
 
 
 def graded(trajectory: Trajectory) -> Trajectory:
-    """Grade a trajectory by its own gold answers; one with an outcome, or without answers, stays as it is.
-
-    Raises:
-        MissingDependencyError: if a math task needs math-verify and it is not installed.
-    """
+    """Grade a trajectory by its own gold answers; one with an outcome, or without answers, stays as it is."""
     if trajectory.outcome is not None or not trajectory.golden_answers:
         return trajectory
     kind = str(trajectory.metadata.get("kind"))
@@ -156,10 +140,7 @@ def is_correct(trajectory: Trajectory) -> bool | None:
 
 
 def cluster_key(trajectory: Trajectory, cluster: str = "task_id") -> ClusterKey:
-    """What question a trajectory answers: its task id, else the question's text, else its own id.
-
-    A long text is named by its beginning and a digest, so that keys stay small however long the prompts are.
-    """
+    """What question a trajectory answers: its task id, else the question's text, else its own id."""
     named = trajectory.metadata.get(cluster)
     if named is not None:
         return (cluster, _short(str(named)))
@@ -167,6 +148,7 @@ def cluster_key(trajectory: Trajectory, cluster: str = "task_id") -> ClusterKey:
 
 
 def _short(text: str) -> str:
+    """A long text by its beginning and a digest, so that keys stay small however long the prompts are."""
     if len(text) <= MAX_KEY_CHARS:
         return text
     digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

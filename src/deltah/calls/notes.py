@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Final
 
-from deltah.calls.logs import ScoredLog
-from deltah.calls.table import CallTable
+from deltah.calls.table import CallTable, ScoredLog
 from deltah.core.entropy import DEFAULT_VOCAB_SIZE
 from deltah.core.types import Estimator
 from deltah.text_format import count, share
@@ -123,7 +122,7 @@ def _reading(log: ScoredLog, facts: SimpleNamespace) -> Iterator[str]:
             f"The score of {count(facts.unfit_outcomes, 'trajectory')} is outside [0, 1] (such as "
             f"{facts.unfit_outcome:g}) and not taken as an outcome: give grades in [0, 1] with --answers."
         )
-    if log.answers is not None:
+    if log.answers.n_rows:
         found, rows = share(facts.matched, facts.trajectories, "trajectory"), count(log.answers.n_rows, "row")
         yield f"Grades matched {found} (the file of answers has {rows})."
     if skipped := reader.skipped:

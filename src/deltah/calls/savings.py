@@ -9,9 +9,6 @@ $$ \mathrm{money} = c_i\, p_{out} + (c_i + r_i)\,[\,p_{in} + (L_k - 1)\, p'\,] +
 for $L_k \ge 1$, with $p' = p_{in}$ without a cache and $p' = p_{cached}$ with one. This is what the call's own text
 costs: the request that a dropped call caused, with its reasoning and the rest of its prompt, is not counted, so where
 whole turns fall away the estimate is on the low side. Nothing here says that the agent would have answered the same.
-
-The tokens are columns of the table of calls (`own_tokens`, `result_tokens`, `prompt_tokens`,
-`repeated_prompt_tokens`); here they are summed.
 """
 
 from __future__ import annotations
@@ -70,11 +67,6 @@ class Costs:
     def __post_init__(self) -> None:
         for tool, seconds in self.latency_s.items():
             _check_amount(f"the latency of {tool!r}", seconds)
-
-    @property
-    def currency(self) -> str:
-        """Of the prices."""
-        return self.prices.currency
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,47 +5,53 @@
     table.sql("SELECT tool, avg(value) FROM calls GROUP BY tool").show()
     table.sql("SELECT c.* FROM calls c JOIN trajectories t USING (key) WHERE t.margin = 0")
 
-Columns are declared in `deltah.calls.schema`. Rows travel as JSON lines in temporary files, which any process can write
-and the database reads in bulk; what does not fit into its memory (`MEMORY_LIMIT`) it keeps on disk, until it is closed.
+Columns are declared in `deltah.calls.schema`. What does not fit into the database's memory (`MEMORY_LIMIT`) it keeps on
+disk, until it is closed. A `ScoredLog` reads, grades and scores trajectories one by one, in constant memory.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 import uuid
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
-import msgspec
-import numpy as np
-
-from deltah.calls.schema import TABLES, rows_of
+from deltah.calls.grading import Answers
+from deltah.calls.schema import TABLES, RowFiles, RowWriter
 from deltah.calls.waste import Waste, waste_of_calls
-from deltah.core.signals import Signal, SignalConfig, score
+from deltah.core.signals import SIGNALS, Signal, SignalConfig, score
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError, InvalidValueError
+from deltah.runs.directory import signal_of
+from deltah.traces import TraceReader, read_traces
+from deltah.traces.files import STDIN
+from deltah.traces.parquet import OPTIONAL
+from deltah.traces.reader import Paths
 
 if TYPE_CHECKING:
     import duckdb
-
-    from deltah.calls.logs import ScoredLog
 
 MEMORY_LIMIT: Final = "1GB"
 """Of the database; further rows go to temporary files."""
 _BATCH_BYTES: Final = 32 * 2**20
 """Rows that wait as JSON lines before the database reads them."""
-_JSON = msgspec.json.Encoder(enc_hook=lambda value: value.item() if isinstance(value, np.generic) else str(value))
+_FILE_KEYS: Final = 2**32
+"""Distance between the first keys of two files of a log."""
 _FORMATS: Final = {
     ".parquet": "FORMAT parquet, COMPRESSION zstd",
     ".jsonl": "FORMAT json",
     ".csv": "FORMAT csv, HEADER true",
 }
+_RESULT: Final = re.compile(rb'\{\s*"schema_version": ?\d+,\s*"(?:title|level)":')
+"""How the JSON of a report or a study begins, as no record of traces does."""
 
 
 def score_measured(trajectory: Trajectory, config: SignalConfig | None = None) -> Signal | None:
@@ -53,86 +59,11 @@ def score_measured(trajectory: Trajectory, config: SignalConfig | None = None) -
     return None if trajectory.entropy is None else score(trajectory, config)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowFiles:
-    """Rows of some trajectories in files that the table has still to read."""
-
-    paths: dict[str, str]
-    """By table."""
-    n_bytes: int
-    longest: int
-    """Bytes of the longest row."""
-    next_key: int
-    """Least key that no row here or before has."""
-
-
-class RowWriter:
-    """Writes rows of trajectories to files of a folder, in any process; `close` tells the table what to read."""
-
-    def __init__(self, folder: str, first_key: int = 0) -> None:
-        """Open the files.
-
-        Args:
-            folder: `CallTable.folder`.
-            first_key: Key of the first trajectory; the others follow.
-        """
-        self._key = first_key
-        self._n_bytes = self._longest = 0
-        self._paths = {name: os.path.join(folder, f"{uuid.uuid4().hex}.{name}") for name in TABLES}
-        self._files = {name: open(path, "wb") for name, path in self._paths.items()}  # noqa: SIM115 - `close` does
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes written so far."""
-        return self._n_bytes
-
-    def add(
-        self,
-        trajectory: Trajectory,
-        signal: Signal | None,
-        waste: Sequence[frozenset[Waste]] | None,
-        *,
-        matched: bool = False,
-        cluster: str = "task_id",
-    ) -> None:
-        """Write the rows of one trajectory; arguments and errors as of `deltah.calls.schema.rows_of`."""
-        row, calls = rows_of(trajectory, signal, waste, key=self._key, matched=matched, cluster=cluster)
-        self._key += 1
-        self._write("trajectories", [row])
-        self._write("calls", calls)
-
-    def close(self) -> RowFiles:
-        """Close the files."""
-        for file in self._files.values():
-            file.close()
-        return RowFiles(paths=self._paths, n_bytes=self._n_bytes, longest=self._longest, next_key=self._key)
-
-    def _write(self, table: str, rows: Sequence[msgspec.Struct]) -> None:
-        for row in rows:
-            try:
-                line = _JSON.encode(row)
-            except UnicodeEncodeError:  # a lone surrogate, which no UTF-8 file can hold
-                line = _JSON.encode(_replaced(msgspec.to_builtins(row)))
-            self._files[table].write(line + b"\n")
-            self._n_bytes += len(line)
-            self._longest = max(self._longest, len(line))
-
-
-def _replaced(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {_replaced(key): _replaced(item) for key, item in value.items()}
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
-
-
 class CallTable:
     """Calls and trajectories as two relations of one database; ask it with SQL, or take it as a data frame."""
 
     def __init__(self, *, cluster: str = "task_id") -> None:
-        """Make an empty table.
-
-        Args:
-            cluster: Metadata key that names the question, where trajectories are added here.
-        """
+        """Make an empty table; `cluster` is the metadata key that names the question of trajectories that are added."""
         self.log: ScoredLog | None = None
         """What the rows were read from; None for trajectories in memory."""
         self.has_waste = True
@@ -149,8 +80,7 @@ class CallTable:
         """Where a `RowWriter` puts rows for this table."""
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self._waiting: list[RowFiles] = []
-        self._writer: RowWriter | None = None
-        self._next_key = 0
+        self._writer = RowWriter(self.folder)
 
     @classmethod
     def of(
@@ -195,30 +125,21 @@ class CallTable:
             waste: (C,) what `waste_of_calls` says; looked for here when not given.
             matched: Whether a file of answers has a row of it.
         """
-        if self._writer is None:
-            self._writer = RowWriter(self.folder, self._next_key)
         found = waste_of_calls(trajectory) if waste is None and self.has_waste else waste
         self._writer.add(trajectory, signal, found, matched=matched, cluster=self._cluster)
         if self._writer.n_bytes > _BATCH_BYTES:
             self._flush()
 
     def load(self, files: RowFiles) -> None:
-        """Add rows that another process wrote, whose keys are greater than all before."""
-        self._close_writer()
+        """Add rows that another writer wrote, with keys of their own; to a table to which none are added otherwise."""
         self._waiting.append(files)
-        self._next_key = files.next_key
         if sum(waiting.n_bytes for waiting in self._waiting) > _BATCH_BYTES:
             self._flush()
 
-    def _close_writer(self) -> None:
-        if self._writer is not None:
-            self._waiting.append(files := self._writer.close())
-            self._writer, self._next_key = None, files.next_key
-
     def _flush(self) -> None:
         """Read the rows that wait into the database, in order."""
-        self._close_writer()
-        waiting, self._waiting = self._waiting, []
+        waiting = [files for files in (*self._waiting, self._writer.take()) if files.paths]
+        self._waiting = []
         if not waiting:
             return
         size = max(2**20, 2 * max(files.longest for files in waiting))
@@ -309,10 +230,169 @@ class CallTable:
 
 
 def check_suffix(path: Path) -> None:
-    """Refuse a name of rows that `CallTable.write` has no format for.
-
-    Raises:
-        ConfigError: if it ends in none of `.parquet`, `.jsonl` and `.csv`.
-    """
+    """Refuse a name of rows that `CallTable.write` has no format for."""
     if path.suffix not in _FORMATS:
         raise ConfigError(f"--out {path}: expected a name that ends in .jsonl, .csv or .parquet")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogOptions:
+    """How logs are read and scored; see `read_calls`."""
+
+    format: str | None = None
+    vocab_size: int | None = None
+    join: bool = True
+    strict: bool = False
+    answers: str | None = None
+    signal: str | None = None
+    margin: float | None = None
+    watch: Callable[[int], object] | None = None
+    """Called with the number of trajectories read so far."""
+
+    def signal_config(self, base: SignalConfig) -> SignalConfig:
+        """A run's configuration with what is stated here in its place."""
+        if self.signal is None and self.margin is None:
+            return base
+        name = base.name if self.signal in (None, base.name) else _signal_name(str(self.signal))
+        # Another signal has a margin of its own.
+        kept = base.margin if name == base.name else None
+        return replace(base, name=name, margin=kept if self.margin is None else self.margin)
+
+
+Scored: TypeAlias = tuple[Trajectory, Signal | None]
+"""A trajectory with its signal; None for one without entropies."""
+
+
+class ScoredLog(Iterable[tuple[Trajectory, Signal | None, bool]]):
+    """Trajectories of logs, graded, with their signals and whether the answers' file has a row of them.
+
+    Iterable again unless from standard input.
+    """
+
+    def __init__(self, paths: Paths, options: LogOptions | None = None, *, waste: bool = True) -> None:
+        """Open the files; without `waste` the texts of Parquet are not read. Errors as of `read_calls`."""
+        options = options or LogOptions()
+        self.answers = Answers(options.answers)
+        self.watch = options.watch
+        self.waste = waste
+        self.reader: TraceReader = read_traces(
+            paths,
+            format=options.format,
+            strict=options.strict,
+            vocab_size=options.vocab_size,
+            join=options.join,
+            skip=("logprobs", "token_ids") if waste else OPTIONAL,
+        )
+        # What an earlier report or study left in a folder of logs is none of them.
+        self.reader.sources = [s for s in self.reader.sources if s.named or not is_result(s.path)]
+        folders = {str(Path(source.path).parent) for source in self.reader.sources if source.path != STDIN}
+        found = {options.signal_config(signal_of(folder)) for folder in folders}
+        if len(found) > 1:
+            raise ConfigError(
+                "these traces come from runs with different signals; say which to use with --signal or --margin"
+            )
+        self.signal = found.pop() if found else options.signal_config(SignalConfig())
+
+    def __iter__(self) -> Iterator[tuple[Trajectory, Signal | None, bool]]:
+        """Grade and score the trajectories that can be read, as they are asked for."""
+        for read in self.reader:
+            trajectory, matched = self.answers.apply(read)
+            if self.watch is not None:
+                self.watch(self.reader.n_read)
+            yield trajectory, score_measured(trajectory, self.signal), matched
+
+
+def log_signals() -> tuple[str, ...]:
+    """Names of the signals that a log can be scored by as it is read: those that need no fit."""
+    return tuple(name for name, entry in SIGNALS.items() if "fit" not in entry.options)
+
+
+def _signal_name(name: str) -> str:
+    if name in log_signals() or (":" in name and "fit" not in SIGNALS.resolve(name).options):
+        return name
+    wrong = f"unknown signal {name!r};"
+    if name in SIGNALS or ":" in name:
+        wrong = (
+            f"the signal {name!r} needs an expectation fitted on other questions, as `deltah study` computes it; here"
+        )
+    raise InvalidValueError(
+        f"{wrong} choose one of: {', '.join(log_signals())}; or name one of your own as package.module:function"
+    )
+
+
+def read_calls(  # noqa: PLR0913 - the options of `deltah score`
+    paths: Paths,
+    *,
+    signal: str | None = None,
+    margin: float | None = None,
+    answers: str | None = None,
+    format: str | None = None,
+    vocab_size: int | None = None,
+    join: bool = True,
+    strict: bool = False,
+    waste: bool = True,
+    workers: int | None = 1,
+) -> CallTable:
+    """Read traces or logs, score every call, and give the table of calls.
+
+    Args:
+        paths: Files, folders or glob patterns, see `deltah.read_traces`.
+        signal: A name, or `package.module:function`; None: that of the run that the traces lie in, else ΔH.
+        margin: Dead band in the signal's unit; None: likewise.
+        answers: Second file with grades or gold answers.
+        format: Name of a trace format; None: told from the content.
+        vocab_size: Vocabulary size of logs that do not state it.
+        join: Whether API calls of one conversation become one trajectory.
+        strict: Stop at the first record that cannot be read, instead of counting it in `log.reader.problems`.
+        waste: Whether to look for waste in the text; without, scoring is faster.
+        workers: Processes; None: one per core. More than one need a guarded main module (`multiprocessing`, "spawn").
+
+    Returns:
+        A `CallTable`: `.df()`, `.pl()`, `.arrow()`, `.sql("SELECT ... FROM calls")`.
+
+    Raises:
+        DataError: if a file cannot be read.
+        ConfigError: if no signal is stated and the traces lie in runs that scored their calls differently.
+        InvalidValueError: if an option is wrong.
+    """
+    options = LogOptions(
+        format=format,
+        vocab_size=vocab_size,
+        join=join,
+        strict=strict,
+        answers=answers,
+        signal=signal,
+        margin=margin,
+    )
+    return table_of(ScoredLog(paths, options, waste=waste), workers=workers)
+
+
+def table_of(log: ScoredLog, *, workers: int | None = 1) -> CallTable:
+    """Table of a log, which is read once; see `read_calls`."""
+    table = CallTable()
+    table.log, table.has_waste = log, log.waste
+    score_file = partial(_score_file, log.signal, log.answers, log.waste, table.folder)
+    for files in log.reader.map(score_file, workers=workers, watch=log.watch):
+        table.load(files)
+    return table
+
+
+def _score_file(
+    config: SignalConfig, answers: Answers, waste: bool, folder: str, number: int, trajectories: Iterable[Trajectory]
+) -> RowFiles:
+    """Write the rows of one file of a log, in any process."""
+    writer = RowWriter(folder, number * _FILE_KEYS)
+    for read in trajectories:
+        trajectory, matched = answers.apply(read)
+        found = waste_of_calls(trajectory) if waste else None
+        writer.add(trajectory, score_measured(trajectory, config), found, matched=matched)
+    return writer.take()
+
+
+def is_result(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is the JSON of a report or a study; False for one that cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return _RESULT.match(file.read(64)) is not None
+    except OSError:
+        return False

@@ -85,19 +85,19 @@ class WasteLevel(StrEnum):
     """No class holds, or the call reduced entropy."""
 
 
-def waste_level(waste: frozenset[Waste], label: Verdict | None) -> WasteLevel:
-    """Combine the classes of a call with the label of its round; None: the trajectory carries no entropies."""
-    if not waste or label is Verdict.REDUCED:
+def waste_level(waste: frozenset[Waste], verdict: Verdict | None) -> WasteLevel:
+    """Combine the classes of a call with its verdict; None: the trajectory carries no entropies."""
+    if not waste or verdict is Verdict.REDUCED:
         return WasteLevel.NONE
     if waste == {Waste.RESULT_UNUSED}:
         return WasteLevel.HINT
-    return WasteLevel.CERTIFIED if label is Verdict.NOT_REDUCED else WasteLevel.LIKELY
+    return WasteLevel.CERTIFIED if verdict is Verdict.NOT_REDUCED else WasteLevel.LIKELY
 
 
 def waste_levels(signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> tuple[WasteLevel, ...]:
     """(C,) what text and entropy say of each call, given its classes; the signal is None without entropies."""
-    labels = [None] * len(waste) if signal is None else signal.call_verdicts
-    return tuple(waste_level(classes, label) for classes, label in zip(waste, labels, strict=True))
+    verdicts = [None] * len(waste) if signal is None else signal.call_verdicts
+    return tuple(waste_level(classes, verdict) for classes, verdict in zip(waste, verdicts, strict=True))
 
 
 def waste_of_calls(trajectory: Trajectory) -> tuple[frozenset[Waste], ...]:

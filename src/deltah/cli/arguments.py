@@ -13,8 +13,8 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperCommand
 
-from deltah.calls.logs import LogOptions, is_result, log_signals
 from deltah.calls.savings import Costs, Prices
+from deltah.calls.table import LogOptions, is_result, log_signals
 from deltah.core.rewards import REWARDS
 from deltah.core.signals import SIGNALS
 from deltah.errors import ConfigError, DataError

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from deltah.calls.logs import LogOptions, ScoredLog
+from deltah.calls.table import LogOptions, ScoredLog
 from deltah.cli.arguments import Answers, Force, Logs, Strict, TraceFormat, VocabSize, check_outputs, log_options
 from deltah.cli.terminal import logs_of, nothing_read, reading, report_losses, reporting
 from deltah.core.types import Trajectory
@@ -95,7 +95,7 @@ def _read(
     with reading() as watch:
         log = ScoredLog(paths, replace(options, watch=watch))
         check_outputs([out], [*inputs, *logs_of(log)], force=force)
-        trajectories = [trajectory for trajectory, _ in log]
+        trajectories = [trajectory for trajectory, *_ in log]
     if not trajectories:
         raise nothing_read(log, paths)
     return log, trajectories

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,10 +14,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from deltah.calls.logs import ScoredLog, table_of, unneeded
 from deltah.calls.notes import notes_on
 from deltah.calls.savings import Costs, SavingsReport, savings
-from deltah.calls.table import CallTable, check_suffix
+from deltah.calls.table import CallTable, ScoredLog, check_suffix, table_of
 from deltah.cli.arguments import (
     Answers,
     Currency,
@@ -79,14 +78,14 @@ def command(  # noqa: PLR0913 - the options of a command line
     if out is not None:
         check_suffix(out)
     with reading() as watch:
-        log = ScoredLog(paths, replace(options, watch=watch), skip=unneeded(waste))
+        log = ScoredLog(paths, replace(options, watch=watch), waste=waste)
         check_outputs([out], [answers, *logs_of(log)], force=force)
-        table = table_of(log, waste=waste, workers=workers)
+        table = table_of(log, workers=workers)
     if not table.n_trajectories:
         raise nothing_read(log, paths)
     n_rows = None if out is None else table.write(out)
     if sql is None:
-        _print_summary(_Scored.of(table, log, stated), as_json=as_json)
+        _print_summary(table, log, stated, as_json=as_json)
     else:
         _print_answer(table, sql, as_json=as_json)
     if n_rows is not None:
@@ -94,46 +93,33 @@ def command(  # noqa: PLR0913 - the options of a command line
     report_losses(log)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Scored:
-    """What a summary shows."""
-
-    table: CallTable
-    log: ScoredLog
-    savings: SavingsReport
-    currency: str
-    by_tool: dict[str, CallSummary]
-    by_round: dict[str, CallSummary]
-    by_outcome: dict[str, CallSummary]
-    notes: list[str]
-    unpriced: str | None
-    """A note on prices of tools that are never called."""
-
-    @classmethod
-    def of(cls, table: CallTable, log: ScoredLog, costs: Costs) -> _Scored:
-        by_tool = calls_by(table, BY_TOOL)
-        by_round = calls_by(table, "round")
-        by_outcome = calls_by(table, "if(correct, 'correct', 'not correct')", where="correct IS NOT NULL")
-        return cls(
-            table=table,
-            log=log,
-            savings=savings(table, costs),
-            currency=costs.currency,
-            by_tool=by_tool,
-            by_round={str(k): summary for k, summary in by_round.items()},
-            by_outcome=by_outcome,
-            notes=notes_on(table, log),
-            unpriced=unknown_tools(costs, by_tool),
-        )
-
-
-def _print_summary(scored: _Scored, *, as_json: bool) -> None:
-    if scored.unpriced is not None:
-        typer.echo(f"note  {inert(scored.unpriced)}", err=True)
+def _print_summary(table: CallTable, log: ScoredLog, costs: Costs, *, as_json: bool) -> None:
+    saved, notes = savings(table, costs), notes_on(table, log)
+    groups = {
+        "tool": calls_by(table, BY_TOOL),
+        "round": {str(k): summary for k, summary in calls_by(table, "round").items()},
+        "outcome": calls_by(table, "if(correct, 'correct', 'not correct')", where="correct IS NOT NULL"),
+    }
+    unpriced = unknown_tools(costs, groups["tool"])
+    if unpriced is not None:
+        typer.echo(f"note  {inert(unpriced)}", err=True)
     if as_json:
-        typer.echo(json.dumps(nan_to_none(_summary(scored)), indent=1))
-    else:
-        _print_tables(scored)
+        summary = _summary(table, log, saved, groups)
+        summary["notes"] = notes if unpriced is None else [*notes, unpriced]
+        typer.echo(json.dumps(nan_to_none(summary), indent=1))
+        return
+    console = Console()
+    console.print(_headline(table, log, saved), highlight=False, soft_wrap=True)
+    for note in notes:  # wrapped on a terminal; in a file each stays one line
+        console.print(inert(note), highlight=False, soft_wrap=not console.is_terminal, markup=False)
+    if not saved.calls:
+        return
+    room = max(console.width - _NUMBERS_WIDTH, 10)
+    for label, group in groups.items():
+        if group:
+            console.print(_call_table(label, group, room, log.signal.entry, waste=table.has_waste))
+    if saved.certified_and_likely.calls:
+        _print_savings(console, saved, costs.prices.currency)
 
 
 def _print_answer(table: CallTable, query: str, *, as_json: bool) -> None:
@@ -157,14 +143,12 @@ def _print_answer(table: CallTable, query: str, *, as_json: bool) -> None:
     Console().print(shown)
 
 
-def _summary(scored: _Scored) -> dict[str, Any]:
-    """What `--json` prints."""
-    table, reader, saved = scored.table, scored.log.reader, scored.savings
+def _summary(
+    table: CallTable, log: ScoredLog, saved: SavingsReport, groups: Mapping[str, Mapping[str, CallSummary]]
+) -> dict[str, Any]:
+    """What `--json` prints, but for the notes."""
+    reader = log.reader
     unknown = {} if table.has_waste else {"certified": None, "likely": None}
-
-    def rows(groups: Mapping[str, CallSummary]) -> dict[str, dict[str, Any]]:
-        return {name: asdict(summary) | unknown for name, summary in groups.items()}
-
     return {
         "trajectories": saved.trajectories,
         "without_entropies": table.sql("SELECT count(*) FROM trajectories WHERE signal IS NULL").fetchall()[0][0],
@@ -172,61 +156,24 @@ def _summary(scored: _Scored) -> dict[str, Any]:
         "unreadable": reader.n_problems,
         "unjoined": reader.n_unjoined,
         "branches": reader.n_branches,
-        "signal": scored.log.signal.name,
-        "margin": scored.log.signal.resolved_margin,
+        "signal": log.signal.name,
+        "margin": log.signal.resolved_margin,
         "waste": {level.value: n for level, n in saved.levels.items()} if table.has_waste else None,
         "savings": msgspec.to_builtins(saved) if table.has_waste else None,
         **log_metrics(table),
-        "by_tool": rows(scored.by_tool),
-        "by_round": rows(scored.by_round),
-        "by_outcome": rows(scored.by_outcome),
-        "notes": [*scored.notes, *([] if scored.unpriced is None else [scored.unpriced])],
+    } | {
+        f"by_{label}": {name: asdict(summary) | unknown for name, summary in group.items()}
+        for label, group in groups.items()
     }
-
-
-def _print_tables(scored: _Scored) -> None:
-    console = Console()
-    console.print(_headline(scored), highlight=False, soft_wrap=True)
-    for note in scored.notes:
-        _print_text(console, inert(note))
-    if not scored.savings.calls:
-        return
-    by_tool = [(tool_title(name), summary) for name, summary in scored.by_tool.items()]
-    room = max(console.width - _NUMBERS_WIDTH, 10)
-    for label, groups in (
-        ("tool", by_tool),
-        ("round", [*scored.by_round.items()]),
-        ("outcome", [*scored.by_outcome.items()]),
-    ):
-        if groups:
-            entry = scored.log.signal.entry
-            console.print(_call_table(label, groups, room, entry, waste=scored.table.has_waste))
-    _print_savings(console, scored.savings, scored.currency)
-
-
-def _print_text(console: Console, text: str) -> None:
-    """Print a sentence, wrapped on a terminal; in a file it stays one line."""
-    console.print(text, highlight=False, soft_wrap=not console.is_terminal, markup=False)
 
 
 def _print_savings(console: Console, savings: SavingsReport, currency: str) -> None:
     """What dropping the waste would save, and what that takes for granted."""
-    if not savings.certified_and_likely.calls:
-        return
-    table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, title="if these wasteful calls were dropped", title_justify="left"
-    )
-    for name in (
-        "",
-        "calls",
-        "sampled\ntokens",
-        "result\ntokens",
-        "prompt\ntokens",
-        currency,
-        f"{currency},\ncached",
-        "seconds",
-    ):
-        table.add_column(name, justify="right" if name else "left")
+    title = "if these wasteful calls were dropped"
+    table = Table("", box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    tokens = ("sampled\ntokens", "result\ntokens", "prompt\ntokens")
+    for name in ("calls", *tokens, currency, f"{currency},\ncached", "seconds"):
+        table.add_column(name, justify="right")
     for name, found in (("certified", savings.certified), ("with likely", savings.certified_and_likely)):
         counts = (found.calls, found.call_tokens, found.result_tokens, found.prompt_tokens)
         money = (found.money, found.money_with_cache)
@@ -237,10 +184,9 @@ def _print_savings(console: Console, savings: SavingsReport, currency: str) -> N
         console.print(f"[dim]· {escaped(assumption)}[/]", highlight=False, soft_wrap=not console.is_terminal)
 
 
-def _headline(scored: _Scored) -> str:
-    named = scored.table.sql("SELECT DISTINCT estimator FROM trajectories WHERE estimator <> 'none' ORDER BY ALL")
+def _headline(table: CallTable, log: ScoredLog, saved: SavingsReport) -> str:
+    named = table.sql("SELECT DISTINCT estimator FROM trajectories WHERE estimator <> 'none' ORDER BY ALL")
     estimators = ", ".join(name for (name,) in named.fetchall()) or "none"
-    log, saved = scored.log, scored.savings
     return (
         f"{count(saved.trajectories, 'trajectory')}, {count(saved.calls, 'call')}, entropies: {estimators}; "
         f"signal {log.signal.name}, margin {log.signal.resolved_margin:g}"
@@ -253,9 +199,7 @@ _TITLE_WIDTH = 12
 """Of the signal's column, whose intervals are wider than a line of its title."""
 
 
-def _call_table(
-    label: str, groups: Sequence[tuple[str, CallSummary]], room: int, signal: Entry[Any], *, waste: bool
-) -> Table:
+def _call_table(label: str, groups: Mapping[str, CallSummary], room: int, signal: Entry[Any], *, waste: bool) -> Table:
     """One row a group: calls, verdicts, mean signal with its interval, and waste if it was looked for."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     mean = broken(f"mean {signal.with_unit}", _TITLE_WIDTH)
@@ -263,9 +207,16 @@ def _call_table(
     table.add_column(label, overflow="fold")
     for name in (*names, "waste", "likely\nwaste") if waste else names:
         table.add_column(name, justify="right", no_wrap=True)
-    for name, summary in groups:
-        rate, delta = rate_cell(summary), estimate_cell(summary.mean_value, 3, signed=True)
+    for name, summary in groups.items():
+        shown, rate = escaped(broken(tool_title(name), room)), two_lines(rate_cell(summary))
+        delta = two_lines(estimate_cell(summary.mean_value, 3, signed=True))
         counts = [summary.undecided, summary.undefined, summary.errors]
         counts += [summary.certified, summary.likely] if waste else []
-        table.add_row(escaped(broken(name, room)), str(summary.n), two_lines(rate), two_lines(delta), *map(str, counts))
+        table.add_row(
+            escaped(broken(tool_title(name), room)),
+            str(summary.n),
+            two_lines(rate),
+            two_lines(delta),
+            *map(str, counts),
+        )
     return table

@@ -13,9 +13,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from deltah.calls.logs import ScoredLog
 from deltah.calls.notes import notes_on
-from deltah.calls.table import CallTable
+from deltah.calls.table import CallTable, ScoredLog
 from deltah.cli.arguments import Force, Join, Logs, Strict, TraceFormat, VocabSize, check_outputs, log_options
 from deltah.cli.terminal import escaped, inert, logs_of, nothing_read, reading, report_losses, reporting, two_lines
 from deltah.core.signals import SignalConfig
@@ -87,7 +86,7 @@ def command(  # noqa: PLR0913 - the options of a command line
 
 def _trajectories(log: ScoredLog, paths: list[str], calls: CallTable) -> Iterator[Trajectory]:
     """Trajectories of a log, one at a time, each added to the table of calls; an error if there is none."""
-    for trajectory, signal, matched in log.read():
+    for trajectory, signal, matched in log:
         calls.add(trajectory, signal, matched=matched)
         yield trajectory
     if not calls.n_trajectories:

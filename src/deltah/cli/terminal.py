@@ -31,7 +31,7 @@ from rich.progress import (
 from rich.table import Table
 
 from deltah.calls.grading import OUTCOME
-from deltah.calls.logs import ScoredLog
+from deltah.calls.table import ScoredLog
 from deltah.core import metrics
 from deltah.errors import DataError
 from deltah.stats.bootstrap import Cell

@@ -16,10 +16,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from deltah.calls.logs import LogOptions, Scored, ScoredLog
 from deltah.calls.notes import notes_on
 from deltah.calls.savings import Costs
-from deltah.calls.table import CallTable
+from deltah.calls.table import CallTable, LogOptions, Scored, ScoredLog
 from deltah.calls.waste import waste_of_calls
 from deltah.core.metrics import SECONDS
 from deltah.errors import DataError, InvalidValueError
@@ -64,7 +63,7 @@ class Evaluation:
     def of(cls, scored: Iterable[Scored] | ScoredLog, *, seed: int = 0, costs: Costs | None = None) -> Evaluation:
         """Read trajectories with their signals once, holding one at a time; `seed` draws those to view."""
         table, collector = CallTable(), Collector(seed)
-        read = scored.read() if isinstance(scored, ScoredLog) else ((*pair, False) for pair in scored)
+        read = scored if isinstance(scored, ScoredLog) else ((*pair, False) for pair in scored)
         for trajectory, signal, matched in read:
             waste = waste_of_calls(trajectory)
             table.add(trajectory, signal, waste, matched=matched)

@@ -161,7 +161,7 @@ def _tokens_saved(arm: int, evaluation: Evaluation) -> dict[str, Any] | None:
         return None
     parts = [f"{count(saved.calls, 'certified call')} dropped"]
     if math.isfinite(saved.money) and saved.money > 0:
-        parts.append(f"{money_text(saved.money)} {evaluation.costs.currency}")
+        parts.append(f"{money_text(saved.money)} {evaluation.costs.prices.currency}")
     if math.isfinite(saved.seconds) and saved.seconds > 0:
         parts.append(f"{number(saved.seconds, 1)} s of tools")
     text = number(saved.call_tokens + saved.prompt_tokens, 0)
@@ -190,7 +190,7 @@ def waste_table(data: ReportData, name: str) -> dict[str, Any] | None:
         "by_class": _by_class(found),
         "by_level": levels,
         "saves": any(row["calls"] for rows in levels.values() for row in rows),
-        "currency": next(iter(found.values())).costs.currency,
+        "currency": next(iter(found.values())).costs.prices.currency,
         "assumptions": list(dict.fromkeys(line for report in saved.values() for line in report.assumptions)),
     }
 
