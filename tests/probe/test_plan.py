@@ -280,8 +280,8 @@ def test_a_cache_of_another_model_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_foreign_file_is_not_overwritten(tmp_path: Path, content: str) -> None:
     path = tmp_path / "c.sqlite"
     path.write_text(content)
-    with pytest.raises(ConfigError, match="is not a cache of deltah probe"):
-        open_cache(path, {"backend": "scripted"})
+    with pytest.raises(ConfigError, match="is not a cache of deltah probe"), open_cache(path, {"backend": "scripted"}):
+        pass
     assert path.read_text() == content
 
 
@@ -296,8 +296,8 @@ def test_another_database_is_not_written_to(tmp_path: Path) -> None:
     path = tmp_path / "c.sqlite"
     with closing(sqlite3.connect(path)) as other:
         other.execute("CREATE TABLE mine (x)")
-    with pytest.raises(ConfigError, match="is not a cache of deltah probe"):
-        open_cache(path, {"model": "m"})
+    with pytest.raises(ConfigError, match="is not a cache of deltah probe"), open_cache(path, {"model": "m"}):
+        pass
 
 
 def test_answers_come_back_to_the_last_bit(tmp_path: Path) -> None:
@@ -313,7 +313,8 @@ def test_answers_come_back_to_the_last_bit(tmp_path: Path) -> None:
     )
     with open_cache(tmp_path / "c.sqlite", {"model": "m"}) as cache:
         cache.put(query, scores)
-    again = open_cache(tmp_path / "c.sqlite", {"model": "m"})[query]
+    with open_cache(tmp_path / "c.sqlite", {"model": "m"}) as cache:
+        again = cache[query]
     for name in ("logprobs", "entropy", "lower", "upper", "focus"):
         np.testing.assert_array_equal(getattr(again, name), getattr(scores, name))
     assert (again.estimator, again.n_tokens) == (Estimator.TOP_K, 5)

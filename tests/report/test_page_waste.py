@@ -12,7 +12,7 @@ from deltah import Segment, SegmentKind, ToolCall, Trajectory, score
 from deltah.calls.savings import Costs, Prices
 from deltah.report.data import ArmData, Evaluation, ReportData
 from deltah.report.page import build, write_report
-from deltah.report.viewer_record import Reason
+from deltah.report.viewer import Reason
 from deltah.stats.summary import summarise
 
 ANSWER = "Velmora is a city on the northern coast, founded by the river people a long time ago."

@@ -20,10 +20,9 @@ from test_page import hostile_trajectory
 
 from deltah import Segment, SegmentKind, ToolCall, Trajectory, score
 from deltah.calls.waste import waste_of_calls
-from deltah.report.data import ArmData, ReportData, load_report
+from deltah.report.data import ArmData, ReportData, choose, load_report
 from deltah.report.page import build, write_report
-from deltah.report.viewer import choose, pack
-from deltah.report.viewer_record import Collector, Reason, compact_json
+from deltah.report.viewer import Collector, Reason, compact_json, pack
 from deltah.traces import write_traces
 
 
@@ -146,7 +145,8 @@ def test_arms_that_share_little_still_fill_the_viewer() -> None:
 def test_a_small_limit_keeps_the_notable_ones() -> None:
     data = one_arm(*rollouts(0, 2.0, 0.5, 250))
     picks, note = choose(data)
-    packed = pack(data, picks, note, max_bytes=200_000)
+    names = [arm.name for arm in data.columns]
+    packed = pack(picks, note, arms=names, evaluations=data.evaluation_names, max_bytes=200_000)
     assert 40 < len(packed["trajectories"]) < 150
     assert {r["reason"] for r in packed["trajectories"]} >= {"wasteful", "certain_and_wrong", "rise_and_right"}
     assert f"Only {len(packed['trajectories'])} of them are kept" in packed["note"]

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from deltah.calls.savings import Costs, Prices
-from deltah.calls.table import LogOptions, is_result, log_signals
+from deltah.calls.table import is_result, log_signals
 from deltah.core.rewards import REWARDS
 from deltah.core.signals import SIGNALS
 from deltah.errors import ConfigError, DataError
@@ -56,7 +56,7 @@ Logs = Annotated[
     typer.Argument(metavar="PATH...", help="Log files, folders or quoted glob patterns; - is standard input."),
 ]
 Answers = Annotated[
-    Path | None, typer.Option(help="Grades or gold answers, matched by id or question; a task file will do.")
+    str | None, typer.Option(help="Grades or gold answers, matched by id or question; a task file will do.")
 ]
 TraceFormat = Annotated[
     str | None,
@@ -108,7 +108,6 @@ _TOKENS: Final = {
     "output": "output_per_million",
 }
 _MAX_NAMED: Final = 5
-_MAX_CLOSE: Final = 2
 PRICES = "Prices"
 """Title of a group of options in the help."""
 
@@ -133,28 +132,6 @@ def split_names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
-def log_options(
-    *,
-    answers: Path | None = None,
-    format: str | None = None,
-    vocab_size: int | None = None,
-    join: bool = True,
-    strict: bool = False,
-    signal: str | None = None,
-    margin: float | None = None,
-) -> LogOptions:
-    """Options of a command as the library takes them."""
-    return LogOptions(
-        format=format,
-        vocab_size=vocab_size,
-        join=join,
-        strict=strict,
-        answers=None if answers is None else str(answers),
-        signal=signal,
-        margin=margin,
-    )
-
-
 def costs(price: Iterable[str] | None, currency: str, latency: Iterable[str] | None) -> Costs:
     """Costs that the options state."""
     stated = _amounts("--price", price)
@@ -164,22 +141,20 @@ def costs(price: Iterable[str] | None, currency: str, latency: Iterable[str] | N
 
 
 def unknown_tools(costs: Costs, called: Iterable[str]) -> str | None:
-    """A note on prices and latencies of tools that are never called; None where there are none."""
+    """A note on prices and latencies of tools that are never called, with the names that may have been meant."""
     tools = sorted(set(called))
-    fees = costs.prices.per_call
-    unknown = [name for name in dict.fromkeys((*fees, *costs.latency_s)) if name not in tools]
+    unknown = [name for name in dict.fromkeys((*costs.prices.per_call, *costs.latency_s)) if name not in tools]
     # Of very many tools some share a group, and a name may be among them.
     if not unknown or OTHER_TOOLS in tools:
         return None
-    named = ", ".join(_with_closest(name, tools) for name in unknown[:_MAX_NAMED])
+    named = []
+    for name in unknown[:_MAX_NAMED]:
+        close = get_close_matches(name, [*filter(str.strip, tools), *_TOKENS], n=2)
+        named.append(f"{name} (did you mean {' or '.join(close)}?)" if close else name)
     more = f" and {len(unknown) - _MAX_NAMED:,} more" if len(unknown) > _MAX_NAMED else ""
-    return f"--price or --latency names {count(len(unknown), 'tool')} that the log never calls: {named}{more}."
-
-
-def _with_closest(name: str, tools: Iterable[str]) -> str:
-    """A name with those it may have been meant for: tools of the log, or a price of tokens."""
-    close = get_close_matches(name, [*filter(str.strip, tools), *_TOKENS], n=_MAX_CLOSE)
-    return f"{name} (did you mean {' or '.join(close)}?)" if close else name
+    return (
+        f"--price or --latency names {count(len(unknown), 'tool')} that the log never calls: {', '.join(named)}{more}."
+    )
 
 
 def _amounts(option: str, given: Iterable[str] | None) -> dict[str, float]:
@@ -209,25 +184,18 @@ def check_outputs(
     """
     read = {os.path.realpath(path): path for path in inputs if path is not None}
     unnamed = list(beside)
-    for out in (*outputs, *unnamed):
-        if out is None:
-            continue
+    for out in filter(None, (*outputs, *unnamed)):
         if not out.name or out.is_dir():
             raise ConfigError(f"--out {out} is a folder; expected the name of a file to write")
-        _check_writable(out)
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=out.parent):
+                pass
+        except OSError as error:
+            raise DataError(f"cannot write {out}: {error.strerror or error}; choose another place") from error
         if force or not out.exists():
             continue
         if (path := read.get(os.path.realpath(out))) is not None:
             raise ConfigError(f"--out {out} would overwrite {path}, which is read; choose another name, or --force")
         if out in unnamed and not is_result(out):
             raise ConfigError(f"{out} would be overwritten and is no earlier result; choose another --out, or --force")
-
-
-def _check_writable(out: Path) -> None:
-    """Make the folder of an output and try it."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out.parent):
-            pass
-    except OSError as error:
-        raise DataError(f"cannot write {out}: {error.strerror or error}; choose another place") from error

@@ -46,17 +46,11 @@ def command(
         raise ConfigError(f"--arms names no arm; choose from: {', '.join(REWARDS)}")
     for name in names:
         REWARDS.resolve(name)
-    config = DemoConfig(
-        arms=tuple(dict.fromkeys(names)),
-        steps=steps or STEPS,
-        eval_tasks=eval_tasks or EVAL_TASKS,
-        seed=seed,
-    )
+    arms_once = tuple(dict.fromkeys(names))
+    config = DemoConfig(arms=arms_once, steps=steps or STEPS, eval_tasks=eval_tasks or EVAL_TASKS, seed=seed)
     console = Console()
-    console.print(
-        f"Training the embedded agent with {count(len(config.arms), 'reward')}: {', '.join(config.arms)} "
-        f"({count(config.steps, 'step')} each, seed {seed})."
-    )
+    rewards = f"{count(len(config.arms), 'reward')}: {', '.join(config.arms)}"
+    console.print(f"Training the embedded agent with {rewards} ({count(config.steps, 'step')} each, seed {seed}).")
     began = time.perf_counter()
     data = _run_shown(config, out)
     _print_result(data, console)
@@ -95,21 +89,21 @@ def _print_result(data: ReportData, console: Console) -> None:
     from deltah.stats.summary import summarise
 
     seconds = {arm.name: arm.seconds for arm in data.arms}
+    title = outcome_title(data.graders)
     for decoding in data.evaluation_names:
         found = {arm.name: arm.evaluations[decoding] for arm in data.columns if decoding in arm.evaluations}
         print_summaries(
             {name: summarise(evaluation.table) for name, evaluation in found.items()},
             title=f"{decoding} decoding, 95 % intervals clustered by question",
             seconds=seconds,
-            outcome=outcome_title(data.graders),
+            outcome=title,
         )
-        if decoding != "sampled":
-            continue
-        for subset, label in (("tools needed", "need a tool"), ("no tool needed", "need no tool")):
+        subsets = {"tools needed": "need a tool", "no tool needed": "need no tool"} if decoding == "sampled" else {}
+        for subset, label in subsets.items():
             parts = {name: summarise(evaluation.table, where=SUBSETS[subset]) for name, evaluation in found.items()}
             print_summaries(
                 {name: summary for name, summary in parts.items() if summary.trajectories},
                 title=f"{decoding} decoding, questions that {label}",
                 columns=("outcome", "calls_per_trajectory", "correct_per_call", "reduction_rate"),
-                outcome=outcome_title(data.graders),
+                outcome=title,
             )

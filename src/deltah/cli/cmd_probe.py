@@ -14,7 +14,7 @@ import msgspec
 import typer
 
 from deltah.calls.table import LogOptions, ScoredLog
-from deltah.cli.arguments import Answers, Force, Logs, Strict, TraceFormat, VocabSize, check_outputs, log_options
+from deltah.cli.arguments import Answers, Force, Logs, Strict, TraceFormat, VocabSize, check_outputs
 from deltah.cli.terminal import logs_of, nothing_read, reading, report_losses, reporting
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError, InvalidValueError
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from deltah.probe.plan import Plan
     from deltah.probe.queries import Backend
     from deltah.probe.run import Cost, ProbeResult
-    from deltah.probe.server import ServerOptions
 
 
 def command(  # noqa: PLR0913 - the options of a command line
@@ -59,39 +58,41 @@ def command(  # noqa: PLR0913 - the options of a command line
     from deltah.probe.plan import ProbeConfig, make_plan
     from deltah.probe.queries import identity_on_disk, open_cache
     from deltah.probe.run import cost_of, run_plan
-    from deltah.probe.server import chars_per_token, connect, unasked
+    from deltah.probe.server import ServerOptions, chars_per_token, connect, unasked
+    from deltah.probe.server_api import load_template
 
     config = ProbeConfig(max_calls=max_calls, seed=seed, answer_template=answer_template)
     if (model is None) == (server is None):
         raise ConfigError("give either --model for a local model or --server for the URL of one")
-    read = log_options(answers=answers, format=format, vocab_size=vocab_size, strict=strict)
+    read = LogOptions(answers=answers, format=format, vocab_size=vocab_size, strict=strict)
     log, trajectories = _read(paths, read, out, [answers, tools], force=force)
     schemas, kept = _schemas(tools), out.with_suffix(".cache.sqlite")
-    estimated = chars_per_token(trajectories)
     if server is None:
         backend = _local(str(model), schemas)
     else:
-        options = _server_options(server, served_model, api_key_env, chat_template, schemas)
-        options = replace(options, top_k=top_logprobs, vocab_size=vocab_size, chars_per_token=estimated)
-        backend = unasked(options, identity_on_disk(kept)) if dry_run else connect(options)
+        asked = ServerOptions(
+            url=server, model=served_model, api_key=_api_key(api_key_env), tools=schemas,
+            template=load_template(chat_template, schemas), chars_per_token=chars_per_token(trajectories),
+            top_k=top_logprobs, vocab_size=vocab_size
+        )  # fmt: skip
+        backend = unasked(asked, identity_on_disk(kept)) if dry_run else connect(asked)
     with open_cache(kept, backend.identity) as cache:
         plan = make_plan(trajectories, backend, config)
         _say_cost(plan, cost_of(plan, backend, cache))
         if dry_run:
             if server is not None:
-                typer.echo(f"nothing was sent: tokens are estimated at {estimated:.1f} characters a token")
+                typer.echo(f"nothing was sent: tokens are estimated at {asked.chars_per_token:.1f} characters a token")
             return
         with reporting("probe") as report:
             result = run_plan(plan, trajectories, backend, cache, config, progress=report)
-    _write(out, result)
-    _print(result, out)
+    _write(result, out)
     report_losses(log)
 
 
 def _read(
-    paths: Sequence[str], options: LogOptions, out: Path, inputs: Sequence[Path | None], *, force: bool
+    paths: Sequence[str], options: LogOptions, out: Path, inputs: Sequence[str | Path | None], *, force: bool
 ) -> tuple[ScoredLog, list[Trajectory]]:
-    """Read the logs."""
+    """Read the logs, once the output is known not to replace one of them."""
     with reading() as watch:
         log = ScoredLog(paths, replace(options, watch=watch))
         check_outputs([out], [*inputs, *logs_of(log)], force=force)
@@ -129,36 +130,22 @@ def _local(model: str, schemas: Sequence[Mapping[str, Any]]) -> Backend:
     return load_local(resolve_model(model), tools=schemas)
 
 
-def _server_options(
-    url: str,
-    served_model: str | None,
-    key_variable: str | None,
-    chat_template: Path | None,
-    schemas: Sequence[Mapping[str, Any]],
-) -> ServerOptions:
-    """Options of the server backend."""
-    from deltah.probe.server import ServerOptions
-    from deltah.probe.server_api import load_template
-
-    key = None if key_variable is None else os.environ.get(key_variable)
-    if key_variable is not None and not key:
-        raise InvalidValueError(f"--api-key-env {key_variable}: that environment variable is not set")
-    template = None if chat_template is None else load_template(chat_template, schemas)
-    return ServerOptions(url=url, model=served_model, api_key=key, template=template, tools=schemas)
+def _api_key(variable: str | None) -> str | None:
+    key = None if variable is None else os.environ.get(variable)
+    if variable is not None and not key:
+        raise InvalidValueError(f"--api-key-env {variable}: that environment variable is not set")
+    return key
 
 
-def _write(out: Path, result: ProbeResult) -> None:
+def _write(result: ProbeResult, out: Path) -> None:
+    """Write the rows and print their summary."""
+    import numpy as np
+
     lines = (json.dumps(nan_to_none(row), ensure_ascii=True) + "\n" for row in result.rows)
     try:
         write_atomic(out, "".join(lines))
     except OSError as error:
         raise DataError(f"cannot write {out}: {error.strerror or error}; the cache keeps every answer") from error
-
-
-def _print(result: ProbeResult, out: Path) -> None:
-    """Print a summary of the results."""
-    import numpy as np
-
     probed = result.probed
     useful = [row["useful"] for row in probed if row["useful"] is not None]
     tokens = sum(row["model_tokens"] for row in probed)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from deltah.calls.table import LogOptions
 from deltah.cli.arguments import (
     Answers,
     Currency,
@@ -24,7 +25,6 @@ from deltah.cli.arguments import (
     VocabSize,
     check_outputs,
     costs,
-    log_options,
     unknown_tools,
 )
 from deltah.cli.terminal import inert, reading
@@ -55,7 +55,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     from deltah.report.data import load_report
     from deltah.report.page import write_report
 
-    options = log_options(
+    options = LogOptions(
         answers=answers, format=format, vocab_size=vocab_size, join=join, strict=strict, signal=signal, margin=margin
     )
     stated = costs(price, currency, latency)

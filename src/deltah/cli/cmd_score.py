@@ -16,7 +16,7 @@ from rich.table import Table
 
 from deltah.calls.notes import notes_on
 from deltah.calls.savings import Costs, SavingsReport, savings
-from deltah.calls.table import CallTable, ScoredLog, check_suffix, table_of
+from deltah.calls.table import CallTable, LogOptions, ScoredLog, check_suffix, table_of
 from deltah.cli.arguments import (
     Answers,
     Currency,
@@ -33,7 +33,6 @@ from deltah.cli.arguments import (
     Workers,
     check_outputs,
     costs,
-    log_options,
     unknown_tools,
 )
 from deltah.cli.terminal import broken, escaped, inert, logs_of, nothing_read, reading, report_losses, two_lines
@@ -65,7 +64,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     workers: Workers = None,
 ) -> None:
     """Score every tool call of logs: change of entropy, verdict, waste."""
-    options = log_options(
+    options = LogOptions(
         answers=answers,
         format=format,
         vocab_size=vocab_size,
@@ -212,11 +211,5 @@ def _call_table(label: str, groups: Mapping[str, CallSummary], room: int, signal
         delta = two_lines(estimate_cell(summary.mean_value, 3, signed=True))
         counts = [summary.undecided, summary.undefined, summary.errors]
         counts += [summary.certified, summary.likely] if waste else []
-        table.add_row(
-            escaped(broken(tool_title(name), room)),
-            str(summary.n),
-            two_lines(rate),
-            two_lines(delta),
-            *map(str, counts),
-        )
+        table.add_row(shown, str(summary.n), rate, delta, *map(str, counts))
     return table

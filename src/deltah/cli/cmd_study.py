@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from deltah.calls.notes import notes_on
-from deltah.calls.table import CallTable, ScoredLog
-from deltah.cli.arguments import Force, Join, Logs, Strict, TraceFormat, VocabSize, check_outputs, log_options
+from deltah.calls.table import CallTable, LogOptions, ScoredLog
+from deltah.cli.arguments import Force, Join, Logs, Strict, TraceFormat, VocabSize, check_outputs
 from deltah.cli.terminal import escaped, inert, logs_of, nothing_read, reading, report_losses, reporting, two_lines
 from deltah.core.signals import SignalConfig
 from deltah.core.types import Trajectory
@@ -54,7 +54,8 @@ def command(  # noqa: PLR0913 - the options of a command line
     targets = _targets(out)
     if corpus is not None and tasks is None:
         raise ConfigError("--corpus goes with --tasks: the tasks name the documents that the corpus holds")
-    options = log_options(answers=tasks, format=format, vocab_size=vocab_size, join=join, strict=strict)
+    answers = None if tasks is None else str(tasks)
+    options = LogOptions(answers=answers, format=format, vocab_size=vocab_size, join=join, strict=strict)
     calls = CallTable()
     with reading() as watch:
         log = ScoredLog(paths, replace(options, watch=watch))

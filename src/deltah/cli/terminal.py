@@ -1,4 +1,4 @@
-"""Progress of long commands, on standard error: what is done, the main numbers, the time left.
+"""What commands print: progress on standard error, tables of summaries, safe text, and what could not be read.
 
 A terminal shows a bar for each thing under way. A file or a pipe gets a plain line every ten seconds instead, so that a
 log shows that the command is alive.

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from types import MappingProxyType
 from typing import TypeAlias
 
 import numpy as np
@@ -22,6 +21,7 @@ import numpy as np
 from deltah.lab.world import SCHEMAS, Kind, Relation, Split, World, document_id, pick
 from deltah.runs.directory import write_atomic
 from deltah.tasks.task_files import Task
+from deltah.tools.search import Document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,53 +81,47 @@ class Family:
     chain: tuple[Relation, ...]
 
 
-CHAINS: Mapping[str, Family] = MappingProxyType(
-    {
-        "birthplace": Family(text="Where was {s} born?", chain=(Relation.BIRTHPLACE,)),
-        "employer": Family(text="Which company does {s} work for?", chain=(Relation.EMPLOYER,)),
-        "seat": Family(text="In which city is {s} based?", chain=(Relation.SEAT,)),
-        "country": Family(text="In which country is {s}?", chain=(Relation.COUNTRY,)),
-        "population": Family(text="How many thousand people live in {s}?", chain=(Relation.POPULATION,)),
-        "coin": Family(text="Which coin is used in {s}?", chain=(Relation.COIN,)),
-        "birth_country": Family(text="In which country was {s} born?", chain=(Relation.BIRTHPLACE, Relation.COUNTRY)),
-        "work_city": Family(
-            text="In which city is the employer of {s} based?", chain=(Relation.EMPLOYER, Relation.SEAT)
-        ),
-        "city_coin": Family(text="Which coin is used in the city of {s}?", chain=(Relation.COUNTRY, Relation.COIN)),
-        "birth_coin": Family(
-            text="Which coin is used in the country where {s} was born?",
-            chain=(Relation.BIRTHPLACE, Relation.COUNTRY, Relation.COIN),
-        ),
-        "work_country": Family(
-            text="In which country is the employer of {s} based?",
-            chain=(Relation.EMPLOYER, Relation.SEAT, Relation.COUNTRY),
-        ),
-    }
-)
+CHAINS: Mapping[str, Family] = {
+    "birthplace": Family(text="Where was {s} born?", chain=(Relation.BIRTHPLACE,)),
+    "employer": Family(text="Which company does {s} work for?", chain=(Relation.EMPLOYER,)),
+    "seat": Family(text="In which city is {s} based?", chain=(Relation.SEAT,)),
+    "country": Family(text="In which country is {s}?", chain=(Relation.COUNTRY,)),
+    "population": Family(text="How many thousand people live in {s}?", chain=(Relation.POPULATION,)),
+    "coin": Family(text="Which coin is used in {s}?", chain=(Relation.COIN,)),
+    "birth_country": Family(text="In which country was {s} born?", chain=(Relation.BIRTHPLACE, Relation.COUNTRY)),
+    "work_city": Family(text="In which city is the employer of {s} based?", chain=(Relation.EMPLOYER, Relation.SEAT)),
+    "city_coin": Family(text="Which coin is used in the city of {s}?", chain=(Relation.COUNTRY, Relation.COIN)),
+    "birth_coin": Family(
+        text="Which coin is used in the country where {s} was born?",
+        chain=(Relation.BIRTHPLACE, Relation.COUNTRY, Relation.COIN),
+    ),
+    "work_country": Family(
+        text="In which country is the employer of {s} based?",
+        chain=(Relation.EMPLOYER, Relation.SEAT, Relation.COUNTRY),
+    ),
+}
 
-OPERATORS: Mapping[str, str] = MappingProxyType({"plus": "+", "minus": "-", "times": "*"})
+OPERATORS: Mapping[str, str] = {"plus": "+", "minus": "-", "times": "*"}
 
 ARITHMETIC_TEXT = "What is {words}?"
 COMBINED_TEXT = "What is the combined population, in thousands, of {a} and {b}?"
 
-WEIGHTS: Mapping[str, float] = MappingProxyType(
-    {
-        "birthplace": 2.0,
-        "employer": 2.0,
-        "seat": 1.0,
-        "country": 1.0,
-        "population": 1.5,
-        "coin": 1.0,
-        "birth_country": 2.0,
-        "work_city": 2.0,
-        "city_coin": 1.5,
-        "birth_coin": 1.5,
-        "work_country": 1.5,
-        "small_arithmetic": 1.5,
-        "large_arithmetic": 3.0,
-        "combined_population": 2.0,
-    }
-)
+WEIGHTS: Mapping[str, float] = {
+    "birthplace": 2.0,
+    "employer": 2.0,
+    "seat": 1.0,
+    "country": 1.0,
+    "population": 1.5,
+    "coin": 1.0,
+    "birth_country": 2.0,
+    "work_city": 2.0,
+    "city_coin": 1.5,
+    "birth_coin": 1.5,
+    "work_country": 1.5,
+    "small_arithmetic": 1.5,
+    "large_arithmetic": 3.0,
+    "combined_population": 2.0,
+}
 """Relative frequency of each family."""
 
 NUMBER_LIMIT = 400
@@ -142,12 +136,8 @@ def _subject(world: World, kind: Kind, rng: np.random.Generator) -> str:
 
 
 def _lookup(world: World, subject: str, relation: Relation) -> Lookup:
-    return Lookup(
-        subject=subject,
-        relation=relation,
-        value=world.facts[subject, relation],
-        known=subject in world.known_names,
-    )
+    value, known = world.facts[subject, relation], subject in world.known_names
+    return Lookup(subject=subject, relation=relation, value=value, known=known)
 
 
 def _chain(world: World, family: Family, rng: np.random.Generator) -> tuple[str, tuple[Step, ...]]:
@@ -162,11 +152,6 @@ def _chain(world: World, family: Family, rng: np.random.Generator) -> tuple[str,
 def _compute(a: int, operator: str, b: int, *, known: bool) -> Compute:
     value = {"plus": a + b, "minus": a - b, "times": a * b}[operator]
     return Compute(words=f"{a} {operator} {b}", code=f"{a} {OPERATORS[operator]} {b}", value=str(value), known=known)
-
-
-def _small(rng: np.random.Generator) -> Compute:
-    a, b = (int(x) for x in rng.integers(1, 10, size=2))
-    return _compute(a, "plus", b, known=True)
 
 
 def _large(rng: np.random.Generator) -> Compute:
@@ -195,7 +180,11 @@ def _draw(world: World, family: str, rng: np.random.Generator) -> tuple[str, tup
         return _chain(world, CHAINS[family], rng)
     if family == "combined_population":
         return _combined(world, rng)
-    step = _small(rng) if family == "small_arithmetic" else _large(rng)
+    if family == "small_arithmetic":
+        a, b = (int(x) for x in rng.integers(1, 10, size=2))
+        step = _compute(a, "plus", b, known=True)
+    else:
+        step = _large(rng)
     return ARITHMETIC_TEXT.format(words=step.words), (step,)
 
 
@@ -229,27 +218,17 @@ def questions(world: World, n: int, *, seed: int) -> Iterator[Question]:
         yield ask(world, family, rng, task_id=f"{world.split}-{world.seed}-{seed}-{i:05d}")
 
 
-def _json_lines(path: Path, rows: Iterator[dict[str, object]]) -> None:
-    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
-
-
 def write_split(directory: str | Path, split: Split, *, seed: int = 0, n: int = 512) -> tuple[Path, Path]:
-    """Write the tasks and the corpus of one world as ordinary data files."""
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    """Write n tasks and the corpus of one world as ordinary data files; paths of `tasks.jsonl` and `corpus.jsonl`."""
     world = World(seed, Split(split))
-    tasks, corpus = directory / "tasks.jsonl", directory / "corpus.jsonl"
-    _json_lines(corpus, ({"id": d.id, "contents": d.contents} for d in world.documents))
-    _json_lines(tasks, (_task_row(question.task) for question in questions(world, n, seed=seed)))
+    tasks, corpus = Path(directory) / "tasks.jsonl", Path(directory) / "corpus.jsonl"
+    asked = (question.task for question in questions(world, n, seed=seed))
+    for path, rows in ((corpus, world.documents), (tasks, asked)):
+        write_atomic(path, "".join(json.dumps(_row(row)) + "\n" for row in rows))
     return tasks, corpus
 
 
-def _task_row(task: Task) -> dict[str, object]:
-    return {
-        "id": task.id,
-        "question": task.question,
-        "golden_answers": list(task.golden_answers),
-        "kind": task.kind,
-        "supporting": list(task.supporting),
-        "metadata": dict(task.metadata),
-    }
+def _row(entry: Document | Task) -> dict[str, object]:
+    """Fields of a document or a task, as plain values."""
+    values = {field.name: getattr(entry, field.name) for field in fields(entry)}
+    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache, cached_property
 from itertools import product
-from types import MappingProxyType
 
 import numpy as np
 
@@ -53,89 +52,44 @@ class Split(StrEnum):
 NAMED_KINDS = (Kind.PERSON, Kind.CITY, Kind.COMPANY, Kind.COUNTRY, Kind.COIN)
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
-
-
-PARTS: Mapping[Kind, tuple[tuple[str, ...], tuple[str, ...]]] = MappingProxyType(
-    {
-        Kind.PERSON: (
-            _words(
-                """
-                Mira Tomas Elin Jaro Sanna Pavel Ilse Doran Vera Anton Lida Rurik Nadia Oskar Tilda Bram Zora Emil
-                Petra Ivo Greta Milan Hedda Lukan Selma Viktor Runa Casim Olga Stellan Inka Mattis Freya Joren Alma
-                Radek Signe Borin Katya Leif
-                """
-            ),
-            _words(
-                """
-                Kovel Brandt Tolmen Arvik Sorensk Halder Velin Morrow Castell Ostrik Dahlen Prask Lindor Welk Gorin
-                Faber Nystad Rovan Kessel Thorne Mirek Jansk Aldous Benko Carrow Delmar Estrin Folk Grell Hollis
-                Irving Jurick Kramer Lomax Marsk Norrel Orlan Pell Quist Rusk
-                """
-            ),
-        ),
-        Kind.CITY: (
-            _words(
-                """
-                Port North South Old New Lake Fort Upper East West Great Saint Castle Bright
-                """
-            ),
-            _words(
-                """
-                Anselm Velmora Tarn Brisco Calder Dunmore Elsin Farrow Garth Hollow Istra Jarrow Kelso Lorne Maddox
-                Nivel Orrin Penrith Quarry Rosta Selby Thessal Ulm Varna Wexel Yarrow Zelen Amber Birch Corvin
-                """
-            ),
-        ),
-        Kind.COMPANY: (
-            _words(
-                """
-                Tolmek Arden Bexley Corvus Dynar Everon Falk Gantry Helix Ionis Juno Krater Lumen Mersa Novak Orbis
-                Pallas Quill Ravel Solvi Tessen Umbra Vesta Wolfram
-                """
-            ),
-            _words(
-                """
-                Mining Steel Foods Motors Textiles Shipping Energy Glass Paper Timber Optics Robotics
-                """
-            ),
-        ),
-        Kind.COUNTRY: (
-            _words(
-                """
-                Inner Outer High Low Royal United Coastal Free
-                """
-            ),
-            _words(
-                """
-                Ostravia Kelmark Brennia Solaria Tavros Meridia Norland Pelagia Rhodan Sarkovia Talmera Urania
-                Valdoria Westria Yeloria Zamora
-                """
-            ),
-        ),
-        Kind.COIN: (
-            _words(
-                """
-                silver golden copper iron bronze white black red green blue
-                """
-            ),
-            _words(
-                """
-                dram talon crown florin mark penny shell thaler ducat groat lira peso rand real star obol
-                """
-            ),
-        ),
-    }
-)
+_PARTS = {
+    Kind.PERSON: (
+        "Mira Tomas Elin Jaro Sanna Pavel Ilse Doran Vera Anton Lida Rurik Nadia Oskar Tilda Bram Zora Emil "
+        "Petra Ivo Greta Milan Hedda Lukan Selma Viktor Runa Casim Olga Stellan Inka Mattis Freya Joren Alma "
+        "Radek Signe Borin Katya Leif",
+        "Kovel Brandt Tolmen Arvik Sorensk Halder Velin Morrow Castell Ostrik Dahlen Prask Lindor Welk Gorin "
+        "Faber Nystad Rovan Kessel Thorne Mirek Jansk Aldous Benko Carrow Delmar Estrin Folk Grell Hollis "
+        "Irving Jurick Kramer Lomax Marsk Norrel Orlan Pell Quist Rusk",
+    ),
+    Kind.CITY: (
+        "Port North South Old New Lake Fort Upper East West Great Saint Castle Bright",
+        "Anselm Velmora Tarn Brisco Calder Dunmore Elsin Farrow Garth Hollow Istra Jarrow Kelso Lorne Maddox "
+        "Nivel Orrin Penrith Quarry Rosta Selby Thessal Ulm Varna Wexel Yarrow Zelen Amber Birch Corvin",
+    ),
+    Kind.COMPANY: (
+        "Tolmek Arden Bexley Corvus Dynar Everon Falk Gantry Helix Ionis Juno Krater Lumen Mersa Novak Orbis "
+        "Pallas Quill Ravel Solvi Tessen Umbra Vesta Wolfram",
+        "Mining Steel Foods Motors Textiles Shipping Energy Glass Paper Timber Optics Robotics",
+    ),
+    Kind.COUNTRY: (
+        "Inner Outer High Low Royal United Coastal Free",
+        "Ostravia Kelmark Brennia Solaria Tavros Meridia Norland Pelagia Rhodan Sarkovia Talmera Urania "
+        "Valdoria Westria Yeloria Zamora",
+    ),
+    Kind.COIN: (
+        "silver golden copper iron bronze white black red green blue",
+        "dram talon crown florin mark penny shell thaler ducat groat lira peso rand real star obol",
+    ),
+}
+PARTS: Mapping[Kind, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    kind: (tuple(first.split()), tuple(second.split())) for kind, (first, second) in _PARTS.items()
+}
 """First and second parts of the names of each kind."""
 
-KNOWN_COUNT: Mapping[Kind, int] = MappingProxyType(
-    {Kind.PERSON: 32, Kind.CITY: 16, Kind.COMPANY: 12, Kind.COUNTRY: 8, Kind.COIN: 8}
-)
+KNOWN_COUNT: Mapping[Kind, int] = {Kind.PERSON: 32, Kind.CITY: 16, Kind.COMPANY: 12, Kind.COUNTRY: 8, Kind.COIN: 8}
 """How many names of each kind are the same in every world."""
 
-POOL_SHARE: Mapping[Split, float] = MappingProxyType({Split.TRAIN: 0.42, Split.EVAL: 0.18, Split.COLDSTART: 0.4})
+POOL_SHARE: Mapping[Split, float] = {Split.TRAIN: 0.42, Split.EVAL: 0.18, Split.COLDSTART: 0.4}
 """Share of the other names that each split may draw its fresh entities from."""
 
 _DEAL_SEED = 20_260_202
@@ -158,13 +112,10 @@ def known_names(kind: Kind) -> tuple[str, ...]:
 def fresh_pool(kind: Kind, split: Split) -> tuple[str, ...]:
     """Names from which the worlds of a split draw their fresh entities; disjoint between splits."""
     rest = _dealt(kind)[KNOWN_COUNT[kind] :]
-    start = 0
-    for other, share in POOL_SHARE.items():
-        stop = start + int(share * len(rest))
-        if other is split:
-            return rest[start:stop]
-        start = stop
-    raise AssertionError(f"no pool for split {split!r}")  # unreachable: POOL_SHARE names every split
+    sizes = [int(share * len(rest)) for share in POOL_SHARE.values()]
+    at = list(POOL_SHARE).index(split)
+    start = sum(sizes[:at])
+    return rest[start : start + sizes[at]]
 
 
 def random_name(kind: Kind, rng: np.random.Generator) -> str:
@@ -199,37 +150,31 @@ class Schema:
     """Sentence without its full stop; `{s}` is the subject, `{v}` the value."""
 
 
-SCHEMAS: Mapping[Relation, Schema] = MappingProxyType(
-    {
-        Relation.BIRTHPLACE: Schema(subject=Kind.PERSON, value=Kind.CITY, statement="{s} was born in {v}"),
-        Relation.EMPLOYER: Schema(subject=Kind.PERSON, value=Kind.COMPANY, statement="{s} works for {v}"),
-        Relation.SEAT: Schema(subject=Kind.COMPANY, value=Kind.CITY, statement="{s} is based in {v}"),
-        Relation.COUNTRY: Schema(subject=Kind.CITY, value=Kind.COUNTRY, statement="{s} is in {v}"),
-        Relation.POPULATION: Schema(subject=Kind.CITY, value=Kind.NUMBER, statement="{s} has {v} thousand people"),
-        Relation.COIN: Schema(subject=Kind.COUNTRY, value=Kind.COIN, statement="{s} uses the {v}"),
-    }
-)
+SCHEMAS: Mapping[Relation, Schema] = {
+    Relation.BIRTHPLACE: Schema(subject=Kind.PERSON, value=Kind.CITY, statement="{s} was born in {v}"),
+    Relation.EMPLOYER: Schema(subject=Kind.PERSON, value=Kind.COMPANY, statement="{s} works for {v}"),
+    Relation.SEAT: Schema(subject=Kind.COMPANY, value=Kind.CITY, statement="{s} is based in {v}"),
+    Relation.COUNTRY: Schema(subject=Kind.CITY, value=Kind.COUNTRY, statement="{s} is in {v}"),
+    Relation.POPULATION: Schema(subject=Kind.CITY, value=Kind.NUMBER, statement="{s} has {v} thousand people"),
+    Relation.COIN: Schema(subject=Kind.COUNTRY, value=Kind.COIN, statement="{s} uses the {v}"),
+}
 
-DOCUMENTS: Mapping[Kind, str] = MappingProxyType(
-    {
-        Kind.PERSON: "{s} was born in {birthplace} and works for {employer}.",
-        Kind.CITY: "{s} is a city in {country} with {population} thousand people.",
-        Kind.COMPANY: "{s} is a company based in {seat}.",
-        Kind.COUNTRY: "{s} is a country that uses the {coin}.",
-    }
-)
+DOCUMENTS: Mapping[Kind, str] = {
+    Kind.PERSON: "{s} was born in {birthplace} and works for {employer}.",
+    Kind.CITY: "{s} is a city in {country} with {population} thousand people.",
+    Kind.COMPANY: "{s} is a company based in {seat}.",
+    Kind.COUNTRY: "{s} is a country that uses the {coin}.",
+}
 """Text of the one document of each kind of subject; the fields are its relations."""
 
 POPULATION_RANGE = (10, 200)
 """Thousands of people of a city, half open; two cities together stay below 400."""
 
-DEFAULT_FRESH: Mapping[Split, Mapping[Kind, int]] = MappingProxyType(
-    {
-        Split.COLDSTART: {Kind.PERSON: 32, Kind.CITY: 16, Kind.COMPANY: 12, Kind.COUNTRY: 8, Kind.COIN: 8},
-        Split.TRAIN: {Kind.PERSON: 600, Kind.CITY: 120, Kind.COMPANY: 80, Kind.COUNTRY: 40, Kind.COIN: 40},
-        Split.EVAL: {Kind.PERSON: 240, Kind.CITY: 60, Kind.COMPANY: 40, Kind.COUNTRY: 20, Kind.COIN: 20},
-    }
-)
+DEFAULT_FRESH: Mapping[Split, Mapping[Kind, int]] = {
+    Split.COLDSTART: {Kind.PERSON: 32, Kind.CITY: 16, Kind.COMPANY: 12, Kind.COUNTRY: 8, Kind.COIN: 8},
+    Split.TRAIN: {Kind.PERSON: 600, Kind.CITY: 120, Kind.COMPANY: 80, Kind.COUNTRY: 40, Kind.COIN: 40},
+    Split.EVAL: {Kind.PERSON: 240, Kind.CITY: 60, Kind.COMPANY: 40, Kind.COUNTRY: 20, Kind.COIN: 20},
+}
 """How many fresh entities of each kind a world of a split has."""
 
 _KNOWN_SEED = 20_260_203
@@ -261,23 +206,16 @@ def _draw_facts(
 
 @dataclass(frozen=True)
 class World:
-    """One world of a split.
-
-    Args:
-        seed: Which world; worlds of one split with different seeds may share fresh names, of different splits never.
-        split: The pool of fresh names.
-        fresh: How many fresh entities of each kind; by default `DEFAULT_FRESH`.
-
-    Raises:
-        InvalidValueError: if more fresh entities are asked for than the split has names.
-    """
+    """One world of a split."""
 
     seed: int
+    """Which world; worlds of one split with different seeds may share fresh names, of different splits never."""
     split: Split
+    """The pool of fresh names."""
     fresh: Mapping[Kind, int] | None = None
+    """How many fresh entities of each kind; None: `DEFAULT_FRESH`."""
 
     def __post_init__(self) -> None:
-        """Check the counts against the pools."""
         for kind, count in self._counts.items():
             available = len(fresh_pool(kind, self.split))
             if not 0 < count <= available:

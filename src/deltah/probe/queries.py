@@ -12,10 +12,10 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -165,13 +165,13 @@ _ANSWERS_TABLE = f"""CREATE TABLE answers (
 
 
 class ProbeCache:
-    """Answers of one model, by query; open it with `open_cache`."""
+    """Answers of one model, by query; open it with `open_cache`. A new file is written at the first answer."""
 
-    def __init__(self, path: Path, identity: Mapping[str, Scalar], connection: sqlite3.Connection | None) -> None:
-        """Use an open file, or start one at the first answer."""
+    def __init__(self, path: Path, identity: Mapping[str, Scalar]) -> None:
         self.path = path
         self._identity = dict(identity)
-        self._connection = connection
+        begun = path.exists() and path.stat().st_size > 0
+        self._connection = sqlite3.connect(path, isolation_level=None) if begun else None
 
     def __len__(self) -> int:
         """Number of answers."""
@@ -198,25 +198,48 @@ class ProbeCache:
 
     def put(self, query: Query, scores: Scores) -> None:
         """Write an answer to disk before it is used."""
+        arrays = [np.asarray(getattr(scores, name), dtype=np.float64).tobytes() for name in _ARRAYS]
+        row = (digest(asdict(query)), *arrays, scores.focus.tobytes(), scores.estimator.value, scores.n_context)
         try:
-            if self._connection is None:
-                self._connection = _create(self.path, self._identity)
-            arrays = [np.asarray(getattr(scores, name), dtype=np.float64).tobytes() for name in _ARRAYS]
-            row = (digest(asdict(query)), *arrays, scores.focus.tobytes(), scores.estimator.value, scores.n_context)
-            self._connection.execute(f"INSERT OR REPLACE INTO answers VALUES ({', '.join('?' * len(row))})", row)
+            connection = self._connection or self._begin()
+            connection.execute(f"INSERT OR REPLACE INTO answers VALUES ({', '.join('?' * len(row))})", row)
         except (OSError, sqlite3.Error) as error:
             raise DataError(f"cannot write the cache {self.path}: {error}; what it holds is kept") from error
 
-    def __enter__(self) -> Self:
-        """Return the cache itself."""
-        return self
+    def check_identity(self) -> None:
+        """Refuse a file that is not such a cache, or one of another model."""
+        if self._connection is None:
+            return
+        try:
+            old = _stored_identity(self._connection)
+        except sqlite3.Error as error:
+            if isinstance(error, sqlite3.OperationalError) and "no such table" not in str(error):
+                raise DataError(f"cannot read the cache {self.path}: {error}") from error
+            raise ConfigError(
+                f"{self.path} is not a cache of deltah probe; give another --out, or remove the file"
+            ) from error
+        new = self._identity
+        keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+        if keys:
+            changes = "; ".join(f"{key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in keys)
+            raise ConfigError(
+                f"the cache {self.path} holds answers of another model or setting ({changes}); give the same options "
+                "to continue, or another --out"
+            )
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         """Close the file."""
         if self._connection is not None:
             self._connection.close()
+
+    def _begin(self) -> sqlite3.Connection:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._connection = sqlite3.connect(self.path, isolation_level=None)
+        for statement in ("BEGIN", _IDENTITY_TABLE, _ANSWERS_TABLE):
+            self._connection.execute(statement)
+        self._connection.execute("INSERT INTO identity VALUES (?)", (json.dumps(self._identity),))
+        self._connection.execute("COMMIT")
+        return self._connection
 
     def _row(self, columns: str, query: Query) -> tuple[Any, ...] | None:
         if self._connection is None:
@@ -226,58 +249,25 @@ class ProbeCache:
         return row
 
 
-def open_cache(path: Path, identity: Mapping[str, Scalar]) -> ProbeCache:
-    """Open the answers of a model; a new file is written at the first answer."""
-    if not path.exists() or not path.stat().st_size:
-        return ProbeCache(path, identity, None)
-    connection = sqlite3.connect(path, isolation_level=None)
-    try:
-        _check_identity(path, _stored_identity(connection), identity)
-    except sqlite3.Error as error:
-        connection.close()
-        if isinstance(error, sqlite3.OperationalError) and "no such table" not in str(error):
-            raise DataError(f"cannot read the cache {path}: {error}") from error
-        raise ConfigError(f"{path} is not a cache of deltah probe; give another --out, or remove the file") from error
-    except ConfigError:
-        connection.close()
-        raise
-    return ProbeCache(path, identity, connection)
+@contextmanager
+def open_cache(path: Path, identity: Mapping[str, Scalar]) -> Iterator[ProbeCache]:
+    """Open the answers of a model; a file of another model is a `ConfigError`."""
+    with closing(ProbeCache(path, identity)) as cache:
+        cache.check_identity()
+        yield cache
 
 
 def identity_on_disk(path: Path) -> dict[str, Scalar]:
     """Identity of the model whose answers a file holds; empty if it holds none."""
     if not path.exists():
         return {}
-    connection = sqlite3.connect(path)
-    try:
-        return _stored_identity(connection)
-    except sqlite3.Error:
-        return {}  # `open_cache` says what is wrong with it
-    finally:
-        connection.close()
-
-
-def _create(path: Path, identity: Mapping[str, Scalar]) -> sqlite3.Connection:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute("BEGIN")
-    connection.execute(_IDENTITY_TABLE)
-    connection.execute(_ANSWERS_TABLE)
-    connection.execute("INSERT INTO identity VALUES (?)", (json.dumps(identity),))
-    connection.execute("COMMIT")
-    return connection
+    with closing(sqlite3.connect(path)) as connection:
+        try:
+            return _stored_identity(connection)
+        except sqlite3.Error:
+            return {}  # `open_cache` says what is wrong with it
 
 
 def _stored_identity(connection: sqlite3.Connection) -> dict[str, Scalar]:
     stored: dict[str, Scalar] = json.loads(connection.execute("SELECT content FROM identity").fetchone()[0])
     return stored
-
-
-def _check_identity(path: Path, old: Mapping[str, Scalar], new: Mapping[str, Scalar]) -> None:
-    keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-    if keys:
-        changes = "; ".join(f"{key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in keys)
-        raise ConfigError(
-            f"the cache {path} holds answers of another model or setting ({changes}); give the same options to "
-            "continue, or another --out"
-        )

@@ -32,7 +32,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from deltah.core.types import Estimator, FloatArray, Trajectory
+from deltah.core.types import Estimator, Trajectory
 from deltah.probe.plan import CallPlan, Plan, ProbeConfig, Reason, Skipped, Target, Variant, skipped_by
 from deltah.probe.queries import Backend, ProbeCache, QueryError, Scores, question_key
 
@@ -96,11 +96,14 @@ def run_plan(
     rows: list[tuple[Target, dict[str, Any]]] = []
     skipped = list(plan.skipped)
     for done, call in enumerate(plan.calls, start=1):
-        failure = _ask(call, backend, cache)
-        if failure is None:
-            rows.append((call.target, row_of(call, cache, backend.identity, config.threshold)))
+        missing = [query for query in call.queries() if query not in cache]
+        try:
+            for query, scores in zip(missing, backend.score(missing), strict=True):
+                cache.put(query, scores)
+        except QueryError as error:
+            skipped.append(skipped_by(call.target, error))
         else:
-            skipped.append(failure)
+            rows.append((call.target, row_of(call, cache, backend.identity, config.threshold)))
         if progress is not None:
             progress(done, len(plan.calls), {})
     rows += [(s.target, skipped_row(s, backend.identity)) for s in skipped]
@@ -109,17 +112,6 @@ def run_plan(
     return ProbeResult(
         rows=tuple(row for _, row in rows), reasons=Counter(s.reason for s in skipped), n_left=plan.n_left
     )
-
-
-def _ask(call: CallPlan, backend: Backend, cache: ProbeCache) -> Skipped | None:
-    """Fetch the missing answers of one call; what went wrong if the model cannot answer one."""
-    missing = [query for query in call.queries() if query not in cache]
-    try:
-        for query, scores in zip(missing, backend.score(missing), strict=True):
-            cache.put(query, scores)
-    except QueryError as error:
-        return skipped_by(call.target, error)
-    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,26 +136,23 @@ class Entropy:
 
     def minus(self, other: Entropy) -> tuple[float, float, float]:
         """(point, lower, upper) of the difference, by interval arithmetic."""
-        if np.isinf(self.upper) or np.isinf(other.upper):
-            lower = -np.inf if np.isinf(other.upper) else self.lower - other.upper
-            upper = np.inf if np.isinf(self.upper) else self.upper - other.lower
-            return self.point - other.point, float(lower), float(upper)
         return self.point - other.point, self.lower - other.upper, self.upper - other.lower
 
 
 def best_gold(answers: Sequence[Scores]) -> Gold:
     """The golden answer of greatest total log-probability, ties to the first; NaN if no answer was measured."""
-    found = [_gold(scores.logprobs[scores.focus]) for scores in answers]
-    measured = [gold for gold in found if not np.isnan(gold.total)]
+    found = [scores.logprobs[scores.focus] for scores in answers]
+    measured = [
+        Gold(total=float(logprobs.sum()), per_token=float(logprobs.mean()), n_tokens=len(logprobs))
+        for logprobs in found
+        if len(logprobs) and not np.isnan(logprobs).any()
+    ]
     return max(measured, key=lambda gold: gold.total, default=Gold())
 
 
 def mean_entropy(scores: Scores | None) -> Entropy:
     """Mean over the measured tokens in focus, with the mean of their bounds."""
-    if scores is None:
-        return Entropy()
-    used = scores.focus & ~np.isnan(scores.entropy)
-    if not used.any():
+    if scores is None or not (used := scores.focus & ~np.isnan(scores.entropy)).any():
         return Entropy()
     return Entropy(
         point=float(scores.entropy[used].mean()),
@@ -181,8 +170,9 @@ def row_of(plan: CallPlan, cache: ProbeCache, identity: Mapping[str, Any], thres
         queries, segment = plan.context_queries(variant)
         gold[variant] = best_gold([cache[query] for query in queries])
         entropy[variant] = mean_entropy(None if segment is None else cache[segment])
-    gain = {v: _difference(gold[Variant.REAL], gold[v]) for v in (Variant.CONTROL, Variant.NONE)}
-    control = plan.control
+    real, control = gold[Variant.REAL], plan.control
+    others = (Variant.CONTROL, Variant.NONE)
+    gain = {v: real.total - gold[v].total for v in others}
     return {
         **_head(plan.target, identity),
         "reason": None,
@@ -191,12 +181,12 @@ def row_of(plan: CallPlan, cache: ProbeCache, identity: Mapping[str, Any], thres
         "n_answers": len(plan.gold),
         **{f"gold_logprob_{v}": gold[v].total for v in Variant},
         **{f"gold_logprob_per_token_{v}": gold[v].per_token for v in Variant},
-        "gold_tokens": gold[Variant.REAL].n_tokens,
-        **{f"gain_{v}": total for v, (total, _) in gain.items()},
-        **{f"gain_per_token_{v}": per_token for v, (_, per_token) in gain.items()},
-        "useful": _exceeds(float(np.min([total for total, _ in gain.values()])), threshold),
-        "beats_placebo": _exceeds(gain[Variant.CONTROL][0], threshold),
-        "beats_none": _exceeds(gain[Variant.NONE][0], threshold),
+        "gold_tokens": real.n_tokens,
+        **{f"gain_{v}": gain[v] for v in others},
+        **{f"gain_per_token_{v}": real.per_token - gold[v].per_token for v in others},
+        "useful": _exceeds(float(np.min(list(gain.values()))), threshold),
+        "beats_placebo": _exceeds(gain[Variant.CONTROL], threshold),
+        "beats_none": _exceeds(gain[Variant.NONE], threshold),
         "threshold": threshold,
         **dict(_entropies(entropy)),
         "segment_tokens": entropy[Variant.REAL].n_tokens,
@@ -211,7 +201,7 @@ def row_of(plan: CallPlan, cache: ProbeCache, identity: Mapping[str, Any], thres
 def skipped_row(skipped: Skipped, identity: Mapping[str, Any]) -> dict[str, Any]:
     """Row of a call that was not probed."""
     detail = {} if skipped.detail is None else {"detail": skipped.detail}
-    return {**_head(skipped.target, identity), "reason": skipped.reason.value, **detail}
+    return _head(skipped.target, identity) | {"reason": skipped.reason.value} | detail
 
 
 def _head(target: Target, identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -226,18 +216,6 @@ def _head(target: Target, identity: Mapping[str, Any]) -> dict[str, Any]:
         "backend": identity["backend"],
         "model": identity["model"],
     }
-
-
-def _gold(logprobs: FloatArray) -> Gold:
-    if not len(logprobs) or np.isnan(logprobs).any():
-        return Gold()
-    return Gold(total=float(logprobs.sum()), per_token=float(logprobs.mean()), n_tokens=len(logprobs))
-
-
-def _difference(real: Gold, other: Gold) -> tuple[float, float]:
-    """Gain in total and per token; NaN where both are impossible."""
-    with np.errstate(invalid="ignore"):
-        return float(np.subtract(real.total, other.total)), float(np.subtract(real.per_token, other.per_token))
 
 
 def _exceeds(value: float, threshold: float) -> bool | None:

@@ -308,8 +308,10 @@ class ChatTemplate:
             raise QueryError(f"the chat template cannot render the messages: {error}") from error
 
 
-def load_template(path: Path, tools: Sequence[Mapping[str, Any]] = ()) -> ChatTemplate:
-    """Read a template: a Jinja file, a tokenizer_config.json, or a folder that holds either."""
+def load_template(path: Path | None, tools: Sequence[Mapping[str, Any]] = ()) -> ChatTemplate | None:
+    """Read a template: a Jinja file, a tokenizer_config.json, or a folder that holds either; None for None."""
+    if path is None:
+        return None
     folder = path if path.is_dir() else path.parent
     is_config = path.suffix == ".json"
     jinja = path if path.is_file() and not is_config else folder / "chat_template.jinja"

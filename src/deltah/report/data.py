@@ -1,7 +1,7 @@
 """What a report is made of, and how it is read from disk: run directories, traces and logs.
 
 Trajectories are read once and let go, so that memory follows the number of calls, not of tokens. Kept are a few numbers
-a trajectory, one row a call, and what the viewer may show (`deltah.report.viewer_record`). Evaluations of a run whose
+a trajectory, one row a call, and what the viewer may show (`deltah.report.viewer`). Evaluations of a run whose
 name starts with `start-` (`eval/start-sampled.jsonl.zst`) are those of the policy before training.
 """
 
@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -22,9 +23,10 @@ from deltah.calls.table import CallTable, LogOptions, Scored, ScoredLog
 from deltah.calls.waste import waste_of_calls
 from deltah.core.metrics import SECONDS
 from deltah.errors import DataError, InvalidValueError
-from deltah.report.viewer_record import Candidate, Collector, Reason
+from deltah.report.viewer import Candidate, Collector, Pick, Reason, unused
 from deltah.runs.directory import RunDirectory
 from deltah.stats.study import StudyResult
+from deltah.text_format import count, share
 from deltah.traces.files import STDIN
 
 START: Final = "start"
@@ -40,6 +42,10 @@ STUDY_FILE: Final = "study.json"
 _NEEDS_TOOLS: Final = "try_cast(metadata->>'needs_tools' AS BOOLEAN)"
 SUBSETS: Final = {"all": "true", "tools needed": _NEEDS_TOOLS, "no tool needed": f"NOT {_NEEDS_TOOLS}"}
 """Label of a set of trajectories to its condition on the table `trajectories`, in SQL."""
+MAX_VIEWED: Final = 200
+NOTABLE_SHARE: Final = 0.25
+"""Of the viewer, kept for wasteful trajectories and failure cases."""
+_SHARES: Final = ((Reason.WASTEFUL, 0.5), (Reason.CERTAIN_AND_WRONG, 0.25), (Reason.RISE_AND_RIGHT, 0.25))
 _SUFFIX: Final = re.compile(r"(\.[a-z]{2,8})?(\.gz|\.zst)?$")
 _SECONDS_KEYS: Final = (SECONDS, "train_runtime")
 """Ours counts all sittings of a run, the trainer's only the last one."""
@@ -298,12 +304,6 @@ def _renamed(arms: list[ArmData], paths: list[Path]) -> Iterable[ArmData]:
         yield replace(arm, name=name, evaluations=own)
 
 
-def unused(name: str, taken: set[str], suffix: str) -> str:
-    """The name, followed by the first number from 2 on that makes it a new one; `suffix` says how."""
-    numbered = (name + suffix.format(n) for n in count(2))
-    return name if name not in taken else next(found for found in numbered if found not in taken)
-
-
 def _facts(runs: Iterable[Path]) -> dict[str, str]:
     """Footer facts of the runs' manifests; where runs differ, each value once."""
     found: dict[str, dict[str, None]] = {"versions": {}, "machine": {}, "training seed": {}}
@@ -313,3 +313,63 @@ def _facts(runs: Iterable[Path]) -> dict[str, str]:
         found["machine"][", ".join(f"{key} {machine[key]}" for key in ("platform", "cpus") if machine.get(key))] = None
         found["training seed"][str(manifest["config"].get("seed", ""))] = None
     return {key: text for key, texts in found.items() if (text := "; ".join(filter(None, texts)))}
+
+
+_Source = Mapping[Reason, Sequence[Pick]]
+"""What one evaluation of one arm offers, best first."""
+
+
+def choose(data: ReportData, limit: int = MAX_VIEWED) -> tuple[list[Pick], str]:
+    """Trajectories to show, those to drop last first, and one sentence saying how they were chosen.
+
+    Three quarters are drawn by chance, and with several arms first those questions that all arms answered, so that one
+    question can be read in each; the rest are the most wasteful trajectories and the method's failure cases.
+    """
+    total = sum(map(len, data.every_evaluation))
+    sources: list[_Source] = [
+        {reason: [Pick(i, name, c, reason) for c in found] for reason, found in evaluation.candidates.items()}
+        for i, arm in enumerate(data.columns)
+        for name, evaluation in arm.evaluations.items()
+    ]
+    if total <= limit:
+        note = "The only trajectory." if total == 1 else f"All {count(total, 'trajectory')}."
+        return [pick for source in sources for pick in source[Reason.DRAWN]], note
+    room = int(limit * NOTABLE_SHARE)
+    each = ((source[reason], int(room * part / len(sources))) for source in sources for reason, part in _SHARES)
+    notable = _distinct((pick for picks, n in each for pick in picks[:n]), room)
+    paired = _paired(data, sources, limit - len(notable))
+    turns = zip_longest(*(source[Reason.DRAWN] for source in sources))
+    rest = (pick for turn in turns for pick in turn if pick is not None)
+    chosen = _distinct([*notable, *paired, *rest], limit)
+    return chosen, _note(chosen, len({p.candidate.cluster for p in paired}), total, data)
+
+
+def _paired(data: ReportData, sources: Sequence[_Source], room: int) -> list[Pick]:
+    """First trajectories of drawn questions that every arm and evaluation has; empty when the arms share none."""
+    if len(data.columns) < 2 or not all(arm.evaluations for arm in data.columns):
+        return []
+    first = [{p.candidate.cluster: p for p in s[Reason.DRAWN] if p.candidate.repeat == 0} for s in sources]
+    shared = [key for key in first[0] if all(key in found for found in first)]
+    return [found[key] for key in shared[: room // len(sources)] for found in first]
+
+
+def _distinct(picks: Iterable[Pick], limit: int) -> list[Pick]:
+    """Each trajectory once, under the first reason it came with."""
+    found: dict[tuple[int, str, int], Pick] = {}
+    for pick in picks:
+        found.setdefault((pick.arm, pick.evaluation, pick.candidate.order), pick)
+    return list(found.values())[:limit]
+
+
+def _note(picks: Sequence[Pick], shared: int, total: int, data: ReportData) -> str:
+    """How the trajectories were chosen, for the reader."""
+    counts = Counter(pick.reason for pick in picks)
+    failures = counts[Reason.CERTAIN_AND_WRONG] + counts[Reason.RISE_AND_RIGHT]
+    parts = [f"{counts[Reason.DRAWN]} drawn with seed {data.seed}"]
+    if shared:
+        parts[0] += f", among them {count(shared, 'question')} that every {data.noun} answered"
+    if wasteful := counts[Reason.WASTEFUL]:
+        parts.append("the most wasteful one" if wasteful == 1 else f"the {wasteful:,} most wasteful")
+    if failures:
+        parts.append(f"{count(failures, 'failure case')} (more certain and wrong, less certain and right)")
+    return f"{share(len(picks), total, 'trajectory')}: {'; '.join(parts)}. Statistics cover all {total:,}."

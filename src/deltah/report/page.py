@@ -25,10 +25,9 @@ from deltah.core.signals import SIGNALS
 from deltah.core.types import FloatArray
 from deltah.errors import DataError, InvalidValueError
 from deltah.report import charts
-from deltah.report.data import START, SUBSETS, ArmData, ReportData
+from deltah.report.data import START, SUBSETS, ArmData, ReportData, choose
 from deltah.report.sections import PageSignal, call_tables, headline, meanings, page_signal, study_section, waste_table
-from deltah.report.viewer import choose, pack
-from deltah.report.viewer_record import compact_json, inert_tree, script_json
+from deltah.report.viewer import compact_json, inert_tree, pack, script_json
 from deltah.runs.directory import nan_to_none, run_signal, write_atomic
 from deltah.stats.bootstrap import LEVEL, Cell
 from deltah.stats.summary import RESAMPLES, STATISTICS, Statistics, Summary, compare, summarise, table
@@ -125,7 +124,8 @@ def _value_limits(payload: Mapping[str, Any]) -> tuple[float, float]:
 def build(data: ReportData) -> dict[str, Any]:
     """The payload of a report: strict-JSON values, without lone surrogates and invisible control characters."""
     names, graders = data.evaluation_names, data.graders
-    signal, viewer = page_signal(data), pack(data, *choose(data))
+    signal, arms = page_signal(data), [arm.name for arm in data.columns]
+    viewer = pack(*choose(data), arms=arms, evaluations=names)
     outcome = {"graded": bool(graders), "title": outcome_title(graders), "meaning": outcome_meaning(graders)}
     summaries = {name: {label: _summaries(data, name, where) for label, where in SUBSETS.items()} for name in names}
     timed = any(arm.seconds is not None for arm in data.columns)

@@ -1,30 +1,89 @@
-"""The trajectories a page lets the reader open: which ones, and how they are stored.
+"""The trajectories of the viewer: which are kept while a log streams by, each one's record, and how they are stored.
 
-Statistics cover every trajectory; the viewer holds a sample under a cap on count and size. Three quarters are drawn by
-chance, and with several arms first those questions that all arms answered, so that one question can be read in each;
-the rest are the most wasteful trajectories and the method's failure cases. The page says so.
+Kept are four bounded lists an evaluation: the most wasteful, the method's failure cases *certain and wrong* and *rise
+and right*, and a bottom-k sample by the hash of seed and question, the same questions in every run.
 
-Stored form: one vocabulary of token texts (most frequent first), and token lists as indices into it.
+A record is plain values, each cut to a stated size: tokens with entropies in hundredths of nats (-1: not measured) and
+rounds of call cards. Its text is inert: control characters, bidirectional overrides and invisible characters become
+visible symbols, so that a log can neither hide nor reorder text. The template engine escapes HTML, not this module.
+Stored are one vocabulary of token texts (most frequent first), and token lists as indices into it.
 """
 
 from __future__ import annotations
 
+import heapq
+import json
+import re
+import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import zip_longest
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from hashlib import blake2b
+from itertools import count
+from typing import Any, Final, NamedTuple, TypeAlias
 
-from deltah.calls.grading import ClusterKey
-from deltah.report.data import ReportData, unused
-from deltah.report.viewer_record import Candidate, Reason, inert, script_json
-from deltah.text_format import agreeing, count, share
+import numpy as np
 
-MAX_TRAJECTORIES: Final = 200
+from deltah.calls.grading import ClusterKey, cluster_key, is_correct
+from deltah.calls.waste import Waste, WasteLevel, waste_levels
+from deltah.core.signals import Signal, Verdict
+from deltah.core.types import Round, Segment, SegmentKind, ToolCall, Trajectory
+from deltah.runs.directory import nan_to_none
+from deltah.text_format import agreeing, tool_title
+
+MAX_TOKENS: Final = 8_000
+"""Shown of one trajectory."""
+MAX_ARGUMENT_CHARS: Final = 4_000
+MAX_RESULT_CHARS: Final = 6_000
+MAX_TEXT_CHARS: Final = 4_000
+MAX_TOKEN_CHARS: Final = 200
+MAX_CALLS: Final = 400
+"""Cards of one trajectory."""
 MAX_BYTES: Final = 6_000_000
 """Of the stored trajectories; the page around them is small."""
-NOTABLE_SHARE: Final = 0.25
-"""Of the viewer, kept for wasteful trajectories and failure cases."""
-_SHARES: Final = ((Reason.WASTEFUL, 0.5), (Reason.CERTAIN_AND_WRONG, 0.25), (Reason.RISE_AND_RIGHT, 0.25))
+UNKNOWN_TOKEN: Final = "▢"
+_CONTROL_PICTURES: Final = 0x2400
+_INERT: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 but tab and newline, DEL, C1
+    "\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2064\u2066-\u206f\ufeff"  # marks, overrides, isolates, invisibles
+    "\ufff9-\ufffb\ufffe\uffff"  # interlinear annotation, noncharacters
+    "\ud800-\udfff"  # lone surrogates
+    "\U000e0000-\U000e007f]"  # tag characters
+)
+_SCRIPT_ESCAPES: Final = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
+
+
+class Reason(StrEnum):
+    """Why a trajectory is kept."""
+
+    WASTEFUL = "wasteful"
+    CERTAIN_AND_WRONG = "certain_and_wrong"
+    """Entropy fell most, the answer is not correct."""
+    RISE_AND_RIGHT = "rise_and_right"
+    """Entropy rose most, the answer is correct."""
+    DRAWN = "drawn"
+
+
+KEPT: Final[Mapping[Reason, int]] = {
+    Reason.WASTEFUL: 40,
+    Reason.CERTAIN_AND_WRONG: 20,
+    Reason.RISE_AND_RIGHT: 20,
+    Reason.DRAWN: 200,
+}
+"""Trajectories of one evaluation held for each reason."""
+_Rank: TypeAlias = tuple[float, ...]
+
+
+class Candidate(NamedTuple):
+    """One trajectory that the viewer may show."""
+
+    order: int
+    """Place in its evaluation, from 0."""
+    cluster: ClusterKey
+    repeat: int
+    """How many trajectories of the same question came before it in its evaluation."""
+    record: Mapping[str, Any]
 
 
 class Pick(NamedTuple):
@@ -36,64 +95,229 @@ class Pick(NamedTuple):
     reason: Reason
 
 
-_Source = Mapping[Reason, Sequence[Pick]]
-"""What one evaluation of one arm offers, best first."""
+@dataclass(slots=True)
+class Collector:
+    """Takes trajectories one by one and keeps the best of each list."""
+
+    seed: int
+    _heaps: dict[Reason, list[tuple[_Rank, int, Candidate]]] = field(default_factory=lambda: {r: [] for r in Reason})
+    _seen: Counter[ClusterKey] = field(default_factory=Counter)
+    _count: int = 0
+
+    def offer(self, trajectory: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> None:
+        """Keep a trajectory where it is among the best; its record is made only then."""
+        cluster = cluster_key(trajectory)
+        order, repeat = self._count, self._seen[cluster]
+        self._count += 1
+        self._seen[cluster] += 1
+        ranks = {**_notable(trajectory, signal, waste), Reason.DRAWN: (-repeat, -_hash(self.seed, cluster))}
+        candidate = None
+        for reason, rank in ranks.items():
+            heap = self._heaps[reason]
+            if len(heap) == KEPT[reason] and (rank, -order) < heap[0][:2]:
+                continue
+            candidate = candidate or Candidate(order, cluster, repeat, record(trajectory, signal, waste))
+            heapq.heappush(heap, (rank, -order, candidate))
+            if len(heap) > KEPT[reason]:
+                heapq.heappop(heap)
+
+    def candidates(self) -> dict[Reason, tuple[Candidate, ...]]:
+        """What was kept, best first."""
+        return {reason: tuple(entry[2] for entry in sorted(heap, reverse=True)) for reason, heap in self._heaps.items()}
 
 
-def choose(data: ReportData, limit: int = MAX_TRAJECTORIES) -> tuple[list[Pick], str]:
-    """Trajectories to show, those to drop last first, and one sentence saying how they were chosen."""
-    total = sum(map(len, data.every_evaluation))
-    sources: list[_Source] = [
-        {reason: [Pick(i, name, c, reason) for c in found] for reason, found in evaluation.candidates.items()}
-        for i, arm in enumerate(data.columns)
-        for name, evaluation in arm.evaluations.items()
-    ]
-    if total <= limit:
-        note = "The only trajectory." if total == 1 else f"All {count(total, 'trajectory')}."
-        return [pick for source in sources for pick in source[Reason.DRAWN]], note
-    room = int(limit * NOTABLE_SHARE)
-    each = ((source[reason], int(room * part / len(sources))) for source in sources for reason, part in _SHARES)
-    notable = _distinct((pick for picks, n in each for pick in picks[:n]), room)
-    paired = _paired(data, sources, limit - len(notable))
-    turns = zip_longest(*(source[Reason.DRAWN] for source in sources))
-    rest = (pick for turn in turns for pick in turn if pick is not None)
-    chosen = _distinct([*notable, *paired, *rest], limit)
-    return chosen, _note(chosen, len({p.candidate.cluster for p in paired}), total, data)
+def _notable(t: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> dict[Reason, _Rank]:
+    """Rank of a trajectory in each list it may enter; more is better."""
+    levels = waste_levels(signal, waste)
+    not_reduced = 0 if signal is None else signal.call_verdicts.count(Verdict.NOT_REDUCED)
+    wasted = (levels.count(WasteLevel.CERTIFIED), levels.count(WasteLevel.LIKELY), not_reduced)
+    ranks: dict[Reason, _Rank] = {Reason.WASTEFUL: wasted} if any(wasted) else {}
+    rise, correct = change(signal), is_correct(t)
+    if rise < 0 and correct is not None and not correct:
+        ranks[Reason.CERTAIN_AND_WRONG] = (-rise,)
+    if rise > 0 and correct:
+        ranks[Reason.RISE_AND_RIGHT] = (rise,)
+    return ranks
 
 
-def _paired(data: ReportData, sources: Sequence[_Source], room: int) -> list[Pick]:
-    """First trajectories of drawn questions that every arm and evaluation has; empty when the arms share none."""
-    if len(data.columns) < 2 or not all(arm.evaluations for arm in data.columns):
-        return []
-    first = [{p.candidate.cluster: p for p in s[Reason.DRAWN] if p.candidate.repeat == 0} for s in sources]
-    shared = [key for key in first[0] if all(key in found for found in first)]
-    return [found[key] for key in shared[: room // len(sources)] for found in first]
+def _hash(seed: int, cluster: ClusterKey) -> int:
+    """A number that looks drawn at random, the same for one seed and question everywhere."""
+    name = "\0".join((str(seed), *cluster)).encode("utf-8", "surrogatepass")
+    return int.from_bytes(blake2b(name, digest_size=8).digest())
 
 
-def _distinct(picks: Iterable[Pick], limit: int) -> list[Pick]:
-    """Each trajectory once, under the first reason it came with."""
-    found: dict[tuple[int, str, int], Pick] = {}
-    for pick in picks:
-        found.setdefault((pick.arm, pick.evaluation, pick.candidate.order), pick)
-    return list(found.values())[:limit]
+def record(t: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> dict[str, Any]:
+    """Strict-JSON values of one trajectory; `signal` is None where nothing was measured, `waste` has one set a call."""
+    levels = waste_levels(signal, waste)
+    shown = zip(t.calls[:MAX_CALLS], waste[:MAX_CALLS], levels[:MAX_CALLS], strict=True)
+    found = {
+        "id": t.id[:MAX_TEXT_CHARS],
+        "text": _text(t.question),
+        "prediction": _text(t.prediction),
+        "golden": [_text(answer) for answer in t.golden_answers[:5]],
+        "outcome": None if t.outcome is None else round(t.outcome, 4),
+        "correct": is_correct(t),
+        "stop": t.stop_reason.value,
+        "spans": t.spans.value,
+        "estimator": t.estimator.value,
+        "temperature": t.temperature,
+        "calls": t.n_calls,
+        "reduced": None if signal is None else signal.n_reduced,
+        "not_reduced": None if signal is None else signal.call_verdicts.count(Verdict.NOT_REDUCED),
+        "waste": {v.value: levels.count(v) for v in WasteLevel if v is not WasteLevel.NONE},
+        "change": _nats(change(signal)),
+        "tokens": int(t.response_mask.sum()),
+        "segments": [] if signal is None else _segments(signal),
+        "blocks": _blocks(t, signal, [_card(*call) for call in shown]),
+    }
+    return dict(inert_tree(nan_to_none(found)))
 
 
-def _note(picks: Sequence[Pick], shared: int, total: int, data: ReportData) -> str:
-    """How the trajectories were chosen, for the reader."""
-    counts = Counter(pick.reason for pick in picks)
-    failures = counts[Reason.CERTAIN_AND_WRONG] + counts[Reason.RISE_AND_RIGHT]
-    parts = [f"{counts[Reason.DRAWN]} drawn with seed {data.seed}"]
-    if shared:
-        parts[0] += f", among them {count(shared, 'question')} that every {data.noun} answered"
-    if wasteful := counts[Reason.WASTEFUL]:
-        parts.append("the most wasteful one" if wasteful == 1 else f"the {wasteful:,} most wasteful")
-    if failures:
-        parts.append(f"{count(failures, 'failure case')} (more certain and wrong, less certain and right)")
-    return f"{share(len(picks), total, 'trajectory')}: {'; '.join(parts)}. Statistics cover all {total:,}."
+def change(signal: Signal | None) -> float:
+    """H(r_R) - H(r_0): how the whole trajectory changed the policy's entropy, nats; NaN where an end is missing."""
+    if signal is None or signal.n_rounds == 0:
+        return float("nan")
+    return float(signal.segment_entropy[-1] - signal.segment_entropy[0])
 
 
-def pack(data: ReportData, picks: Sequence[Pick], note: str, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
-    """The viewer's part of the payload, within `max_bytes`, in the order of the arms and their files."""
+def _text(text: str | None) -> str | None:
+    if text is None or len(text) <= MAX_TEXT_CHARS:
+        return text
+    return f"{text[:MAX_TEXT_CHARS]} … ({len(text) - MAX_TEXT_CHARS:,} more characters)"
+
+
+def _segments(s: Signal) -> list[dict[str, Any]]:
+    """H(r_k), k = 0 ... R."""
+    bounds = zip(s.segment_entropy, s.segment_lower, s.segment_upper, s.segment_tokens, strict=True)
+    return [{"h": _nats(h), "low": _nats(low), "high": _nats(high), "n": int(n)} for h, low, high, n in bounds]
+
+
+def _nats(value: float) -> float | None:
+    return round(float(value), 4) if np.isfinite(value) else None
+
+
+def _blocks(t: Trajectory, signal: Signal | None, cards: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Runs of tokens and rounds of call cards, in reading order."""
+    blocks, left = list[dict[str, Any]](), MAX_TOKENS
+    for item in _reading_order(t):
+        if isinstance(item, Round):
+            block = _round_block(signal, item, cards)
+        else:
+            block = _token_block(t, item, left)
+            left -= len(block.get("tokens", ()))
+        blocks.append(block)
+    return blocks
+
+
+def _reading_order(t: Trajectory) -> Iterator[Segment | Round]:
+    """Segments with each round's cards where its results stand; results that a card shows are left out."""
+    waiting, answered = list(t.rounds), {r.turn for r in t.rounds}
+    for segment in t.segments:
+        result = segment.kind is SegmentKind.RESULT
+        while waiting and (segment.turn > waiting[0].turn or (result and segment.turn == waiting[0].turn)):
+            yield waiting.pop(0)
+        if not result or segment.turn not in answered:
+            yield segment
+    yield from waiting
+
+
+def _token_block(t: Trajectory, segment: Segment, left: int) -> dict[str, Any]:
+    """One segment: its tokens with their entropies, or its text where the tokens are unknown."""
+    block: dict[str, Any] = {"kind": segment.kind.value}
+    if segment.kind.sampled:
+        k = int(t.segment_of_token[segment.start]) if segment.n_tokens else sum(r.turn < segment.turn for r in t.rounds)
+        block["r"] = k
+    if segment.n_tokens == 0:
+        block["text"] = _text(segment.text) or ""
+        return block
+    stop = min(segment.stop, segment.start + max(left, 0))
+    span = range(segment.start, stop)
+    block["tokens"] = [_token_text(t, i) for i in span]
+    if t.entropy is not None and segment.kind.sampled:
+        hundredths = np.nan_to_num(np.round(t.entropy[segment.start : stop] * 100), nan=-1.0)
+        block["h"] = hundredths.astype(np.int64).tolist()
+    if stop < segment.stop:
+        block["cut"] = segment.stop - stop
+    return block
+
+
+def _token_text(t: Trajectory, i: int) -> str:
+    """One token as it may be shown; equal tokens share one string, as records wait in memory."""
+    if t.token_texts is None:
+        return UNKNOWN_TOKEN if t.token_ids is None else f"⟨{int(t.token_ids[i])}⟩"
+    text = t.token_texts[i]
+    return sys.intern(inert(text if len(text) <= MAX_TOKEN_CHARS else text[:MAX_TOKEN_CHARS] + "…"))
+
+
+def _round_block(signal: Signal | None, round_: Round, cards: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The cards of one round."""
+    block: dict[str, Any] = {"kind": "round", "k": round_.k}
+    if signal is not None:
+        at = round_.k - 1
+        block |= {"verdict": signal.verdicts[at].value, "value": _nats(signal.value[at])}
+        block |= {"low": _nats(signal.lower[at]), "high": _nats(signal.upper[at])}
+    block["calls"] = [cards[i] for i in round_.calls if i < len(cards)]
+    if lost := len(round_.calls) - len(block["calls"]):
+        block["cut"] = lost
+    return block
+
+
+def _card(call: ToolCall, waste: frozenset[Waste], level: WasteLevel) -> dict[str, Any]:
+    """One call."""
+    card: dict[str, Any] = {"name": tool_title(call.name[:200]), "status": call.status.value}
+    for key, text, limit in (
+        ("arguments", call.arguments, MAX_ARGUMENT_CHARS),
+        ("result", call.result or "", MAX_RESULT_CHARS),
+    ):
+        card[key] = text[:limit]
+        if len(text) > limit:
+            card[f"{key}_cut"] = len(text) - limit
+    if call.result is None:
+        card["result"] = None
+    if waste:
+        card |= {"waste": [w.value for w in Waste if w in waste], "waste_level": level.value}
+    if call.duration_s is not None:
+        card["seconds"] = round(call.duration_s, 4)
+    return card
+
+
+def inert(text: str) -> str:
+    """Replace what could hide, reorder or break text by visible symbols: ESC becomes ␛, U+202E becomes ⟨U+202E⟩."""
+    return _INERT.sub(_visible, text)
+
+
+def _visible(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if code < 0x20:
+        return chr(_CONTROL_PICTURES + code)
+    return "\N{SYMBOL FOR DELETE}" if code == 0x7F else f"⟨U+{code:04X}⟩"
+
+
+def inert_tree(value: Any) -> Any:
+    """Apply `inert` to every string of plain containers, keys included."""
+    if isinstance(value, str):
+        return inert(value)
+    if isinstance(value, Mapping):
+        return {inert(str(key)): inert_tree(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [inert_tree(item) for item in value]
+    return value
+
+
+def script_json(value: Any) -> str:
+    """Strict JSON without `<`, `>` or `&`: no content can end the `<script>` element it stands in."""
+    return compact_json(value).translate(_SCRIPT_ESCAPES)
+
+
+def compact_json(value: Any) -> str:
+    """Strict JSON on one line, keys in their given order."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def pack(
+    picks: Sequence[Pick], note: str, *, arms: Sequence[str], evaluations: Sequence[str], max_bytes: int = MAX_BYTES
+) -> dict[str, Any]:
+    """The viewer's part of the payload, within `max_bytes`, in the order of the arms, evaluations and files."""
     kept, vocabulary, size = list[tuple[Pick, dict[str, Any]]](), dict[str, int](), 0
     for pick in picks:
         texts = len(vocabulary)
@@ -105,9 +329,8 @@ def pack(data: ReportData, picks: Sequence[Pick], note: str, max_bytes: int = MA
             note += f" Only {kept_now}: the page is limited to {max_bytes / 1e6:.0f} MB."
             break
         kept.append((pick, record))
-    names = data.evaluation_names
-    kept.sort(key=lambda entry: (entry[0].arm, names.index(entry[0].evaluation), entry[0].candidate.order))
-    records = _identified(data, kept)
+    kept.sort(key=lambda entry: (entry[0].arm, evaluations.index(entry[0].evaluation), entry[0].candidate.order))
+    records = _identified(arms, kept)
     return {"note": note, "vocabulary": _by_frequency(vocabulary, records), "trajectories": records}
 
 
@@ -120,11 +343,11 @@ def _numbered(pick: Pick, vocabulary: dict[str, int]) -> dict[str, Any]:
     return {**pick.candidate.record, "blocks": blocks}
 
 
-def _identified(data: ReportData, kept: Iterable[tuple[Pick, dict[str, Any]]]) -> list[dict[str, Any]]:
+def _identified(arms: Sequence[str], kept: Iterable[tuple[Pick, dict[str, Any]]]) -> list[dict[str, Any]]:
     """Records with their place, a key for links, and a number shared by the trajectories of one question."""
     keys, questions, records = set[str](), dict[ClusterKey, int](), list[dict[str, Any]]()
     for pick, record in kept:
-        name = inert(f"{data.columns[pick.arm].name}/{pick.evaluation}/{record['id']}"[:300])
+        name = inert(f"{arms[pick.arm]}/{pick.evaluation}/{record['id']}"[:300])
         key = unused(name, keys, "~{}")
         keys.add(key)
         place = {"arm": pick.arm, "evaluation": inert(pick.evaluation), "reason": pick.reason.value}
@@ -143,3 +366,9 @@ def _by_frequency(vocabulary: dict[str, int], records: Iterable[dict[str, Any]])
     for tokens in lists:
         tokens[:] = [number[token] for token in tokens]
     return [texts[token] for token in order]
+
+
+def unused(name: str, taken: set[str], suffix: str) -> str:
+    """The name, followed by the first number from 2 on that makes it a new one; `suffix` says how."""
+    numbered = (name + suffix.format(n) for n in count(2))
+    return name if name not in taken else next(found for found in numbered if found not in taken)
