@@ -16,7 +16,6 @@ SOURCE = ROOT / "src" / "deltah"
 FLOORS = {
     "errors": 0,
     "text_format": 0,
-    "compression": 0,
     "core": 1,
     "jsonlines": 1,
     "parallel": 1,

@@ -25,7 +25,7 @@ WORLD = 2
 
 def main(out: Path, name: str) -> None:
     """Train, leave the group, and write what was seen."""
-    from deltah.engines.trl.processes import alone, rank
+    from deltah.engines.trl.trl_compat import alone, rank
 
     number, seen = rank(), train_one_step(out, name)
     with alone():

@@ -44,8 +44,8 @@ def train(  # noqa: PLR0913 - the options of a command line
     options = {"tasks": tasks, "reward.name": reward, "signal.name": signal, "steps": steps, "eval.tasks": eval_tasks}
     options |= _agent(model, tools, corpus, seed)
     resolved = resolve(TrainConfig, config, options=options, settings=settings or ())
-    from deltah.engines.trl.processes import rank
     from deltah.engines.trl.training import train
+    from deltah.engines.trl.trl_compat import rank
 
     with reporting_phases(f"train {resolved.reward.name}", "evaluate", hidden=rank() > 0) as (training, held_out):
         run = train(resolved, out, progress=training, evaluation_progress=held_out)
@@ -70,8 +70,8 @@ def evaluate(  # noqa: PLR0913 - the options of a command line
     options = {"eval.tasks": tasks, "eval.limit": limit, **_agent(model, tools, corpus, seed)}
     resolved = resolve(EvaluateConfig, config, options=options, settings=settings or (), defaults={"eval": {}})
     from deltah.calls.grading import outcome_title
-    from deltah.engines.trl.processes import rank
     from deltah.engines.trl.rollout import evaluate
+    from deltah.engines.trl.trl_compat import rank
     from deltah.report.data import load_arm
     from deltah.stats.summary import summarise
 

@@ -133,10 +133,11 @@ def entropy_bounds(
     logp = np.sort(given.astype(np.float64), axis=-1) if given.ndim else given.astype(np.float64)
     _check_logprobs(logp, vocab_size, tau)
     if vocab_size == logp.shape[-1]:
-        whole = _known(logp, None, None, tau)
-        return _around(whole.head, whole.slack if precision is not None else np.zeros_like(whole.slack))
-    known = _known(logp, sampled, tail_cap, tau)
-    head, slack, mass, error, cap, least_known, new = known
+        whole = _known(logp, None, None, tau)  # known whole, but for the error of its print-out
+        slack = whole.slack if precision is not None else np.zeros_like(whole.slack)
+        lower, upper = np.maximum(whole.head - slack, 0.0), np.maximum(whole.head + slack, 0.0)
+        return EntropyBounds(lower, upper, _within(whole.head, lower, upper))
+    head, slack, mass, error, cap, least_known, new = _known(logp, sampled, tail_cap, tau)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         unseen = vocab_size - logp.shape[-1] - new
         room = np.where(cap > 0, unseen * cap, 0.0)
@@ -151,20 +152,18 @@ def entropy_bounds(
 
 
 class _Known(NamedTuple):
-    """What lists say, whatever the vocabulary; arrays of one shape."""
+    """What lists say, whatever the vocabulary; arrays of one shape, one number per list."""
 
     head: FloatArray
-    """Entropy of the known tokens, nats."""
+    """Entropy of the known tokens, nats; `slack` is its error."""
     slack: FloatArray
-    """Its error."""
     mass: FloatArray
-    """Their probability."""
+    """Probability of the known tokens; `error` is its error."""
     error: FloatArray
-    """Its error."""
     cap: FloatArray
     """Probability that no unseen token exceeds."""
     least: FloatArray
-    """That of the least token of the list."""
+    """Probability of the least token of the list."""
     new: FloatArray
     """1 where the drawn token is known beside those of the list."""
 
@@ -253,12 +252,6 @@ def _one_a_row(name: str, values: ArrayLike, shape: tuple[int, ...]) -> FloatArr
     return array
 
 
-def _around(entropy: FloatArray, slack: FloatArray) -> EntropyBounds:
-    """Bounds of a distribution that is known whole, but for the error of its print-out."""
-    lower, upper = np.maximum(entropy - slack, 0.0), np.maximum(entropy + slack, 0.0)
-    return EntropyBounds(lower, upper, _within(entropy, lower, upper))
-
-
 def _rounding_slack(slope: FloatArray, mass: FloatArray, tau: float) -> FloatArray:
     """How far an error of at most tau in each log p moves the sum of -p log p, whose slope in log p is p |1 + log p|.
 
@@ -272,9 +265,6 @@ def _drawn_outside(sampled: FloatArray, least: FloatArray, tau: float) -> tuple[
     # A tie with the K-th entry may be that entry itself: counting it twice would break the bounds, so it adds nothing.
     is_new = sampled < least - 2 * tau - 1e-12
     return np.where(is_new, np.exp(np.where(is_new, sampled, 0.0)), 0.0), is_new
-
-
-# The unseen tail: a mass e on N tokens, each at most a cap; all arguments are arrays of one shape.
 
 
 def _within(x: FloatArray, low: FloatArray | float, high: FloatArray | float) -> FloatArray:
@@ -323,11 +313,7 @@ def _extrapolated(mass: FloatArray, cap: FloatArray, known: int, unseen: FloatAr
 
 @lru_cache(maxsize=256)
 def _zipf_table(known: int, tail: int) -> tuple[FloatArray, FloatArray]:
-    """Tabulate the tail p_r = (r / K)^-s, r = K+1 ... K+tail, over exponents s.
-
-    Returns:
-        (log of its mass in units of p_K, entropy of the tail normalised to 1), both ascending in the mass.
-    """
+    """(Log of its mass in units of p_K, entropy when normalised) of the tail (r / K)^-s, r = K+1 ... K+tail, by s."""
     exact = np.arange(known + 1, known + min(tail, 64) + 1, dtype=np.float64)
     # Beyond 64 ranks the sum is the integral between half ranks: its relative error is below 1e-5 there.
     edges = np.geomspace(exact[-1] + 0.5, known + tail + 0.5, 129) if tail > 64 else np.empty(0)

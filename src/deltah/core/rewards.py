@@ -220,21 +220,18 @@ def shuffle_verdicts(signals: Sequence[Signal], rng: np.random.Generator) -> lis
     Returns:
         Signals of the same shape whose `value`, bounds and verdicts moved together.
     """
-    origin = [[i] * s.n_rounds for i, s in enumerate(signals)]
+    origin = [[signal] * signal.n_rounds for signal in signals]
     for k in range(max((s.n_rounds for s in signals), default=0)):
         holders = [i for i, s in enumerate(signals) if s.n_rounds > k and _has_answer(s, k)]
         for target, source in zip(holders, rng.permutation(holders), strict=True):
-            origin[target][k] = int(source)
-    return [
-        replace(
-            signal,
-            value=np.array([signals[i].value[k] for k, i in enumerate(sources)], dtype=np.float64),
-            lower=np.array([signals[i].lower[k] for k, i in enumerate(sources)], dtype=np.float64),
-            upper=np.array([signals[i].upper[k] for k, i in enumerate(sources)], dtype=np.float64),
-            verdicts=tuple(signals[i].verdicts[k] for k, i in enumerate(sources)),
-        )
-        for signal, sources in zip(signals, origin, strict=True)
-    ]
+            origin[target][k] = signals[source]
+    moved = []
+    for signal, sources in zip(signals, origin, strict=True):
+        rounds = [(s.value[k], s.lower[k], s.upper[k]) for k, s in enumerate(sources)]
+        value, lower, upper = np.array(rounds, dtype=np.float64).reshape(-1, 3).T.copy()
+        verdicts = tuple(s.verdicts[k] for k, s in enumerate(sources))
+        moved.append(replace(signal, value=value, lower=lower, upper=upper, verdicts=verdicts))
+    return moved
 
 
 def _has_answer(signal: Signal, k: int) -> bool:

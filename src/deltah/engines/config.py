@@ -1,7 +1,6 @@
-"""Configuration of a training run: plain frozen data, loaded without any heavy package.
+"""Configuration of a training run: plain frozen data, loaded without any heavy package and saved as it was resolved.
 
-A run's configuration is the composition of the dataclasses that stand beside the code they configure (`RewardConfig`,
-`SignalConfig`, `ToolConfig`) with what the trainer needs. It is saved as it was resolved.
+It composes the dataclasses beside the code they configure (`RewardConfig`, `SignalConfig`, `ToolConfig`).
 """
 
 from __future__ import annotations
@@ -26,11 +25,7 @@ SYSTEM_PROMPT = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutConfig:
-    """How a model is loaded and how it acts.
-
-    Raises:
-        InvalidValueError: if a number is out of range.
-    """
+    """How a model is loaded and how it acts."""
 
     model: str = "lab"
     """A local directory, a hub id or `lab` (the embedded agent)."""
@@ -74,11 +69,7 @@ class RolloutRunConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalConfig:
-    """Evaluation that follows training on held-out tasks.
-
-    Raises:
-        InvalidValueError: if a number is out of range.
-    """
+    """Evaluation that follows training on held-out tasks."""
 
     tasks: str
     """Task file."""
@@ -107,11 +98,7 @@ class EvaluateConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """One training run.
-
-    Raises:
-        InvalidValueError: if a number is out of range, or the group is too small to compare within.
-    """
+    """One training run."""
 
     tasks: str
     """Task file: JSONL or Parquet, see docs/formats.md."""

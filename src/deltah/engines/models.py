@@ -1,20 +1,16 @@
 """Models by name: their files, their weights, and whether their chat template can carry an agent loop.
 
 A name is a directory, a hub id, or `lab`, the agent that deltah ships; each resolves to an ordinary Hugging Face
-directory, so that nothing further down knows which is which.
-
-Four things must hold of a chat template, each tested with TRL's or transformers' own function, so that the verdict is
-the one the trainer would come to later: there is a template; it renders a tool exchange whole
-(`supports_tool_calling`); a parser reads its tool calls back as they were (`add_response_schema`, `parse_response`);
-turns keep their tokens when others follow (`is_chat_template_prefix_preserving`), or TRL has a training template that
-does (`get_training_chat_template`). The tokenizer is left as it was. Whether the *model* writes calls that parse is not
-tested. torch and transformers are imported where they are used.
+directory. A chat template is tested with TRL's and transformers' own functions, so that the verdict is the one the
+trainer would come to later. Whether the *model* writes calls that parse is not tested. torch and transformers are
+imported where they are used.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from importlib.util import find_spec
@@ -111,25 +107,25 @@ def unloadable(what: str, files: ModelFiles, error: Exception) -> ModelError:
 
 
 def load_model(files: ModelFiles, config: RolloutConfig, *, train_all: bool = False) -> tuple[Any, Any]:
-    """Load model and tokenizer and check the chat template, before any long work.
-
-    Args:
-        files: Where they lie; an adapter is merged into its base model.
-        config: Says where the model runs.
-        train_all: Whether all weights are to be trained.
+    """Model (an adapter merged into its base) and tokenizer, with a chat template that was checked first.
 
     Raises:
         ModelError: if the files do not load, or naming what the template cannot do; with the remedy.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(files.tokenizer)
     except Exception as error:  # the hosts raise whatever their readers of a dozen formats do
         raise unloadable("tokenizer", files, error) from error
     check_chat_template(tokenizer, files.name)
+    dtype = model_dtype(config, train_all=train_all)
     try:
-        model = _load_weights(files, model_dtype(config, train_all=train_all))
+        model = AutoModelForCausalLM.from_pretrained(files.base or files.path, dtype=dtype)
+        if files.base is not None:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, files.path).merge_and_unload()
     except Exception as error:
         raise unloadable("model", files, error) from error
     return model, tokenizer
@@ -144,17 +140,6 @@ def model_dtype(config: RolloutConfig, *, train_all: bool) -> Any:
     import torch
 
     return torch.bfloat16 if on_gpu(config) and not train_all else torch.float32
-
-
-def _load_weights(files: ModelFiles, dtype: Any) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    if files.base is None:
-        return AutoModelForCausalLM.from_pretrained(files.path, dtype=dtype)
-    from peft import PeftModel
-
-    base = AutoModelForCausalLM.from_pretrained(files.base, dtype=dtype)
-    return PeftModel.from_pretrained(base, files.path).merge_and_unload()
 
 
 def on_gpu(config: RolloutConfig) -> bool:
@@ -176,7 +161,7 @@ def check_chat_template(tokenizer: PreTrainedTokenizerBase, model_name: str) -> 
         MissingDependencyError: if TRL is not installed.
     """
     try:
-        import trl.chat_template_utils  # noqa: F401
+        from trl import chat_template_utils as utils
     except ImportError as error:
         raise missing_dependency("trl", extra="train", purpose="Checking a chat template") from error
     if not tokenizer.chat_template:
@@ -184,33 +169,41 @@ def check_chat_template(tokenizer: PreTrainedTokenizerBase, model_name: str) -> 
             f"the tokenizer of {model_name!r} has no chat template, so there is no format for turns and tool calls; "
             f"{OTHER_MODEL}, or set tokenizer.chat_template and save the tokenizer"
         )
-    _check_rendering(tokenizer, model_name)
-    _check_parsing(_with_parser(tokenizer, model_name), model_name)
-    _check_prefix(tokenizer, model_name)
+    _check(
+        lambda: _render(tokenizer, [_QUESTION], add_generation_prompt=True) is not None,
+        f"the chat template of {model_name!r} does not render a plain question",
+        "repair tokenizer.chat_template and save the tokenizer",
+    )
+    _check(
+        lambda: utils.supports_tool_calling(tokenizer),
+        f"the chat template of {model_name!r} does not render a tool exchange (user, assistant with tool_calls, tool) "
+        "whole",
+        f"{OTHER_MODEL}, or give the tokenizer a template that writes message.tool_calls and messages of role 'tool'",
+    )
+    parser = _with_parser(tokenizer, model_name)
+    _check(
+        lambda: _parsed_call(parser) == [_FUNCTION],
+        f"the response_template of {model_name!r} does not read back a tool call that its chat template wrote",
+        f"the two must agree: {ANSWER_FORMAT}",
+    )
+    _check(
+        lambda: utils.is_chat_template_prefix_preserving(tokenizer) or utils.get_training_chat_template(tokenizer),
+        f"the chat template of {model_name!r} renders an earlier turn differently once a tool result follows it, so "
+        "the tokens that were sampled would not be those that are trained on, and TRL has no training template for it",
+        "edit the template so that a turn's text depends on that turn alone, and save the tokenizer",
+    )
 
 
-def _check_rendering(tokenizer: PreTrainedTokenizerBase, model_name: str) -> None:
-    """The template keeps the call's name, its arguments and the tool's result."""
-    from trl.chat_template_utils import supports_tool_calling
-
+def _check(holds: Callable[[], object], fault: str, remedy: str) -> None:
+    """Raise a ModelError where something does not hold or the host fails; the first line of its error is named."""
     cause: Exception | None = None
     try:
-        tokenizer.apply_chat_template([_QUESTION], tokenize=False, add_generation_prompt=True)
-    except RENDER_ERRORS as error:
-        raise ModelError(
-            f"the chat template of {model_name!r} does not render a plain question{_because(error)}; "
-            "repair tokenizer.chat_template and save the tokenizer"
-        ) from error
-    try:
-        if supports_tool_calling(tokenizer):
+        if holds():
             return
     except RENDER_ERRORS as error:
         cause = error
-    raise ModelError(
-        f"the chat template of {model_name!r} does not render a tool exchange (user, assistant with tool_calls, tool) "
-        f"whole{_because(cause)}; {OTHER_MODEL}, or give the tokenizer a template that writes "
-        "message.tool_calls and messages of role 'tool'"
-    ) from cause
+    reason = f" ({type(cause).__name__}: {str(cause).splitlines()[0]})" if cause is not None and str(cause) else ""
+    raise ModelError(f"{fault}{reason}; {remedy}") from cause
 
 
 def _with_parser(tokenizer: PreTrainedTokenizerBase, model_name: str) -> PreTrainedTokenizerBase:
@@ -229,51 +222,16 @@ def _with_parser(tokenizer: PreTrainedTokenizerBase, model_name: str) -> PreTrai
         ) from error
 
 
-def _check_parsing(tokenizer: PreTrainedTokenizerBase, model_name: str) -> None:
-    """A rendered call, fed to the parser as if sampled, comes back with its name and arguments."""
-    cause: Exception | None = None
-    calls: list[dict[str, object]] | None = None
-    try:
-        prefix, response = _rendered_call(tokenizer)
-        calls = tokenizer.parse_response(response, prefix=prefix, tools=[_TOOL]).get("tool_calls")
-        if [call.get("function") for call in calls or []] == [_FUNCTION]:
-            return
-    except RENDER_ERRORS as error:
-        cause = error
-    raise ModelError(
-        f"the response_template of {model_name!r} does not read back a tool call that its chat template wrote"
-        f"{_because(cause) or f' (got {calls!r})'}; the two must agree: {ANSWER_FORMAT}"
-    ) from cause
-
-
-def _rendered_call(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-    """Text before a call turn, and of it; a turn that rewrites the generation prompt starts after the question."""
-    prompt = str(tokenizer.apply_chat_template([_QUESTION], tokenize=False, add_generation_prompt=True))
-    bare = str(tokenizer.apply_chat_template([_QUESTION], tokenize=False))
-    full = str(tokenizer.apply_chat_template([_QUESTION, _CALL], tokenize=False))
+def _parsed_call(tokenizer: PreTrainedTokenizerBase) -> list[object]:
+    """Functions of a rendered call, fed to the parser as if sampled; a turn may rewrite the generation prompt."""
+    full = _render(tokenizer, [_QUESTION, _CALL])
+    prompt, bare = (_render(tokenizer, [_QUESTION], add_generation_prompt=start) for start in (True, False))
     prefix = prompt if full.startswith(prompt) else bare
     if not full.startswith(prefix):
         raise ValueError("the rendered question changes when an answer follows it")
-    return prefix, full[len(prefix) :]
+    parsed = tokenizer.parse_response(full[len(prefix) :], prefix=prefix, tools=[_TOOL])
+    return [call.get("function") for call in parsed.get("tool_calls") or []]
 
 
-def _check_prefix(tokenizer: PreTrainedTokenizerBase, model_name: str) -> None:
-    """Turns keep their tokens when others follow, or TRL replaces the template by one under which they do."""
-    from trl.chat_template_utils import get_training_chat_template, is_chat_template_prefix_preserving
-
-    cause: Exception | None = None
-    try:
-        if is_chat_template_prefix_preserving(tokenizer) or get_training_chat_template(tokenizer) is not None:
-            return
-    except RENDER_ERRORS as error:
-        cause = error
-    raise ModelError(
-        f"the chat template of {model_name!r} renders an earlier turn differently once a tool result follows it, so "
-        "the tokens that were sampled would not be those that are trained on, and TRL has no training template for it; "
-        "edit the template so that a turn's text depends on that turn alone, and save the tokenizer"
-    ) from cause
-
-
-def _because(error: Exception | None) -> str:
-    """The first line of a host's error as a parenthesis, or nothing."""
-    return f" ({type(error).__name__}: {str(error).splitlines()[0]})" if error is not None and str(error) else ""
+def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], **options: bool) -> str:
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, **options))

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -29,76 +30,63 @@ from deltah.core.types import (
 )
 from deltah.errors import DataError
 from deltah.tasks import OUTCOME_GRADER, Task, grade
+from deltah.traces.conversation import message_text
 from deltah.traces.dialects import split_message
 
 Message = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RolloutRow:
-    """What TRL knows of one rollout."""
-
-    prompt: Sequence[Message]
-    completion: Sequence[Message]
-    completion_ids: Sequence[int]
-    tool_mask: Sequence[int]
-    entropy: FloatArray
-    """(T,) nats, of the distribution each completion token was drawn from; tool tokens may hold anything."""
-
-
 def trajectory_from_row(
-    row: RolloutRow,
+    prompt: Sequence[Message],
+    completion: Sequence[Message],
+    tool_mask: Sequence[int],
+    entropy: FloatArray,
     token_texts: Sequence[str],
     *,
-    id: str,
-    group_id: str | None,
-    temperature: float,
     truncated: bool,
-    **facts: Any,
+    **fields: Any,
 ) -> Trajectory:
-    """Build the trajectory of one rollout; its tokens are those of the completion.
+    """Build the trajectory of one rollout; its T tokens are those of the completion.
 
     Args:
-        row: What TRL knows.
-        token_texts: (T,) text of each completion token.
-        id: Of the trajectory.
-        group_id: Rollouts of one prompt share it.
-        temperature: Of the distribution the entropies speak of.
+        prompt: Messages before the completion.
+        completion: Assistant and tool messages.
+        tool_mask: (T,) 1 on the tokens that the policy drew.
+        entropy: (T,) nats of the distribution each token was drawn from; tool tokens may hold anything.
+        token_texts: (T,) text of each token.
         truncated: Whether the token budget cut the last message.
-        **facts: Further fields of `Trajectory` (question, golden_answers, outcome, prediction, model, metadata).
+        **fields: Further fields of `Trajectory`; its `id` and the temperature should be among them.
     """
-    sampled = np.asarray(row.tool_mask, dtype=np.bool_)
-    messages = [message for message in row.completion if message.get("role") == "assistant"]
-    segments, exact = _segments(row, sampled, messages, token_texts)
-    calls = _calls(row.completion, token_texts, segments)
+    sampled = np.asarray(tool_mask, dtype=np.bool_)
+    messages = [message for message in completion if message.get("role") == "assistant"]
+    segments, exact = _segments(prompt, sampled, messages, token_texts)
+    calls = _calls(completion, token_texts, segments)
     pending = bool(calls) and calls[-1].status is CallStatus.UNANSWERED
     stop = StopReason.UNANSWERED_CALL if pending else StopReason.LENGTH if truncated else StopReason.ANSWERED
     return Trajectory(
-        id=id,
-        group_id=group_id,
         segments=segments,
         calls=calls,
-        entropy=np.where(sampled, np.maximum(row.entropy, 0.0), np.nan),
+        entropy=np.where(sampled, np.maximum(entropy, 0.0), np.nan),
         estimator=Estimator.EXACT,
-        temperature=temperature,
-        token_ids=np.asarray(row.completion_ids, dtype=np.int64),
         token_texts=tuple(token_texts),
         stop_reason=stop,
         spans=SpanQuality.EXACT if exact else SpanQuality.APPROXIMATE,
-        **facts,
+        **fields,
     )
 
 
 def _segments(
-    row: RolloutRow, sampled: np.ndarray, messages: Sequence[Message], token_texts: Sequence[str]
+    prompt: Sequence[Message], sampled: np.ndarray, messages: Sequence[Message], token_texts: Sequence[str]
 ) -> tuple[tuple[Segment, ...], bool]:
     """Segments of the whole row, and whether every border is exact."""
-    text = "\n".join(_text(message) for message in row.prompt)
+    text = "\n".join(message_text(message.get("content")) for message in prompt)
     segments = [Segment(kind=SegmentKind.PROMPT, start=0, stop=0, turn=0, text=text)]
     policy, exact = runs(sampled), True
     for turn, (start, stop) in enumerate(policy):
         if start > segments[-1].stop:
-            segments.append(_result_segment(segments[-1].stop, start, turn - 1))
+            segments.append(
+                Segment(kind=SegmentKind.RESULT, start=segments[-1].stop, stop=start, turn=max(turn - 1, 0))
+            )
         names = [call["function"]["name"] for call in _tool_calls(messages[turn])] if turn < len(messages) else []
         split = split_message(token_texts[start:stop], names)
         exact &= split.exact
@@ -106,12 +94,9 @@ def _segments(
             Segment(kind=span.kind, start=start + span.start, stop=start + span.stop, turn=turn) for span in split.spans
         ]
     if len(sampled) > segments[-1].stop:
-        segments.append(_result_segment(segments[-1].stop, len(sampled), len(policy) - 1))
+        turn = max(len(policy) - 1, 0)
+        segments.append(Segment(kind=SegmentKind.RESULT, start=segments[-1].stop, stop=len(sampled), turn=turn))
     return tuple(segments), exact and len(messages) == len(policy)
-
-
-def _result_segment(start: int, stop: int, turn: int) -> Segment:
-    return Segment(kind=SegmentKind.RESULT, start=start, stop=stop, turn=max(turn, 0))
 
 
 def _calls(
@@ -124,40 +109,24 @@ def _calls(
         if message.get("role") != "assistant":
             continue
         turn += 1
-        results = _results_after(completion, position)
+        answers = takewhile(lambda later: later.get("role") == "tool", completion[position + 1 :])
+        results = [(answer.get("name"), message_text(answer.get("content"))) for answer in answers]
         for i, call in enumerate(_tool_calls(message)):
-            function = call["function"]
-            result = _take(results, function["name"])
+            name, given = call["function"]["name"], call["function"].get("arguments")
+            # The first result of the tool: TRL appends synchronous results before asynchronous ones.
+            at = next((k for k, (tool, _) in enumerate(results) if tool == name), None)
+            result = None if at is None else results.pop(at)[1]
             calls.append(
                 ToolCall(
                     id=f"{turn}.{i}",
-                    name=str(function["name"]),
-                    arguments=_arguments(function.get("arguments")),
+                    name=str(name),
+                    arguments=given if isinstance(given, str) else json.dumps(given, ensure_ascii=False, default=str),
                     turn=turn,
                     result=result,
                     status=CallStatus.of(result),
                 )
             )
     return (*calls, *_unparsed_calls(calls, turn, token_texts, segments))
-
-
-def _results_after(completion: Sequence[Message], position: int) -> list[tuple[str, str]]:
-    """(name, text) of the tool messages that directly follow a message."""
-    results = []
-    for message in completion[position + 1 :]:
-        if message.get("role") != "tool":
-            break
-        results.append((str(message.get("name")), _text(message)))
-    return results
-
-
-def _take(results: list[tuple[str, str]], name: str) -> str | None:
-    """Remove and return the first result of a tool; TRL appends synchronous results before asynchronous ones."""
-    for i, (tool, text) in enumerate(results):
-        if tool == name:
-            del results[i]
-            return text
-    return None
 
 
 def _unparsed_calls(
@@ -186,22 +155,10 @@ def _tool_calls(message: Message) -> list[Any]:
     return [call for call in calls if isinstance(call, Mapping) and isinstance(call.get("function"), Mapping)]
 
 
-def _arguments(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _text(message: Message) -> str:
-    """Text of a message whose content may be a list of blocks."""
-    content = message.get("content")
-    if isinstance(content, list):
-        return "".join(str(block.get("text", "")) for block in content if isinstance(block, Mapping))
-    return "" if content is None else str(content)
-
-
 def last_text(completion: Sequence[Message]) -> str:
     """Text of the last assistant message without a pending call: what a grader reads; empty where there is none."""
     last = completion[-1] if completion else {}
-    return _text(last) if last.get("role") == "assistant" and not last.get("tool_calls") else ""
+    return message_text(last.get("content")) if last.get("role") == "assistant" and not last.get("tool_calls") else ""
 
 
 def decode_tokens(tokenizer: Any, ids: Sequence[int]) -> list[str]:
@@ -218,7 +175,7 @@ def decode_tokens(tokenizer: Any, ids: Sequence[int]) -> list[str]:
 
 
 def scalar_facts(facts: Mapping[str, Any]) -> dict[str, Scalar]:
-    """Facts that a trace's metadata can hold: None, booleans, numbers and strings; others as JSON text."""
+    """Facts as a trace's metadata can hold them: what is no scalar becomes JSON text."""
     return {
         key: value if isinstance(value, str | int | float | bool | None) else json.dumps(value, default=str)
         for key, value in facts.items()

@@ -32,8 +32,8 @@ from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
-from deltah.compression import BUFFER_BYTES, DAMAGE, decompressed, zstd
 from deltah.errors import DataError
+from deltah.jsonlines import BUFFER_BYTES, DAMAGE, decompressed, zstd
 
 STDIN: Final = "-"
 MAX_LINE_BYTES = 512 * 2**20

@@ -25,7 +25,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from deltah.compression import compressed
 from deltah.core.types import (
     CallStatus,
     Estimator,
@@ -38,6 +37,7 @@ from deltah.core.types import (
     Trajectory,
 )
 from deltah.errors import DataError, InvalidValueError
+from deltah.jsonlines import compressed
 from deltah.traces.importing import IMPORTERS, RecordContext, decode_line, replace_surrogates
 
 SCHEMA_VERSION = 1

@@ -23,9 +23,8 @@ from torch.nn import Module
 from transformers import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from deltah.engines.trl.processes import rank
 from deltah.engines.trl.trainer import DeltaHTrainer
-from deltah.engines.trl.trl_compat import unsupported
+from deltah.engines.trl.trl_compat import rank, unsupported
 from deltah.errors import DeltahError, TrainingError
 
 logger = logging.getLogger(__name__)
@@ -69,11 +68,7 @@ class RunTrainer(DeltaHTrainer):
         self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
 
     def save_final(self, path: Path) -> None:
-        """Write model and tokenizer; a LoRA adapter is merged into the model, and kept beside it in `adapter/`.
-
-        Raises:
-            TrainingError: if a weight is not finite.
-        """
+        """Write model and tokenizer; a LoRA adapter is merged into the model, and kept beside it in `adapter/`."""
         check_finite(self.model, self.state.global_step, Path(self.args.output_dir))
         staging = path.with_name(f".{path.name}{PARTIAL}")
         if self.args.should_save:
@@ -142,17 +137,13 @@ def _newest_first(folder: Path) -> list[Path]:
 
 @contextmanager
 def disk_faults(path: Path) -> Iterator[None]:
-    """Turn a full disk into one sentence, whichever library met it.
-
-    Raises:
-        TrainingError: in place of the library's own error.
-    """
+    """Turn a full disk into one sentence, whichever library met it."""
     try:
         yield
     except DeltahError:
         raise
     except Exception as error:
-        cause = next((text for link in _chain(error) if (text := _disk_fault(link))), None)
+        cause = _disk_fault(error)
         if cause is None:
             raise
         raise TrainingError(
@@ -161,27 +152,18 @@ def disk_faults(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those behind it."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _disk_fault(error: BaseException) -> str | None:
-    """What a disk that takes no more says, as one line; None for another error."""
+def _disk_fault(error: BaseException | None) -> str | None:
+    """What a full disk says in one line, here or in an error behind this one; None for other errors."""
+    if error is None:
+        return None
     text = str(error).splitlines()[0] if str(error) else ""
     if isinstance(error, OSError) and error.errno in _NO_SPACE:
         return error.strerror or text
-    return text if _WRITERS.search(text) else None
+    return text if _WRITERS.search(text) else _disk_fault(error.__cause__ or error.__context__)
 
 
 def check_finite(model: Module, step: int, checkpoints: Path) -> None:
-    """Refuse weights that are not finite, so that no checkpoint of them replaces a good one.
-
-    Raises:
-        TrainingError: saying how to start again.
-    """
+    """Refuse weights that are not finite, so that no checkpoint of them replaces a good one."""
     if not all(bool(isfinite(weight).all()) for weight in model.parameters() if weight.requires_grad):
         raise broken_numbers("a weight", step, checkpoints)
 

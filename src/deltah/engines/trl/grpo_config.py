@@ -12,8 +12,7 @@ from trl import GRPOConfig
 
 from deltah.engines.config import RolloutConfig, TrainConfig
 from deltah.engines.models import on_gpu
-from deltah.engines.trl.processes import world_size
-from deltah.engines.trl.trl_compat import unsupported
+from deltah.engines.trl.trl_compat import unsupported, world_size
 from deltah.errors import ConfigError, MissingDependencyError, TrainingError, missing_dependency
 from deltah.runs.directory import RunDirectory
 
@@ -23,11 +22,7 @@ _ADAM_BYTES = 8
 
 
 def grpo_config(config: TrainConfig, run: RunDirectory) -> GRPOConfig:
-    """TRL's configuration of a training run; a step has the same rows however many processes share them.
-
-    Raises:
-        ConfigError: if the processes cannot share a step's rows evenly, or TRL refuses a field.
-    """
+    """TRL's configuration of a training run; a step has the same rows however many processes share them."""
     rows, at_once = config.prompts_per_step * config.generations, config.rollout.batch_size * world_size()
     if rows % at_once:
         raise ConfigError(
@@ -59,7 +54,12 @@ def grpo_config(config: TrainConfig, run: RunDirectory) -> GRPOConfig:
         **generation_fields(config.rollout),
     }
     arguments = make_grpo_config(fields, config.trainer)
-    _check_saves(arguments)
+    every, steps = steps_per_rollout(arguments), int(arguments.save_steps)
+    if arguments.save_strategy == "steps" and steps % every:  # the trajectories between two passes are not saved
+        raise ConfigError(
+            f"save_every {steps} is not a multiple of the {every} steps that train on one batch of trajectories "
+            f"(num_iterations); a run can resume only between batches: set save_every to {-(-steps // every) * every}"
+        )
     return arguments
 
 
@@ -67,16 +67,6 @@ def steps_per_rollout(arguments: GRPOConfig) -> int:
     """Optimiser steps that train on one batch of trajectories."""
     micro_steps = arguments.steps_per_generation * arguments.num_iterations
     return max(1, int(micro_steps // arguments.gradient_accumulation_steps))
-
-
-def _check_saves(arguments: GRPOConfig) -> None:
-    """Refuse checkpoints between two passes over a batch: its trajectories are not saved, so resuming would differ."""
-    every, steps = steps_per_rollout(arguments), int(arguments.save_steps)
-    if arguments.save_strategy == "steps" and steps % every:
-        raise ConfigError(
-            f"save_every {steps} is not a multiple of the {every} steps that train on one batch of trajectories "
-            f"(num_iterations); a run can resume only between batches: set save_every to {-(-steps // every) * every}"
-        )
 
 
 def generation_fields(config: RolloutConfig) -> dict[str, Any]:
@@ -95,12 +85,7 @@ def generation_fields(config: RolloutConfig) -> dict[str, Any]:
 
 
 def make_grpo_config(fields: dict[str, Any], overrides: dict[str, Any]) -> GRPOConfig:
-    """Build TRL's config; a wrong extra field becomes one sentence.
-
-    Raises:
-        ConfigError: if TRL does not know a field of the user's, or refuses a value.
-        UnsupportedVersionError: if it no longer knows one of ours.
-    """
+    """Build TRL's config of our fields and the user's; a wrong one becomes one sentence."""
     known = GRPOConfig.__dataclass_fields__
     gone = sorted(set(fields) - set(known))
     if gone:
@@ -115,12 +100,7 @@ def make_grpo_config(fields: dict[str, Any], overrides: dict[str, Any]) -> GRPOC
 
 
 def check_vllm(config: RolloutConfig) -> None:
-    """Refuse `vllm` where it cannot run.
-
-    Raises:
-        MissingDependencyError: if the package is not installed.
-        ConfigError: if there is no GPU.
-    """
+    """Refuse `vllm` without its package or a GPU."""
     if not config.vllm:
         return
     if find_spec("vllm") is None:
@@ -133,12 +113,7 @@ def check_vllm(config: RolloutConfig) -> None:
 
 
 def check_trackers(arguments: GRPOConfig) -> None:
-    """Make each tracker of `report_to` once, as the host will.
-
-    Raises:
-        ConfigError: if one has a name the host does not know.
-        MissingDependencyError: if the package of one is not installed.
-    """
+    """Make each tracker of `report_to` once, as the host will: unknown names and missing packages show."""
     try:
         trackers = get_reporting_integration_callbacks(arguments.report_to)
     except ValueError as error:
@@ -154,11 +129,7 @@ def check_trackers(arguments: GRPOConfig) -> None:
 
 
 def check_enough_tasks(config: TrainConfig, arguments: GRPOConfig, n_tasks: int) -> None:
-    """Refuse fewer tasks than one step asks: the host would drop the incomplete batch and train nothing.
-
-    Raises:
-        ConfigError: saying how many are there and how many are needed.
-    """
+    """Refuse fewer tasks than one step asks: the host would drop the incomplete batch and train nothing."""
     needed = arguments.generation_batch_size // arguments.num_generations
     if n_tasks < needed:
         raise ConfigError(
@@ -168,11 +139,7 @@ def check_enough_tasks(config: TrainConfig, arguments: GRPOConfig, n_tasks: int)
 
 
 def lora_config(config: TrainConfig) -> Any:
-    """PEFT's configuration of the adapter, or None where all weights are trained.
-
-    Raises:
-        MissingDependencyError: if PEFT is not installed.
-    """
+    """PEFT's configuration of the adapter, or None where all weights are trained."""
     if not config.lora_rank:
         return None
     try:
@@ -185,16 +152,8 @@ def lora_config(config: TrainConfig) -> Any:
 def check_disk(path: Path, model: Any, arguments: GRPOConfig, *, adapter_only: bool = False) -> None:
     """Refuse a disk that cannot hold the checkpoints kept, the one being written, and the final model.
 
-    What the run's own checkpoints take already counts as free: they make room for the next ones.
-
-    Args:
-        path: The run directory.
-        model: Before an adapter is added.
-        arguments: Where checkpoints go and how many are kept.
-        adapter_only: Checkpoints hold a LoRA adapter, whose size is nothing beside the model's.
-
-    Raises:
-        TrainingError: with what is free and what is needed.
+    What the run's own checkpoints take already counts as free: they make room for the next ones. Those of a LoRA
+    adapter (`adapter_only`) are nothing beside the model.
     """
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     checkpoint = 0 if adapter_only else weights + _ADAM_BYTES * sum(p.numel() for p in model.parameters())

@@ -14,30 +14,23 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 
 import numpy as np
+from datasets import Dataset
 
 from deltah.core.rewards import RewardConfig
 from deltah.core.signals import Signal, SignalConfig
 from deltah.core.types import Trajectory
 from deltah.engines.config import EvalConfig, EvaluateConfig, Progress, RolloutConfig
-from deltah.engines.models import ModelFiles, resolve_model
-from deltah.engines.rollout_row import graded_by, rows_of
-from deltah.engines.trl.processes import alone
-from deltah.errors import ConfigError, missing_dependency
+from deltah.engines.models import ModelFiles, load_model, on_gpu, resolve_model
+from deltah.engines.rollout_row import graded_by, outcome_function, rows_of
+from deltah.engines.trl.checkpoints import disk_faults
+from deltah.engines.trl.grpo_config import check_vllm, generation_fields, make_grpo_config
+from deltah.engines.trl.trainer import DeltaHTrainer
+from deltah.engines.trl.trl_compat import alone
+from deltah.errors import ConfigError
 from deltah.runs.directory import RunDirectory, claim, open_run
 from deltah.tasks import Task, read_tasks
 from deltah.tools import build_tools
 from deltah.traces import TraceWriter, read_traces, write_traces
-
-try:
-    from datasets import Dataset
-
-    from deltah.engines.models import load_model, on_gpu
-    from deltah.engines.rollout_row import outcome_function
-    from deltah.engines.trl.checkpoints import disk_faults
-    from deltah.engines.trl.grpo_config import check_vllm, generation_fields, make_grpo_config
-    from deltah.engines.trl.trainer import DeltaHTrainer
-except ImportError as error:
-    raise missing_dependency(error.name or "trl", extra="train", purpose="Letting a model act") from error
 
 
 def rollout(
@@ -67,50 +60,36 @@ def rollout(
     Raises:
         DeltahError: as `load_model` and the tools.
     """
+    check_vllm(config)
     tasks = graded_by(tasks, config.grader)
+    rows = rows_of(tasks, config.system_prompt)
+    repeated = [{**row, "rollout_id": f"{row['task_id']}/{k}"} for row in rows for k in range(samples)]
+    model, tokenizer = load_model(files or resolve_model(config.model), config)
     with tempfile.TemporaryDirectory() as scratch:  # the host wants a directory, though nothing is saved
-        trainer = _acting_trainer(config, tasks, files, scratch, greedy=greedy, batch_size=batch_size, signal=signal)
-        rows = rows_of(tasks, config.system_prompt)
-        repeated = [{**row, "rollout_id": f"{row['task_id']}/{k}"} for row in rows for k in range(samples)]
+        fields = generation_fields(config) | {
+            "output_dir": scratch,
+            "per_device_train_batch_size": 2,
+            "per_device_eval_batch_size": min(batch_size, 32),
+            "num_generations": 2,
+            "num_generations_eval": 1,
+            "report_to": "none",
+            "bf16": on_gpu(config),
+            "disable_tqdm": True,
+        }
+        if greedy:
+            fields["generation_kwargs"] = {**fields["generation_kwargs"], "do_sample": False}
+        trainer = DeltaHTrainer(
+            model=model,
+            processing_class=tokenizer,
+            reward_funcs=outcome_function(tasks),
+            args=make_grpo_config(fields, {}),
+            train_dataset=Dataset.from_list(rows[:1] * 2),
+            tools=build_tools(config.tools, config.tool),
+            reward=RewardConfig(name="outcome"),
+            signal=signal,
+        )
         for start in range(0, len(repeated), batch_size):
             yield from trainer.act(repeated[start : start + batch_size])
-
-
-def _acting_trainer(
-    config: RolloutConfig,
-    tasks: Sequence[Task],
-    files: ModelFiles | None,
-    scratch: str,
-    *,
-    greedy: bool,
-    batch_size: int,
-    signal: SignalConfig | None,
-) -> DeltaHTrainer:
-    """A trainer that only acts: the same loop, masks and scoring pass as in training."""
-    check_vllm(config)
-    model, tokenizer = load_model(files or resolve_model(config.model), config)
-    fields = generation_fields(config) | {
-        "output_dir": scratch,
-        "per_device_train_batch_size": 2,
-        "per_device_eval_batch_size": min(batch_size, 32),
-        "num_generations": 2,
-        "num_generations_eval": 1,
-        "report_to": "none",
-        "bf16": on_gpu(config),
-        "disable_tqdm": True,
-    }
-    if greedy:
-        fields["generation_kwargs"] = {**fields["generation_kwargs"], "do_sample": False}
-    return DeltaHTrainer(
-        model=model,
-        processing_class=tokenizer,
-        reward_funcs=outcome_function(tasks),
-        args=make_grpo_config(fields, {}),
-        train_dataset=Dataset.from_list(rows_of(tasks[:1], config.system_prompt) * 2),
-        tools=build_tools(config.tools, config.tool),
-        reward=RewardConfig(name="outcome"),
-        signal=signal,
-    )
 
 
 def evaluate(config: EvaluateConfig, out: Path, *, progress: Progress | None = None) -> RunDirectory:
@@ -133,11 +112,7 @@ def evaluate(config: EvaluateConfig, out: Path, *, progress: Progress | None = N
 
 
 def check_evaluation(config: EvalConfig, rollout_config: RolloutConfig) -> None:
-    """Read the tasks and build the tools of an evaluation, so that it cannot fail for them after a long training.
-
-    Raises:
-        DeltahError: as `read_tasks` and `build_tools`.
-    """
+    """Read the tasks and build the tools of an evaluation, so that it cannot fail for them after a long training."""
     read_tasks(Path(config.tasks))
     build_tools(rollout_config.tools, _with_corpus(config, rollout_config).tool)
 

@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,7 +30,7 @@ from deltah.core.metrics import DROPPED, CollapseMonitor, batch_metrics
 from deltah.core.rewards import RewardConfig, normalise, reward_config
 from deltah.core.signals import Signal, SignalConfig, score, signal_config
 from deltah.core.types import FloatArray, Trajectory
-from deltah.engines.rollout_row import RolloutRow, decode_tokens, last_text, scalar_facts, trajectory_from_row
+from deltah.engines.rollout_row import decode_tokens, last_text, scalar_facts, trajectory_from_row
 from deltah.engines.trl import trl_compat
 from deltah.errors import InvalidValueError
 
@@ -41,9 +40,8 @@ COLUMNS = ("task_id", "question", "golden_answers", "facts", "rollout_id")
 """Columns of the dataset that a trajectory copies, where present; `facts` is a JSON object of further ones, as text."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Rollout:
-    """First three items of TRL's `_generate`."""
+class _Rollout(NamedTuple):
+    """First three items of TRL's `_generate`, each a list per row."""
 
     prompt_ids: list[list[int]]
     completion_ids: list[list[int]]
@@ -80,7 +78,7 @@ class DeltaHTrainer(GRPOTrainer):
         self.signal = signal_config(signal)
         self._on_trajectories = on_trajectories
         self._monitor = CollapseMonitor()
-        self._rollout: _Rollout | None = None
+        self._rollout = _Rollout([], [], [])
         self._captured: torch.Tensor | None = None
         self._capture_next = False
         self._local: tuple[list[Trajectory], list[Signal]] = ([], [])
@@ -113,7 +111,9 @@ class DeltaHTrainer(GRPOTrainer):
         first = self.accelerator.process_index * len(prompts)
         local = self._trajectories(inputs, completions, outcomes[first : first + len(prompts)])
         self._local = local, [score(trajectory, self.signal) for trajectory in local]
-        trajectories, signals = (self._gathered(items) for items in self._local)
+        trajectories, signals = self._local
+        if self.accelerator.num_processes > 1:
+            trajectories, signals = gather_object(trajectories), gather_object(signals)
         self._record_metrics(signals, outcomes)
         self._advantages = None
         if self.reward.untouched:
@@ -176,9 +176,6 @@ class DeltaHTrainer(GRPOTrainer):
             for name, value in vars(module).items()
         )
 
-    def _gathered(self, items: list[Any]) -> list[Any]:
-        return gather_object(items) if self.accelerator.num_processes > 1 else items
-
     def _assign_credit(
         self, trajectories: list[Trajectory], signals: list[Signal], outcomes: FloatArray
     ) -> BatchCredit:
@@ -200,43 +197,32 @@ class DeltaHTrainer(GRPOTrainer):
     def _trajectories(
         self, inputs: list[dict[str, Any]], completions: list[Any], outcomes: FloatArray
     ) -> list[Trajectory]:
-        rollout = self._rollout
-        if rollout is None:
-            raise InvalidValueError("rewards were asked for before anything was generated")
-        entropies = self._entropies(rollout)
-        ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
-        return [
-            self._trajectory(i, row, completion, rollout, entropies[i], float(outcomes[i]), ends)
-            for i, (row, completion) in enumerate(zip(inputs, completions, strict=True))
-        ]
+        measured = zip(self._rollout.completion_ids, self._rollout.tool_mask, self._entropies(), strict=True)
+        rows = zip(inputs, completions, measured, outcomes.tolist(), strict=True)
+        return [self._trajectory(i, *row) for i, row in enumerate(rows)]
 
     def _trajectory(
         self,
         index: int,
         row: dict[str, Any],
         completion: Any,
-        rollout: _Rollout,
-        entropy: FloatArray,
+        measured: tuple[list[int], list[int], FloatArray],
         outcome: float,
-        ends: set[int],
     ) -> Trajectory:
-        ids, step = rollout.completion_ids[index], self.state.global_step + 1
+        (ids, tool_mask, entropy), step = measured, self.state.global_step + 1
         messages = completion if isinstance(completion, list) else [{"role": "assistant", "content": completion}]
-        prompt = row["prompt"] if isinstance(row["prompt"], list) else [{"role": "user", "content": row["prompt"]}]
         facts = json.loads(row.get("facts") or "{}")
         return trajectory_from_row(
-            RolloutRow(
-                prompt=prompt,
-                completion=messages,
-                completion_ids=ids,
-                tool_mask=rollout.tool_mask[index],
-                entropy=entropy,
-            ),
+            row["prompt"] if isinstance(row["prompt"], list) else [{"role": "user", "content": row["prompt"]}],
+            messages,
+            tool_mask,
+            entropy,
             decode_tokens(self._tokenizer, ids),
+            truncated=not ids or ids[-1] not in {*self.eos_token_ids, self._tokenizer.pad_token_id},
             id=str(row.get("rollout_id") or f"{step}-{self.accelerator.process_index}-{index}"),
             group_id=None if row.get("task_id") is None else str(row["task_id"]),
             temperature=float(self.temperature),
-            truncated=not ids or ids[-1] not in ends,
+            token_ids=np.asarray(ids, dtype=np.int64),
             question=row.get("question"),
             prediction=last_text(messages),
             golden_answers=tuple(row.get("golden_answers") or ()),
@@ -245,44 +231,42 @@ class DeltaHTrainer(GRPOTrainer):
             metadata=scalar_facts({"task_id": row.get("task_id"), "step": step, **facts}),
         )
 
-    def _entropies(self, rollout: _Rollout) -> list[FloatArray]:
+    def _entropies(self) -> list[FloatArray]:
         """(T_i,) nats for each row, at the sampling temperature, from TRL's own scoring pass."""
-        lengths = [len(ids) for ids in rollout.completion_ids]
-        if self._captured is not None:
-            rows = self._captured.float().cpu().numpy()
-            return [row[:length].astype(np.float64) for row, length in zip(rows, lengths, strict=True)]
-        return self._score_rows(rollout, lengths)
+        if self._captured is None:
+            return self._score_rows()
+        lengths = map(len, self._rollout.completion_ids)
+        rows = self._captured.float().cpu().numpy()
+        return [row[:length].astype(np.float64) for row, length in zip(rows, lengths, strict=True)]
 
     @torch.no_grad()
-    def _score_rows(self, rollout: _Rollout, lengths: Sequence[int]) -> list[FloatArray]:
+    def _score_rows(self) -> list[FloatArray]:
         """One extra forward pass, rows of like length together so that little is spent on padding."""
         size = max(1, min(self.args.per_device_train_batch_size, 32))
-        totals = [len(p) + n for p, n in zip(rollout.prompt_ids, lengths, strict=True)]
-        order = sorted(range(len(lengths)), key=totals.__getitem__)
-        result: list[FloatArray] = [np.zeros(0)] * len(lengths)
+        prompts, completions, _ = self._rollout
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(completions[i]))
+        result: dict[int, FloatArray] = {}
         training = self.model.training
         self.model.eval()  # dropout would make the entropies those of another policy, and consume random numbers
         try:
             with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
                 for start in range(0, len(order), size):
                     chunk = order[start : start + size]
-                    for i, values in zip(chunk, self._score_chunk(rollout, chunk), strict=True):
-                        result[i] = values
+                    rows = self._score_chunk([prompts[i] for i in chunk], [completions[i] for i in chunk])
+                    result.update(zip(chunk, rows, strict=True))
         finally:
             self.model.train(training)
-        return result
+        return [result[i] for i in range(len(order))]
 
-    def _score_chunk(self, rollout: _Rollout, chunk: Sequence[int]) -> list[FloatArray]:
-        device, fill = self.accelerator.device, self._tokenizer.pad_token_id
-        prompts = [torch.tensor(rollout.prompt_ids[i]) for i in chunk]
-        completions = [torch.tensor(rollout.completion_ids[i], dtype=torch.long) for i in chunk]
+    def _score_chunk(self, prompts: list[list[int]], completions: list[list[int]]) -> list[FloatArray]:
         left, right = max(map(len, prompts)), max(map(len, completions))
-        ids = torch.full((len(chunk), left + right), fill, dtype=torch.long)
+        ids = torch.full((len(prompts), left + right), self._tokenizer.pad_token_id, dtype=torch.long)
         mask = torch.zeros_like(ids)
         for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             span = slice(left - len(prompt), left + len(completion))
-            ids[row, span] = torch.cat([prompt, completion])
+            ids[row, span] = torch.tensor(prompt + completion)
             mask[row, span] = 1
+        device = self.accelerator.device
         output = super()._get_per_token_logps_and_entropies(
             self.model, ids.to(device), mask.to(device), right, compute_entropy=True
         )

@@ -13,45 +13,32 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
+from transformers import PrinterCallback, TrainerCallback
+
 from deltah.core.metrics import SECONDS
 from deltah.core.signals import Signal
 from deltah.core.types import Trajectory
 from deltah.engines.config import EvaluateConfig, Progress, TrainConfig
-from deltah.engines.models import resolve_model
-from deltah.engines.rollout_row import rows_of
-from deltah.engines.trl.processes import alone, rank
-from deltah.errors import TrainingError, missing_dependency
+from deltah.engines.models import load_model, resolve_model
+from deltah.engines.rollout_row import graded_by, outcome_function, rows_of
+from deltah.engines.trl.checkpoints import RunTrainer, broken_numbers, disk_faults, drop_partial, last_complete, step_of
+from deltah.engines.trl.grpo_config import (
+    check_disk,
+    check_enough_tasks,
+    check_trackers,
+    check_vllm,
+    grpo_config,
+    lora_config,
+    steps_per_rollout,
+)
+from deltah.engines.trl.rollout import check_evaluation, evaluate_into
+from deltah.engines.trl.trl_compat import alone, rank
+from deltah.errors import TrainingError
 from deltah.runs.directory import MANIFEST, RunDirectory, claim, open_run
 from deltah.tasks import read_tasks
 from deltah.tools import build_tools
 from deltah.traces import write_traces
-
-try:
-    from datasets import Dataset
-    from transformers import PrinterCallback, TrainerCallback
-
-    from deltah.engines.models import load_model
-    from deltah.engines.rollout_row import graded_by, outcome_function
-    from deltah.engines.trl.checkpoints import (
-        RunTrainer,
-        broken_numbers,
-        disk_faults,
-        drop_partial,
-        last_complete,
-        step_of,
-    )
-    from deltah.engines.trl.grpo_config import (
-        check_disk,
-        check_enough_tasks,
-        check_trackers,
-        check_vllm,
-        grpo_config,
-        lora_config,
-        steps_per_rollout,
-    )
-    from deltah.engines.trl.rollout import check_evaluation, evaluate_into
-except ImportError as error:
-    raise missing_dependency(error.name or "trl", extra="train", purpose="Training") from error
 
 FREE_KEYS = frozenset({"report_to"})
 """Configuration that may change between the sittings of one run."""
@@ -60,15 +47,10 @@ FREE_KEYS = frozenset({"report_to"})
 def train(
     config: TrainConfig, out: Path, *, progress: Progress | None = None, evaluation_progress: Progress | None = None
 ) -> RunDirectory:
-    """Train, evaluate, and leave everything in a run directory; continues where an earlier sitting stopped.
+    """Train, evaluate, and leave everything in the run directory `out`; continues where an earlier sitting stopped.
 
-    Of several processes the first evaluates and the others return when the model is saved.
-
-    Args:
-        config: The run.
-        out: Its directory.
-        progress: Called after every step.
-        evaluation_progress: Called after every held-out trajectory.
+    `progress` is called after every step, `evaluation_progress` after every held-out trajectory. Of several processes
+    the first evaluates and the others return when the model is saved.
 
     Raises:
         DeltahError: one sentence on what is wrong, before training starts wherever it can be known then.
@@ -87,10 +69,7 @@ def train(
 
 
 def _fit(config: TrainConfig, run: RunDirectory, progress: Progress | None) -> int:
-    """Train from the last whole checkpoint and save the model; the number of steps it has had.
-
-    A run that was stopped after its last step has a checkpoint of it, and trains no further.
-    """
+    """Train from the last whole checkpoint and save the model; the number of steps it has had."""
     trainer = build_trainer(config, run, progress=progress)
     drop_partial(run.checkpoints)
     trainer.accelerator.wait_for_everyone()
@@ -98,7 +77,7 @@ def _fit(config: TrainConfig, run: RunDirectory, progress: Progress | None) -> i
     if rank() == 0:
         run.forget_after(step_of(last))
     steps = trainer.args.max_steps
-    if last is not None and step_of(last) >= steps:
+    if last is not None and step_of(last) >= steps:  # stopped between its last step and the end
         trainer.restore(last)
     else:
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
@@ -125,11 +104,7 @@ def training_seconds(run: RunDirectory) -> float:
 
 
 def build_trainer(config: TrainConfig, run: RunDirectory, *, progress: Progress | None = None) -> RunTrainer:
-    """Check everything a run needs, then write its manifest and make its trainer.
-
-    Raises:
-        DeltahError: if tasks, tools, model, template, host configuration or disk cannot do what the run needs.
-    """
+    """Check everything a run needs, then write its manifest and make its trainer."""
     tasks = graded_by(read_tasks(Path(config.tasks)), config.rollout.grader)
     files = resolve_model(config.rollout.model)
     tools = build_tools(config.rollout.tools, config.rollout.tool)
@@ -163,12 +138,9 @@ def build_trainer(config: TrainConfig, run: RunDirectory, *, progress: Progress 
 def _trace_writer(
     run: RunDirectory, every: int, stride: int
 ) -> Callable[[list[Trajectory], list[Signal], int, str], None] | None:
-    """Write the first batch of trajectories, and the first at or after each multiple of `every` steps.
+    """Write the first batch of trajectories, and the first at or after each multiple of `every` steps (0: none).
 
-    Args:
-        run: Where they go.
-        every: Steps between them; 0: none are written.
-        stride: Steps between two batches, above 1 with several passes over each.
+    `stride` steps lie between two batches, more than 1 with several passes over each.
     """
     if not every:
         return None

@@ -1,13 +1,17 @@
 """What deltah relies on in TRL's private interface, checked when a trainer is built and on its first batch.
 
 TRL moves fast and promises nothing about these methods. A changed contract must stop a run at its start with a sentence
-that names the versions known to work, not corrupt its numbers.
+that names the versions known to work, not corrupt its numbers. The processes of a run, as `torchrun` starts them, stand
+here too: which one this is, and work that only the first does.
 """
 
 from __future__ import annotations
 
+import gc
 import inspect
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from typing import Any
 
@@ -32,14 +36,11 @@ _ARGUMENTS = {
     "_load_from_checkpoint": ("resume_from_checkpoint",),
 }
 _OUTPUT_KEYS = ("prompt_ids", "completion_ids", "completion_mask", "advantages")
+_LAUNCHER_KEYS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 
 def check_trainer_class(trainer_class: type) -> None:
-    """Check the installed TRL's version and the signatures deltah overrides or calls.
-
-    Raises:
-        UnsupportedVersionError: naming what differs and the tested versions.
-    """
+    """Check the installed TRL's version and the signatures deltah overrides or calls."""
     version = metadata.version("trl")
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if not _LOWEST <= numbers < _BELOW:
@@ -54,22 +55,14 @@ def check_trainer_class(trainer_class: type) -> None:
 
 
 def check_rollout(output: tuple[Any, ...], n_prompts: int) -> None:
-    """Check that `_generate` returned prompt ids, completion ids and tool mask as its first three items, a row each.
-
-    Raises:
-        UnsupportedVersionError: if it did not.
-    """
+    """Check that `_generate` returned prompt ids, completion ids and tool mask as its first three items, a row each."""
     rows = [len(item) for item in output[:2]] if len(output) >= 3 else []
     if rows != [n_prompts, n_prompts] or (output[2] is not None and len(output[2]) != n_prompts):
         raise unsupported("GRPOTrainer._generate returns another tuple")
 
 
 def check_scored_batch(output: Mapping[str, Any]) -> None:
-    """Check the keys of a scored batch.
-
-    Raises:
-        UnsupportedVersionError: if one is missing.
-    """
+    """Check the keys of a scored batch."""
     missing = [key for key in _OUTPUT_KEYS if key not in output]
     if missing:
         raise unsupported(f"the scored batch no longer has {', '.join(missing)}")
@@ -81,3 +74,36 @@ def unsupported(what: str) -> UnsupportedVersionError:
         f"this release of TRL does not fit deltah: {what} (tested with TRL {TESTED_VERSIONS}); "
         "install one with: pip install 'trl==1.16.*'"
     )
+
+
+def rank() -> int:
+    """Number of this process among those of the run; the first is 0 and owns the run directory."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """Number of processes of the run."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Leave the group of processes: trainers made inside act in this process only and wait for no other.
+
+    Every process must come here after its last common work: one that ends as a member of a gloo group may abort at
+    exit (pytorch/pytorch#179291). Training cannot go on afterwards.
+    """
+    import torch
+    from accelerate.state import AcceleratorState
+
+    gc.collect()  # the trainer before and its optimiser
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+        AcceleratorState._reset_state(reset_partial_state=True)
+    launched = {key: os.environ.pop(key) for key in _LAUNCHER_KEYS if key in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(launched)
