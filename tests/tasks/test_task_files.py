@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from deltah.compression import zstd
 from deltah.errors import DataError, InvalidValueError
+from deltah.jsonlines import zstd
 from deltah.tasks import Task, read_tasks
 
 

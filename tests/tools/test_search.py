@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deltah.compression import zstd
 from deltah.errors import DataError, InvalidValueError
+from deltah.jsonlines import zstd
 from deltah.tools import NO_RESULTS, Document, SearchIndex, is_error, make_search, read_corpus
 from deltah.tools.search import query_terms, tokenize
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from deltah.compression import zstd
+from deltah.jsonlines import zstd
 from deltah.traces.files import is_inspect_log
 
 from .chat import eval_samples

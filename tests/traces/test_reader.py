@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 import deltah.traces.files
-from deltah.compression import zstd
 from deltah.core.types import Segment, SegmentKind, Trajectory
 from deltah.errors import DataError, InvalidValueError
+from deltah.jsonlines import zstd
 from deltah.traces import ReadProblem, TraceWriter, read_traces, write_traces
 from deltah.traces.record import encode
 

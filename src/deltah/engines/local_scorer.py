@@ -21,7 +21,6 @@ from deltah.engines.models import ModelFiles
 from deltah.errors import ModelError, missing_dependency
 from deltah.probe.queries import (
     ChatContext,
-    Context,
     ContextTooLongError,
     Query,
     QueryError,
@@ -65,7 +64,8 @@ class LocalBackend:
         self.tokenizer = tokenizer
         self.view = self
         self._tools = [dict(tool) for tool in tools] or None
-        self._window = _window(model)
+        config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+        self._window: int | None = getattr(config, "max_position_embeddings", None)
         parameters = inspect.signature(model.forward).parameters
         self._cache_name = "cache" if "cache" in parameters else "past_key_values"
         self._can_keep = "logits_to_keep" in parameters
@@ -170,22 +170,20 @@ class LocalBackend:
         return {self._cache_name: cache, "use_cache": True}
 
     def _row(self, query: Query) -> _Row:
-        ids = self._context_ids(query.context)
-        continuation = query.continuation
+        context, continuation = query.context, query.continuation
+        if isinstance(context, ChatContext):
+            ids = self._encode(self._render(context.messages) + context.open_text)
+        else:
+            ids = list(context.ids)
         if isinstance(continuation, TokenContinuation):
             new, focus = list(continuation.ids), np.array(continuation.focus, dtype=np.bool_)
         else:
             new, focus = self._text_ids(continuation)
         if not ids:
             raise QueryError("the context has no token, so nothing predicts the first token of the continuation")
-        if self._window is not None and len(ids) + len(new) > self._window:
+        if self._window and len(ids) + len(new) > self._window:
             raise ContextTooLongError(f"{len(ids) + len(new)} tokens; the model reads {self._window}")
         return _Row([*ids, *new], len(ids), focus)
-
-    def _context_ids(self, context: Context) -> list[int]:
-        if not isinstance(context, ChatContext):
-            return list(context.ids)
-        return self._encode(self._render(context.messages) + context.open_text)
 
     def _text_ids(self, continuation: TextContinuation) -> tuple[list[int], np.ndarray]:
         text, ids = continuation.text, self._encode(continuation.text)
@@ -245,12 +243,6 @@ def fingerprint(model: Any) -> str:
         sha.update(f"{name}{tuple(weight.shape)}".encode())
         sha.update(flat[::step].float().cpu().numpy().tobytes())
     return sha.hexdigest()[:16]
-
-
-def _window(model: Any) -> int | None:
-    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
-    window = getattr(config, "max_position_embeddings", None)
-    return int(window) if window else None
 
 
 def _shared_prefix(rows: Sequence[_Row]) -> int:

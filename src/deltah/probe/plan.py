@@ -76,8 +76,12 @@ class ProbeConfig:
     """A call is useful if its gain over either control exceeds so many nats."""
 
     def __post_init__(self) -> None:
-        if self.answer_template is not None:
-            check_template(self.answer_template)
+        template = self.answer_template
+        if template is not None and template != SENTENCE and template.count(FIELD) != 1:
+            raise InvalidValueError(
+                f"the answer template {template!r} holds {FIELD} {template.count(FIELD)} times; expected once, "
+                f"as in '<answer>{FIELD}</answer>', or {SENTENCE!r} for the trajectory's own sentence"
+            )
         if self.max_calls is not None and self.max_calls < 1:
             raise InvalidValueError(f"max_calls is {self.max_calls}; expected 1 or more")
         if self.max_answers < 1:
@@ -161,7 +165,7 @@ def make_plan(trajectories: Sequence[Trajectory], backend: Backend, config: Prob
 def sample(targets: Sequence[Target], seed: int) -> list[Target]:
     """All targets in the order in which a budget takes them: one of every question, then a second one, and so on."""
     by_question: dict[str, list[Target]] = defaultdict(list)
-    for target in sorted(targets, key=_name):
+    for target in sorted(targets, key=lambda target: (target.trajectory.id, target.call)):
         by_question[question_key(target.trajectory)].append(target)
     rng = np.random.default_rng([seed, 1])
     questions = [by_question[key] for key in sorted(by_question)]
@@ -169,10 +173,6 @@ def sample(targets: Sequence[Target], seed: int) -> list[Target]:
     order = [shuffled[i] for i in rng.permutation(len(shuffled))]
     longest = max(map(len, order), default=0)
     return [found[i] for i in range(longest) for found in order if i < len(found)]
-
-
-def _name(target: Target) -> tuple[str, int]:
-    return target.trajectory.id, target.call
 
 
 def _eligible(targets: Sequence[Target]) -> tuple[list[Target], list[Skipped]]:
@@ -286,7 +286,6 @@ def _words(text: str) -> str:
 FIELD = "{answer}"
 """Where the answer stands in a template."""
 
-BARE = FIELD
 SENTENCE = "sentence"
 """In place of a template: the trajectory's own sentence."""
 _READ_CHARS = 4000
@@ -294,16 +293,6 @@ _READ_CHARS = 4000
 _TAGGED = re.compile(r"<answer>(\s*)(?=\S).*?(\s*)</answer>", re.DOTALL)
 _SENTENCE_END = re.compile(r"[.!?]\s+|\n+")
 _HASHES = re.compile(r"####(\s*)\S")
-
-
-def check_template(template: str) -> str:
-    """Return a user's template."""
-    if template != SENTENCE and template.count(FIELD) != 1:
-        raise InvalidValueError(
-            f"the answer template {template!r} holds {FIELD} {template.count(FIELD)} times; expected once, "
-            f"as in '<answer>{FIELD}</answer>', or {SENTENCE!r} for the trajectory's own sentence"
-        )
-    return template
 
 
 def template_of(text: str) -> str:
@@ -315,7 +304,7 @@ def template_of(text: str) -> str:
         return f"\\boxed{{{FIELD}}}"
     if hashed := list(_HASHES.finditer(text)):
         return f"####{hashed[-1][1]}{FIELD}"
-    return BARE
+    return FIELD
 
 
 def sentence_of(text: str) -> str:
@@ -333,7 +322,7 @@ def templates(trajectories: Sequence[Trajectory], wanted: str | None) -> list[st
         return [wanted] * len(trajectories)
     texts = [final_text(trajectory) for trajectory in trajectories]
     forms = Counter(template_of(text) for text in texts if text is not None).most_common(1)
-    common, own = forms[0][0] if forms else BARE, template_of if wanted is None else sentence_of
+    common, own = forms[0][0] if forms else FIELD, template_of if wanted is None else sentence_of
     return [common if text is None else own(text) for text in texts]
 
 

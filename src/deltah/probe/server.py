@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from deltah.core.types import BoolArray, Estimator, FloatArray, Scalar, Trajectory
+from deltah.core.types import BoolArray, Estimator, Scalar, Trajectory
 from deltah.errors import ServerError
 from deltah.probe.queries import (
     ChatContext,
@@ -130,7 +130,7 @@ class ServerBackend:
         return read_prompt(self._dialect, answer, self._options.top_k)
 
     def _body(self, context: ChatContext, text: str) -> dict[str, Any]:
-        if self._dialect.takes_messages:
+        if self._dialect is Dialect.CHAT:
             return chat_body(context, text, self._options.top_k, self._options.tools)
         template = self._options.template
         if template is None:
@@ -146,15 +146,13 @@ class ServerBackend:
     def _scores(self, prompt: PromptTokens, start: int, continuation: TextContinuation) -> Scores:
         tokens = pack_lists(prompt.texts[start:], prompt.logprobs[start:], prompt.top[start:])
         measured = measure(tokens, self._vocab_size)
-        nothing: FloatArray = np.full(len(tokens), np.nan)
-        entropy = nothing if measured.entropy is None else measured.entropy
-        focus = _focus(prompt.texts[start:], continuation)
+        entropy = np.full(len(tokens), np.nan) if measured.entropy is None else measured.entropy
         return Scores(
             logprobs=tokens.logprobs,
             entropy=entropy,
             lower=entropy if measured.lower is None else measured.lower,
             upper=entropy if measured.upper is None else measured.upper,
-            focus=focus,
+            focus=_focus(prompt.texts[start:], continuation),
             estimator=Estimator.NONE if measured.entropy is None else measured.estimator,
             n_context=start,
         )

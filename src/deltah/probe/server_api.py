@@ -176,11 +176,6 @@ class Dialect(StrEnum):
         """Endpoint below /v1."""
         return "/chat/completions" if self is Dialect.CHAT else "/completions"
 
-    @property
-    def takes_messages(self) -> bool:
-        """Whether the server renders messages itself."""
-        return self is Dialect.CHAT
-
 
 @dataclass(frozen=True, slots=True)
 class PromptTokens:

@@ -133,15 +133,14 @@ def _group_sums(sums: FloatArray, groups: int, seed: int) -> FloatArray:
     return np.add.reduceat(sums[order], starts, axis=0)
 
 
-def interval(replicates: FloatArray, clusters: int, *, level: float = LEVEL, rate: bool = False) -> tuple[float, float]:
+def interval(replicates: FloatArray, clusters: int, *, rate: bool = False) -> tuple[float, float]:
     """Expanded percentile interval of one statistic.
 
     Args:
         replicates: (B,) bootstrap replicates.
         clusters: Clusters that contribute to the statistic.
-        level: Nominal coverage.
-        rate: Whether the statistic is a mean of values in [0, 1]: if all clusters agree on an edge, the interval
-            reaches from there to `edge_bound`.
+        rate: Whether the statistic is a mean of values in [0, 1]: if all clusters agree on 0 or 1, the interval reaches
+            to the exact bound.
 
     Returns:
         (low, high); NaN for fewer than `MIN_CLUSTERS` clusters, or when too many replicates are undefined.
@@ -151,24 +150,21 @@ def interval(replicates: FloatArray, clusters: int, *, level: float = LEVEL, rat
         return float("nan"), float("nan")
     from scipy.special import ndtr  # here, because it takes long to load
 
-    tail = float(ndtr(-_expanded_quantile(clusters, level)))
+    tail = float(ndtr(-_expanded_quantile(clusters)))
     low, high = map(float, np.quantile(defined, (tail, 1 - tail)))
-    if rate and low == high == 1.0:
-        return edge_bound(clusters, level=level), 1.0
-    return (0.0, 1.0 - edge_bound(clusters, level=level)) if rate and low == high == 0.0 else (low, high)
+    return _edge_interval(low, clusters) if rate and low == high and low in (0.0, 1.0) else (low, high)
 
 
-def auc_interval(value: float, replicates: FloatArray, clusters: int, *, level: float = LEVEL) -> tuple[float, float]:
+def auc_interval(value: float, replicates: FloatArray, clusters: int) -> tuple[float, float]:
     r"""Interval of an AUC: the bootstrap's standard error and a t quantile, on the scale of log odds.
 
     Percentiles are too narrow near 1: a resample of well separated calls is as well separated
     (docs/results/study_calibration.txt has the coverage).
 
     Args:
-        value: The estimate; at 0 and 1 the other end is given by `edge_bound`.
+        value: The estimate.
         replicates: (B,) bootstrap replicates.
         clusters: Clusters that hold the rarer of the two classes.
-        level: Nominal coverage.
 
     Returns:
         (low, high); NaN as for `interval`.
@@ -176,17 +172,17 @@ def auc_interval(value: float, replicates: FloatArray, clusters: int, *, level: 
     defined = _defined(replicates, clusters)
     if defined is None or np.isnan(value):
         return float("nan"), float("nan")
-    distance = 1.0 - edge_bound(clusters, level=level)
     if value >= 1.0 or value <= 0.0:
-        return (1.0 - distance, 1.0) if value >= 1.0 else (0.0, distance)
+        return _edge_interval(value, clusters)
     odds = value / (1.0 - value)
-    factor = np.exp(_expanded_quantile(clusters, level) * defined.std(ddof=1) / (value * (1.0 - value)))
+    factor = np.exp(_expanded_quantile(clusters) * defined.std(ddof=1) / (value * (1.0 - value)))
     return float(odds / (odds + factor)), float(odds * factor / (1.0 + odds * factor))
 
 
-def edge_bound(clusters: int, *, level: float = LEVEL) -> float:
-    """Least rate of which so many agreeing clusters leave a doubt: all of n are good with a probability of rate^n."""
-    return float(((1.0 - level) / 2.0) ** (1.0 / clusters))
+def _edge_interval(value: float, clusters: int) -> tuple[float, float]:
+    """From an edge to the bound that n agreeing clusters leave: all are good with a probability of rate^n."""
+    bound = float(((1.0 - LEVEL) / 2.0) ** (1.0 / clusters))
+    return (bound, 1.0) if value >= 1.0 else (0.0, 1.0 - bound)
 
 
 def _defined(replicates: FloatArray, clusters: int) -> FloatArray | None:
@@ -196,9 +192,9 @@ def _defined(replicates: FloatArray, clusters: int) -> FloatArray | None:
     return defined if enough else None
 
 
-def _expanded_quantile(clusters: int, level: float) -> float:
+def _expanded_quantile(clusters: int) -> float:
     """Quantile of t, in standard errors that the bootstrap of n clusters takes too small by sqrt((n - 1) / n)."""
     from scipy.special import stdtrit  # here, because it takes long to load
 
-    quantile: Any = stdtrit(clusters - 1, (1 + level) / 2)
+    quantile: Any = stdtrit(clusters - 1, (1 + LEVEL) / 2)
     return float(np.sqrt(clusters / (clusters - 1)) * quantile)

@@ -1,10 +1,10 @@
 """Python for an agent: code runs in pydantic-monty, an interpreter written in Rust, in a worker process of its own.
 
 What is covered: the code sees no file, network, process, environment variable or import of the host (monty has none to
-give); time (of the code, and once more of writing its last value), heap memory and
-recursion are limited inside the worker; a worker that dies or overruns its time is killed
-and replaced; every call starts from an empty state with the same random seed; what comes back is text, written by the
-worker under the same limits and cut to a length. A success never starts with `error: `, a failure always does.
+give); time (of the code, and once more of writing its last value), heap memory and recursion are limited inside the
+worker; a worker that dies or overruns its time is killed and replaced; every call starts from an empty state with the
+same random seed; what comes back is text, written by the worker under the same limits and cut to a length. A success
+never starts with `error: `, a failure always does.
 
 What is not: monty is a subset of Python (no numpy, no third-party packages, part of the standard library, no wildcard
 import), the clock is the real one, `time.sleep` returns at once, an operation that cannot be interrupted ends only when
@@ -69,7 +69,11 @@ def make_python(
         if not value > 0:
             raise InvalidValueError(f"python needs {name} > 0; got {value}")
     sandbox = _Sandbox(timeout_s, max_memory_mb, max_recursion, max_output_chars)
-    sandbox.check()
+    if (answer := sandbox.run("1 + 1")) != "2":  # what is broken shows before anything depends on it
+        raise ConfigError(
+            f"the python tool does not work here: 1 + 1 gave {answer!r}; raise its limits if they are very small, "
+            "or reinstall pydantic-monty"
+        )
 
     def python(code: str) -> str:
         """Run Python code and return what it prints and the value of its last expression.
@@ -103,7 +107,7 @@ class _Sandbox:
     """Workers of one process and the limits they run under."""
 
     def __init__(self, timeout_s: float, max_memory_mb: int, max_recursion: int, max_output_chars: int) -> None:
-        self._timeout_s = timeout_s
+        self._timed_out = f"TimeoutError: the code ran longer than {timeout_s:g} s and was stopped"
         self._max_output_chars = max_output_chars
         self._limits = {
             "max_feed_duration_secs": timeout_s,
@@ -116,20 +120,15 @@ class _Sandbox:
 
     def _pool(self) -> Any:
         """The workers, started on first use."""
-        _refuse_after_fork()
+        if any(pid != os.getpid() for pid in _started_in):  # would otherwise be a silent wait without end
+            raise ConfigError(
+                "the python tool does not work in a process forked after the tool was made; start processes with the "
+                "method 'spawn', or make the tool after forking"
+            )
         if self._workers is None:
             self._workers = _start_pool()
             weakref.finalize(self, _close_pool, self._workers, os.getpid())
         return self._workers
-
-    def check(self) -> None:
-        """Run one expression, so that what is broken shows before anything depends on it."""
-        answer = self.run("1 + 1")
-        if answer != "2":
-            raise ConfigError(
-                f"the python tool does not work here: 1 + 1 gave {answer!r}; raise its limits if they are very small, "
-                "or reinstall pydantic-monty"
-            )
 
     def run(self, source: str) -> str:
         """Run cleaned code; the text for the model."""
@@ -142,7 +141,7 @@ class _Sandbox:
                     printed.start_line()
                     self._write_value(session, value, printed)
         except monty.MontyCrashedError as error:
-            return error_text(self._crash(error))
+            return error_text(self._timed_out if error.timed_out else "the interpreter crashed on this code")
         except monty.MontyError as error:
             return self._failure(error, printed)
         except (ValueError, TypeError, RecursionError, OverflowError) as error:
@@ -164,15 +163,10 @@ class _Sandbox:
                 raise
             printed("stdout", f"<{type(value).__name__} of objects; print it to see it>")
 
-    def _crash(self, error: Any) -> str:
-        if error.timed_out:
-            return f"TimeoutError: the code ran longer than {self._timeout_s:g} s and was stopped"
-        return "the interpreter crashed on this code"
-
     def _failure(self, error: Any, printed: _Output) -> str:
         message = str(error) if str(error).startswith("SyntaxError") else _describe(error)
         if message.startswith("TimeoutError: feed time limit"):
-            message = f"TimeoutError: the code ran longer than {self._timeout_s:g} s and was stopped"
+            message = self._timed_out
         message = message[: self._max_output_chars]
         output = printed.text()
         return error_text(f"{message}\nprinted before the error:\n{output}" if output else message)
@@ -216,15 +210,6 @@ class _Output:
 
 _started_in: list[int] = []
 """Ids of processes, of this one and those it was forked from, that have started monty's threads."""
-
-
-def _refuse_after_fork() -> None:
-    """Say what would otherwise be a silent wait without end."""
-    if any(pid != os.getpid() for pid in _started_in):
-        raise ConfigError(
-            "the python tool does not work in a process forked after the tool was made; start processes with the "
-            "method 'spawn', or make the tool after forking"
-        )
 
 
 def _monty() -> Any:

@@ -41,6 +41,7 @@ _HEADER = re.compile(
     r"|<\|(assistant|user|system|observation|tool)\|>\n?"
 )
 _TAGGED_RESULT = re.compile(r"<tool_response>\n?(.*?)\n?(?:</tool_response>|\Z)", re.DOTALL)
+_SPACED_RESULT = re.compile(rf"\s*{_TAGGED_RESULT.pattern}", re.DOTALL)
 _BORDER = re.compile(
     rf"(?<=</tool_call>)\s*(?:user|{_RESULT_NAMES})\n+"
     rf"|\n(?:user|{_RESULT_NAMES})\n(?=<tool_response>)"
@@ -51,19 +52,19 @@ _BORDER = re.compile(
     r"<(?P<answer>information|interpreter)>(?P<found>.*?)(?:</(?P=answer)>|\Z)",
     re.DOTALL,
 )
+_BARE_CALL = re.compile(r'\s*\{.*"(?:arguments|parameters)"', re.DOTALL)
+"""How Llama 3 writes a call: the message is one JSON object and nothing else."""
 _NEXT_TURN = re.compile(r"\nassistant\n|(?<!\n)assistant\n\n")
 _TURN_HEADER = re.compile(r"\s*assistant\n+")
 _LINE_HEADER = re.compile(r"(?:\A\s*|(?<=\n))(system|user|assistant|tool)\n")
 _GLUED_HEADER = re.compile(r"(?:\A\s*|(?<=\S))(system|user|assistant|ipython)\n\n")
 _OPEN_TAG_CALL = re.compile(r"<(search|code)>((?:(?!<(?:search|code)>).)*)</\1>\s*\Z", re.DOTALL)
-_SPACE = re.compile(r"\s*")
 
 
 class Prompt(NamedTuple):
-    """A decoded prompt."""
+    """A decoded prompt; an assistant's message in it was not sampled now, but is context."""
 
     messages: list[Message]
-    """An assistant's among them was not sampled now: it is context."""
     opening: str
     """What the template wrote into the assistant's turn before the model continued."""
 
@@ -98,9 +99,8 @@ def completion_messages(text: str) -> list[Message]:
 def assistant_message(text: str) -> Message:
     """One assistant turn: thinking, visible text and calls taken apart."""
     text = without_end_tokens(text)
-    bare = _bare_json_call(text)
-    if bare is not None:
-        return Message(role="assistant", content="", tool_calls=[MessageToolCall(function=bare)])
+    if _BARE_CALL.match(text) and len(bare := json_calls(text)) == 1:
+        return Message(role="assistant", content="", tool_calls=[MessageToolCall(function=bare[0])])
     spans = split_message(list(text)).spans  # a character is a token here
     calls = [call for s in spans if s.kind is SegmentKind.CALL for call in parse_calls(text[s.start : s.stop])]
     said = [(s.start, text[s.start : s.stop]) for s in spans if s.kind is SegmentKind.REASONING]
@@ -118,16 +118,7 @@ def assistant_message(text: str) -> Message:
 
 
 def text_trajectory(prompt: Sequence[Message], said: Sequence[Message], facts: Facts) -> Trajectory:
-    """Trajectory of messages that nothing is measured on; an empty last turn is no answer.
-
-    Args:
-        prompt: Messages before the first turn, whatever their roles.
-        said: Turns and results.
-        facts: With an id.
-
-    Raises:
-        DataError: if there is no assistant turn, or a field contradicts another.
-    """
+    """Trajectory of a prompt with turns and results, not measured; an empty last turn is no answer."""
     if not any(message.role == "assistant" for message in said):
         raise DataError("no message of role 'assistant' in the completion; there is no turn to read")
     messages = [*(LoggedMessage(message, context=True) for message in prompt), *map(LoggedMessage, said)]
@@ -138,10 +129,7 @@ def text_trajectory(prompt: Sequence[Message], said: Sequence[Message], facts: F
 
 
 def link_results(messages: Sequence[Message]) -> list[Message]:
-    """Give calls ids and results the id of the call they answer: in their own turn, by name if there is one, in order.
-
-    Calls and results that have ids keep them.
-    """
+    """Give calls and results that have none the ids of calls: results in their own turn, by name if any, in order."""
     linked, waiting, n_calls = list[Message](), list[tuple[str, str | None]](), 0
     for message in messages:
         if message.role == "assistant":
@@ -192,7 +180,7 @@ def _next_border(text: str, position: int, last_turn: int) -> re.Match[str] | No
 def _results(text: str, position: int, *, is_user: bool) -> tuple[list[Message], int]:
     """Messages between two assistant turns, and where they end."""
     results = list[Message]()
-    while block := _TAGGED_RESULT.match(text, _after_space(text, position)):
+    while block := _SPACED_RESULT.match(text, position):
         results.append(Message(role="tool", content=block[1]))
         position = block.end()
     if results:
@@ -201,11 +189,6 @@ def _results(text: str, position: int, *, is_user: bool) -> tuple[list[Message],
     stop = len(text) if following is None else following.start()
     role = "user" if is_user else "tool"
     return [Message(role=role, content=text[position:stop].strip())], stop
-
-
-def _after_space(text: str, position: int) -> int:
-    match = _SPACE.match(text, position)
-    return position if match is None else match.end()
 
 
 def _of_role(role: str, body: str) -> list[Message]:
@@ -236,11 +219,3 @@ def _split_at_headers(text: str) -> list[tuple[str, str]] | None:
 
 def _role(header: re.Match[str]) -> str:
     return next(group for group in header.groups() if group is not None)
-
-
-def _bare_json_call(text: str) -> FunctionCall | None:
-    """A message that is nothing but one JSON call, as Llama 3 writes it."""
-    if not text.lstrip().startswith("{") or not ('"arguments"' in text or '"parameters"' in text):
-        return None
-    calls = json_calls(text)
-    return calls[0] if len(calls) == 1 else None

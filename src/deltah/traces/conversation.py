@@ -135,11 +135,14 @@ def to_trajectory(conversation: Conversation, *, default_id: str, vocab_size: in
         measured = measure(tokens, size, requested=facts.top_logprobs)
     except VocabularySizeError as error:
         raise _wrong_size(error, facts, vocab_size) from error
-    known: dict[str, Scalar] = {"vocab_size": size, "vocab_size_from": origin}
-    assumed = known if origin is not None and measured.estimator is Estimator.TOP_K else {}
-    uncounted = {TOKENS_WITHOUT_LOGPROBS: facts.n_without_logprobs} if facts.n_without_logprobs else {}
+    metadata = dict(facts.metadata)
+    if origin is not None and measured.estimator is Estimator.TOP_K:
+        metadata |= {"vocab_size": size, "vocab_size_from": origin}
+    if facts.n_without_logprobs:
+        metadata[TOKENS_WITHOUT_LOGPROBS] = facts.n_without_logprobs
     last = conversation.messages[-1].message
     stop_reason = _stop_reason(built, last, facts.finish_reason)
+    asked = (message_text(one.message.content) for one in conversation.messages if one.message.role == "user")
     answered, answer = stop_reason is StopReason.ANSWERED, message_text(last.content)
     try:
         return Trajectory(
@@ -154,14 +157,14 @@ def to_trajectory(conversation: Conversation, *, default_id: str, vocab_size: in
             logprobs=tokens.logprobs if np.isfinite(tokens.logprobs).any() else None,
             token_texts=tuple(tokens.texts) if len(tokens) else None,
             group_id=facts.group_id,
-            question=_first_user_text(conversation.messages) if facts.question is None else facts.question,
+            question=next(asked, None) if facts.question is None else facts.question,
             prediction=facts.prediction if facts.prediction is not None or not answered else answer.strip(),
             golden_answers=facts.golden_answers,
             outcome=facts.outcome,
             stop_reason=stop_reason,
             spans=SpanQuality.EXACT if built.exact else SpanQuality.APPROXIMATE,
             model=facts.model,
-            metadata=facts.metadata | assumed | uncounted,
+            metadata=metadata,
         )
     except InvalidValueError as error:
         raise DataError(str(error)) from error
@@ -182,10 +185,6 @@ def _temperature(facts: Facts) -> float | None:
     if mode.startswith("raw") or (mode.startswith("processed") and sampling == 0.0):
         return 1.0  # a server that takes the most likely token divides by no temperature
     return sampling if mode.startswith("processed") or sampling == 1.0 else None
-
-
-def _first_user_text(messages: Sequence[LoggedMessage]) -> str | None:
-    return next((message_text(s.message.content) for s in messages if s.message.role == "user"), None)
 
 
 def _stop_reason(built: SegmentBuilder, last: Message, finish_reason: str | None) -> StopReason:

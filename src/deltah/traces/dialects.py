@@ -234,7 +234,9 @@ def split_message(tokens: Sequence[str], call_names: Sequence[str] = (), *, only
     if tokens and not tokens[-1] and kinds[-1] is SegmentKind.REASONING:
         kinds[-1] = SegmentKind.CONTROL  # llama.cpp's own server prints the end token as nothing
     _absorb_white_space(kinds, tokens)
-    return MessageSpans(tuple(_runs(kinds, _call_starts(extents, ends))), exact)
+    # Calls that touch stay two spans.
+    starts = frozenset(bisect_right(ends, extent.start) for extent in extents if extent.kind is SegmentKind.CALL)
+    return MessageSpans(tuple(_runs(kinds, starts)), exact)
 
 
 def _markup(text: str, call_names: Sequence[str]) -> Iterator[Span]:
@@ -284,11 +286,6 @@ def _absorb_white_space(kinds: list[SegmentKind], tokens: Sequence[str]) -> None
             while 0 <= at < len(kinds) and kinds[at] is SegmentKind.REASONING and not tokens[at].strip():
                 kinds[at] = SegmentKind.CONTROL
                 at += step
-
-
-def _call_starts(extents: Sequence[Span], ends: Sequence[int]) -> frozenset[int]:
-    """First token of each call, so that calls that touch stay two spans."""
-    return frozenset(bisect_right(ends, e.start) for e in extents if e.kind is SegmentKind.CALL)
 
 
 def _runs(kinds: Sequence[SegmentKind], breaks: frozenset[int]) -> Iterator[Span]:

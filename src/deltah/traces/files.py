@@ -32,8 +32,8 @@ from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
-from deltah.compression import BUFFER_BYTES, DAMAGE, decompressed, zstd
 from deltah.errors import DataError
+from deltah.jsonlines import BUFFER_BYTES, DAMAGE, decompressed, zstd
 
 STDIN: Final = "-"
 MAX_LINE_BYTES = 512 * 2**20
@@ -115,17 +115,11 @@ def expand(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> 
 
 def _oldest_first(sources: list[Source]) -> list[Source]:
     """Put the files of each rotated log in their order, in the places where they stand."""
-    places: dict[str, list[int]] = defaultdict(list)
-    for i, source in enumerate(sources):
-        if not reads_once(source.path):
-            base, _ = _base_and_turn(os.path.basename(source.path))
-            places[os.path.join(os.path.dirname(source.path), base)].append(i)
-    ordered = sources.copy()
-    for own in places.values():
-        by_age = sorted((sources[i] for i in own), key=lambda source: _by_age(os.path.basename(source.path)))
-        for i, source in zip(own, by_age, strict=True):
-            ordered[i] = source
-    return ordered
+    logs: dict[str, list[Source]] = defaultdict(list)
+    for source in sources:
+        logs[base_name(source.path)].append(source)
+    by_age = {name: iter(sorted(files, key=lambda source: _by_age(source.path))) for name, files in logs.items()}
+    return [next(by_age[base_name(source.path)]) for source in sources]
 
 
 def _sources(path: str) -> list[Source]:

@@ -64,12 +64,6 @@ Importer: TypeAlias = Callable[[Any, RecordContext], Imported]
 IMPORTERS: Final[Registry[Importer]] = Registry("trace format")
 """Formats that can be read; `deltah.traces.importers` fills it."""
 
-ANSWER_FIELDS: Final = ("golden_answers", "answer", "solution", "ground_truth")
-"""Names under which logs give accepted answers; here and below the first that is there counts."""
-OUTCOME_FIELDS: Final = ("outcome", "accuracy_reward", "reasoning_accuracy_reward")
-"""Names of columns that hold the grader's score."""
-SESSION_FIELDS: Final = ("session_id", "conversation_id", "thread_id", "trace_id")
-"""Names of the id under which a client groups the API calls of one conversation."""
 UNFIT_OUTCOME: Final = "score_outside_0_1"
 """Metadata key: a grade that is no outcome, because it lies outside [0, 1]."""
 NOT_JSON: Final = "not valid JSON"
@@ -78,6 +72,7 @@ _EPOCH_UNITS: Final = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
 """Least time since 1970 that is one in nano-, micro- and milliseconds, and how many of these a second has.
 
 Each lies between 1973 in its own unit and the year 5138 in the next longer one."""
+_TOO_DEEP: Final = "the JSON is nested too deeply to be a trace"
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _TOP_LEVEL: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ANY_OBJECT: Final = msgspec.json.Decoder(dict[str, object])
@@ -90,15 +85,17 @@ def recognise(data: bytes) -> Entry[Importer] | None:
     except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         found: dict[str, object] = decode_line(data, _ANY_OBJECT)  # the lenient decoder cannot fill `Raw`
         names = frozenset(found)
-    fitting = [entry for entry in IMPORTERS.values() if _fits(entry.options.get("fields", ()), names)]
-    return max(fitting, key=lambda entry: sum(isinstance(f, str) for f in entry.options["fields"]), default=None)
+    known = [(entry, [_choices(field) for field in entry.options.get("fields", ())]) for entry in IMPORTERS.values()]
+    fitting = [(entry, fields) for entry, fields in known if fields and not any(map(names.isdisjoint, fields))]
+    return max(fitting, key=lambda one: sum(len(field) == 1 for field in one[1]), default=(None, ()))[0]
 
 
 def detect(data: bytes) -> Entry[Importer]:
     """Format of one record; `DataError` if it has the fields of no known one."""
     found = recognise(data)
     if found is None:
-        known = "; ".join(f"{name}: {_words(entry.options.get('fields', ()))}" for name, entry in IMPORTERS.items())
+        formats = ((name, map(_choices, entry.options.get("fields", ()))) for name, entry in IMPORTERS.items())
+        known = "; ".join(f"{name}: {', '.join(' or '.join(map(repr, f)) for f in fields)}" for name, fields in formats)
         raise DataError(f"no known trace format; expected the fields of one ({known}), or a format that you name")
     return found
 
@@ -111,19 +108,17 @@ def import_record(entry: Entry[Importer], data: bytes, context: RecordContext) -
         return entry.value(record, context)
     except KeyError as error:
         raise DataError(f"field {error.args[0]}: missing") from error
+    except msgspec.ValidationError as error:
+        raise DataError(_field_message(error)) from error
+    except RecursionError as error:
+        raise DataError(_TOO_DEEP) from error
     except InvalidValueError as error:  # the parts of its trajectory contradict each other
         raise error if isinstance(error, DataError) else DataError(str(error)) from error
 
 
-def _fits(fields: tuple[str | tuple[str, ...], ...], names: frozenset[str]) -> bool:
-    """Whether a record with these names is of the format with these fields."""
-    return bool(fields) and all(
-        field in names if isinstance(field, str) else not names.isdisjoint(field) for field in fields
-    )
-
-
-def _words(fields: tuple[str | tuple[str, ...], ...]) -> str:
-    return ", ".join(repr(field) if isinstance(field, str) else " or ".join(map(repr, field)) for field in fields)
+def _choices(field: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Names of which one has to stand in a record."""
+    return (field,) if isinstance(field, str) else field
 
 
 @lru_cache
@@ -146,19 +141,11 @@ def decode_line(line: bytes, decoder: msgspec.json.Decoder[T]) -> T:
             value = replace_surrogates(json.loads(line.decode("utf-8", errors="replace")))
             return msgspec.convert(value, decoder.type)
     except msgspec.ValidationError as error:
-        raise DataError(field_message(error)) from error
+        raise DataError(_field_message(error)) from error
     except ValueError as error:
         raise DataError(f"{NOT_JSON} ({error}); expected one JSON object on each line") from error
     except RecursionError as error:
-        raise DataError("the JSON is nested too deeply to be a trace") from error
-
-
-def convert(value: Any, wanted: type[T]) -> T:
-    """A decoded JSON value as a typed record; `DataError` names a field that is missing or has another type."""
-    try:
-        return msgspec.convert(value, wanted)
-    except msgspec.ValidationError as error:
-        raise DataError(field_message(error)) from error
+        raise DataError(_TOO_DEEP) from error
 
 
 def replace_surrogates(value: Any) -> Any:
@@ -172,7 +159,7 @@ def replace_surrogates(value: Any) -> Any:
     return value
 
 
-def field_message(error: msgspec.ValidationError) -> str:
+def _field_message(error: msgspec.ValidationError) -> str:
     """Put msgspec's path first: `field messages[2].content: expected ...`."""
     what, _, path = str(error).partition(" - at `")
     field = path.rstrip("`").removeprefix("$").removeprefix(".")
@@ -223,10 +210,7 @@ def prompt_group(step: int | None, prompt: object) -> str:
 
 def _text(value: object) -> str:
     """A text as it is, any other JSON value as JSON."""
-    try:
-        return value if isinstance(value, str) else json.dumps(value)
-    except RecursionError as error:
-        raise DataError("the JSON is nested too deeply to be a trace") from error
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def finite(value: Any) -> float | None:

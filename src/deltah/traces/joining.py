@@ -1,21 +1,15 @@
-"""The stage that joins records: API calls into conversations, each request repeating the history, and before that
-chunks of streamed responses, one a line, into API calls.
+"""The stage that joins records: chunks of streams into API calls, these into conversations.
 
-A call continues the call whose reply ends its history. Histories are compared by a running hash over what the
-user and the assistant said: the assistant's text (thinking left out, clients drop it) with its calls, the user's text,
-and the place, not the content, of tool results (clients shorten old ones). System messages do not count: some clients
-put the time there. Where no history matches, a session id that the line carries decides instead.
+A call repeats the history and continues the call whose reply ends it. Histories are compared by a running hash over
+what the user and the assistant said: the assistant's text (thinking left out, clients drop it) with its calls, the
+user's text, and the place, not the content, of tool results (clients shorten old ones). System messages do not count:
+some clients put the time there. Where no history matches, a session id that the line carries decides instead.
 
 API calls that continue the same one are a fork: a retry, or several samples of one step. The longest path (of equals,
 the last) is the conversation; every other branch becomes a trajectory of its own in which the shared history is context
 only, so that nothing is counted twice and nothing is lost. So are API calls of one session that repeat its first
 request word for word; without a session id those are samples of one question, each a conversation. A call that
 continues something the log does not hold stays a trajectory of its own and is counted (`n_unjoined`).
-
-Memory is bounded: when the open conversations outgrow `max_bytes`, the one that has waited longest is closed.
-
-Chunks come bare, or each in the envelope of its API call (`request`, `session_id`, ...), of which the first line's
-counts; those that share an id are one stream.
 """
 
 from __future__ import annotations
@@ -24,24 +18,15 @@ import json
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from dataclasses import dataclass, field, fields, replace
+from typing import Final
 
 import msgspec
 
 from deltah.traces.conversation import ApiCall, Conversation, Facts, LoggedChunk, LoggedMessage, message_text
 from deltah.traces.files import Position
 from deltah.traces.importing import epoch_seconds, seconds
-from deltah.traces.openai_schema import (
-    ChatLine,
-    Choice,
-    Delta,
-    FunctionCall,
-    Message,
-    Response,
-    assemble,
-    token_logprobs,
-)
+from deltah.traces.openai_schema import ChatLine, Choice, Delta, FunctionCall, Message, Response, assemble, block_tokens
 
 DURATION_FROM: Final = "duration_s_from"
 """Metadata key: where durations of calls come from that no line states."""
@@ -49,6 +34,8 @@ GAP: Final = "gap between API calls"
 """Value of `DURATION_FROM`: the client's own work, or a person's pause, is in those durations."""
 MAX_OPEN_BYTES = 256 * 2**20
 _KEPT_ENDS: Final = 4096
+_LAST_WORD: Final = ("prediction", "golden_answers", "outcome")
+"""Facts that later API calls of a conversation correct."""
 _MESSAGE_BYTES = 400
 """Memory of a message beside its text, roughly."""
 
@@ -91,6 +78,7 @@ class Joiner:
         self.n_branches = 0
         """Abandoned branches: retries and forks that were not continued."""
         self._trees: OrderedDict[int, _Tree] = OrderedDict()
+        """Open conversations by their number, the longest waiting first."""
         self._ends: dict[int, list[_Node]] = {}
         self._last_of_session: dict[str, _Node] = {}
         self._begun: dict[int, _Tree] = {}
@@ -110,7 +98,7 @@ class Joiner:
             api_call = replace(api_call, facts=replace(api_call.facts, metadata=metadata))
         start = hashes[-1] if hashes else seed
         node = self._insert(api_call, api_call.history[known:], parent, hash((start, _spoken(api_call.reply.message))))
-        self._trees.move_to_end(id(node.tree))
+        self._trees.move_to_end(node.tree.number)
         closed: list[Conversation] = []
         while self._n_bytes > self.max_bytes and len(self._trees) > 1:
             closed += self._close(next(iter(self._trees)))
@@ -118,8 +106,8 @@ class Joiner:
 
     def finish(self) -> Iterator[Conversation]:
         """Yield every conversation that is still open, in the order they began."""
-        for key in sorted(self._trees, key=lambda k: self._trees[k].number):
-            yield from self._close(key)
+        for number in sorted(self._trees):
+            yield from self._close(number)
 
     def _parent(self, api_call: ApiCall, hashes: Sequence[int]) -> tuple[_Node | None, int]:
         """The API call that this one continues, and how many messages of its history that one accounts for."""
@@ -136,7 +124,9 @@ class Joiner:
 
     def _insert(self, api_call: ApiCall, new: list[LoggedMessage], parent: _Node | None, key: int) -> _Node:
         tree = self._tree(api_call) if parent is None else parent.tree
-        node = _Node(api_call, new, parent, tree, key, 0 if parent is None else parent.depth + 1)
+        # The history is in the parent's nodes; kept here it would make the memory quadratic.
+        depth = 0 if parent is None else parent.depth + 1
+        node = _Node(replace(api_call, history=[]), new, parent, tree, key, depth)
         if parent is not None:
             parent.n_children += 1
         tree.nodes.append(node)
@@ -144,8 +134,6 @@ class Joiner:
         if api_call.facts.session is not None:
             self._last_of_session[api_call.facts.session] = node
         size = sum(map(_size, [*new, api_call.reply]))
-        # The history is in the parent's nodes; kept here it would make the memory quadratic.
-        node.api_call = replace(api_call, history=[])
         tree.n_bytes += size
         self._n_bytes += size
         return node
@@ -157,14 +145,14 @@ class Joiner:
         # One request sent without end must not hold the memory of all others.
         if tree is None or tree.n_bytes > self.max_bytes // 2:
             tree = _Tree(self._n_trees, request)
-            self._trees[id(tree)] = tree
+            self._trees[tree.number] = tree
             self._n_trees += 1
             if request is not None:
                 self._begun[request] = tree
         return tree
 
-    def _close(self, key: int) -> Iterator[Conversation]:
-        tree = self._trees.pop(key)
+    def _close(self, number: int) -> Iterator[Conversation]:
+        tree = self._trees.pop(number)
         self._n_bytes -= tree.n_bytes
         for node in tree.nodes:
             self._ends[node.key].remove(node)
@@ -178,16 +166,14 @@ class Joiner:
         leaves = [node for node in tree.nodes if node.n_children == 0]
         main = max(reversed(leaves), key=lambda node: node.depth)
         told: set[_Node] = set()
-        name = self._name(_path(main))
+        name = self._name(_path(main)[0].api_call.facts)
         yield _conversation(_path(main), told, name)
-        others = [leaf for leaf in leaves if leaf is not main]
-        self.n_branches += len(others)
-        for number, leaf in enumerate(others, start=1):
-            yield _conversation(_path(leaf), told, f"{name}/branch-{number}" if name is not None else None)
+        self.n_branches += len(leaves) - 1
+        for i, leaf in enumerate((leaf for leaf in leaves if leaf is not main), start=1):
+            yield _conversation(_path(leaf), told, f"{name}/branch-{i}" if name is not None else None)
 
-    def _name(self, path: Sequence[_Node]) -> str | None:
+    def _name(self, facts: Facts) -> str | None:
         """The session's id, numbered from its second conversation on; else the id of the first API call."""
-        facts = path[0].api_call.facts
         if facts.session is None:
             return facts.id
         count = self._names[facts.session] = self._names.get(facts.session, 0) + 1
@@ -195,10 +181,9 @@ class Joiner:
 
 
 def _path(leaf: _Node) -> list[_Node]:
-    path, node = [leaf], leaf
-    while node.parent is not None:
-        node = node.parent
-        path.append(node)
+    path = [leaf]
+    while path[-1].parent is not None:
+        path.append(path[-1].parent)
     return path[::-1]
 
 
@@ -206,12 +191,11 @@ def _conversation(path: Sequence[_Node], told: set[_Node], name: str | None) -> 
     """The messages along a path; what an earlier conversation told is context."""
     said: list[LoggedMessage] = []
     own = [node for node in path if node not in told]
-    is_branch = bool(told)
     has_gaps = False
     for node in path:
         repeated = node in told
         # The results that lead to a branch answer calls of the shared history; a first request sent again is shared.
-        context = repeated or (node is own[0] and is_branch)
+        context = repeated or (node is own[0] and bool(told))
         timed = _timed(node)
         has_gaps |= timed is not node.new and not context
         said += [replace(message, context=context) for message in timed]
@@ -232,12 +216,8 @@ def _timed(node: _Node) -> list[LoggedMessage]:
     if not gap >= 0 or any(said.message.duration_s is not None for said in results):
         return node.new
     share = gap / len(results)
-    return [
-        replace(said, message=msgspec.structs.replace(said.message, duration_s=share))
-        if said.message.role == "tool"
-        else said
-        for said in node.new
-    ]
+    timed = {id(s): replace(s, message=msgspec.structs.replace(s.message, duration_s=share)) for s in results}
+    return [timed.get(id(said), said) for said in node.new]
 
 
 def _running_hashes(history: Sequence[LoggedMessage], seed: int) -> list[int]:
@@ -251,9 +231,9 @@ def _running_hashes(history: Sequence[LoggedMessage], seed: int) -> list[int]:
 
 
 def _request(api_call: ApiCall) -> int | None:
-    """Identifies what was asked under a session, system messages included; None without a session or a request.
+    """Identifies what was asked under a session, word for word; None without a session or a request.
 
-    A request is sent again word for word; other instructions to the same question are another agent's.
+    Other instructions (system messages) to the same question are another agent's.
     """
     if api_call.facts.session is None or not api_call.history:
         return None
@@ -297,34 +277,26 @@ def _size(said: LoggedMessage) -> int:
 
 def _merged_facts(parts: Sequence[Facts], name: str | None) -> Facts:
     """Facts of a conversation from those of its API calls, in order: the last word on grades, the first on all else."""
-
-    def first(key: str, among: Iterable[Facts] = parts) -> Any:
-        return next((value for part in among if (value := getattr(part, key)) is not None), None)
-
+    stated = {f.name: [v for part in parts if (v := getattr(part, f.name)) not in (None, ())] for f in fields(Facts)}
+    merged = {key: values[-1 if key in _LAST_WORD else 0] for key, values in stated.items() if values}
     metadata = {key: value for part in parts for key, value in part.metadata.items()}
-    temperatures = {part.sampling_temperature for part in parts}
-    modes = {part.logprobs_mode for part in parts}
-    # Entropies of different temperatures must not pass for one measurement.
-    mixed = len(temperatures) > 1 or len(modes) > 1
-    if mixed:
-        metadata = {k: v for k, v in metadata.items() if k not in ("sampling_temperature", "logprobs_mode")}
+    if len({(part.sampling_temperature, part.logprobs_mode) for part in parts}) > 1:
+        # Entropies of different temperatures must not pass for one measurement.
+        for key in ("sampling_temperature", "logprobs_mode"):
+            merged[key] = None
+            metadata.pop(key, None)
         metadata["mixed_sampling"] = True
+    if len(parts) > 1:
+        metadata["n_requests"] = len(parts)
     return Facts(
-        id=name,
-        group_id=first("group_id"),
-        session=first("session"),
-        vocab_size=first("vocab_size"),
-        model=first("model"),
-        sampling_temperature=None if mixed else first("sampling_temperature"),
-        top_logprobs=max((p.top_logprobs for p in parts if p.top_logprobs is not None), default=None),
-        logprobs_mode=None if mixed else first("logprobs_mode"),
-        question=first("question"),
-        prediction=first("prediction", reversed(parts)),
-        golden_answers=next((p.golden_answers for p in reversed(parts) if p.golden_answers), ()),
-        outcome=first("outcome", reversed(parts)),
-        finish_reason=parts[-1].finish_reason,
-        n_without_logprobs=sum(part.n_without_logprobs for part in parts),
-        metadata=metadata | ({"n_requests": len(parts)} if len(parts) > 1 else {}),
+        **merged
+        | {
+            "id": name,
+            "top_logprobs": max(stated["top_logprobs"], default=None),
+            "finish_reason": parts[-1].finish_reason,
+            "n_without_logprobs": sum(part.n_without_logprobs for part in parts),
+            "metadata": metadata,
+        }
     )
 
 
@@ -390,4 +362,4 @@ class ChunkBuffer:
 def _has_content(choice: Choice) -> bool:
     delta = choice.delta or Delta()
     written = delta.content or delta.reasoning_content or delta.reasoning or delta.tool_calls
-    return bool(written or token_logprobs(choice.logprobs))
+    return bool(written or block_tokens(choice.logprobs))

@@ -34,27 +34,21 @@ import numpy as np
 from deltah.core.entropy import SERVER_PRECISION_NATS, EntropyBounds, entropy_bounds
 from deltah.core.types import BoolArray, Estimator, FloatArray, IntArray
 from deltah.errors import DataError, InvalidValueError, VocabularySizeError
-from deltah.traces.openai_schema import LogprobsBlock, TokenLogprob, token_logprobs
+from deltah.traces.openai_schema import LogprobsBlock, TokenLogprob, TopLogprob, block_tokens
 
 STAND_IN = -9999.0
 """At or below it a log-probability stands for "impossible" or "not among those reported"."""
 
 _ID_TEXT = "token_id:"
 _STAND_IN_TEXTS = ("bytes:", _ID_TEXT)
-"""Beginnings of a token's text that is not what was sampled; vLLM prints ids where it is asked to."""
+"""Beginnings of a token's text that is not what was sampled; vLLM prints ids under `return_tokens_as_token_ids`."""
 
 _MASS_TOLERANCE = 1e-3
 """How far the probabilities of a whole vocabulary may sum from 1, and any list's beyond 1."""
-_DECIMALS, _DIGITS = range(1, 6), range(3, 7)
-"""Decimals and significant digits of a cut print-out: more of them err less than float32 does."""
-_HALF_PRECISION_BITS = (8, 11)
-"""Significant bits of bfloat16 and float16."""
-_COARSEST_NATS, _COARSEST_HALF_NATS = 0.05, 2.0**-4
-"""Error of one decimal (nobody prints fewer), and of bfloat16 between 16 and 32 nats (what is less likely matters to no
-interval)."""
-_NO_NATS, _MATTERS_NATS = 1e-99, 100.0
-"""Nothing that computes in float32 prints less than the first, but 0; beyond the second a probability is 0 for every
-purpose here, and a value may be a stand-in."""
+_DECIMALS, _DIGITS = range(1, 6), range(3, 7)  # of a cut print-out: with more it errs less than float32 does
+_HALF_PRECISION_BITS = (8, 11)  # significant ones, of bfloat16 and float16
+_COARSEST_NATS, _COARSEST_HALF_NATS = 0.05, 2.0**-4  # one decimal; bfloat16 between 16 and 32 nats
+_NO_NATS, _MATTERS_NATS = 1e-99, 100.0  # less is 0 in float32; what is less likely matters to no interval
 _FLOAT32_ROUNDING, _FLOAT64_ROUNDING = 6e-8, 1e-9
 _ROWS_LOOKED_AT, _VALUES_LOOKED_AT = 4, 500
 """Tokens that usually suffice to tell a full print-out, and values that suffice to tell how many digits were cut."""
@@ -92,12 +86,8 @@ NO_TOKENS = PackedTokens([], np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.int6
 
 
 def pack(block: LogprobsBlock | list[TokenLogprob] | None, token_ids: object = None) -> PackedTokens:
-    """Pack a choice's logprobs, and know the greatest of the token ids that it may list beside them.
-
-    Raises:
-        DataError: if a log-probability is positive, or a byte is none.
-    """
-    tokens = token_logprobs(block)
+    """Pack a choice's logprobs, and note the greatest of the token ids that it may list beside them."""
+    tokens = block_tokens(block)
     if not tokens:
         return NO_TOKENS
     logprobs = np.array([token.logprob for token in tokens], dtype=np.float64)
@@ -126,26 +116,10 @@ def _greatest_id(tokens: Sequence[TokenLogprob], listed: object) -> int:
 def pack_lists(
     texts: Sequence[str], logprobs: Sequence[float | None], top: Sequence[Sequence[float | None]]
 ) -> PackedTokens:
-    """Pack plain lists, whose entries no server merged.
-
-    Args:
-        texts: (T,)
-        logprobs: (T,) nats; None, NaN or a stand-in where unknown.
-        top: (T,) lists of alternatives, in nats.
-
-    Raises:
-        InvalidValueError: if the three differ in length.
-    """
-    if not len(texts) == len(logprobs) == len(top):
-        raise InvalidValueError(f"{len(texts)} texts, {len(logprobs)} logprobs and {len(top)} lists of alternatives")
-    drawn = np.array(logprobs, dtype=np.float64)
-    return PackedTokens(
-        texts=list(texts),
-        logprobs=np.where(drawn > STAND_IN, drawn, np.nan),
-        top=np.array([logprob for listed in top for logprob in listed], dtype=np.float64),
-        n_top=np.array([len(listed) for listed in top], dtype=np.int64),
-        has_bytes=np.ones(len(texts), dtype=np.bool_),
-    )
+    """Pack T texts, T log-probabilities in nats and T lists of alternatives, whose entries no server merged."""
+    lists = [[TopLogprob(logprob) for logprob in listed] for listed in top]
+    rows = zip(texts, logprobs, lists, strict=True)
+    return pack([TokenLogprob(token=text, logprob=drawn, bytes=[], top_logprobs=best) for text, drawn, best in rows])
 
 
 def concatenate(parts: Sequence[PackedTokens]) -> PackedTokens:
@@ -164,12 +138,10 @@ def concatenate(parts: Sequence[PackedTokens]) -> PackedTokens:
 
 
 def _texts(tokens: Sequence[TokenLogprob]) -> list[str]:
-    """Text of each token; their concatenation is the message's text.
+    """(T,) texts, by the bytes where the server gives them and a token's text is broken, or a number instead.
 
-    A character whose bytes are spread over several tokens appears at the token that completes it, if the server gives
-    bytes, and as U+FFFD at its last token if it never is complete; where it gives none, the token's own text stands.
-    The bytes also tell what a token's number stands for, where vLLM was asked to print numbers
-    (`return_tokens_as_token_ids`).
+    A character whose bytes are spread over several tokens appears at the token that completes it, and as U+FFFD at its
+    last token if it never is complete.
     """
     texts = [token.token for token in tokens]
     stand_in = any("\ufffd" in text or text.startswith(_STAND_IN_TEXTS) for text in texts)
@@ -204,17 +176,16 @@ _NOTHING = Measured(None, None, None, Estimator.NONE)
 
 
 def measure(tokens: PackedTokens, vocab_size: int, *, requested: int | None = None) -> Measured:
-    """Entropies of a trajectory's sampled tokens.
+    """Entropies of a trajectory's sampled tokens, from whose lists together a server's habits are told.
 
     Args:
-        tokens: T tokens, in order; a server's habits are told from all of them together.
+        tokens: T tokens, in order.
         vocab_size: V, stated or assumed.
         requested: K that the request asked for; None if the log does not say.
 
     Raises:
         DataError: if the probabilities of a list cannot be those of a distribution.
-        VocabularySizeError: if a list, the probability that it leaves to other tokens, or the id of a token needs a
-            larger vocabulary.
+        VocabularySizeError: if what is measured needs a larger vocabulary.
     """
     if not tokens.n_top.any():
         return _NOTHING
@@ -349,8 +320,7 @@ def _lacks_drawn(ranked: FloatArray, sampled: FloatArray, precision: float) -> B
 def _precision(tokens: PackedTokens) -> float:
     """Absolute error in nats: that of float32 arithmetic, and half of the last digit, or bit, where some were cut.
 
-    What was cut is told from many values, for one of them may end in zeros by chance. Few values, or none but zeros,
-    may fit a shorter print-out than the true one; then its greater error is assumed.
+    Few values, or none but zeros, may fit a shorter print-out than the true one; then its greater error is assumed.
     """
     few = _magnitudes(tokens.logprobs[:_ROWS_LOOKED_AT], tokens.top[: int(tokens.n_top[:_ROWS_LOOKED_AT].sum())])
     if len(few) and _cut_off(few, few.max()) == 0.0:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, TypeAlias
 
@@ -120,8 +120,6 @@ class _Text:
     content: str = ""
     thought: str = ""
     thinking: bool = False
-    pieces: list[str] = field(default_factory=list)
-    """Reasoning texts without tokens."""
 
     def add_control(self, text: str) -> None:
         """Read a delimiter; a think block without a text lies in one piece and changes nothing."""
@@ -141,7 +139,7 @@ class _Text:
 
 
 def _assistant(trajectory: Trajectory, group: Sequence[Segment]) -> Message:
-    turn, text = group[0].turn, _Text()
+    turn, text, pieces = group[0].turn, _Text(), list[str]()
     named = [call for call in trajectory.calls if call.turn == turn and call.name]
     has_tokens = any(segment.n_tokens for segment in group)
     for segment in group:
@@ -151,12 +149,12 @@ def _assistant(trajectory: Trajectory, group: Sequence[Segment]) -> Message:
         elif segment.kind is SegmentKind.CALL and not named:
             text.add_reasoning(piece)  # an attempt that did not parse: all that is known of it is its text
         elif segment.kind is SegmentKind.REASONING and not segment.n_tokens:
-            text.pieces.append(piece)
+            pieces.append(piece)
         elif segment.kind is SegmentKind.REASONING and piece not in END_TOKENS:
             text.add_reasoning(piece)
-    if text.pieces and (has_tokens or len(text.pieces) > 1):
-        text.thought = text.pieces.pop(0)
-    content = "".join(text.pieces) + text.content
+    if pieces and (has_tokens or len(pieces) > 1):
+        text.thought = pieces.pop(0)
+    content = "".join(pieces) + text.content
     if named and len(written_calls(content)) == len(named):
         content = _without_calls(content)
     message: Message = {"role": "assistant", "content": content.strip() if has_tokens else content}

@@ -18,7 +18,7 @@ from deltah.errors import DataError
 
 
 class TopLogprob(msgspec.Struct, gc=False):
-    """One alternative; its text is not needed, only its place in the distribution."""
+    """One alternative, whose text is not needed."""
 
     logprob: float | None = None
 
@@ -129,7 +129,7 @@ class Response(msgspec.Struct):
 
 
 class ChatLine(msgspec.Struct):
-    """One line: `messages`, or `request` with `response`, or a bare response or chunk."""
+    """One line: `messages`, or `request` with `response`, or the fields of a bare response or chunk."""
 
     messages: list[Message] | None = None
     request: Request | None = None
@@ -137,7 +137,6 @@ class ChatLine(msgspec.Struct):
     """Whole; or its streamed chunks, as a list or as the text of the event stream."""
     chunks: list[Response] | None = None
     choices: list[Choice] | None = None
-    """Of a bare response or chunk."""
     object: str | None = None
     custom_id: str | None = None
     session_id: str | int | None = None
@@ -146,7 +145,6 @@ class ChatLine(msgspec.Struct):
     trace_id: str | int | None = None
     error: Any = None
     usage: Any = None
-    """Of a bare response or chunk."""
     started_at: Any = None
     """When the API call began, see `deltah.traces.importing.epoch_seconds`."""
     duration_s: Any = None
@@ -174,7 +172,7 @@ def assemble(chunks: Sequence[Response]) -> Response:
     pieces = [choice for choice in choices if choice.index == 0]
     if not pieces:
         raise DataError("field response: no chunk carries a choice; there is no assistant message to measure")
-    tokens = [token for choice in pieces for token in token_logprobs(choice.logprobs)]
+    tokens = [token for choice in pieces for token in block_tokens(choice.logprobs)]
     whole = Choice(
         message=_message([choice.delta for choice in pieces if choice.delta is not None]),
         logprobs=LogprobsBlock(content=tokens) if tokens else None,
@@ -189,7 +187,7 @@ def assemble(chunks: Sequence[Response]) -> Response:
     )
 
 
-def token_logprobs(block: LogprobsBlock | list[TokenLogprob] | None) -> list[TokenLogprob]:
+def block_tokens(block: LogprobsBlock | list[TokenLogprob] | None) -> list[TokenLogprob]:
     """Sampled tokens of a block of logprobs."""
     return (block.content if isinstance(block, LogprobsBlock) else block) or []
 

@@ -1,8 +1,7 @@
 """Traces as Parquet: the codec for large collections, readable by SQL; one row a trajectory.
 
-`list(read_parquet(path))` gives back the trajectories that `write_parquet(path, ...)` took, exact to the last bit; lone
-surrogates in texts become U+FFFD, as in JSON lines. Reading holds one row group in memory, writing one block and the
-row group it becomes, whatever the size of the file. Rows keep their order.
+A round trip is exact to the last bit; lone surrogates in texts become U+FFFD, as in JSON lines. Rows keep their order.
+Reading holds one row group in memory, writing one block and the row group it becomes.
 
 The columns are those of the record (`deltah.traces.record`), with these differences made for SQL:
 
@@ -46,14 +45,10 @@ OPTIONAL: Final = ("logprobs", "token_ids", "token_texts")
 _VECTOR_ROWS: Final = 2048
 """Rows the database passes on at once: a part of no more rows becomes one row group."""
 _BLOCK_BYTES: Final = 16 * 2**20
-"""Size in memory at which a block of trajectories is written."""
 _READ_ROWS: Final = 4 * _VECTOR_ROWS
 """Rows read at once from a file whose row groups, written by another tool, are longer."""
-_NARROW: Final = (
-    (re.compile(r"\b(?:U?TINYINT|U?SMALLINT|U?INTEGER)\b"), "BIGINT"),
-    (re.compile(r"\bFLOAT\b"), "DOUBLE"),
-)
-
+_INTEGER: Final = re.compile(r"\b(?:U?TINYINT|U?SMALLINT|U?INTEGER)\b")
+_FLOAT: Final = re.compile(r"\bFLOAT\b")
 
 _RECORD: Final = msgspec.inspect.type_info(TraceRecord)
 assert isinstance(_RECORD, msgspec.inspect.StructType)
@@ -73,7 +68,7 @@ LAYOUT: Final[Mapping[str, str]] = {name: sql_type(part) for name, part in _HEAD
 
 
 def holds_traces(path: str | os.PathLike[str]) -> bool:
-    """Whether a Parquet file has the columns of our traces; False for what cannot be read as such."""
+    """Whether a Parquet file has the columns of our traces."""
     import duckdb
 
     try:
@@ -85,20 +80,7 @@ def holds_traces(path: str | os.PathLike[str]) -> bool:
 
 
 def write_parquet(path: str | os.PathLike[str], trajectories: Iterable[Trajectory]) -> int:
-    """Write trajectories to a Parquet file, atomically: the old file stays whole until the new one is.
-
-    Blocks are first written beside the target, so for a while the disk holds the traces twice.
-
-    Args:
-        path: Missing parent folders are made.
-        trajectories: Consumed one block at a time.
-
-    Returns:
-        The number written.
-
-    Raises:
-        DataError: if the file cannot be written (no space, no permission).
-    """
+    """Write trajectories to a Parquet file as `deltah.write_traces` does; for a while the disk holds them twice."""
     import duckdb
 
     target, count = Path(path), 0
@@ -130,23 +112,15 @@ def write_parquet(path: str | os.PathLike[str], trajectories: Iterable[Trajector
 
 
 def read_parquet(
-    path: str | os.PathLike[str],
-    *,
-    skip: Sequence[str] = (),
-    on_error: Callable[[int, str], None] | None = None,
+    path: str | os.PathLike[str], *, skip: Sequence[str] = (), on_error: Callable[[int, str], None] | None = None
 ) -> Iterator[Trajectory]:
-    """Read the trajectories of a Parquet file, in order, as they are asked for.
+    """Read the trajectories of a Parquet file, in order, as they are asked for; `DataError` at once if it has none.
 
     Args:
         path: Local file.
         skip: Fields of `OPTIONAL` to leave out, which makes reading faster; they are None in the trajectories.
         on_error: Called with the number of a row, from 1, and the reason why it cannot be read; the others are still
-            read. None: the first such row is an error. A damaged row group is one problem, of its first row.
-
-    Raises:
-        DataError: at once, if the file is not Parquet, has no or wrong columns, or is of a newer version; later, from
-            the iteration, naming the row, if one cannot be read.
-        InvalidValueError: if `skip` names another field.
+            read. None: the first such row is a `DataError`. A damaged row group is one problem, of its first row.
     """
     if unknown := sorted(set(skip) - set(OPTIONAL)):
         raise InvalidValueError(f"cannot skip {unknown[0]!r}; choose from: {', '.join(OPTIONAL)}")
@@ -201,11 +175,7 @@ class _Source:
         self._db.close()
 
     def read(self, rows: range) -> dict[str, list[Any]]:
-        """Columns of some rows, each with a value a row.
-
-        Raises:
-            DataError: if these rows are damaged, or the file is not the one that was opened.
-        """
+        """Columns of some rows, each with a value a row."""
         if _stamp(self.path) != self._stamp:
             raise DataError("the file was changed while it was read")
         source = "read_parquet($file, file_row_number = true) WHERE file_row_number BETWEEN $first AND $last"
@@ -263,11 +233,11 @@ def _array(values: NDArray[Any] | None, name: str) -> NDArray[Any] | None:
 
 def _with_default(name: str) -> str:
     """SQL of a column of the head, with the record's default in the place of NULL."""
-    typed = f"{name}::{LAYOUT[name]}"
     default = next(f for f in msgspec.structs.fields(TraceRecord) if f.name == name).default
-    if default is None or default is msgspec.NODEFAULT:
-        return typed if name not in ("golden_answers", "calls") else f"coalesce({typed}, [])"
-    return f"coalesce({typed}, {_literal(str(default))})"
+    if name in ("golden_answers", "calls"):
+        return f"coalesce({name}::{LAYOUT[name]}, [])"
+    known = default is not None and default is not msgspec.NODEFAULT
+    return f"coalesce({name}::{LAYOUT[name]}, {_literal(str(default)) if known else 'NULL'})"
 
 
 def _database() -> DuckDBPyConnection:
@@ -354,9 +324,7 @@ def _check_types(path: str, types: dict[str, str]) -> None:
 
 def _widest(sql_type: str) -> str:
     """A type without the quotes and the width of its numbers."""
-    for pattern, wide in _NARROW:
-        sql_type = pattern.sub(wide, sql_type)
-    return sql_type.replace('"', "")
+    return _FLOAT.sub("DOUBLE", _INTEGER.sub("BIGINT", sql_type)).replace('"', "")
 
 
 def _stamp(path: str) -> tuple[int, ...]:

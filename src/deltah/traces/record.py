@@ -1,7 +1,7 @@
 """The versioned record: one `Trajectory` as one JSON object, exact to the last bit.
 
-`from_record(to_record(t))` equals t, also through strict JSON: floats travel in their shortest decimal form that reads
-back to the same float64. Strict JSON has no NaN and no infinity, so
+Floats travel in their shortest decimal form that reads back to the same float64. Strict JSON has no NaN and no
+infinity, so
 
 * in a per-token array null is NaN ("not measured"), "inf" and "-inf" are the infinities (an unknown upper bound);
 * a single number (temperature, duration, a metadata value) that is not finite is {"float": "nan" | "inf" | "-inf"},
@@ -25,7 +25,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from deltah.compression import compressed
 from deltah.core.types import (
     CallStatus,
     Estimator,
@@ -38,6 +37,7 @@ from deltah.core.types import (
     Trajectory,
 )
 from deltah.errors import DataError, InvalidValueError
+from deltah.jsonlines import compressed
 from deltah.traces.importing import IMPORTERS, RecordContext, decode_line, replace_surrogates
 
 SCHEMA_VERSION = 1
@@ -153,7 +153,9 @@ def from_record(record: TraceRecord, **read: Any) -> Trajectory:
         "metadata": {key: _plain(value) for key, value in record.metadata.items()},
     }
     try:
-        fields |= {name: np.array(fields[name], dtype=_dtype(name)) for name in ARRAYS if fields[name] is not None}
+        for name in ARRAYS:
+            if fields[name] is not None:
+                fields[name] = np.array(fields[name], dtype=np.int64 if name == "token_ids" else np.float64)
         segments = tuple(Segment(**msgspec.structs.asdict(segment)) for segment in record.segments)
         calls = tuple(
             ToolCall(**msgspec.structs.asdict(call) | {"duration_s": _plain(call.duration_s)}) for call in record.calls
@@ -195,19 +197,17 @@ def decode_metadata(text: str) -> dict[str, Scalar]:
 
 
 @IMPORTERS.register("deltah", meaning="Traces that deltah wrote", fields=("schema_version",), schema=bytes)
-def read(line: bytes, context: RecordContext) -> Trajectory:
-    """Read one line that `encode` wrote, which says everything of itself; errors as in `decode`."""
-    del context
+def read(line: bytes, _: RecordContext) -> Trajectory:
+    """Read one line that `encode` wrote, which says everything of itself."""
     return decode(line)
 
 
 def check_version(version: int, where: str = "") -> None:
     """Refuse a record of a version that this release does not read, with the file as the beginning of the message."""
     if not 1 <= version <= SCHEMA_VERSION:
-        known = "version 1" if SCHEMA_VERSION == 1 else f"versions 1 to {SCHEMA_VERSION}"
         raise DataError(
-            f"{where}field schema_version: the record is of version {version}, this release of deltah reads {known}; "
-            "upgrade deltah, or write the traces again with this release"
+            f"{where}field schema_version: the record is of version {version}, this release of deltah reads version "
+            f"{SCHEMA_VERSION}; upgrade deltah, or write the traces again with this release"
         )
 
 
@@ -352,7 +352,3 @@ def _elements(values: NDArray[Any]) -> list[Any]:
     for t in np.flatnonzero(np.isinf(values)):
         listed[t] = "inf" if values[t] > 0 else "-inf"
     return listed
-
-
-def _dtype(name: str) -> type[np.generic]:
-    return np.int64 if name == "token_ids" else np.float64

@@ -28,14 +28,14 @@ sub-agents) said. A log without message ids (before 2025) has log-probabilities 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
-from deltah.core.types import CallStatus, Scalar, StopReason, ToolCall, Trajectory
+from deltah.core.types import CallStatus, Scalar, StopReason, Trajectory
 from deltah.errors import DataError
 from deltah.traces.conversation import Conversation, Facts, LoggedMessage, message_text, to_trajectory
 from deltah.traces.files import Position
@@ -136,18 +136,15 @@ class EvalSample(msgspec.Struct):
     "inspect", meaning="Sample of an Inspect log", fields=("epoch", "target", "messages"), schema=EvalSample
 )
 def read(sample: EvalSample, context: RecordContext) -> Trajectory:
-    """Read one sample.
-
-    Raises:
-        DataError: if the sample holds no assistant message, or its numbers contradict each other.
-    """
+    """Read one sample."""
     if not any(message.role == "assistant" for message in sample.messages):
         raise DataError("field messages: no message of role 'assistant'; there is nothing to measure")
-    try:
-        trajectory = to_trajectory(_conversation(sample), default_id=context.default_id, vocab_size=context.vocab_size)
-    except RecursionError as error:
-        raise DataError("the JSON is nested too deeply to be a trace") from error
-    calls = _with_errors(trajectory.calls, {message.answers for message in sample.messages if message.error})
+    trajectory = to_trajectory(_conversation(sample), default_id=context.default_id, vocab_size=context.vocab_size)
+    failed = {message.answers for message in sample.messages if message.error}
+    calls = tuple(
+        replace(call, status=CallStatus.ERROR) if call.id in failed and call.result is not None else call
+        for call in trajectory.calls
+    )
     return replace(trajectory, calls=calls, stop_reason=_stop_reason(trajectory, sample))
 
 
@@ -194,7 +191,7 @@ def _facts(sample: EvalSample, event: Event | None, last: OutputChoice | None) -
 
 def _outputs(sample: EvalSample) -> list[tuple[OutputChoice | None, Event | None]]:
     """Of each message, the first choice and the event of the model call that gave it."""
-    known: dict[str, tuple[OutputChoice, Event]] = {}
+    known: dict[str, tuple[OutputChoice | None, Event | None]] = {}
     for number, event in enumerate(sample.events):
         if event.event != "model" or event.output is None:
             continue
@@ -202,12 +199,11 @@ def _outputs(sample: EvalSample) -> list[tuple[OutputChoice | None, Event | None
             output = msgspec.convert(event.output, Output)
         except msgspec.ValidationError as error:
             raise DataError(f"field events[{number}].output: {error}") from error
-        if output.choices and output.choices[0].message.id is not None:
+        if output.choices and output.choices[0].message.id:
             known[output.choices[0].message.id] = output.choices[0], event
-    paired: list[tuple[OutputChoice | None, Event | None]]
-    paired = [(None, None) if m.id is None else known.get(m.id, (None, None)) for m in sample.messages]
-    last = max((i for i, m in enumerate(sample.messages) if m.role == "assistant"), default=None)
-    if last is not None and paired[last][0] is None and sample.output is not None and sample.output.choices:
+    paired = [known.get(m.id or "", (None, None)) for m in sample.messages]
+    last = max(i for i, m in enumerate(sample.messages) if m.role == "assistant")
+    if paired[last][0] is None and sample.output is not None and sample.output.choices:
         final = sample.output.choices[0]
         if final.message.id == sample.messages[last].id:
             paired[last] = final, None
@@ -256,14 +252,6 @@ def _resolved(value: Any, attachments: Mapping[str, str]) -> Any:
     return value
 
 
-def _with_errors(calls: Sequence[ToolCall], failed: Set[str | None]) -> tuple[ToolCall, ...]:
-    """Calls with the errors that Inspect states, whatever the text of their results."""
-    return tuple(
-        replace(call, status=CallStatus.ERROR) if call.id in failed and call.result is not None else call
-        for call in calls
-    )
-
-
 def _seconds(event: Event) -> float | None:
     try:
         seconds = (datetime.fromisoformat(event.completed) - datetime.fromisoformat(event.timestamp)).total_seconds()
@@ -280,22 +268,21 @@ def _stop_reason(trajectory: Trajectory, sample: EvalSample) -> StopReason:
 
 
 def _question(sample: EvalSample) -> str | None:
-    if isinstance(sample.input, str):
-        return str(_resolved(sample.input, sample.attachments))
-    texts = (m.content for m in reversed(sample.input) if m.role == "user")
-    return next((message_text(_resolved(text, sample.attachments)) for text in texts), None)
+    given = [InspectMessage("user", content=sample.input)] if isinstance(sample.input, str) else sample.input
+    asked = next((message.content for message in reversed(given) if message.role == "user"), None)
+    return None if asked is None else message_text(_resolved(asked, sample.attachments))
 
 
 def _grade(value: Any) -> float | None:
     """Score as a number in [0, 1]; None where it is none."""
     if not isinstance(value, str):
         return outcome_of(value)
-    if value in _GRADES:
-        return _GRADES[value]
+    if (word := _GRADES.get(value, _WORDS.get(value.lower()))) is not None:
+        return word
     try:
-        return _WORDS.get(value.lower(), outcome_of(float(value)))
+        return outcome_of(float(value))
     except ValueError:
-        return _WORDS.get(value.lower())
+        return None
 
 
 def _metadata(sample: EvalSample) -> dict[str, Scalar]:

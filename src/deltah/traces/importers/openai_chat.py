@@ -43,7 +43,6 @@ from deltah.traces.conversation import ApiCall, Conversation, Facts, LoggedChunk
 from deltah.traces.files import Position
 from deltah.traces.importing import (
     IMPORTERS,
-    SESSION_FIELDS,
     RecordContext,
     decode_line,
     epoch_seconds,
@@ -56,6 +55,7 @@ from deltah.traces.importing import (
 from deltah.traces.logprobs import NO_TOKENS, pack
 from deltah.traces.openai_schema import ChatLine, Choice, Message, Request, Response, assemble
 
+_SESSION_FIELDS: Final = ("session_id", "conversation_id", "thread_id", "trace_id")
 _CHUNK: Final = "chat.completion.chunk"
 _RESPONSE: Final = msgspec.json.Decoder(Response)
 
@@ -67,22 +67,11 @@ _RESPONSE: Final = msgspec.json.Decoder(Response)
     schema=ChatLine,
 )
 def read(log: ChatLine, context: RecordContext) -> Trajectory | ApiCall | LoggedChunk:
-    """Read one line: a conversation, an API call of one, or a chunk of a stream.
-
-    Raises:
-        DataError: if the line does not fit the format, its response is an error, or its numbers contradict each other.
-        ConfigError: if the caller's vocabulary size is too small for what the line holds.
-    """
+    """Read one line: a conversation, an API call of one, or a chunk of a stream."""
     if (chunk := _logged_chunk(log)) is not None:
         return chunk
     if log.response is not None or log.chunks is not None or log.choices is not None:
         return read_call(log, context.where)
-    conversation = read_conversation(log, context.where)
-    return to_trajectory(conversation, default_id=context.default_id, vocab_size=context.vocab_size)
-
-
-def read_conversation(log: ChatLine, where: Position) -> Conversation:
-    """The conversation of a line whose messages carry their tokens."""
     _check_mode(log.logprobs_mode)
     if log.request is not None:
         raise DataError("field response: missing beside 'request'; log each request together with its response")
@@ -90,7 +79,9 @@ def read_conversation(log: ChatLine, where: Position) -> Conversation:
         raise DataError("field messages: missing or empty; expected a list of chat messages, or request and response")
     if not any(message.role == "assistant" for message in log.messages):
         raise DataError("field messages: no message of role 'assistant'; there is nothing to measure")
-    return Conversation([_said(message) for message in log.messages], _facts(log, None, log.messages[-1]), where)
+    messages = [_said(message) for message in log.messages]
+    conversation = Conversation(messages, _facts(log, None, log.messages[-1]), context.where)
+    return to_trajectory(conversation, default_id=context.default_id, vocab_size=context.vocab_size)
 
 
 def read_call(log: ChatLine, where: Position) -> ApiCall:
@@ -134,9 +125,8 @@ def _bare_response(log: ChatLine) -> Response:
 def _unlisted(response: Response, choice: Choice, n_listed: int) -> int:
     """Drawn tokens of a reply that its logprobs do not list; 0 where the log has no logprobs or does not say.
 
-    llama.cpp's own server, and SGLang in a stream without a parser, list the several tokens of one character once,
-    hosted APIs leave out hidden reasoning or calls. A token that only ends the message may be counted and not listed;
-    usage is that of all choices together.
+    Some servers list the several tokens of one character once, hosted APIs leave out hidden reasoning or calls. A token
+    that only ends the message may be counted and not listed; usage is that of all choices together.
     """
     drawn = response.usage.get("completion_tokens") if isinstance(response.usage, dict) else None
     if not isinstance(drawn, int) or not n_listed or len(response.choices or ()) != 1:
@@ -194,7 +184,7 @@ def _session(log: ChatLine) -> str | None:
     """Id under which a client groups the calls of one conversation, beside or inside `metadata`."""
     request = _request(log)
     inside = [m for m in (log.metadata, request and request.metadata) if isinstance(m, dict)]
-    for key in SESSION_FIELDS:
+    for key in _SESSION_FIELDS:
         for value in (getattr(log, key), *(m.get(key) for m in inside)):
             if isinstance(value, str | int) and value != "":
                 return str(value)
@@ -212,7 +202,7 @@ def _metadata(log: ChatLine, temperature: float | None, response: Response | Non
 
 
 def _grade(log: ChatLine) -> float | bool | None:
-    return log.outcome if log.outcome is not None else log.score
+    return log.score if log.outcome is None else log.outcome
 
 
 def _text(value: str | int | None) -> str | None:

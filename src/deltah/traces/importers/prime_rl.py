@@ -29,17 +29,7 @@ import msgspec
 import numpy as np
 
 from deltah.core.align import runs
-from deltah.core.types import (
-    Estimator,
-    FloatArray,
-    IntArray,
-    Scalar,
-    Segment,
-    SegmentKind,
-    SpanQuality,
-    ToolCall,
-    Trajectory,
-)
+from deltah.core.types import Estimator, FloatArray, Segment, SegmentKind, SpanQuality, ToolCall, Trajectory
 from deltah.errors import DataError
 from deltah.traces.importing import IMPORTERS, RecordContext, finite, outcome_of, prompt_group, scalars
 
@@ -74,18 +64,19 @@ _METADATA = ("step", "rank", "env_name", "training_mode")
     "prime-rl", meaning="Token export of prime-rl", fields=("loss_mask", "token_ids", "entropy"), schema=Export
 )
 def read(export: Export, context: RecordContext) -> Trajectory:
-    """Read one exported sequence.
-
-    Raises:
-        DataError: if the record is of another version, or its columns contradict each other.
-    """
+    """Read one exported sequence."""
     _check(export)
     turns = runs(np.array(export.loss_mask, dtype=np.bool_))
     entropy = _measured(export.entropy, turns)
     if (entropy < -_NEGATIVE_TOLERANCE_NATS).any():
         raise DataError(f"field entropy: {np.nanmin(entropy):.4g} is negative; expected nats")
+    try:
+        token_ids = np.array(export.token_ids, dtype=np.int64)
+    except OverflowError as error:
+        raise DataError("field token_ids: a token id does not fit into 64 bits") from error
     seen = bool(np.isfinite(entropy).any())
     place = (export.step, export.rank, export.export_sequence_idx)
+    known = {name: getattr(export, name) for name in _METADATA} | {"advantage": _one_value(export.advantages, turns)}
     return Trajectory(
         id=context.default_id if None in place else "step-{}/rank-{}/{}".format(*place),
         segments=tuple(_segments(turns, len(export.loss_mask))),
@@ -93,11 +84,11 @@ def read(export: Export, context: RecordContext) -> Trajectory:
         entropy=np.maximum(entropy, 0.0) if seen else None,
         estimator=Estimator.EXACT if seen else Estimator.NONE,
         logprobs=None if export.trainer_logprobs is None else _measured(export.trainer_logprobs, turns),
-        token_ids=_token_ids(export.token_ids),
+        token_ids=token_ids,
         group_id=prompt_group(export.step, export.token_ids[: turns[0][0]]),
         outcome=outcome_of(_one_value(export.rewards, turns)),
         spans=SpanQuality.APPROXIMATE,
-        metadata=_metadata(export, turns),
+        metadata=scalars({name: value for name, value in known.items() if value is not None}) | {"has_text": False},
     )
 
 
@@ -140,16 +131,8 @@ def _segments(turns: list[tuple[int, int]], n_tokens: int) -> list[Segment]:
 
 def _call(k: int, turns: list[tuple[int, int]]) -> ToolCall:
     (start, stop), (following, _) = turns[k], turns[k + 1]
-    return ToolCall(
-        id=f"call-{k}", name="unknown", arguments=f"tokens {start}:{stop}", turn=k, result=f"tokens {stop}:{following}"
-    )
-
-
-def _token_ids(ids: list[int]) -> IntArray:
-    try:
-        return np.array(ids, dtype=np.int64)
-    except OverflowError as error:
-        raise DataError("field token_ids: a token id does not fit into 64 bits") from error
+    arguments, result = f"tokens {start}:{stop}", f"tokens {stop}:{following}"
+    return ToolCall(id=f"call-{k}", name="unknown", arguments=arguments, turn=k, result=result)
 
 
 def _one_value(column: list[float | None] | None, turns: list[tuple[int, int]]) -> float | None:
@@ -158,9 +141,3 @@ def _one_value(column: list[float | None] | None, turns: list[tuple[int, int]]) 
         return None
     values = {value for start, stop in turns for value in column[start:stop]}
     return finite(values.pop()) if len(values) == 1 else None
-
-
-def _metadata(export: Export, turns: list[tuple[int, int]]) -> dict[str, Scalar]:
-    known = {name: value for name in _METADATA if (value := getattr(export, name)) is not None}
-    advantage = _one_value(export.advantages, turns)
-    return scalars(known | ({} if advantage is None else {"advantage": advantage}) | {"has_text": False})

@@ -37,19 +37,11 @@ from deltah.traces.chattext import (
     text_trajectory,
 )
 from deltah.traces.conversation import Facts, message_text
-from deltah.traces.importing import (
-    ANSWER_FIELDS,
-    IMPORTERS,
-    OUTCOME_FIELDS,
-    RecordContext,
-    convert,
-    golden_answers,
-    outcome_of,
-    prompt_group,
-    scalars,
-)
-from deltah.traces.openai_schema import Message
+from deltah.traces.importing import IMPORTERS, RecordContext, golden_answers, outcome_of, prompt_group, scalars
+from deltah.traces.openai_schema import FunctionCall, Message
 
+_ANSWERS = ("golden_answers", "answer", "solution", "ground_truth")
+_OUTCOMES = ("outcome", "accuracy_reward", "reasoning_accuracy_reward")
 _WRITTEN_ALWAYS = frozenset({"step", "prompt", "completion", "advantage"})
 
 
@@ -63,27 +55,19 @@ class CompletionRow(msgspec.Struct):
 
 @IMPORTERS.register("trl", meaning="Completion log of TRL", fields=("prompt", "completion"))
 def read(record: dict[str, Any], context: RecordContext) -> Trajectory:
-    """Read one row.
-
-    Raises:
-        DataError: if the row is not of this format.
-    """
-    row = convert(record, CompletionRow)
-    prompt = _prompt(row.prompt)
+    """Read one row."""
+    row = msgspec.convert(record, CompletionRow)
+    prompt = prompt_messages(row.prompt) if isinstance(row.prompt, str) else Prompt([*row.prompt], "")
     others = {name: value for name, value in record.items() if name not in _WRITTEN_ALWAYS}
     facts = Facts(
         id=context.default_id,
         group_id=prompt_group(row.step, record["prompt"]),
         question=prompt.question,
-        golden_answers=golden_answers(next((others[n] for n in ANSWER_FIELDS if n in others), None)),
+        golden_answers=golden_answers(next((others[n] for n in _ANSWERS if n in others), None)),
         outcome=_outcome(others),
         metadata=scalars(record, leave_out=frozenset({"prompt", "completion"})),
     )
     return text_trajectory(prompt.messages, _completion(row.completion, prompt.opening), facts)
-
-
-def _prompt(prompt: str | list[Message]) -> Prompt:
-    return prompt_messages(prompt) if isinstance(prompt, str) else Prompt([*prompt], "")
 
 
 def _completion(completion: str | list[Message], opening: str) -> list[Message]:
@@ -98,26 +82,20 @@ def _turn(message: Message) -> Message:
         written = assistant_message(message_text(message.content))
         thought = message.reasoning_content or written.reasoning_content
         return msgspec.structs.replace(written, reasoning_content=thought)
-    calls = [
-        msgspec.structs.replace(
-            call,
-            function=call.function
-            and msgspec.structs.replace(call.function, arguments=_given(call.function.arguments)),
-        )
-        for call in message.tool_calls
-    ]
+    calls = [msgspec.structs.replace(call, function=_given(call.function)) for call in message.tool_calls]
     return msgspec.structs.replace(message, tool_calls=calls)
 
 
-def _given(arguments: Any) -> Any:
-    """Arguments without those that are null only because another row has them."""
-    if not isinstance(arguments, Mapping):
-        return arguments
-    return {name: value for name, value in arguments.items() if value is not None}
+def _given(function: FunctionCall | None) -> FunctionCall | None:
+    """A call without the arguments that are null only because another row has them."""
+    if function is None or not isinstance(function.arguments, Mapping):
+        return function
+    given = {name: value for name, value in function.arguments.items() if value is not None}
+    return FunctionCall(name=function.name, arguments=given)
 
 
 def _outcome(columns: Mapping[str, Any]) -> float | None:
-    named = next((name for name in OUTCOME_FIELDS if name in columns), None)
+    named = next((name for name in _OUTCOMES if name in columns), None)
     if named is not None:
         return outcome_of(columns[named])
     numbers = [v for v in columns.values() if v is None or (isinstance(v, int | float) and not isinstance(v, bool))]

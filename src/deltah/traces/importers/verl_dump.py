@@ -30,7 +30,6 @@ from deltah.traces.conversation import Facts
 from deltah.traces.importing import (
     IMPORTERS,
     RecordContext,
-    convert,
     golden_answers,
     outcome_of,
     prompt_group,
@@ -57,12 +56,8 @@ _NOT_METADATA = frozenset({"input", "output", "gts"})
 
 @IMPORTERS.register("verl", meaning="Rollout dump of verl", fields=("input", "output", "score", "step"))
 def read(record: dict[str, Any], context: RecordContext) -> Trajectory:
-    """Read one line of a dump.
-
-    Raises:
-        DataError: if the line is not of this format.
-    """
-    row = convert(record, DumpRow)
+    """Read one line of a dump."""
+    row = msgspec.convert(record, DumpRow)
     prompt = prompt_messages(row.input)
     identifier, group = _identity(row, context.default_id)
     outcome = outcome_of(row.score) if outcome_of(row.acc) is None else outcome_of(row.acc)
