@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import json
+import math
 import re
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -34,7 +38,11 @@ FLOORS = {
 }
 """An import goes to a strictly lower floor, or stays inside its package."""
 HEAVY = {"torch", "transformers", "trl", "accelerate", "datasets", "peft", "vllm", "ray", "verl"}
-MAX_FILE, MAX_FUNCTION = 400, 60
+MAX_FILE, MAX_FUNCTION, MEDIAN_FUNCTION = 400, 60, 8
+MAX_FILES, MAX_LINES = 125, 22_200
+"""Of the whole package. Size is a feature: what a change adds, it takes away elsewhere."""
+MAX_PATH = 22
+"""Files between a line of a log and its row."""
 
 
 def modules() -> Iterator[tuple[str, Path, ast.Module]]:
@@ -85,6 +93,52 @@ def test_files_and_functions_stay_readable() -> None:
             if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= MAX_FUNCTION:
                 long.append(f"{path.relative_to(ROOT)}: {node.name} is {node.end_lineno - node.lineno + 1} lines")
     assert not long
+
+
+def test_the_house_stays_small() -> None:
+    sources = list(SOURCE.rglob("*.py"))
+    lengths = [
+        (node.end_lineno or 0) - node.lineno + 1
+        for path in sources
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    ]
+    assert len(sources) <= MAX_FILES
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in sources) <= MAX_LINES
+    assert statistics.median(lengths) <= MEDIAN_FUNCTION
+
+
+def test_a_line_of_a_log_becomes_a_row_through_few_files(tmp_path: Path) -> None:
+    """Files in which a function runs while one conversation is read, scored and made a row of the table of calls."""
+    import deltah
+
+    def token(text: str, p: float) -> dict[str, object]:
+        top = [{"token": text, "logprob": math.log(p)}, {"token": "?", "logprob": math.log(0.9 * (1 - p))}]
+        return {"token": text, "logprob": math.log(p), "top_logprobs": top}
+
+    search = {"id": "1", "type": "function", "function": {"name": "search", "arguments": '{"query": "Velmora"}'}}
+    messages = [
+        {"role": "user", "content": "Where is Velmora?"},
+        {"role": "assistant", "content": "Hm?", "tool_calls": [search], "logprobs": {"content": [token("Hm?", 0.5)]}},
+        {"role": "tool", "tool_call_id": "1", "content": "Velmora is a city in the north."},
+        {"role": "assistant", "content": "North", "logprobs": {"content": [token("North", 0.99)]}},
+    ]
+    log, passed = tmp_path / "log.jsonl", set[str]()
+    log.write_text(json.dumps({"messages": messages, "vocab_size": 1000}) + "\n", encoding="utf-8")
+    deltah.read_calls(log)  # loads every module, so that only functions are seen below
+
+    def note(frame: FrameType, event: str, argument: object) -> None:
+        if event == "call" and frame.f_code.co_name != "<module>":
+            passed.add(frame.f_code.co_filename)
+
+    sys.setprofile(note)
+    try:
+        rows = deltah.read_calls(log).calls.fetchall()
+    finally:
+        sys.setprofile(None)
+    assert len(rows) == 1
+    own = sorted(name for name in passed if Path(name).is_relative_to(SOURCE))
+    assert len(own) <= MAX_PATH, own
 
 
 def test_no_module_name_stands_twice() -> None:

@@ -70,3 +70,13 @@ def test_example_records_of_the_formats_page_are_read(tmp_path: Path) -> None:
         path = tmp_path / "example.json"
         path.write_text(" ".join(record.split()))
         assert len(list(read_traces(path, strict=True))) == 1
+
+
+def test_the_architecture_page_names_what_exists() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    named = re.findall(r"`((?:core|calls|engines|traces|tasks)/[\w/]+\.py)`: ((?:`[\w.]+`(?:, )?)+)", page)
+    assert len(named) >= 6
+    for file, names in named:
+        source = (ROOT / "src" / "deltah" / file).read_text("utf-8")
+        for name in re.findall(r"[\w.]+", names):
+            assert re.search(rf"(def|class) {name.rpartition('.')[2]}\b", source), (file, name)
