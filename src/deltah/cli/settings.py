@@ -141,7 +141,4 @@ def _readable(message: str) -> str:
         key = ".".join(part for part in (missing[2], missing[1]) if part)
         return f"{key} is missing; give it as an option or in the configuration file"
     text, _, where = message.partition(" - at `$.")
-    key = where.rstrip("`")
-    if not key:
-        return text
-    return f"{key}: {text[0].lower()}{text[1:]}"
+    return f"{where.rstrip('`')}: {text[0].lower()}{text[1:]}" if where else text

@@ -341,19 +341,23 @@ class RewardConfig:
         correct_at: float = 1.0,
         **flat: Any,
     ) -> None:
-        POOLINGS.resolve(pooling)
-        check_number("eps", eps, 0.0, 1.0)
-        check_number("correct_at", correct_at, 1e-9, 1.0)
-        given = {"name": name, "pooling": pooling, "scale": scale, "eps": eps, "correct_at": correct_at}
-        for key, value in {**given, "correctness_first": correctness_first}.items():
+        given = {"name": name, "options": {**(options or {}), **flat}, "pooling": pooling, "scale": scale, "eps": eps}
+        given |= {"correctness_first": correctness_first, "correct_at": correct_at}
+        for key, value in given.items():
             object.__setattr__(self, key, value)
+        self.__post_init__()
+
+    def __post_init__(self) -> None:  # msgspec, which reads configuration files, calls this one alone
+        POOLINGS.resolve(self.pooling)
+        check_number("eps", self.eps, 0.0, 1.0)
+        check_number("correct_at", self.correct_at, 1e-9, 1.0)
         function = self.entry.value
-        known, own = options_of(function), {**(options or {}), **flat}
-        for key, value in own.items():
+        known = options_of(function)
+        for key, value in self.options.items():
             other = next((e.value for e in REWARDS.values() if key in options_of(e.value)), function)
-            check_options(function if key in known else other, {key: value}, f"reward {name!r}")
+            check_options(function if key in known else other, {key: value}, f"reward {self.name!r}")
         defaults = {key: value for key, value in known.items() if key not in self.__dataclass_fields__}
-        object.__setattr__(self, "options", defaults | own)
+        object.__setattr__(self, "options", defaults | self.options)
 
     @property
     def entry(self) -> Entry[Callable[..., Rewards]]:

@@ -96,7 +96,12 @@ class Splicer:
     def spans(self, trajectory: Trajectory, turn: int) -> dict[int, Span] | None:
         """Bodies of a round's results, by call; None if the round cannot be spliced."""
         if id(trajectory) not in self._fits:
-            fits = self.view is not None and _has_all_tokens(trajectory) and _reads_alike(self.view, trajectory)
+            fits = (
+                self.view is not None
+                and _has_all_tokens(trajectory)
+                # The tokenizer reads the logged ids as the log does.
+                and tuple(self.view.texts(_token_ids(trajectory))) == trajectory.token_texts
+            )
             self._fits[id(trajectory)] = trajectory, fits
         return body_spans(trajectory, turn) if self._fits[id(trajectory)][1] else None
 
@@ -191,11 +196,6 @@ def _has_all_tokens(trajectory: Trajectory) -> bool:
     bare = [s for s in trajectory.segments if not s.n_tokens]
     prompts = [s for s in trajectory.segments if s.kind is SegmentKind.PROMPT]
     return not bare or (bare == prompts and all(s.turn == 0 for s in prompts))
-
-
-def _reads_alike(view: TokenView, trajectory: Trajectory) -> bool:
-    """Whether the tokenizer reads the logged ids as the log does."""
-    return tuple(view.texts(_token_ids(trajectory))) == trajectory.token_texts
 
 
 def _token_contexts(

@@ -137,11 +137,7 @@ def _comparable(text: str) -> str:
 def _number(text: str) -> Fraction | None:
     """Value of a text that is one number (with sign, thousands separators, currency or percent sign), else None."""
     text = text.strip().removesuffix(".")
-    if (
-        len(text) > _MAX_NUMBER_CHARS
-        or not _NUMBER.fullmatch(text)
-        or not any(character.isdecimal() for character in text)
-    ):
+    if len(text) > _MAX_NUMBER_CHARS or not _NUMBER.fullmatch(text) or not any(map(str.isdecimal, text)):
         return None
     return Fraction(re.sub(r"[^\d.\-]", "", text.replace("−", "-")))
 

@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 from deltah.core.types import Scalar
@@ -40,20 +39,10 @@ class Task:
         GRADERS.resolve(self.kind)
         object.__setattr__(self, "golden_answers", tuple(self.golden_answers))
         object.__setattr__(self, "supporting", tuple(self.supporting))
-        object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
         if not self.question.strip():
             raise InvalidValueError(f"task {self.id!r}: the question is blank")
         if not self.golden_answers or not all(answer.strip() for answer in self.golden_answers):
             raise InvalidValueError(f"task {self.id!r}: needs one or more answers, none of them blank")
-
-    def __reduce__(self) -> tuple[object, ...]:
-        state = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return _rebuild, (state | {"metadata": dict(self.metadata)},)
-
-
-def _rebuild(state: dict[str, object]) -> Task:
-    """Unpickle: `MappingProxyType` does not pickle, so the fields travel as a plain dict."""
-    return Task(**state)  # type: ignore[arg-type]
 
 
 _PARQUET_MAGIC = b"PAR1"
@@ -193,7 +182,10 @@ def _raw_answers(row: Mapping[str, Any], where: str) -> tuple[str, Any]:
 
 def _answer(value: Any, name: str, where: str) -> tuple[str, bool]:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return _number_text(value, name, where), False
+        if not math.isfinite(value):
+            raise DataError(f"{where}: field {name!r} is {value}; expected a finite number or text")
+        whole = isinstance(value, float) and value.is_integer() and abs(value) < _MAX_EXACT_FLOAT
+        return str(int(value) if whole else value), False
     text = _text(value, name, where)
     if "####" in text:
         answer = hash_answer(text)
@@ -204,26 +196,17 @@ def _answer(value: Any, name: str, where: str) -> tuple[str, bool]:
     return (boxed.strip(), True) if boxed and boxed.strip() else (text, False)
 
 
-def _number_text(value: float, name: str, where: str) -> str:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise DataError(f"{where}: field {name!r} is {value}; expected a finite number or text")
-    if isinstance(value, float) and value.is_integer() and abs(value) < _MAX_EXACT_FLOAT:
-        value = int(value)
-    return str(value)
-
-
 def _kind(row: Mapping[str, Any], marked: bool, where: str) -> str:
     kind = row.get("kind")
     if kind is not None:
-        _check_grader(kind, where)
-        return str(kind)
+        return _known_grader(kind, where)
     ability, source = str(row.get("ability") or "").lower(), str(row.get("data_source") or "").lower()
     problem = row.get("question") is None and row.get("problem") is not None
     mathematical = marked or problem or ability == "math" or _MATH_SOURCES.search(source)
     return "math" if mathematical else "qa"
 
 
-def _check_grader(kind: Any, where: str) -> None:
+def _known_grader(kind: Any, where: str) -> str:
     """Refuse a kind that names no grader. A data file may name registered functions alone, or it could run any code."""
     try:
         entry = GRADERS.resolve(str(kind))
@@ -234,6 +217,7 @@ def _check_grader(kind: Any, where: str) -> None:
             f"{where}: field 'kind' is {_got(kind)}, which is not registered as a grader; decorate the function with "
             "@deltah.GRADERS.register(...)"
         )
+    return str(kind)
 
 
 def _supporting(row: Mapping[str, Any], where: str) -> tuple[str, ...]:

@@ -114,16 +114,19 @@ class SearchIndex:
         """Build the index."""
         self.documents: tuple[Document, ...] = tuple(documents)
         vocabulary: dict[str, int] = {}
-        ids = [
-            [vocabulary.setdefault(word, len(vocabulary)) for word in tokenize(document.contents)]
-            for document in self.documents
-        ]
+        texts = [tokenize(document.contents) for document in self.documents]
+        ids = [[vocabulary.setdefault(word, len(vocabulary)) for word in words] for words in texts]
         if not vocabulary:
             raise DataError(
                 f"a search index needs documents with words in them; got {len(self.documents)} without any word"
             )
         self._vocabulary = vocabulary
-        self._bm25 = _bm25(ids, vocabulary)
+        try:
+            import bm25s
+        except ImportError as error:
+            raise missing_dependency("bm25s", extra="tools", purpose="The search tool") from error
+        self._bm25 = bm25s.BM25(method="lucene", k1=1.5, b=0.75, backend="numpy")
+        self._bm25.index((ids, vocabulary), create_empty_token=False, show_progress=False)
 
     def __len__(self) -> int:
         """Number of documents."""
@@ -146,16 +149,6 @@ class SearchIndex:
             found = found[scores[found] >= threshold]
         order = found[np.argsort(-scores[found], kind="stable")][:top_k]
         return [self.documents[i] for i in order]
-
-
-def _bm25(ids: list[list[int]], vocabulary: dict[str, int]) -> Any:
-    try:
-        import bm25s
-    except ImportError as error:
-        raise missing_dependency("bm25s", extra="tools", purpose="The search tool") from error
-    model = bm25s.BM25(method="lucene", k1=1.5, b=0.75, backend="numpy")
-    model.index((ids, vocabulary), create_empty_token=False, show_progress=False)
-    return model
 
 
 def make_search(index: SearchIndex, *, top_k: int = 2, max_chars: int = 2000) -> Callable[[str], str]:

@@ -91,19 +91,16 @@ def build_tools(names: Sequence[str], config: ToolConfig) -> list[Tool]:
         DataError: if the corpus breaks its format.
         MissingDependencyError: if a tool's package is not installed.
     """
-    tools = [_build(name.strip(), config) for name in names]
+    tools: list[Tool] = []
+    for name in map(str.strip, names):
+        entry = TOOLS.resolve(name)
+        tools.append(entry.value(config) if entry.options.get("made") else entry.value)
+        check_tool(tools[-1], name)
     called = [tool.__name__ for tool in tools]
     for name in called:
         if called.count(name) > 1:
             raise ConfigError(f"two tools are called {name!r}; a model tells tools apart by their names, so rename one")
     return tools
-
-
-def _build(name: str, config: ToolConfig) -> Tool:
-    entry = TOOLS.resolve(name)
-    tool: Tool = entry.value(config) if entry.options.get("made") else entry.value
-    check_tool(tool, name)
-    return tool
 
 
 def check_tool(function: Callable[..., Any], name: str) -> None:
