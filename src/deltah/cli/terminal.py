@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 import typer
@@ -43,6 +44,10 @@ LINE_EVERY_S: Final = 10.0
 READ_AFTER_S: Final = 1.0
 """Seconds of reading before anything is shown."""
 _READ_EVERY_S: Final = 0.1
+_TITLE_WIDTH: Final = 12
+"""Longest line of a column title, in characters."""
+_MAX_PROBLEMS: Final = 20
+"""How many unreadable records are listed."""
 _SPEED_OVER_S: Final = 300.0
 """Window of the speed that the time left is estimated from, in seconds."""
 
@@ -137,15 +142,12 @@ def reporting(description: str) -> Iterator[Report]:
 def reporting_phases(first: str, *later: str, hidden: bool = False) -> Iterator[list[Report]]:
     """Show each phase of a command, a later one from its first report on."""
 
-    def mover(shown: Display, name: str) -> Report:
-        def report(done: int, total: int, row: dict[str, float]) -> None:
-            shown.show(name, description=name, done=done, total=total, numbers=numbers_of(row))
-
-        return report
+    def move(name: str, done: int, total: int, row: dict[str, float]) -> None:
+        shown.show(name, description=name, done=done, total=total, numbers=numbers_of(row))
 
     with display(hidden=hidden) as shown:
         shown.show(first, description=first)
-        yield [mover(shown, text) for text in (first, *later)]
+        yield [partial(move, name) for name in (first, *later)]
 
 
 @contextmanager
@@ -176,23 +178,14 @@ def _counted(task: Task) -> str:
 
 
 def _times(task: Task) -> str:
+    elapsed = timedelta(seconds=round(task.elapsed or 0.0))
     left = None if task.finished or task.total is None else task.time_remaining
-    return f", {_clock(task.elapsed or 0.0)}" + ("" if left is None else f", {_clock(left)} left")
-
-
-def _clock(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
+    return f", {elapsed}" + ("" if left is None else f", {timedelta(seconds=round(left))} left")
 
 
 def _to_stderr(line: str) -> None:
     sys.stderr.write(line)
     sys.stderr.flush()
-
-
-_TITLE_WIDTH = 12
-"""Longest line of a column title, in characters."""
-_MAX_PROBLEMS = 20
-"""How many unreadable records are listed."""
 
 
 def print_summaries(
@@ -257,9 +250,8 @@ def report_losses(log: ScoredLog) -> None:
         typer.echo(f"passed over: {path} (no known trace format)", err=True)
     for problem in log.reader.problems[:_MAX_PROBLEMS]:
         typer.echo(f"left out: {problem}", err=True)
-    more = log.reader.n_problems - min(len(log.reader.problems), _MAX_PROBLEMS)
-    if more:
-        typer.echo(f"left out: {more:,} more", err=True)
+    if log.reader.n_problems > _MAX_PROBLEMS:
+        typer.echo(f"left out: {log.reader.n_problems - _MAX_PROBLEMS:,} more", err=True)
     if log.reader.n_problems:
         typer.echo(f"{count(log.reader.n_problems, 'record')} could not be read", err=True)
         raise typer.Exit(1)
