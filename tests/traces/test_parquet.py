@@ -269,7 +269,7 @@ def with_field(column: str, field: str, value: str) -> str:
         (with_field("calls", "status", "'lost'"), r"field calls\[0\].status: invalid enum value 'lost'"),
         (with_field("calls", "result", "NULL"), "status 'ok' does not fit"),
         (with_field("calls", "turn", "-1"), "turn is -1; expected the index of an assistant message"),
-        (changed("entropy", "[1.0]"), "entropy has shape .* one number a token"),
+        (changed("entropy", "[1.0]"), "entropy has shape .* one number per token"),
         (changed("entropy", "[1.0 FOR x IN entropy]"), "not sampled but carries an entropy"),
         (changed("token_ids", "[NULL FOR x IN entropy]"), "column token_ids holds NULL"),
         (changed("token_ends", "[0 FOR x IN entropy]"), "token ends"),

@@ -145,7 +145,7 @@ def test_newer_version_is_named_even_if_its_fields_are_unknown() -> None:
         (b'{"schema_version":0,"id":"a","segments":[]}', "version 0"),
         (b'{"schema_version":1,"id":"a"}', "segments"),
         (b'{"schema_version":1,"id":"a","segments":[],"entropy":["x"]}', r"entropy\[0\]"),
-        (b'{"schema_version":1,"id":"a","segments":[],"entropy":[1.0]}', "one number a token"),
+        (b'{"schema_version":1,"id":"a","segments":[],"entropy":[1.0]}', "one number per token"),
         (b'{"schema_version":1,"id":"a","segments":[{"kind":"poem","start":0,"stop":1,"turn":0}]}', "poem"),
         (b'{"schema_version":1,"id":"a","segments":[{"kind":"call","start":2,"stop":3,"turn":0}]}', "without gap"),
         (

@@ -80,7 +80,7 @@ class TokenTexts(Sequence[str]):
         if offsets.ndim != 1 or len(text) != (offsets[-1] if len(offsets) else 0):
             raise InvalidValueError(
                 f"token ends of shape {offsets.shape} do not fit a text of {len(text)} characters; expected one "
-                "offset a token, the last one at the end of the text"
+                "offset per token, the last one at the end of the text"
             )
         if len(offsets) and (offsets[0] < 0 or (offsets[1:] < offsets[:-1]).any()):
             raise InvalidValueError("token ends fall from one token to the next; expected offsets that never fall")

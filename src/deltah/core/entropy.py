@@ -248,7 +248,7 @@ def _lacks_drawn(logp: FloatArray, sampled: ArrayLike | None, tau: float, row: i
 def _one_a_row(name: str, values: ArrayLike, shape: tuple[int, ...]) -> FloatArray:
     array = np.asarray(values, dtype=np.float64)
     if array.shape != shape:
-        raise InvalidValueError(f"{name} has shape {array.shape}; expected one log-probability a row, {shape}")
+        raise InvalidValueError(f"{name} has shape {array.shape}; expected one log-probability per row, {shape}")
     return array
 
 

@@ -75,7 +75,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class TrajectoryRewards:
-    """One number a trajectory; advantages are its deviation from the group's mean."""
+    """One number per trajectory; advantages are its deviation from the group's mean."""
 
     values: FloatArray | Sequence[float]
     """(G,)"""
@@ -83,7 +83,7 @@ class TrajectoryRewards:
 
 @dataclass(frozen=True, slots=True)
 class CallRewards:
-    """One number a call, compared with the group's calls; the final segment gets the outcome's advantage."""
+    """One number per call, compared with the group's calls; the final segment gets the outcome's advantage."""
 
     values: Sequence[FloatArray]
     """G arrays (C_i,)"""
@@ -210,7 +210,7 @@ def otc_reward(signal: Signal, outcome: float, *, fewest_calls: int | None, smoo
 def shuffle_verdicts(signals: Sequence[Signal], rng: np.random.Generator) -> list[Signal]:
     """Permute the verdicts among the rounds of one index, across the batch: the shuffled-sign control.
 
-    A round of which no call was answered has no verdict to give or take and stays undefined. With one call a round, m
+    A round of which no call was answered has no verdict to give or take and stays undefined. With one call per round, m
     of the batch is kept.
 
     Args:

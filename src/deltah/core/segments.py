@@ -111,7 +111,7 @@ def trajectory_from_spans(spans: Iterable[Span], entropy: ArrayLike, **fields: A
     """A rollout from what any trainer knows of it.
 
     Args:
-        spans: Kinds and lengths in order: "prompt", "reasoning", "call" (one span a call; several before one result
+        spans: Kinds and lengths in order: "prompt", "reasoning", "call" (one span per call; several before one result
             are parallel calls), "control" (sampled delimiters), "result" (all results of the calls before it).
         entropy: (T,) nats of the distribution each token was drawn from; what stands on other tokens is ignored.
         **fields: Further fields of `Trajectory`; the temperature should be one of them.

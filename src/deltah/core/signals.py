@@ -1,4 +1,4 @@
-r"""Signals: one number a round that says whether its calls made the model more certain.
+r"""Signals: one number per round that says whether its calls made the model more certain.
 
 The method's signal is $\Delta H_k = H(r_k) - H(r_{k-1})$; a call *reduced* entropy, $I_k = 1$, where $\Delta H_k <
 -\mathrm{margin}$. With interval entropies $\Delta H_k \in [L_k - U_{k-1},\; U_k - L_{k-1}]$ and the verdict has three

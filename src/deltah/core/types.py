@@ -200,7 +200,7 @@ def _read_only(values: object, dtype: type[np.generic], name: str, length: int) 
         return None
     array = np.array(values, dtype=dtype)
     if array.shape != (length,):
-        raise InvalidValueError(f"{name} has shape {array.shape}; expected one number a token, ({length},)")
+        raise InvalidValueError(f"{name} has shape {array.shape}; expected one number per token, ({length},)")
     array.setflags(write=False)
     return array
 

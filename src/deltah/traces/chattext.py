@@ -1,7 +1,6 @@
 r"""Messages out of plain chat text, for dumps that keep neither tokens nor message lists.
 
-Input is decoded text, with the template's special tokens or, as trainers decode it, without. Output is `Message`s
-whose calls and results are linked by id. Borders found:
+Borders found between messages, whose calls and results are then linked by id:
 
 * with special tokens: the headers of ChatML (Qwen), Llama 3, Gemma, GLM and Phi.
 * without: what is left of a header. A result begins at `<tool_response>`, at a bare "tool", "user" or "ipython" line

@@ -199,7 +199,6 @@ class SegmentBuilder:
     """Segments and calls of one conversation, grown message by message."""
 
     def __init__(self) -> None:
-        """Start with nothing said."""
         self.segments: list[Segment] = []
         self.token_texts: list[str] = []
         self.n_turns = 0

@@ -83,7 +83,6 @@ class Line:
     """One record: a line that is not blank, an element of a document, a sample of an archive, a row of a table."""
 
     number: int
-    """Counted from 1, blank lines included."""
     data: bytes
     complete: bool = True
     """False for a last line without a line break."""

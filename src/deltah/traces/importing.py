@@ -69,9 +69,7 @@ UNFIT_OUTCOME: Final = "score_outside_0_1"
 NOT_JSON: Final = "not valid JSON"
 """How the reason begins why a line is none."""
 _EPOCH_UNITS: Final = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
-"""Least time since 1970 that is one in nano-, micro- and milliseconds, and how many of these a second has.
-
-Each lies between 1973 in its own unit and the year 5138 in the next longer one."""
+"""Least time since 1970 that is one in nano-, micro- and milliseconds, and how many of these a second has."""
 _TOO_DEEP: Final = "the JSON is nested too deeply to be a trace"
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _TOP_LEVEL: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -228,9 +226,8 @@ def seconds(value: Any) -> float:
 def epoch_seconds(value: Any) -> float:
     """A moment as seconds since 1970; NaN for what is none.
 
-    Args:
-        value: A number of seconds, milli-, micro- or nanoseconds since then, told apart by the magnitude; or a date and
-            time as ISO 8601 writes them, in UTC where no zone is named.
+    It is a number of seconds, milli-, micro- or nanoseconds since then, told apart by the magnitude; or a date and time
+    as ISO 8601 writes them, in UTC where no zone is named.
     """
     moment = _of_date(value) if isinstance(value, str) else seconds(value)
     return next((moment / per_second for least, per_second in _EPOCH_UNITS if abs(moment) >= least), moment)

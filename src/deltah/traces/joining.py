@@ -68,15 +68,12 @@ class _Tree:
 
 
 class Joiner:
-    """Takes API calls in the order of the log, gives conversations when they are over."""
+    """Takes API calls in the order of the log, gives conversations when they are over, or outgrow `max_bytes`."""
 
     def __init__(self, max_bytes: int = MAX_OPEN_BYTES) -> None:
-        """Start empty; open conversations beyond `max_bytes` of memory are closed, the longest waiting first."""
         self.max_bytes = max_bytes
         self.n_unjoined = 0
-        """API calls whose history holds an assistant's turn that the log does not."""
         self.n_branches = 0
-        """Abandoned branches: retries and forks that were not continued."""
         self._trees: OrderedDict[int, _Tree] = OrderedDict()
         """Open conversations by their number, the longest waiting first."""
         self._ends: dict[int, list[_Node]] = {}
@@ -328,7 +325,6 @@ class ChunkBuffer:
     """Chunks that a log holds one a line, gathered by their completion's id until its last."""
 
     def __init__(self) -> None:
-        """Start with no stream open."""
         self._open: dict[str, Stream] = {}
         self._ended: dict[str, None] = {}
         """Ids of the streams that ended last."""

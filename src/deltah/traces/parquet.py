@@ -11,7 +11,6 @@ The columns are those of the record (`deltah.traces.record`), with these differe
 * `metadata` is its JSON object as text: `metadata->>'task'`;
 * no field is left out because it holds its default.
 
-All but the arrays travels as JSON of the record, which the database writes and parses; arrays travel as numpy arrays.
 A file may have been filtered or joined by other tools: columns that are not required may be missing, others may have
 been added, and integers and floats may be narrower. A file whose columns are of other types is refused by name.
 """

@@ -55,7 +55,7 @@ def check_trainer_class(trainer_class: type) -> None:
 
 
 def check_rollout(output: tuple[Any, ...], n_prompts: int) -> None:
-    """Check that `_generate` returned prompt ids, completion ids and tool mask as its first three items, a row each."""
+    """Check that `_generate` returned prompt ids, completion ids and tool mask first, one row per prompt."""
     rows = [len(item) for item in output[:2]] if len(output) >= 3 else []
     if rows != [n_prompts, n_prompts] or (output[2] is not None and len(output[2]) != n_prompts):
         raise unsupported("GRPOTrainer._generate returns another tuple")

@@ -159,13 +159,14 @@ def _conversation(sample: EvalSample) -> Conversation:
         if message.role == "assistant":
             tokens = NO_TOKENS if choice is None else pack(choice.logprobs)
             messages.append(LoggedMessage(_turn(message, parts, sample.attachments), tokens))
-            messages += [LoggedMessage(_served_result(part)) for part in parts if _is(part, "tool_use")]
+            for part in (part for part in parts if _is(part, "tool_use")):
+                served = part.get("result") or part.get("error") or ""
+                messages.append(LoggedMessage(Message("tool", content=served, tool_call_id=str(part.get("id")))))
         else:
             text = _visible(parts) or (_resolved(message.error.message, sample.attachments) if message.error else "")
             took = seconds.get(message.answers or "")
-            messages.append(
-                LoggedMessage(Message(role=message.role, content=text, tool_call_id=message.answers, duration_s=took))
-            )
+            said = Message(message.role, content=text, tool_call_id=message.answers, duration_s=took)
+            messages.append(LoggedMessage(said))
     event = next((event for _, event in outputs if event is not None), None)
     return Conversation(messages, _facts(sample, event, outputs[-1][0]), Position("", 1))
 
@@ -235,10 +236,6 @@ def _reasoning(part: dict[str, Any]) -> str:
     """Visible thinking: a redacted part has only its summary."""
     text = part.get("summary") if part.get("redacted") else part.get("reasoning")
     return text if isinstance(text, str) else ""
-
-
-def _served_result(part: dict[str, Any]) -> Message:
-    return Message(role="tool", content=part.get("result") or part.get("error") or "", tool_call_id=str(part.get("id")))
 
 
 def _resolved(value: Any, attachments: Mapping[str, str]) -> Any:
