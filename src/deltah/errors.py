@@ -28,7 +28,6 @@ class VocabularySizeError(InvalidValueError, DataError):
     """A vocabulary size that is too small for the tokens, or the probabilities, that stand beside it."""
 
     def __init__(self, reason: str, vocab_size: int) -> None:
-        """State what needs a larger one, as a clause, and the size V that is too small."""
         super().__init__(reason, vocab_size)
 
     def __str__(self) -> str:
@@ -64,13 +63,7 @@ class TrainingError(DeltahError, RuntimeError):
 
 
 def missing_dependency(package: str, *, extra: str, purpose: str) -> MissingDependencyError:
-    """Build the error for an absent optional package.
-
-    Args:
-        package: What could not be imported.
-        extra: The extra of deltah that installs it.
-        purpose: What needed it, as the start of a sentence.
-    """
+    """The error for an absent optional package, which an extra of deltah installs; `purpose` begins the sentence."""
     return MissingDependencyError(
         f"{purpose} needs the package {package!r}; install it with: pip install 'deltah[{extra}]'"
     )

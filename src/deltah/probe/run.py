@@ -33,7 +33,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from deltah.core.types import Estimator, Trajectory
-from deltah.probe.plan import CallPlan, Plan, ProbeConfig, Reason, Skipped, Target, Variant, skipped_by
+from deltah.probe.plan import CallPlan, Plan, ProbeConfig, Reason, Target, Variant, skipped_by
 from deltah.probe.queries import Backend, ProbeCache, QueryError, Scores, question_key
 
 NAN = float("nan")
@@ -106,7 +106,9 @@ def run_plan(
             rows.append((call.target, row_of(call, cache, backend.identity, config.threshold)))
         if progress is not None:
             progress(done, len(plan.calls), {})
-    rows += [(s.target, skipped_row(s, backend.identity)) for s in skipped]
+    for s in skipped:
+        detail = {} if s.detail is None else {"detail": s.detail}
+        rows.append((s.target, _head(s.target, backend.identity) | {"reason": s.reason.value} | detail))
     place = {id(trajectory): i for i, trajectory in enumerate(trajectories)}
     rows.sort(key=lambda pair: (place[id(pair[0].trajectory)], pair[0].call))
     return ProbeResult(
@@ -196,12 +198,6 @@ def row_of(plan: CallPlan, cache: ProbeCache, identity: Mapping[str, Any], thres
         "placebo_trajectory": control.trajectory.id,
         "placebo_call": control.trajectory.calls[control.call].id,
     }
-
-
-def skipped_row(skipped: Skipped, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Row of a call that was not probed."""
-    detail = {} if skipped.detail is None else {"detail": skipped.detail}
-    return _head(skipped.target, identity) | {"reason": skipped.reason.value} | detail
 
 
 def _head(target: Target, identity: Mapping[str, Any]) -> dict[str, Any]:
