@@ -48,7 +48,7 @@ def test_generated_chat_lines_are_read_whole(tmp_path: Path) -> None:
     path.write_bytes(b"".join(lines))
     reader = read_traces(path)
     read = list(reader)
-    assert (len(read), reader.problems) == (len(lines), ())
+    assert (len(read), reader.problems) == (len(lines), [])
     for trajectory in read:
         assert trajectory.estimator is Estimator.TOP_K
         assert np.isfinite(trajectory.entropy_upper).all()

@@ -159,7 +159,11 @@ class TraceReader(ReadCounts, Iterable[Trajectory]):
         n_workers = self._default_workers(single) if workers is None else workers
         # A function of this process alone is told of each trajectory.
         read_one = partial(_read_alone, watched if n_workers == 1 else function, self.options)
-        results = map_ordered(read_one, enumerate(single), workers=n_workers, modules=own_modules())
+        numbered = enumerate(single)
+        if n_workers == 1:
+            results: Iterator[tuple[Result, ReadCounts] | None] = map(read_one, numbered)
+        else:
+            results = map_ordered(read_one, numbered, workers=n_workers, modules=own_modules())
         for source, found in zip(single, results, strict=True):
             if found is None:
                 together.add(source)
