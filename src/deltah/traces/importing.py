@@ -137,7 +137,8 @@ def decode_line(line: bytes, decoder: msgspec.json.Decoder[T]) -> T:
             raise
         except (msgspec.DecodeError, UnicodeDecodeError):
             value = replace_surrogates(json.loads(line.decode("utf-8", errors="replace")))
-            return msgspec.convert(value, decoder.type)
+            converted: T = msgspec.convert(value, decoder.type)
+            return converted
     except msgspec.ValidationError as error:
         raise DataError(_field_message(error)) from error
     except ValueError as error:
