@@ -114,9 +114,9 @@ def report_memory(name: str, paths: Mapping[str, str]) -> None:
     """Print the peak resident memory of a case on files of several sizes."""
     for label, path in paths.items():
         result = run(name, path)
-        size = os.path.getsize(path) / 1e6
+        megabytes = size(path) / 1e6
         workers = f", largest worker {result['peak_child_mb']:.0f} MB" if result["peak_child_mb"] > 20 else ""
-        print(f"peak memory of {name}, {label} ({size:.0f} MB): {result['peak_mb']:.0f} MB{workers}")
+        print(f"peak memory of {name}, {label} ({megabytes:.0f} MB): {result['peak_mb']:.0f} MB{workers}")
 
 
 def print_machine(packages: Sequence[str]) -> None:
