@@ -30,6 +30,7 @@ from deltah.probe.queries import (
     digest,
     focus_mask,
 )
+from deltah.probe.server_api import RENDER_ERRORS
 from deltah.traces.messages import Message, with_object_arguments
 
 if TYPE_CHECKING:
@@ -199,8 +200,6 @@ class LocalBackend:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _render(self, messages: Sequence[Message]) -> str:
-        from deltah.engines.models import RENDER_ERRORS
-
         if not self.tokenizer.chat_template:
             raise ModelError(
                 f"the tokenizer of {self.identity['model']!r} has no chat template, so chat messages cannot be "

@@ -17,18 +17,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from jinja2 import TemplateError
-
 from deltah.engines.config import RolloutConfig
 from deltah.errors import ModelError, missing_dependency
+from deltah.probe.server_api import RENDER_ERRORS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 LAB = "lab"
-RENDER_ERRORS: Final = (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError)
-"""What a template, or a parser's specification, can raise from inside the hosts."""
-
 ANSWER_FORMAT: Final = "set tokenizer.response_template (see the transformers guide to response parsing)"
 OTHER_MODEL: Final = "use a tool-calling instruct model such as Qwen/Qwen3-0.6B"
 

@@ -268,7 +268,8 @@ def tail_start(texts: Sequence[str], tail: str) -> int | None:
     return None
 
 
-RENDER_ERRORS = (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError)
+RENDER_ERRORS: Final = (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError)
+"""What a chat template, or a specification of a parser, can raise."""
 
 
 class ChatTemplate:
