@@ -9,7 +9,7 @@ import warnings
 import typer
 
 import deltah
-from deltah.cli import cmd_demo, cmd_probe, cmd_report, cmd_score, cmd_study, cmd_train
+from deltah.cli import cmd_demo, cmd_probe, cmd_record, cmd_report, cmd_score, cmd_study, cmd_train
 from deltah.cli.arguments import OpenCommand
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ for _panel, _name, _command in (
     (_DIAGNOSE, "report", cmd_report.command),
     (_DIAGNOSE, "study", cmd_study.command),
     (_DIAGNOSE, "probe", cmd_probe.command),
+    (_DIAGNOSE, "record", cmd_record.command),
     (_TRAIN, "rollout", cmd_train.rollout),
     (_TRAIN, "eval", cmd_train.evaluate),
     (_TRAIN, "train", cmd_train.train),
