@@ -31,6 +31,7 @@ FLOORS = {
     "stats": 4,
     "probe": 5,
     "report": 5,
+    "recorder": 5,
     "engines": 6,
     "lab": 7,
     "cli": 8,

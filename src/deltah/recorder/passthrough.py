@@ -20,7 +20,7 @@ from deltah.recorder.asking import endpoint_of, fields_of
 from deltah.recorder.exchange import Exchange, Headers, secrets_in
 from deltah.recorder.logfile import LogFile
 from deltah.recorder.sessions import Sessions
-from deltah.recorder.upstream import FAILURES, Upstream, without_headers
+from deltah.recorder.upstream import FAILURES, Upstream, reason, without_headers
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -90,7 +90,7 @@ class Recorder:
                 await self._record(await self._server.ask(url, headers, body, exchange), answer, exchange)
             self._server.say_again(_DOWN)
         except FAILURES as error:
-            said = f"no answer from {self._server}: {error or type(error).__name__}"
+            said = f"no answer from {self._server}: {reason(error)}"
             self._server.say_once(_DOWN, f"{said}; clients get 502 until it answers")
             if exchange is not None:
                 exchange.finish(said)
@@ -150,8 +150,9 @@ class Recorder:
         """Give a finished exchange to the log."""
         exchange.status = status
         self.counts.measured += exchange.n_blocks > 0
-        self.counts.failed += status is not None and status >= 400
-        self.counts.cut += exchange.ended is not None
+        failed = status is not None and status >= 400
+        self.counts.failed += failed
+        self.counts.cut += exchange.ended is not None and not failed
         self._server.judge(exchange)
         self._log.offer(exchange)
 

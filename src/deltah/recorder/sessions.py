@@ -24,6 +24,8 @@ HEADERS: Final = ("x-session-id", "x-conversation-id", "x-thread-id")
 _METADATA: Final = ("session_id", "conversation_id", "thread_id")
 _MAX_KEPT: Final = 20_000
 _MAX_ALIKE: Final = 256
+_UNIQUE: Final = 16
+"""Characters of an id from which on it is drawn at random: it says enough where the beginning was rewritten."""
 _MESSAGES: Final = msgspec.json.Decoder(list[Message])
 _Key = tuple[object, ...]
 
@@ -129,7 +131,7 @@ def _messages(fields: Fields) -> list[Message]:
             return _MESSAGES.decode(fields["messages"])
         items = json.loads(fields.get("input", b"[]"))
         return [_item_message(item) for item in items if isinstance(item, dict)] if isinstance(items, list) else []
-    except (ValueError, msgspec.ValidationError, RecursionError):
+    except (ValueError, msgspec.DecodeError, RecursionError):
         return []
 
 
@@ -149,4 +151,6 @@ def _keys(beginning: str, call_ids: Sequence[str], content: Any) -> list[_Key]:
     said = message_text(content).rpartition("</think>")[2].strip()
     ids = tuple(sorted(set(call_ids)))  # some servers repeat the id in each chunk
     keys: list[_Key] = [(beginning, "both", ids, said)] if ids and said else []
-    return keys + ([(beginning, "ids", ids)] if ids else []) + ([(beginning, "text", said)] if said else [])
+    keys += [(beginning, "ids", ids)] if ids else []
+    keys += [(beginning, "text", said)] if said else []
+    return keys + ([("ids", ids)] if ids and min(map(len, ids)) >= _UNIQUE else [])

@@ -6,6 +6,7 @@ for requests of the same kind: the same path and model, streamed or not, with or
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ class Upstream:
         try:
             httpx.get(self.at(b"/v1/models"), timeout=_CHECK_S, trust_env=self.url.host not in LOCAL)
         except httpx.HTTPError as error:
-            return str(error) or type(error).__name__
+            return reason(error)
         return None
 
     async def send(self, method: str, url: httpx.URL, headers: Headers, content: bytes) -> httpx.Response:
@@ -139,6 +140,11 @@ class Upstream:
     def say_again(self, what: object) -> None:
         """Let something be told once more."""
         self._said.discard(what)
+
+
+def reason(error: Exception) -> str:
+    """What an error of a connection says, without its number."""
+    return re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
 
 
 def without_headers(headers: Iterable[tuple[bytes, bytes]], names: frozenset[bytes]) -> Headers:
