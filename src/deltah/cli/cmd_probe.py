@@ -18,7 +18,7 @@ from deltah.cli import arguments
 from deltah.cli.terminal import logs_of, nothing_read, reading, report_losses, reporting
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError, InvalidValueError
-from deltah.runs.directory import nan_to_none, write_atomic
+from deltah.runs import nan_to_none, write_atomic
 from deltah.text_format import agreeing, count
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ def command(  # noqa: PLR0913 - the options of a command line
 ) -> None:
     """Run a model on tasks and write its trajectories, with exact entropies."""
     from deltah.engines.config import RolloutRunConfig
-    from deltah.runs.directory import RunDirectory, claim, open_run
+    from deltah.runs import RunDirectory, claim, open_run
 
     options = arguments.agent(model, tools, corpus, seed)
     resolved = resolve(RolloutRunConfig, config, options=options, settings=settings or ()).rollout

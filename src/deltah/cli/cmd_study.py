@@ -20,7 +20,7 @@ from deltah.cli.terminal import escaped, inert, logs_of, nothing_read, reading, 
 from deltah.core.signals import SignalConfig
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError
-from deltah.runs.directory import write_atomic
+from deltah.runs import write_atomic
 from deltah.stats.columns import PROBE_COLUMNS, build_table
 from deltah.stats.labels import Evidence, read_call_values
 from deltah.stats.study import StudyResult, run_study
