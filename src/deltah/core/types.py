@@ -225,7 +225,7 @@ class Trajectory:
     token_ids: IntArray | None = None
     """(T,) vocabulary indices."""
     token_texts: Sequence[str] | None = None
-    """(T,) text of each token, for display; their concatenation is the text. Kept as `TokenTexts`."""
+    """(T,) text of each token, for display; their concatenation is the text. Kept as a tuple or `TokenTexts`."""
     group_id: str | None = None
     """Trajectories that answer the same prompt under the same policy share it."""
     question: str | None = None
@@ -249,8 +249,8 @@ class Trajectory:
             object.__setattr__(self, name, _read_only(getattr(self, name), np.float64, name, n))
         object.__setattr__(self, "token_ids", _read_only(self.token_ids, np.int64, "token_ids", n))
         object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
-        if self.token_texts is not None:
-            object.__setattr__(self, "token_texts", TokenTexts.of(self.token_texts))
+        if self.token_texts is not None and not isinstance(self.token_texts, tuple | TokenTexts):
+            object.__setattr__(self, "token_texts", tuple(self.token_texts))
         fault = next(self._faults(), None)
         if fault is not None:
             raise InvalidValueError(f"trajectory {self.id!r}: {fault}")
@@ -357,7 +357,8 @@ class Trajectory:
         """Text of tokens [start, stop); an InvalidValueError if the texts of the tokens are not known."""
         if self.token_texts is None:
             raise InvalidValueError(f"trajectory {self.id!r} carries no token texts")
-        return TokenTexts.of(self.token_texts).join(start, stop)
+        texts = self.token_texts
+        return texts.join(start, stop) if isinstance(texts, TokenTexts) else "".join(texts[start:stop])
 
     def segment_text(self, segment: Segment) -> str | None:
         """Text of one of its segments; None where the record does not have it."""
