@@ -1,18 +1,7 @@
 r"""Messages out of plain chat text, for dumps that keep neither tokens nor message lists.
 
-Borders found between messages, whose calls and results are then linked by id:
-
-* with special tokens: the headers of ChatML (Qwen), Llama 3, Gemma, GLM and Phi.
-* without: what is left of a header. A result begins at `<tool_response>`, at a bare "tool", "user" or "ipython" line
-  right after `</tool_call>`, or at Llama's "ipython\n\n"; it ends at the next bare "assistant" line. Elsewhere, a bare
-  "tool" or "user" line before a later bare "assistant" line begins a result or a user turn.
-* tags in running text: `<search>` answered by `<information>` (Search-R1), `<code>` by `<interpreter>` (ReTool).
-
-Calls in assistant text: those of the known dialects (`deltah.traces.dialects`), and a message of one JSON object with a
-name and arguments. Thinking is what stands before the last `</think>`, or after a `<think>` that is never closed.
-
-Text has no proof of who wrote it: a model that prints "assistant" on a line of its own in a result's place is taken
-at its word. Importers that use this module say `spans: approximate`.
+docs/formats.md states where borders between messages are found. Text has no proof of who wrote it, so importers that
+use this module say `spans: approximate`.
 """
 
 from __future__ import annotations
@@ -121,7 +110,7 @@ def text_trajectory(prompt: Sequence[Message], said: Sequence[Message], facts: F
     if not any(message.role == "assistant" for message in said):
         raise DataError("no message of role 'assistant' in the completion; there is no turn to read")
     messages = [*(LoggedMessage(message, context=True) for message in prompt), *map(LoggedMessage, said)]
-    trajectory = to_trajectory(Conversation(messages, facts, Position("", 1)), default_id="")
+    trajectory = to_trajectory(Conversation(messages, facts, Position("", 1)))
     if trajectory.stop_reason is StopReason.ANSWERED and not trajectory.prediction:
         trajectory = replace(trajectory, stop_reason=StopReason.UNKNOWN, prediction=None)
     return replace(trajectory, spans=SpanQuality.APPROXIMATE)

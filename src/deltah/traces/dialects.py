@@ -3,16 +3,6 @@ r"""Tool calls in the text of models: one table of dialects, and what of a messa
 A dialect has a mark that opens its calls, one that closes them, and a parser of what stands between. Dialects may share
 their marks: the first parser that finds a call counts. What no parser takes is one call without a name whose arguments
 are the text. Not in the table: Python-like calls and the marks of Gemma 4 and LFM2.
-
-`split_message` partitions the sampled tokens of an assistant message, by their texts alone:
-
-* call: from an opening mark through its closing one, or to the end of the message where there is none; a channel of
-  gpt-oss that addresses a tool; for calls written as bare JSON, the object that names a known call.
-* control: special end-of-turn tokens, think tags, channel headers, and white space between them and calls.
-* reasoning: everything else, the thinking and the final answer alike.
-
-A border inside a token cannot be kept: the token goes to the call or control side and the result says so
-(`exact=False`), unless what is cut off is only white space.
 """
 
 from __future__ import annotations

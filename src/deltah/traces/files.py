@@ -1,13 +1,8 @@
 """Files: which ones a user means, and what each holds as a stream of single records.
 
-A folder stands for the trace files in it, at any depth and in order of their names; of a run directory, also one inside
-the folder, only `traces` and `eval` count. A rotated log (`log.jsonl.2`, `log.jsonl.1`, `log.jsonl`;
-`log.jsonl-20261124`) is read from its oldest file to its newest, because conversations go on from one to the next.
-
 A file is opened once and its first bytes decide. A text whose first line is only an opening bracket, or opens an array,
-is one document: an array gives its elements, an object is one record. Any other text is read line by line in constant
-memory. A stream that ends or breaks in the middle yields what could be read and then one last `Line` that says what is
-wrong, instead of an exception.
+is one document; any other text is read line by line in constant memory. A stream that ends or breaks in the middle
+yields what could be read, then one `Line` that says what is wrong.
 """
 
 from __future__ import annotations
@@ -76,6 +71,11 @@ class Position(NamedTuple):
     """Counted from 1, blank lines included."""
     unit: str = "line"
     """What is counted: lines, samples of an archive, rows of a table."""
+
+    @property
+    def default_id(self) -> str:
+        """Id of a trajectory whose record has none: file name and number."""
+        return f"{'stdin' if self.file == STDIN else Path(self.file).name}:{self.number}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
@@ -38,7 +37,7 @@ from deltah.core.registry import Entry, Registry
 from deltah.core.types import Scalar, Trajectory
 from deltah.errors import DataError, InvalidValueError
 from deltah.traces.conversation import ApiCall, LoggedChunk
-from deltah.traces.files import STDIN, Position
+from deltah.traces.files import Position
 
 T = TypeVar("T")
 
@@ -55,7 +54,7 @@ class RecordContext:
     @property
     def default_id(self) -> str:
         """Id of a trajectory whose record has none: file name and number."""
-        return f"{'stdin' if self.where.file == STDIN else Path(self.where.file).name}:{self.where.number}"
+        return self.where.default_id
 
 
 Imported: TypeAlias = Trajectory | ApiCall | LoggedChunk

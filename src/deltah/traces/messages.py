@@ -1,15 +1,7 @@
 r"""From segments and calls back to chat messages: the inverse of `deltah.traces.conversation`.
 
-For a log of text messages the two are exact inverses, up to what a trajectory does not keep:
-
-* The role of a prompt is not kept. The text that equals `Trajectory.question` is the user's and what stands before it
-  the system's; without a question, the first of several prompts is the system's. A prompt "instructions\nquestion", as
-  one joined text, is split again. Other media, names of roles (`developer`, `function`) and empty messages are lost.
-* Results that lie in tokens (our own rollouts) are taken from the calls, in the order the calls were issued.
-* Where an assistant message has tokens, its text is what they spell outside calls and delimiters; what stands between
-  think tags becomes `reasoning_content`. Without tokens, the first of two texts is the thought.
-* Calls that were found in a text stand in `tool_calls` and no longer in the text.
-
+The role of a prompt is not kept: the text that equals `Trajectory.question` is the user's, what stands before it the
+system's; without a question, the first of several prompts is the system's. Other media and empty messages are lost.
 Messages are in the wire form of the OpenAI protocol: `arguments` is text.
 """
 

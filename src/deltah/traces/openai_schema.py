@@ -2,9 +2,6 @@
 
 Only what the importer reads is declared, so that decoding skips the rest; every field is optional, as servers leave out
 different ones. Token entries do not take part in garbage collection: a line holds tens of thousands of them.
-
-Of a streamed response, pieces of content, reasoning and call arguments are joined in order, logprobs appended, the last
-finish reason kept; of several choices only the first (index 0) is assembled, as the importer reads no other.
 """
 
 from __future__ import annotations

@@ -1,29 +1,7 @@
 """Importer for Inspect logs: one EvalSample as JSON, one trajectory. `deltah.traces.files` takes the logs apart.
 
-Source: `EvalSample` of inspect_ai, log schema 2, written by inspect_ai 0.3.285 and read in its `log/_log.py`,
+docs/formats.md states the mapping of every field. Source: inspect_ai 0.3.285, log schema 2: `log/_log.py`,
 `model/_chat_message.py`, `model/_model_output.py` and `event/_tool.py`.
-
-* segments, calls, results: `messages`, the sample's final conversation. Reasoning parts become reasoning;
-  `tool_calls` have `function` and `arguments`; calls that the provider ran itself (`tool_use` parts) are calls with
-  their results.
-* entropy: the `logprobs` of the model event whose output is the message (same message id), or of `output` for the
-  last message; with `top_logprobs` by the rules of `deltah.traces.importers.openai_chat`. Ask for them with `--logprobs
-  --top-logprobs 20`.
-* temperature: 1 if the model event's `config.temperature` is 1, else None, as Inspect does not say whether the
-  provider reports log-probabilities before or after scaling; `sampling_temperature` is in the metadata.
-* status: error where the tool message has an `error`, whose message is then the result, or where the result reads as
-  one.
-* duration_s: from `timestamp` to `completed` of the tool event with the call's id; else its `working_time`.
-* outcome: the value of the first score: C, P, I, N as 1, 0.5, 0, 0 and yes / true, no / false as Inspect's
-  `value_to_float`, a number in [0, 1] as it is; None for NaN (unscored), lists and objects. All flat values: metadata
-  `score/<name>`.
-* prediction: the first score's `answer`, else the last assistant text. golden_answers: `target`.
-* question: `input`, or its last user message. id: <id>/<epoch>. group_id: <id>, so epochs of a sample form a group.
-* stop_reason: length where the last output says max_tokens or model_length, or the sample hit a `limit`.
-* `attachment://` references are resolved from the sample's `attachments`.
-
-Lost: messages that a compaction or a custom solver removed from the conversation, and what other models (graders,
-sub-agents) said. A log without message ids (before 2025) has log-probabilities for its last message only.
 """
 
 from __future__ import annotations
@@ -139,7 +117,7 @@ def read(sample: EvalSample, context: RecordContext) -> Trajectory:
     """Read one sample."""
     if not any(message.role == "assistant" for message in sample.messages):
         raise DataError("field messages: no message of role 'assistant'; there is nothing to measure")
-    trajectory = to_trajectory(_conversation(sample), default_id=context.default_id, vocab_size=context.vocab_size)
+    trajectory = to_trajectory(_conversation(sample, context.where), context.vocab_size)
     failed = {message.answers for message in sample.messages if message.error}
     calls = tuple(
         replace(call, status=CallStatus.ERROR) if call.id in failed and call.result is not None else call
@@ -148,7 +126,7 @@ def read(sample: EvalSample, context: RecordContext) -> Trajectory:
     return replace(trajectory, calls=calls, stop_reason=_stop_reason(trajectory, sample))
 
 
-def _conversation(sample: EvalSample) -> Conversation:
+def _conversation(sample: EvalSample, where: Position) -> Conversation:
     """The sample as a conversation whose assistant messages carry their tokens."""
     outputs = _outputs(sample)
     seconds = {e.id: _seconds(e) for e in sample.events if e.event == "tool" and isinstance(e.id, str)}
@@ -168,7 +146,7 @@ def _conversation(sample: EvalSample) -> Conversation:
             said = Message(message.role, content=text, tool_call_id=message.answers, duration_s=took)
             messages.append(LoggedMessage(said))
     event = next((event for _, event in outputs if event is not None), None)
-    return Conversation(messages, _facts(sample, event, outputs[-1][0]), Position("", 1))
+    return Conversation(messages, _facts(sample, event, outputs[-1][0]), where)
 
 
 def _facts(sample: EvalSample, event: Event | None, last: OutputChoice | None) -> Facts:

@@ -1,32 +1,7 @@
 """Importer for OpenAI-style chat logs with logprobs, of vLLM, SGLang, llama.cpp and compatible servers.
 
-Line forms: `messages`, in which each assistant message carries its choice's `logprobs` block, is one conversation;
-`request` with `response` is one API call, and the calls of one conversation are joined (`deltah.traces.joining`); so is
-a bare response. A response may be whole, a list of streamed chunks, the text of an event stream, or spread over lines
-of one chunk each, bare or as their `response` (joined there too). The batch API's `body` wrappers are opened.
-
-* segments: the logprob tokens of each assistant message, split by `deltah.traces.dialects`. Every other message is a
-  segment without tokens that carries its text; so is a call, or reasoning, that the server left out of the logprobs.
-* calls: `tool_calls`, or `function_call`, or those left in the text (`deltah.traces.dialects`); `call-N` where the
-  server gave no id.
-* result: the `tool` message with the call's id, else the oldest unanswered call gets it; none: unanswered.
-* duration_s: of the `tool` message, where a client logged it; else the time between an API call's end (`started_at` +
-  `duration_s`) and the start of the next, shared by the results in between: the client's own work, or a person's pause,
-  is in it, and `duration_s_from` in the metadata says so.
-* status: error where the result reads as one; the rule is `deltah.core.types.is_error`.
-* entropy: `top_logprobs` through `deltah.traces.logprobs`; exact where they cover `vocab_size` tokens; NaN without.
-* vocab_size: the line's, else the caller's, else that of the model's family (`deltah.traces.vocabularies`), else
-  `deltah.core.entropy.DEFAULT_VOCAB_SIZE`; `metadata["vocab_size_from"]` names one that nobody stated.
-* temperature: of the *reported* distribution: 1 if `logprobs_mode` is raw, the sampling temperature (1 for greedy
-  decoding) if it is processed or 1; None where the log does not say, or mixes several.
-* metadata: flat `metadata`, `sampling_temperature`, `logprobs_mode`, `n_choices` if more than one was drawn,
-  `n_requests` of a joined conversation, `unjoined` where its beginning is not in the log, `mixed_sampling`,
-  `tokens_without_logprobs` where a response's `usage` counts more drawn tokens than its logprobs have entries.
-* outcome: `outcome`, else `score`, if in [0, 1]; another number stays in metadata as `score_outside_0_1`.
-* golden_answers: `golden_answers`, else `answer`.
-
-`spans` is approximate where a border lies inside a token, where a message has calls but neither the call's text nor
-the message's text is what the logprob tokens spell, or where the reasoning has no logprobs although the answer has.
+A line is a conversation (`messages`), an API call (`request` with `response`, or a bare response), or one chunk of a
+streamed response; `deltah.traces.joining` joins the last two. docs/formats.md states the mapping of every field.
 """
 
 from __future__ import annotations
@@ -81,7 +56,7 @@ def read(log: ChatLine, context: RecordContext) -> Trajectory | ApiCall | Logged
         raise DataError("field messages: no message of role 'assistant'; there is nothing to measure")
     messages = [_said(message) for message in log.messages]
     conversation = Conversation(messages, _facts(log, None, log.messages[-1]), context.where)
-    return to_trajectory(conversation, default_id=context.default_id, vocab_size=context.vocab_size)
+    return to_trajectory(conversation, context.vocab_size)
 
 
 def read_call(log: ChatLine, where: Position) -> ApiCall:

@@ -1,24 +1,7 @@
 """Importer for the token exports of prime-rl: one sequence of a training batch, with exact entropy per token.
 
-Source: `TokenExporter` of prime-rl (`trainer.enable_token_export`), schema_version 1, read at commit 559b447 (August
-2026): `<run>/token_exports/step_<s>/rank_<r>.jsonl`. Its arrays are already aligned to our index rule: the trainer
-shifts `entropy` and `trainer_logprobs` right by one, so index t speaks of the distribution token t was drawn from.
-
-* segments: runs of `loss_mask`. What precedes the first run of True is the prompt; each run of True is one turn of
-  the policy; each run of False between two of them is a result. A run of False at the end is a result, but no call.
-* calls: one for each result between two turns. Its name is "unknown"; arguments and result name the token ranges that
-  hold them (the call is somewhere in its turn), as the export has no text. `has_text` is False in the metadata.
-* entropy: `entropy`, exact, of the trainer's forward pass: the policy that is updated, which may be some steps ahead
-  of the one that sampled. NaN off the policy's tokens, where null (not finite), and at token 0, which holds padding.
-* logprobs: `trainer_logprobs`, of the same distribution as the entropy. `inference_logprobs` is not kept.
-* temperature: None. Entropies are taken at the run's sampling temperature, which the export does not state.
-* id: step, rank and `export_sequence_idx`. group_id: step and prompt tokens. outcome: `rewards`, in [0, 1], where an
-  early version wrote it; later ones have none. metadata: `step`, `rank`, `env_name`, `advantage` where it is one
-  number.
-
-Lost: the tokens that spell a call cannot be told from reasoning, so H(r_k) pools both and `spans` is approximate;
-whether a result came from a tool or from a user; a turn that another branch of the same rollout trained on, which
-prime-rl masks as context; parallel calls, which count as one; and whatever was cut at the sequence length.
+docs/formats.md states the mapping of every field and what is lost. Source: `TokenExporter` of prime-rl, schema version
+1, at commit 559b447. Its arrays follow our index rule: index t describes the distribution token t was drawn from.
 """
 
 from __future__ import annotations
