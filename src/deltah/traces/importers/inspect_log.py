@@ -22,8 +22,7 @@ from deltah.traces.logprobs import NO_TOKENS, pack
 from deltah.traces.openai_schema import FunctionCall, LogprobsBlock, Message, MessageToolCall
 
 _ATTACHMENT = "attachment://"
-_GRADES = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}
-_WORDS = {"yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
+_GRADES = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0, "yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
 _CUT = ("max_tokens", "model_length")
 
 
@@ -123,7 +122,8 @@ def read(sample: EvalSample, context: RecordContext) -> Trajectory:
         replace(call, status=CallStatus.ERROR) if call.id in failed and call.result is not None else call
         for call in trajectory.calls
     )
-    return replace(trajectory, calls=calls, stop_reason=_stop_reason(trajectory, sample))
+    stop_reason = StopReason.UNKNOWN if sample.error is not None else trajectory.stop_reason
+    return replace(trajectory, calls=calls, stop_reason=stop_reason if sample.limit is None else StopReason.LENGTH)
 
 
 def _conversation(sample: EvalSample, where: Position) -> Conversation:
@@ -150,14 +150,12 @@ def _conversation(sample: EvalSample, where: Position) -> Conversation:
 
 
 def _facts(sample: EvalSample, event: Event | None, last: OutputChoice | None) -> Facts:
-    score = next(iter((sample.scores or {}).values()), Score())
-    config = event.config if event is not None and isinstance(event.config, dict) else {}
-    temperature = finite(config.get("temperature"))
-    model = event.model if event is not None else None
+    score, event = next(iter((sample.scores or {}).values()), Score()), event or Event()
+    temperature = finite(event.config.get("temperature")) if isinstance(event.config, dict) else None
     return Facts(
         id=f"{sample.id}/{sample.epoch}",
         group_id=str(sample.id),
-        model=model if isinstance(model, str) else (sample.output and sample.output.model) or None,
+        model=event.model if isinstance(event.model, str) else (sample.output or Output()).model or None,
         sampling_temperature=temperature,
         question=_question(sample),
         golden_answers=golden_answers(sample.target),
@@ -235,16 +233,10 @@ def _seconds(event: Event) -> float | None:
     return seconds if seconds >= 0 else finite(event.working_time)
 
 
-def _stop_reason(trajectory: Trajectory, sample: EvalSample) -> StopReason:
-    """Add to what the messages say that a limit or an error ended the sample."""
-    if sample.limit is not None:
-        return StopReason.LENGTH
-    return StopReason.UNKNOWN if sample.error is not None else trajectory.stop_reason
-
-
 def _question(sample: EvalSample) -> str | None:
-    given = [InspectMessage("user", content=sample.input)] if isinstance(sample.input, str) else sample.input
-    asked = next((message.content for message in reversed(given) if message.role == "user"), None)
+    asked: Any = sample.input
+    if isinstance(asked, list):
+        asked = next((message.content for message in reversed(asked) if message.role == "user"), None)
     return None if asked is None else message_text(_resolved(asked, sample.attachments))
 
 
@@ -252,7 +244,7 @@ def _grade(value: Any) -> float | None:
     """Score as a number in [0, 1]; None where it is none."""
     if not isinstance(value, str):
         return outcome_of(value)
-    if (word := _GRADES.get(value, _WORDS.get(value.lower()))) is not None:
+    if (word := _GRADES.get(value, _GRADES.get(value.lower()))) is not None:
         return word
     try:
         return outcome_of(float(value))

@@ -27,7 +27,7 @@ from deltah.traces.importing import (
     seconds,
     unfit_outcome,
 )
-from deltah.traces.logprobs import NO_TOKENS, pack
+from deltah.traces.logprobs import NO_TOKENS, PackedTokens, pack
 from deltah.traces.openai_schema import ChatLine, Choice, Message, Request, Response, assemble
 
 _SESSION_FIELDS: Final = ("session_id", "conversation_id", "thread_id", "trace_id")
@@ -71,7 +71,7 @@ def read_call(log: ChatLine, where: Position) -> ApiCall:
     if choice.message is None:
         raise DataError("field response.choices[0].message: missing; expected a whole response or its chunks")
     block = choice.message.logprobs if choice.logprobs is None else choice.logprobs
-    reply = LoggedMessage(_without_logprobs(choice.message), pack(block, choice.token_ids))
+    reply = _said(choice.message, pack(block, choice.token_ids))
     request = _request(log)
     history = request.messages if request is not None else log.messages or []
     facts = replace(_facts(log, response, choice), n_without_logprobs=_unlisted(response, choice, len(reply.tokens)))
@@ -93,15 +93,13 @@ def whole_response(log: ChatLine) -> Response:
 
 
 def _bare_response(log: ChatLine) -> Response:
-    """The response, or chunk, that a line is."""
     return Response(id=_text(log.id), choices=log.choices, model=log.model, error=log.error, usage=log.usage)
 
 
 def _unlisted(response: Response, choice: Choice, n_listed: int) -> int:
-    """Drawn tokens of a reply that its logprobs do not list; 0 where the log has no logprobs or does not say.
+    """Drawn tokens of a reply that its logprobs do not list; 0 where the log does not say.
 
-    Some servers list the several tokens of one character once, hosted APIs leave out hidden reasoning or calls. A token
-    that only ends the message may be counted and not listed; usage is that of all choices together.
+    A token that only ends the message may be counted and not listed; usage is that of all choices together.
     """
     drawn = response.usage.get("completion_tokens") if isinstance(response.usage, dict) else None
     if not isinstance(drawn, int) or not n_listed or len(response.choices or ()) != 1:
@@ -110,13 +108,13 @@ def _unlisted(response: Response, choice: Choice, n_listed: int) -> int:
     return drawn - n_listed if drawn > n_listed + end else 0
 
 
-def _said(message: Message) -> LoggedMessage:
-    tokens = pack(message.logprobs) if message.role == "assistant" else NO_TOKENS
-    return LoggedMessage(_without_logprobs(message), tokens)
-
-
-def _without_logprobs(message: Message) -> Message:
-    return message if message.logprobs is None else msgspec.structs.replace(message, logprobs=None)
+def _said(message: Message, tokens: PackedTokens | None = None) -> LoggedMessage:
+    """A message without its logprobs, which are kept packed."""
+    if tokens is None:
+        tokens = pack(message.logprobs) if message.role == "assistant" else NO_TOKENS
+    return LoggedMessage(
+        message if message.logprobs is None else msgspec.structs.replace(message, logprobs=None), tokens
+    )
 
 
 def _check_mode(logprobs_mode: str | None) -> None:
@@ -156,7 +154,7 @@ def _facts(log: ChatLine, response: Response | None, last: Choice | Message) -> 
 
 
 def _session(log: ChatLine) -> str | None:
-    """Id under which a client groups the calls of one conversation, beside or inside `metadata`."""
+    """Id that the API calls of one conversation share, beside or inside `metadata`."""
     request = _request(log)
     inside = [m for m in (log.metadata, request and request.metadata) if isinstance(m, dict)]
     for key in _SESSION_FIELDS:

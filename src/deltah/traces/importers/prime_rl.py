@@ -6,6 +6,7 @@ docs/formats.md states the mapping of every field and what is lost. Source: `Tok
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -17,14 +18,11 @@ from deltah.errors import DataError
 from deltah.traces.importing import IMPORTERS, RecordContext, finite, outcome_of, prompt_group, scalars
 
 SCHEMA_VERSION = 1
-"""Version of the export that is read."""
-
-_NEGATIVE_TOLERANCE_NATS = 1e-2
-"""How far below 0 rounding in reduced precision may take an entropy."""
+_NEGATIVE_TOLERANCE_NATS = 1e-2  # how far below 0 rounding in reduced precision may take an entropy
 
 
 class Export(msgspec.Struct):
-    """One record of `rank_<r>.jsonl`; the other columns are the loss's diagnostics."""
+    """One record of `rank_<r>.jsonl`, without the loss's diagnostics."""
 
     schema_version: int
     token_ids: list[int]
@@ -38,9 +36,6 @@ class Export(msgspec.Struct):
     export_sequence_idx: int | None = None
     env_name: str | None = None
     training_mode: str | None = None
-
-
-_METADATA = ("step", "rank", "env_name", "training_mode")
 
 
 @IMPORTERS.register(
@@ -59,11 +54,12 @@ def read(export: Export, context: RecordContext) -> Trajectory:
         raise DataError("field token_ids: a token id does not fit into 64 bits") from error
     seen = bool(np.isfinite(entropy).any())
     place = (export.step, export.rank, export.export_sequence_idx)
-    known = {name: getattr(export, name) for name in _METADATA} | {"advantage": _one_value(export.advantages, turns)}
+    known = {name: getattr(export, name) for name in ("step", "rank", "env_name", "training_mode")}
+    known["advantage"] = _one_value(export.advantages, turns)
     return Trajectory(
         id=context.default_id if None in place else "step-{}/rank-{}/{}".format(*place),
         segments=tuple(_segments(turns, len(export.loss_mask))),
-        calls=tuple(_call(k, turns) for k in range(len(turns) - 1)),
+        calls=tuple(_call(k, *pair) for k, pair in enumerate(pairwise(turns))),
         entropy=np.maximum(entropy, 0.0) if seen else None,
         estimator=Estimator.EXACT if seen else Estimator.NONE,
         logprobs=None if export.trainer_logprobs is None else _measured(export.trainer_logprobs, turns),
@@ -112,9 +108,9 @@ def _segments(turns: list[tuple[int, int]], n_tokens: int) -> list[Segment]:
     return segments
 
 
-def _call(k: int, turns: list[tuple[int, int]]) -> ToolCall:
-    (start, stop), (following, _) = turns[k], turns[k + 1]
-    arguments, result = f"tokens {start}:{stop}", f"tokens {stop}:{following}"
+def _call(k: int, turn: tuple[int, int], following: tuple[int, int]) -> ToolCall:
+    """A call somewhere in its turn, whose text the export does not have."""
+    arguments, result = "tokens {}:{}".format(*turn), f"tokens {turn[1]}:{following[0]}"
     return ToolCall(id=f"call-{k}", name="unknown", arguments=arguments, turn=k, result=result)
 
 

@@ -36,9 +36,6 @@ class DumpRow(msgspec.Struct):
     request_id: Any = None
 
 
-_NOT_METADATA = frozenset({"input", "output", "gts"})
-
-
 @IMPORTERS.register("verl", meaning="Rollout dump of verl", fields=("input", "output", "score", "step"))
 def read(record: dict[str, Any], context: RecordContext) -> Trajectory:
     """Read one line of a dump."""
@@ -53,7 +50,7 @@ def read(record: dict[str, Any], context: RecordContext) -> Trajectory:
         question=prompt.question,
         golden_answers=golden_answers(row.gts),
         outcome=outcome,
-        metadata=scalars(record, leave_out=_NOT_METADATA) | unfit,
+        metadata=scalars(record, leave_out=frozenset({"input", "output", "gts"})) | unfit,
     )
     return text_trajectory(prompt.messages, completion_messages(prompt.opening + row.output), facts)
 
