@@ -17,7 +17,7 @@ import numpy as np
 from deltah.core.entropy import SERVER_PRECISION_NATS, EntropyBounds, entropy_bounds
 from deltah.core.types import BoolArray, Estimator, FloatArray, IntArray
 from deltah.errors import DataError, InvalidValueError, VocabularySizeError
-from deltah.traces.openai_schema import LogprobsBlock, TokenLogprob, TopLogprob, block_tokens
+from deltah.traces.openai_schema import LogprobsBlock, TokenLogprob, TopLogprob
 
 STAND_IN = -9999.0
 """At or below it a log-probability stands for "impossible" or "not among those reported"."""
@@ -66,7 +66,7 @@ NO_TOKENS = PackedTokens([], np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.int6
 
 def pack(block: LogprobsBlock | list[TokenLogprob] | None, token_ids: object = None) -> PackedTokens:
     """A choice's logprobs, packed, with the greatest of the token ids that it may list beside them."""
-    tokens = block_tokens(block)
+    tokens = (block.content if isinstance(block, LogprobsBlock) else block) or []
     if not tokens:
         return NO_TOKENS
     logprobs = np.array([token.logprob for token in tokens], dtype=np.float64)
