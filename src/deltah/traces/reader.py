@@ -14,7 +14,7 @@ from functools import partial
 from itertools import chain
 from typing import Final, TypeVar
 
-from deltah.core.registry import own_modules
+from deltah.core.registry import OWN_MODULES
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError, DeltahError, InvalidValueError
 from deltah.parallel import available_cores, map_ordered
@@ -149,7 +149,7 @@ class TraceReader(ReadCounts, Iterable[Trajectory]):
         results: Iterator[tuple[Result, ReadCounts] | None] = (
             map(read_one, enumerate(single))
             if n_workers == 1
-            else map_ordered(read_one, enumerate(single), workers=n_workers, modules=own_modules())
+            else map_ordered(read_one, enumerate(single), workers=n_workers, modules=tuple(OWN_MODULES))
         )
         for source, found in zip(single, results, strict=True):
             if found is None:
