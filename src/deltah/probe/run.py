@@ -25,7 +25,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from deltah.core.types import Estimator, Trajectory
-from deltah.probe.plan import CallPlan, Plan, ProbeConfig, Target, Variant, skipped_by
+from deltah.probe.contexts import LoggedCall
+from deltah.probe.plan import CallPlan, Plan, ProbeConfig, Variant, skipped_by
 from deltah.probe.queries import Backend, ProbeCache, QueryError, Scores, question_key
 
 NAN = float("nan")
@@ -71,7 +72,7 @@ def run_plan(
 
     The `reason` of a row says why its call was not probed; None: it was.
     """
-    rows: list[tuple[Target, dict[str, Any]]] = []
+    rows: list[tuple[LoggedCall, dict[str, Any]]] = []
     skipped = list(plan.skipped)
     for done, call in enumerate(plan.calls, start=1):
         missing = [query for query in call.queries() if query not in cache]
@@ -88,7 +89,7 @@ def run_plan(
         why = {"reason": s.reason.value} | ({} if s.detail is None else {"detail": s.detail})
         rows.append((s.target, _head(s.target, backend.identity) | why))
     place = {id(trajectory): i for i, trajectory in enumerate(trajectories)}
-    rows.sort(key=lambda pair: (place[id(pair[0].trajectory)], pair[0].call))
+    rows.sort(key=lambda pair: (place[id(pair[0].trajectory)], pair[0].index))
     return [row for _, row in rows]
 
 
@@ -171,18 +172,17 @@ def row_of(plan: CallPlan, cache: ProbeCache, identity: Mapping[str, Any], thres
         "temperature": 1.0,
         "model_tokens": sum(cache[query].n_tokens for query in plan.queries()),
         "placebo_trajectory": control.trajectory.id,
-        "placebo_call": control.trajectory.calls[control.call].id,
+        "placebo_call": control.call.id,
     }
 
 
-def _head(target: Target, identity: Mapping[str, Any]) -> dict[str, Any]:
-    trajectory = target.trajectory
-    call = trajectory.calls[target.call]
+def _head(target: LoggedCall, identity: Mapping[str, Any]) -> dict[str, Any]:
+    trajectory, call = target.trajectory, target.call
     return {
         "trajectory": trajectory.id,
         "call": call.id,
         "tool": call.name,
-        "round": int(trajectory.round_of_call[target.call]) + 1,
+        "round": int(trajectory.round_of_call[target.index]) + 1,
         "question": question_key(trajectory),
         "backend": identity["backend"],
         "model": identity["model"],
