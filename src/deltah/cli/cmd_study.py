@@ -73,9 +73,7 @@ def command(  # noqa: PLR0913 - the options of a command line
             calls=calls,
         )
     with reporting("resampling") as (report,):
-        result = run_study(
-            table, resamples=resamples, seed=seed, on_progress=lambda done, total: report(done, total, {})
-        )
+        result = run_study(table, resamples=resamples, seed=seed, on_progress=report)
     _print(result)
     for note in notes_on(calls, log):
         typer.echo(f"note  {inert(note)}", err=True)

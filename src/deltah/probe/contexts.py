@@ -30,7 +30,7 @@ from deltah.probe.queries import (
     TokenContinuation,
     TokenView,
 )
-from deltah.traces.messages import Message, PlacedMessage, placed_messages
+from deltah.traces.messages import PlacedMessage, placed_messages
 
 PARAGRAPH = "\n\n"
 """Stands between two texts of one message that would run into one word."""
@@ -277,15 +277,10 @@ def _chat_without(trajectory: Trajectory, call: int, state: Sequence[PlacedMessa
     if others:
         rest = (p.message for p in state[at + 1 :] if p.call != call)
         return ChatContext(messages=(*before, {**message, "tool_calls": others}, *rest))
-    return ChatContext(messages=before, open_text=_open_text(trajectory, target.turn, message))
-
-
-def _open_text(trajectory: Trajectory, turn: int, message: Message) -> str:
-    """What the policy wrote in a turn before its call, think tags included where the log has them as tokens."""
-    own = [s for s in trajectory.segments if s.kind.sampled and s.turn == turn]
-    if not any(s.n_tokens for s in own):
-        return str(message["content"])
-    return "".join(trajectory.segment_text(s) or "" for s in _before_call(own))
+    own, open_text = [s for s in trajectory.segments if s.kind.sampled and s.turn == target.turn], message["content"]
+    if any(s.n_tokens for s in own):  # with the think tags
+        open_text = "".join(trajectory.segment_text(s) or "" for s in _before_call(own))
+    return ChatContext(messages=before, open_text=open_text)
 
 
 def _before_call(turn: Sequence[Segment]) -> Sequence[Segment]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -30,9 +30,6 @@ from deltah.probe.plan import CallPlan, Plan, ProbeConfig, Variant, skipped_by
 from deltah.probe.queries import Backend, ProbeCache, QueryError, Scores, question_key
 
 NAN = float("nan")
-
-Progress: TypeAlias = Callable[[int, int, dict[str, float]], None]
-"""Called with (calls done, calls planned, {})."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +63,7 @@ def run_plan(
     cache: ProbeCache,
     config: ProbeConfig,
     *,
-    progress: Progress | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> list[dict[str, Any]]:
     """Probe the planned calls; one row per call within the budget, in the order of the trajectories.
 
@@ -83,8 +80,7 @@ def run_plan(
             skipped.append(skipped_by(call.target, error))
         else:
             rows.append((call.target, row_of(call, cache, backend.identity, config.threshold)))
-        if progress is not None:
-            progress(done, len(plan.calls), {})
+        progress(done, len(plan.calls))
     for s in skipped:
         why = {"reason": s.reason.value} | ({} if s.detail is None else {"detail": s.detail})
         rows.append((s.target, _head(s.target, backend.identity) | why))
