@@ -295,11 +295,9 @@ class SegmentBuilder:
 
 def message_text(content: Any) -> str:
     """Text of a message's content: a string, a list of typed parts (other media as `[type]`), or nothing."""
-    if content is None or isinstance(content, str):
-        return content or ""
     if isinstance(content, list):
-        return "".join(_part_text(part) for part in content)
-    return _json_text(content)
+        return "".join(_part_text(part) if isinstance(part, dict) else _as_text(part) for part in content)
+    return "" if content is None else _as_text(content)
 
 
 def _calls(message: Message, sampled: str) -> list[FunctionCall]:
@@ -311,17 +309,13 @@ def _calls(message: Message, sampled: str) -> list[FunctionCall]:
 
 
 def _argument_text(arguments: Any) -> str:
-    return arguments if isinstance(arguments, str) else _json_text({} if arguments is None else arguments)
+    return _as_text({} if arguments is None else arguments)
 
 
-def _json_text(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
-def _part_text(part: Any) -> str:
-    if isinstance(part, str):
-        return part
-    if not isinstance(part, dict):
-        return _json_text(part)
+def _part_text(part: dict[str, Any]) -> str:
     text = part.get("text")
     return text if isinstance(text, str) else f"[{part.get('type', 'part')}]"

@@ -58,14 +58,11 @@ class Source:
 
 
 class Position(NamedTuple):
-    """Where a record stands."""
+    """Where a record stands: the line, sample or row of a file, counted from 1, blank lines included."""
 
     file: str
-    """As the caller named it; "-" is standard input."""
     number: int
-    """Counted from 1, blank lines included."""
     unit: str = "line"
-    """What is counted: lines, samples of an archive, rows of a table."""
 
     @property
     def default_id(self) -> str:

@@ -211,13 +211,11 @@ def seconds(value: Any) -> float:
 
 def epoch_seconds(value: Any) -> float:
     """Seconds since 1970, of a number in seconds down to nanoseconds or an ISO 8601 date (default UTC); else NaN."""
-    moment = _of_date(value) if isinstance(value, str) else seconds(value)
+    moment = seconds(value)
+    if isinstance(value, str):
+        try:
+            date = datetime.fromisoformat(value.strip())
+            moment = (date if date.tzinfo is not None else date.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, OverflowError):
+            return math.nan
     return next((moment / per_second for least, per_second in _EPOCH_UNITS if abs(moment) >= least), moment)
-
-
-def _of_date(text: str) -> float:
-    try:
-        moment = datetime.fromisoformat(text.strip())
-        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        return math.nan

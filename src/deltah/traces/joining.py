@@ -36,11 +36,10 @@ _MESSAGE_BYTES = 400  # in memory beside its text, roughly
 
 @dataclass(eq=False, slots=True)
 class _Node:
-    """One API call in the tree of its conversation."""
+    """One API call in the tree of its conversation; `new` are messages of its request that its parent does not hold."""
 
     api_call: ApiCall
     new: list[LoggedMessage]
-    """Messages of its request that its parent does not hold."""
     parent: _Node | None
     tree: _Tree
     key: int
@@ -50,14 +49,12 @@ class _Node:
 
 @dataclass(eq=False, slots=True)
 class _Tree:
-    """A conversation with its forks; nodes in the order of the log."""
+    """A conversation with its forks; nodes in the order of the log, without a parent those of the first request."""
 
     number: int
-    """Counted in the order they began."""
     request: int | None
     """Identifies its first request, see `_request`."""
     nodes: list[_Node] = field(default_factory=list)
-    """Those without a parent are attempts at the first request."""
     n_bytes: int = 0
 
 

@@ -37,12 +37,11 @@ MAX_KEPT_PROBLEMS = 1000
 
 @dataclass(frozen=True, slots=True)
 class ReadProblem:
-    """One record that could not be read."""
+    """One record that could not be read: the line, sample or row of a file, counted from 1."""
 
     file: str
     """As the caller named it; "-" is standard input."""
     line: int
-    """Counted from 1; of a file without lines, the number of the sample or row."""
     reason: str
     unit: str = "line"
 
