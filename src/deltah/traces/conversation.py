@@ -109,13 +109,7 @@ class LoggedChunk:
 
 
 def to_trajectory(conversation: Conversation, vocab_size: int | None = None) -> Trajectory:
-    """Trajectory of one conversation; `vocab_size` is V where the log does not state it.
-
-    Raises:
-        InvalidValueError: if its numbers contradict each other.
-        DataError: if a list of log-probabilities is impossible, or its own V too small.
-        ConfigError: if `vocab_size` is too small: it is wrong for all of the log.
-    """
+    """Trajectory of one conversation; a `vocab_size` that is too small is a `ConfigError`, wrong for all of the log."""
     facts = conversation.facts
     built = SegmentBuilder()
     for one in conversation.messages:
@@ -222,8 +216,8 @@ class SegmentBuilder:
     def add_context(self, message: Message) -> None:
         """Append a message of another trajectory: text before this one's first turn, no call of its own."""
         calls = [f"{call.name or ''}({_argument_text(call.arguments)})" for call in _calls(message, "")]
-        told = filter(None, (message_text(message.content), *calls))
-        self._add_text(SegmentKind.PROMPT, self.n_turns, "\n".join(told))
+        text = "\n".join(filter(None, (message_text(message.content), *calls)))
+        self._add_text(SegmentKind.PROMPT, self.n_turns, text)
 
     def _add_turn(self, message: Message, tokens: Sequence[str]) -> None:
         turn, sampled = self.n_turns, "".join(tokens)

@@ -89,10 +89,7 @@ def reads_once(path: str) -> bool:
 
 
 def expand(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Source]:
-    """Files behind paths, in the order given, each once; `DataError` if a path cannot be read or holds no file.
-
-    Files of one rotated log are put from the oldest to the newest, because conversations go on from one to the next.
-    """
+    """Files behind paths, each once, in the order given; those of one rotated log from the oldest to the newest."""
     listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     found: dict[str, Source] = {}
     for path in listed:

@@ -1,11 +1,10 @@
 """Importers: functions that turn one record of a log into a trajectory, each registered where it is defined.
 
-docs/extend.md shows one. `fields` are top-level names that all stand in a record of the format; in place of a name may
-stand a tuple of which one must be there. Of several formats that fit, the one with the most names counts; without
-fields a format is never detected. `schema` is the type that msgspec decodes a record into, by default `dict[str, Any]`;
-`bytes` leaves it undecoded. An importer may also return an API call or a chunk of a streamed response, which the reader
-joins with the others. It raises `DataError` for a record that does not fit. Fields that only describe a trajectory are
-read by the functions below: a value that does not fit is None or left out, never an error.
+`fields` are top-level names that all stand in a record of the format (of a tuple, one); of several formats that fit,
+the one with the most names counts, and one without fields is never detected. `schema` is the type that msgspec decodes
+a record into, by default `dict[str, Any]`; `bytes` leaves it undecoded. An importer may also return an API call or a
+chunk of a streamed response, which the reader joins. It raises `DataError` for a record that does not fit; facts that
+only describe a trajectory are read by the functions below, which give None, or nothing, for a value that does not fit.
 """
 
 from __future__ import annotations

@@ -107,10 +107,7 @@ def concatenate(parts: Sequence[PackedTokens]) -> PackedTokens:
         return filled[0] if filled else NO_TOKENS
     return PackedTokens(
         texts=[text for part in filled for text in part.texts],
-        logprobs=np.concatenate([part.logprobs for part in filled]),
-        top=np.concatenate([part.top for part in filled]),
-        n_top=np.concatenate([part.n_top for part in filled]),
-        has_bytes=np.concatenate([part.has_bytes for part in filled]),
+        **{n: np.concatenate([getattr(part, n) for part in filled]) for n in ("logprobs", "top", "n_top", "has_bytes")},
         greatest_id=max(part.greatest_id for part in filled),
     )
 
