@@ -25,7 +25,7 @@ from deltah.traces.openai_schema import ChatLine, Choice, Delta, FunctionCall, M
 
 DURATION_FROM: Final = "duration_s_from"
 GAP: Final = "gap between API calls"
-"""Metadata key, and its value where no line states durations: the client's own work, or a person's pause, is in them."""
+"""Metadata key and its value where no line states durations: the client's own work, or a pause, is in them."""
 MAX_OPEN_BYTES = 256 * 2**20
 _KEPT_ENDS: Final = 4096
 _LAST_WORD: Final = ("prediction", "golden_answers", "outcome")

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self, TypeAlias, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
 import msgspec
 import numpy as np
@@ -71,9 +71,6 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     result: str | None = None
     status: CallStatus = CallStatus.OK
     duration_s: Number = None
-
-
-Record = TypeVar("Record", SegmentRecord, CallRecord)
 
 
 class TraceRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -288,7 +285,7 @@ class TraceWriter:
         self.close()
 
 
-def _mirror(record: type[Record], value: Segment | ToolCall) -> Record:
+def _mirror(record: type[Any], value: Segment | ToolCall) -> Any:
     return record(**{name: _number(getattr(value, name)) for name in record.__struct_fields__})
 
 
