@@ -37,6 +37,7 @@ from deltah.errors import DataError
 from deltah.stats.bootstrap import Cell
 from deltah.stats.summary import DEMO_COLUMNS, Statistics, table
 from deltah.text_format import agreeing, count
+from deltah.text_format import inert as inert
 
 LINE_EVERY_S: Final = 10.0
 READ_AFTER_S: Final = 1.0
@@ -202,15 +203,6 @@ def broken(name: str, width: int) -> str:
             lines.append("")
         lines[-1] += part
     return "\n".join(line.rstrip() for line in lines)
-
-
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""Control characters, except tabs and line breaks; names in a log may hold any."""
-
-
-def inert(text: str) -> str:
-    """Replace control characters, so that a terminal shows the text and nothing else."""
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def escaped(text: str) -> str:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import zip_longest
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -87,8 +87,7 @@ class ProbeConfig:
         check_number("threshold", self.threshold, 0.0, unit="number of nats")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Skipped:
+class Skipped(NamedTuple):
     """A call that cannot be probed."""
 
     target: LoggedCall
@@ -121,8 +120,7 @@ class CallPlan:
         return [query for gold, segment in pairs for query in (*gold, *([segment] if segment else []))]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(NamedTuple):
     """What a probe will do."""
 
     calls: tuple[CallPlan, ...]

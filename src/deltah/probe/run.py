@@ -19,8 +19,7 @@ what it knew. NaN is "not measured".
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,8 +31,7 @@ from deltah.probe.queries import Backend, ProbeCache, QueryError, Scores, questi
 NAN = float("nan")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
+class Cost(NamedTuple):
     """What a plan costs."""
 
     calls: int
@@ -89,8 +87,7 @@ def run_plan(
     return [row for _, row in rows]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gold:
+class Gold(NamedTuple):
     """The best golden answer in one context."""
 
     total: float = NAN
@@ -99,8 +96,7 @@ class Gold:
     n_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entropy:
+class Entropy(NamedTuple):
     """Mean entropy of r_k in one context, nats."""
 
     point: float = NAN
