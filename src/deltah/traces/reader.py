@@ -37,12 +37,11 @@ MAX_KEPT_PROBLEMS = 1000
 
 @dataclass(frozen=True, slots=True)
 class ReadProblem:
-    """One record that could not be read."""
+    """One record that could not be read: the line, sample or row of a file, counted from 1."""
 
     file: str
     """As the caller named it; "-" is standard input."""
     line: int
-    """Counted from 1; of a file without lines, the number of the sample or row."""
     reason: str
     unit: str = "line"
 
@@ -263,8 +262,7 @@ class Reading:
         self.needs_others = False
         self._options, self._on_error, self._alone = options, on_error, alone
         self._given = None if options.format is None else IMPORTERS.resolve(options.format)
-        self._format = self._given
-        """Of the record before."""
+        self._format = self._given  # of the record before
         self._chunks = ChunkBuffer()
         self._joiner = Joiner() if options.join else None
         self._end = Position("", 0)
@@ -331,12 +329,11 @@ class Reading:
             raise DataError(line.damage)
         data = line.data.removeprefix(b"data:")  # a line copied from an event stream
         context = RecordContext(where=where, vocab_size=self._options.vocab_size)
-        tried = self._format
-        if tried is not None:
+        if self._format is not None:
             try:
-                return import_record(tried, data, context)
+                return import_record(self._format, data, context)
             except DataError:
-                if self._given is not None or detect(data) is tried:
+                if self._given is not None or detect(data) is self._format:
                     raise
         self._format = detect(data)
         return import_record(self._format, data, context)

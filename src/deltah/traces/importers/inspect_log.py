@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -17,7 +16,7 @@ from deltah.core.types import CallStatus, Scalar, StopReason, Trajectory
 from deltah.errors import DataError
 from deltah.traces.conversation import Conversation, Facts, LoggedMessage, message_text, to_trajectory
 from deltah.traces.files import Position
-from deltah.traces.importing import IMPORTERS, RecordContext, finite, golden_answers, outcome_of, scalars
+from deltah.traces.importing import IMPORTERS, RecordContext, epoch_seconds, finite, golden_answers, outcome_of, scalars
 from deltah.traces.logprobs import NO_TOKENS, pack
 from deltah.traces.openai_schema import FunctionCall, LogprobsBlock, Message, MessageToolCall
 
@@ -34,7 +33,7 @@ class InspectMessage(msgspec.Struct):
     content: Any = ""
     tool_calls: list[InspectCall] | None = None
     tool_call_id: Any = None
-    error: CallError | None = None
+    error: dict[str, Any] | None = None
 
     @property
     def answers(self) -> str | None:
@@ -48,12 +47,6 @@ class InspectCall(msgspec.Struct):
     id: str
     function: str
     arguments: Any = None
-
-
-class CallError(msgspec.Struct):
-    """Why a tool call failed."""
-
-    message: str = ""
 
 
 class OutputChoice(msgspec.Struct):
@@ -117,7 +110,7 @@ def read(sample: EvalSample, context: RecordContext) -> Trajectory:
     if not any(message.role == "assistant" for message in sample.messages):
         raise DataError("field messages: no message of role 'assistant'; there is nothing to measure")
     trajectory = to_trajectory(_conversation(sample, context.where), context.vocab_size)
-    failed = {message.answers for message in sample.messages if message.error}
+    failed = {message.answers for message in sample.messages if message.error is not None}
     calls = tuple(
         replace(call, status=CallStatus.ERROR) if call.id in failed and call.result is not None else call
         for call in trajectory.calls
@@ -141,7 +134,7 @@ def _conversation(sample: EvalSample, where: Position) -> Conversation:
                 served = part.get("result") or part.get("error") or ""
                 messages.append(LoggedMessage(Message("tool", content=served, tool_call_id=str(part.get("id")))))
         else:
-            text = _visible(parts) or (_resolved(message.error.message, sample.attachments) if message.error else "")
+            text = _visible(parts) or _resolved((message.error or {}).get("message", ""), sample.attachments)
             took = seconds.get(message.answers or "")
             said = Message(message.role, content=text, tool_call_id=message.answers, duration_s=took)
             messages.append(LoggedMessage(said))
@@ -226,11 +219,8 @@ def _resolved(value: Any, attachments: Mapping[str, str]) -> Any:
 
 
 def _seconds(event: Event) -> float | None:
-    try:
-        seconds = (datetime.fromisoformat(event.completed) - datetime.fromisoformat(event.timestamp)).total_seconds()
-    except (TypeError, ValueError):
-        return finite(event.working_time)
-    return seconds if seconds >= 0 else finite(event.working_time)
+    took = epoch_seconds(event.completed) - epoch_seconds(event.timestamp)
+    return round(took, 6) if took >= 0 else finite(event.working_time)  # Inspect's clock counts microseconds
 
 
 def _question(sample: EvalSample) -> str | None:
