@@ -1,78 +1,49 @@
-"""A probe from end to end: ask what is not cached yet, and make one row a call.
+"""A probe from end to end: ask what is not cached yet, and make one row per call.
 
-Every answer is on disk before it is used. A call whose query fails is listed with its reason and the run goes on; an
-error that would meet every query (no access, server gone, full disk) stops the run, which continues from the cache when
-it is started again.
+A call whose query fails is listed with its reason and the run goes on; an error that would meet every query (no access,
+server gone, full disk) stops the run, which continues from the cache when it is started again.
 
-A row says what a call's result did to the probability of the answer and to the entropy of what followed. For each of
-the three contexts the best golden answer is the one of greatest total log-probability; taken in each context alike, so
-that the choice favours none. Gains are differences of its log-probability, in nats. The field names call the control
-result "placebo"::
+The best golden answer of a context is the one of greatest total log-probability. The field names call the control
+result "placebo"; r_k is the logged reasoning of the next turn, the same tokens in every context::
 
-    gain_placebo = log P(gold | real) - log P(gold | control)        total, and per token
+    gain_placebo = log P(gold | real) - log P(gold | control)        nats, total and per token
     gain_none    = log P(gold | real) - log P(gold | none)
     useful       = both > threshold                                  default log 2: the answer became twice as likely
     delta_h_placebo = H(r_k | real) - H(r_k | control)               negative: the result made r_k more certain
     delta_h_none    = H(r_k | real) - H(r_k | none)
 
-Both are asked, because either alone misleads: without a result the turn reads differently, and an unrelated result does
-not only withhold, it can draw a model that trusts the latest result away from what it knew. A repeated call then beats
-its control and yet changes nothing.
-
-r_k is the logged reasoning of the next turn, the same tokens in every context. With interval entropies a difference
-lies in [L_real - U_other, U_real - L_other]. NaN is "not measured".
+Either gain alone misleads: without a result the turn reads differently, and an unrelated one can draw a model away from
+what it knew. NaN is "not measured".
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from deltah.core.types import Estimator, Trajectory
-from deltah.probe.plan import CallPlan, Plan, ProbeConfig, Reason, Target, Variant, skipped_by
+from deltah.probe.contexts import LoggedCall
+from deltah.probe.plan import CallPlan, Plan, ProbeConfig, Variant, skipped_by
 from deltah.probe.queries import Backend, ProbeCache, QueryError, Scores, question_key
 
 NAN = float("nan")
 
-Progress: TypeAlias = Callable[[int, int, dict[str, float]], None]
-"""Called with (calls done, calls planned, {})."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
-    """What a plan costs, in tokens that the model reads."""
+class Cost(NamedTuple):
+    """What a plan costs."""
 
     calls: int
     queries: int
     cached: int
     """Queries whose answer is on disk."""
     tokens: int
-    """Tokens of the others. Backends that share the prefix of a call's contexts compute fewer."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeResult:
-    """What a probe found."""
-
-    rows: tuple[dict[str, Any], ...]
-    """One a call, those not probed included, in the order of the trajectories."""
-    reasons: Counter[Reason]
-    """How many calls were not probed, by reason."""
-    n_left: int
-    """Calls over the budget; they have no row."""
-
-    @property
-    def probed(self) -> list[dict[str, Any]]:
-        """Rows of the calls that were probed."""
-        return [row for row in self.rows if row["reason"] is None]
+    """Tokens that the model reads for the others; fewer where it shares the prefix of a call's contexts."""
 
 
 def cost_of(plan: Plan, backend: Backend, cache: ProbeCache) -> Cost:
-    """Count what is still to be asked, before anything is."""
+    """Count what is still to be asked."""
     queries = [query for call in plan.calls for query in call.queries()]
     missing = [query for query in queries if query not in cache]
     return Cost(
@@ -90,10 +61,13 @@ def run_plan(
     cache: ProbeCache,
     config: ProbeConfig,
     *,
-    progress: Progress | None = None,
-) -> ProbeResult:
-    """Probe the planned calls."""
-    rows: list[tuple[Target, dict[str, Any]]] = []
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> list[dict[str, Any]]:
+    """Probe the planned calls; one row per call within the budget, in the order of the trajectories.
+
+    The `reason` of a row says why its call was not probed; None: it was.
+    """
+    rows: list[tuple[LoggedCall, dict[str, Any]]] = []
     skipped = list(plan.skipped)
     for done, call in enumerate(plan.calls, start=1):
         missing = [query for query in call.queries() if query not in cache]
@@ -104,20 +78,16 @@ def run_plan(
             skipped.append(skipped_by(call.target, error))
         else:
             rows.append((call.target, row_of(call, cache, backend.identity, config.threshold)))
-        if progress is not None:
-            progress(done, len(plan.calls), {})
+        progress(done, len(plan.calls))
     for s in skipped:
-        detail = {} if s.detail is None else {"detail": s.detail}
-        rows.append((s.target, _head(s.target, backend.identity) | {"reason": s.reason.value} | detail))
+        why = {"reason": s.reason.value} | ({} if s.detail is None else {"detail": s.detail})
+        rows.append((s.target, _head(s.target, backend.identity) | why))
     place = {id(trajectory): i for i, trajectory in enumerate(trajectories)}
-    rows.sort(key=lambda pair: (place[id(pair[0].trajectory)], pair[0].call))
-    return ProbeResult(
-        rows=tuple(row for _, row in rows), reasons=Counter(s.reason for s in skipped), n_left=plan.n_left
-    )
+    rows.sort(key=lambda pair: (place[id(pair[0].trajectory)], pair[0].index))
+    return [row for _, row in rows]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gold:
+class Gold(NamedTuple):
     """The best golden answer in one context."""
 
     total: float = NAN
@@ -126,8 +96,7 @@ class Gold:
     n_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entropy:
+class Entropy(NamedTuple):
     """Mean entropy of r_k in one context, nats."""
 
     point: float = NAN
@@ -143,10 +112,9 @@ class Entropy:
 
 def best_gold(answers: Sequence[Scores]) -> Gold:
     """The golden answer of greatest total log-probability, ties to the first; NaN if no answer was measured."""
-    found = [scores.logprobs[scores.focus] for scores in answers]
     measured = [
         Gold(total=float(logprobs.sum()), per_token=float(logprobs.mean()), n_tokens=len(logprobs))
-        for logprobs in found
+        for logprobs in (scores.logprobs[scores.focus] for scores in answers)
         if len(logprobs) and not np.isnan(logprobs).any()
     ]
     return max(measured, key=lambda gold: gold.total, default=Gold())
@@ -178,7 +146,7 @@ def row_of(plan: CallPlan, cache: ProbeCache, identity: Mapping[str, Any], thres
     return {
         **_head(plan.target, identity),
         "reason": None,
-        "contexts": plan.contexts.form.value,
+        "contexts": plan.contexts.form,
         "answer_template": plan.template,
         "n_answers": len(plan.gold),
         **{f"gold_logprob_{v}": gold[v].total for v in Variant},
@@ -196,18 +164,17 @@ def row_of(plan: CallPlan, cache: ProbeCache, identity: Mapping[str, Any], thres
         "temperature": 1.0,
         "model_tokens": sum(cache[query].n_tokens for query in plan.queries()),
         "placebo_trajectory": control.trajectory.id,
-        "placebo_call": control.trajectory.calls[control.call].id,
+        "placebo_call": control.call.id,
     }
 
 
-def _head(target: Target, identity: Mapping[str, Any]) -> dict[str, Any]:
-    trajectory = target.trajectory
-    call = trajectory.calls[target.call]
+def _head(target: LoggedCall, identity: Mapping[str, Any]) -> dict[str, Any]:
+    trajectory, call = target.trajectory, target.call
     return {
         "trajectory": trajectory.id,
         "call": call.id,
         "tool": call.name,
-        "round": int(trajectory.round_of_call[target.call]) + 1,
+        "round": int(trajectory.round_of_call[target.index]) + 1,
         "question": question_key(trajectory),
         "backend": identity["backend"],
         "model": identity["model"],

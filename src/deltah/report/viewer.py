@@ -1,19 +1,15 @@
-"""The trajectories of the viewer: which are kept while a log streams by, each one's record, and how they are stored.
+"""The trajectories of the viewer: which are kept while a log streams by, and how they are stored.
 
-Kept are four bounded lists an evaluation: the most wasteful, the method's failure cases *certain and wrong* and *rise
-and right*, and a bottom-k sample by the hash of seed and question, the same questions in every run.
-
-A record is plain values, each cut to a stated size: tokens with entropies in hundredths of nats (-1: not measured) and
-rounds of call cards. Its text is inert: control characters, bidirectional overrides and invisible characters become
-visible symbols, so that a log can neither hide nor reorder text. The template engine escapes HTML, not this module.
-Stored are one vocabulary of token texts (most frequent first), and token lists as indices into it.
+Kept are four bounded lists per evaluation. Drawn is a bottom-k sample by the hash of seed and question, the same
+questions in every run. A record is plain values, each cut to a stated size; tokens are indices into one vocabulary,
+with entropies in hundredths of nats (-1: not measured). Text is inert: control characters, bidirectional overrides and
+invisible characters become visible symbols, so that a log can neither hide nor reorder text.
 """
 
 from __future__ import annotations
 
 import heapq
 import json
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,8 +25,8 @@ from deltah.calls.grading import ClusterKey, cluster_key, is_correct
 from deltah.calls.waste import Waste, WasteLevel, waste_levels
 from deltah.core.signals import Signal, Verdict
 from deltah.core.types import Round, Segment, SegmentKind, ToolCall, Trajectory
-from deltah.runs.directory import nan_to_none
-from deltah.text_format import agreeing, tool_title
+from deltah.runs import nan_to_none
+from deltah.text_format import agreeing, inert, tool_title
 
 MAX_TOKENS: Final = 8_000
 """Shown of one trajectory."""
@@ -43,14 +39,6 @@ MAX_CALLS: Final = 400
 MAX_BYTES: Final = 6_000_000
 """Of the stored trajectories; the page around them is small."""
 UNKNOWN_TOKEN: Final = "▢"
-_CONTROL_PICTURES: Final = 0x2400
-_INERT: Final = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 but tab and newline, DEL, C1
-    "\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2064\u2066-\u206f\ufeff"  # marks, overrides, isolates, invisibles
-    "\ufff9-\ufffb\ufffe\uffff"  # interlinear annotation, noncharacters
-    "\ud800-\udfff"  # lone surrogates
-    "\U000e0000-\U000e007f]"  # tag characters
-)
 _SCRIPT_ESCAPES: Final = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
@@ -97,7 +85,7 @@ class Pick(NamedTuple):
 
 @dataclass(slots=True)
 class Collector:
-    """Takes trajectories one by one and keeps the best of each list."""
+    """Keeps the best trajectories for each reason."""
 
     seed: int
     _heaps: dict[Reason, list[tuple[_Rank, int, Candidate]]] = field(default_factory=lambda: {r: [] for r in Reason})
@@ -110,7 +98,9 @@ class Collector:
         order, repeat = self._count, self._seen[cluster]
         self._count += 1
         self._seen[cluster] += 1
-        ranks = {**_notable(trajectory, signal, waste), Reason.DRAWN: (-repeat, -_hash(self.seed, cluster))}
+        name = "\0".join((str(self.seed), *cluster)).encode("utf-8", "surrogatepass")
+        drawn = int.from_bytes(blake2b(name, digest_size=8).digest())  # the same for a seed and a question everywhere
+        ranks = {**_notable(trajectory, signal, waste), Reason.DRAWN: (-repeat, -drawn)}
         candidate = None
         for reason, rank in ranks.items():
             heap = self._heaps[reason]
@@ -140,14 +130,8 @@ def _notable(t: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Was
     return ranks
 
 
-def _hash(seed: int, cluster: ClusterKey) -> int:
-    """A number that looks drawn at random, the same for one seed and question everywhere."""
-    name = "\0".join((str(seed), *cluster)).encode("utf-8", "surrogatepass")
-    return int.from_bytes(blake2b(name, digest_size=8).digest())
-
-
 def record(t: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> dict[str, Any]:
-    """Strict-JSON values of one trajectory; `signal` is None where nothing was measured, `waste` has one set a call."""
+    """Strict-JSON values of one trajectory; `signal` is None where nothing was measured."""
     levels = waste_levels(signal, waste)
     shown = zip(t.calls[:MAX_CALLS], waste[:MAX_CALLS], levels[:MAX_CALLS], strict=True)
     found = {
@@ -174,7 +158,7 @@ def record(t: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste
 
 
 def change(signal: Signal | None) -> float:
-    """H(r_R) - H(r_0): how the whole trajectory changed the policy's entropy, nats; NaN where an end is missing."""
+    """H(r_R) - H(r_0), nats; NaN where an end is missing."""
     if signal is None or signal.n_rounds == 0:
         return float("nan")
     return float(signal.segment_entropy[-1] - signal.segment_entropy[0])
@@ -187,7 +171,6 @@ def _text(text: str | None) -> str | None:
 
 
 def _segments(s: Signal) -> list[dict[str, Any]]:
-    """H(r_k), k = 0 ... R."""
     bounds = zip(s.segment_entropy, s.segment_lower, s.segment_upper, s.segment_tokens, strict=True)
     return [{"h": _nats(h), "low": _nats(low), "high": _nats(high), "n": int(n)} for h, low, high, n in bounds]
 
@@ -242,7 +225,7 @@ def _token_block(t: Trajectory, segment: Segment, left: int) -> dict[str, Any]:
 
 
 def _token_text(t: Trajectory, i: int) -> str:
-    """One token as it may be shown; equal tokens share one string, as records wait in memory."""
+    """One token as it is shown; equal tokens share one string, as records wait in memory."""
     if t.token_texts is None:
         return UNKNOWN_TOKEN if t.token_ids is None else f"⟨{int(t.token_ids[i])}⟩"
     text = t.token_texts[i]
@@ -250,7 +233,6 @@ def _token_text(t: Trajectory, i: int) -> str:
 
 
 def _round_block(signal: Signal | None, round_: Round, cards: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The cards of one round."""
     block: dict[str, Any] = {"kind": "round", "k": round_.k}
     if signal is not None:
         at = round_.k - 1
@@ -263,7 +245,6 @@ def _round_block(signal: Signal | None, round_: Round, cards: Sequence[dict[str,
 
 
 def _card(call: ToolCall, waste: frozenset[Waste], level: WasteLevel) -> dict[str, Any]:
-    """One call."""
     card: dict[str, Any] = {"name": tool_title(call.name[:200]), "status": call.status.value}
     for key, text, limit in (
         ("arguments", call.arguments, MAX_ARGUMENT_CHARS),
@@ -279,18 +260,6 @@ def _card(call: ToolCall, waste: frozenset[Waste], level: WasteLevel) -> dict[st
     if call.duration_s is not None:
         card["seconds"] = round(call.duration_s, 4)
     return card
-
-
-def inert(text: str) -> str:
-    """Replace what could hide, reorder or break text by visible symbols: ESC becomes ␛, U+202E becomes ⟨U+202E⟩."""
-    return _INERT.sub(_visible, text)
-
-
-def _visible(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    if code < 0x20:
-        return chr(_CONTROL_PICTURES + code)
-    return "\N{SYMBOL FOR DELETE}" if code == 0x7F else f"⟨U+{code:04X}⟩"
 
 
 def inert_tree(value: Any) -> Any:
@@ -325,8 +294,8 @@ def pack(
         # Measured as it will stand in the page: escapes can make a text several times longer.
         size += len(script_json([record, list(vocabulary)[texts:]]).encode())
         if size > max_bytes and kept:
-            kept_now = f"{len(kept):,} of them {agreeing(len(kept), 'is', 'are')} kept"
-            note += f" Only {kept_now}: the page is limited to {max_bytes / 1e6:.0f} MB."
+            shown = f"{len(kept):,} of them {agreeing(len(kept), 'is', 'are')}"
+            note += f" Only {shown} kept: the page is limited to {max_bytes / 1e6:.0f} MB."
             break
         kept.append((pick, record))
     kept.sort(key=lambda entry: (entry[0].arm, evaluations.index(entry[0].evaluation), entry[0].candidate.order))
