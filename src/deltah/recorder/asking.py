@@ -28,6 +28,9 @@ _KEY: Final = re.compile(rb'"logprobs"\s*:\s*')
 _NOT_ASKED: Final = (None, b"null", b"false")
 _EMPTY: Final = (b"", b"null", b"[]", b"{}")
 _NUMBER: Final = re.compile(r"(?<![\w.-])\d{1,3}(?![\w-])")
+_HALF: Final = re.compile(
+    rb"\\u[dD][89abAB]\w\w(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]\w\w)\\u[dD][c-fC-F]\w\w",
+)
 _FIELDS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -108,11 +111,16 @@ def with_logprobs(endpoint: Endpoint, fields: Fields, k: int) -> Fields:
     return fields | {"top_logprobs": number, "include": json.dumps(included).encode()}
 
 
+def legible(data: bytes) -> bytes:
+    """The same number of bytes without halves of surrogate pairs, which msgspec does not decode."""
+    return _HALF.sub(rb"\\ufffd", data)
+
+
 def piece_of(data: bytes) -> Piece | None:
     """An answer, chunk or event; None where it does not have the shape of one."""
     try:
         return _PIECE.decode(data)
-    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
@@ -128,11 +136,11 @@ def blocks(piece: Piece) -> Iterator[bytes]:
             yield from blocks(child)
 
 
-def without(data: bytes, cut: list[bytes]) -> bytes:
-    """The same bytes with null, or an empty list, for these blocks."""
+def without(data: bytes, cut: list[bytes], looked: bytes) -> bytes:
+    """The same bytes with null, or an empty list, for blocks that were found in `looked`, at the same places."""
     kept, done = [], 0
-    for key in _KEY.finditer(data) if cut else ():
-        block = next((b for b in cut if data.startswith(b, key.end())), None)
+    for key in _KEY.finditer(looked) if cut else ():
+        block = next((b for b in cut if looked.startswith(b, key.end())), None)
         if block is not None and key.start() >= done:
             kept += [data[done : key.end()], b"[]" if block.startswith(b"[") else b"null"]
             done = key.end() + len(block)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
-from deltah.recorder.asking import Endpoint, Fields, Piece, blocks, fields_of, json_object, piece_of, without
+from deltah.recorder.asking import Endpoint, Fields, Piece, blocks, fields_of, json_object, legible, piece_of, without
 from deltah.recorder.sessions import Conversation
 
 _FINAL: Final = ("response.completed", "response.incomplete", "response.failed")
@@ -76,7 +76,7 @@ class Exchange:
         """Take the body of an answer; returns what the client sees of it."""
         self._answers.append(body)
         self.is_over = True
-        return self._seen(body)
+        return self._seen(body, body)
 
     def take_part(self, part: bytes) -> bytes:
         """Take what arrived of a stream; returns what of it can be passed on, lines that are whole."""
@@ -98,14 +98,17 @@ class Exchange:
         self._answers.append(data)
         return self._seen(line, data)
 
-    def _seen(self, given: bytes, data: bytes | None = None) -> bytes:
-        piece = piece_of(given if data is None else data)
+    def _seen(self, given: bytes, data: bytes) -> bytes:
+        """What the client sees of bytes that hold this JSON."""
+        piece, looked = piece_of(data), given
+        if piece is None:
+            piece, looked = piece_of(legible(data)), legible(given)
         if piece is None:
             return given
         found = list(blocks(piece))
         self.n_blocks += len(found)
         self._note(piece)
-        return without(given, found) if self.hides else given
+        return without(given, found, looked) if self.hides else given
 
     def _note(self, piece: Piece) -> None:
         """Remember what the reply is recognised by in the next request."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -75,4 +76,6 @@ def serve(app: Any, listening: socket.socket, say: Callable[[str], None]) -> Non
     )
     server = _Server(config)
     server.say = say
+    gc.collect()
+    gc.freeze()  # what is loaded by now stays: to look it through again would delay tokens by tens of milliseconds
     asyncio.run(server.serve(sockets=[listening]))
