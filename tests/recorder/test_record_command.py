@@ -158,11 +158,13 @@ def test_a_second_recorder_on_the_same_log_is_refused(tmp_path: Path) -> None:
 def test_a_server_that_is_not_there_yet_is_named(tmp_path: Path) -> None:
     with recording("http://127.0.0.1:9", tmp_path / "log.jsonl") as (process, url):
         assert ask(url).status_code == 502
+        assert httpx.get(f"{url}/v1/models").status_code == 502
         process.send_signal(signal.SIGINT)
         code, said = ended(process)
     assert code == 0
     assert "http://127.0.0.1:9 does not answer yet" in said
     assert "1 answered with an error" in said
+    assert "1 request of other kinds passed unrecorded" in said
 
 
 def test_the_extra_is_named_where_its_package_is_absent(tmp_path: Path) -> None:

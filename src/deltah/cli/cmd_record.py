@@ -58,6 +58,8 @@ def command(
         f"{count(log.n_written, 'exchange')} written to {out}: {counts.measured:,} with log-probabilities, "
         f"{counts.failed:,} answered with an error, {counts.cut:,} broken off; {log.n_lost:,} lost"
     )
+    if counts.passed:
+        _say(f"{count(counts.passed, 'request')} of other kinds passed unrecorded")
     if counts.measured:
         _say(f"next: deltah score {out}")
     if log.n_lost:

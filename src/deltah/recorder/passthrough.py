@@ -40,6 +40,8 @@ _DOWN: Final = "down"
 class Counts:
     """What passed so far."""
 
+    passed: int = 0
+    """Requests that are not recorded."""
     measured: int = 0
     """Exchanges with log-probabilities."""
     failed: int = 0
@@ -85,6 +87,7 @@ class Recorder:
         headers = without_headers(scope["headers"], _HOP | {b"host"})
         try:
             if exchange is None:
+                self.counts.passed += 1
                 await _relay(await self._server.send(scope["method"], url, headers, body), answer)
             else:
                 await self._record(await self._server.ask(url, headers, body, exchange), answer, exchange)
