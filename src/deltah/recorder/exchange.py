@@ -17,12 +17,13 @@ _FINAL: Final = ("response.completed", "response.incomplete", "response.failed")
 _SECRET_NAME: Final = re.compile(rb"key|token|secret|auth|cookie|passw|^sig", re.IGNORECASE)
 """Headers and parameters whose values may be keys."""
 _SECRET_FIELDS: Final = ("api_key", "extra_headers", "headers", "authorization")
-Headers = list[tuple[bytes, bytes]]
-
 REMOVED: Final = b"[removed]"
 _LEAST_SECRET: Final = 8
 """Shorter values are no keys, and stand in ordinary text."""
 _MAX_ERROR: Final = 2000
+
+
+Headers = list[tuple[bytes, bytes]]
 
 
 @dataclass(slots=True)
@@ -144,15 +145,15 @@ class Exchange:
         }
         request = json_object(_without_secrets(self.sent))
         body = json_object({"request": request, "response": self._response()})
-        for secret in self.secrets:
+        for secret in filter(body.__contains__, self.secrets):
             body = re.sub(re.escape(secret) + rb'(?!"\s*:)', REMOVED, body)
         # Outside of texts, where they are escaped, line breaks are white space.
         body = body.replace(b"\n", b" ").replace(b"\r", b" ")
         return body[:-1] + b"," + json.dumps(facts).encode()[1:] + b"\n"
 
     def _response(self) -> bytes:
-        if self.ended and not self._answers:
-            return _error(self.ended)
+        if not self._answers:
+            return _error(self.ended or "the answer is empty")
         if not self._streamed:
             body = self._answers[0]
             return body if fields_of(body) is not None else _error(body[:_MAX_ERROR].decode("utf-8", "replace"))
