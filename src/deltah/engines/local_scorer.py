@@ -1,8 +1,8 @@
 """A local Hugging Face model: exact log-probabilities and entropies, on CPU or GPU.
 
-The queries of one call share most of their tokens. The shared prefix is read once, its key-value cache is copied to
-every row, and the rows' own tokens are read as one right-padded batch: under a causal mask, padding after a row cannot
-reach it. Logits are made only for positions that predict the continuation, and reduced in float64 a few at a time.
+The queries of one call share most of their tokens: the shared prefix is read once, its key-value cache is copied, and
+the rest is read as one right-padded batch (under a causal mask, padding after a row cannot reach it). Logits are made
+only for positions that predict the continuation, and reduced in float64 a few at a time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from deltah.core.align import rows_that_predict
 from deltah.core.types import Estimator, FloatArray, Scalar
-from deltah.engines.models import ModelFiles
+from deltah.engines.models import ModelFiles, load_model, on_gpu
 from deltah.errors import ModelError, missing_dependency
 from deltah.probe.queries import (
     ChatContext,
@@ -46,21 +46,19 @@ _SAMPLED_WEIGHTS: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One query in tokens."""
+    """One query in tokens; its continuation begins at `start`."""
 
     ids: list[int]
     start: int
-    """Where the continuation begins."""
     focus: np.ndarray
 
 
 class LocalBackend:
-    """Scores continuations with a model in memory."""
+    """Scores continuations with a loaded model."""
 
     def __init__(
         self, model: Any, tokenizer: PreTrainedTokenizerBase, name: str, *, tools: Sequence[Mapping[str, Any]] = ()
     ) -> None:
-        """Use a loaded model."""
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.view = self
@@ -218,19 +216,10 @@ class LocalBackend:
 def load_local(files: ModelFiles, *, device: str = "auto", tools: Sequence[Mapping[str, Any]] = ()) -> LocalBackend:
     """Load a model and its tokenizer: float32 on CPU, bfloat16 on a GPU."""
     try:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        model, tokenizer = load_model(files, device=device, acts=False)
     except ImportError as error:
         raise missing_dependency(error.name or "torch", extra="train", purpose="A probe with a local model") from error
-    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    dtype = torch.float32 if place == "cpu" else torch.bfloat16
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(files.path)
-        model = AutoModelForCausalLM.from_pretrained(files.path, dtype=dtype).to(place)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"the model {files.name!r} does not load: {reason}") from error
-    return LocalBackend(model, tokenizer, files.name, tools=tools)
+    return LocalBackend(model.to("cuda" if on_gpu(device) else "cpu"), tokenizer, files.name, tools=tools)
 
 
 def fingerprint(model: Any) -> str:
