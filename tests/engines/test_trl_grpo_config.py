@@ -169,7 +169,7 @@ def test_a_run_says_whether_it_trains_all_weights(
     pytest.importorskip("peft")
     asked: list[bool] = []
 
-    def load(*arguments: Any, train_all: bool) -> None:
+    def load(*arguments: Any, train_all: bool, **options: Any) -> None:
         asked.append(train_all)
         raise ModelError("enough")
 

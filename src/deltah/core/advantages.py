@@ -4,9 +4,6 @@ Scalar rewards: $A_i = (r_i - \bar r) / (\mathrm{std} + \epsilon)$ on every samp
 Dense rewards: $A_{i,k}$ from the group's calls, put on the sampled tokens of the segment that *issued* call k; calls of
 one round share their segment and its mean advantage; the final segment, and every token of a trajectory without
 calls, get the group's outcome advantage. Tokens that were not sampled get 0.
-
-With `correctness_first` no token of a correct trajectory gets less than any token of an incorrect one, nor less than
-min(0, its own outcome-only advantage).
 """
 
 from __future__ import annotations

@@ -6,17 +6,13 @@ With F1 the task's score in [0, 1], n all calls of a trajectory and m those with
 * dense: $r_k = F1 \cdot (1 + \alpha I_k)$ for every call k; centred: $F1 \cdot (1 + \alpha (I_k - \bar I))$;
 * outcome: $r = F1$;
 * penalty: $r = F1 - c \cdot n$;
-* OTC (arXiv 2504.14870): $r = F1 \cdot r_{tool}$, a bump over n that is 1 at the fewest calls $n^*$ of any correct
-  trajectory of the group;
-* shuffled: sparse after the verdicts were permuted among the calls of one round index, across the batch: what sparse
-  gains over it, entropy bought.
+* OTC (arXiv 2504.14870): $r = F1 \cdot r_{tool}$, which is 1 at the fewest calls of a correct trajectory of the group;
+* shuffled: sparse on verdicts that were permuted over the batch: what sparse gains over it, entropy bought.
 
-Undefined and undecided calls count in n and not in m.
-
-A reward is a function from a `Group` and its own options to one of three results, registered where it is defined; what
-it pays follows from what it returns (see docs/extend.md). Options of a registration: `over_batch`, a function from the
-signals of a whole batch and a random generator to the signals that the reward sees, and `untouched` (True: a trainer
-leaves rewards and advantages as they are).
+Undefined and undecided calls count in n and not in m. A reward is a function from a `Group` and its own options to one
+of three results, registered where it is defined (see docs/extend.md). Options of a registration: `over_batch`, a
+function from the signals of a whole batch and a random generator to the signals that the reward sees, and `untouched`
+(True: a trainer leaves rewards and advantages as they are).
 """
 
 from __future__ import annotations
@@ -65,7 +61,7 @@ class Group:
         return list(zip(self.signals, self.outcomes.tolist(), strict=True))
 
     def __len__(self) -> int:
-        """G."""
+        """Number of trajectories G."""
         return len(self.trajectories)
 
 
@@ -354,11 +350,6 @@ class RewardConfig:
     def over_batch(self) -> Callable[[Sequence[Signal], np.random.Generator], Sequence[Signal]] | None:
         """What happens to the signals of a whole batch before any group is rewarded; None: nothing."""
         return self.entry.options.get("over_batch")
-
-    @property
-    def untouched(self) -> bool:
-        """Whether a trainer is to leave its own rewards and advantages as they are."""
-        return bool(self.entry.options.get("untouched", False))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain flat form, as a configuration file has it, every option stated."""

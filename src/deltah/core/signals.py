@@ -227,12 +227,9 @@ def position_corrected(h: SegmentEntropies, baseline: PositionBaseline) -> Inter
     return Interval(point - expected, lower - expected, upper - expected)
 
 
-@SIGNALS.register(
+SIGNALS.register(
     "tail", title="tail ΔH", unit="nats", meaning=f"{_AFTER_LESS_BEFORE}, over the last tokens of each", pool="tail"
-)
-def tail(h: SegmentEntropies) -> Interval:
-    """ΔH_k over the last `tail_tokens` tokens of each segment, nats."""
-    return delta_h(h)
+)(delta_h)
 
 
 @SIGNALS.register(

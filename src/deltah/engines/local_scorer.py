@@ -37,11 +37,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-MAX_LOGITS: Final = 2**26
-"""Logits held at once: 256 MB in float32."""
+MAX_LOGITS: Final = 2**26  # held at once: 256 MB in float32
 MAX_BATCH_TOKENS: Final = 2**14
 _ROWS_REDUCED: Final = 64
-_SAMPLED_WEIGHTS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +115,10 @@ class LocalBackend:
         import torch
 
         with torch.no_grad():
-            shared, logits, first = self._forward(rows)
+            first, logits = self._forward(rows)
             for i, row in enumerate(rows):
                 predicting = rows_that_predict(row.start, len(row.ids))
-                wanted = logits[i, predicting.start - shared - first : predicting.stop - shared - first]
+                wanted = logits[i, predicting.start - first : predicting.stop - first]
                 targets = torch.tensor(row.ids[row.start :], device=logits.device)
                 logprobs, entropy = _reduce(wanted, targets)
                 yield Scores(
@@ -133,8 +131,8 @@ class LocalBackend:
                     n_context=row.start,
                 )
 
-    def _forward(self, rows: Sequence[_Row]) -> tuple[int, torch.Tensor, int]:
-        """Length of the prefix read once, logits (B, W, V) of the rest, and the position in it of their first row."""
+    def _forward(self, rows: Sequence[_Row]) -> tuple[int, torch.Tensor]:
+        """Position of the first token whose logits are kept, and logits (B, W, V) from there."""
         import torch
 
         device = self.model.device
@@ -145,12 +143,11 @@ class LocalBackend:
         ids = torch.zeros((len(rows), width), dtype=torch.long)
         for i, row in enumerate(rows):
             ids[i, : len(row.ids) - shared] = torch.tensor(row.ids[shared:])
-        first = (
-            rows_that_predict(min(row.start for row in rows), width + shared).start - shared if self._can_keep else 0
-        )
-        keep = {"logits_to_keep": torch.arange(first, width, device=device)} if self._can_keep else {}
-        output = self.model(input_ids=ids.to(device), **past, **keep)
-        return shared, output.logits, first
+        first, keep = shared, {}
+        if self._can_keep:
+            first = rows_that_predict(min(row.start for row in rows), width + shared).start
+            keep = {"logits_to_keep": torch.arange(first - shared, width, device=device)}
+        return first, self.model(input_ids=ids.to(device), **past, **keep).logits
 
     def _read_prefix(self, ids: Sequence[int], copies: int) -> dict[str, Any]:
         """Argument that hands a copied key-value cache to the model; nothing for models whose state is not one."""
@@ -223,11 +220,11 @@ def load_local(files: ModelFiles, *, device: str = "auto", tools: Sequence[Mappi
 
 
 def fingerprint(model: Any) -> str:
-    """Sixteen hex digits that change when training changes the weights: names, shapes and up to 256 values of each."""
+    """16 hex digits that change when training changes the weights: of names, shapes and about 256 values of each."""
     sha = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         flat = weight.detach().reshape(-1)
-        step = max(1, flat.numel() // _SAMPLED_WEIGHTS)
+        step = max(1, flat.numel() // 256)
         sha.update(f"{name}{tuple(weight.shape)}".encode())
         sha.update(flat[::step].float().cpu().numpy().tobytes())
     return sha.hexdigest()[:16]

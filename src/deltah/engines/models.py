@@ -22,7 +22,6 @@ from deltah.probe.server_api import RENDER_ERRORS
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-LAB = "lab"
 _ANSWER_FORMAT: Final = "set tokenizer.response_template (see the transformers guide to response parsing)"
 _OTHER_MODEL: Final = "use a tool-calling instruct model such as Qwen/Qwen3-0.6B"
 _QUESTION: Final = {"role": "user", "content": "What is 6 times 7?"}
@@ -37,10 +36,9 @@ _CALL: Final = {"role": "assistant", "content": "", "tool_calls": [{"type": "fun
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """Where `from_pretrained` finds a model."""
+    """Where `from_pretrained` finds the model that a user named."""
 
     name: str
-    """As the user gave it."""
     path: str
     """A directory, or a hub id."""
     base: str | None = None
@@ -55,24 +53,19 @@ class ModelFiles:
 
 def resolve_model(name: str) -> ModelFiles:
     """Find a model's files; a ModelError if a local path holds none."""
-    if name == LAB:
+    if name == "lab":
         return ModelFiles(name, str(resources.files("deltah.lab") / "checkpoint"))
     local = Path(name)
-    if (local / "adapter_config.json").exists() and not (local / "config.json").exists():
-        return _adapter_files(name, local)
-    if local.exists() and not (local / "config.json").exists():
-        raise ModelError(f"{name} holds no model: expected a directory with config.json, as save_pretrained writes it")
     if not local.exists() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
         raise ModelError(f"no model at {name!r}; give a local directory, a hub id 'owner/name', or 'lab'")
-    return ModelFiles(name, name)
-
-
-def _adapter_files(name: str, folder: Path) -> ModelFiles:
-    """A directory with a LoRA adapter alone, such as a checkpoint of a run with `lora_rank`."""
+    if not local.exists() or (local / "config.json").exists():
+        return ModelFiles(name, name)
+    if not (local / "adapter_config.json").exists():
+        raise ModelError(f"{name} holds no model: expected a directory with config.json, as save_pretrained writes it")
     if find_spec("peft") is None:
         raise missing_dependency("peft", extra="train", purpose=f"{name} holds a LoRA adapter, which")
     try:
-        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+        base = json.loads((local / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{name}/adapter_config.json does not name the model it was trained on ({error})") from error
     if not base:
@@ -133,10 +126,8 @@ def on_gpu(device: str) -> bool:
 
 def check_chat_template(tokenizer: PreTrainedTokenizerBase, model_name: str) -> None:
     """Raise a ModelError with the first fault of a tokenizer for rollouts with tools, and its remedy."""
-    try:
-        from trl import chat_template_utils as utils
-    except ImportError as error:
-        raise missing_dependency("trl", extra="train", purpose="Checking a chat template") from error
+    from trl import chat_template_utils as utils
+
     if not tokenizer.chat_template:
         raise ModelError(
             f"the tokenizer of {model_name!r} has no chat template, so there is no format for turns and tool calls; "

@@ -20,7 +20,6 @@ from deltah.core.types import (
     CallStatus,
     Estimator,
     FloatArray,
-    Scalar,
     Segment,
     SegmentKind,
     SpanQuality,
@@ -33,8 +32,7 @@ from deltah.errors import DataError
 from deltah.tasks import OUTCOME_GRADER, Task, grade
 from deltah.traces.conversation import message_text
 from deltah.traces.dialects import split_message
-
-Message = Mapping[str, Any]
+from deltah.traces.messages import Message
 
 
 def trajectory_from_row(
@@ -158,14 +156,6 @@ def decode_tokens(tokenizer: Any, ids: Sequence[int]) -> list[str]:
         joined = tokenizer.decode(ids[start:stop], skip_special_tokens=False, clean_up_tokenization_spaces=False)
         texts[start:stop] = [joined, *[""] * (stop - start - 1)]
     return list(texts)
-
-
-def scalar_facts(facts: Mapping[str, Any]) -> dict[str, Scalar]:
-    """Facts as a trace's metadata can hold them: other values than scalars become JSON text."""
-    return {
-        key: value if isinstance(value, str | int | float | bool | None) else json.dumps(value, default=str)
-        for key, value in facts.items()
-    }
 
 
 def rows_of(tasks: Sequence[Task], config: RolloutConfig) -> tuple[list[dict[str, Any]], Callable[..., list[float]]]:

@@ -29,7 +29,7 @@ from deltah.core.metrics import DROPPED, CollapseMonitor, batch_metrics
 from deltah.core.rewards import RewardConfig, normalise, reward_config
 from deltah.core.signals import Signal, SignalConfig, score, signal_config
 from deltah.core.types import FloatArray, Trajectory
-from deltah.engines.rollout_row import decode_tokens, last_text, scalar_facts, trajectory_from_row
+from deltah.engines.rollout_row import decode_tokens, last_text, trajectory_from_row
 from deltah.engines.trl import trl_compat
 from deltah.errors import InvalidValueError
 
@@ -115,7 +115,7 @@ class DeltaHTrainer(GRPOTrainer):
             trajectories, signals = gather_object(trajectories), gather_object(signals)
         self._record_metrics(signals, outcomes)
         self._advantages = None
-        if self.reward.untouched:
+        if self.reward.entry.options.get("untouched"):
             return rewards
         rng = np.random.default_rng([self.args.seed, self.state.global_step])
         groups = [row // self._group_size for row in range(len(trajectories))]
@@ -192,7 +192,7 @@ class DeltaHTrainer(GRPOTrainer):
     ) -> Trajectory:
         ids, step = self._completion_ids[index], self.state.global_step + 1
         messages = completion if isinstance(completion, list) else [{"role": "assistant", "content": completion}]
-        facts = json.loads(row.get("facts") or "{}")
+        facts = {"task_id": row.get("task_id"), "step": step, **json.loads(row.get("facts") or "{}")}
         return trajectory_from_row(
             row["prompt"] if isinstance(row["prompt"], list) else [{"role": "user", "content": row["prompt"]}],
             messages,
@@ -209,7 +209,10 @@ class DeltaHTrainer(GRPOTrainer):
             golden_answers=tuple(row.get("golden_answers") or ()),
             outcome=None if np.isnan(outcome) else min(max(outcome, 0.0), 1.0),
             model=getattr(self.model.config, "_name_or_path", None) or None,
-            metadata=scalar_facts({"task_id": row.get("task_id"), "step": step, **facts}),
+            metadata={
+                key: value if isinstance(value, str | int | float | bool | None) else json.dumps(value, default=str)
+                for key, value in facts.items()
+            },
         )
 
     def _entropies(self) -> list[FloatArray]:
