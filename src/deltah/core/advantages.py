@@ -193,20 +193,17 @@ def batch_credit(
                 "rng=numpy.random.default_rng([seed, step])"
             )
         signals = config.over_batch(signals, rng)
-    totals = np.full(len(trajectories), np.nan)
+    totals = np.where(np.isfinite(outcomes), outcomes, np.nan)
     tokens = [np.zeros(len(trajectory)) for trajectory in trajectories]
-    dropped, kinds = 0, set()
+    dropped, kinds = len(trajectories), set()
     members: dict[Hashable, list[int]] = {}
     for i, key in enumerate(groups):
         members.setdefault(key, []).append(i)
     for rows in members.values():
         graded = [i for i in rows if np.isfinite(outcomes[i])]
         if len(graded) < 2:
-            dropped += len(rows)
-            for i in graded:
-                totals[i] = outcomes[i]
             continue
-        dropped += len(rows) - len(graded)
+        dropped -= len(graded)
         group = Group(
             trajectories=[trajectories[i] for i in graded],
             signals=[signals[i] for i in graded],

@@ -38,7 +38,6 @@ DEFAULT_VOCAB_SIZE: Final = 2**19
 
 An upper bound grows with log V, so a size that is too great widens an interval and never breaks it."""
 
-_FLOAT64_PRECISION_NATS = 1e-14
 _UNHELD_MASS = 1e-6
 """Probability that unseen tokens may fail to hold: rounding of a caller who states no precision, and no matter."""
 _CACHED_VALUES = 2**16
@@ -129,7 +128,7 @@ def entropy_bounds(
     given = np.asarray(logprobs)
     if precision is not None and not 0 <= precision < 0.1:
         raise InvalidValueError(f"precision is {precision} nats; expected a small number, 0 <= precision < 0.1")
-    implied = _FLOAT64_PRECISION_NATS if given.dtype == np.float64 else SERVER_PRECISION_NATS
+    implied = 1e-14 if given.dtype == np.float64 else SERVER_PRECISION_NATS
     tau = implied if precision is None else precision
     logp = np.sort(given.astype(np.float64), axis=-1) if given.ndim else given.astype(np.float64)
     _check_logprobs(logp, vocab_size, tau)

@@ -160,8 +160,6 @@ def _same_definition(a: object, b: object) -> bool:
 
 def choice(kind: type[Choice], value: object, what: str) -> Choice:
     """Member of a closed set from its text; an error calls it `what` and lists the choices."""
-    if type(value) is kind:
-        return value
     try:
         return kind(str(value))
     except ValueError:

@@ -18,7 +18,7 @@ function from the signals of a whole batch and a random generator to the signals
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, TypeAlias
 
 import numpy as np
@@ -306,22 +306,12 @@ class RewardConfig:
     correct_at: float = 1.0
     """Outcome from which a trajectory counts as correct."""
 
-    def __init__(
-        self,
-        name: str = "sparse",
-        *,
-        options: Mapping[str, Any] | None = None,
-        pooling: str = "pooled",
-        scale: bool = True,
-        eps: float = 1e-4,
-        correctness_first: bool = False,
-        correct_at: float = 1.0,
-        **flat: Any,
-    ) -> None:
-        given = {"name": name, "options": {**(options or {}), **flat}, "pooling": pooling, "scale": scale, "eps": eps}
-        given |= {"correctness_first": correctness_first, "correct_at": correct_at}
-        for key, value in given.items():
-            object.__setattr__(self, key, value)
+    def __init__(self, name: str = "sparse", *, options: Mapping[str, Any] | None = None, **flat: Any) -> None:
+        object.__setattr__(self, "name", name)
+        for own in fields(self):
+            if own.name not in ("name", "options"):
+                object.__setattr__(self, own.name, flat.pop(own.name, own.default))
+        object.__setattr__(self, "options", {**(options or {}), **flat})
         self.__post_init__()
 
     def __post_init__(self) -> None:  # msgspec, which reads configuration files, calls this one alone
@@ -338,12 +328,12 @@ class RewardConfig:
 
     @property
     def entry(self) -> Entry[Callable[..., Rewards]]:
-        """What the registry says of the reward."""
+        """The reward's entry in the registry."""
         return REWARDS.resolve(self.name)
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Of the reward's function: its options, and the fields that it asks for by name."""
+        """Arguments of the reward's function: its options, and the fields that it asks for by name."""
         return {key: self.options.get(key, getattr(self, key, None)) for key in options_of(self.entry.value)}
 
     @property
@@ -353,10 +343,10 @@ class RewardConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain flat form, as a configuration file has it, every option stated."""
-        fields = {key: getattr(self, key) for key in self.__dataclass_fields__ if key != "options"}
-        return {**self.options, **fields}
+        own = {key: getattr(self, key) for key in self.__dataclass_fields__ if key != "options"}
+        return {**self.options, **own}
 
 
 def reward_config(given: RewardConfig | str | None) -> RewardConfig:
-    """Configuration of what a caller wrote: in full, by name, or sparse for None."""
+    """Configuration from what a caller wrote: in full, by name, or None for sparse."""
     return given if isinstance(given, RewardConfig) else RewardConfig(given or "sparse")

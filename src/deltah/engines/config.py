@@ -105,7 +105,7 @@ class TrainConfig:
     steps: int = 100
     prompts_per_step: int = 8
     generations: int = 8
-    """Trajectories of each prompt: the group."""
+    """Trajectories of each prompt, 2 or more: the group."""
     learning_rate: float = 1e-6
     warmup_steps: int = 5
     num_iterations: int = 1
@@ -131,8 +131,6 @@ class TrainConfig:
         for name in ("warmup_steps", "beta", "lora_rank", "trace_every"):
             if getattr(self, name) < 0:
                 raise InvalidValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
-        if self.generations < 2:
-            raise InvalidValueError("generations is 1; a group needs 2 or more trajectories to compare")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able form, as saved in run.json."""

@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
 from deltah.core.align import rows_that_predict
 from deltah.core.types import Estimator, FloatArray, Scalar
 from deltah.engines.models import ModelFiles, load_model, on_gpu
+from deltah.engines.rollout_row import decode_tokens
 from deltah.errors import ModelError, missing_dependency
 from deltah.probe.queries import (
     ChatContext,
@@ -42,8 +42,7 @@ MAX_BATCH_TOKENS: Final = 2**14
 _ROWS_REDUCED: Final = 64
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
+class _Row(NamedTuple):
     """One query in tokens; its continuation begins at `start`."""
 
     ids: list[int]
@@ -77,11 +76,7 @@ class LocalBackend:
 
     def texts(self, ids: Sequence[int]) -> list[str]:
         """Text of each token; empty if an id is none of the tokenizer's."""
-        if not all(0 <= i < len(self.tokenizer) for i in ids):
-            return []
-        from deltah.engines.rollout_row import decode_tokens
-
-        return decode_tokens(self.tokenizer, ids)
+        return decode_tokens(self.tokenizer, ids) if all(0 <= i < len(self.tokenizer) for i in ids) else []
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Ids of messages, generation prompt included."""

@@ -96,9 +96,6 @@ def load_model(
     Weights are bfloat16 on a GPU, unless the optimiser changes all of them: an AdamW step of 1e-6 is below half of
     bfloat16's spacing for nearly every weight and would be rounded away, so trained weights are float32 (the trainer
     computes in bfloat16 by autocast). A LoRA adapter is float32 in any case.
-
-    Raises:
-        ModelError: if the files do not load, or naming what the template cannot do; with the remedy.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -99,11 +99,7 @@ def _segments(
 def _calls(
     completion: Sequence[Message], token_texts: Sequence[str], segments: Sequence[Segment]
 ) -> tuple[ToolCall, ...]:
-    """Calls of every assistant message, matched to the tool messages that follow it.
-
-    Call text in the last message that the parser did not take is an attempt: an unanswered call without a name. No
-    other message can hold one, as TRL ends a rollout without a parsed call.
-    """
+    """Calls of every assistant message, matched to the tool messages that follow it."""
     calls: list[ToolCall] = []
     turn = -1
     for position, message in enumerate(completion):
@@ -127,7 +123,7 @@ def _calls(
                     status=CallStatus.of(result),
                 )
             )
-    if not calls or calls[-1].turn != turn:
+    if not calls or calls[-1].turn != turn:  # call text of the last message that was not parsed: an unanswered call
         for i, span in enumerate(s for s in segments if s.kind is SegmentKind.CALL and s.turn == turn):
             text = "".join(token_texts[span.start : span.stop])
             calls.append(ToolCall(id=f"{turn}.{i}", name="", arguments=text, turn=turn, status=CallStatus.UNANSWERED))
@@ -146,10 +142,7 @@ def last_text(completion: Sequence[Message]) -> str:
 
 
 def decode_tokens(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """Text of each token, so that the concatenation is the text.
-
-    Tokens that hold parts of one character are decoded together and their text stands on the first of them.
-    """
+    """Text of each token; tokens that hold parts of one character have its text on the first of them."""
     texts = tokenizer.batch_decode([[i] for i in ids], skip_special_tokens=False, clean_up_tokenization_spaces=False)
     broken = np.array(["\ufffd" in text for text in texts], dtype=np.bool_)
     for start, stop in runs(broken):

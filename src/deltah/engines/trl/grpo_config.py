@@ -17,7 +17,6 @@ from deltah.errors import ConfigError, MissingDependencyError, TrainingError, mi
 from deltah.runs import RunDirectory
 
 MIN_FREE_BYTES = 200 * 2**20
-_ADAM_BYTES = 8  # two float32 moments of each trained weight
 
 
 def grpo_config(config: TrainConfig, run: RunDirectory) -> GRPOConfig:
@@ -98,14 +97,12 @@ def make_grpo_config(fields: dict[str, Any], overrides: dict[str, Any]) -> GRPOC
 
 def check_vllm(config: RolloutConfig) -> None:
     """Refuse `vllm` without its package or a GPU."""
-    if not config.vllm:
-        return
-    if find_spec("vllm") is None:
+    if config.vllm and find_spec("vllm") is None:
         raise MissingDependencyError(
             "rollout.vllm needs the package 'vllm' in a version that TRL supports; install it with: pip install "
             "vllm, or leave rollout.vllm out to generate with transformers"
         )
-    if not on_gpu(config.device):
+    if config.vllm and not on_gpu(config.device):
         raise ConfigError("rollout.vllm needs a GPU and none is in use; leave it out to generate with transformers")
 
 
@@ -139,11 +136,11 @@ def lora_config(config: TrainConfig) -> Any:
 def check_disk(path: Path, model: Any, arguments: GRPOConfig, *, adapter_only: bool = False) -> None:
     """Refuse a disk that cannot hold the checkpoints kept, the one being written, and the final model.
 
-    The run's own checkpoints count as free: they make room for the next ones. Those of a LoRA adapter
-    (`adapter_only`) are negligible.
+    The run's own checkpoints count as free; those of a LoRA adapter alone (`adapter_only`) are negligible.
     """
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    checkpoint = 0 if adapter_only else weights + _ADAM_BYTES * sum(p.numel() for p in model.parameters())
+    moments = 2 * 4 * sum(p.numel() for p in model.parameters())  # in float32
+    checkpoint = 0 if adapter_only else weights + moments
     needed = max(((arguments.save_total_limit or 1) + 1) * checkpoint + weights, MIN_FREE_BYTES)
     existing = next(folder for folder in (path, *path.resolve().parents) if folder.exists())
     own = sum(file.stat().st_size for file in Path(arguments.output_dir).rglob("*") if file.is_file())

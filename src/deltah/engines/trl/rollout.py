@@ -39,19 +39,10 @@ def rollout(
     batch_size: int = 64,
     signal: SignalConfig | None = None,
 ) -> Iterator[tuple[Trajectory, Signal]]:
-    """Run a model with its tools on tasks, without training; entropies are exact, from the trainer's own pass.
+    """Graded (trajectory, signal), task by task, of a model with its tools, without the first `start` ones.
 
-    Args:
-        config: Model and limits.
-        tasks: Questions.
-        greedy: Take the likeliest token instead of sampling; entropies stay those at `config.temperature`.
-        samples: Trajectories of each task.
-        start: Trajectories that are left out at the beginning.
-        batch_size: Trajectories generated together.
-        signal: How calls are scored.
-
-    Yields:
-        Graded (trajectory, signal), task by task.
+    Entropies are exact and those at `config.temperature`, also with `greedy`; `batch_size` trajectories are generated
+    together.
     """
     check_vllm(config)
     rows, outcome = rows_of(tasks, config)
@@ -129,10 +120,7 @@ def evaluate_into(config: EvaluateConfig, run: RunDirectory, progress: Progress 
 
 @dataclass(frozen=True, slots=True)
 class RolloutJob:
-    """Trajectories of tasks, written into a run directory as they come: all samples of the first task, then the next.
-
-    A continued job samples with another seed, so that no draw is repeated: the sample is equally good, but another one.
-    """
+    """Trajectories of tasks, written into a run directory one by one: all samples of the first task, then the next."""
 
     config: RolloutConfig
     tasks: Sequence[Task]
@@ -165,10 +153,10 @@ class RolloutJob:
     def proceed(self, done: int) -> Iterator[int]:
         """Write the trajectories after the first `done`; yields how many there are after each."""
         seed = self.config.seed
-        if done:  # with the first seed, the next samples of a task would repeat its first ones
+        if done:  # another seed, so that the next samples of a task do not repeat its first ones
             seed = int(np.random.SeedSequence([seed, done]).generate_state(1)[0] >> 1)
-        config = replace(self.config, seed=seed)
-        made = rollout(config, self.tasks, greedy=self.greedy, samples=self.samples, start=done)
+        acting = replace(self.config, seed=seed)
+        made = rollout(acting, self.tasks, greedy=self.greedy, samples=self.samples, start=done)
         first = list(islice(made, 1)) if done < self.total else []  # a run that cannot start leaves no file
         if first:
             with TraceWriter(self.partial) as writer:

@@ -217,9 +217,7 @@ class DeltaHTrainer(GRPOTrainer):
 
     def _entropies(self) -> list[FloatArray]:
         """(T_i,) nats for each row, at the sampling temperature, from TRL's own scoring pass."""
-        if self._captured is None:
-            return self._score_rows()
-        return _unpadded(self._captured, self._completion_ids)
+        return self._score_rows() if self._captured is None else _unpadded(self._captured, self._completion_ids)
 
     @torch.no_grad()
     def _score_rows(self) -> list[FloatArray]:

@@ -134,16 +134,11 @@ def build_trainer(config: TrainConfig, run: RunDirectory, *, progress: Progress 
     return trainer
 
 
-def _trace_writer(
-    run: RunDirectory, every: int, stride: int
-) -> Callable[[list[Trajectory], list[Signal], int, str], None] | None:
+def _trace_writer(run: RunDirectory, every: int, stride: int) -> Callable[..., None]:
     """Writer of the first batch, and of the first at or after each multiple of `every` steps, `stride` steps apart."""
-    if not every:
-        return None
 
     def write(trajectories: list[Trajectory], signals: list[Signal], step: int, mode: str) -> None:
-        del signals
-        if mode == "train" and (step == 1 or step // every > (step - stride) // every):
+        if mode == "train" and every and (step == 1 or step // every > (step - stride) // every):
             write_traces(run.step_traces(step, rank()), trajectories)
 
     return write

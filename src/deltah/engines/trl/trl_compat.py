@@ -25,8 +25,6 @@ _ARGUMENTS = {
     "_get_output_dir": "trial",
     "_load_from_checkpoint": "resume_from_checkpoint",
 }
-_OUTPUT_KEYS = ("prompt_ids", "completion_ids", "completion_mask", "advantages")
-_LAUNCHER_KEYS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 
 def check_trainer_class(trainer_class: type) -> None:
@@ -53,9 +51,9 @@ def check_rollout(output: tuple[Any, ...], n_prompts: int) -> None:
 
 def check_scored_batch(output: Mapping[str, Any]) -> None:
     """Check the keys of a scored batch."""
-    missing = [key for key in _OUTPUT_KEYS if key not in output]
+    missing = {"prompt_ids", "completion_ids", "completion_mask", "advantages"} - output.keys()
     if missing:
-        raise unsupported(f"the scored batch no longer has {', '.join(missing)}")
+        raise unsupported(f"the scored batch no longer has {', '.join(sorted(missing))}")
 
 
 def unsupported(what: str) -> UnsupportedVersionError:
@@ -92,7 +90,8 @@ def alone() -> Iterator[None]:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
         AcceleratorState._reset_state(reset_partial_state=True)
-    launched = {key: os.environ.pop(key) for key in _LAUNCHER_KEYS if key in os.environ}
+    keys = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    launched = {key: os.environ.pop(key) for key in keys if key in os.environ}
     try:
         yield
     finally:
