@@ -1,31 +1,23 @@
-"""A probe from end to end: ask what is not cached yet, and make one row a call.
+"""A probe from end to end: ask what is not cached yet, and make one row per call.
 
-Every answer is on disk before it is used. A call whose query fails is listed with its reason and the run goes on; an
-error that would meet every query (no access, server gone, full disk) stops the run, which continues from the cache when
-it is started again.
+A call whose query fails is listed with its reason and the run goes on; an error that would meet every query (no access,
+server gone, full disk) stops the run, which continues from the cache when it is started again.
 
-A row says what a call's result did to the probability of the answer and to the entropy of what followed. For each of
-the three contexts the best golden answer is the one of greatest total log-probability; taken in each context alike, so
-that the choice favours none. Gains are differences of its log-probability, in nats. The field names call the control
-result "placebo"::
+The best golden answer of a context is the one of greatest total log-probability. The field names call the control
+result "placebo"; r_k is the logged reasoning of the next turn, the same tokens in every context::
 
-    gain_placebo = log P(gold | real) - log P(gold | control)        total, and per token
+    gain_placebo = log P(gold | real) - log P(gold | control)        nats, total and per token
     gain_none    = log P(gold | real) - log P(gold | none)
     useful       = both > threshold                                  default log 2: the answer became twice as likely
     delta_h_placebo = H(r_k | real) - H(r_k | control)               negative: the result made r_k more certain
     delta_h_none    = H(r_k | real) - H(r_k | none)
 
-Both are asked, because either alone misleads: without a result the turn reads differently, and an unrelated result does
-not only withhold, it can draw a model that trusts the latest result away from what it knew. A repeated call then beats
-its control and yet changes nothing.
-
-r_k is the logged reasoning of the next turn, the same tokens in every context. With interval entropies a difference
-lies in [L_real - U_other, U_real - L_other]. NaN is "not measured".
+Either gain alone misleads: without a result the turn reads differently, and an unrelated one can draw a model away from
+what it knew. NaN is "not measured".
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -33,7 +25,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from deltah.core.types import Estimator, Trajectory
-from deltah.probe.plan import CallPlan, Plan, ProbeConfig, Reason, Target, Variant, skipped_by
+from deltah.probe.plan import CallPlan, Plan, ProbeConfig, Target, Variant, skipped_by
 from deltah.probe.queries import Backend, ProbeCache, QueryError, Scores, question_key
 
 NAN = float("nan")
@@ -44,35 +36,18 @@ Progress: TypeAlias = Callable[[int, int, dict[str, float]], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What a plan costs, in tokens that the model reads."""
+    """What a plan costs."""
 
     calls: int
     queries: int
     cached: int
     """Queries whose answer is on disk."""
     tokens: int
-    """Tokens of the others. Backends that share the prefix of a call's contexts compute fewer."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeResult:
-    """What a probe found."""
-
-    rows: tuple[dict[str, Any], ...]
-    """One a call, those not probed included, in the order of the trajectories."""
-    reasons: Counter[Reason]
-    """How many calls were not probed, by reason."""
-    n_left: int
-    """Calls over the budget; they have no row."""
-
-    @property
-    def probed(self) -> list[dict[str, Any]]:
-        """Rows of the calls that were probed."""
-        return [row for row in self.rows if row["reason"] is None]
+    """Tokens that the model reads for the others; fewer where it shares the prefix of a call's contexts."""
 
 
 def cost_of(plan: Plan, backend: Backend, cache: ProbeCache) -> Cost:
-    """Count what is still to be asked, before anything is."""
+    """Count what is still to be asked."""
     queries = [query for call in plan.calls for query in call.queries()]
     missing = [query for query in queries if query not in cache]
     return Cost(
@@ -91,8 +66,11 @@ def run_plan(
     config: ProbeConfig,
     *,
     progress: Progress | None = None,
-) -> ProbeResult:
-    """Probe the planned calls."""
+) -> list[dict[str, Any]]:
+    """Probe the planned calls; one row per call within the budget, in the order of the trajectories.
+
+    The `reason` of a row says why its call was not probed; None: it was.
+    """
     rows: list[tuple[Target, dict[str, Any]]] = []
     skipped = list(plan.skipped)
     for done, call in enumerate(plan.calls, start=1):
@@ -107,13 +85,11 @@ def run_plan(
         if progress is not None:
             progress(done, len(plan.calls), {})
     for s in skipped:
-        detail = {} if s.detail is None else {"detail": s.detail}
-        rows.append((s.target, _head(s.target, backend.identity) | {"reason": s.reason.value} | detail))
+        why = {"reason": s.reason.value} | ({} if s.detail is None else {"detail": s.detail})
+        rows.append((s.target, _head(s.target, backend.identity) | why))
     place = {id(trajectory): i for i, trajectory in enumerate(trajectories)}
     rows.sort(key=lambda pair: (place[id(pair[0].trajectory)], pair[0].call))
-    return ProbeResult(
-        rows=tuple(row for _, row in rows), reasons=Counter(s.reason for s in skipped), n_left=plan.n_left
-    )
+    return [row for _, row in rows]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,10 +119,9 @@ class Entropy:
 
 def best_gold(answers: Sequence[Scores]) -> Gold:
     """The golden answer of greatest total log-probability, ties to the first; NaN if no answer was measured."""
-    found = [scores.logprobs[scores.focus] for scores in answers]
     measured = [
         Gold(total=float(logprobs.sum()), per_token=float(logprobs.mean()), n_tokens=len(logprobs))
-        for logprobs in found
+        for logprobs in (scores.logprobs[scores.focus] for scores in answers)
         if len(logprobs) and not np.isnan(logprobs).any()
     ]
     return max(measured, key=lambda gold: gold.total, default=Gold())
@@ -178,7 +153,7 @@ def row_of(plan: CallPlan, cache: ProbeCache, identity: Mapping[str, Any], thres
     return {
         **_head(plan.target, identity),
         "reason": None,
-        "contexts": plan.contexts.form.value,
+        "contexts": plan.contexts.form,
         "answer_template": plan.template,
         "n_answers": len(plan.gold),
         **{f"gold_logprob_{v}": gold[v].total for v in Variant},
