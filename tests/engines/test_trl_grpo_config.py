@@ -142,7 +142,7 @@ def test_processes_share_the_rows_of_a_step(files: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr(settings, "world_size", lambda: 2)
     assert grpo_config(config, run).gradient_accumulation_steps == 1
     monkeypatch.setattr(settings, "world_size", lambda: 3)
-    message = "4 prompts x 4 generations = 16 rows a step is not a multiple of 3 processes x rollout.batch_size 8"
+    message = "4 prompts x 4 generations = 16 rows per step is not a multiple of 3 processes x rollout.batch_size 8"
     with pytest.raises(ConfigError, match=message):
         grpo_config(config, run)
 

@@ -228,7 +228,7 @@ def credit_rollouts(
     signal: SignalConfig | str | None = None,
     rng: np.random.Generator | None = None,
 ) -> BatchCredit:
-    """Per-token advantages for a training loop of one's own.
+    """Per-token advantages for your own training loop.
 
     Args:
         spans: B rollouts, each as (kind, tokens) in order; see `trajectory_from_spans`.

@@ -103,7 +103,7 @@ def outcome(group: Group) -> TrajectoryRewards:
     return TrajectoryRewards(group.outcomes)
 
 
-@REWARDS.register("sparse", meaning="F1 * m / n: the share of calls that reduced entropy, once a trajectory")
+@REWARDS.register("sparse", meaning="F1 * m / n: the share of calls that reduced entropy, per trajectory")
 def sparse(group: Group, *, no_call_efficiency: Share = 1.0) -> TrajectoryRewards:
     """F1 * m / n of every trajectory, the method's sparse outcome reward; options as for `sparse_reward`."""
     return TrajectoryRewards([sparse_reward(s, f, no_call_efficiency=no_call_efficiency) for s, f in group.pairs])

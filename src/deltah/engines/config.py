@@ -57,7 +57,7 @@ class RolloutConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutRunConfig:
-    """Rolling out alone, under the keys that training has."""
+    """Rollouts without training, under the same keys."""
 
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
 

@@ -208,7 +208,7 @@ class LocalBackend:
 def load_local(files: ModelFiles, *, device: str = "auto", tools: Sequence[Mapping[str, Any]] = ()) -> LocalBackend:
     """Load a model and its tokenizer: float32 on CPU, bfloat16 on a GPU."""
     try:
-        model, tokenizer = load_model(files, device=device, acts=False)
+        model, tokenizer = load_model(files, device=device, with_tools=False)
     except ImportError as error:
         raise missing_dependency(error.name or "torch", extra="train", purpose="A probe with a local model") from error
     return LocalBackend(model.to("cuda" if on_gpu(device) else "cpu"), tokenizer, files.name, tools=tools)

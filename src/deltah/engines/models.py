@@ -89,9 +89,9 @@ def _loading(what: str, files: ModelFiles) -> Iterator[None]:
 
 
 def load_model(
-    files: ModelFiles, *, device: str = "auto", train_all: bool = False, acts: bool = True
+    files: ModelFiles, *, device: str = "auto", train_all: bool = False, with_tools: bool = True
 ) -> tuple[Any, Any]:
-    """Model (an adapter merged into its base) and tokenizer; one that `acts` needs a chat template with tools.
+    """Model (an adapter merged into its base) and tokenizer; `with_tools` checks its chat template first.
 
     Weights are bfloat16 on a GPU, unless the optimiser changes all of them: an AdamW step of 1e-6 is below half of
     bfloat16's spacing for nearly every weight and would be rounded away, so trained weights are float32 (the trainer
@@ -102,7 +102,7 @@ def load_model(
 
     with _loading("tokenizer", files):
         tokenizer = AutoTokenizer.from_pretrained(files.tokenizer)
-    if acts:
+    if with_tools:
         check_chat_template(tokenizer, files.name)
     dtype = torch.bfloat16 if on_gpu(device) and not train_all else torch.float32
     with _loading("model", files):

@@ -24,7 +24,7 @@ def grpo_config(config: TrainConfig, run: RunDirectory) -> GRPOConfig:
     rows, at_once = config.prompts_per_step * config.generations, config.rollout.batch_size * world_size()
     if rows % at_once:
         raise ConfigError(
-            f"{config.prompts_per_step} prompts x {config.generations} generations = {rows} rows a step is not a "
+            f"{config.prompts_per_step} prompts x {config.generations} generations = {rows} rows per step is not a "
             f"multiple of {world_size()} processes x rollout.batch_size {config.rollout.batch_size}; change one of them"
         )
     gpu = on_gpu(config.rollout.device)
