@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from deltah.calls.savings import Costs, Prices
     from deltah.calls.table import CallTable, read_calls
     from deltah.core.advantages import (
         BatchCredit,
@@ -60,12 +61,14 @@ __all__ = [
     "CallRewards",
     "CallStatus",
     "CallTable",
+    "Costs",
     "DeltahError",
     "EntropyBounds",
     "Estimator",
     "Group",
     "Interval",
     "PositionBaseline",
+    "Prices",
     "Range",
     "Registry",
     "Reward",
@@ -101,6 +104,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "calls.savings": "Costs Prices",
     "calls.table": "CallTable read_calls",
     "core.advantages": "BatchCredit Reward batch_credit credit_rollouts group_rewards token_advantages",
     "core.entropy": "DEFAULT_VOCAB_SIZE EntropyBounds entropy_bounds entropy_from_logits",

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from deltah.calls.savings import unknown_tools
 from deltah.calls.table import LogOptions
 from deltah.cli.arguments import (
     Answers,
@@ -25,7 +26,6 @@ from deltah.cli.arguments import (
     VocabSize,
     check_outputs,
     costs,
-    unknown_tools,
 )
 from deltah.cli.terminal import inert, reading
 from deltah.text_format import count
