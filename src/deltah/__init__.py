@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from deltah.core.signals import SIGNALS, Interval, PositionBaseline, Signal, SignalConfig, Verdict, delta_h, score
     from deltah.core.types import CallStatus, Estimator, Segment, SegmentKind, ToolCall, Trajectory
     from deltah.errors import DeltahError
-    from deltah.runs.directory import signal_of
+    from deltah.runs import signal_of
     from deltah.tasks.graders import GRADERS
     from deltah.tools.toolbox import TOOLS
     from deltah.traces import read_traces, write_traces
@@ -116,7 +116,7 @@ _HOMES = {
     "core.signals": "SIGNALS Interval PositionBaseline Signal SignalConfig Verdict delta_h score",
     "core.types": "CallStatus Estimator Segment SegmentKind ToolCall Trajectory",
     "errors": "DeltahError",
-    "runs.directory": "signal_of",
+    "runs": "signal_of",
     "tasks.graders": "GRADERS",
     "tools.toolbox": "TOOLS",
     "traces": "read_traces write_traces",
