@@ -39,6 +39,8 @@ _IDS: Final = (
     Column("trajectory", "VARCHAR", "Id of the trajectory, as the log has it"),
     Column("question", "VARCHAR", "What was asked"),
 )
+_SIGNAL: Final = Column("signal", "VARCHAR", "Name of the signal; null without entropies")
+_UNIT: Final = Column("unit", "VARCHAR", "Unit of the signal, its bounds and margin; empty for a ratio")
 _CALLS: Final = (
     Column("call", "VARCHAR", "Id of the call, unique in its trajectory"),
     Column("index", "BIGINT", "Place of the call in its trajectory, from 1"),
@@ -47,7 +49,9 @@ _CALLS: Final = (
     Column("status", "VARCHAR", "ok, error or unanswered"),
     Column("round", "BIGINT", "Number k of the round, from 1; the calls of one turn share it and its signal"),
     Column("calls_in_round", "BIGINT", "Calls of that round", "calls"),
+    _SIGNAL,
     Column("value", "DOUBLE", "Signal of the call; negative: entropy fell", "see `unit`"),
+    _UNIT,
     Column("lower", "DOUBLE", "Certified lower bound of `value`", "see `unit`"),
     Column("upper", "DOUBLE", "Certified upper bound of `value`; null: not known", "see `unit`"),
     Column("verdict", "VARCHAR", "reduced, not_reduced, undecided or undefined"),
@@ -77,6 +81,8 @@ _TRAJECTORIES: Final = (
     Column("calls", "BIGINT", "Calls, n", "calls"),
     Column("rounds", "BIGINT", "Rounds, R", "rounds"),
     Column("sampled_tokens", "BIGINT", "Tokens that the policy drew; null without tokens", "tokens"),
+    _SIGNAL,
+    _UNIT,
     Column("margin", "DOUBLE", "Dead band of the verdicts", "see `unit`"),
     Column("segments", "BIGINT", "Segments of reasoning r_0 ... r_R with measured tokens", "segments"),
     Column("segment_tokens", "BIGINT", "Tokens that they pool", "tokens"),
@@ -86,8 +92,6 @@ _TRAJECTORIES: Final = (
     Column("metadata", "JSON", "Further facts of the source, as JSON"),
 )
 _SHARED: Final = (
-    Column("signal", "VARCHAR", "Name of the signal; null without entropies"),
-    Column("unit", "VARCHAR", "Unit of the signal, its bounds and margin; empty for a ratio"),
     Column("outcome", "DOUBLE", "Outcome of the trajectory, in [0, 1]; null: not graded"),
     Column("correct", "BOOLEAN", "Whether the outcome is 1; null: not graded"),
     Column("estimator", "VARCHAR", "exact, top_k or none: where the entropies come from"),
