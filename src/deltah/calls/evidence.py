@@ -1,7 +1,7 @@
-"""What one call shows, read off its text: its normal form, what it may have changed, and what its answer is good for.
+"""What the text of one call shows: its normal form, what it may have changed, and what kind of answer it got.
 
-Logs do not say which tools write, so effects are a guess from name and arguments. It errs towards "changes": a call
-taken for a change hides waste, a change taken for a look would invent it. The rules are stated in docs/waste.md.
+Logs do not say which tools write, so effects are guessed from name and arguments. A guess errs towards "changes", which
+hides waste; the other error would invent it. docs/waste.md states the rules.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 from deltah.core.types import CallStatus, ToolCall
 
 Answer: TypeAlias = Literal["content", "nothing_found", "acknowledgement", "pending", "opaque", "failed", "absent"]
-"""What a result is: "opaque" holds a medium that the log does not show, "acknowledgement" only says that it is done."""
+"""Kind of a result: "opaque" holds a medium that the log does not show, "acknowledgement" only says that it is done."""
 
 SHORT_CHARS: Final = 400
 """Only answers up to this length are read as a message (pending, nothing found) instead of as content."""
@@ -147,17 +147,16 @@ _JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":
 
 
 class _Tool(NamedTuple):
-    """What a tool's name says."""
+    """What a tool's name says: its arguments are code, a search or other; its effect; whether it runs Python."""
 
     kind: str
-    """Of its arguments: code, search or other."""
     effect: str
     python: bool
 
 
 @lru_cache(maxsize=4096)
 def tool_of(name: str) -> _Tool:
-    """What a tool's name says, each by the first word of it that tells."""
+    """What a tool's name says, each by its first word that tells."""
     words = _name_words(name)
     return _Tool(
         kind=next((_TOOLS[word] for word in words if word in _TOOLS), "other"),
@@ -184,7 +183,6 @@ class CallForm(NamedTuple):
     """One call, normalised."""
 
     arguments: object
-    """As `decode_arguments` gives them."""
     loose: tuple[str, ...]
     """Equal for calls that agree in their normalised arguments; of code a necessary condition, see `same_code`."""
     code: tuple[str, ...]
@@ -201,7 +199,7 @@ class CallForm(NamedTuple):
 
 
 def call_form(name: str, arguments: object) -> CallForm:
-    """Normal form of a call with decoded arguments; those that are null are dropped."""
+    """Normal form of a call with decoded arguments, without those that are null."""
     loose, fixed, code, words = [name], [name], list[str](), list[str]()
     fields = arguments.items() if isinstance(arguments, Mapping) else [("", arguments)]
     for key, value in sorted(field for field in fields if field[1] is not None):
@@ -242,15 +240,14 @@ def similarity(a: CallForm, b: CallForm) -> float:
 
 
 def same_code(a: CallForm, b: CallForm) -> bool:
-    """Whether two calls of one loose form run code that differs in comments and white space between tokens only."""
-    return all(_same_code(x, y) for x, y in zip(a.code, b.code, strict=True))
+    """Whether two calls of one loose form run code that differs only in comments and white space between tokens."""
+    return all(map(_same_code, a.code, b.code))
 
 
 def _same_code(a: str, b: str) -> bool:
     if a == b or max(len(a), len(b)) > MAX_CODE_CHARS:
         return a == b
-    tokens = _python_tokens(a)
-    if tokens is not None:
+    if (tokens := _python_tokens(a)) is not None:
         return tokens == _python_tokens(b)
     # A shell command or SQL is the same if its words are, and it holds no quote or comment.
     return not re.search(r"[\"'#\\\n]", a + b) and a.split() == b.split()
@@ -336,25 +333,19 @@ def _message_kind(text: str) -> Answer:
 
 
 def split_words(text: str) -> list[str]:
-    """Runs of letters and digits in order and lower case; of languages without spaces single characters."""
+    """Runs of letters and digits in order and lower case; single characters of languages without spaces."""
     if not text.isascii():
         return _WORD.findall(text.casefold())
     return text.encode("ascii").translate(_LOWER_OR_SPACE).decode("ascii").split()  # several times faster
 
 
 def flatten(text: str) -> str:
-    """Text in its comparable form, a space at both ends: brackets and white space are single spaces.
-
-    Fields of search engines that differ from run to run (score, time taken, request id) are left out.
-    """
+    """Comparable form of a text: brackets and white space are single spaces, fields that vary by run are left out."""
     return _flat(_without_volatile_fields(text))
 
 
 def passages(text: str) -> list[str]:
-    """Parts of a search result that stand for themselves, flattened.
-
-    Records of a JSON list, else blocks between blank lines, else lines; numbers and bullets before them left out.
-    """
+    """Parts of a search result, flattened: records of a JSON list, else blocks between blank lines, else lines."""
     stripped = _without_volatile_fields(text).strip()
     if _JSON_START.match(stripped):
         parts = _RECORD_BORDER.split(stripped)
@@ -365,6 +356,7 @@ def passages(text: str) -> list[str]:
 
 
 def _without_volatile_fields(text: str) -> str:
+    """Text without fields of search engines that differ from run to run: score, time taken, request id."""
     return _VOLATILE_FIELD.sub("", text) if '"' in text and _JSON_START.match(text) else text
 
 

@@ -1,22 +1,21 @@
 """Waste that the text of a trajectory shows: calls that repeat a call, an error or what the context already holds.
 
-No label, no model and no entropy is used. The classes err towards silence: a call is named waste only if nothing in the
-record speaks for it. docs/waste.md states the rules. A call that may change the world and a new user message begin a
-new *epoch*, and only calls of one epoch are evidence about each other. Time is linear in the text but for one substring
-search a call in its epoch's results, and at most `NEAR_WINDOW` comparisons of queries.
+No label, model or entropy is used, and what is in doubt is no waste; docs/waste.md states the rules. A call that may
+change the world and a new user message begin a new *epoch*, and only calls of one epoch are evidence about each other.
+Time is linear in the text but for one substring search per call in its epoch's results and `NEAR_WINDOW` comparisons.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise, product, repeat
 from operator import itemgetter
 from string import ascii_lowercase
-from typing import Final, TypeVar
+from typing import Final
 
 from deltah.calls.evidence import (
     Answer,
@@ -41,9 +40,9 @@ NEAR_SIMILARITY: Final = 0.8
 NEAR_WINDOW: Final = 32
 """Queries that differ in nothing but words are compared with so many of their predecessors."""
 MIN_PASSAGE_CHARS: Final = 40
-"""A search result shorter than this is never said to be in context already."""
+"""A shorter search result is never said to be in context already."""
 MIN_TEXT_CHARS: Final = 160
-"""The same for other tools, whose results need not name what they are about."""
+"""The same for other tools."""
 
 
 class Waste(StrEnum):
@@ -62,7 +61,7 @@ class Waste(StrEnum):
 
 
 class WasteLevel(StrEnum):
-    """What text and entropy together say of a call."""
+    """What text and entropy together say about a call."""
 
     CERTIFIED = "certified"
     """A class other than the hint holds, and ΔH is certified not reduced."""
@@ -84,7 +83,7 @@ def waste_level(waste: frozenset[Waste], verdict: Verdict | None) -> WasteLevel:
 
 
 def waste_levels(signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> tuple[WasteLevel, ...]:
-    """(C,) what text and entropy say of each call, given its classes; the signal is None without entropies."""
+    """(C,) what text and entropy say about each call, given its classes; the signal is None without entropies."""
     verdicts = [None] * len(waste) if signal is None else signal.call_verdicts
     return tuple(waste_level(classes, verdict) for classes, verdict in zip(waste, verdicts, strict=True))
 
@@ -122,7 +121,7 @@ class _Evidence:
     flat: str
     """Comparable form of the result; empty where there is none."""
     parts: tuple[str, ...]
-    """What of the result must be found as one run: each passage of a search result, the whole of any other."""
+    """Runs of the result that must be in context: the passages of a search, else the whole."""
     epoch: int
     changing: bool = False
     """Whether the same call got another answer in the same epoch."""
@@ -130,7 +129,7 @@ class _Evidence:
 
     @property
     def answered(self) -> bool:
-        """Whether its answer shows that a later equal one brings nothing."""
+        """Whether a later equal answer brings nothing."""
         return self.kind in ("content", "nothing_found") or (self.kind == "acknowledgement" and self.effect == "reads")
 
 
@@ -155,7 +154,7 @@ def _evidence(calls: Sequence[ToolCall], heard: Iterable[int]) -> list[_Evidence
 
 
 def _same_calls(evidence: Iterable[_Evidence]) -> list[list[_Evidence]]:
-    """Groups of two or more calls that agree in epoch and loose form; `changing` is set on their members."""
+    """Groups of calls that agree in epoch and loose form, with `changing` set."""
     groups: dict[tuple[int, tuple[str, ...]], list[_Evidence]] = defaultdict(list)
     for e in evidence:
         groups[e.epoch, e.form.loose].append(e)
@@ -215,15 +214,11 @@ def _mark_contained(evidence: Sequence[_Evidence], heard: Mapping[int, str]) -> 
             waiting = []
         epoch, turn = e.epoch, e.turn
         waiting.append(e)
-        if _may_be_contained(e) and all(
-            part in seen_parts or part in texts or any(part in text for text in texts) for part in e.parts
-        ):
+        enough = len(e.flat) - 2 >= (MIN_PASSAGE_CHARS if e.form.query else MIN_TEXT_CHARS)
+        if e.kind != "content" or e.effect == "changes" or e.changing or not enough:
+            continue
+        if all(part in seen_parts or part in texts or any(part in text for text in texts) for part in e.parts):
             e.waste.add(Waste.RESULT_IN_CONTEXT)
-
-
-def _may_be_contained(e: _Evidence) -> bool:
-    enough = MIN_PASSAGE_CHARS if e.form.query else MIN_TEXT_CHARS
-    return e.kind == "content" and e.effect != "changes" and not e.changing and len(e.flat) - 2 >= enough
 
 
 def _mark_similar(evidence: Sequence[_Evidence]) -> None:
@@ -243,10 +238,9 @@ _TEMPLATE = re.compile(r"<[^<>]{0,40}>|\b(?:system|user|assistant|tool)\b|[^\w<]
 
 
 def _user_text(trajectory: Trajectory) -> dict[int, str]:
-    """System and user text by the turn it precedes, the question included, in order.
+    """System and user text by the turn it precedes, the question included, in order; empty where the record lacks it.
 
-    After turn 0, a prompt that holds nothing but template tokens and role names is no message; a message whose text the
-    record lacks is an empty one.
+    After turn 0, a prompt of template tokens and role names alone is no message.
     """
     found = {0: trajectory.question} if trajectory.question else {}
     for segment in trajectory.segments:
@@ -259,10 +253,7 @@ def _user_text(trajectory: Trajectory) -> dict[int, str]:
 
 
 def _policy_text(trajectory: Trajectory) -> dict[int, str | None]:
-    """Reasoning and calls by the turn that wrote them; None for a turn of which the record lacks some text.
-
-    Where no text of a turn spells its calls, their arguments stand in for it.
-    """
+    """Reasoning and calls (or their arguments) by the turn that wrote them; None where the record lacks some text."""
     parts: dict[int, list[str | None]] = defaultdict(list)
     spelled = set()
     for segment in trajectory.segments:
@@ -278,22 +269,20 @@ def _policy_text(trajectory: Trajectory) -> dict[int, str | None]:
 
 STEM_LETTERS: Final = 6
 _FRACTION = re.compile(r"(?:\b\d)?\.\d+")
-"""Decimals; of 1023.5 the whole part stays, of 0.5 nothing."""
+"""Decimals: 1023.5 becomes 1023, and 0.5 nothing."""
 _DECIMAL_POINT = re.compile(r"\.\d")
 _THOUSANDS = re.compile(r",(?=\d{3}\b)")
 _SHORT_WORDS: Final = frozenset(map("".join, product(ascii_lowercase, ["", *ascii_lowercase])))
-"""Of one or two letters: most are of no language in particular, and any text holds some."""
+"""Of one or two letters: any text holds some."""
 _IGNORED: Final = _SHORT_WORDS.union(word[:STEM_LETTERS] for word in STOP_WORDS)
 _stem = itemgetter(slice(STEM_LETTERS))
-Item = TypeVar("Item")
 
 
 def _unused_results(trajectory: Trajectory, user_text: Mapping[int, str]) -> list[bool]:
-    """Whether each call's result brought new words of which the policy wrote none later.
+    """Whether each call's result brought new words, none of which the policy wrote later.
 
-    Nor may it have written two neighbouring words of the result that user text and the call do not hold: a fact that
-    the context held already and the result confirmed. False also where that cannot be said: no new word, nothing
-    written later, or later text that the record lacks.
+    Nor may it have written two neighbouring words of the result that user text and the call lack: a fact that the
+    result confirmed. False also where that cannot be said: no new word, nothing written later, or text that is missing.
     """
     calls, written = trajectory.calls, _policy_text(trajectory)
     heard = {turn: _words(text) for turn, text in user_text.items()}
@@ -318,9 +307,9 @@ def _unused_results(trajectory: Trajectory, user_text: Mapping[int, str]) -> lis
     return unused
 
 
-def _turns(texts: Iterable[tuple[int, Iterable[Item]]]) -> dict[Item, int]:
+def _turns(texts: Iterable[tuple[int, Iterable[Hashable]]]) -> dict[Hashable, int]:
     """Turn of the last of the texts that holds an item."""
-    found: dict[Item, int] = {}
+    found: dict[Hashable, int] = {}
     for turn, items in texts:
         found.update(zip(items, repeat(turn), strict=False))
     return found
@@ -349,7 +338,7 @@ def _new_words(
 
 
 def _pairs(words: Iterable[str]) -> set[tuple[str, str]]:
-    """Neighbouring content words; words that do not count are skipped."""
+    """Neighbouring content words."""
     return set(pairwise(word for word in words if word not in _IGNORED))
 
 
