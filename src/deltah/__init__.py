@@ -48,60 +48,15 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
-__all__ = [
-    "DEFAULT_VOCAB_SIZE",
-    "GRADERS",
-    "IMPORTERS",
-    "POOLINGS",
-    "POOLS",
-    "REWARDS",
-    "SIGNALS",
-    "TOOLS",
-    "BatchCredit",
-    "CallRewards",
-    "CallStatus",
-    "CallTable",
-    "Costs",
-    "DeltahError",
-    "EntropyBounds",
-    "Estimator",
-    "Group",
-    "Interval",
-    "PositionBaseline",
-    "Prices",
-    "Range",
-    "Registry",
-    "Reward",
-    "RewardConfig",
-    "Segment",
-    "SegmentAdvantages",
-    "SegmentEntropies",
-    "SegmentKind",
-    "Signal",
-    "SignalConfig",
-    "ToolCall",
-    "Trajectory",
-    "TrajectoryRewards",
-    "Verdict",
-    "batch_credit",
-    "batch_metrics",
-    "credit_rollouts",
-    "delta_h",
-    "dense_reward",
-    "entropy_bounds",
-    "entropy_from_logits",
-    "group_rewards",
-    "read_calls",
-    "read_traces",
-    "score",
-    "segment_entropies",
-    "shuffle_verdicts",
-    "signal_of",
-    "sparse_reward",
-    "token_advantages",
-    "trajectory_from_spans",
-    "write_traces",
-]
+__all__ = ["GRADERS", "IMPORTERS", "POOLINGS", "POOLS", "REWARDS", "SIGNALS", "TOOLS", "Range", "Registry"]
+__all__ += ["CallStatus", "DeltahError", "Segment", "SegmentKind", "ToolCall", "Trajectory", "trajectory_from_spans"]
+__all__ += ["DEFAULT_VOCAB_SIZE", "EntropyBounds", "Estimator", "SegmentEntropies"]
+__all__ += ["entropy_bounds", "entropy_from_logits", "segment_entropies"]
+__all__ += ["Interval", "PositionBaseline", "Signal", "SignalConfig", "Verdict", "delta_h", "score", "signal_of"]
+__all__ += ["CallRewards", "Group", "Reward", "RewardConfig", "SegmentAdvantages", "TrajectoryRewards"]
+__all__ += ["dense_reward", "group_rewards", "shuffle_verdicts", "sparse_reward"]
+__all__ += ["BatchCredit", "batch_credit", "batch_metrics", "credit_rollouts", "token_advantages"]
+__all__ += ["CallTable", "Costs", "Prices", "read_calls", "read_traces", "write_traces"]
 
 _HOMES = {
     "calls.savings": "Costs Prices",
