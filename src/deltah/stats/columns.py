@@ -1,11 +1,9 @@
 """The study's table: one row per call, what every signal said of it and what is known of its quality.
 
-**Signals are turned so that greater means more entropy reduction, or more evidence that the call was good**: every
-entry of `deltah.SIGNALS` times -1, the verdict I_k, bare and with dead bands, and what a probe measured. Labels are 1
-for good and 0 for not good, or a user's graded number. NaN is "not known" in both: left out there, and counted.
-
-A signal that is fitted first, such as the position-corrected one, is cross-fitted: questions are cut into halves by a
-seed, and each half's expectation is fitted on the other, so that no call's own ΔH is subtracted from it.
+**Greater means more entropy reduction, or more evidence that the call was good**: signals are the entries of
+`deltah.SIGNALS` times -1, the verdict I_k with several dead bands, and what a probe measured. Labels are 1 for good and
+0 for not good, or a user's number. NaN is "not known". A signal that is fitted first is cross-fitted: each half of the
+questions by the other, so that no call's own ΔH is subtracted from it.
 """
 
 from __future__ import annotations
@@ -29,14 +27,13 @@ REDUCTION: Final = "delta_h"
 CALL_INDEX: Final = "call_index"
 """Name of the baseline that knows nothing but the position of a call."""
 MARGINS_NATS: Final = (0.0, 0.05, 0.10)
-"""Dead bands under which the verdict I_k is studied; 0 is the method's own."""
+"""Dead bands under which the verdict I_k is studied."""
 PROBE_SIGNALS: Final[Mapping[str, tuple[str, float]]] = {
     "placebo_controlled": ("delta_h_placebo", -1.0),
     "gold_gain": ("gain_none", 1.0),
 }
-"""Signals that a probe measured: its column, and the sign that turns it (entropy differences come as ΔH)."""
+"""Signals that a probe measured: its column, and the sign that turns it."""
 PROBE_COLUMNS: Final = frozenset({"useful", *(column for column, _ in PROBE_SIGNALS.values())})
-"""All that the study reads of a probe."""
 _MEANING: Final = {
     "reduced": "I_k: 1 if ΔH_k < 0 is certain, 0 if ΔH_k >= 0 is",
     **{f"reduced_{m:.2f}": f"I_k with a dead band of {m:.2f} nats" for m in MARGINS_NATS[1:]},
@@ -49,11 +46,9 @@ _MEANING: Final = {
 
 
 def signal_note(name: str) -> str:
-    """What a signal of the study says."""
-    # Never resolved as an import path: the name may come from a file of results.
+    """What a signal of the study says; the name may come from a file, so it is never imported."""
     if name in SIGNALS:
-        entry = SIGNALS[name]
-        return f"−1 × {entry.with_unit}: {entry.meaning}"
+        return f"−1 × {SIGNALS[name].with_unit}: {SIGNALS[name].meaning}"
     return _MEANING.get(name, "a signal of the user's own")
 
 
@@ -81,7 +76,6 @@ class StudyTable:
     labels: Mapping[str, FloatArray]
     """(N,) each; 1 good, 0 not, or a graded number; NaN where unknown."""
     notes: tuple[str, ...] = ()
-    """What a reader must know of how the columns were made."""
 
     def __post_init__(self) -> None:
         columns = {"cluster": self.cluster, "index": self.index, "tool": self.tool, **self.signals, **self.labels}
@@ -99,7 +93,7 @@ class StudyTable:
         return int(self.cluster.max()) + 1
 
     def with_baseline(self) -> dict[str, FloatArray]:
-        """All signals and, last, the call index alone, turned so that an earlier call is greater."""
+        """All signals and, last, the call index times -1."""
         return {**self.signals, CALL_INDEX: -self.index.astype(np.float64)}
 
 
@@ -188,14 +182,12 @@ def _rows(calls: CallTable) -> dict[str, Any]:
 
 
 class _Part(NamedTuple):
-    """What the study keeps of a trajectory of C calls."""
+    """Of a trajectory of C calls: (C,) signals, turned, and (C, 2) what `Evidence.found` gives."""
 
     signals: dict[str, FloatArray]
-    """(C,) each, turned."""
     unfitted: dict[str, Signal | None]
     """ΔH over the tokens that a signal pools, for each signal that is fitted first; None without entropies."""
     evidence: FloatArray
-    """(C, 2), see `Evidence.found`."""
 
 
 def _parts(
@@ -204,7 +196,7 @@ def _parts(
     evidence: Evidence | None,
     calls: CallTable | None,
 ) -> Iterator[_Part]:
-    """What text and tokens say of trajectories with calls; adds all to a table of calls, where one is given."""
+    """Parts of trajectories with calls; adds all to a table of calls, where one is given."""
     options = {name: entry.options for name, entry in entries.items()}
     fitted = {name: SignalConfig(pool=o.get("pool", "reasoning")) for name, o in options.items() if "fit" in o}
     plain = {name: SignalConfig(name=name) for name in entries if name not in fitted}
@@ -218,7 +210,7 @@ def _parts(
 
 
 def _signals(t: Trajectory, base: Signal | None, configs: Mapping[str, SignalConfig]) -> dict[str, FloatArray]:
-    """(C,) of each signal that needs no fit, turned, and of the verdicts; `base` is ΔH, None without entropies."""
+    """(C,) of each signal that needs no fit, and of the verdicts; `base` is ΔH, None without entropies."""
     nothing = np.full(t.n_calls, np.nan)
     found = {name: nothing if base is None else _turned(score(t, c).call_value) for name, c in configs.items()}
     lower, upper = (nothing, nothing) if base is None else (base.call_lower, base.call_upper)
@@ -235,7 +227,7 @@ def _turned(values: FloatArray) -> FloatArray:
 def _all_signals(
     entries: Mapping[str, Entry[SignalFunction]], parts: Sequence[_Part], rows: Mapping[str, Any], seed: int
 ) -> dict[str, FloatArray]:
-    """(N,) every signal that needs no file, in the order of the registry and then the verdicts."""
+    """(N,) signals that need no file, in the order of the registry, then the verdicts."""
     first = np.random.default_rng(seed).permutation(int(rows["cluster"].max()) + 1) % 2 == 0
     half = first[rows["cluster"]][np.unique(rows["key"], return_index=True)[1]]
     found = {name: np.concatenate([part.signals[name] for part in parts]) for name in parts[0].signals}
@@ -244,7 +236,7 @@ def _all_signals(
 
 
 def _cross_fitted(entry: Entry[SignalFunction], name: str, parts: Sequence[_Part], side: BoolArray) -> FloatArray:
-    """(N,) a signal that is fitted first, on the other half of the questions; NaN where that half has no ΔH."""
+    """(N,) a signal fitted on the other half of the questions; NaN where that half has no ΔH."""
     scored = [part.unfitted[name] for part in parts]
     values = [np.full_like(part.signals["reduced"], np.nan) for part in parts]
     for half in (True, False):

@@ -7,10 +7,8 @@ $AUC = \frac{\sum_s (\sum_{y=1} w (R - O_s) - n_{1s}(n_{1s}+1)/2)}{\sum_s n_{1s}
 
 **Cross products** $G_{uv} = \sum w\,u v$: given controls Z, those of the residuals are $S_{xy} = G_{xy} - G_{xZ}
 G_{ZZ}^{+} G_{Zy}$ and the partial correlation is $S_{xy} / \sqrt{S_{xx} S_{yy}}$: with an intercept alone Pearson's, of
-ranks Spearman's. The estimate itself is the resample in which every question was drawn once.
-
-The controls as columns of Z: an intercept, call indices and tools as dummies (rare ones share one), and
-$\log(1 + |r_{k-1}|)$, $\log(1 + |r_k|)$. As strata: call index, tool and tertile of $|r_{k-1}| + |r_k|$.
+ranks Spearman's. The columns of Z are an intercept, call indices and tools as dummies (rare ones share one), and
+$\log(1 + |r_{k-1}|)$, $\log(1 + |r_k|)$; the strata are call index, tool and tertile of $|r_{k-1}| + |r_k|$.
 """
 
 from __future__ import annotations
@@ -45,14 +43,11 @@ _RUN: Final = 16
 
 
 class Controls(NamedTuple):
-    """What is held fixed, of N calls."""
+    """(N, p) design with an intercept first, (p,) names of its columns, (N,) number of index, tool and tertile."""
 
     design: FloatArray
-    """(N, p) with an intercept first."""
     columns: tuple[str, ...]
-    """(p,) names."""
     stratum: IntArray
-    """(N,) number of the index, tool and length tertile."""
 
 
 def controls_of(table: StudyTable) -> Controls:
@@ -70,7 +65,7 @@ def controls_of(table: StudyTable) -> Controls:
 
 
 def _index_levels(index: IntArray) -> tuple[IntArray, list[str]]:
-    """(N,) level from 0, and the levels' names; late, rare indices share the last level."""
+    """(N,) level from 0, and names of levels; late, rare indices share the last."""
     counts = np.bincount(index - 1)
     enough = max(1, int(np.cumprod(counts >= MIN_LEVEL_CALLS).sum()))
     names = [f"index {k}" for k in range(1, enough + 1)] + ["later index"] * (len(counts) > enough)
@@ -78,7 +73,7 @@ def _index_levels(index: IntArray) -> tuple[IntArray, list[str]]:
 
 
 def _tool_levels(tool: IntArray, tools: tuple[str, ...]) -> tuple[IntArray, list[str]]:
-    """(N,) level from 0, the most called tool first, and names; rare tools share the last level."""
+    """(N,) level from 0, the most called tool first, and names of levels; rare tools share the last."""
     counts = np.bincount(tool, minlength=len(tools))
     order = np.argsort(-counts, kind="stable")
     own = [t for t in order[:MAX_TOOLS] if counts[t] >= MIN_LEVEL_CALLS] or order[:1].tolist()
@@ -98,18 +93,15 @@ def cluster_sums(columns: Iterable[FloatArray], cluster: IntArray, clusters: int
 
 
 class Order(NamedTuple):
-    """Places of n calls ordered by stratum, then value; (n,) each."""
+    """(n,) call on each place, and the first place and the place after the last of its tie group."""
 
     rows: IntArray
-    """Call on each place."""
     first: IntArray | slice
-    """First place of each place's tie group."""
     stop: IntArray | slice
-    """Place after its last."""
 
 
 def order_of(values: FloatArray, strata: IntArray) -> Order:
-    """Order n calls by stratum and value, both (n,)."""
+    """Order n calls by stratum, then value, both (n,)."""
     rows = np.lexsort((values, strata))
     v, s = values[rows], strata[rows]
     starts = np.flatnonzero(np.concatenate([[True], (v[1:] != v[:-1]) | (s[1:] != s[:-1])]))
@@ -158,7 +150,7 @@ class Block:
     clusters: int
     """Q of the whole table, so that all blocks share one set of draws."""
     strata: tuple[IntArray, IntArray, IntArray]
-    """(n,) each: one stratum, call index, all controls; the AUCs' order in `STATISTICS`."""
+    """(n,) each, in the order of the AUCs: one stratum, call index, all controls."""
 
     def __len__(self) -> int:
         """Calls, n."""
@@ -166,12 +158,12 @@ class Block:
 
     @cached_property
     def _upper(self) -> tuple[IntArray, IntArray]:
-        """Rows and columns of the upper triangle of the cross products of z, x and y."""
+        """Upper triangle of the cross products of z, x and y."""
         return np.triu_indices(self.z.shape[1] + self.x.shape[1] + self.y.shape[1])
 
     @cached_property
     def _products(self) -> FloatArray:
-        """(Q, D (D + 1) / 2) cross products within clusters: a resample's are one matrix product away."""
+        """(Q, D (D + 1) / 2) cross products within clusters."""
         columns = np.concatenate([self.z, self.x, self.y], axis=1)
         products = (columns[:, a] * columns[:, b] for a, b in zip(*self._upper, strict=True))
         return cluster_sums(products, self.cluster, self.clusters)
@@ -188,11 +180,10 @@ class Block:
 
     def estimate(self) -> FloatArray:
         """(S, L, 7) statistics of the data."""
-        estimate: FloatArray = self.of_weights(np.ones((1, self.clusters)))[0]
-        return estimate
+        return np.asarray(self.of_weights(np.ones((1, self.clusters)))[0])
 
     def replicates(self, *, resamples: int, seed: int) -> Iterator[FloatArray]:
-        """Yield (b, S, L, 7) statistics of resampled questions, `resamples` rows in all."""
+        """(b, S, L, 7) statistics of resampled questions, `resamples` rows in all."""
         for weights in cluster_weights(self.clusters, resamples=resamples, seed=seed):
             for start in range(0, len(weights), _CHUNK):
                 yield self.of_weights(weights[start : start + _CHUNK].astype(np.float64))
@@ -209,10 +200,7 @@ class Block:
         return np.stack([*aucs, *correlations], axis=-1)
 
     def _of_ranks(self, copies: FloatArray, values: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """The three AUCs, (3, b, S, L), and the cross products of ranks, (b, D, D).
-
-        The rank of a 0/1 label is a linear function of the label, which can therefore stand for it.
-        """
+        """(3, b, S, L) AUCs, and (b, D, D) cross products of ranks; a 0/1 label stands for its rank."""
         gram = values.copy()
         p, s = self.z.shape[1], len(self.signals)
         aucs = np.empty((3, copies.shape[1], s, len(self.labels)))
@@ -241,10 +229,7 @@ class Block:
         return aucs, gram
 
     def _correlations(self, gram: FloatArray, inverse: NDArray[np.floating[Any]]) -> FloatArray:
-        """(b, S, L) correlations given the first k controls; NaN where a residual is constant.
-
-        `gram` holds the (b, D, D) cross products, `inverse` the (b, k, k) inverse of those of the controls.
-        """
+        """(b, S, L) correlations, NaN where a residual is constant, given the k controls of the (b, k, k) inverse."""
         p, s, k = self.z.shape[1], len(self.signals), inverse.shape[1]
         mixed = gram[:, :k, p:]
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -257,12 +242,12 @@ class Block:
 
 
 def _put(gram: FloatArray, i: int, j: int | slice, values: FloatArray) -> None:
-    """Write a row of symmetric (b, D, D) products and its column; values are (b,) or (columns, b)."""
+    """Write a row and a column of symmetric (b, D, D) products."""
     gram[:, i, j] = gram[:, j, i] = values.T
 
 
 def _pair_sums(copies: FloatArray, y: FloatArray, strata: IntArray) -> tuple[FloatArray, FloatArray]:
-    """What AUCs need of (n, L) labels and (n,) strata alone: (L, b) what rank sums exceed, (L, b) pairs."""
+    """(L, b) what rank sums exceed by design, and (L, b) pairs, of (n, L) labels in (n,) strata."""
     rows = np.argsort(strata, kind="stable")
     starts = np.flatnonzero(np.diff(strata[rows], prepend=-1))
     here = copies[rows]
@@ -273,7 +258,7 @@ def _pair_sums(copies: FloatArray, y: FloatArray, strata: IntArray) -> tuple[Flo
 
 
 def blocks(table: StudyTable) -> Iterator[Block]:
-    """All blocks of a table, the call-index baseline among the signals; empty ones are left out."""
+    """Blocks of a table that have calls, the call-index baseline among the signals."""
     columns, controls = table.with_baseline(), controls_of(table)
     for signals in _known_together(columns):
         for labels in _known_together(table.labels):
