@@ -12,6 +12,7 @@ import re
 import tokenize
 import unicodedata
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, Literal, NamedTuple, TypeAlias
 
@@ -166,7 +167,7 @@ def tool_of(name: str) -> _Tool:
 
 
 def _name_words(name: str) -> list[str]:
-    """Words of a name, lower case: `getUser`, `get_user` and `get-user` alike."""
+    """Words of a name in lower case, of `getUser` as of `get-user`."""
     return [word.lower() for word in _NAME_WORD.findall(name)]
 
 
@@ -179,9 +180,11 @@ def decode_arguments(arguments: str) -> object:
     return value if isinstance(value, Mapping) else arguments.strip()
 
 
-class CallForm(NamedTuple):
-    """One call, normalised."""
+@dataclass(slots=True, eq=False)
+class CallText:
+    """What the text of one call shows; `deltah.calls.waste` finds its epoch and the rest."""
 
+    turn: int
     arguments: object
     loose: tuple[str, ...]
     """Equal for calls that agree in their normalised arguments; of code a necessary condition, see `same_code`."""
@@ -191,29 +194,51 @@ class CallForm(NamedTuple):
     """Words of its free-text query; empty where it has none, or too long a one."""
     rest: tuple[str, ...]
     """Everything but the words of the query that hold no digit: queries are compared only where it agrees."""
+    effect: str
+    kind: Answer
+    flat: str
+    """Comparable form of the result; empty where there is none."""
+    parts: tuple[str, ...]
+    """Runs of the result that must be in context: the passages of a search, else the whole."""
+    epoch: int = 0
+    changing: bool = False
+    """Whether the same call got another answer in the same epoch."""
+    waste: set[str] = field(default_factory=set)
 
     @property
     def exact(self) -> str:
         """Equal for calls of one tool with equal arguments."""
         return _JSON.encode(self.arguments)
 
+    @property
+    def answered(self) -> bool:
+        """Whether a later equal answer brings nothing."""
+        return self.kind in ("content", "nothing_found") or (self.kind == "acknowledgement" and self.effect == "reads")
 
-def call_form(name: str, arguments: object) -> CallForm:
-    """Normal form of a call with decoded arguments, without those that are null."""
-    loose, fixed, code, words = [name], [name], list[str](), list[str]()
+
+def read_call(call: ToolCall) -> CallText:
+    """Read a call, without arguments that are null."""
+    arguments, kind = decode_arguments(call.arguments), answer_kind(call)
+    loose, fixed, code, words = [call.name], [call.name], list[str](), list[str]()
     fields = arguments.items() if isinstance(arguments, Mapping) else [("", arguments)]
-    for key, value in sorted(field for field in fields if field[1] is not None):
-        normal, query, source = _argument(key, value, tool_of(name).kind)
+    for key, value in sorted(item for item in fields if item[1] is not None):
+        normal, query, source = _argument(key, value, tool_of(call.name).kind)
         loose += (key, normal)
         fixed += (key, "" if query else normal)
         words += query
         code += source
-    return CallForm(
+    flat = "" if call.result is None else flatten(call.result)
+    return CallText(
+        turn=call.turn,
         arguments=arguments,
         loose=tuple(loose),
         code=tuple(code),
         query=frozenset(words),
         rest=(*fixed, *sorted(word for word in words if not word.isalpha())),
+        effect=effect_of(call.name, arguments),
+        kind=kind,
+        flat=flat,
+        parts=tuple(passages(call.result or "")) if words and kind == "content" else (flat,),
     )
 
 
@@ -234,12 +259,7 @@ def _argument(key: str, value: object, tool: str) -> tuple[str, list[str], list[
     return " ".join(folded.split()).strip("\"'`"), [], []
 
 
-def similarity(a: CallForm, b: CallForm) -> float:
-    """Jaccard similarity of the words of two queries, |A and B| / |A or B|."""
-    return len(a.query & b.query) / len(a.query | b.query)
-
-
-def same_code(a: CallForm, b: CallForm) -> bool:
+def same_code(a: CallText, b: CallText) -> bool:
     """Whether two calls of one loose form run code that differs only in comments and white space between tokens."""
     return all(map(_same_code, a.code, b.code))
 

@@ -1,14 +1,8 @@
-r"""What calls cost, and what dropping the wasteful ones would have saved: calls, tokens, money and seconds.
+"""What calls cost, and what dropping the wasteful ones would have saved: calls, tokens, money and seconds.
 
-A call of turn k costs the tokens $c$ that spell it, sampled once, and the tokens $r$ of its result. Both stand in the
-prompt of every later request: with L assistant messages after turn k these are $(c + r) L$ prompt tokens. With prefix
-caching the first of these readings is new and the other $L - 1$ are cached:
-
-$$ \mathrm{cost} = c\, p_{out} + (c + r)\,[\,p_{in} + (L - 1)\, p'\,] + \mathrm{fee}, $$
-
-for $L \ge 1$, with $p' = p_{in}$ without a cache and $p' = p_{cached}$ with one. This is what the call's own text
-costs: the request that a dropped call caused, with its reasoning and the rest of its prompt, is not counted, so where
-whole turns fall away the estimate is on the low side. Nothing here says that the agent would have answered the same.
+A call with c tokens that spell it, r tokens of result and L later requests costs
+c * output + (c + r) * (input + (L - 1) * repeated) and the fee of its tool: the first reading of its text is new, the
+others repeat it, at the input price without a prefix cache. docs/waste.md says what the estimate takes for granted.
 """
 
 from __future__ import annotations
@@ -202,37 +196,24 @@ def _dropped(table: CallTable, *levels: str) -> tuple[Savings, int]:
 
 
 def _assumptions(costs: Costs, n_estimated: int, n_gaps: int) -> tuple[str, ...]:
-    sentences = [
-        "The rest of each trajectory would have been the same without the dropped calls.",
+    prices, dropped = costs.prices, count(n_estimated, "dropped call")
+    unpriced = prices == Prices(currency=prices.currency)
+    sentences = {
+        "The rest of each trajectory would have been the same without the dropped calls.": True,
         "Only the text of the dropped calls and of their results is counted; the reasoning around them and "
-        "requests that would fall away are not.",
-        "Every assistant message is one request that reads the whole conversation before it.",
-        _money_sentence(costs.prices),
-        "Seconds are those of the tools, one after another; the model's own time is not counted.",
-    ]
-    if n_gaps:
-        sentences.append(
-            "Where the log states no duration, the seconds of a call are the gap between two API calls: idle time "
-            "of the client or of a person is in them."
-        )
-    if n_estimated:
-        tokens = f"Tokens of {count(n_estimated, 'dropped call')}"
-        sentences.append(f"{tokens} were estimated at {CHARS_PER_TOKEN:g} characters a token.")
-    if costs.prices.per_call:
-        sentences.append(f"Tools other than {', '.join(sorted(costs.prices.per_call))} charge no fee.")
-    if costs.latency_s:
-        sentences.append("Where no duration was measured, the given seconds of the tool stand in for it.")
-    return tuple(sentences)
-
-
-def _money_sentence(prices: Prices) -> str:
-    """What the two sums of money are, by the names under which tables show them."""
-    if prices == Prices(currency=prices.currency):
-        return f"No price was stated, so no sum in {prices.currency} is given."
-    return (
+        "requests that would fall away are not.": True,
+        "Every assistant message is one request that reads the whole conversation before it.": True,
+        f"No price was stated, so no sum in {prices.currency} is given.": unpriced,
         f'"{prices.currency}" is the cost at the stated prices without a prefix cache; in "{prices.currency}, '
-        'cached" every token has the cached price once it was read.'
-    )
+        'cached" every token has the cached price once it was read.': not unpriced,
+        "Seconds are those of the tools, one after another; the model's own time is not counted.": True,
+        "Where the log states no duration, the seconds of a call are the gap between two API calls: idle time "
+        "of the client or of a person is in them.": n_gaps,
+        f"Tokens of {dropped} were estimated at {CHARS_PER_TOKEN:g} characters a token.": n_estimated,
+        f"Tools other than {', '.join(sorted(prices.per_call))} charge no fee.": prices.per_call,
+        "Where no duration was measured, the given seconds of the tool stand in for it.": costs.latency_s,
+    }
+    return tuple(sentence for sentence, holds in sentences.items() if holds)
 
 
 def unknown_tools(costs: Costs, called: Iterable[str]) -> str | None:

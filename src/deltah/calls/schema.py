@@ -126,22 +126,20 @@ def rows_of(
                 f"trajectory {trajectory.id!r} has {n} calls, its {what} {found}; give one for each, in the order of "
                 "the trajectories"
             )
-    shared = {
+    shared: Row = {name: getattr(trajectory, name) for name in _SAME_NAMES}
+    shared |= {
         "trajectory": trajectory.id,
-        "question": trajectory.question,
-        "outcome": trajectory.outcome,
         "correct": is_correct(trajectory),
         "signal": signal and signal.name,
         "unit": signal and signal.unit,
-        "estimator": trajectory.estimator.value,
-        "temperature": trajectory.temperature,
-        "spans": trajectory.spans.value,
-        "model": trajectory.model,
-        "group_id": trajectory.group_id,
         "cluster": ":".join(cluster_key(trajectory, cluster)),
         "key": key,
     }
     return _trajectory_row(trajectory, signal, shared, matched), _call_rows(trajectory, signal, waste, shared)
+
+
+_SAME_NAMES: Final = ("question", "outcome", "estimator", "temperature", "spans", "model", "group_id")
+"""Columns that are attributes of a trajectory."""
 
 
 def _trajectory_row(t: Trajectory, signal: Signal | None, shared: Row, matched: bool) -> Row:
@@ -159,7 +157,7 @@ def _trajectory_row(t: Trajectory, signal: Signal | None, shared: Row, matched: 
         "segment_tokens": sum(tokens),
         "entropies": len(entropies),
         "entropy_sum": sum(entropies),
-        "stop_reason": t.stop_reason.value,
+        "stop_reason": t.stop_reason,
         "metadata": dict(t.metadata),
     }
 
@@ -167,7 +165,17 @@ def _trajectory_row(t: Trajectory, signal: Signal | None, shared: Row, matched: 
 def _call_rows(
     t: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste]] | None, shared: Row
 ) -> list[Row]:
-    tokens, measured = _tokens(t), {} if signal is None else _measured(signal)
+    tokens, measured = _tokens(t), dict[str, Sequence[Any]]()
+    if signal is not None:  # an unanswered call has no value, whatever its round has
+        before, entropy, n_tokens = signal.round_of_call, signal.segment_entropy, signal.segment_tokens
+        measured = {name: getattr(signal, f"call_{name}").tolist() for name in ("value", "lower", "upper")}
+        measured |= {
+            "verdict": signal.call_verdicts,
+            "entropy_before": entropy[before].tolist(),
+            "entropy_after": entropy[before + 1].tolist(),
+            "tokens_before": n_tokens[before].tolist(),
+            "tokens_after": n_tokens[before + 1].tolist(),
+        }
     is_gap = t.metadata.get(DURATION_FROM) == GAP
     rows = []
     for i, (call, k) in enumerate(zip(t.calls, t.round_of_call.tolist(), strict=True)):
@@ -190,21 +198,6 @@ def _call_rows(
         }
         rows.append(row)
     return rows
-
-
-def _measured(signal: Signal) -> dict[str, Sequence[Any]]:
-    """(C,) columns that the signal gives; an unanswered call has no value, whatever its round has."""
-    rounds = signal.round_of_call
-    return {
-        "value": signal.call_value.tolist(),
-        "lower": signal.call_lower.tolist(),
-        "upper": signal.call_upper.tolist(),
-        "verdict": signal.call_verdicts,
-        "entropy_before": signal.segment_entropy[rounds].tolist(),
-        "entropy_after": signal.segment_entropy[rounds + 1].tolist(),
-        "tokens_before": signal.segment_tokens[rounds].tolist(),
-        "tokens_after": signal.segment_tokens[rounds + 1].tolist(),
-    }
 
 
 def _tokens(t: Trajectory) -> list[Row]:
@@ -234,10 +227,7 @@ def _tokens(t: Trajectory) -> list[Row]:
 
 
 def _divided(lengths: list[int], chars: list[int]) -> tuple[list[float], bool]:
-    """Tokens of a turn's segments of one kind, by call, and whether they are estimated.
-
-    Where there is one segment per call, each has its own; else calls share them by characters.
-    """
+    """Tokens by call of a turn's segments of one kind (its own segment, or a share by characters); if estimated."""
     if not any(lengths):
         return [n / CHARS_PER_TOKEN for n in chars], True
     if all(lengths) and len(lengths) == len(chars):

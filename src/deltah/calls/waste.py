@@ -10,27 +10,13 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise, product, repeat
 from operator import itemgetter
 from string import ascii_lowercase
 from typing import Final
 
-from deltah.calls.evidence import (
-    Answer,
-    CallForm,
-    answer_kind,
-    call_form,
-    decode_arguments,
-    effect_of,
-    flatten,
-    passages,
-    same_code,
-    similarity,
-    split_words,
-    tool_of,
-)
+from deltah.calls.evidence import CallText, flatten, read_call, same_code, split_words, tool_of
 from deltah.core.signals import Signal, Verdict
 from deltah.core.types import SegmentKind, ToolCall, Trajectory
 from deltah.tools.search import STOP_WORDS
@@ -107,57 +93,30 @@ def waste_of_calls(trajectory: Trajectory) -> tuple[frozenset[Waste], ...]:
     for e, unused in zip(evidence, _unused_results(trajectory, heard), strict=True):
         if unused and e.kind == "content" and e.effect != "changes":
             e.waste.add(Waste.RESULT_UNUSED)
-    return tuple(frozenset(e.waste) for e in evidence)
+    return tuple(frozenset(map(Waste, e.waste)) for e in evidence)
 
 
-@dataclass(slots=True, eq=False)
-class _Evidence:
-    """One call with what is needed to judge it."""
-
-    turn: int
-    form: CallForm
-    effect: str
-    kind: Answer
-    flat: str
-    """Comparable form of the result; empty where there is none."""
-    parts: tuple[str, ...]
-    """Runs of the result that must be in context: the passages of a search, else the whole."""
-    epoch: int
-    changing: bool = False
-    """Whether the same call got another answer in the same epoch."""
-    waste: set[Waste] = field(default_factory=set)
-
-    @property
-    def answered(self) -> bool:
-        """Whether a later equal answer brings nothing."""
-        return self.kind in ("content", "nothing_found") or (self.kind == "acknowledgement" and self.effect == "reads")
-
-
-def _evidence(calls: Sequence[ToolCall], heard: Iterable[int]) -> list[_Evidence]:
+def _evidence(calls: Iterable[ToolCall], heard: Iterable[int]) -> list[CallText]:
     """Read every call once; an epoch begins at a call that changes something and after a user message."""
-    evidence: list[_Evidence] = []
+    evidence = [read_call(call) for call in calls]
     messages = [turn for turn in heard if turn > 0][::-1]
     epoch = 0
-    for call in calls:
-        arguments = decode_arguments(call.arguments)
-        effect, kind = effect_of(call.name, arguments), answer_kind(call)
+    for call, e in zip(calls, evidence, strict=True):
         # A tool that refused has changed nothing; code may have run half way.
-        begins = effect == "changes" and not (kind == "failed" and tool_of(call.name).kind != "code")
+        begins = e.effect == "changes" and not (e.kind == "failed" and tool_of(call.name).kind != "code")
         while messages and messages[-1] <= call.turn:
             messages.pop()
             begins = True
         epoch += begins
-        form, flat = call_form(call.name, arguments), "" if call.result is None else flatten(call.result)
-        parts = tuple(passages(call.result or "")) if form.query and kind == "content" else (flat,)
-        evidence.append(_Evidence(call.turn, form, effect, kind, flat, parts, epoch))
+        e.epoch = epoch
     return evidence
 
 
-def _same_calls(evidence: Iterable[_Evidence]) -> list[list[_Evidence]]:
+def _same_calls(evidence: Iterable[CallText]) -> list[list[CallText]]:
     """Groups of calls that agree in epoch and loose form, with `changing` set."""
-    groups: dict[tuple[int, tuple[str, ...]], list[_Evidence]] = defaultdict(list)
+    groups: dict[tuple[int, tuple[str, ...]], list[CallText]] = defaultdict(list)
     for e in evidence:
-        groups[e.epoch, e.form.loose].append(e)
+        groups[e.epoch, e.loose].append(e)
     repeated = [group for group in groups.values() if len(group) > 1]
     for group in repeated:
         answers = {e.flat for e in group if e.kind not in ("failed", "absent")}
@@ -166,43 +125,43 @@ def _same_calls(evidence: Iterable[_Evidence]) -> list[list[_Evidence]]:
     return repeated
 
 
-def _mark_duplicates(group: Sequence[_Evidence]) -> None:
+def _mark_duplicates(group: Sequence[CallText]) -> None:
     exact: set[str] = set()
-    earlier: list[CallForm] = []
+    earlier: list[CallText] = []
     for e in group:
         if not e.answered or e.changing:
             continue
-        if e.form.exact in exact:
+        if e.exact in exact:
             e.waste.add(Waste.EXACT_DUPLICATE)
             continue
-        if any(same_code(e.form, form) for form in earlier):
+        if any(same_code(e, other) for other in earlier):
             e.waste.add(Waste.NEAR_DUPLICATE)
-        exact.add(e.form.exact)
-        earlier = [*earlier[: NEAR_WINDOW - 1], e.form]
+        exact.add(e.exact)
+        earlier = [*earlier[: NEAR_WINDOW - 1], e]
 
 
 _VARYING = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+")
 
 
-def _mark_repeated_errors(group: Sequence[_Evidence]) -> None:
+def _mark_repeated_errors(group: Sequence[CallText]) -> None:
     last_success = max((i for i, e in enumerate(group) if e.answered or e.kind == "acknowledgement"), default=-1)
-    seen: list[tuple[str, CallForm]] = []
+    seen: list[tuple[str, CallText]] = []
     for i, e in enumerate(group):
         if e.kind != "failed":
             continue
         error = _VARYING.sub("#", e.flat.casefold())
-        if any(error == text and same_code(e.form, form) for text, form in seen):
+        if any(error == text and same_code(e, other) for text, other in seen):
             if i > last_success:
                 e.waste.add(Waste.REPEATED_ERROR)
         else:
-            seen = [*seen[: NEAR_WINDOW - 1], (error, e.form)]
+            seen = [*seen[: NEAR_WINDOW - 1], (error, e)]
 
 
-def _mark_contained(evidence: Sequence[_Evidence], heard: Mapping[int, str]) -> None:
+def _mark_contained(evidence: Sequence[CallText], heard: Mapping[int, str]) -> None:
     """Mark results whose every passage stood in the context of their epoch before their turn."""
     texts, seen_parts = set[str](), set[str]()
     epoch, turn = -1, -1
-    waiting: list[_Evidence] = []
+    waiting: list[CallText] = []
     for e in evidence:
         if e.epoch != epoch:
             texts, seen_parts, waiting = set(), set(), []
@@ -214,24 +173,25 @@ def _mark_contained(evidence: Sequence[_Evidence], heard: Mapping[int, str]) -> 
             waiting = []
         epoch, turn = e.epoch, e.turn
         waiting.append(e)
-        enough = len(e.flat) - 2 >= (MIN_PASSAGE_CHARS if e.form.query else MIN_TEXT_CHARS)
+        enough = len(e.flat) - 2 >= (MIN_PASSAGE_CHARS if e.query else MIN_TEXT_CHARS)
         if e.kind != "content" or e.effect == "changes" or e.changing or not enough:
             continue
         if all(part in seen_parts or part in texts or any(part in text for text in texts) for part in e.parts):
             e.waste.add(Waste.RESULT_IN_CONTEXT)
 
 
-def _mark_similar(evidence: Sequence[_Evidence]) -> None:
+def _mark_similar(evidence: Sequence[CallText]) -> None:
     """Mark calls whose result was in context and whose query resembles an earlier one of the epoch."""
-    buckets: dict[tuple[int, tuple[str, ...]], list[CallForm]] = defaultdict(list)
+    buckets: dict[tuple[int, tuple[str, ...]], list[CallText]] = defaultdict(list)
     for e in evidence:
-        if not e.form.query:
+        if not e.query:
             continue
-        earlier = buckets[e.epoch, e.form.rest]
-        judged = Waste.RESULT_IN_CONTEXT in e.waste and Waste.EXACT_DUPLICATE not in e.waste
-        if judged and any(similarity(e.form, form) >= NEAR_SIMILARITY for form in earlier[-NEAR_WINDOW:]):
-            e.waste.add(Waste.NEAR_DUPLICATE)
-        earlier.append(e.form)
+        earlier = buckets[e.epoch, e.rest]
+        if Waste.RESULT_IN_CONTEXT in e.waste and Waste.EXACT_DUPLICATE not in e.waste:
+            pairs = ((len(e.query & other.query), len(e.query | other.query)) for other in earlier[-NEAR_WINDOW:])
+            if any(both / either >= NEAR_SIMILARITY for both, either in pairs):
+                e.waste.add(Waste.NEAR_DUPLICATE)
+        earlier.append(e)
 
 
 _TEMPLATE = re.compile(r"<[^<>]{0,40}>|\b(?:system|user|assistant|tool)\b|[^\w<]+|[_<]")
