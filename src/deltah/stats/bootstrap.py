@@ -15,7 +15,7 @@ error of about $1/\sqrt{2 \cdot 2000}$ = 1.6 %.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
@@ -110,6 +110,29 @@ def ratio_replicates(
         sums = np.add.reduceat(sums[order], starts, axis=0)
     resampled = np.concatenate([weights @ sums for weights in _ratio_weights(len(sums), resamples, seed)])
     return ratio(resampled[:, :statistics], resampled[:, statistics:])
+
+
+def ratio_estimates(sums: FloatArray, rates: Iterable[bool], *, resamples: int, seed: int) -> list[Estimate]:
+    """S ratios of (Q, S, 3) sums: numerator, denominator and what is left out; `rates` as of `interval`."""
+    replicates, totals = ratio_replicates(sums[..., 0], sums[..., 1], resamples=resamples, seed=seed), sums.sum(axis=0)
+    values, clusters = ratio(totals[:, 0], totals[:, 1]), (sums[..., 1] > 0).sum(axis=0)
+    found = []
+    for s, rate in enumerate(rates):
+        low, high = interval(replicates[:, s], int(clusters[s]), rate=rate)
+        n, left_out = int(totals[s, 1]), int(totals[s, 2])
+        found.append(Estimate(value=float(values[s]), low=low, high=high, n=n, left_out=left_out))
+    return found
+
+
+def difference_estimates(a: FloatArray, b: FloatArray, *, left_out: int, resamples: int, seed: int) -> list[Estimate]:
+    """S differences b - a of ratios of (Q, S, 3) sums over the same clusters; n counts clusters, as `left_out` does."""
+    each = [ratio_replicates(sums[..., 0], sums[..., 1], resamples=resamples, seed=seed) for sums in (a, b)]
+    values = [ratio(totals[:, 0], totals[:, 1]) for totals in (a.sum(axis=0), b.sum(axis=0))]
+    found = []
+    for s, n in enumerate(((a[..., 1] > 0) | (b[..., 1] > 0)).sum(axis=0).tolist()):
+        low, high = interval(each[1][:, s] - each[0][:, s], n)
+        found.append(Estimate(value=float(values[1][s] - values[0][s]), low=low, high=high, n=n, left_out=left_out))
+    return found
 
 
 @lru_cache(maxsize=2)

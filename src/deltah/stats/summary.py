@@ -20,7 +20,7 @@ from deltah.core import metrics
 from deltah.core.registry import Entry
 from deltah.core.signals import SIGNALS, Signal
 from deltah.core.types import FloatArray, Trajectory
-from deltah.stats.bootstrap import MAX_RESAMPLED, Cell, Estimate, estimate_cell, interval, ratio, ratio_replicates
+from deltah.stats.bootstrap import MAX_RESAMPLED, Cell, Estimate, difference_estimates, estimate_cell, ratio_estimates
 from deltah.text_format import MISSING, number
 
 RESAMPLES: Final = 2000
@@ -193,8 +193,8 @@ def summarise(
     sums = _stacked(_cluster_sums(calls, where, _question(calls)).values())
     counted = "SELECT count(DISTINCT cluster), count(*), coalesce(sum(calls), 0)::BIGINT FROM trajectories"
     ((n_questions, n_trajectories, n_calls),) = calls.sql(f"{counted} WHERE {where}").fetchall()
-    replicates = ratio_replicates(sums[..., 0], sums[..., 1], resamples=resamples, seed=seed)
-    estimates = {name: _estimate(sums[:, s], replicates[:, s], rate=name in RATES) for s, name in enumerate(STATISTICS)}
+    found = ratio_estimates(sums, [name in RATES for name in STATISTICS], resamples=resamples, seed=seed)
+    estimates = dict(zip(STATISTICS, found, strict=True))
     return Summary(questions=n_questions, trajectories=n_trajectories, calls=n_calls, untold=_untold(sums), **estimates)
 
 
@@ -214,15 +214,9 @@ def compare(
     all_a, all_b = (_cluster_sums(table, where, "cluster") for table in tables)
     shared = [name for name in all_a if name in all_b]
     sums_a, sums_b = (_stacked(found[name] for name in shared) for found in (all_a, all_b))
-    replicates = ratio_replicates(sums_b[..., 0], sums_b[..., 1], resamples=resamples, seed=seed)
-    replicates -= ratio_replicates(sums_a[..., 0], sums_a[..., 1], resamples=resamples, seed=seed)
     left_out, untold = len(all_a.keys() ^ all_b.keys()), _untold(sums_a) or _untold(sums_b)
-    values = [ratio(totals[:, 0], totals[:, 1]) for totals in (sums_a.sum(axis=0), sums_b.sum(axis=0))]
-    pairs = ((sums_a[..., 1] > 0) | (sums_b[..., 1] > 0)).sum(axis=0).tolist()
-    estimates = {}
-    for s, (name, value) in enumerate(zip(STATISTICS, (values[1] - values[0]).tolist(), strict=True)):
-        low, high = interval(replicates[:, s], pairs[s])
-        estimates[name] = Estimate(value=value, low=low, high=high, n=pairs[s], left_out=left_out)
+    differences = difference_estimates(sums_a, sums_b, left_out=left_out, resamples=resamples, seed=seed)
+    estimates = dict(zip(STATISTICS, differences, strict=True))
     return Comparison(questions=len(shared), left_out=left_out, untold=untold, **estimates)
 
 
@@ -292,11 +286,11 @@ def _call_summary(counts: dict[str, Any], resamples: int, seed: int) -> CallSumm
     ratios = (("reduced", "measured"), ("value_sum", "valued"))
     parts = [[counts[top], counts[known], counts["n"] - counts[known]] for top, known in ratios]
     sums = np.moveaxis(np.array(parts, dtype=np.float64), -1, 0)  # (Q, 2, 3), as of `_stacked`
-    replicates = ratio_replicates(sums[..., 0], sums[..., 1], resamples=resamples, seed=seed)
+    reduction_rate, mean_value = ratio_estimates(sums, (True, False), resamples=resamples, seed=seed)
     names = ("n", "errors", "unanswered", "undecided", "undefined", "certified", "likely")
     return CallSummary(
-        reduction_rate=_estimate(sums[:, 0], replicates[:, 0], rate=True),
-        mean_value=_estimate(sums[:, 1], replicates[:, 1], rate=False),
+        reduction_rate=reduction_rate,
+        mean_value=mean_value,
         **{name: int(counts[name].sum()) for name in names},
     )
 
@@ -306,14 +300,6 @@ def _untold(sums: FloatArray) -> bool:
     totals = dict(zip(STATISTICS, sums.sum(axis=0), strict=True))
     measured = float(totals["reduction_rate"][1])
     return 0 < measured <= float(totals["undecided"][0] + totals["undefined"][0])
-
-
-def _estimate(sums: FloatArray, replicates: FloatArray, *, rate: bool) -> Estimate:
-    """One statistic from its (Q, 3) sums and (B,) replicates."""
-    total = sums.sum(axis=0)
-    low, high = interval(replicates, int((sums[:, 1] > 0).sum()), rate=rate)
-    value = float(ratio(total[0], total[1]))
-    return Estimate(value=value, low=low, high=high, n=int(total[1]), left_out=int(total[2]))
 
 
 class Column(NamedTuple):
