@@ -58,9 +58,7 @@ Answers = Annotated[
 TraceFormat = Annotated[
     str | None,
     typer.Option(
-        "--format",
-        help="One of {formats}; or package.module:function (default: detected).",
-        rich_help_panel=READING,
+        "--format", help="One of {formats}; or package.module:function (default: detected).", rich_help_panel=READING
     ),
 ]
 VocabSize = Annotated[
@@ -70,8 +68,7 @@ VocabSize = Annotated[
     ),
 ]
 Join = Annotated[
-    bool,
-    typer.Option("--join/--no-join", help="Join the API calls of one conversation.", rich_help_panel=READING),
+    bool, typer.Option("--join/--no-join", help="Join the API calls of one conversation.", rich_help_panel=READING)
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite inputs, and files that deltah did not write.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first unreadable record.", rich_help_panel=READING)]
@@ -84,8 +81,7 @@ Signal = Annotated[
     typer.Option(help="One of {signals}; or package.module:function (default: the run's own, else delta_h)."),
 ]
 Margin = Annotated[
-    float | None,
-    typer.Option(help="Dead band: smaller changes do not count. In the signal's unit.", min=0.0),
+    float | None, typer.Option(help="Dead band: smaller changes do not count. In the signal's unit.", min=0.0)
 ]
 
 Tasks = Annotated[str | None, typer.Option(help="Task file: JSONL or Parquet.")]

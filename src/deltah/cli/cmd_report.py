@@ -20,8 +20,7 @@ from deltah.traces.files import STDIN
 def command(  # noqa: PLR0913 - the options of a command line
     paths: arguments.Logs,
     out: Annotated[
-        Path | None,
-        typer.Option(help="HTML page to write (default: report.html beside the first path)."),
+        Path | None, typer.Option(help="HTML page to write (default: report.html beside the first path).")
     ] = None,
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
     answers: arguments.Answers = None,
