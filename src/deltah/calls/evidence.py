@@ -10,10 +10,12 @@ import io
 import json
 import re
 import tokenize
+import tomllib
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from deltah.core.types import CallStatus, ToolCall
@@ -29,73 +31,19 @@ MAX_CODE_CHARS: Final = 50_000
 """Longer code is compared exactly only."""
 
 
-def _set(words: str) -> frozenset[str]:
-    return frozenset(words.split())
-
-
-def _by_word(**words: str) -> dict[str, str]:
-    """Meaning of each word, from the words of each meaning."""
-    return {word: meaning for meaning, listed in words.items() for word in listed.split()}
-
-
-# What a word of a tool's name says: of its arguments, and of its effect.
-_TOOLS: Final = _by_word(
-    code="""bash cmd code command exec execute interpreter ipython jupyter notebook python repl run script sh shell sql
-    terminal""",
-    search="ask bing find google lookup query rag retrieval retrieve search wiki wikipedia",
-    other="fetch get list read show view",
-)
-_PYTHON: Final = _set("cell code interpreter ipython jupyter notebook python repl")
-_READING: Final = """
-    ask bing browse calculate calculator cat check compare compute convert count describe diff extract fetch
-    find get google grep head info inspect list load look lookup ls open parse preview query read resolve
-    retrieve scan search show stat status summarize tail test translate validate verify view weather web whois
-    wiki wikipedia
-"""
-_EFFECTS: Final = _by_word(
-    changes="""
-    act add append apply approve assign back book build buy cancel change clear click close comment commit copy
-    create delete deploy disable do drag draw drop edit enable escalate exchange fill flip forward generate go
-    goto hover insert install key kill login logout make mark merge modify move navigate next order patch pause
-    pay post press previous publish push put random redo register reject remove rename reopen replace reply
-    reserve reset restart return roll save schedule scroll select send set shuffle sign sleep start step stop
-    store submit swipe tap toggle transfer type undo uninstall update upload wait write
-    """,
-    reads=_READING,
-)
-_PROGRAMS: Final = _by_word(
-    # These mostly compute and print: they may write, but seldom what the next look is at.
-    unknown="bash cargo go java mypy node npx perl pytest python python3 ruby ruff sh tox",
-    reads=f"""{_READING} awk basename column curl cut dirname du echo egrep false file git hexdump jq less man more nl
-    objdump printf pwd readlink realpath rg sed sort strings tr tree true type uniq wc whereis which with xxd zcat""",
-)
-# What an argument is, and which argument names an action.
-_ARGUMENTS: Final = _by_word(
-    query="keyword keywords q queries query question search search_query search_term searchquery term terms",
-    code="cell cmd code command program python script source sql",
-)
 _ACTION_KEYS: Final = ("action", "command", "operation", "op", "method", "mode")
-_FILLER: Final = _set("a an are be been is of please s the was were")
-# Words of short answers.
-_DONE: Final = _set(
-    """
-    accepted added applied clicked complete completed created deleted done executed finished inserted noted null
-    none ok okay pressed removed replaced saved scrolled sent set submitted success successful successfully
-    typed updated written
-    """
+"""Arguments that name an action."""
+_WORDS: Final[dict[str, dict[str, str]]] = tomllib.loads(Path(__file__).with_name("words.toml").read_text("utf-8"))
+_TOOLS, _EFFECTS, _PROGRAMS, _ARGUMENTS = (
+    {word: meaning for meaning, words in _WORDS[table].items() for word in words.split()}
+    for table in ("tools", "effects", "programs", "arguments")
 )
-_ACKNOWLEDGING: Final = _DONE | _set(
-    """
-    0 1 200 a action all and been code command exit file has have in is it item message no operation output
-    record request result return returned returncode status stderr stdout task the to true was with without your
-    """
-)
-_WAITING: Final = _set("building loading running scheduled starting waiting")
-_PENDING_HINTS: Final = _WAITING | _set(
-    """active again available complete completed created done finished initialized initializing initialising new
-    pending processing progress queued ready start started still"""
-)
-_NOTHING_HINTS: Final = _set("0 no zero nothing found find match unable exist")
+_PROGRAMS |= {word: meaning for word, meaning in _EFFECTS.items() if meaning == "reads"}
+_SETS: Final = {name: frozenset(words.split()) for name, words in _WORDS["sets"].items()}
+_PYTHON, _FILLER, _DONE, _WAITING = (_SETS[name] for name in ("python", "filler", "done", "waiting"))
+_ACKNOWLEDGING: Final = _DONE | _SETS["acknowledging"]
+_PENDING_HINTS: Final = _WAITING | _SETS["pending"]
+_NOTHING_HINTS: Final = _SETS["nothing"]
 _PENDING_WORDS_AT_MOST: Final = 6
 
 _NAME_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")

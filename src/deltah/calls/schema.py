@@ -106,18 +106,20 @@ TABLES: Final = {"calls": (*_IDS, *_CALLS, *_SHARED), "trajectories": (*_IDS, *_
 """Columns by table, in order."""
 Row: TypeAlias = dict[str, Any]
 """By column; what is absent is null."""
+Classes: TypeAlias = Sequence[frozenset[Waste]]
+"""(C,) what `waste_of_calls` says."""
 
 
 def rows_of(
     trajectory: Trajectory,
     signal: Signal | None,
-    waste: Sequence[frozenset[Waste]] | None,
+    waste: Classes | None,
     *,
     key: int = 0,
     matched: bool = False,
     cluster: str = "task_id",
 ) -> tuple[Row, list[Row]]:
-    """Row of a trajectory, and the rows of its calls in the order they were issued; see `RowWriter.add`."""
+    """Row of a trajectory and rows of its calls, as of `CallTable.add`; without `waste` nobody looked for it."""
     n = trajectory.n_calls
     given = {"signal": n if signal is None else signal.n_calls, "waste": n if waste is None else len(waste)}
     for what, found in given.items():
@@ -162,9 +164,7 @@ def _trajectory_row(t: Trajectory, signal: Signal | None, shared: Row, matched: 
     }
 
 
-def _call_rows(
-    t: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste]] | None, shared: Row
-) -> list[Row]:
+def _call_rows(t: Trajectory, signal: Signal | None, waste: Classes | None, shared: Row) -> list[Row]:
     tokens, measured = _tokens(t), dict[str, Sequence[Any]]()
     if signal is not None:  # an unanswered call has no value, whatever its round has
         before, entropy, n_tokens = signal.round_of_call, signal.segment_entropy, signal.segment_tokens
@@ -237,13 +237,11 @@ def _divided(lengths: list[int], chars: list[int]) -> tuple[list[float], bool]:
 
 
 class RowFiles(NamedTuple):
-    """Rows of some trajectories in files that the table has still to read."""
+    """Files by table, if any, whose rows the table has still to read; bytes of all rows and of the longest."""
 
     paths: Mapping[str, str]
-    """By table; empty without any row."""
     n_bytes: int
     longest: int
-    """Bytes of the longest row."""
 
 
 class RowWriter:
@@ -255,17 +253,9 @@ class RowWriter:
         self._files: dict[str, BinaryIO] = {}
         self.n_bytes = self._longest = 0
 
-    def add(
-        self,
-        trajectory: Trajectory,
-        signal: Signal | None,
-        waste: Sequence[frozenset[Waste]] | None,
-        *,
-        matched: bool = False,
-        cluster: str = "task_id",
-    ) -> None:
-        """Write the rows of one trajectory, see `CallTable.add`; without `waste` nobody looked for it."""
-        row, calls = rows_of(trajectory, signal, waste, key=self._key, matched=matched, cluster=cluster)
+    def add(self, trajectory: Trajectory, signal: Signal | None, waste: Classes | None, **facts: Any) -> None:
+        """Write the rows of one trajectory, see `rows_of`."""
+        row, calls = rows_of(trajectory, signal, waste, key=self._key, **facts)
         self._key += 1
         if not self._files:
             self._files = {name: open(f"{self._folder}/{uuid.uuid4().hex}.{name}", "wb") for name in TABLES}  # noqa: SIM115

@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 from deltah.calls.grading import Answers
 from deltah.calls.savings import Costs, fill_costs
-from deltah.calls.schema import TABLES, RowFiles, RowWriter
-from deltah.calls.waste import Waste, waste_of_calls
+from deltah.calls.schema import TABLES, Classes, RowFiles, RowWriter
+from deltah.calls.waste import waste_of_calls
 from deltah.core.signals import SIGNALS, Signal, SignalConfig, score
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError, InvalidValueError, MissingDependencyError
@@ -117,7 +117,7 @@ class CallTable:
         self,
         trajectory: Trajectory,
         signal: Signal | None,
-        waste: Sequence[frozenset[Waste]] | None = None,
+        waste: Classes | None = None,
         *,
         matched: bool = False,
     ) -> None:

@@ -1,20 +1,8 @@
-r"""Every signal against every label: seven statistics with intervals, p-values, Holm's correction.
+"""Every signal against every label: statistics of `deltah.stats.replicates`, intervals, p-values, Holm's correction.
 
-The statistics are those of `deltah.stats.replicates`, over the calls for which signal and label are known. Intervals
-come from one cluster bootstrap by question; Holm's correction takes all tests of the table as one family. A pair needs
-five questions with a good call and five with another. The baseline `call_index` is the control: it has no partial ones.
-
-**The test.** Questions are independent draws, calls of one are not: permuting labels call by call rejects true nulls.
-With $e_i$ and $f_i$ the residuals of signal rank and label rank on the controls (raw: an intercept), question q has the
-score $u_q = \sum_{i \in q} e_i f_i$, of mean 0 under the null, so $T(s) = \sum_q s_q u_q$ with random signs
-$s_q = \pm 1$ is a draw from the null distribution of $T(1)$ (Hemerik, Goeman and Finos, "Robust testing in generalized
-linear models by sign flipping score contributions", JRSS B 2020). As residuals are estimated, each flip is standardised
-(De Santis et al., "Inference in generalized linear models with robustness to misspecified variances", JASA 2025): in
-units of the variance of T(1), T(s) has $V(s) = 1 - |\sum_q s_q a_q|^2$ with $a_q = \sum_{i \in q} f_i U_i / |f|$ and U
-an orthonormal basis of the controls.
-
-Two-sided; $p = (1 + \#\{|T(s)| / \sqrt{V(s)} \ge |T(1)|\}) / (1 + P)$, never 0. Q questions have $2^{Q-1}$ distinct
-flips: five cannot reject at 5 %. Very uneven questions reject true nulls at up to 11 % (`deltah.stats.study` says so).
+Intervals come from one cluster bootstrap by question, p-values from standardised sign flips of questions' scores, and
+Holm's correction takes all tests of the table as one family. docs/api/stats.md states the formulas and their sources.
+A pair needs five questions with a good call and five with another.
 """
 
 from __future__ import annotations

@@ -1,16 +1,8 @@
-r"""Ratio statistics with cluster-bootstrap intervals, and how an estimate is written.
+"""Ratio statistics with cluster-bootstrap intervals, and how an estimate is written.
 
-Every statistic is a ratio of two sums over clusters (questions), $\hat\theta = \sum_q a_q / \sum_q b_q$. Clusters are
-drawn with replacement; one set of draws serves all statistics of a table, and both sides of a paired difference.
-
-Intervals are expanded percentile intervals (Hesterberg, "What Teachers Should Know About the Bootstrap", The American
-Statistician, 2015): the tail probability $\alpha/2$ becomes $\Phi(-\sqrt{n/(n-1)}\,t_{1-\alpha/2,n-1})$. A rate that is
-0 or 1 in every cluster gets the exact bound of n agreeing clusters, $(\alpha/2)^{1/n}$ from its edge, and an AUC its
-interval on the scale of log odds (Pepe, "The Statistical Evaluation of Medical Tests", 2003, section 5.2). Of any other
-statistic an interval of zero width means that every cluster agreed, not that the quantity is known exactly.
-
-More than `MAX_RESAMPLED` clusters are resampled in random groups: the intervals keep their width but for a relative
-error of about $1/\sqrt{2 \cdot 2000}$ = 1.6 %.
+Every statistic is a ratio of two sums over clusters (questions). They are drawn with replacement, and the same draws
+serve all statistics of a table and both sides of a paired difference. docs/api/stats.md states the intervals and their
+sources. More than `MAX_RESAMPLED` clusters are resampled in random groups.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
@@ -107,9 +107,10 @@ def known(column: FloatArray) -> BoolArray:
     return np.asarray(~np.isnan(column))
 
 
-_QUERY: Final = """
+_OWN: Final = ", ".join(f"({label.sql})::DOUBLE AS {name}" for name, label in LABELS.items() if label.sql)
+_QUERY: Final = f"""
     SELECT trajectory, call, tool, round, coalesce(tokens_before, 0) AS before, coalesce(tokens_after, 0) AS after,
-        dense_rank() OVER (ORDER BY first_key) - 1 AS cluster, key, {labels}
+        dense_rank() OVER (ORDER BY first_key) - 1 AS cluster, key, {_OWN}
     FROM (SELECT *, min(key) OVER (PARTITION BY cluster) AS first_key FROM calls) ORDER BY key, index
 """
 
@@ -144,11 +145,14 @@ def build_table(
     parts = list(_parts(trajectories, entries, evidence, table if calls is None else None))
     if not parts:
         raise InvalidValueError("the traces hold no tool call; a study needs calls")
-    rows = _rows(table)
+    columns_of_calls = table.sql(_QUERY).fetchnumpy()
+    rows: dict[str, Any] = {  # NaN for null
+        n: np.ma.filled(c, np.nan) if c.dtype == np.float64 else np.asarray(c) for n, c in columns_of_calls.items()
+    }
     keys = tuple(zip(rows["trajectory"], rows["call"], strict=True))
     found, notes = _all_signals(entries, parts, rows, seed), list[str]()
     if evidence is not None:
-        rows |= evidence_labels(rows["tool"], np.concatenate([part.evidence for part in parts]))
+        rows |= evidence_labels(rows["tool"], np.concatenate([held for *_, held in parts]))
         notes += evidence.notes(rows["gold_evidence"])
     if len(set(keys)) < len(keys):
         notes.append("some trajectories share an id: a value from a file counts for each of them")
@@ -174,20 +178,8 @@ def build_table(
     )
 
 
-def _rows(calls: CallTable) -> dict[str, Any]:
-    """(N,) columns of the table of calls, labels among them; NaN for null."""
-    labels = ", ".join(f"({label.sql})::DOUBLE AS {name}" for name, label in LABELS.items() if label.sql)
-    columns = calls.sql(_QUERY.format(labels=labels)).fetchnumpy()
-    return {n: np.ma.filled(c, np.nan) if c.dtype == np.float64 else np.asarray(c) for n, c in columns.items()}
-
-
-class _Part(NamedTuple):
-    """Of a trajectory of C calls: (C,) signals, turned, and (C, 2) what `Evidence.found` gives."""
-
-    signals: dict[str, FloatArray]
-    unfitted: dict[str, Signal | None]
-    """ΔH over the tokens that a signal pools, for each signal that is fitted first; None without entropies."""
-    evidence: FloatArray
+_Part: TypeAlias = tuple[dict[str, FloatArray], dict[str, Signal | None], FloatArray]
+"""Of a trajectory: (C,) signals, ΔH for each signal that is fitted first, and (C, 2) what `Evidence.found` gives."""
 
 
 def _parts(
@@ -204,20 +196,16 @@ def _parts(
         base = score_measured(t, plain[REDUCTION])
         if calls is not None:
             calls.add(t, base)
-        if t.n_calls:
-            unfitted = {name: score_measured(t, config) for name, config in fitted.items()}
-            yield _Part(_signals(t, base, plain), unfitted, np.empty((0, 2)) if evidence is None else evidence.found(t))
-
-
-def _signals(t: Trajectory, base: Signal | None, configs: Mapping[str, SignalConfig]) -> dict[str, FloatArray]:
-    """(C,) of each signal that needs no fit, and of the verdicts; `base` is ΔH, None without entropies."""
-    nothing = np.full(t.n_calls, np.nan)
-    found = {name: nothing if base is None else _turned(score(t, c).call_value) for name, c in configs.items()}
-    lower, upper = (nothing, nothing) if base is None else (base.call_lower, base.call_upper)
-    for margin in MARGINS_NATS:
-        verdict = np.where(upper < -margin, 1.0, np.where(lower >= -margin, 0.0, np.nan))
-        found[f"reduced_{margin:.2f}" if margin else "reduced"] = verdict
-    return found
+        if not t.n_calls:
+            continue
+        nothing = np.full(t.n_calls, np.nan)
+        found = {name: nothing if base is None else _turned(score(t, c).call_value) for name, c in plain.items()}
+        lower, upper = (nothing, nothing) if base is None else (base.call_lower, base.call_upper)
+        for margin in MARGINS_NATS:
+            verdict = np.where(upper < -margin, 1.0, np.where(lower >= -margin, 0.0, np.nan))
+            found[f"reduced_{margin:.2f}" if margin else "reduced"] = verdict
+        unfitted = {name: score_measured(t, config) for name, config in fitted.items()}
+        yield found, unfitted, np.empty((0, 2)) if evidence is None else evidence.found(t)
 
 
 def _turned(values: FloatArray) -> FloatArray:
@@ -230,15 +218,15 @@ def _all_signals(
     """(N,) signals that need no file, in the order of the registry, then the verdicts."""
     first = np.random.default_rng(seed).permutation(int(rows["cluster"].max()) + 1) % 2 == 0
     half = first[rows["cluster"]][np.unique(rows["key"], return_index=True)[1]]
-    found = {name: np.concatenate([part.signals[name] for part in parts]) for name in parts[0].signals}
-    found |= {name: _cross_fitted(entries[name], name, parts, half) for name in parts[0].unfitted}
+    found = {name: np.concatenate([signals[name] for signals, *_ in parts]) for name in parts[0][0]}
+    found |= {name: _cross_fitted(entries[name], name, parts, half) for name in parts[0][1]}
     return {name: found[name] for name in dict.fromkeys((*entries, *found))}
 
 
 def _cross_fitted(entry: Entry[SignalFunction], name: str, parts: Sequence[_Part], side: BoolArray) -> FloatArray:
     """(N,) a signal fitted on the other half of the questions; NaN where that half has no ΔH."""
-    scored = [part.unfitted[name] for part in parts]
-    values = [np.full_like(part.signals["reduced"], np.nan) for part in parts]
+    scored = [unfitted[name] for _, unfitted, _ in parts]
+    values = [np.full_like(signals["reduced"], np.nan) for signals, *_ in parts]
     for half in (True, False):
         others = [s for s, own in zip(scored, side, strict=True) if s is not None and own != half]
         if not any(np.isfinite(s.value).any() for s in others):

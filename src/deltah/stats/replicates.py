@@ -1,14 +1,8 @@
-r"""Seven statistics of signals and labels, for many resamples of the questions at once.
+"""Seven statistics of signals and labels, for many resamples of the questions at once.
 
-A resample gives every question, and so each of its calls, a number w of copies. **Ranks**: with calls in the order of
-a signal, $C_i$ the copies before place i and a tie group standing on places [first, last], the mid-rank of a copy is
-$R = (C_{first} + C_{last+1} + 1) / 2$. Calls are sorted by stratum first; $O_s$ are the copies in earlier strata, and
-$AUC = \frac{\sum_s (\sum_{y=1} w (R - O_s) - n_{1s}(n_{1s}+1)/2)}{\sum_s n_{1s} n_{0s}}$, ties counting half.
-
-**Cross products** $G_{uv} = \sum w\,u v$: given controls Z, those of the residuals are $S_{xy} = G_{xy} - G_{xZ}
-G_{ZZ}^{+} G_{Zy}$ and the partial correlation is $S_{xy} / \sqrt{S_{xx} S_{yy}}$: with an intercept alone Pearson's, of
-ranks Spearman's. The columns of Z are an intercept, call indices and tools as dummies (rare ones share one), and
-$\log(1 + |r_{k-1}|)$, $\log(1 + |r_k|)$; the strata are call index, tool and tertile of $|r_{k-1}| + |r_k|$.
+A resample gives every question, and so each of its calls, a number w of copies. AUCs come from ranks of the copies,
+correlations from their cross products within questions; docs/api/stats.md states the formulas. The estimate itself is
+the resample in which every question was drawn once.
 """
 
 from __future__ import annotations
@@ -51,9 +45,18 @@ class Controls(NamedTuple):
 
 
 def controls_of(table: StudyTable) -> Controls:
-    """Controls of a table's calls."""
-    index, index_names = _index_levels(table.index)
-    tool, tool_names = _tool_levels(table.tool, table.tools)
+    """Controls of a table's calls; late, rare indices share a level, and so do rare tools."""
+    counts = np.bincount(table.index - 1)
+    enough = max(1, int(np.cumprod(counts >= MIN_LEVEL_CALLS).sum()))
+    index_names = [f"index {k}" for k in range(1, enough + 1)] + ["later index"] * (len(counts) > enough)
+    index = np.minimum(table.index - 1, len(index_names) - 1)
+    counts = np.bincount(table.tool, minlength=len(table.tools))
+    order = np.argsort(-counts, kind="stable")
+    own = [t for t in order[:MAX_TOOLS] if counts[t] >= MIN_LEVEL_CALLS] or order[:1].tolist()
+    tool_names = [f"tool {table.tools[t]}" for t in own] + ["other tools"] * (len(own) < len(table.tools))
+    level = np.full(len(table.tools), len(own), dtype=np.int64)
+    level[own] = np.arange(len(own))
+    tool = level[table.tool]
     lengths, total = np.log1p(table.tokens.astype(np.float64)), table.tokens.sum(axis=1)
     tertile = np.searchsorted(np.quantile(total, (1 / 3, 2 / 3)), total, side="left")
     dummies = [levels[:, None] == np.arange(1, len(n)) for levels, n in ((index, index_names), (tool, tool_names))]
@@ -62,24 +65,6 @@ def controls_of(table: StudyTable) -> Controls:
         columns=("1", *index_names[1:], *tool_names[1:], "log tokens before", "log tokens after"),
         stratum=_codes(np.stack([table.index, table.tool, tertile], axis=1)),
     )
-
-
-def _index_levels(index: IntArray) -> tuple[IntArray, list[str]]:
-    """(N,) level from 0, and names of levels; late, rare indices share the last."""
-    counts = np.bincount(index - 1)
-    enough = max(1, int(np.cumprod(counts >= MIN_LEVEL_CALLS).sum()))
-    names = [f"index {k}" for k in range(1, enough + 1)] + ["later index"] * (len(counts) > enough)
-    return np.minimum(index - 1, len(names) - 1), names
-
-
-def _tool_levels(tool: IntArray, tools: tuple[str, ...]) -> tuple[IntArray, list[str]]:
-    """(N,) level from 0, the most called tool first, and names of levels; rare tools share the last."""
-    counts = np.bincount(tool, minlength=len(tools))
-    order = np.argsort(-counts, kind="stable")
-    own = [t for t in order[:MAX_TOOLS] if counts[t] >= MIN_LEVEL_CALLS] or order[:1].tolist()
-    level = np.full(len(tools), len(own), dtype=np.int64)
-    level[own] = np.arange(len(own))
-    return level[tool], [f"tool {tools[t]}" for t in own] + ["other tools"] * (len(own) < len(tools))
 
 
 def _codes(keys: IntArray) -> IntArray:
