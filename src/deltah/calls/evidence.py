@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from deltah.core.types import CallStatus, ToolCall
 
@@ -33,9 +33,9 @@ MAX_CODE_CHARS: Final = 50_000
 
 _ACTION_KEYS: Final = ("action", "command", "operation", "op", "method", "mode")
 """Arguments that name an action."""
-_WORDS: Final[dict[str, dict[str, str]]] = tomllib.loads(Path(__file__).with_name("words.toml").read_text("utf-8"))
+_WORDS: Final[dict[str, dict[str, Any]]] = tomllib.loads(Path(__file__).with_name("words.toml").read_text("utf-8"))
 _TOOLS, _EFFECTS, _PROGRAMS, _ARGUMENTS = (
-    {word: meaning for meaning, words in _WORDS[table].items() for word in words.split()}
+    {str(word): meaning for meaning, words in _WORDS[table].items() for word in words.split()}
     for table in ("tools", "effects", "programs", "arguments")
 )
 _PROGRAMS |= {word: meaning for word, meaning in _EFFECTS.items() if meaning == "reads"}
@@ -44,41 +44,20 @@ _PYTHON, _FILLER, _DONE, _WAITING = (_SETS[name] for name in ("python", "filler"
 _ACKNOWLEDGING: Final = _DONE | _SETS["acknowledging"]
 _PENDING_HINTS: Final = _WAITING | _SETS["pending"]
 _NOTHING_HINTS: Final = _SETS["nothing"]
+_PYTHON_CHANGE, _SHELL_CHANGE, _NOTHING, _PENDING = (
+    re.compile("|".join(_WORDS["patterns"][name])) for name in ("python_change", "shell_change", "nothing", "pending")
+)
 _PENDING_WORDS_AT_MOST: Final = 6
 
 _NAME_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _QUERY_WORD = re.compile(r"[^\W_]+|!=|[-+*/^=<>%#&|~$€£@()\\]")
 """Words, and the symbols that change what is asked: `C#`, `-term`, `2 + 2`."""
 _SPACE_OR_COMMENT = re.compile(r"#[^\n]*|\s+")
-_PYTHON_CHANGE = re.compile(
-    r"open\([^)\n]*,\s*(?:mode\s*=\s*)?['\"][^'\"]*[wax+]"
-    r"|\.(?:write\w*|to_(?:csv|json|parquet|excel|sql|pickle)|save\w*|dump|unlink|mkdir|rmdir|rename|touch|commit)\("
-    r"|\bos\.(?:remove|rename|replace|mkdir|makedirs|system|chdir|unlink|popen|environ)"
-    r"|\b(?:shutil|subprocess|socket|secrets|uuid|random)\b|requests\.(?:post|put|patch|delete)"
-    r"|\btime\.|\.(?:now|today|utcnow)\(|\binput\("
-    r"|\b(?:insert\s+into|update\s+\S+\s+set|delete\s+from|(?:create|drop|alter|truncate)\s+\w+)\b",
-    re.IGNORECASE,
-)
-_SHELL_CHANGE = re.compile(
-    r"\bsed\s+(?:-\w+\s+)*-\w*i|\bfind\b.*\s-(?:delete|exec|ok)|\bgit\s+(?!status|log|diff|show|blame|grep|ls)\w"
-    r"|\bcurl\b.*\s-(?:X|d|-data\S*|F|T|o|O)\b|(?<![-=<>])>{1,2}\s*[\w./~$\"']"
-)
 _SQL_READ = re.compile(r"\s*(?:select|with|explain|describe|show)\s", re.IGNORECASE)
 _HARMLESS_REDIRECTION = re.compile(r"\d?>&\d|[\d&]?>\s*/dev/null")
 _SHELL_COMMAND = re.compile(r"(?:^|[;&|\n(`])\s*(?:(?:sudo|time|env)\s+|\w+=\S*\s+)*([^\s;&|()`]+)")
 _TRACEBACK = re.compile(r"\s*(?:Traceback \(most recent call last\)|[\w.]*(?:Error|Exception)(?::|\s*\Z))")
 _MEDIUM = re.compile(r"\[(?:image|image_url|input_image|audio|input_audio|file|video|document|resource)\]")
-_NOTHING = re.compile(
-    r"\b(?:no|0|zero)\s+(?:\w+\s+){0,2}(?:results?|matches|match|documents?|hits?|records?|items?|entries|data|files?|rows?"
-    r"|information|pages?)\b|\bnothing\b|\bnot found\b|\bcould ?n[o']t find\b|\bdid(?: not|n't) match\b"
-    r"|\bunable to\b|\bdoes(?: not|n't) exist\b"
-)
-_PENDING = re.compile(
-    r"\b(?:pending|queued|in[ _-]progress|processing|not (?:yet )?(?:ready|finished|completed?|available yet)"
-    r"|still (?:running|working|loading|building|waiting)|no new output|try again (?:later|in)"
-    r"|\d{1,3} ?% (?:completed?|done))\b"
-    r'|"(?:status|state|phase)"\s*:\s*"(?:running|waiting|building|loading|start\w*|initiali\w+|scheduled|created|active)'
-)
 _VOLATILE_FIELD = re.compile(
     r'"(?:_?score|relevance_score|similarity_score|took|took_ms|request_?id|(?:search|query|response|elapsed)_?(?:time|ms)\w*)"'
     r'\s*:\s*(?:"[^"]*"|[-+\d.eE]+)\s*,?'

@@ -99,7 +99,7 @@ def graded(trajectory: Trajectory) -> Trajectory:
 
 
 def _graded_by(trajectory: Trajectory, task: Task) -> Trajectory:
-    """Outcome and gold answers from a task; a trajectory without a final answer has missed it."""
+    """A trajectory with outcome and gold answers of a task; without a final answer it has missed it."""
     outcome = grade(task, trajectory.prediction or "").score
     metadata = {**task.metadata, **trajectory.metadata, OUTCOME_GRADER: task.kind}
     return replace(trajectory, outcome=outcome, golden_answers=task.golden_answers, metadata=metadata)
@@ -128,19 +128,13 @@ def is_correct(trajectory: Trajectory) -> bool | None:
 
 
 def cluster_key(trajectory: Trajectory, cluster: str = "task_id") -> ClusterKey:
-    """What question a trajectory answers: its task id, else the question's text, else its own id."""
-    named = trajectory.metadata.get(cluster)
-    if named is not None:
-        return (cluster, _short(str(named)))
-    return ("id", _short(trajectory.id)) if trajectory.question is None else ("question", _short(trajectory.question))
-
-
-def _short(text: str) -> str:
-    """A long text by its beginning and a digest."""
-    if len(text) <= MAX_KEY_CHARS:
-        return text
-    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-    return f"{text[:MAX_KEY_CHARS]}… {digest}"
+    """What question a trajectory answers: its task id, else the question's text, else its own id; a digest if long."""
+    named = {cluster: trajectory.metadata.get(cluster), "question": trajectory.question, "id": trajectory.id}
+    kind, text = next((kind, str(name)) for kind, name in named.items() if name is not None)
+    if len(text) > MAX_KEY_CHARS:
+        digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        text = f"{text[:MAX_KEY_CHARS]}… {digest}"
+    return kind, text
 
 
 def grader_of(trajectory: Trajectory) -> str | None:

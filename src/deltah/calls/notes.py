@@ -39,7 +39,7 @@ _ASSUMED_SIZES: Final = f"""
     FROM trajectories WHERE metadata->>'vocab_size_from' = '{FROM_MODEL_NAME}' AND model IS NOT NULL
     GROUP BY model ORDER BY model
 """
-"""Models whose vocabulary size was taken from their name, and that size."""
+"""Models whose vocabulary size was taken from their name."""
 
 
 def notes_on(table: CallTable, log: ScoredLog) -> list[str]:

@@ -21,11 +21,7 @@ from deltah.text_format import count
 if TYPE_CHECKING:
     from deltah.calls.table import CallTable
 
-TOKEN_PRICES: Final = {
-    "input": "input_per_million",
-    "cached": "cached_input_per_million",
-    "output": "output_per_million",
-}
+TOKEN_PRICES = {"input": "input_per_million", "cached": "cached_input_per_million", "output": "output_per_million"}
 """Names of token prices on the command line, and their fields of `Prices`."""
 _MAX_NAMED: Final = 5
 

@@ -106,6 +106,8 @@ TABLES: Final = {"calls": (*_IDS, *_CALLS, *_SHARED), "trajectories": (*_IDS, *_
 """Columns by table, in order."""
 Row: TypeAlias = dict[str, Any]
 """By column; what is absent is null."""
+_SAME_NAMES: Final = ("question", "outcome", "estimator", "temperature", "spans", "model", "group_id")
+"""Columns that are attributes of a trajectory."""
 Classes: TypeAlias = Sequence[frozenset[Waste]]
 """(C,) what `waste_of_calls` says."""
 
@@ -137,31 +139,24 @@ def rows_of(
         "cluster": ":".join(cluster_key(trajectory, cluster)),
         "key": key,
     }
-    return _trajectory_row(trajectory, signal, shared, matched), _call_rows(trajectory, signal, waste, shared)
-
-
-_SAME_NAMES: Final = ("question", "outcome", "estimator", "temperature", "spans", "model", "group_id")
-"""Columns that are attributes of a trajectory."""
-
-
-def _trajectory_row(t: Trajectory, signal: Signal | None, shared: Row, matched: bool) -> Row:
     tokens = [] if signal is None else [n for n in signal.segment_tokens.tolist() if n]
     entropies = [] if signal is None else [h for h in signal.segment_entropy.tolist() if h == h]
-    return shared | {
-        "prediction": t.prediction,
-        "grader": grader_of(t),
+    row = shared | {
+        "prediction": trajectory.prediction,
+        "grader": grader_of(trajectory),
         "matched": matched,
-        "calls": t.n_calls,
-        "rounds": len(t.rounds),
-        "sampled_tokens": int(t.response_mask.sum()) if len(t) else None,
+        "calls": n,
+        "rounds": len(trajectory.rounds),
+        "sampled_tokens": int(trajectory.response_mask.sum()) if len(trajectory) else None,
         "margin": None if signal is None else signal.margin,
         "segments": len(tokens),
         "segment_tokens": sum(tokens),
         "entropies": len(entropies),
         "entropy_sum": sum(entropies),
-        "stop_reason": t.stop_reason,
-        "metadata": dict(t.metadata),
+        "stop_reason": trajectory.stop_reason,
+        "metadata": dict(trajectory.metadata),
     }
+    return row, _call_rows(trajectory, signal, waste, shared)
 
 
 def _call_rows(t: Trajectory, signal: Signal | None, waste: Classes | None, shared: Row) -> list[Row]:

@@ -114,27 +114,18 @@ class CallTable:
         return table
 
     def add(
-        self,
-        trajectory: Trajectory,
-        signal: Signal | None,
-        waste: Classes | None = None,
-        *,
-        matched: bool = False,
+        self, trajectory: Trajectory, signal: Signal | None, waste: Classes | None = None, *, matched: bool = False
     ) -> None:
-        """Add one trajectory.
+        """Add one trajectory with its signal, None without entropies.
 
-        Args:
-            trajectory: C calls.
-            signal: None for one without entropies.
-            waste: (C,) what `waste_of_calls` says; looked for here when not given.
-            matched: Whether a file of answers has a row of it.
+        `waste` is (C,) as of `waste_of_calls` (default: looked for here), `matched` whether a file of answers has it.
         """
         found = waste_of_calls(trajectory) if waste is None and self.has_waste else waste
         self._writer.add(trajectory, signal, found, matched=matched, cluster=self._cluster)
         self._flush(beyond=_BATCH_BYTES)
 
     def load(self, files: RowFiles) -> None:
-        """Add rows that another writer wrote, with keys of their own; to a table to which none are added otherwise."""
+        """Add rows that another writer wrote, with keys of their own; `add` is not to be mixed with it."""
         self._waiting.append(files)
         self._flush(beyond=_BATCH_BYTES)
 
@@ -158,21 +149,16 @@ class CallTable:
 
     @property
     def calls(self) -> duckdb.DuckDBPyRelation:
-        """One row a call."""
+        """One row per call."""
         return self.sql("FROM calls")
 
     @property
     def trajectories(self) -> duckdb.DuckDBPyRelation:
-        """One row a trajectory."""
+        """One row per trajectory."""
         return self.sql("FROM trajectories")
 
     def sql(self, query: str, **parameters: object) -> duckdb.DuckDBPyRelation:
-        """Answer of a query on `calls` and `trajectories`.
-
-        Args:
-            query: In the dialect of DuckDB.
-            **parameters: Values of `$name` in the query.
-        """
+        """Answer of a DuckDB query on `calls` and `trajectories`; parameters are values of `$name` in it."""
         self._flush()
         # Each with a cursor of its own: one that was not read to its end does not stand in the way of the next.
         return self.connection.cursor().sql(query, params=parameters or None)
@@ -309,13 +295,13 @@ def log_signals() -> tuple[str, ...]:
 
 
 def _signal_name(name: str) -> str:
-    if name in log_signals() or (":" in name and "fit" not in SIGNALS.resolve(name).options):
+    known = name in SIGNALS or ":" in name
+    if known and "fit" not in SIGNALS.resolve(name).options:
         return name
-    why = f"unknown signal {name!r};"
-    if name in SIGNALS or ":" in name:
-        why = f"the signal {name!r} needs an expectation fitted on other questions, as `deltah study` computes it; here"
+    fitted = f"the signal {name!r} needs an expectation fitted on other questions, as `deltah study` computes it; here"
     raise InvalidValueError(
-        f"{why} choose one of: {', '.join(log_signals())}; or name one of your own as package.module:function"
+        f"{fitted if known else f'unknown signal {name!r};'} choose one of: {', '.join(log_signals())}; or name one of "
+        "your own as package.module:function"
     )
 
 

@@ -85,7 +85,13 @@ def waste_of_calls(trajectory: Trajectory) -> tuple[frozenset[Waste], ...]:
         return (frozenset(),) * trajectory.n_calls  # an export of numbers: there is nothing to compare
     heard = _user_text(trajectory)
     evidence = _evidence(trajectory.calls, heard)
-    for group in _same_calls(evidence):
+    groups: dict[tuple[int, tuple[str, ...]], list[CallText]] = defaultdict(list)
+    for e in evidence:
+        groups[e.epoch, e.loose].append(e)
+    for group in (group for group in groups.values() if len(group) > 1):
+        answers = {e.flat for e in group if e.kind not in ("failed", "absent")}
+        for e in group:
+            e.changing = len(answers) > 1
         _mark_duplicates(group)
         _mark_repeated_errors(group)
     _mark_contained(evidence, heard)
@@ -110,19 +116,6 @@ def _evidence(calls: Iterable[ToolCall], heard: Iterable[int]) -> list[CallText]
         epoch += begins
         e.epoch = epoch
     return evidence
-
-
-def _same_calls(evidence: Iterable[CallText]) -> list[list[CallText]]:
-    """Groups of calls that agree in epoch and loose form, with `changing` set."""
-    groups: dict[tuple[int, tuple[str, ...]], list[CallText]] = defaultdict(list)
-    for e in evidence:
-        groups[e.epoch, e.loose].append(e)
-    repeated = [group for group in groups.values() if len(group) > 1]
-    for group in repeated:
-        answers = {e.flat for e in group if e.kind not in ("failed", "absent")}
-        for e in group:
-            e.changing = len(answers) > 1
-    return repeated
 
 
 def _mark_duplicates(group: Sequence[CallText]) -> None:

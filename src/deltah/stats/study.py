@@ -40,7 +40,6 @@ class QualityHistogram:
     good: tuple[int, ...]
     other: tuple[int, ...]
     left_out: int
-    """Calls without ΔH or label."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,14 +88,13 @@ class StudyResult:
     calls: int
     questions: int
     trajectories: int
-    """That have a call."""
     resamples: int
     permutations: int
     seed: int
     controls: tuple[str, ...]
-    """Columns of the design that the partial correlations hold fixed."""
+    """What the partial correlations hold fixed."""
     associations: tuple[Association, ...]
-    """Every signal, and the call-index baseline, against every label; label by label."""
+    """Every signal, and the call-index baseline, against every label."""
     histograms: tuple[QualityHistogram, ...]
     rocs: tuple[RocCurve, ...]
     positions: tuple[PositionRow, ...]

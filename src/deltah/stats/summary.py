@@ -97,11 +97,6 @@ class CallSummary:
     """Certified waste."""
     likely: int
 
-    @property
-    def told(self) -> int:
-        """Calls of which it is certain whether they reduced entropy."""
-        return self.reduction_rate.n - self.undecided - self.undefined
-
 
 _MEASURED, _GRADED = "signal IS NOT NULL", "outcome IS NOT NULL"
 _RATIOS: Final = {
@@ -351,4 +346,5 @@ def table(
 def rate_cell(summary: CallSummary) -> Cell:
     """The reduction rate of a group of calls; a dash where every call is undecided or undefined."""
     rate = summary.reduction_rate
-    return estimate_cell(rate, 2) if summary.told else Cell(text=MISSING, estimate=rate)
+    certain = rate.n - summary.undecided - summary.undefined
+    return estimate_cell(rate, 2) if certain else Cell(text=MISSING, estimate=rate)
