@@ -246,7 +246,7 @@ def test_unmeasured_and_unanswered_calls_are_counted() -> None:
     t = make_trajectory([[2.0], [1.0], [0.5]], unanswered_last=True)
     table = CallTable.of([t, Trajectory(id="b", segments=t.segments, calls=t.calls)])
     (s,) = calls_by(table, "true").values()
-    assert (s.n, s.unanswered, s.undefined) == (4, 2, 1)
+    assert (s.n, s.unanswered, s.undefined, s.told) == (4, 2, 1, 1)
     assert (s.reduction_rate.value, s.reduction_rate.n, s.reduction_rate.left_out) == (0.5, 2, 2)
     assert (s.mean_value.n, s.mean_value.left_out) == (1, 3)
     assert calls_by(CallTable.of([]), "round") == {}

@@ -69,19 +69,17 @@ class Answers:
         value = _value(row, where, key or "question")
         if key is not None:
             if key in self._by_id:
-                raise DataError(f"{where}: id {key!r} stands in an earlier row already; expected one row an id")
+                raise DataError(f"{where}: id {key!r} stands in an earlier row already; expected one row per id")
             self._by_id[key] = value
         if isinstance(question, str):
             self._by_question.setdefault(question.strip(), value)
 
     def _find(self, trajectory: Trajectory) -> float | Task | None:
         """Row of its id, of its id without the number of a sample (`q7/0`), of its group, its task, or its question."""
-        task_id = trajectory.metadata.get("task_id")
-        names = (trajectory.id, _SAMPLE_NUMBER.sub("", trajectory.id), trajectory.group_id, task_id)
-        for name in names:
-            if name is not None and str(name) in self._by_id:
-                return self._by_id[str(name)]
-        return None if trajectory.question is None else self._by_question.get(trajectory.question.strip())
+        own, task_id = trajectory.id, trajectory.metadata.get("task_id")
+        names = [str(n) for n in (own, _SAMPLE_NUMBER.sub("", own), trajectory.group_id, task_id) if n is not None]
+        by_question = None if trajectory.question is None else self._by_question.get(trajectory.question.strip())
+        return next((self._by_id[name] for name in names if name in self._by_id), by_question)
 
 
 def graded(trajectory: Trajectory) -> Trajectory:

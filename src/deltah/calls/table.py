@@ -104,7 +104,7 @@ class CallTable:
             cluster: Metadata key that names the question.
 
         Raises:
-            InvalidValueError: if `signals` has another length, or one speaks of another number of calls.
+            InvalidValueError: if `signals` has another length, or one has another number of calls.
         """
         table, listed = cls(cluster=cluster), list(trajectories)
         if signals is not None and len(signals) != len(listed):
@@ -198,10 +198,7 @@ class CallTable:
         return len(self.trajectories)
 
     def write(self, path: str | os.PathLike[str]) -> int:
-        """Write the calls to a `.parquet`, `.jsonl` or `.csv` file, which appears when it is complete.
-
-        Returns:
-            The number of rows.
+        """Write the calls to a `.parquet`, `.jsonl` or `.csv` file, which appears when it is complete, and count them.
 
         Raises:
             ConfigError: if the name has another ending.
@@ -248,8 +245,7 @@ class LogOptions(ReadOptions):
     def signal_config(self, base: SignalConfig) -> SignalConfig:
         """A run's configuration with what is stated here in its place."""
         name = base.name if self.signal in (None, base.name) else _signal_name(str(self.signal))
-        # Another signal has a margin of its own.
-        kept = base.margin if name == base.name else None
+        kept = base.margin if name == base.name else None  # another signal has a margin of its own
         return replace(base, name=name, margin=kept if self.margin is None else self.margin)
 
 
@@ -258,10 +254,7 @@ Scored: TypeAlias = tuple[Trajectory, Signal | None]
 
 
 class ScoredLog(Iterable[tuple[Trajectory, Signal | None, bool]]):
-    """Trajectories of logs, graded, with their signals and whether the answers' file has a row of them.
-
-    Iterable again unless from standard input.
-    """
+    """Trajectories of logs, graded, with their signals and whether the answers' file has a row of them."""
 
     def __init__(self, paths: Paths, options: LogOptions | None = None, *, waste: bool = True) -> None:
         """Open the files; without `waste` the texts of Parquet are not read. Errors as of `read_calls`."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -58,7 +59,6 @@ class LabelTable:
     graded: bool
     finding: str | None
     rows: tuple[SignalRow, ...]
-    """Empty where no signal has a number."""
 
 
 def label_tables(result: StudyResult, digits: int = 3) -> list[LabelTable]:
@@ -82,16 +82,11 @@ def label_tables(result: StudyResult, digits: int = 3) -> list[LabelTable]:
 def _row(a: Association, digits: int) -> SignalRow:
     values = {key: getattr(a, key) for key in TITLES} if a.reason is None else {}
     cells = {
-        key: estimate_cell(v, digits, signed="auc" not in key) if isinstance(v, Estimate) else Cell(text=p_text(v))
+        key: estimate_cell(v, digits, signed="auc" not in key) if isinstance(v, Estimate) else Cell(text=number(v, 4))
         for key, v in values.items()
     }
     title = f"{a.signal} (baseline)" if a.signal == CALL_INDEX else a.signal
     return SignalRow(a.signal, title, a.spearman.n, a.reason, cells)
-
-
-def p_text(p: float) -> str:
-    """Four decimals; "–" where not tested."""
-    return number(p, 4)
 
 
 def label_note(name: str) -> str:
@@ -130,7 +125,7 @@ def finding(rows: Sequence[Association]) -> str | None:
     )
     if baseline is not None and baseline.reason is None:
         text += f"; the call index alone has {_short(baseline.auc)}"
-    p, way = f"p = {p_text(reduction.p_partial_holm)} after Holm", "good calls"
+    p, way = f"p = {number(reduction.p_partial_holm, 4)} after Holm", "good calls"
     if reduction.partial_spearman.value <= 0:
         way = "calls that are not good"
     if reduction.p_partial_holm != reduction.p_partial_holm:
@@ -170,9 +165,9 @@ def method_notes(result: StudyResult) -> tuple[str, ...]:
         "compared with each other.",
         f"Intervals: {LEVEL:.0%}, bootstrap over questions, {result.resamples:,} resamples, seed {result.seed}, those "
         "of AUCs on the scale of log odds; not corrected for their number. p: two-sided, of ranks, "
-        f"{result.permutations:,} standardised sign flips of whole questions; Holm's "
-        f"correction over all {tests:,} tests of the study, raw and partial. The least possible p is {p_text(least)}, "
-        f"{p_text(min(1.0, tests * least))} after the correction: such a value means no more than that.",
+        f"{result.permutations:,} standardised sign flips of whole questions; Holm's correction over all {tests:,} "
+        f"tests of the study, raw and partial. The least possible p is {number(least, 4)}, "
+        f"{number(min(1.0, tests * least), 4)} after the correction: such a value means no more than that.",
     )
 
 
@@ -214,19 +209,11 @@ def _signal_cells(row: SignalRow) -> tuple[str, ...]:
     return (row.title, f"{row.n:,}", *map(str, row.cells.values()))
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    listed = [" | ".join(map(escaped, row)) for row in rows]
-    if not listed:
-        yield MISSING
-        return
-    yield f"| {' | '.join(map(escaped, header))} |"
-    yield "|" + " --- |" * len(header)
-    yield from (f"| {row} |" for row in listed)
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    titles, *listed = (f"| {' | '.join(map(escaped, row))} |" for row in (header, *rows))
+    return [titles, "|" + " --- |" * len(header), *listed] if listed else [MISSING]
 
 
 def escaped(text: str) -> str:
     """Text that can neither break a table nor become markup."""
-    plain = " ".join(text.split())
-    for character in "\\`*_|<>#":
-        plain = plain.replace(character, "\\" + character)
-    return plain
+    return re.sub(r"([\\`*_|<>#])", r"\\\1", " ".join(text.split()))

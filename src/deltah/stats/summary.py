@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -28,6 +28,7 @@ MAX_TOOLS: Final = 1000
 """Tools with a row of their own, in the order they are met; further ones are one group."""
 MAX_NAME_CHARS: Final = 100
 OTHER_TOOLS: Final = "(other tools)"
+Source: TypeAlias = CallTable | Iterable[Trajectory]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +98,11 @@ class CallSummary:
     """Certified waste."""
     likely: int
 
+    @property
+    def told(self) -> int:
+        """Calls of which it is certain whether they reduced entropy."""
+        return self.reduction_rate.n - self.undecided - self.undefined
+
 
 _MEASURED, _GRADED = "signal IS NOT NULL", "outcome IS NOT NULL"
 _RATIOS: Final = {
@@ -165,7 +171,7 @@ _METRICS: Final = {
 
 
 def summarise(
-    source: CallTable | Iterable[Trajectory],
+    source: Source,
     signals: Sequence[Signal | None] | None = None,
     *,
     where: str = "true",
@@ -193,14 +199,7 @@ def summarise(
     return Summary(questions=n_questions, trajectories=n_trajectories, calls=n_calls, untold=_untold(sums), **estimates)
 
 
-def compare(
-    a: CallTable | Iterable[Trajectory],
-    b: CallTable | Iterable[Trajectory],
-    *,
-    where: str = "true",
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Comparison:
+def compare(a: Source, b: Source, *, where: str = "true", resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
     """Difference b - a of every statistic, paired by question; arguments as of `summarise`.
 
     The questions that both sets hold are resampled together: what makes one hard for both cancels.
@@ -346,5 +345,4 @@ def table(
 def rate_cell(summary: CallSummary) -> Cell:
     """The reduction rate of a group of calls; a dash where every call is undecided or undefined."""
     rate = summary.reduction_rate
-    certain = rate.n - summary.undecided - summary.undefined
-    return estimate_cell(rate, 2) if certain else Cell(text=MISSING, estimate=rate)
+    return estimate_cell(rate, 2) if summary.told else Cell(text=MISSING, estimate=rate)
