@@ -21,8 +21,7 @@ from deltah.stats.replicates import STATISTICS, TOLERANCE, Block, blocks, cluste
 from deltah.stats.summary import RESAMPLES
 from deltah.text_format import count
 
-PERMUTATIONS: Final = 9999
-"""Enough for Holm's correction of some hundred tests to reach 5 %."""
+PERMUTATIONS: Final = 9999  # so that Holm's correction of some hundred tests can reach 5 %
 MIN_SPARE_CALLS: Final = 5
 """Calls beyond the controls' columns that partial statistics need."""
 Progress: TypeAlias = Callable[[int, int], None]

@@ -145,10 +145,8 @@ def build_table(
     parts = list(_parts(trajectories, entries, evidence, table if calls is None else None))
     if not parts:
         raise InvalidValueError("the traces hold no tool call; a study needs calls")
-    columns_of_calls = table.sql(_QUERY).fetchnumpy()
-    rows: dict[str, Any] = {  # NaN for null
-        n: np.ma.filled(c, np.nan) if c.dtype == np.float64 else np.asarray(c) for n, c in columns_of_calls.items()
-    }
+    rows: dict[str, Any] = table.sql(_QUERY).fetchnumpy()
+    rows = {n: np.ma.filled(c, np.nan) if c.dtype == np.float64 else np.asarray(c) for n, c in rows.items()}
     keys = tuple(zip(rows["trajectory"], rows["call"], strict=True))
     found, notes = _all_signals(entries, parts, rows, seed), list[str]()
     if evidence is not None:

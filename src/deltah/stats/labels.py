@@ -140,9 +140,9 @@ def given_values(
     known_calls = set(calls)
     lost = [key for key in values if key not in known_calls]
     if len(lost) == len(values):
-        example = f", such as trajectory {lost[0][0]!r}, call {lost[0][1]!r}" if lost else ""
+        such = f", such as trajectory {lost[0][0]!r}, call {lost[0][1]!r}" if lost else ""
         raise InvalidValueError(
-            f"no row of {what} belongs to a call of the traces{example}; give the traces it was made of"
+            f"no row of {what} belongs to a call of the traces{such}; give the traces it was made of"
         )
     found = {name: np.array([values.get(key, {}).get(name, np.nan) for key in calls]) for name in names}
     belong = f"{count(len(lost), 'row')} of {what} {agreeing(len(lost), 'belongs', 'belong')} to no call of the traces"
@@ -153,10 +153,8 @@ def own_names(columns: CallValues) -> list[str]:
     """Names of a user's labels; one of `LABELS` is refused."""
     names = list(dict.fromkeys(name for row in columns.values() for name in row))
     if clash := sorted(set(names) & set(LABELS)):
-        raise InvalidValueError(
-            f"the labels have a column {clash[0]!r}, the name of a label that the study makes itself; "
-            "give the column another name"
-        )
+        own = f"the labels have a column {clash[0]!r}, the name of a label that the study makes itself"
+        raise InvalidValueError(f"{own}; give the column another name")
     return names
 
 
@@ -168,12 +166,11 @@ def read_call_values(
     is_csv = name.lower().endswith(".csv")
     lines, columns = dict[CallKey, int](), dict[str, dict[CallKey, Any]]()
     for line, row in _csv_rows(name) if is_csv else _json_rows(name):
-        key = (_identifier(row, "trajectory", f"{name}:{line}"), _identifier(row, "call", f"{name}:{line}"))
+        where = f"{name}:{line}"
+        trajectory, call = key = (_identifier(row, "trajectory", where), _identifier(row, "call", where))
         if (first := lines.setdefault(key, line)) != line:
-            raise DataError(
-                f"{name}:{line}: call {key[1]!r} of trajectory {key[0]!r} is already on line {first}; "
-                "keep one row per call"
-            )
+            known = f"call {call!r} of trajectory {trajectory!r} is already on line {first}"
+            raise DataError(f"{where}: {known}; keep one row per call")
         for column, value in row.items():
             if column not in OWN_COLUMNS if only is None else column in only:
                 columns.setdefault(column, {})[key] = _number(value, is_csv)

@@ -28,12 +28,9 @@ TOLERANCE: Final = 1e-9
 """Share of a variable's variance below which its residual counts as constant."""
 MIN_LEVEL_CALLS: Final = 20
 """A call index or tool with fewer calls shares a column with others."""
-MAX_TOOLS: Final = 12
-"""Tools with a column of their own."""
-_CHUNK: Final = 64
-"""Resamples held at a time."""
-_RUN: Final = 16
-"""Rows summed in step by the running sum."""
+MAX_TOOLS: Final = 12  # with a column of their own
+_CHUNK: Final = 64  # resamples held at a time
+_RUN: Final = 16  # rows summed in step by the running sum
 
 
 class Controls(NamedTuple):

@@ -24,8 +24,7 @@ FEW_QUESTIONS: Final = 30
 BINS: Final = 24
 MAX_INDICES: Final = 8
 """Later call indices share the last row."""
-MAX_POINTS: Final = 80
-"""Corners kept of a ROC curve."""
+MAX_POINTS: Final = 80  # corners of a ROC curve
 MAX_FAILURES: Final = 10
 ROC_SIGNALS: Final = (REDUCTION, "position_corrected", "entropy_before", "placebo_controlled", "gold_gain", CALL_INDEX)
 

@@ -66,27 +66,25 @@ def label_tables(result: StudyResult, digits: int = 3) -> list[LabelTable]:
     tables = []
     for label in result.labels:
         listed = result.of_label(label)
-        rows = tuple(_row(a, digits) for a in listed)
+        rows = []
+        for a in listed:
+            cells = dict[str, Cell]()
+            for key in TITLES if a.reason is None else ():
+                value, signed = getattr(a, key), "auc" not in key
+                is_p = not isinstance(value, Estimate)
+                cells[key] = Cell(text=number(value, 4)) if is_p else estimate_cell(value, digits, signed=signed)
+            title = f"{a.signal} (baseline)" if a.signal == CALL_INDEX else a.signal
+            rows.append(SignalRow(a.signal, title, a.spearman.n, a.reason, cells))
         table = LabelTable(
             label=label,
             note=label_note(label),
             size=size_note(listed),
             graded=listed[0].graded,
             finding=finding(listed),
-            rows=rows if any(row.reason is None and row.signal != CALL_INDEX for row in rows) else (),
+            rows=tuple(rows) if any(row.reason is None and row.signal != CALL_INDEX for row in rows) else (),
         )
         tables.append(table)
     return tables
-
-
-def _row(a: Association, digits: int) -> SignalRow:
-    values = {key: getattr(a, key) for key in TITLES} if a.reason is None else {}
-    cells = {
-        key: estimate_cell(v, digits, signed="auc" not in key) if isinstance(v, Estimate) else Cell(text=number(v, 4))
-        for key, v in values.items()
-    }
-    title = f"{a.signal} (baseline)" if a.signal == CALL_INDEX else a.signal
-    return SignalRow(a.signal, title, a.spearman.n, a.reason, cells)
 
 
 def label_note(name: str) -> str:
