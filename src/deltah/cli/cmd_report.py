@@ -12,8 +12,8 @@ import typer
 from deltah.calls.savings import unknown_tools
 from deltah.calls.table import LogOptions
 from deltah.cli import arguments
-from deltah.cli.terminal import inert, reading
-from deltah.text_format import count
+from deltah.cli.terminal import reading
+from deltah.text_format import count, inert
 from deltah.traces.files import STDIN
 
 

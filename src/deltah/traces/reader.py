@@ -262,8 +262,7 @@ class Reading:
         self.needs_others = False
         self._options, self._on_error, self._alone = options, on_error, alone
         self._given = None if options.format is None else IMPORTERS.resolve(options.format)
-        self._format = self._given
-        """Of the record before."""
+        self._format = self._given  # of the record before
         self._chunks = ChunkBuffer()
         self._joiner = Joiner() if options.join else None
         self._end = Position("", 0)
