@@ -36,8 +36,7 @@ from deltah.core import metrics
 from deltah.errors import DataError
 from deltah.stats.bootstrap import Cell
 from deltah.stats.summary import DEMO_COLUMNS, Statistics, table
-from deltah.text_format import agreeing, count
-from deltah.text_format import inert as inert
+from deltah.text_format import agreeing, count, inert
 
 LINE_EVERY_S: Final = 10.0
 READ_AFTER_S: Final = 1.0
@@ -206,11 +205,6 @@ def broken(name: str, width: int) -> str:
 def escaped(text: str) -> str:
     """Inert text with its brackets escaped from markup."""
     return escape(inert(text))
-
-
-def logs_of(log: ScoredLog) -> list[str]:
-    """Files that are read for logs."""
-    return [source.path for source in log.reader.sources]
 
 
 def report_losses(log: ScoredLog) -> None:
