@@ -70,8 +70,8 @@ _CALLS: Final = (
     Column("result_chars", "BIGINT", "Length of the result", "characters"),
     Column("own_tokens", "DOUBLE", "Tokens that spell this call, see `tokens_estimated`", "tokens"),
     Column("result_tokens", "DOUBLE", "Tokens of its result, see `tokens_estimated`", "tokens"),
-    Column("prompt_tokens", "DOUBLE", "Tokens of both, once for every later request that reads them", "tokens"),
-    Column("repeated_prompt_tokens", "DOUBLE", "Those of them that an earlier request had read", "tokens"),
+    Column("prompt_tokens", "DOUBLE", "Tokens of call and result, for every later request that reads them", "tokens"),
+    Column("repeated_prompt_tokens", "DOUBLE", "Those of `prompt_tokens` that an earlier request had read", "tokens"),
     Column("tokens_estimated", "BOOLEAN", "Whether a count is estimated at 4 characters per token"),
 )
 _TRAJECTORIES: Final = (

@@ -1,7 +1,7 @@
 """The table of calls: one row per call in `calls`, one row per trajectory in `trajectories`, both in one database.
 
     table = deltah.read_calls("logs/")
-    table.df()                                                          # one row a call, as a pandas data frame
+    table.df()                                                          # one row per call, as a pandas data frame
     table.sql("SELECT tool, avg(value) FROM calls GROUP BY tool").show()
     table.sql("SELECT c.* FROM calls c JOIN trajectories t USING (key) WHERE t.margin = 0")
 
