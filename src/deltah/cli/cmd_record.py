@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from deltah.cli.terminal import inert
 from deltah.errors import ConfigError, missing_dependency
-from deltah.text_format import count
+from deltah.text_format import count, inert
 
 
 def command(
