@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deltah.recorder.asking import Endpoint, fields_of, smaller
+from deltah.recorder.asking import Endpoint, Fields, fields_of, smaller
 from deltah.recorder.exchange import Exchange
-from deltah.recorder.sessions import Conversation
+from deltah.recorder.sessions import Conversation, Sessions
 
 HALVES = ("\ud83d", "\ude00")
 TEXTS = st.one_of(
@@ -97,3 +97,22 @@ def test_a_stream_may_be_cut_anywhere(tokens: list[str], cuts: list[int], end: s
 )
 def test_how_many_a_refusal_allows(refusal: str, k: int, fewer: int) -> None:
     assert smaller(refusal, k) == fewer
+
+
+def test_a_call_id_that_is_repeated_in_each_chunk_is_one() -> None:
+    """As llama-cpp-python streams; an id that is drawn at random says enough where the beginning was rewritten."""
+    sessions, id = Sessions("salt"), "chatcmpl-tool-1f0c7a"
+    call = {"id": id, "type": "function", "function": {"name": "search", "arguments": "{}"}}
+
+    def request(*messages: dict[str, Any]) -> Fields:
+        return {"messages": json.dumps(messages).encode()}
+
+    user = {"role": "user", "content": "Where is Tarn?"}
+    begun = sessions.find(request(user), [])
+    sessions.remember(begun, [id, id], "")
+    reply = {"role": "assistant", "content": None, "tool_calls": [call]}
+    for first in (user, {"role": "user", "content": "It is 10:15. Where is Tarn?"}):
+        assert (
+            sessions.find(request(first, reply, {"role": "tool", "tool_call_id": id, "content": "West."}), []) == begun
+        )
+    assert sessions.find(request(user), []) != begun

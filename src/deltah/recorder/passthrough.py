@@ -147,7 +147,7 @@ class Recorder:
     def _finish(self, exchange: Exchange) -> None:
         if exchange.duration_s is None:
             exchange.finish()
-            self._sessions.remember(exchange.conversation, exchange)
+            self._sessions.remember(exchange.conversation, exchange.call_ids, exchange.text, exchange.response_id)
 
     def _keep(self, exchange: Exchange, status: int | None) -> None:
         """Give a finished exchange to the log."""

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 
@@ -37,22 +37,6 @@ class Conversation:
     session: str
     beginning: str | None = None
     """Identifies how it begins; None where its client names it."""
-
-
-class Reply(Protocol):
-    """What an answer is recognised by."""
-
-    @property
-    def call_ids(self) -> Sequence[str]:
-        """Ids of its tool calls."""
-
-    @property
-    def text(self) -> str:
-        """What it says."""
-
-    @property
-    def response_id(self) -> str | None:
-        """Its own id."""
 
 
 class Sessions:
@@ -89,11 +73,13 @@ class Sessions:
         self._known[(beginning,)] = {begun: None}
         return begun
 
-    def remember(self, conversation: Conversation, reply: Reply) -> None:
-        """Take a reply, by which the next request of its conversation is recognised."""
-        keys: list[_Key] = [("response", json.dumps(reply.response_id).encode())]
+    def remember(
+        self, conversation: Conversation, call_ids: Sequence[str], text: str, response_id: str | None = None
+    ) -> None:
+        """Take a reply, by whose calls, text or own id the next request of its conversation is recognised."""
+        keys: list[_Key] = [("response", json.dumps(response_id).encode())]
         if conversation.beginning is not None:
-            keys += _keys(conversation.beginning, reply.call_ids, reply.text)
+            keys += _keys(conversation.beginning, call_ids, text)
         for key in keys:
             known = self._known[key] = self._known.pop(key, {})
             known[conversation] = None
