@@ -326,7 +326,7 @@ def read_calls(  # noqa: PLR0913 - the options of `deltah score`
         strict: Stop at the first record that cannot be read, instead of counting it in `log.reader.problems`.
         waste: Whether to look for waste in the text; without, scoring is faster.
         costs: Prices, for the column `cost`.
-        workers: Processes; None: one per core. More than one need a guarded main module (`multiprocessing`, "spawn").
+        workers: Processes; None: one per core, at most 8. Several need a guarded main (`multiprocessing`, "spawn").
         watch: Called with the number of trajectories read so far.
 
     Returns:
