@@ -11,6 +11,7 @@ What `register` takes beside the name and its meaning:
 * `fields`: top-level names that all stand in a record of the format, by which it is told from others; of several
   formats that fit, the one with the most names counts. In place of a name may stand a tuple of names, of which one
   must be there. Without fields the format is never detected, only read where a user names it.
+* `sign`: function of a record's bytes that tells the format from others, where its top-level names do not.
 * `schema`: type that msgspec decodes the record into, by default `dict[str, Any]`; `bytes` leaves it undecoded.
 
 An importer may also return an API call, which the reader joins with the others of its conversation, or a chunk of a
@@ -85,7 +86,17 @@ def recognise(data: bytes) -> Entry[Importer] | None:
         names = frozenset(found)
     known = [(entry, [_choices(field) for field in entry.options.get("fields", ())]) for entry in IMPORTERS.values()]
     fitting = [(entry, fields) for entry, fields in known if fields and not any(map(names.isdisjoint, fields))]
-    return max(fitting, key=lambda one: sum(len(field) == 1 for field in one[1]), default=(None, ()))[0]
+    # Signs are looked for last: they cost a pass over the record.
+    signed = [
+        (entry, fields) for entry, fields in fitting if "sign" not in entry.options or entry.options["sign"](data)
+    ]
+    return max(signed, key=_n_marks, default=(None, ()))[0]
+
+
+def _n_marks(fitting: tuple[Entry[Importer], list[tuple[str, ...]]]) -> int:
+    """How much of a format a record shows: its own top-level names, and its sign."""
+    entry, fields = fitting
+    return sum(len(field) == 1 for field in fields) + ("sign" in entry.options)
 
 
 def detect(data: bytes) -> Entry[Importer]:

@@ -130,7 +130,7 @@ class Joiner:
         self._ends.setdefault(key, []).append(node)
         if api_call.facts.session is not None:
             self._last_of_session[api_call.facts.session] = node
-        size = sum(map(_size, [*new, api_call.reply]))
+        size = sum(map(_size, [*new, api_call.reply, *api_call.after]))
         tree.n_bytes += size
         self._n_bytes += size
         return node
@@ -197,6 +197,7 @@ def _conversation(path: Sequence[_Node], told: set[_Node], name: str | None) -> 
         has_gaps |= timed is not node.new and not context
         said += [replace(message, context=context) for message in timed]
         said.append(replace(node.api_call.reply, context=repeated))
+    said += path[-1].api_call.after  # of others it stands in the next history
     told.update(own)
     facts = _merged_facts([node.api_call.facts for node in own], name)
     if has_gaps:

@@ -54,6 +54,7 @@ from deltah.traces.importing import (
 )
 from deltah.traces.logprobs import NO_TOKENS, pack
 from deltah.traces.openai_schema import ChatLine, Choice, Message, Request, Response, assemble
+from deltah.traces.parts import expand
 
 _SESSION_FIELDS: Final = ("session_id", "conversation_id", "thread_id", "trace_id")
 _CHUNK: Final = "chat.completion.chunk"
@@ -79,7 +80,7 @@ def read(log: ChatLine, context: RecordContext) -> Trajectory | ApiCall | Logged
         raise DataError("field messages: missing or empty; expected a list of chat messages, or request and response")
     if not any(message.role == "assistant" for message in log.messages):
         raise DataError("field messages: no message of role 'assistant'; there is nothing to measure")
-    messages = [_said(message) for message in log.messages]
+    messages = _said(log.messages)
     conversation = Conversation(messages, _facts(log, None, log.messages[-1]), context.where)
     return to_trajectory(conversation, default_id=context.default_id, vocab_size=context.vocab_size)
 
@@ -96,11 +97,12 @@ def read_call(log: ChatLine, where: Position) -> ApiCall:
     if choice.message is None:
         raise DataError("field response.choices[0].message: missing; expected a whole response or its chunks")
     block = choice.message.logprobs if choice.logprobs is None else choice.logprobs
-    reply = LoggedMessage(_without_logprobs(choice.message), pack(block, choice.token_ids))
+    first, *after = _expanded(choice.message)
+    reply = LoggedMessage(first, pack(block, choice.token_ids))
     request = _request(log)
     history = request.messages if request is not None else log.messages or []
     facts = replace(_facts(log, response, choice), n_without_logprobs=_unlisted(response, choice, len(reply.tokens)))
-    return ApiCall([_said(m) for m in history], reply, facts, where)
+    return ApiCall(_said(history), reply, facts, where, tuple(map(LoggedMessage, after)))
 
 
 def whole_response(log: ChatLine) -> Response:
@@ -135,9 +137,24 @@ def _unlisted(response: Response, choice: Choice, n_listed: int) -> int:
     return drawn - n_listed if drawn > n_listed + end else 0
 
 
-def _said(message: Message) -> LoggedMessage:
-    tokens = pack(message.logprobs) if message.role == "assistant" else NO_TOKENS
-    return LoggedMessage(_without_logprobs(message), tokens)
+def _said(messages: Sequence[Message]) -> list[LoggedMessage]:
+    """Messages with their tokens; one whose parts are calls and results becomes several."""
+    said = list[LoggedMessage]()
+    for message in messages:
+        first, *more = _expanded(message)
+        tokens = pack(message.logprobs) if message.role == "assistant" else NO_TOKENS
+        said += [LoggedMessage(first, tokens), *map(LoggedMessage, more)]
+    return said
+
+
+def _expanded(message: Message) -> list[Message]:
+    """One or more messages, of which the first has the same role."""
+    said = expand(_without_logprobs(message))
+    return (
+        said
+        if said and (said[0].role == message.role or message.role != "assistant")
+        else [Message(message.role), *said]
+    )
 
 
 def _without_logprobs(message: Message) -> Message:
