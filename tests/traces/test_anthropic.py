@@ -142,7 +142,7 @@ def test_api_calls_of_one_conversation_are_joined(tmp_path: Path) -> None:
         tmp_path,
         {
             "request": {"model": "claude-x", "system": "s", "messages": history},
-            "response": answer(text("I look."), TIDE),
+            "response": first,
         },
         {
             "request": {

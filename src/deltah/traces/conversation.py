@@ -39,6 +39,8 @@ from deltah.traces.vocabularies import vocab_size_of
 _RESULT_ROLES = ("tool", "function", "ipython")
 TOKENS_WITHOUT_LOGPROBS: Final = "tokens_without_logprobs"
 """Metadata key: drawn tokens of a trajectory that its logprobs do not list."""
+COST: Final = "cost"
+"""Metadata key: what the requests of a trajectory cost, in the currency of the log."""
 
 
 @dataclass(frozen=True, slots=True)

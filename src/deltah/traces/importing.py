@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
@@ -40,6 +40,9 @@ from deltah.core.types import Scalar, Trajectory
 from deltah.errors import DataError, InvalidValueError
 from deltah.traces.conversation import ApiCall, LoggedChunk
 from deltah.traces.files import STDIN, Position
+
+if TYPE_CHECKING:
+    from deltah.traces.spans import Span
 
 T = TypeVar("T")
 
@@ -59,7 +62,7 @@ class RecordContext:
         return f"{'stdin' if self.where.file == STDIN else Path(self.where.file).name}:{self.where.number}"
 
 
-Imported: TypeAlias = Trajectory | ApiCall | LoggedChunk
+Imported: TypeAlias = "Trajectory | ApiCall | LoggedChunk | list[Span]"
 Importer: TypeAlias = Callable[[Any, RecordContext], Imported]
 
 IMPORTERS: Final[Registry[Importer]] = Registry("trace format")

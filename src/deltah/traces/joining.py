@@ -23,9 +23,9 @@ from typing import Final
 
 import msgspec
 
-from deltah.traces.conversation import ApiCall, Conversation, Facts, LoggedChunk, LoggedMessage, message_text
+from deltah.traces.conversation import COST, ApiCall, Conversation, Facts, LoggedChunk, LoggedMessage, message_text
 from deltah.traces.files import Position
-from deltah.traces.importing import epoch_seconds, seconds
+from deltah.traces.importing import epoch_seconds, finite, seconds
 from deltah.traces.openai_schema import ChatLine, Choice, Delta, FunctionCall, Message, Response, assemble, block_tokens
 
 DURATION_FROM: Final = "duration_s_from"
@@ -286,6 +286,8 @@ def _merged_facts(parts: Sequence[Facts], name: str | None) -> Facts:
         metadata["mixed_sampling"] = True
     if len(parts) > 1:
         metadata["n_requests"] = len(parts)
+    if COST in metadata:
+        metadata[COST] = math.fsum(finite(part.metadata.get(COST)) or 0.0 for part in parts)
     return Facts(
         **merged
         | {

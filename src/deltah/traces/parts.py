@@ -29,25 +29,9 @@ _ARGUMENTS: Final = ("arguments", "input", "args", "server_tool_call")
 _RESULT_ID: Final = ("tool_use_id", "tool_call_id", "call_id", "toolCallId", "toolUseId", "id")
 _RESULT: Final = ("content", "output", "response", "result", "server_tool_call_response")
 _THOUGHT: Final = ("thinking", "reasoning", "reasoningText", "text", "content")
-_MEDIA: Final = frozenset(
-    [
-        "image",
-        "image_url",
-        "input_image",
-        "image-data",
-        "media",
-        "audio",
-        "input_audio",
-        "video",
-        "document",
-        "file",
-        "file-data",
-        "blob",
-        "uri",
-        "resource",
-        "resource_link",
-    ]
-)
+_MEDIA: Final = frozenset(("image", "image_url", "input_image", "image-data", "audio", "input_audio", "video")) | {
+    "media", "document", "file", "file-data", "blob", "uri", "resource", "resource_link",
+}  # fmt: skip
 _ROLES: Final = {"human": "user", "ai": "assistant", "model": "assistant", "function": "tool", "developer": "system"}
 _SPEAKERS: Final = frozenset({"user", "assistant", "system", "tool"})
 
@@ -93,7 +77,7 @@ def to_response(given: Any) -> Response:
         facts = generation if isinstance(generation, Mapping) else {}
         said = facts.get("message") or facts.get("text")
     answers = [message for message in _raw_messages(said, "assistant") if message.role == "assistant"]
-    finish = _first(facts, ("finish_reason", "stop_reason", "finishReason"))
+    finish = first_of(facts, ("finish_reason", "stop_reason", "finishReason"))
     choice = Choice(
         message=answers[-1] if answers else None,
         logprobs=_logprobs(facts, said),
@@ -101,6 +85,14 @@ def to_response(given: Any) -> Response:
     )
     model = facts.get("model")
     return Response(choices=[choice], model=model if isinstance(model, str) else None)
+
+
+def tool_message(given: Any) -> Message | None:
+    """The message of a tool that a framework logged as its output; None for any other value."""
+    if not isinstance(given, Mapping):
+        return None
+    fields, role = _fields(given)
+    return _message(fields, role) if role == "tool" and "content" in fields else None
 
 
 def result_text(value: Any) -> str:
@@ -113,7 +105,7 @@ def result_text(value: Any) -> str:
         if value.get("type") in _MEDIA:
             digest = hashlib.blake2b(msgspec.json.encode(value), digest_size=6).hexdigest()
             return f"[{value['type']} {digest}]"
-        return result_text(_first(value, ("text", "value", "json", "content")))
+        return result_text(first_of(value, ("text", "value", "json", "content")))
     return msgspec.json.encode(value).decode()
 
 
@@ -164,7 +156,7 @@ def _plain(part: Any) -> Any:
 
 
 def _thought(fields: Mapping[str, Any]) -> str:
-    text = _first(fields, _THOUGHT)
+    text = first_of(fields, _THOUGHT)
     return _thought(text) if isinstance(text, Mapping) else text if isinstance(text, str) else ""
 
 
@@ -172,16 +164,16 @@ def to_call(given: Mapping[str, Any]) -> MessageToolCall:
     """One call, whatever its protocol; its name and arguments may stand in a `function`."""
     fields = _inside(given, "tool_call")
     function = _inside(fields, "function")
-    id, name = _first(fields, _CALL_ID), _first(function, _NAME)
+    id, name = first_of(fields, _CALL_ID), first_of(function, _NAME)
     return MessageToolCall(
         id=None if id is None else str(id),
-        function=FunctionCall(name=name if isinstance(name, str) else None, arguments=_first(function, _ARGUMENTS)),
+        function=FunctionCall(name=name if isinstance(name, str) else None, arguments=first_of(function, _ARGUMENTS)),
     )
 
 
 def _result(fields: Mapping[str, Any]) -> Message:
     """The message of a result part."""
-    value, id = _first(fields, _RESULT), _first(fields, _RESULT_ID)
+    value, id = first_of(fields, _RESULT), first_of(fields, _RESULT_ID)
     inner = value if isinstance(value, Mapping) else {}
     failed = _has_failed(fields) or _has_failed(inner) or str(inner.get("type")).startswith("error-")
     if isinstance(inner.get("content"), list) and set(inner) <= {"content", "isError", "_meta", "structuredContent"}:
@@ -190,7 +182,7 @@ def _result(fields: Mapping[str, Any]) -> Message:
         role="tool",
         content=result_text(value),
         tool_call_id=None if id is None else str(id),
-        name=_first(fields, _NAME),
+        name=first_of(fields, _NAME),
         is_error=failed or None,
     )
 
@@ -208,7 +200,7 @@ def _raw_messages(given: Any, role: str) -> list[Message]:
         return [Message(role=role, content=given)]
     fields, said_role = _fields(given)
     if said_role is None:
-        for name in ("messages", "message", "input", "output", "prompt"):
+        for name in ("messages", "message", "input", "output", "prompts", "prompt"):
             if isinstance(fields.get(name), list | dict | str):
                 return _raw_messages(fields[name], role)
     return [_message(fields, said_role or role)]
@@ -218,9 +210,7 @@ def _fields(given: Mapping[str, Any]) -> tuple[Mapping[str, Any], str | None]:
     """Fields of a message and its role; LangChain's and OpenInference's stand one level deeper."""
     kind = given.get("type")
     if given.get("lc") == 1 and isinstance(given.get("kwargs"), Mapping):
-        named = given.get("id")
-        name = str(named[-1]) if isinstance(named, list) and named else ""
-        return given["kwargs"], _speaker(name.removesuffix("Chunk").removesuffix("Message").lower())
+        return given["kwargs"], _speaker(given["kwargs"].get("type")) or _speaker((given.get("id") or [""])[-1])
     if isinstance(given.get("data"), Mapping) and _speaker(kind) is not None:
         return given["data"], _speaker(kind)
     if isinstance(given.get("message"), Mapping) and "role" in given["message"]:
@@ -229,19 +219,23 @@ def _fields(given: Mapping[str, Any]) -> tuple[Mapping[str, Any], str | None]:
 
 
 def _speaker(name: Any) -> str | None:
-    role = _ROLES.get(name, name) if isinstance(name, str) else None
+    """Role of a name, which may be that of LangChain's class: "AIMessageChunk"."""
+    short = str(name).removesuffix("Chunk").removesuffix("Message").lower()
+    role = _ROLES.get(short, short)
     return role if role in _SPEAKERS else None
 
 
 def _message(fields: Mapping[str, Any], role: str) -> Message:
     content = next((fields[name] for name in ("content", "parts", "contents", "text") if fields.get(name)), None)
     if isinstance(content, list):
-        content = [part.get("message_content", part) if isinstance(part, Mapping) else part for part in content]
+        content = [_plain(p.get("message_content", p)) if isinstance(p, Mapping) else p for p in content]
     beside = fields.get("additional_kwargs")
     beside = beside if isinstance(beside, Mapping) else {}
     listed = next((fs[n] for fs in (fields, beside) for n in ("tool_calls", "toolCalls") if fs.get(n)), None)
     calls = [to_call(call) for call in listed if isinstance(call, Mapping)] if isinstance(listed, list) else []
     thought = next((fs[n] for fs in (fields, beside) for n in ("reasoning_content", "reasoning") if fs.get(n)), None)
+    if content is None and not (calls or thought or "content" in fields or "role" in fields):
+        content = msgspec.json.encode(fields).decode()
     if role == "tool" and not (isinstance(content, list) and any(map(_opened, content))):
         return _result({**fields, "content": content})
     return Message(
@@ -267,5 +261,6 @@ def _inside(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return inner if isinstance(inner, Mapping) else fields
 
 
-def _first(fields: Mapping[str, Any], names: Sequence[str]) -> Any:
+def first_of(fields: Mapping[str, Any], names: Sequence[str]) -> Any:
+    """Value of the first of these names that has one; None where none has."""
     return next((fields[name] for name in names if fields.get(name) is not None), None)

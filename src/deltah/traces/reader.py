@@ -25,6 +25,7 @@ from deltah.traces.importers.openai_chat import read_call
 from deltah.traces.importing import IMPORTERS, NOT_JSON, Imported, RecordContext, detect, import_record, recognise
 from deltah.traces.joining import ChunkBuffer, Joiner
 from deltah.traces.parquet import holds_traces, read_parquet
+from deltah.traces.spans import SpanBuffer, Trace, conversations
 
 __all__ = ["Paths", "ReadOptions", "ReadProblem", "TraceReader", "read_traces"]
 
@@ -279,6 +280,7 @@ class Reading:
         """Of the record before."""
         self._chunks = ChunkBuffer()
         self._joiner = Joiner() if options.join else None
+        self._spans = SpanBuffer()
         self._end = Position("", 0)
 
     def file(self, source: Source) -> Iterator[Trajectory]:
@@ -302,6 +304,7 @@ class Reading:
                 self._report(self._end, str(error))
             else:
                 yield from self._join(call)
+        yield from self._traces(self._spans.finish())
         if self._joiner is not None:
             yield from self._build(self._joiner.finish())
             self.counts.n_unjoined += self._joiner.n_unjoined
@@ -359,10 +362,21 @@ class Reading:
             yield record
         elif self._alone and (not isinstance(record, ApiCall) or self._joiner is not None):
             self.needs_others = True
+        elif isinstance(record, list):
+            yield from self._traces(self._spans.add(record, where))
         elif isinstance(record, ApiCall):
             yield from self._join(record)
         elif (stream := self._chunks.add(record, where)) is not None:
             yield from self._join(read_call(stream.line(), stream.where))
+
+    def _traces(self, traces: Iterable[Trace]) -> Iterator[Trajectory]:
+        """Trajectories of traces whose spans are complete."""
+        for trace in traces:
+            try:
+                for one in conversations(trace):
+                    yield from self._join(one) if isinstance(one, ApiCall) else self._build([one])
+            except DataError as error:
+                self._report(trace.where, str(error))
 
     def _join(self, call: ApiCall) -> Iterator[Trajectory]:
         yield from self._build((call.alone(),) if self._joiner is None else self._joiner.add(call))

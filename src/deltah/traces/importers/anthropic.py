@@ -81,7 +81,8 @@ def _response(given: Any) -> Response:
 def _events(text: str) -> Any:
     """What a text holds: the events of a stream, or a message."""
     events = [line.removeprefix("data:") for line in text.splitlines() if line.startswith("data:")]
-    return [decode_line(event.encode(), _ANY) for event in events] or decode_line(text.encode(), _ANY)
+    whole: Any = [decode_line(event.encode(), _ANY) for event in events]
+    return whole or decode_line(text.encode(), _ANY)
 
 
 def _assembled(events: Sequence[Any]) -> dict[str, Any]:
@@ -97,7 +98,7 @@ def _assembled(events: Sequence[Any]) -> dict[str, Any]:
             message |= delta
         elif kind == "content_block_start":
             blocks[event["index"]] = dict(event["content_block"])
-        elif kind == "content_block_delta" and (name := _DELTAS.get(delta.get("type"))) is not None:
+        elif kind == "content_block_delta" and (name := _DELTAS.get(str(delta.get("type")))) is not None:
             block = blocks.setdefault(event["index"], {"type": name})
             block[name] = (block.get(name) or "") + (delta.get(name) or "")
     parts = [blocks[index] for index in sorted(blocks)]
