@@ -6,6 +6,7 @@ the first fault: a corpus or a task file with a hole would change what is measur
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import json
@@ -54,6 +55,32 @@ def decompressed(raw: io.BufferedReader) -> io.BufferedReader:
     if head.startswith(_ZSTD_MAGIC):
         return io.BufferedReader(_Pieces(zstd.ZstdFile(raw)), BUFFER_BYTES)
     return raw
+
+
+def as_utf8(stream: io.BufferedReader) -> io.BufferedReader:
+    """Lines of a text in UTF-8, also where a byte order mark says that it is UTF-16."""
+    if stream.peek(2)[:2] not in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return stream
+    return io.BufferedReader(_Recoded(io.TextIOWrapper(stream, "utf-16", errors="replace", newline="")), BUFFER_BYTES)
+
+
+class _Recoded(io.RawIOBase):
+    """Bytes of a text in UTF-8."""
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self._text = text
+        self._left = b""
+
+    def readable(self) -> bool:
+        """Say that it can be read, as a buffer asks."""
+        return True
+
+    def readinto(self, into: Any) -> int:
+        """Fill a buffer as far as there is text."""
+        self._left = self._left or self._text.read(BUFFER_BYTES).encode("utf-8", errors="replace")
+        given, self._left = self._left[: len(into)], self._left[len(into) :]
+        into[: len(given)] = given
+        return len(given)
 
 
 @contextmanager

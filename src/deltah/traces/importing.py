@@ -28,6 +28,7 @@ from deltah.core.types import Scalar, Trajectory
 from deltah.errors import DataError, InvalidValueError
 from deltah.traces.conversation import ApiCall, LoggedChunk
 from deltah.traces.files import Position
+from deltah.traces.unread import unread_format
 
 if TYPE_CHECKING:
     from deltah.traces.spans import Span
@@ -91,14 +92,14 @@ def _n_marks(fitting: tuple[Entry[Importer], list[tuple[str, ...]]]) -> int:
 
 
 def detect(data: bytes) -> Entry[Importer]:
-    """Format of one record; `DataError` if it has the fields of no known one."""
-    found = recognise(data)
+    """Format of one record; `DataError` for no known one, which names a format that is known and not read."""
+    try:
+        found = recognise(data)
+    except DataError as error:
+        raise DataError(unread_format(data) or str(error)) from error
     if found is None:
-        known = "; ".join(
-            f"{name}: {', '.join(' or '.join(map(repr, field)) for field in _fields(entry))}"
-            for name, entry in IMPORTERS.items()
-        )
-        raise DataError(f"no known trace format; expected the fields of one ({known}), or a format that you name")
+        known = f"expected one of {', '.join(IMPORTERS)} (docs/formats.md), or a format that you name"
+        raise DataError(unread_format(data) or f"no known trace format; {known}")
     return found
 
 

@@ -87,6 +87,11 @@ def to_response(given: Any) -> Response:
     return Response(choices=[choice], model=model if isinstance(model, str) else None)
 
 
+def is_message(given: Any) -> bool:
+    """Whether an object says who speaks."""
+    return isinstance(given, Mapping) and _fields(given)[1] is not None
+
+
 def tool_message(given: Any) -> Message | None:
     """The message of a tool that a framework logged as its output; None for any other value."""
     if not isinstance(given, Mapping):
@@ -199,8 +204,10 @@ def _raw_messages(given: Any, role: str) -> list[Message]:
     if not isinstance(given, Mapping):
         return [Message(role=role, content=given)]
     fields, said_role = _fields(given)
+    if said_role is None and isinstance(fields.get("content"), Mapping):
+        return _raw_messages(fields["content"], role)
     if said_role is None:
-        for name in ("messages", "message", "input", "output", "prompts", "prompt"):
+        for name in ("messages", "message", "input", "output", "candidates", "prompts", "prompt"):
             if isinstance(fields.get(name), list | dict | str):
                 return _raw_messages(fields[name], role)
     return [_message(fields, said_role or role)]

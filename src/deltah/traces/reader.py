@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from typing import Final, TypeVar
@@ -19,12 +19,13 @@ from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError, DeltahError, InvalidValueError
 from deltah.parallel import available_cores, map_ordered
 from deltah.traces.conversation import ApiCall, Conversation, to_trajectory
-from deltah.traces.files import STDIN, Line, Position, Source, base_name, expand, is_table, opened, reads_once, records
+from deltah.traces.files import STDIN, Line, Position, Source, expand, is_table, opened, reads_once, records
 from deltah.traces.importers.openai_chat import read_call
-from deltah.traces.importing import IMPORTERS, NOT_JSON, Imported, RecordContext, detect, import_record, recognise
+from deltah.traces.importing import IMPORTERS, NOT_JSON, Imported, RecordContext, detect, import_record
 from deltah.traces.joining import ChunkBuffer, Joiner
 from deltah.traces.parquet import holds_traces, read_parquet
 from deltah.traces.spans import SpanBuffer, Trace, conversations
+from deltah.traces.wrapping import is_foreign, unwrapped
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 Result = TypeVar("Result")
@@ -314,19 +315,28 @@ class Reading:
     def _records(self, source: Source, lines: Iterable[Line]) -> Iterator[Trajectory]:
         for line in lines:
             self._end = where = Position(source.path, line.number, line.unit)
-            if self._format is None and not source.named and _is_foreign(line, source.path):
+            if self._format is None and not source.named and is_foreign(line, source.path):
                 self.counts.skipped.append(source.path)
                 return
-            try:
-                yield from self._imported(self._import(line, where), where)
-            except ConfigError:
-                raise
-            except DeltahError as error:
+            yield from self._record(line, where)
+            if self.needs_others:
+                return
+
+    def _record(self, line: Line, where: Position, *, inside: bool = False) -> Iterator[Trajectory]:
+        """Trajectories of one record, or of those inside it."""
+        try:
+            yield from self._imported(self._import(line, where), where)
+        except ConfigError:
+            raise
+        except DeltahError as error:
+            records = unwrapped(line.data) if not inside and self._given is None else []
+            for part, data in enumerate(records, start=1):
+                there = where if len(records) == 1 else where._replace(part=part)
+                yield from self._record(replace(line, data=data), there, inside=True)
+            if not records:
                 cut_off = not line.complete and str(error).startswith(NOT_JSON)
                 hint = "the last line is cut off (interrupted writer?): " if cut_off else ""
                 self._report(where, f"{hint}{error}")
-            if self.needs_others:
-                return
 
     def _import(self, line: Line, where: Position) -> Imported:
         """Try the format of the record before first: detection costs a pass over the record."""
@@ -358,7 +368,6 @@ class Reading:
             yield from self._join(read_call(stream.line(), stream.where))
 
     def _traces(self, traces: Iterable[Trace]) -> Iterator[Trajectory]:
-        """Trajectories of traces whose spans are complete."""
         for trace in traces:
             try:
                 for one in conversations(trace):
@@ -388,11 +397,3 @@ class Reading:
             self.counts.problems.append(problem)
         if self._on_error is not None:
             self._on_error(problem)
-
-
-def _is_foreign(line: Line, path: str) -> bool:
-    """Whether a file's first record is sound but of no known format: tasks, a corpus or plain text."""
-    try:
-        return line.damage is None and recognise(line.data.removeprefix(b"data:")) is None
-    except DataError:  # a damaged record, behind which others may stand, unless the file need not hold JSON
-        return base_name(path).lower().endswith((".log", ".txt"))

@@ -1,15 +1,123 @@
-"""What stands around a value in a log: JSON kept as text inside JSON, attributes with dotted names."""
+"""What stands around a record: JSON kept as text, lists of records, inputs beside outputs, envelopes of log services.
+
+`unwrapped` is asked where no importer can read a record as it stands. It decides by what it finds inside, not by the
+name of a service: what it takes out must be a record of a known format. Importers see plain records only.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
 
-from deltah.traces.importing import finite
+from deltah.errors import DataError
+from deltah.traces.files import Line, base_name
+from deltah.traces.importing import finite, recognise
+from deltah.traces.parts import first_of, is_message, to_messages, to_response
 
 _ANY: Final = msgspec.json.Decoder(Any)
+_REQUESTS: Final = ("request", "input", "inputs", "request_body", "requestBody", "req", "prompt")
+_RESPONSES: Final = ("response", "output", "outputs", "response_body", "responseBody", "res", "completion")
+_TEXTS: Final = (*_REQUESTS, *_RESPONSES, "body", "messages", "data", "choices", "message", "log", "payload", "event")
+"""Fields whose text may be JSON that a record needs opened."""
+_BESIDE: Final = frozenset((
+    "id", "session_id", "conversation_id", "thread_id", "started_at", "duration_s", "model", "vocab_size", "metadata",
+    "score", "outcome", "answer", "golden_answers", "logprobs_mode",
+))  # fmt: skip
+"""Fields of an envelope that a record inside it keeps, unless it has its own."""
+_OWN_SHAPES: Final = frozenset(("choices", "object", "type", "error"))
+"""Names in responses that importers read themselves."""
+_ANSWERS: Final = frozenset(("role", "message", "output", "candidates", "generations", "content", "text"))
+"""Names of what holds the answer in other responses."""
+MAX_DEPTH: Final = 5
+"""Of envelopes inside one another."""
+
+
+def unwrapped(data: bytes) -> list[bytes]:
+    """Records of known formats inside one that is not; empty if there are none."""
+    try:
+        value: object = _ANY.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return []
+    return [msgspec.json.encode(record) for record in _inside(value, MAX_DEPTH) if record != value]
+
+
+def is_foreign(line: Line, path: str) -> bool:
+    """Whether a file's first record is sound but of no known format: tasks, a corpus or plain text."""
+    data = line.data.removeprefix(b"data:")
+    try:
+        return line.damage is None and recognise(data) is None and not unwrapped(data)
+    except DataError:  # a damaged record, behind which others may stand, unless the file need not hold JSON
+        return not unwrapped(data) and base_name(path).lower().endswith((".log", ".txt"))
+
+
+def _inside(value: Any, depth: int) -> Iterator[dict[str, Any]]:
+    """Records in a value, from the plainest reading to the deepest."""
+    if isinstance(value, str):
+        value = json_value(value)
+    if isinstance(value, list):
+        if _are_messages(value):
+            yield {"messages": _plain(value)}
+        else:
+            yield from (record for item in value if depth for record in _inside(item, depth - 1))
+        return
+    if not isinstance(value, dict):
+        return
+    record = _opened(value)
+    readings = [one for one in (record, _paired(record)) if one is not None and _is_known(one)]
+    if readings:  # as it stands, a record was tried already
+        yield from [one for one in readings if one != value or depth < MAX_DEPTH][:1]
+        return
+    beside = {name: value for name, value in record.items() if name in _BESIDE}
+    for inner in record.values() if depth else ():
+        found = list(_inside(inner, depth - 1)) if isinstance(inner, dict | list) else []
+        if found:
+            yield from (beside | one for one in found)
+            return
+
+
+def _opened(record: dict[str, Any]) -> dict[str, Any]:
+    """A record with the JSON that its fields, and those of its request and response, hold as text."""
+    opened = {name: json_value(value) if name in _TEXTS else value for name, value in record.items()}
+    for name in ("request", "response"):
+        if isinstance(opened.get(name), dict):
+            opened[name] = {key: json_value(v) if key in _TEXTS else v for key, v in opened[name].items()}
+    return opened
+
+
+def _paired(record: dict[str, Any]) -> dict[str, Any] | None:
+    """A record as request and response, where it names or spells them otherwise; None where it has none of the two."""
+    asked = next((name for name in _REQUESTS if isinstance(record.get(name), dict | list)), None)
+    answered = next((name for name in _RESPONSES if isinstance(record.get(name), dict | list | str)), None)
+    if asked is None or answered is None:
+        return None
+    given, reply = record[asked], record[answered]
+    messages = first_of(given, ("messages", "input", "contents", "prompt")) if isinstance(given, dict) else given
+    if not _are_messages(messages):
+        return None
+    request = (given if isinstance(given, dict) else {}) | {"messages": _plain(messages)}
+    beside = {name: value for name, value in record.items() if name not in (asked, answered)}
+    if _are_messages(reply):
+        return beside | {"messages": [*request["messages"], *_plain(reply)]}
+    if not isinstance(reply, dict) or (not _OWN_SHAPES & reply.keys() and _ANSWERS & reply.keys()):
+        reply = msgspec.to_builtins(to_response(reply))
+    return beside | {"request": request, "response": reply}
+
+
+def _are_messages(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(is_message, value))
+
+
+def _plain(messages: list[Any]) -> list[Any]:
+    """Messages as OpenAI writes them; those that it could have written stay as they are."""
+    own = all("role" in m and m["role"] != "model" and ("content" in m or "tool_calls" in m) for m in messages)
+    return messages if own else [msgspec.to_builtins(message) for message in to_messages(messages)]
+
+
+def _is_known(record: dict[str, Any]) -> bool:
+    """Whether an importer may read a record."""
+    return recognise(msgspec.json.encode(record)) is not None
 
 
 def json_value(value: Any) -> Any:
