@@ -224,6 +224,16 @@ def phoenix_rows() -> Records:
     ]
 
 
+def phoenix_api() -> Records:
+    """The answer of Phoenix's REST API, which takes the kind of a span out of its attributes."""
+    spans = openinference(lambda name, messages: dict(flattened(name, messages)))
+    for span in spans:
+        span["id"], span["span_kind"] = "U3Bhbjo0", span["attributes"].pop("openinference.span.kind")
+        span["context"] = {name: value.removeprefix("0x") for name, value in span["context"].items()}
+        span["status_code"] = span.pop("status")["status_code"]
+    return [{"data": spans, "next_cursor": None}]
+
+
 # -- Langfuse, LangSmith ----------------------------------------------------------------------------------------------
 
 
@@ -333,12 +343,25 @@ FORMS: dict[str, Callable[[], Records]] = {
     "openinference": lambda: openinference(lambda name, messages: dict(flattened(name, messages))),
     "openinference otlp": lambda: otlp(openinference(lambda name, messages: dict(flattened(name, messages)))),
     "phoenix rows": phoenix_rows,
+    "phoenix api": phoenix_api,
     "langfuse trace": langfuse_trace,
     "langfuse download": lambda: [{"trace": {"id": "t-1"}, "observations": observations()}],
     "langfuse rows": langfuse_rows,
     "langsmith": langchain_runs,
     "langsmith nested": nested_runs,
 }
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_report_is_made_of_every_spelling(tmp_path: Path, form: str) -> None:
+    from typer.testing import CliRunner
+
+    from deltah.cli.app import app
+
+    log, page = records(tmp_path / "log.jsonl", FORMS[form]()), tmp_path / "report.html"
+    done = CliRunner().invoke(app, ["report", str(log), "--out", str(page)])
+    assert done.exit_code == 0, done.output
+    assert "tide_table" in page.read_text("utf-8")
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -16,7 +16,8 @@ from rich.table import Table
 
 from deltah.calls.notes import notes_on
 from deltah.calls.savings import Costs, SavingsReport, savings
-from deltah.calls.table import CallTable, LogOptions, ScoredLog, check_suffix, table_of
+from deltah.calls.table import CallTable, LogOptions, ScoredLog, table_of
+from deltah.calls.viewers import check_name, write_scores
 from deltah.cli.arguments import (
     Answers,
     Currency,
@@ -52,7 +53,10 @@ def command(  # noqa: PLR0913 - the options of a command line
     format: TraceFormat = None,
     vocab_size: VocabSize = None,
     join: Join = True,
-    out: Annotated[Path | None, typer.Option(help="Write one row per call to a .parquet, .jsonl or .csv file.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write rows of calls (.parquet, .jsonl, .csv), or for viewers: .annotations.json, .eval."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     price: Price = None,
     currency: Currency = "USD",
@@ -75,14 +79,14 @@ def command(  # noqa: PLR0913 - the options of a command line
     )
     stated = costs(price, currency, latency)
     if out is not None:
-        check_suffix(out)
+        check_name(out)
     with reading() as watch:
         log = ScoredLog(paths, replace(options, watch=watch), waste=waste)
         check_outputs([out], [answers, *logs_of(log)], force=force)
         table = table_of(log, workers=workers)
     if not table.n_trajectories:
         raise nothing_read(log, paths)
-    n_rows = None if out is None else table.write(out)
+    n_rows = None if out is None else write_scores(table, out, logs_of(log))
     if sql is None:
         _print_summary(table, log, stated, as_json=as_json)
     else:

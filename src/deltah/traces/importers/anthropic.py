@@ -1,13 +1,4 @@
-"""Importer for logs of Anthropic's Messages API: conversations, requests with responses, streams, batch results.
-
-Nothing is measured: the API reports no log-probabilities. What stands beside the messages (ids, sessions, times,
-grades) is read as in `deltah.traces.importers.openai_chat`.
-
-* messages: `tool_use` parts (also of tools that the server ran) are calls, `tool_result` parts their results,
-  `thinking` parts reasoning (`deltah.traces.parts`); `system` is the first message.
-* response: a message; its streamed events, as a list or as the text of the event stream; a `result` of the batch API.
-* status: error where `is_error` says so, or where the result reads as one.
-* stop_reason: length where the response says `max_tokens`.
+"""Importer for logs of Anthropic's Messages API; the mapping is in docs/formats/anthropic.md.
 
 Lost: token counts, signatures, redacted thoughts, citations; of a picture in a result, all but a digest.
 """

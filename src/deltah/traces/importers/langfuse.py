@@ -1,12 +1,4 @@
-"""Importer for exports of Langfuse: traces with their observations, or observations one a record, camel or snake case.
-
-The observations of a trace are gathered (`deltah.traces.spans`). Nothing is measured, unless an output is a response of
-OpenAI's with log-probabilities.
-
-* requests to a model: observations of type GENERATION. runs of tools: TOOL, or any other whose name a model called.
-* session: `sessionId`, else the trace. duration_s: from start to end. status: error where the level is ERROR.
-* outcome: the only score of a trace that is a number in [0, 1]. metadata: `score/<name>`; `cost`, of its generations;
-  `span/<id of a call>`, its trace and observation.
+"""Importer for exports of Langfuse, of traces or of observations; the mapping is in docs/formats/langfuse.md.
 
 Lost: other observations, token counts, prompts and their versions, scores of single observations.
 """

@@ -1,13 +1,4 @@
-"""Importer for exports of LangSmith: runs, one a record or nested in `child_runs`.
-
-The runs of a trace are gathered (`deltah.traces.spans`). Entropies are measured where an output holds
-log-probabilities: those of OpenAI's responses (`wrap_openai`), and what LangChain keeps in a message's metadata.
-
-* requests to a model: runs of type llm. runs of tools: tool, or any other whose name a model called.
-* session: `session_id`, `thread_id` or `conversation_id` in the metadata, else the trace; the field `session_id` of a
-  run is its project. duration_s: from start to end. status: error where the run has an `error`.
-* outcome: the only feedback whose average lies in [0, 1]. metadata: `score/<key>`; `cost`, of the requests;
-  `span/<id of a call>`, its trace and run.
+"""Importer for exports of LangSmith: runs, one a record or nested; the mapping is in docs/formats/langsmith.md.
 
 Lost: other runs, token counts, events, tags, feedback on single runs.
 """

@@ -1,9 +1,4 @@
-"""Attributes of OpenInference on the spans that `deltah.traces.importers.otel` reads (Phoenix, Arize, and others).
-
-* requests to a model (kind LLM): `llm.input_messages`, `llm.output_messages`, flattened or as lists; `llm.model_name`,
-  `llm.invocation_parameters`; where there are no messages, `input.value` and `output.value`.
-* runs of tools (kind TOOL): `tool.name`, `input.value` or `tool.parameters`, `output.value`.
-* session: `session.id`. cost: `llm.cost.total`.
+"""Attributes of OpenInference, on the spans that `deltah.traces.importers.otel` reads.
 
 Lost: documents of retrievers, embeddings, prompts with their variables, token counts.
 """
@@ -17,12 +12,13 @@ from deltah.traces.importing import finite
 from deltah.traces.parts import first_of
 from deltah.traces.wrapping import json_value, tree_of, unflattened
 
-_KIND: Final = "openinference.span.kind"
+KIND: Final = "openinference.span.kind"
+"""Attribute that every span of OpenInference has."""
 
 
 def described(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
     """What the attributes say, as fields of `deltah.traces.spans.Span`; None for other conventions."""
-    kind = str(attributes.get(_KIND, "")).upper()
+    kind = str(attributes.get(KIND) or "").upper()
     if not kind:
         return None
     common = {"session": first_of(attributes, ("session.id",))}

@@ -1,13 +1,4 @@
-"""Importer for spans of OpenTelemetry: OTLP JSON, and one span a record, as exporters write it.
-
-Two sets of attributes are read: those of the conventions for generative AI (`gen_ai.*`, with the older events, and what
-OpenLLMetry, Logfire and the Vercel AI SDK write instead), and those of OpenInference
-(`deltah.traces.importers.openinference`). The spans of a trace are gathered (`deltah.traces.spans`). Nothing is
-measured: the conventions have no log-probabilities.
-
-* requests to a model: `gen_ai.input.messages`, `gen_ai.system_instructions`, `gen_ai.output.messages`.
-* runs of tools: `gen_ai.tool.name`, `gen_ai.tool.call.id`, `.arguments`, `.result`; duration and status are the span's.
-* session: `gen_ai.conversation.id`, else the trace. metadata: `span/<id of a call>`, its trace and span.
+"""Importer for spans of OpenTelemetry: OTLP JSON, or one span a record; the mapping is in docs/formats/otel.md.
 
 Lost: spans of other kinds, token counts, links, resources.
 """
@@ -79,7 +70,7 @@ def _span(raw: Mapping[str, Any]) -> Span:
         raise DataError("a span without trace id or span id; expected both, as OpenTelemetry's exporters write them")
     for reference in raw.get("references") or ():
         parent = parent or _id(reference.get("spanID"))
-    attributes = _attributes(raw)
+    attributes = {openinference.KIND: raw.get("span_kind"), **_attributes(raw)}  # Phoenix moves the kind out
     events = [(e.get("name"), _attributes(e)) for e in raw.get("events") or () if isinstance(e, Mapping)]
     start, end = _moment(first_of(fields, _START)), _moment(first_of(fields, _END))
     took = finite(raw.get("duration"))
