@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
@@ -22,9 +22,9 @@ from deltah.runs import nan_to_none
 from deltah.text_format import count
 from deltah.traces.spans import SPAN_OF
 
-Writer: TypeAlias = Callable[[CallTable, Path, Sequence[str]], int]
+Writer: TypeAlias = Callable[[CallTable, Path], int]
 VIEWERS: Final[Registry[Writer]] = Registry("viewer")
-"""What writes the scores of a table of calls, read from these logs, for a viewer; gives the number of scores.
+"""What writes the scores of a table of calls for a viewer, and gives their number.
 
 `ending` is that of the file's name.
 """
@@ -45,13 +45,12 @@ def check_name(path: Path) -> None:
             raise ConfigError(f"{error}, or for a viewer in {endings}") from error
 
 
-def write_scores(table: CallTable, path: Path, logs: Sequence[str]) -> int:
+def write_scores(table: CallTable, path: Path) -> int:
     """Write rows, or scores for a viewer, by the ending of the name; the file appears when it is complete.
 
     Args:
         table: The calls.
         path: File to write.
-        logs: Files that they were read from.
 
     Returns:
         The number of rows or scores.
@@ -66,7 +65,7 @@ def write_scores(table: CallTable, path: Path, logs: Sequence[str]) -> int:
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        n_scores = writer(table, temporary, logs)
+        n_scores = writer(table, temporary)
         temporary.replace(path)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
@@ -98,7 +97,7 @@ def _in_words(row: dict[str, Any]) -> str:
 
 
 @VIEWERS.register("phoenix", title="Phoenix", meaning="Annotations of spans", ending=".annotations.json")
-def phoenix(table: CallTable, path: Path, logs: Sequence[str]) -> int:
+def phoenix(table: CallTable, path: Path) -> int:
     """Annotations of the spans of calls."""
     notes = [note for row in _rows(table) for note in _annotations(row)]
     if not notes:
@@ -124,13 +123,14 @@ def _annotations(row: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 @VIEWERS.register("inspect", title="Inspect View", meaning="Copy of a log with a score in each sample", ending=".eval")
-def inspect(table: CallTable, path: Path, logs: Sequence[str]) -> int:
+def inspect(table: CallTable, path: Path) -> int:
     """Score edits of the samples of a log."""
     try:
         from inspect_ai.log import ProvenanceData, edit_score, read_eval_log, write_eval_log
         from inspect_ai.scorer import ScoreEdit
     except ImportError as error:
         raise ConfigError("--out with a name in .eval needs Inspect: pip install inspect-ai") from error
+    logs = [] if table.log is None else [source.path for source in table.log.reader.sources]
     if len(logs) != 1:
         raise ConfigError(f"--out with a name in .eval: expected one log of Inspect, got {count(len(logs), 'file')}")
     log = read_eval_log(logs[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from deltah.calls.notes import notes_on
-from deltah.calls.savings import Costs, SavingsReport, savings
-from deltah.calls.table import CallTable, LogOptions, ScoredLog, table_of
+from deltah.calls.savings import SavingsReport, savings, unknown_tools
+from deltah.calls.table import CallTable, ScoredLog, read_calls
 from deltah.calls.viewers import check_name, write_scores
 from deltah.cli.arguments import (
     Answers,
@@ -34,15 +34,15 @@ from deltah.cli.arguments import (
     Workers,
     check_outputs,
     costs,
-    unknown_tools,
 )
-from deltah.cli.terminal import broken, escaped, inert, logs_of, nothing_read, reading, report_losses, two_lines
+from deltah.cli.terminal import broken, escaped, inert, nothing_read, reading, report_losses, two_lines
 from deltah.core.registry import Entry
 from deltah.errors import ConfigError
 from deltah.runs import nan_to_none
 from deltah.stats.bootstrap import estimate_cell
 from deltah.stats.summary import BY_TOOL, CallSummary, calls_by, log_metrics, rate_cell
 from deltah.text_format import count, money_text, number, tool_title
+from deltah.traces.files import expand
 
 
 def command(  # noqa: PLR0913 - the options of a command line
@@ -68,27 +68,32 @@ def command(  # noqa: PLR0913 - the options of a command line
     workers: Workers = None,
 ) -> None:
     """Score every tool call of logs: change of entropy, verdict, waste."""
-    options = LogOptions(
-        answers=answers,
-        format=format,
-        vocab_size=vocab_size,
-        join=join,
-        strict=strict,
-        signal=signal,
-        margin=margin,
-    )
     stated = costs(price, currency, latency)
     if out is not None:
         check_name(out)
     with reading() as watch:
-        log = ScoredLog(paths, replace(options, watch=watch), waste=waste)
-        check_outputs([out], [answers, *logs_of(log)], force=force)
-        table = table_of(log, workers=workers)
+        check_outputs([out], [answers, *(source.path for source in expand(paths))], force=force)
+        table = read_calls(
+            paths,
+            signal=signal,
+            margin=margin,
+            answers=answers,
+            format=format,
+            vocab_size=vocab_size,
+            join=join,
+            strict=strict,
+            waste=waste,
+            costs=stated,
+            workers=workers,
+            watch=watch,
+        )
+    log = table.log
+    assert log is not None  # it was read from one
     if not table.n_trajectories:
         raise nothing_read(log, paths)
-    n_rows = None if out is None else write_scores(table, out, logs_of(log))
+    n_rows = None if out is None else write_scores(table, out)
     if sql is None:
-        _print_summary(table, log, stated, as_json=as_json)
+        _print_summary(table, log, as_json=as_json)
     else:
         _print_answer(table, sql, as_json=as_json)
     if n_rows is not None:
@@ -96,14 +101,15 @@ def command(  # noqa: PLR0913 - the options of a command line
     report_losses(log)
 
 
-def _print_summary(table: CallTable, log: ScoredLog, costs: Costs, *, as_json: bool) -> None:
-    saved, notes = savings(table, costs), notes_on(table, log)
+def _print_summary(table: CallTable, log: ScoredLog, *, as_json: bool) -> None:
+    saved, notes = savings(table), notes_on(table, log)
     groups = {
         "tool": calls_by(table, BY_TOOL),
         "round": {str(k): summary for k, summary in calls_by(table, "round").items()},
         "outcome": calls_by(table, "if(correct, 'correct', 'not correct')", where="correct IS NOT NULL"),
     }
-    unpriced = unknown_tools(costs, groups["tool"])
+    called = (tool for (tool,) in table.sql("SELECT DISTINCT tool FROM calls").fetchall())
+    unpriced = unknown_tools(table.costs, called)
     if unpriced is not None:
         typer.echo(f"note  {inert(unpriced)}", err=True)
     if as_json:
@@ -122,7 +128,7 @@ def _print_summary(table: CallTable, log: ScoredLog, costs: Costs, *, as_json: b
         if group:
             console.print(_call_table(label, group, room, log.signal.entry, waste=table.has_waste))
     if saved.certified_and_likely.calls:
-        _print_savings(console, saved, costs.prices.currency)
+        _print_savings(console, saved, table.costs.prices.currency)
 
 
 def _print_answer(table: CallTable, query: str, *, as_json: bool) -> None:

@@ -269,7 +269,7 @@ class SegmentBuilder:
         return candidate
 
     def _add_result(self, message: Message) -> None:
-        text = result_text(message.content)
+        text = message.content if isinstance(message.content, str) else result_text(message.content)
         at, turn = self._answered_by(message.tool_call_id), max(self.n_turns - 1, 0)
         if at is not None:
             del self._open_by_id[self._open.pop(at)][at]

@@ -64,17 +64,14 @@ _EPOCH_UNITS: Final = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
 """Least magnitude of a time in nano-, micro- and milliseconds, and how many of these a second has."""
 _TOO_DEEP: Final = "the JSON is nested too deeply to be a trace"
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
-_TOP_LEVEL: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_ANY_OBJECT: Final = msgspec.json.Decoder(dict[str, object])
 
 
 def recognise(data: bytes) -> Entry[Importer] | None:
     """Format of one record, by its top-level names alone; None for no known one, `DataError` for no JSON object."""
     try:
-        names = frozenset(_TOP_LEVEL.decode(data))  # values are skipped, not decoded
+        names = frozenset(_decoder(dict[str, msgspec.Raw]).decode(data))  # values are skipped, not decoded
     except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        found: dict[str, object] = decode_line(data, _ANY_OBJECT)  # the lenient decoder cannot fill `Raw`
-        names = frozenset(found)
+        names = frozenset(decode_line(data, _decoder(dict[str, object])))  # the lenient decoder cannot fill `Raw`
     known = [(entry, _fields(entry)) for entry in IMPORTERS.values()]
     fitting = [(entry, fields) for entry, fields in known if fields and not any(map(names.isdisjoint, fields))]
     # Signs are looked for last: they cost a pass over the record.

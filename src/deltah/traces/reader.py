@@ -264,11 +264,10 @@ class Reading:
         self.needs_others = False
         self._options, self._on_error, self._alone = options, on_error, alone
         self._given = None if options.format is None else IMPORTERS.resolve(options.format)
-        self._format = self._given
-        """Of the record before."""
+        self._format = self._given  # of the record before
         self._chunks = ChunkBuffer()
         self._joiner = Joiner() if options.join else None
-        self._spans = SpanBuffer()
+        self._spans: SpanBuffer | None = None
         self._end = Position("", 0)
 
     def file(self, source: Source) -> Iterator[Trajectory]:
@@ -292,7 +291,8 @@ class Reading:
                 self._report(self._end, str(error))
             else:
                 yield from self._join(call)
-        yield from self._traces(self._spans.finish())
+        if self._spans is not None:
+            yield from self._traces(self._spans.finish())
         if self._joiner is not None:
             yield from self._build(self._joiner.finish())
             self.counts.n_unjoined += self._joiner.n_unjoined
@@ -359,6 +359,7 @@ class Reading:
         elif self._alone and (not isinstance(record, ApiCall) or self._joiner is not None):
             self.needs_others = True
         elif isinstance(record, list):
+            self._spans = self._spans or SpanBuffer()
             yield from self._traces(self._spans.add(record, where))
         elif isinstance(record, ApiCall):
             yield from self._join(record)

@@ -112,16 +112,18 @@ def _said(messages: Sequence[Message]) -> list[LoggedMessage]:
     """Messages with their tokens packed; one whose parts are calls and results becomes several."""
     said = list[LoggedMessage]()
     for message in messages:
-        first, *more = _expanded(message)
         tokens = pack(message.logprobs) if message.role == "assistant" else NO_TOKENS
+        first, *more = _expanded(message)
         said += [LoggedMessage(first, tokens), *map(LoggedMessage, more)]
     return said
 
 
 def _expanded(message: Message) -> list[Message]:
     """One or more messages without logprobs, of which the first has the same role."""
-    plain = message if message.logprobs is None else msgspec.structs.replace(message, logprobs=None)
-    said = expand(plain)
+    message.logprobs = None
+    if not isinstance(message.content, list):
+        return [message]
+    said = expand(message)
     headless = not said or message.role == "assistant" != said[0].role
     return [Message(message.role), *said] if headless else said
 
