@@ -107,7 +107,7 @@ def result_text(value: Any) -> str:
     if isinstance(value, list) and value and all(_is_shown(item) for item in value):
         return "".join(map(result_text, value))
     if isinstance(value, Mapping) and _is_shown(value):
-        if value.get("type") in _MEDIA:
+        if str(value.get("type")) in _MEDIA:
             digest = hashlib.blake2b(msgspec.json.encode(value), digest_size=6).hexdigest()
             return f"[{value['type']} {digest}]"
         return result_text(first_of(value, ("text", "value", "json", "content")))
@@ -118,7 +118,7 @@ def _is_shown(value: Any) -> bool:
     """Whether a value is a part that shows something, and no object of a tool's own."""
     if not isinstance(value, Mapping):
         return isinstance(value, str)
-    kind = value.get("type")
+    kind = str(value.get("type"))
     if kind in ("text", "output_text", "input_text"):
         return True
     typed = kind in ("json", "error-text", "error-json", "content") and set(value) == {"type", "value"}
@@ -217,7 +217,9 @@ def _fields(given: Mapping[str, Any]) -> tuple[Mapping[str, Any], str | None]:
     """Fields of a message and its role; LangChain's and OpenInference's stand one level deeper."""
     kind = given.get("type")
     if given.get("lc") == 1 and isinstance(given.get("kwargs"), Mapping):
-        return given["kwargs"], _speaker(given["kwargs"].get("type")) or _speaker((given.get("id") or [""])[-1])
+        return given["kwargs"], _speaker(given["kwargs"].get("type")) or _speaker(
+            [given.get("id"), *(given["id"] if isinstance(given.get("id"), list) else [])][-1]
+        )
     if isinstance(given.get("data"), Mapping) and _speaker(kind) is not None:
         return given["data"], _speaker(kind)
     if isinstance(given.get("message"), Mapping) and "role" in given["message"]:
@@ -239,7 +241,7 @@ def _message(fields: Mapping[str, Any], role: str) -> Message:
     beside = fields.get("additional_kwargs")
     beside = beside if isinstance(beside, Mapping) else {}
     listed = next((fs[n] for fs in (fields, beside) for n in ("tool_calls", "toolCalls") if fs.get(n)), None)
-    calls = [to_call(call) for call in listed if isinstance(call, Mapping)] if isinstance(listed, list) else []
+    calls = [to_call(call) for call in objects(listed)]
     thought = next((fs[n] for fs in (fields, beside) for n in ("reasoning_content", "reasoning") if fs.get(n)), None)
     if content is None and not (calls or thought or "content" in fields or "role" in fields):
         content = msgspec.json.encode(fields).decode()
@@ -260,6 +262,11 @@ def _logprobs(facts: Mapping[str, Any], said: Any) -> LogprobsBlock | None:
         if isinstance(place, Mapping) and isinstance(place.get("logprobs"), Mapping):
             return msgspec.convert(place["logprobs"], LogprobsBlock, strict=False)
     return None
+
+
+def objects(given: Any) -> list[Mapping[str, Any]]:
+    """The objects of a list; none of anything else."""
+    return [item for item in given if isinstance(item, Mapping)] if isinstance(given, list) else []
 
 
 def _inside(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ Lost: token counts, signatures, redacted thoughts, citations; of a picture in a 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -24,8 +24,25 @@ _SIGN: Final = re.compile(
     rb'|\\"type\\"\s*:\s*\\"message_start\\"'
 )
 _ANY: Final = msgspec.json.Decoder(Any)
-_DELTAS: Final = {"text_delta": "text", "thinking_delta": "thinking", "input_json_delta": "partial_json"}
-"""Field of each kind of delta that continues a block."""
+
+
+class Delta(msgspec.Struct, frozen=True):
+    """What an event adds to a block, or to the message."""
+
+    text: str = ""
+    thinking: str = ""
+    partial_json: str = ""
+    stop_reason: str | None = None
+
+
+class Event(msgspec.Struct):
+    """One event of a stream."""
+
+    type: str
+    index: int = 0
+    message: dict[str, Any] = {}
+    content_block: dict[str, Any] = {}
+    delta: Delta = Delta()
 
 
 @IMPORTERS.register(
@@ -41,7 +58,8 @@ def read(record: dict[str, Any], context: RecordContext) -> Trajectory | ApiCall
         given, record = record, {}
     line: dict[str, Any] = {name: value for name, value in record.items() if name not in ("response", "result")}
     if isinstance(line.get("request"), dict):
-        line["request"] = _with_system(line["request"].get("body") or line["request"])
+        body = line["request"].get("body")
+        line["request"] = _with_system(body if isinstance(body, dict) else line["request"])
     log = msgspec.convert(_with_system(line), ChatLine)
     if given is not None:
         log.response = _response(given)
@@ -57,16 +75,18 @@ def _with_system(body: dict[str, Any]) -> dict[str, Any]:
 
 def _response(given: Any) -> Response:
     """A response in OpenAI's shape."""
-    whole: Any = _events(given) if isinstance(given, str) else given
-    whole = _assembled(whole) if isinstance(whole, list) else whole
-    whole = whole.get("body") or (whole.get("message") if "role" not in whole else None) or whole
-    if whole.get("type") in ("error", "errored", "canceled", "expired"):
+    given = _events(given) if isinstance(given, str) else given
+    whole = _assembled(msgspec.convert(given, list[Event])) if isinstance(given, list) else given
+    for name in ("body", "message"):
+        whole = whole[name] if isinstance(whole, dict) and isinstance(whole.get(name), dict) else whole
+    kind = whole.get("type") if isinstance(whole, dict) else None
+    if kind in ("error", "errored", "canceled", "expired"):
         raise DataError("field response: it holds an error; there is no assistant message to measure")
-    if whole.get("type") != "message" or not isinstance(whole.get("content"), list | str):
+    if kind != "message" or not isinstance(whole.get("content"), list | str):
         raise DataError("field response: expected a message of Anthropic's, with 'type' and 'content', or its events")
-    cut = whole.get("stop_reason") in ("max_tokens", "model_context_window_exceeded")
+    cut = str(whole.get("stop_reason")) in ("max_tokens", "model_context_window_exceeded")
     choice = Choice(message=Message("assistant", content=whole["content"]), finish_reason="length" if cut else None)
-    return Response(id=whole.get("id"), model=whole.get("model"), choices=[choice])
+    return msgspec.convert({"id": whole.get("id"), "model": whole.get("model"), "choices": [choice]}, Response)
 
 
 def _events(text: str) -> Any:
@@ -76,26 +96,20 @@ def _events(text: str) -> Any:
     return whole or decode_line(text.encode(), _ANY)
 
 
-def _assembled(events: Sequence[Any]) -> dict[str, Any]:
+def _assembled(events: Sequence[Event]) -> dict[str, Any]:
     """The message that streamed events tell."""
-    message, blocks = dict[str, Any](), dict[int, dict[str, Any]]()
-    for event in filter(lambda event: isinstance(event, Mapping), events):
-        kind, delta = event.get("type"), event.get("delta") or {}
-        if kind == "error":
+    message, blocks, pieces = dict[str, Any](), dict[int, dict[str, Any]](), dict[int, str]()
+    for event in events:
+        if event.type == "error":
             raise DataError("field response: the stream ends in an error; there is no whole assistant message")
-        if kind == "message_start":
-            message = dict(event["message"])
-        elif kind == "message_delta":
-            message |= delta
-        elif kind == "content_block_start":
-            blocks[event["index"]] = dict(event["content_block"])
-        elif kind == "content_block_delta" and (name := _DELTAS.get(str(delta.get("type")))) is not None:
-            block = blocks.setdefault(event["index"], {"type": name})
-            block[name] = (block.get(name) or "") + (delta.get(name) or "")
-    parts = [blocks[index] for index in sorted(blocks)]
-    return message | {"content": [_input(part) for part in parts]}
-
-
-def _input(part: dict[str, Any]) -> dict[str, Any]:
-    """A part with the input that was streamed as pieces of JSON."""
-    return part if not part.get("partial_json") else part | {"input": part["partial_json"]}
+        message |= event.message
+        delta, block = event.delta, blocks.setdefault(event.index, {})
+        block |= event.content_block
+        if delta.stop_reason is not None:
+            message["stop_reason"] = delta.stop_reason
+        for name, piece in (("text", delta.text), ("thinking", delta.thinking)):
+            if piece:
+                block["type"], block[name] = name, f"{block.get(name) or ''}{piece}"
+        pieces[event.index] = pieces.get(event.index, "") + delta.partial_json
+    parts = [blocks[index] | ({"input": pieces[index]} if pieces[index] else {}) for index in sorted(blocks)]
+    return message | {"content": [part for part in parts if part]}

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from deltah.errors import DataError
 from deltah.traces.importing import IMPORTERS, RecordContext, epoch_seconds, outcome_of, scalars
-from deltah.traces.parts import first_of
+from deltah.traces.parts import first_of, objects
 from deltah.traces.spans import Span
 from deltah.traces.wrapping import json_value, number
 
@@ -42,8 +42,7 @@ def read(record: dict[str, Any], context: RecordContext) -> list[Span]:
 
 def _trace(whole: Mapping[str, Any], trace: str) -> Span:
     """What stands for all of a trace, as a span around the others."""
-    given = whole.get("scores")
-    scores = {str(s.get("name")): s.get("value") for s in given or () if isinstance(s, Mapping)}
+    scores = {str(score.get("name")): score.get("value") for score in objects(whole.get("scores"))}
     grades = [grade for value in scores.values() if (grade := outcome_of(value)) is not None]
     return Span(
         trace=trace,

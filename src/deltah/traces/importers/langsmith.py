@@ -10,7 +10,7 @@ from typing import Any
 
 from deltah.errors import DataError
 from deltah.traces.importing import IMPORTERS, RecordContext, epoch_seconds, outcome_of, scalars
-from deltah.traces.parts import first_of
+from deltah.traces.parts import first_of, objects
 from deltah.traces.spans import Span
 from deltah.traces.wrapping import json_value, number
 
@@ -31,7 +31,7 @@ def read(record: dict[str, Any], context: RecordContext) -> list[Span]:
 def _spans(run: Mapping[str, Any], trace: str, parent: str | None) -> Iterator[Span]:
     id = str(run.get("id"))
     yield _span(run, id, trace, parent)
-    for child in run.get("child_runs") or ():
+    for child in objects(run.get("child_runs")):
         yield from _spans(child, trace, id)
 
 

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from deltah.errors import DataError
 from deltah.traces.importers import openinference
-from deltah.traces.importing import IMPORTERS, RecordContext, epoch_seconds, finite
-from deltah.traces.parts import first_of
+from deltah.traces.importing import IMPORTERS, RecordContext, epoch_seconds, finite, seconds
+from deltah.traces.parts import first_of, objects
 from deltah.traces.spans import Span
 from deltah.traces.wrapping import json_value, unflattened
 
@@ -55,11 +55,11 @@ def _raw_spans(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Spans of OTLP, of Jaeger's trace, or the one span that a record is."""
     resources = first_of(record, ("resourceSpans", "resource_spans"))
     if resources is None:
-        yield from record["spans"] if isinstance(record.get("spans"), list) else [record]
+        yield from objects(record["spans"]) if isinstance(record.get("spans"), list) else [record]
         return
-    for resource in resources:
-        for scope in first_of(resource, ("scopeSpans", "scope_spans", "instrumentationLibrarySpans")) or ():
-            yield from scope.get("spans") or ()
+    for resource in objects(resources):
+        for scope in objects(first_of(resource, ("scopeSpans", "scope_spans", "instrumentationLibrarySpans"))):
+            yield from objects(scope.get("spans"))
 
 
 def _span(raw: Mapping[str, Any]) -> Span:
@@ -68,10 +68,10 @@ def _span(raw: Mapping[str, Any]) -> Span:
     trace, id, parent = (_id(first_of(fields, names)) for names in (_TRACE, _SPAN, _PARENT))
     if trace is None or id is None:
         raise DataError("a span without trace id or span id; expected both, as OpenTelemetry's exporters write them")
-    for reference in raw.get("references") or ():
+    for reference in objects(raw.get("references")):
         parent = parent or _id(reference.get("spanID"))
     attributes = {openinference.KIND: raw.get("span_kind"), **_attributes(raw)}  # Phoenix moves the kind out
-    events = [(e.get("name"), _attributes(e)) for e in raw.get("events") or () if isinstance(e, Mapping)]
+    events = [(e.get("name"), _attributes(e)) for e in objects(raw.get("events"))]
     start, end = _moment(first_of(fields, _START)), _moment(first_of(fields, _END))
     took = finite(raw.get("duration"))
     if math.isnan(end) and took is not None:
@@ -99,7 +99,7 @@ def _id(value: Any) -> str | None:
 def _moment(value: Any) -> float:
     """A time in seconds; OTLP writes nanoseconds as text, JavaScript seconds and nanoseconds as a pair."""
     if isinstance(value, list) and len(value) == 2:
-        return float(value[0]) + float(value[1]) / 1e9
+        return seconds(value[0]) + seconds(value[1]) / 1e9
     return epoch_seconds(int(value) if isinstance(value, str) and value.isdecimal() else value)
 
 
@@ -107,9 +107,13 @@ def _attributes(holder: Mapping[str, Any]) -> dict[str, Any]:
     """Attributes by name, whether an object, OTLP's list of keys and values, or columns of a table."""
     given = json_value(first_of(holder, ("attributes", "tags", "fields")))
     if isinstance(given, list):
-        return {item["key"]: _value(item.get("value")) for item in given if isinstance(item, Mapping) and "key" in item}
+        return _pairs(given)
     columns = {name.removeprefix("attributes."): v for name, v in holder.items() if name.startswith("attributes.")}
     return columns | (given if isinstance(given, dict) else {})
+
+
+def _pairs(given: Any) -> dict[str, Any]:
+    return {str(item.get("key")): _value(item.get("value")) for item in objects(given)}
 
 
 def _value(given: Any) -> Any:
@@ -117,12 +121,13 @@ def _value(given: Any) -> Any:
     if not isinstance(given, Mapping) or len(given) != 1:
         return given
     name, value = next((name.replace("_", "").lower(), value) for name, value in given.items())
+    inner = value.get("values") if isinstance(value, Mapping) else None
     if name == "intvalue":
-        return int(value)
+        return int(value) if isinstance(value, str) and value.lstrip("-").isdecimal() else value
     if name == "arrayvalue":
-        return [_value(item) for item in value.get("values") or ()]
+        return [_value(item) for item in inner] if isinstance(inner, list) else []
     if name == "kvlistvalue":
-        return {item["key"]: _value(item.get("value")) for item in value.get("values") or ()}
+        return _pairs(inner)
     return value if name in ("stringvalue", "doublevalue", "boolvalue", "bytesvalue") else given
 
 
