@@ -230,3 +230,38 @@ def test_parts_are_read_wherever_messages_are(tmp_path: Path) -> None:
     }
     _, found = read(tmp_path, plain, mixed)
     assert calls(found) == [("toolu_9", "tide_table", "06:14")]
+
+
+def session(*lines: tuple[str, Any, str]) -> list[dict[str, Any]]:
+    """Lines of a session of Claude Code: role, content, id of the answer; one a second."""
+    return [
+        {
+            "uuid": f"u{i}",
+            "parentUuid": f"u{i - 1}",
+            "sessionId": "s-1",
+            "isSidechain": False,
+            "type": role,
+            "timestamp": f"2026-11-01T10:00:{i:02}.000Z",
+            "message": {"role": role, "content": content} | ({"id": id, "type": "message"} if id else {}),
+        }
+        for i, (role, content, id) in enumerate(lines)
+    ]
+
+
+def test_a_session_of_claude_code_is_one_conversation(tmp_path: Path) -> None:
+    other = TIDE | {"id": "toolu_10", "name": "moon"}
+    lines = session(
+        ("user", "Tide?", ""),
+        ("assistant", [text("I look.")], "msg_1"),
+        ("assistant", [TIDE], "msg_1"),
+        ("user", [result("06:14")], ""),
+        ("assistant", [other], "msg_1"),
+        ("user", [result("denied", "toolu_10", is_error=True)], ""),
+        ("assistant", [text("At 06:14.")], "msg_2"),
+    )
+    aside = [line | {"isSidechain": True, "agentId": "a1", "uuid": f"side-{line['uuid']}"} for line in lines[:2]]
+    found, side = read(tmp_path, {"type": "summary", "leafUuid": "u6"}, *lines, *aside)
+    assert (found.id, found.prediction, side.id, len(side.calls)) == ("s-1", "At 06:14.", "s-1/a1", 0)
+    assert calls(found) == [("toolu_9", "tide_table", "06:14"), ("toolu_10", "moon", "denied")]
+    assert [(call.turn, call.status) for call in found.calls] == [(0, CallStatus.OK), (0, CallStatus.ERROR)]
+    assert reasoning(found) == ["I look.", "At 06:14."]

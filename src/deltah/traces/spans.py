@@ -47,7 +47,7 @@ class Span:
     id: str
     parent: str | None = None
     kind: str = ""
-    """"llm", "tool", or anything else for what only stands around them."""
+    """"llm", "tool", "said" for a message of a session, or anything else for what only stands around them."""
     name: str = ""
     """Of the tool, where one ran."""
     started_at: float = math.nan
@@ -133,6 +133,8 @@ def _conversations(trace: Trace) -> list[ApiCall] | list[Conversation]:
     called = {call.function.name for calls in issued.values() for call in calls if call.function is not None}
     tools = _outermost([s for s in ordered if s.kind == "tool" or (s.name in called and s.kind != "llm")], by_id)
     whole = _of_trace(ordered)
+    if said := [span for span in ordered if span.kind == "said" and isinstance(span.input, Mapping)]:
+        return [_session(said, whole, trace.where)]
     if tools and not called:
         return [_timeline(models, tools, whole, trace.where)]
     if models and not any(map(_said, replies.values())) and not any(span.error for span in models):
@@ -242,6 +244,22 @@ def _timed(message: Message, runs: Mapping[str, Span]) -> Message:
     took = run.ended_at - run.started_at
     failed = True if run.error is not None else message.is_error
     return msgspec.structs.replace(message, duration_s=took if took >= 0 else None, is_error=failed)
+
+
+def _session(spans: Sequence[Span], whole: Span, where: Position) -> Conversation:
+    """The conversation of messages; the pieces of one answer, which have its id, are one message."""
+    said, answers = list[dict[str, Any]](), dict[str, dict[str, Any]]()
+    for span in spans:
+        message = dict(span.input)
+        earlier = answers.setdefault(span.call_id, message) if span.call_id is not None else message
+        pieces = earlier.get("content"), message.get("content")
+        if earlier is message or not (isinstance(pieces[0], list) and isinstance(pieces[1], list)):
+            said.append(message)
+        else:
+            earlier["content"] = [*pieces[0], *pieces[1]]
+    model = next((span.model for span in spans if span.model), None)
+    facts = Facts(id=whole.trace, model=model, metadata=whole.metadata)
+    return Conversation(list(map(LoggedMessage, to_messages(said))), facts, where)
 
 
 def _timeline(models: Sequence[Span], tools: Sequence[Span], trace: Span, where: Position) -> Conversation:

@@ -52,11 +52,6 @@ UNREAD: Final = (
     ),
     Unread((r'"resourceLogs"\s*:',), "logs of OpenTelemetry", "export traces: spans hold the messages and the tools"),
     Unread((r'"resourceMetrics"\s*:',), "metrics of OpenTelemetry", "export traces: spans hold the messages"),
-    Unread(
-        (r'"(?:parentUuid|sessionId)"\s*:', r'"message"\s*:\s*\{', r'"role"\s*:'),
-        "the session log of a coding agent",
-        "write the messages of a session as one record with `messages`",
-    ),
     Unread((r'\A\s*"(?:User|Human|Assistant)\s*:',), "a chat as text", "write its messages as JSON lines"),
     Unread(
         (r"\A(?:\([^)]*\) )?(?:INFO|DEBUG|WARNING|ERROR)[: ]",),
