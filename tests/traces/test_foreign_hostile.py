@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import deltah
 from deltah.traces.record import encode
+from deltah.traces.wrapping import json_value
 
 from .test_anthropic import TIDE, answer, as_text, events, result, said, session, text
 from .test_importers_hostile import VALUES
@@ -58,12 +59,11 @@ def test_any_value_in_any_field(tmp_path_factory: pytest.TempPathFactory, name: 
     target: Any = records
     while isinstance(target, dict | list) and target:
         key = data.draw(st.sampled_from(sorted(target) if isinstance(target, dict) else range(len(target))))
-        if isinstance(target[key], str) and target[key][:1] in ("{", "["):  # JSON as text is opened and closed again
-            inner = json.loads(target[key])
-            if isinstance(inner, dict) and inner and data.draw(st.booleans()):
-                inner[data.draw(st.sampled_from(sorted(inner)))] = data.draw(VALUES)
-                target[key] = json.dumps(inner)
-                break
+        inner = json_value(target[key])
+        if isinstance(inner, dict) and inner is not target[key] and inner and data.draw(st.booleans()):
+            inner[data.draw(st.sampled_from(sorted(inner)))] = data.draw(VALUES)
+            target[key] = json.dumps(inner)  # JSON as text is opened and closed again
+            break
         if not isinstance(target[key], dict | list) or not target[key] or data.draw(st.booleans()):
             target[key] = data.draw(VALUES)
             break

@@ -120,6 +120,32 @@ def older_events() -> Records:
     ]
 
 
+def strands() -> Records:
+    """Events whose contents are Bedrock's parts as JSON text."""
+
+    def event(name: str, **fields: Any) -> dict[str, Any]:
+        return {"name": f"gen_ai.{name}", "attributes": {k: json.dumps(v) for k, v in fields.items()}}
+
+    calls = [{"toolUse": {"toolUseId": id, "name": name, "input": given}} for id, name, given in CALLS]
+    told = [
+        {"toolResult": {"toolUseId": c[0], "status": "success", "content": [{"text": r}]}}
+        for c, r in zip(CALLS, RESULTS, strict=True)
+    ]
+    chat = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "m-1"}
+    asked = event("user.message", content=[{"text": ASK}])
+    said = event("assistant.message", content=[{"text": "I look."}, *calls])
+    return [
+        otel_span(2, "chat", chat, events=[asked, event("choice", message=[{"text": "I look."}, *calls])]),
+        *tool_spans(),
+        otel_span(
+            5,
+            "chat",
+            chat,
+            events=[asked, said, event("tool.message", content=told), event("choice", message=[{"text": ANSWER}])],
+        ),
+    ]
+
+
 def flattened(prefix: str, tree: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(tree, dict | list):
         for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
@@ -328,6 +354,23 @@ def langchain_runs() -> Records:
     ]
 
 
+def responses_observations() -> Records:
+    """A client of OpenAI's Responses: items instead of messages."""
+    calls = [
+        {"type": "function_call", "call_id": id, "name": name, "arguments": json.dumps(given)}
+        for id, name, given in CALLS
+    ]
+    told = [{"type": "function_call_output", "call_id": c[0], "output": r} for c, r in zip(CALLS, RESULTS, strict=True)]
+    say = {"type": "message", "role": "assistant"}
+    said = say | {"content": [{"type": "output_text", "text": "I look."}]}
+    final = say | {"content": [{"type": "output_text", "text": ANSWER}]}
+    user = {"role": "user", "content": ASK}
+    rows = observations()
+    rows[0] |= {"input": [user], "output": [{"type": "reasoning", "summary": []}, said, *calls]}
+    rows[3] |= {"input": [user, said, *calls, *told], "output": [final]}
+    return rows
+
+
 def nested_runs() -> Records:
     root, *children = langchain_runs()
     return [root | {"child_runs": children}]
@@ -340,6 +383,7 @@ FORMS: dict[str, Callable[[], Records]] = {
     "otlp structured": lambda: otlp(generative(lambda value: value)),
     "otel events": older_events,
     "openllmetry": openllmetry,
+    "strands": strands,
     "openinference": lambda: openinference(lambda name, messages: dict(flattened(name, messages))),
     "openinference otlp": lambda: otlp(openinference(lambda name, messages: dict(flattened(name, messages)))),
     "phoenix rows": phoenix_rows,
@@ -347,6 +391,7 @@ FORMS: dict[str, Callable[[], Records]] = {
     "langfuse trace": langfuse_trace,
     "langfuse download": lambda: [{"trace": {"id": "t-1"}, "observations": observations()}],
     "langfuse rows": langfuse_rows,
+    "langfuse responses": responses_observations,
     "langsmith": langchain_runs,
     "langsmith nested": nested_runs,
 }

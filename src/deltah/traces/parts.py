@@ -21,6 +21,7 @@ _KINDS: Final = (
     | dict.fromkeys(("server_tool_call", "functionCall", "function_call"), "call")
     | dict.fromkeys(("tool_result", "tool-result", "toolResult", "tool_call_response", "tool_response"), "result")
     | dict.fromkeys(("server_tool_call_response", "functionResponse", "function_response"), "result")
+    | {"function_call_output": "result"}
 )
 """What a part of each type holds. Bedrock's and Gemini's parts have no type: their one key is the name, over fields."""
 _CALL_ID: Final = ("id", "call_id", "tool_call_id", "toolCallId", "toolUseId")
@@ -28,7 +29,7 @@ _NAME: Final = ("name", "tool_name", "toolName")
 _ARGUMENTS: Final = ("arguments", "input", "args", "server_tool_call")
 _RESULT_ID: Final = ("tool_use_id", "tool_call_id", "call_id", "toolCallId", "toolUseId", "id")
 _RESULT: Final = ("content", "output", "response", "result", "server_tool_call_response")
-_THOUGHT: Final = ("thinking", "reasoning", "reasoningText", "text", "content")
+_THOUGHT: Final = ("thinking", "reasoning", "reasoningText", "text", "content", "summary")
 _MEDIA: Final = frozenset(("image", "image_url", "input_image", "image-data", "audio", "input_audio", "video")) | {
     "media", "document", "file", "file-data", "blob", "uri", "resource", "resource_link",
 }  # fmt: skip
@@ -162,6 +163,8 @@ def _plain(part: Any) -> Any:
 
 def _thought(fields: Mapping[str, Any]) -> str:
     text = first_of(fields, _THOUGHT)
+    if isinstance(text, list):
+        return "".join(map(_thought, objects(text)))
     return _thought(text) if isinstance(text, Mapping) else text if isinstance(text, str) else ""
 
 
@@ -199,18 +202,39 @@ def _has_failed(fields: Mapping[str, Any]) -> bool:
 def _raw_messages(given: Any, role: str) -> list[Message]:
     if given is None or given == "":
         return []
-    if isinstance(given, list) and not any(_opened(item) or _is_shown(item) for item in given):
-        return [message for item in given for message in _raw_messages(item, role)]
+    if isinstance(given, list) and not _are_parts(given):
+        said = [message for item in given for message in _raw_messages(item, role)]
+        return _by_turn(said) if any(map(_opened, given)) else said
+    kind, _ = _opened(given) or ("", {})
+    if kind:  # an item of OpenAI's Responses
+        return [Message(role="tool" if kind == "result" else "assistant", content=[given])]
     if not isinstance(given, Mapping):
         return [Message(role=role, content=given)]
     fields, said_role = _fields(given)
     if said_role is None and isinstance(fields.get("content"), Mapping):
         return _raw_messages(fields["content"], role)
     if said_role is None:
-        for name in ("messages", "message", "input", "output", "candidates", "prompts", "prompt"):
+        for name in ("messages", "message", "input", "output", "candidates", "contents", "prompts", "prompt"):
             if isinstance(fields.get(name), list | dict | str):
                 return _raw_messages(fields[name], role)
     return [_message(fields, said_role or role)]
+
+
+def _are_parts(given: list[Any]) -> bool:
+    """Whether a list is the content of one message."""
+    return any(_opened(item) or _is_shown(item) for item in given) and not any(map(is_message, given))
+
+
+def _by_turn(said: Sequence[Message]) -> list[Message]:
+    """Messages of which those of one turn, which Responses keep as separate items, are one."""
+    turns = list[Message]()
+    for message in said:
+        if turns and message.role == turns[-1].role == "assistant":
+            as_parts = [c if isinstance(c, list) else [{"text": c}] for c in (turns[-1].content, message.content) if c]
+            turns[-1] = msgspec.structs.replace(turns[-1], content=[part for parts in as_parts for part in parts])
+        else:
+            turns.append(message)
+    return turns
 
 
 def _fields(given: Mapping[str, Any]) -> tuple[Mapping[str, Any], str | None]:
@@ -236,6 +260,8 @@ def _speaker(name: Any) -> str | None:
 
 def _message(fields: Mapping[str, Any], role: str) -> Message:
     content = next((fields[name] for name in ("content", "parts", "contents", "text") if fields.get(name)), None)
+    if isinstance(content, str) and content.startswith("[{"):
+        content = _parts_in(content)
     if isinstance(content, list):
         content = [_plain(p.get("message_content", p)) if isinstance(p, Mapping) else p for p in content]
     beside = fields.get("additional_kwargs")
@@ -253,6 +279,15 @@ def _message(fields: Mapping[str, Any], role: str) -> Message:
         reasoning_content=thought if isinstance(thought, str) else None,
         tool_calls=calls or None,
     )
+
+
+def _parts_in(text: str) -> Any:
+    """The parts that a text holds as JSON; any other text as it is."""
+    try:
+        parts = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        return text
+    return parts if all(_opened(part) or _is_shown(part) for part in parts) else text
 
 
 def _logprobs(facts: Mapping[str, Any], said: Any) -> LogprobsBlock | None:

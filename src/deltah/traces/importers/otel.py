@@ -31,10 +31,16 @@ _SIGN: Final = re.compile(
 _MODEL_RUNS: Final = ("chat", "text_completion", "generate_content", "completion", "invoke_agent")
 _TOOL_NAME: Final = ("gen_ai.tool.name", "ai.toolCall.name")
 _CALL_ID: Final = ("gen_ai.tool.call.id", "ai.toolCall.id")
-_ARGUMENTS: Final = ("gen_ai.tool.call.arguments", "tool_arguments", "ai.toolCall.args", "traceloop.entity.input")
-_RESULT: Final = ("gen_ai.tool.call.result", "tool_response", "ai.toolCall.result", "traceloop.entity.output")
-_INPUT: Final = ("gen_ai.input.messages", "gen_ai.prompt", "ai.prompt.messages")
-_OUTPUT: Final = ("gen_ai.output.messages", "gen_ai.completion")
+_ARGUMENTS: Final = (
+    *("gen_ai.tool.call.arguments", "tool_arguments", "ai.toolCall.args", "traceloop.entity.input"),
+    "gcp.vertex.agent.tool_call_args",
+)
+_RESULT: Final = (
+    *("gen_ai.tool.call.result", "tool_response", "ai.toolCall.result", "traceloop.entity.output"),
+    "gcp.vertex.agent.tool_response",
+)
+_INPUT: Final = ("gen_ai.input.messages", "gen_ai.prompt", "ai.prompt.messages", "gcp.vertex.agent.llm_request")
+_OUTPUT: Final = ("gen_ai.output.messages", "gen_ai.completion", "gcp.vertex.agent.llm_response")
 _MODEL: Final = ("gen_ai.response.model", "gen_ai.request.model", "ai.model.id")
 _SESSION: Final = ("gen_ai.conversation.id", "session.id", "langfuse.session.id")
 
