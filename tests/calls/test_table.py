@@ -195,13 +195,27 @@ def test_the_number_of_processes_changes_nothing(folder: Path) -> None:
     names = [row[0] for row in one.sql("SELECT trajectory FROM trajectories").fetchall()]
     assert names == [t.id for i in (0, 40, 80) for t in trajectories(i, 40)]
     assert one.sql("SELECT count(DISTINCT key) FROM trajectories").fetchall() == [(120,)]
+    files = one.sql("SELECT file, count(*) FROM trajectories GROUP BY file ORDER BY file").fetchall()
+    assert files == [(str(path), 40) for path in sorted(folder.iterdir())]
+
+
+def test_calls_joined_over_files_have_the_first_as_theirs(tmp_path: Path) -> None:
+    def api_call(*history: str) -> str:
+        spoken = [{"role": "user" if i % 2 == 0 else "assistant", "content": said} for i, said in enumerate(history)]
+        reply = {"choices": [{"message": {"role": "assistant", "content": f"{history[-1]}!"}}]}
+        return json.dumps({"request": {"messages": spoken}, "response": reply}) + "\n"
+
+    (tmp_path / "1.jsonl").write_text(api_call("One?"))
+    (tmp_path / "2.jsonl").write_text(api_call("One?", "One?!", "Two?") + api_call("Three?"))
+    found = read_calls(tmp_path).sql("SELECT question, file FROM trajectories ORDER BY question").fetchall()
+    assert found == [("One?", str(tmp_path / "1.jsonl")), ("Three?", str(tmp_path / "2.jsonl"))]
 
 
 def test_a_log_gives_the_rows_of_its_trajectories(folder: Path) -> None:
     listed = [t for i in (0, 40, 80) for t in trajectories(i, 40)]
     found, expected = read_calls(folder), CallTable.of(listed)
     for name in TABLES:
-        query = f"SELECT * EXCLUDE (key) FROM {name}"
+        query = f"SELECT * EXCLUDE (key, file) FROM {name}"
         assert found.sql(query).fetchall() == expected.sql(query).fetchall()
 
 

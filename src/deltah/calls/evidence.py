@@ -29,8 +29,6 @@ MAX_QUERY_CHARS: Final = 2000
 """A longer query is compared as a whole only, not word by word."""
 MAX_CODE_CHARS: Final = 50_000
 """Longer code is compared exactly only."""
-
-
 _ACTION_KEYS: Final = ("action", "command", "operation", "op", "method", "mode")
 """Arguments that name an action."""
 _WORDS: Final[dict[str, dict[str, Any]]] = tomllib.loads(Path(__file__).with_name("words.toml").read_text("utf-8"))

@@ -70,8 +70,8 @@ _CALLS: Final = (
     Column("result_chars", "BIGINT", "Length of the result", "characters"),
     Column("own_tokens", "DOUBLE", "Tokens that spell this call, see `tokens_estimated`", "tokens"),
     Column("result_tokens", "DOUBLE", "Tokens of its result, see `tokens_estimated`", "tokens"),
-    Column("prompt_tokens", "DOUBLE", "Tokens of both, once for every later request that reads them", "tokens"),
-    Column("repeated_prompt_tokens", "DOUBLE", "Those of them that an earlier request had read", "tokens"),
+    Column("prompt_tokens", "DOUBLE", "Tokens of call and result, for every later request that reads them", "tokens"),
+    Column("repeated_prompt_tokens", "DOUBLE", "Those of `prompt_tokens` that an earlier request had read", "tokens"),
     Column("tokens_estimated", "BOOLEAN", "Whether a count is estimated at 4 characters per token"),
 )
 _TRAJECTORIES: Final = (
@@ -100,6 +100,7 @@ _SHARED: Final = (
     Column("model", "VARCHAR", "Name of the model"),
     Column("group_id", "VARCHAR", "Rollouts of one prompt under one policy share it"),
     Column("cluster", "VARCHAR", "The question that bootstrap intervals resample: a task id, a text or an id"),
+    Column("file", "VARCHAR", "File of the log, the first of a joined trajectory; null: not from `read_calls`"),
     Column("key", "BIGINT", "Key of the trajectory, joins both tables; rises in the order of the log"),
 )
 TABLES: Final = {"calls": (*_IDS, *_CALLS, *_SHARED), "trajectories": (*_IDS, *_TRAJECTORIES, *_SHARED)}
@@ -120,6 +121,7 @@ def rows_of(
     key: int = 0,
     matched: bool = False,
     cluster: str = "task_id",
+    file: str | None = None,
 ) -> tuple[Row, list[Row]]:
     """Row of a trajectory and rows of its calls, as of `CallTable.add`; without `waste` nobody looked for it."""
     n = trajectory.n_calls
@@ -137,6 +139,7 @@ def rows_of(
         "signal": signal and signal.name,
         "unit": signal and signal.unit,
         "cluster": ":".join(cluster_key(trajectory, cluster)),
+        "file": file,
         "key": key,
     }
     tokens = [] if signal is None else [n for n in signal.segment_tokens.tolist() if n]

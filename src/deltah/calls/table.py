@@ -1,7 +1,7 @@
 """The table of calls: one row per call in `calls`, one row per trajectory in `trajectories`, both in one database.
 
     table = deltah.read_calls("logs/")
-    table.df()                                                          # one row a call, as a pandas data frame
+    table.df()                                                          # one row per call, as a pandas data frame
     table.sql("SELECT tool, avg(value) FROM calls GROUP BY tool").show()
     table.sql("SELECT c.* FROM calls c JOIN trajectories t USING (key) WHERE t.margin = 0")
 
@@ -35,7 +35,7 @@ from deltah.errors import ConfigError, DataError, InvalidValueError, MissingDepe
 from deltah.runs import signal_of
 from deltah.traces.files import STDIN
 from deltah.traces.parquet import OPTIONAL
-from deltah.traces.reader import Paths, ReadOptions, TraceReader
+from deltah.traces.reader import Paths, ReadCounts, ReadOptions, TraceReader
 
 if TYPE_CHECKING:
     import duckdb
@@ -326,7 +326,7 @@ def read_calls(  # noqa: PLR0913 - the options of `deltah score`
         strict: Stop at the first record that cannot be read, instead of counting it in `log.reader.problems`.
         waste: Whether to look for waste in the text; without, scoring is faster.
         costs: Prices, for the column `cost`.
-        workers: Processes; None: one per core. More than one need a guarded main module (`multiprocessing`, "spawn").
+        workers: Processes; None: one per core, at most 8. Several need a guarded main (`multiprocessing`, "spawn").
         watch: Called with the number of trajectories read so far.
 
     Returns:
@@ -351,14 +351,13 @@ def read_calls(  # noqa: PLR0913 - the options of `deltah score`
 
 
 def _score_file(
-    config: SignalConfig, answers: Answers, waste: bool, folder: str, number: int, trajectories: Iterable[Trajectory]
+    config: SignalConfig, answers: Answers, waste: bool, folder: str, read: ReadCounts, found: Iterable[Trajectory]
 ) -> RowFiles:
     """Write the rows of one file of a log, in any process."""
-    writer = RowWriter(folder, number * _FILE_KEYS)
-    for read in trajectories:
-        trajectory, matched = answers.apply(read)
-        found = waste_of_calls(trajectory) if waste else None
-        writer.add(trajectory, score_measured(trajectory, config), found, matched=matched)
+    writer = RowWriter(folder, read.number * _FILE_KEYS)
+    for trajectory, matched in map(answers.apply, found):
+        classes = waste_of_calls(trajectory) if waste else None
+        writer.add(trajectory, score_measured(trajectory, config), classes, matched=matched, file=read.file)
     return writer.take()
 
 

@@ -36,8 +36,7 @@ from deltah.core import metrics
 from deltah.errors import DataError
 from deltah.stats.bootstrap import Cell
 from deltah.stats.summary import DEMO_COLUMNS, Statistics, table
-from deltah.text_format import agreeing, count
-from deltah.text_format import inert as inert
+from deltah.text_format import agreeing, count, inert
 
 LINE_EVERY_S: Final = 10.0
 READ_AFTER_S: Final = 1.0
@@ -46,8 +45,6 @@ _READ_EVERY_S: Final = 0.1
 TITLE_WIDTH: Final = 12
 """Longest line of a column title, in characters."""
 _MAX_PROBLEMS: Final = 20
-_SPEED_OVER_S: Final = 300.0
-"""Window of the speed that the time left is estimated from, in seconds."""
 
 Report = Callable[..., None]
 """Called with (done, total), and with the latest metrics where there are any."""
@@ -116,7 +113,7 @@ def display(*, hidden: bool = False, transient: bool = False) -> Iterator[Displa
         console=console,
         disable=hidden or lines,
         transient=transient,
-        speed_estimate_period=_SPEED_OVER_S,
+        speed_estimate_period=300.0,
     ) as progress:
         shown = Display(progress, partial(print, end="", file=sys.stderr, flush=True) if lines else None)
         try:

@@ -239,13 +239,9 @@ def _ids(ids: list[int], segments: Sequence[Segment]) -> list[int]:
     return [i for s in segments for i in ids[s.start : s.stop]]
 
 
-def _next_turn(following: Sequence[Segment]) -> list[Segment]:
-    return [s for s in following if s.turn == following[0].turn]
-
-
 def _token_segment(ids: Sequence[int], following: Sequence[Segment]) -> TokenContinuation | None:
     """Tokens of the next turn up to its last reasoning, with the reasoning in focus."""
-    spoken = _without_end(_next_turn(following))
+    spoken = _without_end([s for s in following if s.turn == following[0].turn])
     if not spoken:
         return None
     focus = tuple(s.kind is SegmentKind.REASONING for s in spoken for _ in range(s.n_tokens))
@@ -289,7 +285,8 @@ def _before_call(turn: Sequence[Segment]) -> Sequence[Segment]:
 
 def _text_segment(trajectory: Trajectory, turn: int) -> TextContinuation | None:
     """Text of the next turn before its call."""
-    own = _next_turn([s for s in trajectory.segments if s.kind.sampled and s.turn > turn])
+    following = [s for s in trajectory.segments if s.kind.sampled and s.turn > turn]
+    own = [s for s in following if s.turn == following[0].turn]
     spoken = [trajectory.segment_text(s) or "" for s in _without_end(_before_call(own))]
     text = ("" if any(s.n_tokens for s in own) else PARAGRAPH).join(spoken)
     return TextContinuation(text=text) if text.strip() else None
