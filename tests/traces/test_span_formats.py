@@ -535,15 +535,15 @@ def test_one_conversation_over_two_traces_is_joined_by_its_session(tmp_path: Pat
     assert (found.id, found.prediction, len(found.calls)) == ("s-1", "At noon.", 2)
 
 
-def test_traces_outgrow_the_memory_that_is_allowed(tmp_path: Path) -> None:
+def test_traces_outgrow_the_memory_that_is_allowed() -> None:
     from deltah.traces.files import Position
     from deltah.traces.spans import Span, SpanBuffer
 
-    buffer = SpanBuffer(max_bytes=3000)
-    given = [Span(trace=f"t{i // 2}", id=str(i), input="x" * 400) for i in range(10)]
-    out = [trace for span in given for trace in buffer.add([span], Position("f", 1))]
-    assert [trace.spans[0].trace for trace in [*out, *buffer.finish()]] == ["t0", "t1", "t2", "t3", "t4"]
-    assert out
+    buffer = SpanBuffer(lambda where, reason: pytest.fail(reason), max_bytes=3000)
+    given = [Span(trace=f"t{i // 2}", id=str(i), kind="tool", name="x", input="x" * 400) for i in range(10)]
+    out = [one.facts.id for span in given for one in buffer.add([span], Position("f", 1))]
+    assert out[:2] == ["t0", "t1"]
+    assert [*out, *(one.facts.id for one in buffer.finish())] == ["t0", "t1", "t2", "t3", "t4"]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from deltah.traces.importers.openai_chat import read_call
 from deltah.traces.importing import IMPORTERS, NOT_JSON, Imported, RecordContext, detect, import_record
 from deltah.traces.joining import ChunkBuffer, Joiner
 from deltah.traces.parquet import holds_traces, read_parquet
-from deltah.traces.spans import SpanBuffer, Trace, conversations
+from deltah.traces.spans import SpanBuffer
 from deltah.traces.wrapping import is_foreign, unwrapped
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -280,10 +280,8 @@ class Reading:
         self._format = self._given
         try:
             with opened(source.path) as raw:
-                if is_table(source.path, raw) and holds_traces(source.path):
-                    yield from self._table(source)
-                else:
-                    yield from self._records(source, records(source.path, raw))
+                is_ours = is_table(source.path, raw) and holds_traces(source.path)
+                yield from self._table(source) if is_ours else self._records(source, records(source.path, raw))
         except OSError as error:  # it was there when the reading began
             self._report(Position(source.path, 1), f"{error}; the file is lost")
 
@@ -296,8 +294,8 @@ class Reading:
                 self._report(self._end, str(error))
             else:
                 yield from self._join(call)
-        if self._spans is not None:
-            yield from self._traces(self._spans.finish())
+        for one in () if self._spans is None else self._spans.finish():
+            yield from self._join(one)
         if self._joiner is not None:
             yield from self._build(self._joiner.finish())
             self.counts.n_unjoined += self._joiner.n_unjoined
@@ -328,7 +326,6 @@ class Reading:
                 return
 
     def _record(self, line: Line, where: Position, *, inside: bool = False) -> Iterator[Trajectory]:
-        """Trajectories of one record, or of those inside it."""
         try:
             yield from self._imported(self._import(line, where), where)
         except ConfigError:
@@ -336,7 +333,7 @@ class Reading:
         except DeltahError as error:
             records = unwrapped(line.data) if not inside and self._given is None else []
             for part, data in enumerate(records, start=1):
-                there = where if len(records) == 1 else where._replace(part=part)
+                there = where._replace(part=part if len(records) > 1 else None)
                 yield from self._record(replace(line, data=data), there, inside=True)
             if not records:
                 cut_off = not line.complete and str(error).startswith(NOT_JSON)
@@ -366,23 +363,19 @@ class Reading:
         elif self._alone and (not isinstance(record, ApiCall) or self._joiner is not None):
             self.needs_others = True
         elif isinstance(record, list):
-            self._spans = self._spans or SpanBuffer()
-            yield from self._traces(self._spans.add(record, where))
+            self._spans = self._spans or SpanBuffer(self._report)
+            for one in self._spans.add(record, where):
+                yield from self._join(one)
         elif isinstance(record, ApiCall):
             yield from self._join(record)
         elif (stream := self._chunks.add(record, where)) is not None:
             yield from self._join(read_call(stream.line(), stream.where))
 
-    def _traces(self, traces: Iterable[Trace]) -> Iterator[Trajectory]:
-        for trace in traces:
-            try:
-                for one in conversations(trace):
-                    yield from self._join(one) if isinstance(one, ApiCall) else self._build([one])
-            except DataError as error:
-                self._report(trace.where, str(error))
-
-    def _join(self, call: ApiCall) -> Iterator[Trajectory]:
-        yield from self._build((call.alone(),) if self._joiner is None else self._joiner.add(call))
+    def _join(self, one: ApiCall | Conversation) -> Iterator[Trajectory]:
+        if isinstance(one, ApiCall) and self._joiner is not None:
+            yield from self._build(self._joiner.add(one))
+        else:
+            yield from self._build([one.alone() if isinstance(one, ApiCall) else one])
 
     def _build(self, conversations: Iterable[Conversation]) -> Iterator[Trajectory]:
         for one in conversations:

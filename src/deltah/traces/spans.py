@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -83,15 +83,18 @@ class Trace:
 
 
 class SpanBuffer:
-    """Gathers spans by their trace; gives the traces when the log ends, or when all together outgrow `max_bytes`."""
+    """Gathers spans by their trace; gives what traces hold when the log ends, or when they outgrow `max_bytes`.
 
-    def __init__(self, max_bytes: int = MAX_OPEN_BYTES) -> None:
-        self._max_bytes = max_bytes
+    A trace that cannot be read is reported with its place and the reason.
+    """
+
+    def __init__(self, report: Callable[[Position, str], object], max_bytes: int = MAX_OPEN_BYTES) -> None:
+        self._report, self._max_bytes = report, max_bytes
         self._open: OrderedDict[str, Trace] = OrderedDict()
         self._n_bytes = 0
 
-    def add(self, spans: Sequence[Span], where: Position) -> Iterator[Trace]:
-        """Take the spans of a record; yield the traces that waited longest while memory runs short."""
+    def add(self, spans: Sequence[Span], where: Position) -> Iterator[ApiCall | Conversation]:
+        """Take the spans of a record; yield what the traces hold that waited longest, while memory runs short."""
         for span in spans:
             trace = self._open.setdefault(span.trace, Trace(where))
             trace.spans.append(span)
@@ -99,32 +102,24 @@ class SpanBuffer:
             trace.n_bytes += size
             self._n_bytes += size
         while self._n_bytes > self._max_bytes and len(self._open) > 1:
-            yield self._close()
+            yield from self._close()
 
-    def finish(self) -> Iterator[Trace]:
-        """Yield the open traces, in the order they began."""
+    def finish(self) -> Iterator[ApiCall | Conversation]:
+        """Yield what the open traces hold, in the order they began."""
         while self._open:
-            yield self._close()
+            yield from self._close()
 
-    def _close(self) -> Trace:
-        _, trace = self._open.popitem(last=False)
+    def _close(self) -> Iterator[ApiCall | Conversation]:
+        name, trace = self._open.popitem(last=False)
         self._n_bytes -= trace.n_bytes
-        return trace
-
-
-def conversations(trace: Trace) -> list[ApiCall] | list[Conversation]:
-    """API calls of a trace, in order; or its one conversation, where no answer of a model holds a call.
-
-    Raises:
-        DataError: if an answer does not fit, or if models ran and the log holds nothing that they said.
-    """
-    try:
-        return _conversations(trace)
-    except msgspec.ValidationError as error:
-        raise DataError(f"trace {trace.spans[0].trace}: {error}") from error
+        try:
+            yield from _conversations(trace)
+        except (DataError, msgspec.ValidationError) as error:
+            self._report(trace.where, f"trace {name}: {error}")
 
 
 def _conversations(trace: Trace) -> list[ApiCall] | list[Conversation]:
+    """API calls of a trace, in order; or its one conversation, where no answer of a model holds a call."""
     by_id = {span.id: _settled(span) for span in trace.spans}
     ordered = sorted(by_id.values(), key=lambda span: (math.isnan(span.started_at), span.started_at))
     models = _innermost([span for span in ordered if span.kind == "llm"], by_id)
@@ -139,7 +134,7 @@ def _conversations(trace: Trace) -> list[ApiCall] | list[Conversation]:
         return [_timeline(models, tools, whole, trace.where)]
     if models and not any(map(_said, replies.values())) and not any(span.error for span in models):
         raise DataError(
-            f"trace {whole.trace}: requests to a model without messages; let the instrumentation capture contents "
+            "requests to a model without messages; let the instrumentation capture contents "
             "(OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=true), or export inputs and outputs"
         )
     open_runs, runs, found = list(tools), dict[str, Span](), list[ApiCall]()
