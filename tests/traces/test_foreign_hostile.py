@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import deltah
+from deltah.traces.parts import json_value
 from deltah.traces.record import encode
-from deltah.traces.wrapping import json_value
 
 from .test_anthropic import TIDE, answer, as_text, events, result, said, session, text
 from .test_importers_hostile import VALUES

@@ -241,9 +241,8 @@ def _fields(given: Mapping[str, Any]) -> tuple[Mapping[str, Any], str | None]:
     """Fields of a message and its role; LangChain's and OpenInference's stand one level deeper."""
     kind = given.get("type")
     if given.get("lc") == 1 and isinstance(given.get("kwargs"), Mapping):
-        return given["kwargs"], _speaker(given["kwargs"].get("type")) or _speaker(
-            [given.get("id"), *(given["id"] if isinstance(given.get("id"), list) else [])][-1]
-        )
+        path = given.get("id")
+        return given["kwargs"], _speaker(path[-1] if isinstance(path, list) and path else None)
     if isinstance(given.get("data"), Mapping) and _speaker(kind) is not None:
         return given["data"], _speaker(kind)
     if isinstance(given.get("message"), Mapping) and "role" in given["message"]:
@@ -260,8 +259,9 @@ def _speaker(name: Any) -> str | None:
 
 def _message(fields: Mapping[str, Any], role: str) -> Message:
     content = next((fields[name] for name in ("content", "parts", "contents", "text") if fields.get(name)), None)
-    if isinstance(content, str) and content.startswith("[{"):
-        content = _parts_in(content)
+    written = json_value(content) if isinstance(content, str) else None
+    if isinstance(written, list) and written and all(_opened(part) or _is_shown(part) for part in written):
+        content = written  # parts as text
     if isinstance(content, list):
         content = [_plain(p.get("message_content", p)) if isinstance(p, Mapping) else p for p in content]
     beside = fields.get("additional_kwargs")
@@ -281,15 +281,6 @@ def _message(fields: Mapping[str, Any], role: str) -> Message:
     )
 
 
-def _parts_in(text: str) -> Any:
-    """The parts that a text holds as JSON; any other text as it is."""
-    try:
-        parts = msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
-        return text
-    return parts if all(_opened(part) or _is_shown(part) for part in parts) else text
-
-
 def _logprobs(facts: Mapping[str, Any], said: Any) -> LogprobsBlock | None:
     """The block that LangChain keeps beside a generation, or in its message's `response_metadata`."""
     message = _fields(said)[0] if isinstance(said, Mapping) else {}
@@ -297,6 +288,17 @@ def _logprobs(facts: Mapping[str, Any], said: Any) -> LogprobsBlock | None:
         if isinstance(place, Mapping) and isinstance(place.get("logprobs"), Mapping):
             return msgspec.convert(place["logprobs"], LogprobsBlock, strict=False)
     return None
+
+
+def json_value(value: Any) -> Any:
+    """The object or list that a text holds as JSON; any other value as it is."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("{", "["):
+        return value
+    try:
+        found = msgspec.json.decode(value)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        return value
+    return found
 
 
 def objects(given: Any) -> list[Mapping[str, Any]]:

@@ -27,8 +27,7 @@ from deltah.traces.conversation import COST, ApiCall, Conversation, Facts, Logge
 from deltah.traces.files import Position
 from deltah.traces.importers.openai_chat import read_call
 from deltah.traces.openai_schema import ChatLine, FunctionCall, Message, MessageToolCall, Request, Response
-from deltah.traces.parts import expand, result_text, to_messages, to_response, tool_message
-from deltah.traces.wrapping import json_value
+from deltah.traces.parts import expand, json_value, result_text, to_messages, to_response, tool_message
 
 UNCLAIMED: Final = "tool_spans_without_call"
 """Metadata key: runs of tools in a trace that no call of its models accounts for."""

@@ -14,7 +14,7 @@ import msgspec
 from deltah.errors import DataError
 from deltah.traces.files import Line, base_name
 from deltah.traces.importing import finite, recognise
-from deltah.traces.parts import first_of, is_message, to_messages, to_response
+from deltah.traces.parts import first_of, is_message, json_value, to_messages, to_response
 
 _ANY: Final = msgspec.json.Decoder(Any)
 _REQUESTS: Final = ("request", "input", "inputs", "request_body", "requestBody", "req", "prompt")
@@ -118,17 +118,6 @@ def _plain(messages: list[Any]) -> list[Any]:
 def _is_known(record: dict[str, Any]) -> bool:
     """Whether an importer may read a record."""
     return recognise(msgspec.json.encode(record)) is not None
-
-
-def json_value(value: Any) -> Any:
-    """The object or list that a text holds as JSON; any other value as it is."""
-    if not isinstance(value, str) or value.lstrip()[:1] not in ("{", "["):
-        return value
-    try:
-        found = _ANY.decode(value)
-    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
-        return value
-    return found
 
 
 def number(value: Any) -> float | None:

@@ -75,7 +75,8 @@ def _with_system(body: dict[str, Any]) -> dict[str, Any]:
 
 def _response(given: Any) -> Response:
     """A response in OpenAI's shape."""
-    given = _events(given) if isinstance(given, str) else given
+    if isinstance(given, str):
+        given = [decode_line(line[5:].encode(), _ANY) for line in given.splitlines() if line.startswith("data:")]
     whole = _assembled(msgspec.convert(given, list[Event])) if isinstance(given, list) else given
     for name in ("body", "message"):
         whole = whole[name] if isinstance(whole, dict) and isinstance(whole.get(name), dict) else whole
@@ -87,13 +88,6 @@ def _response(given: Any) -> Response:
     cut = str(whole.get("stop_reason")) in ("max_tokens", "model_context_window_exceeded")
     choice = Choice(message=Message("assistant", content=whole["content"]), finish_reason="length" if cut else None)
     return msgspec.convert({"id": whole.get("id"), "model": whole.get("model"), "choices": [choice]}, Response)
-
-
-def _events(text: str) -> Any:
-    """What a text holds: the events of a stream, or a message."""
-    events = [line.removeprefix("data:") for line in text.splitlines() if line.startswith("data:")]
-    whole: Any = [decode_line(event.encode(), _ANY) for event in events]
-    return whole or decode_line(text.encode(), _ANY)
 
 
 def _assembled(events: Sequence[Event]) -> dict[str, Any]:

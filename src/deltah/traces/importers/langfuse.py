@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from deltah.errors import DataError
 from deltah.traces.importing import IMPORTERS, RecordContext, epoch_seconds, outcome_of, scalars
-from deltah.traces.parts import first_of, objects
+from deltah.traces.parts import first_of, json_value, objects
 from deltah.traces.spans import Span
-from deltah.traces.wrapping import json_value, number
+from deltah.traces.wrapping import number
 
 _SIGN: Final = re.compile(
     rb'"(?:parentObservationId|parent_observation_id|observations|providedModelName|provided_model_name)"\s*:'

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from deltah.traces.importing import finite
-from deltah.traces.parts import first_of
-from deltah.traces.wrapping import json_value, tree_of, unflattened
+from deltah.traces.parts import first_of, json_value
+from deltah.traces.wrapping import tree_of, unflattened
 
 KIND: Final = "openinference.span.kind"
 """Attribute that every span of OpenInference has."""

@@ -14,9 +14,9 @@ from typing import Any, Final
 from deltah.errors import DataError
 from deltah.traces.importers import openinference
 from deltah.traces.importing import IMPORTERS, RecordContext, epoch_seconds, finite, seconds
-from deltah.traces.parts import first_of, objects
+from deltah.traces.parts import first_of, json_value, objects
 from deltah.traces.spans import Span
-from deltah.traces.wrapping import json_value, unflattened
+from deltah.traces.wrapping import unflattened
 
 _TRACE: Final = ("traceId", "trace_id", "traceID", "context.trace_id")
 _SPAN: Final = ("spanId", "span_id", "spanID", "context.span_id", "id")
