@@ -70,7 +70,7 @@ def read_call(log: ChatLine, where: Position) -> ApiCall:
     if choice.message is None:
         raise DataError("field response.choices[0].message: missing; expected a whole response or its chunks")
     block = choice.message.logprobs if choice.logprobs is None else choice.logprobs
-    first, *after = _expanded(choice.message)
+    first, after = _expanded(choice.message)
     reply = LoggedMessage(first, pack(block, choice.token_ids))
     request = _request(log)
     history = request.messages if request is not None else log.messages or []
@@ -113,19 +113,21 @@ def _said(messages: Sequence[Message]) -> list[LoggedMessage]:
     said = list[LoggedMessage]()
     for message in messages:
         tokens = pack(message.logprobs) if message.role == "assistant" else NO_TOKENS
-        first, *more = _expanded(message)
-        said += [LoggedMessage(first, tokens), *map(LoggedMessage, more)]
+        first, more = _expanded(message)
+        said.append(LoggedMessage(first, tokens))
+        said += map(LoggedMessage, more)
     return said
 
 
-def _expanded(message: Message) -> list[Message]:
-    """One or more messages without logprobs, of which the first has the same role."""
+def _expanded(message: Message) -> tuple[Message, Sequence[Message]]:
+    """A message without logprobs, and those that its parts make after it; an assistant's comes first."""
     message.logprobs = None
     if not isinstance(message.content, list):
-        return [message]
+        return message, ()
     said = expand(message)
-    headless = not said or message.role == "assistant" != said[0].role
-    return [Message(message.role), *said] if headless else said
+    if not said or message.role == "assistant" != said[0].role:
+        return Message(message.role), said
+    return said[0], said[1:]
 
 
 def _request(log: ChatLine) -> Request | None:
