@@ -31,6 +31,9 @@ DAMAGE: Final = (EOFError, gzip.BadGzipFile, zlib.error, zstd.ZstdError)
 BUFFER_BYTES: Final = 2**18
 """Of a stream whose lines are long."""
 _BOM = b"\xef\xbb\xbf"
+_UTF16 = dict.fromkeys((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-16") | {
+    bracket.encode(encoding): encoding for bracket in "{[" for encoding in ("utf-16-le", "utf-16-be")
+}
 _GZIP_MAGIC, _ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
@@ -58,10 +61,11 @@ def decompressed(raw: io.BufferedReader) -> io.BufferedReader:
 
 
 def as_utf8(stream: io.BufferedReader) -> io.BufferedReader:
-    """Lines of a text in UTF-8, also where a byte order mark says that it is UTF-16."""
-    if stream.peek(2)[:2] not in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+    """Lines of a text in UTF-8, also where it begins with a byte order mark or a bracket in UTF-16."""
+    encoding = _UTF16.get(stream.peek(2)[:2])
+    if encoding is None:
         return stream
-    return io.BufferedReader(_Recoded(io.TextIOWrapper(stream, "utf-16", errors="replace", newline="")), BUFFER_BYTES)
+    return io.BufferedReader(_Recoded(io.TextIOWrapper(stream, encoding, errors="replace", newline="")), BUFFER_BYTES)
 
 
 class _Recoded(io.RawIOBase):

@@ -55,6 +55,8 @@ CALLS: dict[str, Callable[[Any, Any], Any]] = {
     "input and output": lambda asked, answered: {"name": "n", "input": asked, "output": answered},
     "inputs and outputs as text": lambda a, b: {"inputs": text(a), "outputs": text(b), "start": 3},
     "input of messages": lambda asked, answered: {"input": asked["messages"], "output": answered},
+    "payloads": lambda a, b: {"llm_request_payload": text(a), "llm_response_payload": text(b)},
+    "bedrock's log": lambda a, b: {"schemaType": "x", "input": {"inputBodyJson": a}, "output": {"outputBodyJson": b}},
     "request_body": lambda asked, answered: {"request_body": asked, "response_body": answered, "status": 200},
     "payload": lambda a, b: {"severity": "INFO", "jsonPayload": {"request": a, "response": b}},
 }
@@ -103,6 +105,23 @@ def test_a_byte_order_mark_names_the_encoding(tmp_path: Path, encoding: str) -> 
     lines = [text({"messages": CONVERSATION}), json.dumps({"messages": CONVERSATION}, ensure_ascii=False)]
     data = ("\ufeff" + "\r\n".join(lines)).encode(encoding)
     assert values(tmp_path / "a.jsonl", data) == pytest.approx([DELTA, DELTA])
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_needs_no_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    assert values(tmp_path / "a.jsonl", text({"messages": CONVERSATION}).encode(encoding)) == pytest.approx([DELTA])
+
+
+def test_a_failed_request_is_not_read_as_a_conversation(tmp_path: Path) -> None:
+    """Its history may hold earlier answers, but they are of other requests."""
+    path = tmp_path / "a.jsonl"
+    (_, (asked, _)) = exchanges()
+    path.write_text(text({"request": asked, "response": {"error": {"message": "overloaded"}}}), encoding="utf-8")
+    reader = deltah.read_traces(path)
+    assert not list(reader)
+    assert "it holds an error" in reader.problems[0].reason
+    path.write_text(text({"input": asked, "output": None}), encoding="utf-8")
+    assert not list(deltah.read_traces(path))
 
 
 @pytest.mark.parametrize("indent", [None, 2])

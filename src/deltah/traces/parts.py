@@ -202,7 +202,7 @@ def _has_failed(fields: Mapping[str, Any]) -> bool:
 def _raw_messages(given: Any, role: str) -> list[Message]:
     if given is None or given == "":
         return []
-    if isinstance(given, list) and not _are_parts(given):
+    if isinstance(given, list) and not are_parts(given):
         said = [message for item in given for message in _raw_messages(item, role)]
         return _by_turn(said) if any(map(_opened, given)) else said
     kind, _ = _opened(given) or ("", {})
@@ -220,7 +220,7 @@ def _raw_messages(given: Any, role: str) -> list[Message]:
     return [_message(fields, said_role or role)]
 
 
-def _are_parts(given: list[Any]) -> bool:
+def are_parts(given: list[Any]) -> bool:
     """Whether a list is the content of one message."""
     return any(_opened(item) or _is_shown(item) for item in given) and not any(map(is_message, given))
 

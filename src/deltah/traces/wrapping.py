@@ -6,6 +6,7 @@ name of a service: what it takes out must be a record of a known format. Importe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -14,13 +15,14 @@ import msgspec
 from deltah.errors import DataError
 from deltah.traces.files import Line, base_name
 from deltah.traces.importing import finite, recognise
-from deltah.traces.parts import first_of, is_message, json_value, to_messages, to_response
+from deltah.traces.parts import are_parts, first_of, is_message, json_value, to_messages, to_response
 
 _ANY: Final = msgspec.json.Decoder(Any)
-_REQUESTS: Final = ("request", "input", "inputs", "request_body", "requestBody", "req", "prompt")
-_RESPONSES: Final = ("response", "output", "outputs", "response_body", "responseBody", "res", "completion")
-_TEXTS: Final = (*_REQUESTS, *_RESPONSES, "body", "messages", "data", "choices", "message", "log", "payload", "event")
-"""Fields whose text may be JSON that a record needs opened."""
+_BODY: Final = "s?(?:_?(?:body|payload|json|data|messages?))*"
+_REQUEST: Final = re.compile(f"(?:llm_?)?(?:request|req|input|prompt){_BODY}", re.IGNORECASE)
+_RESPONSE: Final = re.compile(f"(?:llm_?)?(?:response|res|output|completion|reply){_BODY}", re.IGNORECASE)
+_OTHERS: Final = re.compile("body|messages?|data|choices|log|payload|event|record|text_?payload", re.IGNORECASE)
+"""Further fields whose text may be the JSON of a record."""
 _BESIDE: Final = frozenset((
     "id", "session_id", "conversation_id", "thread_id", "started_at", "duration_s", "model", "vocab_size", "metadata",
     "score", "outcome", "answer", "golden_answers", "logprobs_mode",
@@ -70,7 +72,8 @@ def _inside(value: Any, depth: int) -> Iterator[dict[str, Any]]:
         yield from [one for one in readings if one != value or depth < MAX_DEPTH][:1]
         return
     beside = {name: value for name, value in record.items() if name in _BESIDE}
-    for inner in record.values() if depth else ():
+    answered = any(map(_RESPONSE.fullmatch, record))  # then a request alone is no conversation
+    for inner in (v for key, v in record.items() if depth and not (answered and _REQUEST.fullmatch(key))):
         found = list(_inside(inner, depth - 1)) if isinstance(inner, dict | list) else []
         if found:
             yield from (beside | one for one in found)
@@ -79,17 +82,25 @@ def _inside(value: Any, depth: int) -> Iterator[dict[str, Any]]:
 
 def _opened(record: dict[str, Any]) -> dict[str, Any]:
     """A record with the JSON that its fields, and those of its request and response, hold as text."""
-    opened = {name: json_value(value) if name in _TEXTS else value for name, value in record.items()}
-    for name in ("request", "response"):
-        if isinstance(opened.get(name), dict):
-            opened[name] = {key: json_value(v) if key in _TEXTS else v for key, v in opened[name].items()}
+    opened = _with_values(record)
+    for name, value in opened.items():
+        if isinstance(value, dict) and (_REQUEST.fullmatch(name) or _RESPONSE.fullmatch(name)):
+            inner = _with_values(value)
+            bodies = [v for key, v in inner.items() if key in ("inputBodyJson", "outputBodyJson")]
+            opened[name] = bodies[0] if bodies else inner  # Bedrock's log of invocations
     return opened
+
+
+def _with_values(fields: dict[str, Any]) -> dict[str, Any]:
+    patterns = (_REQUEST, _RESPONSE, _OTHERS)
+    return {key: json_value(v) if any(p.fullmatch(key) for p in patterns) else v for key, v in fields.items()}
 
 
 def _paired(record: dict[str, Any]) -> dict[str, Any] | None:
     """A record as request and response, where it names or spells them otherwise; None where it has none of the two."""
-    asked = next((name for name in _REQUESTS if isinstance(record.get(name), dict | list)), None)
-    answered = next((name for name in _RESPONSES if isinstance(record.get(name), dict | list | str)), None)
+    asked = next((key for key, v in record.items() if _REQUEST.fullmatch(key) and isinstance(v, dict | list)), None)
+    answers = (key for key, v in record.items() if _RESPONSE.fullmatch(key) and v and isinstance(v, dict | list | str))
+    answered = next(answers, None)
     if asked is None or answered is None:
         return None
     given, reply = record[asked], record[answered]
@@ -100,9 +111,16 @@ def _paired(record: dict[str, Any]) -> dict[str, Any] | None:
     beside = {name: value for name, value in record.items() if name not in (asked, answered)}
     if _are_messages(reply):
         return beside | {"messages": [*request["messages"], *_plain(reply)]}
-    if not isinstance(reply, dict) or (not _OWN_SHAPES & reply.keys() and _ANSWERS & reply.keys()):
-        reply = msgspec.to_builtins(to_response(reply))
-    return beside | {"request": request, "response": reply}
+    return beside | {"request": request, "response": _reply(reply)}
+
+
+def _reply(given: Any) -> Any:
+    """A response; one that no importer knows in OpenAI's shape."""
+    if isinstance(given, dict):
+        known = bool(_OWN_SHAPES & given.keys()) or not _ANSWERS & given.keys()
+    else:
+        known = given.startswith(("data:", "event:")) if isinstance(given, str) else not are_parts(given)
+    return given if known else msgspec.to_builtins(to_response(given))
 
 
 def _are_messages(value: Any) -> bool:
