@@ -99,7 +99,7 @@ def _id(value: Any) -> str | None:
     if value in (None, ""):
         return None
     text = str(value).removeprefix("0x")
-    return base64.b64decode(text).hex() if text.endswith("=") and len(text) in (12, 24) else text
+    return base64.b64decode(text).hex() if re.fullmatch(r"[A-Za-z0-9+/]{10,22}==?", text) and len(text) in (12, 24) else text
 
 
 def _moment(value: Any) -> float:
