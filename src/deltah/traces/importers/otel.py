@@ -28,6 +28,7 @@ _SIGN: Final = re.compile(
     rb'|"(?:context\.)?span_?(?:id|Id|ID)"\s*:.{0,2000}?"(?:context\.)?trace_?(?:id|Id|ID)"\s*:',
     re.DOTALL,
 )
+_BASE64: Final = re.compile("[A-Za-z0-9+/]{11}=|[A-Za-z0-9+/]{22}==")
 _MODEL_RUNS: Final = ("chat", "text_completion", "generate_content", "completion", "invoke_agent")
 _TOOL_NAME: Final = ("gen_ai.tool.name", "ai.toolCall.name")
 _CALL_ID: Final = ("gen_ai.tool.call.id", "ai.toolCall.id")
@@ -99,7 +100,7 @@ def _id(value: Any) -> str | None:
     if value in (None, ""):
         return None
     text = str(value).removeprefix("0x")
-    return base64.b64decode(text).hex() if re.fullmatch(r"[A-Za-z0-9+/]{10,22}==?", text) and len(text) in (12, 24) else text
+    return base64.b64decode(text).hex() if _BASE64.fullmatch(text) else text
 
 
 def _moment(value: Any) -> float:
