@@ -8,15 +8,16 @@ A format of one's own is one function:
 
 What `register` takes beside the name and its meaning:
 
-* `fields`: top-level names that all stand in a record of the format, by which it is told from others; of several
-  formats that fit, the one with the most names counts. In place of a name may stand a tuple of names, of which one
-  must be there. Without fields the format is never detected, only read where a user names it.
+* `fields`: names that all stand in a record of the format, by which it is told from others; of several formats that
+  fit, the one with the most fields counts. `response.output` is a name inside the object, or the first element of the
+  list, at another. In place of a name may stand a tuple of names, of which one must be there. Without fields the format
+  is never detected, only read where a user names it.
 * `schema`: type that msgspec decodes the record into, by default `dict[str, Any]`; `bytes` leaves it undecoded.
 
-An importer may also return an API call, which the reader joins with the others of its conversation, or a chunk of a
-streamed response. It raises `DataError` for a record that does not fit; the reader counts it, adds where it stands, and
-goes on. Fields that only describe a trajectory are read with patience by the functions below: a value that does not fit
-is None or left out, never an error.
+An importer may also return a list of trajectories, an API call, which the reader joins with the others of its
+conversation, or a chunk of a streamed response. It raises `DataError` for a record that does not fit; the reader counts
+it, adds where it stands, and goes on. Fields that only describe a trajectory are read with patience by the functions
+below: a value that does not fit is None or left out, never an error.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class RecordContext:
         return f"{'stdin' if self.where.file == STDIN else Path(self.where.file).name}:{self.where.number}"
 
 
-Imported: TypeAlias = Trajectory | ApiCall | LoggedChunk
+Imported: TypeAlias = Trajectory | list[Trajectory] | ApiCall | LoggedChunk
 Importer: TypeAlias = Callable[[Any, RecordContext], Imported]
 
 IMPORTERS: Final[Registry[Importer]] = Registry("trace format")
@@ -73,19 +74,40 @@ _EPOCH_UNITS: Final = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
 _TOO_DEEP: Final = "the JSON is nested too deeply to be a trace"
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _TOP_LEVEL: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_ANY_OBJECT: Final = msgspec.json.Decoder(dict[str, object])
+_RAW_PARTS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw] | list[msgspec.Raw] | str)
+_EVENT: Final = re.compile(r"(?:\A|\n)data: *(\{.*)")
+_ANY_OBJECT: Final = msgspec.json.Decoder(dict[str, Any])
 
 
 def recognise(data: bytes) -> Entry[Importer] | None:
-    """Format of one record, by its top-level names alone; None for no known one, `DataError` for no JSON object."""
+    """Format of one record, by its names alone; None for no known one, `DataError` for no JSON object."""
+    record: dict[str, Any]
     try:
-        names = frozenset(_TOP_LEVEL.decode(data))  # values are skipped, not decoded
+        record = _TOP_LEVEL.decode(data)  # values are skipped, not decoded
     except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        found: dict[str, object] = decode_line(data, _ANY_OBJECT)  # the lenient decoder cannot fill `Raw`
-        names = frozenset(found)
+        record = decode_line(data, _ANY_OBJECT)  # the lenient decoder cannot fill `Raw`
     known = [(entry, [_choices(field) for field in entry.options.get("fields", ())]) for entry in IMPORTERS.values()]
-    fitting = [(entry, fields) for entry, fields in known if fields and not any(map(names.isdisjoint, fields))]
-    return max(fitting, key=lambda one: sum(len(field) == 1 for field in one[1]), default=(None, ()))[0]
+    fitting = [
+        (entry, fields)
+        for entry, fields in known
+        if fields and all(any(_stands(name, record) for name in choices) for choices in fields)
+    ]
+    return max(fitting, key=lambda one: len(one[1]), default=(None, ()))[0]
+
+
+def _stands(name: str, value: object) -> bool:
+    """Whether a name stands in a JSON value; of a list, or the text of an event stream, its first element counts."""
+    if isinstance(value, msgspec.Raw):
+        try:
+            value = _RAW_PARTS.decode(value)
+            event = _EVENT.search(value) if isinstance(value, str) else None
+            value = _RAW_PARTS.decode(event[1].encode()) if event is not None else value
+        except (msgspec.ValidationError, msgspec.DecodeError, UnicodeError, RecursionError):
+            return False
+    if isinstance(value, list):
+        return bool(value) and _stands(name, value[0])
+    first, _, inside = name.partition(".")
+    return isinstance(value, Mapping) and first in value and (not inside or _stands(inside, value[first]))
 
 
 def detect(data: bytes) -> Entry[Importer]:

@@ -354,9 +354,10 @@ class Reading:
         return import_record(self._format, data, context)
 
     def _imported(self, record: Imported, where: Position) -> Iterator[Trajectory]:
-        if isinstance(record, Trajectory):
-            self.counts.n_read += 1
-            yield record
+        if isinstance(record, Trajectory | list):
+            for trajectory in record if isinstance(record, list) else [record]:
+                self.counts.n_read += 1
+                yield trajectory
         elif self._alone and (not isinstance(record, ApiCall) or self._joiner is not None):
             self.needs_others = True
         elif isinstance(record, ApiCall):

@@ -1,0 +1,110 @@
+"""Texts of token ids: from the `tokenizer.json` of the model, where the machine has it.
+
+Training logs keep ids, and only the tokenizer knows their texts. The file is looked for beside the log, in the folders
+above it, in the model's own folder and in the Hugging Face cache; nothing is downloaded. Without it only the special
+tokens of known families have a text, which is enough to see where a call begins.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from deltah.errors import DataError
+from deltah.traces.openai_schema import TokenLogprob
+
+FILE_NAME: Final = "tokenizer.json"
+UNKNOWN_TEXT: Final = "token_id:{}"
+"""How a token reads whose text is not known; the same as vLLM's `return_tokens_as_token_ids`."""
+_FOLDERS_ABOVE: Final = 6
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+_QWEN: Final = re.compile(r"qwen-?(?:2(?:\.5)?|3)(?![.\d])")
+_QWEN_TOKENS: Final = {
+    151643: "<|endoftext|>", 151645: "<|im_end|>", 151657: "<tool_call>", 151658: "</tool_call>",
+    151667: "<think>", 151668: "</think>",
+}  # fmt: skip
+"""Delimiters of Qwen2, 2.5 and 3, from their published `tokenizer_config.json`."""
+
+
+def token_bytes(log: str, model: str | None) -> Mapping[int, bytes]:
+    """Bytes of each token of a model that are known; `log` is the file that holds its ids.
+
+    Raises:
+        DataError: if a tokenizer file is found and cannot be read.
+    """
+    found = next((path for path in _candidates(log, model) if path.is_file()), None)
+    if found is not None:
+        return _read(found, found.stat().st_mtime)
+    name = (model or "").lower().replace("_", "-")
+    return {i: text.encode() for i, text in _QWEN_TOKENS.items()} if _QWEN.search(name) else {}
+
+
+def drawn_tokens(
+    ids: Iterable[int], logprobs: Iterable[float | None], known: Mapping[int, bytes]
+) -> list[TokenLogprob]:
+    """Sampled tokens as a server's block of log-probabilities lists them, without alternatives."""
+    return [_token(i, known.get(i), logprob) for i, logprob in zip(ids, logprobs, strict=True)]
+
+
+def _token(id: int, spelled: bytes | None, logprob: float | None) -> TokenLogprob:
+    if spelled is None:
+        return TokenLogprob(token=UNKNOWN_TEXT.format(id), id=id, logprob=logprob)
+    return TokenLogprob(spelled.decode(errors="replace"), id, logprob, list(spelled))
+
+
+def _candidates(log: str, model: str | None) -> Iterator[Path]:
+    """Where the tokenizer of a run may lie, the nearest first."""
+    for folder in Path(log).resolve().parents[:_FOLDERS_ABOVE]:
+        yield folder / FILE_NAME
+        yield from sorted(folder.glob(f"weights/*/{FILE_NAME}"))
+    if not model:
+        return
+    yield Path(model).expanduser() / FILE_NAME
+    home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
+    cache = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
+    yield from sorted(cache.glob(f"models--{glob_free(model.replace('/', '--'))}/snapshots/*/{FILE_NAME}"))
+
+
+def glob_free(text: str) -> str:
+    """A text in which no character is a wildcard of `glob`."""
+    return re.sub(r"([*?[])", r"[\1]", text)
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, changed: float) -> dict[int, bytes]:
+    """Bytes of every token in a tokenizer file, as it was when it was last changed."""
+    try:
+        tokenizer: dict[str, Any] = msgspec.json.decode(path.read_bytes())
+        listed = tokenizer["model"]["vocab"]
+        ids: dict[str, int] = listed if isinstance(listed, dict) else {token: i for i, (token, _) in enumerate(listed)}
+        level = "ByteLevel" in msgspec.json.encode(tokenizer.get("decoder")).decode()
+        spelled = {i: _by_byte(token) if level else _by_word(token) for token, i in ids.items()}
+        return spelled | {added["id"]: added["content"].encode() for added in tokenizer.get("added_tokens") or ()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: cannot read this tokenizer ({error}); remove the file or copy it again") from error
+
+
+def _alphabet() -> dict[str, int]:
+    """Byte of each character in which a byte-level vocabulary spells its tokens: printable bytes are themselves."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
+
+
+_ALPHABET: Final = _alphabet()
+
+
+def _by_byte(token: str) -> bytes:
+    return bytes(_ALPHABET[c] for c in token) if all(c in _ALPHABET for c in token) else token.encode()
+
+
+def _by_word(token: str) -> bytes:
+    """Spelling of SentencePiece: a bar for a space, bytes as `<0x0A>`."""
+    byte = _BYTE.fullmatch(token)
+    return bytes([int(byte[1], 16)]) if byte else token.replace("\u2581", " ").encode()
