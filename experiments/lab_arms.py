@@ -28,7 +28,7 @@ from deltah.lab.demo import ARMS, CONTROLS, EVAL_TASKS, STEPS, DemoConfig, repor
 from deltah.report import charts
 from deltah.report.data import ArmData, ReportData
 from deltah.report.page import TEMPLATES, build
-from deltah.runs.directory import nan_to_none, package_versions, write_atomic
+from deltah.runs import nan_to_none, package_versions, write_atomic
 from deltah.stats.summary import compare, summarise
 
 PICTURE_SCALE = 1.4

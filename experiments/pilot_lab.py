@@ -32,7 +32,7 @@ from pilot_probe import CLAIMS, FORMS, Forms, Rows, claim_row, group_rows, group
 
 from deltah import Trajectory, read_traces
 from deltah.lab.demo import eval_questions, rollout_config, write_world
-from deltah.runs.directory import nan_to_none, open_run, package_versions, write_atomic
+from deltah.runs import nan_to_none, open_run, package_versions, write_atomic
 from deltah.stats.associations import Association, distinct
 from deltah.stats.bootstrap import Estimate, interval
 from deltah.stats.columns import PROBE_COLUMNS, StudyTable, build_table, known

@@ -42,7 +42,7 @@ from deltah.core.types import CallStatus, Estimator, FloatArray, Segment, ToolCa
 from deltah.engines.models import resolve_model
 from deltah.lab.questions import questions
 from deltah.lab.world import Split, World
-from deltah.runs.directory import nan_to_none, package_versions
+from deltah.runs import nan_to_none, package_versions
 from deltah.stats.bootstrap import interval, ratio_replicates
 from deltah.tools import make_python
 from deltah.traces.dialects import split_message

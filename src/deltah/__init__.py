@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from deltah.core.signals import SIGNALS, Interval, PositionBaseline, Signal, SignalConfig, Verdict, delta_h, score
     from deltah.core.types import CallStatus, Estimator, Segment, SegmentKind, ToolCall, Trajectory
     from deltah.errors import DeltahError
-    from deltah.runs.directory import signal_of
+    from deltah.runs import signal_of
     from deltah.tasks.graders import GRADERS
     from deltah.tools.toolbox import TOOLS
     from deltah.traces import read_traces, write_traces
@@ -47,58 +47,15 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
-__all__ = [
-    "DEFAULT_VOCAB_SIZE",
-    "GRADERS",
-    "IMPORTERS",
-    "POOLINGS",
-    "POOLS",
-    "REWARDS",
-    "SIGNALS",
-    "TOOLS",
-    "BatchCredit",
-    "CallRewards",
-    "CallStatus",
-    "CallTable",
-    "DeltahError",
-    "EntropyBounds",
-    "Estimator",
-    "Group",
-    "Interval",
-    "PositionBaseline",
-    "Range",
-    "Registry",
-    "Reward",
-    "RewardConfig",
-    "Segment",
-    "SegmentAdvantages",
-    "SegmentEntropies",
-    "SegmentKind",
-    "Signal",
-    "SignalConfig",
-    "ToolCall",
-    "Trajectory",
-    "TrajectoryRewards",
-    "Verdict",
-    "batch_credit",
-    "batch_metrics",
-    "credit_rollouts",
-    "delta_h",
-    "dense_reward",
-    "entropy_bounds",
-    "entropy_from_logits",
-    "group_rewards",
-    "read_calls",
-    "read_traces",
-    "score",
-    "segment_entropies",
-    "shuffle_verdicts",
-    "signal_of",
-    "sparse_reward",
-    "token_advantages",
-    "trajectory_from_spans",
-    "write_traces",
-]
+__all__ = ["GRADERS", "IMPORTERS", "POOLINGS", "POOLS", "REWARDS", "SIGNALS", "TOOLS", "Range", "Registry"]
+__all__ += ["CallStatus", "DeltahError", "Segment", "SegmentKind", "ToolCall", "Trajectory", "trajectory_from_spans"]
+__all__ += ["DEFAULT_VOCAB_SIZE", "EntropyBounds", "Estimator", "SegmentEntropies"]
+__all__ += ["entropy_bounds", "entropy_from_logits", "segment_entropies"]
+__all__ += ["Interval", "PositionBaseline", "Signal", "SignalConfig", "Verdict", "delta_h", "score", "signal_of"]
+__all__ += ["CallRewards", "Group", "Reward", "RewardConfig", "SegmentAdvantages", "TrajectoryRewards"]
+__all__ += ["dense_reward", "group_rewards", "shuffle_verdicts", "sparse_reward"]
+__all__ += ["BatchCredit", "batch_credit", "batch_metrics", "credit_rollouts", "token_advantages"]
+__all__ += ["CallTable", "read_calls", "read_traces", "write_traces"]
 
 _HOMES = {
     "calls.table": "CallTable read_calls",
@@ -112,7 +69,7 @@ _HOMES = {
     "core.signals": "SIGNALS Interval PositionBaseline Signal SignalConfig Verdict delta_h score",
     "core.types": "CallStatus Estimator Segment SegmentKind ToolCall Trajectory",
     "errors": "DeltahError",
-    "runs.directory": "signal_of",
+    "runs": "signal_of",
     "tasks.graders": "GRADERS",
     "tools.toolbox": "TOOLS",
     "traces": "read_traces write_traces",

@@ -1,7 +1,6 @@
 """Entry point `deltah`: an error of the user becomes one sentence and exit code 2, an interrupt one sentence and 130.
 
-Only the standard library is imported here: what takes time to load is loaded inside `main`, where an interrupt is
-expected.
+Only the standard library is imported here: what takes time to load is loaded where an interrupt is expected.
 """
 
 from __future__ import annotations
@@ -11,13 +10,9 @@ import os
 import sys
 from contextlib import nullcontext
 
-_STOPPED = {
-    129: "the terminal was closed",
-    130: "interrupted",  # typer leaves with it after Ctrl-C
-    143: "asked to end",
-}
+_STOPPED = {129: "the terminal was closed", 130: "interrupted", 143: "asked to end"}
 """Exit codes of a command that was stopped by a signal."""
-_CONTINUED = frozenset({"demo", "train", "rollout", "probe"})
+_CONTINUED = {"demo", "train", "rollout", "probe"}
 """Commands that continue when they are run again."""
 
 
@@ -26,27 +21,29 @@ def main() -> None:
 
     Exit codes: 0 done; 1 done, but records were lost (they are listed); 2 a user's error; 128 + n stopped by signal n.
     """
+    code: int | str | None = 0
     try:
         _run()
     except KeyboardInterrupt:
-        _say_stopped(130)
-        sys.exit(130)
-    except SystemExit as leaving:
-        if isinstance(leaving.__context__, BrokenPipeError):  # rich turns it into an exit with code 1
-            sys.exit(141)
-        _say_stopped(leaving.code)
-        raise
+        code = 130
     except BrokenPipeError:
-        sys.exit(141)
+        code = 141
+    except SystemExit as leaving:  # rich leaves with 1 where nobody reads its output
+        code = 141 if isinstance(leaving.__context__, BrokenPipeError) else leaving.code
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
+        code = 2
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries once more at its end
         sys.stderr.write("error: the output cannot be written: no space is left; free some, or write elsewhere\n")
-        sys.exit(2)
+    if code in _STOPPED:
+        hint = "; run the same command again to continue" if _CONTINUED.intersection(sys.argv[1:2]) else ""
+        sys.stderr.write(f"{_STOPPED[code]}{hint}\n")
+    sys.exit(code)
 
 
 def _run() -> None:
+    """Run the command; an error of the user becomes its message and exit code 2."""
     from rich.console import Console
     from rich.text import Text
 
@@ -54,21 +51,14 @@ def _run() -> None:
     from deltah.errors import DeltahError
     from deltah.parallel import stop_on_termination
 
-    # Not under torchrun: it ends the processes of a group itself, and one that waits for another hears no signal.
-    tidied = nullcontext() if "RANK" in os.environ else stop_on_termination()
     try:
-        with tidied:
+        # Not under torchrun: it ends the processes of a group itself, and one that waits for another hears no signal.
+        with nullcontext() if "RANK" in os.environ else stop_on_termination():
             app()
     except DeltahError as error:
         message = Text.assemble(("error:", "bold red"), f" {error}")  # brackets are no markup here
         Console(stderr=True).print(message, soft_wrap=True, highlight=False)
         sys.exit(2)
-
-
-def _say_stopped(code: object) -> None:
-    if isinstance(code, int) and code in _STOPPED:
-        hint = "; run the same command again to continue" if _CONTINUED.intersection(sys.argv[1:2]) else ""
-        sys.stderr.write(f"{_STOPPED[code]}{hint}\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""Errors a user can cause, as one small tree.
+"""Errors a user can cause; each class also inherits the standard-library error a caller would expect to catch.
 
-Every message says what was got, where, what was expected and what to do next. The command line prints
-the message alone and exits with code 2; anything outside this tree is a bug and keeps its traceback.
-Each class also inherits the standard-library error a caller would expect to catch.
+Every message says what was got, where, what was expected and what to do next. The command line prints the message
+alone and exits with code 2; anything else is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -25,10 +24,7 @@ class DataError(DeltahError, ValueError):
 
 
 class VocabularySizeError(InvalidValueError, DataError):
-    """A vocabulary size that is too small for the tokens, or the probabilities, that stand beside it."""
-
-    def __init__(self, reason: str, vocab_size: int) -> None:
-        super().__init__(reason, vocab_size)
+    """A vocabulary size that is too small for the tokens or probabilities beside it; takes a reason and the size."""
 
     def __str__(self) -> str:
         reason, vocab_size = self.args

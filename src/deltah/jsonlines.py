@@ -1,8 +1,7 @@
-"""Files of others: compressed streams, and lines of JSON objects in corpora and task files.
+"""Compressed streams, and lines of JSON objects in corpora and task files.
 
 Plain, gzip and Zstandard files are told apart by their first bytes, not by their names. `read_json_objects` stops at
-the first fault, because a corpus or a task file with a hole would change what is measured; the codec of trace files in
-`deltah.traces` goes on after a damaged line.
+the first fault: a corpus or a task file with a hole would change what is measured.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _GZIP_MAGIC, _ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
 class _Pieces(io.RawIOBase):
-    """What a compressed stream gives, piece by piece, so that a break costs nothing that came before it."""
+    """Content of a compressed stream, piece by piece, so that a break costs nothing that came before it."""
 
     def __init__(self, file: gzip.GzipFile | zstd.ZstdFile) -> None:
         self._file = file
@@ -44,13 +43,11 @@ class _Pieces(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = self._file.read1(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+        return self._file.readinto1(buffer)
 
 
 def decompressed(raw: io.BufferedReader) -> io.BufferedReader:
-    """The content of a stream, whether it is compressed or not; the first bytes are looked at and not taken."""
+    """Content of a stream, whether it is compressed or not."""
     head = raw.peek(len(_ZSTD_MAGIC))
     if head.startswith(_GZIP_MAGIC):
         return io.BufferedReader(_Pieces(gzip.GzipFile(fileobj=raw)), BUFFER_BYTES)
@@ -61,31 +58,26 @@ def decompressed(raw: io.BufferedReader) -> io.BufferedReader:
 
 @contextmanager
 def compressed(raw: IO[bytes], suffix: str) -> Iterator[IO[bytes]]:
-    """Stream that compresses into `raw` as a file's suffix asks (`.gz`, `.zst`, anything else: not at all)."""
+    """Stream that compresses into `raw` according to a file's suffix (`.gz`, `.zst`; any other: not at all)."""
     if suffix == ".gz":
         # mtime 0 and no name: the same content gives the same bytes.
-        with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as packed:
-            yield cast(IO[bytes], packed)
+        with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as gzip_file:
+            yield cast(IO[bytes], gzip_file)
     elif suffix == ".zst":
-        with zstd.ZstdFile(raw, mode="w") as packed_zst:
-            yield cast(IO[bytes], packed_zst)
+        with zstd.ZstdFile(raw, mode="w") as zstd_file:
+            yield cast(IO[bytes], zstd_file)
     else:
         yield raw
 
 
 def read_json_objects(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Objects of a JSONL file with their line numbers, counted from 1; blank lines are skipped but numbered.
-
-    Raises:
-        DataError: if the file cannot be opened or is damaged, or a line is not one JSON object in UTF-8.
-    """
+    """Objects of a JSONL file with their line numbers from 1; a `DataError` for a line that is no object in UTF-8."""
     name = os.fspath(path)
     number = 0
     try:
         with open(name, "rb") as file:
             for number, line in enumerate(decompressed(file), start=1):
-                data = (line.removeprefix(_BOM) if number == 1 else line).strip()
-                if data:
+                if data := (line.removeprefix(_BOM) if number == 1 else line).strip():
                     yield number, _decode(data, f"{name}:{number}")
     except DAMAGE as error:
         raise DataError(
@@ -104,8 +96,8 @@ def _decode(data: bytes, where: str) -> dict[str, Any]:
     except UnicodeError as error:
         raise DataError(f"{where}: the line is not valid UTF-8 text ({error}); save the file as UTF-8") from error
     except (ValueError, RecursionError) as error:
-        hint = "; a JSON array must be written as one object a line" if data[:1] == b"[" else ""
-        raise DataError(f"{where}: the line is not JSON ({error}); expected one JSON object a line{hint}") from error
+        hint = "; a JSON array must be written as one object per line" if data[:1] == b"[" else ""
+        raise DataError(f"{where}: the line is not JSON ({error}); expected one JSON object per line{hint}") from error
     if not isinstance(value, dict):
-        raise DataError(f"{where}: got a JSON {type(value).__name__}; expected one JSON object a line")
+        raise DataError(f"{where}: got a JSON {type(value).__name__}; expected one JSON object per line")
     return value

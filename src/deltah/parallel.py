@@ -1,10 +1,8 @@
-"""Other processes: workers that map items, children that end with this one, and clean-up when it is told to end itself.
+"""Other processes: workers that map items, children that end with this one, and clean-up on termination.
 
-Work in Python does not run in parallel threads, so each worker is a process of its own, started afresh: it inherits
-neither locks nor open files. Function, items and results travel by pickle.
-
-A child of `start` runs `python -m MODULE ARGUMENTS` and ends however the parent ends, SIGKILL included: it waits for
-the end of a pipe which the parent alone holds open. Processes that the child starts are its own affair.
+A worker is a process started afresh: it inherits neither locks nor open files, and function, items and results travel
+by pickle. A child of `start` ends however its parent ends, SIGKILL included: it waits for the end of a pipe that the
+parent alone holds open. Processes that the child starts are its own affair.
 """
 
 from __future__ import annotations
@@ -36,19 +34,17 @@ _AHEAD = 2
 """Items under way for each worker, so that memory stays bounded: one at work, one waiting."""
 STOP_WAIT_S = 10.0
 """How long `stop` waits before it kills, in seconds."""
-_TERMINATIONS = tuple(
-    getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
-)  # SIGHUP: the terminal was closed
+_TERMINATIONS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Somebody asked this process to end, or the terminal was closed."""
 
 
 def map_ordered(
     function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, modules: Iterable[str] = ()
 ) -> Iterator[Result]:
-    """Yield `function(item)` for each item, in order, as results are asked for.
+    """Yield `function(item)` for each item, in order; one worker, or fewer than two items, start no process.
 
-    An error that the function raises is raised here, at its item's place; the work under way is finished, the rest is
-    not begun. One worker, or fewer than two items, need no second process. Each worker imports `modules` first, where
-    it can. A worker that is killed raises `ProcessError` from the iteration.
+    An error of the function is raised at its item's place: work under way is finished, the rest is not begun. Each
+    worker imports `modules` first, where it can. A worker that is killed raises `ProcessError` from the iteration.
     """
     if workers < 1:
         raise InvalidValueError(f"workers is {workers}; expected 1 or more")
@@ -56,7 +52,10 @@ def map_ordered(
     first = list(islice(iterator, 2))
     if workers == 1 or len(first) < 2:
         return map(function, chain(first, iterator))
-    return _map(function, chain(first, iterator), workers, tuple(modules))
+    pool = ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), initializer=_prepare_worker, initargs=(tuple(modules),)
+    )
+    return _map(pool, function, chain(first, iterator), _AHEAD * workers)
 
 
 def available_cores() -> int:
@@ -65,17 +64,16 @@ def available_cores() -> int:
 
 
 def _map(
-    function: Callable[[Item], Result], items: Iterator[Item], n_workers: int, modules: tuple[str, ...]
+    pool: ProcessPoolExecutor, function: Callable[[Item], Result], items: Iterator[Item], ahead: int
 ) -> Iterator[Result]:
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(n_workers, mp_context=context, initializer=_prepare_worker, initargs=(modules,))
+    """Results in order, with at most `ahead` items under way."""
 
     def submit(item: Item) -> Future[Result]:
         with _interrupts_held():
             return pool.submit(function, item)
 
     try:
-        waiting = deque(map(submit, islice(items, _AHEAD * n_workers)))
+        waiting = deque(map(submit, islice(items, ahead)))
         while waiting:
             result = waiting.popleft().result()
             waiting.extend(map(submit, islice(items, 1)))
@@ -103,11 +101,9 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def _prepare_worker(modules: tuple[str, ...]) -> None:
-    """Ctrl-C reaches every process of a terminal; the one that started the workers ends them.
-
-    If that one is killed, they end too: each holds the pipes of the others open, so that none would see an end.
-    """
+    """Set up a worker: the process that started it answers Ctrl-C, and ends it, also by being killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Workers hold one another's pipes open, so that none of them would see the end of one.
     threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
     for name in modules:
         with suppress(ImportError):
@@ -129,7 +125,7 @@ def start(module: str, arguments: Sequence[str], *, log: Path, env: Mapping[str,
 
 
 def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End processes: all are asked, then each is awaited, and killed if it does not end in time."""
+    """Ask all processes to end, then wait for each, and kill it if it does not end in time."""
     for process in processes:
         process.terminate()
     for process in processes:
@@ -138,13 +134,11 @@ def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        if process.stdin is not None:
-            process.stdin.close()
 
 
 @contextmanager
 def stop_on_termination() -> Iterator[None]:
-    """Leave the block by `SystemExit(128 + signal)` on SIGTERM or SIGHUP; a signal that is ignored stays ignored."""
+    """Raise `SystemExit(128 + signal)` in the block on SIGTERM or SIGHUP; a signal that is ignored stays ignored."""
     if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main thread alone
         yield
         return
@@ -162,21 +156,16 @@ def _leave(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def _run_child(parent: str, module: str, *arguments: str) -> None:
-    """Become the module, in a child of `start`; end at once if the parent already has."""
-    if os.name == "posix" and os.getppid() != int(parent):
-        os._exit(1)
-    threading.Thread(target=_watch_pipe, name="parent-watch", daemon=True).start()
-    sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
-
-
 def _watch_pipe() -> None:
-    """Wait for the end of standard input, whose other end the parent alone holds."""
+    """End this process at the end of its standard input, whose other end the parent alone holds."""
     while os.read(0, 1024):
         pass
     os._exit(1)
 
 
-if __name__ == "__main__":
-    _run_child(*sys.argv[1:])
+if __name__ == "__main__":  # a child of `start`: it becomes its module, or ends at once if the parent has
+    if os.name == "posix" and os.getppid() != int(sys.argv[1]):
+        os._exit(1)
+    threading.Thread(target=_watch_pipe, name="parent-watch", daemon=True).start()
+    sys.argv = sys.argv[2:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -13,7 +13,8 @@ UNPARSED: Final = "(not parsed)"
 
 def count(n: int, noun: str, plural: str | None = None) -> str:
     """A number with its noun: "1 file", "2 files", "1,394 trajectories"."""
-    return f"{n:,} {noun if n == 1 else plural or _plural(noun)}"
+    regular = f"{noun[:-1]}ies" if noun.endswith("y") and noun[-2:-1] not in "aeiou" else f"{noun}s"
+    return f"{n:,} {noun if n == 1 else plural or regular}"
 
 
 def share(n: int, total: int, noun: str) -> str:
@@ -24,10 +25,6 @@ def share(n: int, total: int, noun: str) -> str:
 def agreeing(n: int, singular: str, plural: str) -> str:
     """The word that goes with a count, such as its verb."""
     return singular if n == 1 else plural
-
-
-def _plural(noun: str) -> str:
-    return f"{noun[:-1]}ies" if noun.endswith("y") and noun[-2:-1] not in "aeiou" else f"{noun}s"
 
 
 def number(value: float | None, digits: int, *, signed: bool = False) -> str:

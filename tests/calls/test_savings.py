@@ -53,6 +53,7 @@ def labelled(trajectory: Trajectory, *labels: Verdict) -> Signal:
         round_of_call=trajectory.round_of_call,
         estimator=Estimator.EXACT,
         temperature=1.0,
+        answered=np.ones(trajectory.n_calls, dtype=np.bool_),
     )
 
 

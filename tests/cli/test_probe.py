@@ -104,7 +104,7 @@ def test_a_dry_run_needs_no_server_and_says_what_it_rests_on(log: Path, tmp_path
     assert re.fullmatch(r"cannot be probed: \d+ calls?, no_golden_answer", reason)
     assert first.startswith("4 calls, 24 queries (0 already answered); about ")
     assert int(first.split("about ")[1].split(" model")[0].replace(",", "")) > 24 * 5
-    assert second.startswith("nothing was sent: tokens are estimated at 4.0 characters a token")
+    assert second.startswith("nothing was sent: 4.0 characters per token are assumed")
     assert list(tmp_path.iterdir()) == [log]
 
 

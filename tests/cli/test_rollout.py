@@ -23,7 +23,7 @@ from deltah.cli.app import app
 from deltah.core.types import Trajectory
 from deltah.engines.config import RolloutConfig
 from deltah.engines.trl import rollout as engine
-from deltah.runs.directory import RunDirectory
+from deltah.runs import RunDirectory
 from deltah.tasks import Task
 from deltah.traces import read_traces
 

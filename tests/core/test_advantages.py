@@ -11,25 +11,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deltah import Group, RewardConfig, SegmentKind, score, token_advantages
-from deltah.core import advantages as made
-from deltah.core.advantages import BatchCredit, batch_credit, credit_rollouts, outcome_advantages, pay
-from deltah.core.rewards import REWARDS, normalise
+from deltah.core.advantages import BatchCredit, batch_credit, credit_rollouts, pay
+from deltah.core.rewards import POOLINGS, REWARDS, normalise
 from deltah.core.segments import trajectory_from_spans
 from deltah.errors import InvalidValueError
 
 IN_A_GROUP = [name for name, entry in REWARDS.items() if "over_batch" not in entry.options]
 
 
+RULES = ("pooled", "trajectory_mean", "leave_one_out")
+
+
 def call_advantages(group: Group, config: RewardConfig) -> list[np.ndarray]:
-    return made.call_advantages(pay(group, config), config)
+    """Of each call, before calls of one round are averaged."""
+    return POOLINGS[config.pooling].value(pay(group, config).values, config.scale, config.eps)
 
 
 def segment_advantages(group: Group, config: RewardConfig) -> list[np.ndarray]:
-    return made.segment_advantages(group, pay(group, config), config)
+    """Of the sampled tokens of r_0 ... r_R."""
+    rows = zip(token_advantages(group, config), group.trajectories, strict=True)
+    return [
+        np.array([a[t.response_mask & (t.segment_of_token == k)][0] for k in range(len(t.rounds) + 1)]) for a, t in rows
+    ]
 
 
 def trajectory_advantages(group: Group, config: RewardConfig) -> np.ndarray:
-    return made.trajectory_advantages(group, pay(group, config), config)
+    return np.array([per_segment[0] for per_segment in segment_advantages(group, config)])
 
 
 def group_of(entropies: list[list[float]], outcomes: list[float], **fields: object) -> Group:
@@ -99,7 +106,7 @@ def sampled(group: Group, config: RewardConfig) -> list[np.ndarray]:
 @given(
     groups,
     st.sampled_from(IN_A_GROUP),
-    st.sampled_from(["pooled", "trajectory_mean", "leave_one_out"]),
+    st.sampled_from(RULES),
     st.booleans(),
     st.sampled_from([0.4, 1.0]),
 )
@@ -109,7 +116,7 @@ def test_correctness_first_never_reverses_a_sign(
     """No token of a correct trajectory gets less than any token of an incorrect one, or than min(0, outcome's)."""
     config = RewardConfig(name=name, pooling=pooling, scale=scale, correctness_first=True, correct_at=correct_at)
     advantages = sampled(group, config)
-    plain = np.minimum(outcome_advantages(group, config), 0.0)
+    plain = np.minimum(normalise(group.outcomes, scale=scale), 0.0)
     correct = group.outcomes >= correct_at
     best_wrong = max((a.max() for a, ok in zip(advantages, correct, strict=True) if not ok), default=-np.inf)
     for a, least, ok in zip(advantages, plain, correct, strict=True):
@@ -154,7 +161,7 @@ def test_correctness_first_still_orders_correct_trajectories() -> None:
     assert a[0] > a[1] >= 0 > a[2]
 
 
-@pytest.mark.parametrize("pooling", ["pooled", "trajectory_mean", "leave_one_out"])
+@pytest.mark.parametrize("pooling", RULES)
 def test_a_lone_call_has_no_advantage(pooling: str) -> None:
     group = group_of([[2, 1], [1]], [1.0, 0.0])
     assert call_advantages(group, RewardConfig(name="dense", pooling=pooling))[0].tolist() == [0.0]
@@ -298,10 +305,7 @@ def expected_length_gradient(
     return total / 2
 
 
-POOLINGS = ("pooled", "trajectory_mean", "leave_one_out")
-
-
-@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("pooling", RULES)
 def test_no_length_bias_where_calls_are_alike_and_useless(pooling: str) -> None:
     assert expected_length_gradient(pooling) == pytest.approx(0.0, abs=1e-12)
 
@@ -311,10 +315,10 @@ def test_position_effect_is_paid_as_if_it_were_quality() -> None:
 
     No baseline over calls cures that; the position-corrected signal does.
     """
-    bias = {p: expected_length_gradient(p, reduces=(0.9, 0.5)) for p in POOLINGS}
-    np.testing.assert_allclose([bias[p] for p in POOLINGS], [-0.0146, -0.0156, -0.0187], atol=1e-4)
+    bias = {p: expected_length_gradient(p, reduces=(0.9, 0.5)) for p in RULES}
+    np.testing.assert_allclose([bias[p] for p in RULES], [-0.0146, -0.0156, -0.0187], atol=1e-4)
 
 
 def test_useful_second_calls_are_learned_fastest_with_leave_one_out() -> None:
-    gain = {p: expected_length_gradient(p, right=(0.3, 0.7)) for p in POOLINGS}
-    np.testing.assert_allclose([gain[p] for p in POOLINGS], [0.0458, 0.0563, 0.0875], atol=1e-4)
+    gain = {p: expected_length_gradient(p, right=(0.3, 0.7)) for p in RULES}
+    np.testing.assert_allclose([gain[p] for p in RULES], [0.0458, 0.0563, 0.0875], atol=1e-4)

@@ -24,7 +24,7 @@ from deltah import (
     sparse_reward,
     token_advantages,
 )
-from deltah.core.rewards import REWARDS, CallRewards, SegmentAdvantages, TrajectoryRewards, otc_reward, shuffle_verdicts
+from deltah.core.rewards import REWARDS, CallRewards, SegmentAdvantages, TrajectoryRewards, shuffle_verdicts
 from deltah.errors import InvalidValueError
 
 
@@ -61,14 +61,14 @@ def test_baselines() -> None:
 
 
 def test_otc_peaks_at_the_fewest_calls() -> None:
-    signals = [score(make_trajectory([[1.0]] * (n + 1))) for n in range(6)]
-    at_best_two = [otc_reward(s, 1.0, fewest_calls=2) for s in signals]
-    assert at_best_two[2] == 1.0
+    """The right trajectory fixes n* at 2, then at 0; the half-right one makes n calls."""
+    at_best_two = [otc_totals([(2, 1.0), (n, 0.5)])[1] for n in range(6)]
+    assert at_best_two[2] == 0.5
     assert np.argmax(at_best_two) == 2
-    assert at_best_two[3] == pytest.approx(np.sin(np.pi * 3 / 5))
-    at_best_zero = [otc_reward(s, 1.0, fewest_calls=0, smoothing=4.0) for s in signals]
-    assert at_best_zero[0] == 1.0
-    assert at_best_zero[2] == pytest.approx(np.cos(np.pi * 2 / 8))
+    assert at_best_two[3] == pytest.approx(0.5 * np.sin(np.pi * 3 / 5))
+    at_best_zero = [otc_totals([(0, 1.0), (n, 0.5)])[1] for n in range(6)]
+    assert at_best_zero[0] == 0.5
+    assert at_best_zero[2] == pytest.approx(0.5 * np.cos(np.pi * 2 / 8))
     assert np.all(np.diff(at_best_zero) < 0)
 
 
@@ -98,7 +98,7 @@ def test_otc_smoothing_counts_where_the_best_makes_no_call() -> None:
 
 def test_a_wrong_answer_earns_nothing_from_efficiency(trajectory: Trajectory) -> None:
     signal = score(trajectory)
-    assert sparse_reward(signal, 0.0) == otc_reward(signal, 0.0, fewest_calls=3) == 0.0
+    assert sparse_reward(signal, 0.0) == 0.0
     assert not dense_reward(signal, 0.0).any()
 
 

@@ -30,7 +30,7 @@ from deltah.engines.trl import checkpoints
 from deltah.engines.trl.checkpoints import drop_partial, is_complete, last_complete
 from deltah.engines.trl.training import train
 from deltah.errors import ConfigError, MissingDependencyError, ModelError, TrainingError
-from deltah.runs.directory import RunDirectory
+from deltah.runs import RunDirectory
 
 
 def steps_trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:

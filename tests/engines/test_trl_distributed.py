@@ -131,7 +131,7 @@ def test_two_processes_train_the_same_batch_and_one_evaluates(files: Path, tmp_p
     from engines.training_fixtures import weights
 
     from deltah import read_traces
-    from deltah.runs.directory import RunDirectory
+    from deltah.runs import RunDirectory
 
     config = config_file(tmp_path / "run.json", files, prompts_per_step=4)
     command = ["-m", "deltah", "train", "--config", config, "--out", tmp_path / "run"]

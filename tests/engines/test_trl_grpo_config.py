@@ -21,6 +21,7 @@ from engines.training_fixtures import make_config, same, stop_at, stopped, weigh
 from engines.trl_fixtures import tiny_model
 from transformers import T5Config, T5ForConditionalGeneration
 
+from deltah import runs as rundir
 from deltah.engines.config import EvalConfig, EvaluateConfig, RolloutConfig, TrainConfig
 from deltah.engines.models import load_model, model_dtype, resolve_model
 from deltah.engines.trl import checkpoints
@@ -38,8 +39,7 @@ from deltah.errors import (
     TrainingError,
     UnsupportedVersionError,
 )
-from deltah.runs import directory as rundir
-from deltah.runs.directory import RunDirectory
+from deltah.runs import RunDirectory
 
 
 def changed(config: TrainConfig, **fields: Any) -> TrainConfig:

@@ -23,7 +23,7 @@ from deltah.engines.trl import training
 from deltah.engines.trl.rollout import evaluate, rollout
 from deltah.engines.trl.training import train
 from deltah.errors import ConfigError
-from deltah.runs.directory import RunDirectory
+from deltah.runs import RunDirectory
 from deltah.tasks import read_tasks
 
 

@@ -15,7 +15,7 @@ import pytest
 from builders import make_trajectory
 
 from deltah.core.metrics import CALLS, OUTCOME, REDUCTION_RATE
-from deltah.runs.directory import RunDirectory
+from deltah.runs import RunDirectory
 from deltah.traces import write_traces
 
 pytest.importorskip("trl")

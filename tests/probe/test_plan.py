@@ -287,8 +287,8 @@ def test_a_foreign_file_is_not_overwritten(tmp_path: Path, content: str) -> None
 
 def test_nothing_is_written_before_the_first_answer(tmp_path: Path) -> None:
     path = tmp_path / "c.sqlite"
-    with open_cache(path, {"model": "m"}) as cache:
-        assert len(cache) == 0
+    with open_cache(path, {"model": "m"}):
+        pass
     assert not path.exists()
 
 

@@ -284,7 +284,7 @@ def test_a_busy_server_is_asked_again() -> None:
     ]
     with FakeServer(flaky(failures)) as server:
         client = JsonClient(base=base_url(server.url), sleep=waited.append)
-        assert client.post("/completions", {"a": 1}) == {"ok": True}
+        assert client.ask("/completions", {"a": 1}) == {"ok": True}
         assert len(server.requests) == 5
     assert waited == [7.0, 1.0, 2.0, 60.0]
 
@@ -293,7 +293,7 @@ def test_a_server_on_this_machine_is_reached_without_the_proxy(monkeypatch: pyte
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     with FakeServer(flaky([])) as server:
-        assert JsonClient(base=base_url(server.url), tries=1).get("/models") == {"ok": True}
+        assert JsonClient(base=base_url(server.url), tries=1).ask("/models") == {"ok": True}
 
 
 def test_a_server_that_stays_away_is_given_up_with_a_reason() -> None:
@@ -302,9 +302,9 @@ def test_a_server_that_stays_away_is_given_up_with_a_reason() -> None:
         url = server.url
         client = JsonClient(base=base_url(url), sleep=waited.append, tries=3)
         with pytest.raises(ServerError, match=r"did not answer after 3 tries \(HTTP 503: loading\).*continues"):
-            client.get("/models")
+            client.ask("/models")
     with pytest.raises(ServerError, match="did not answer after 3 tries"):
-        client.get("/models")
+        client.ask("/models")
     assert waited == [0.5, 1.0] * 2
 
 
@@ -320,7 +320,7 @@ def test_a_server_that_hangs_is_given_up() -> None:
     with FakeServer(handle) as server:
         client = JsonClient(base=base_url(server.url), timeout_s=0.05, tries=2, sleep=lambda s: None)
         with pytest.raises(ServerError, match="timed out"):
-            client.get("/models")
+            client.ask("/models")
         release.set()
 
 

@@ -19,7 +19,7 @@ from deltah.report.charts import spread, tick_labels, ticks
 from deltah.report.data import ArmData, ReportData, load_arm, load_report
 from deltah.report.page import build, moving_mean, write_report
 from deltah.report.viewer import compact_json, inert, script_json
-from deltah.runs.directory import nan_to_none, open_run
+from deltah.runs import nan_to_none, open_run
 from deltah.stats.columns import build_table
 from deltah.stats.study import run_study
 from deltah.traces import write_traces

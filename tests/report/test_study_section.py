@@ -13,7 +13,7 @@ from deltah.report import charts
 from deltah.report.page import environment
 from deltah.report.sections import study_section
 from deltah.report.viewer import inert_tree
-from deltah.runs.directory import nan_to_none
+from deltah.runs import nan_to_none
 from deltah.stats.bootstrap import Estimate
 from deltah.stats.study import StudyResult, run_study
 from deltah.stats.study_text import finding

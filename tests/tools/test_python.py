@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 import pytest
 
+from deltah.core.types import is_error
 from deltah.errors import ConfigError, InvalidValueError, MissingDependencyError
-from deltah.tools import is_error, make_python
+from deltah.tools import make_python
 from deltah.tools.python import MAX_CODE_CHARS, NO_OUTPUT, clean_code
 
 Tool = Callable[[str], str]

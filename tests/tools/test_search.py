@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deltah.core.types import is_error
 from deltah.errors import DataError, InvalidValueError
 from deltah.jsonlines import zstd
-from deltah.tools import NO_RESULTS, Document, SearchIndex, is_error, make_search, read_corpus
-from deltah.tools.search import query_terms, tokenize
+from deltah.tools import Document, SearchIndex, make_search, read_corpus
+from deltah.tools.search import NO_RESULTS, query_terms, tokenize
 
 
 def index(*texts: str) -> SearchIndex:
@@ -121,11 +122,11 @@ def test_read_corpus_in_all_spellings(tmp_path: Path) -> None:
         (b"\n\n", "the corpus is empty"),
         (b'{"id": "1", "contents": "a"}\n{"id": "2"', r"c\.jsonl:2: the line is not JSON"),
         (b'[{"id": "1"}]', "got a JSON list"),
-        (b"[\n", "one object a line"),
+        (b"[\n", "one object per line"),
         (b'{"id": "1"}', r":1: field 'contents' must be a non-empty string; got the fields \['id'\]"),
         (b'{"id": "1", "contents": 5}', "non-empty string; got 5"),
         (b'{"id": 1.5, "contents": "a"}', "field 'id' is a float"),
-        (b'{"id": "1", "contents": "a"}\n{"id": 1, "contents": "b"}', r":2: id '1' stands on line 1 already"),
+        (b'{"id": "1", "contents": "a"}\n{"id": 1, "contents": "b"}', r":2: id '1' is on line 1 already"),
         (b'{"id": "1", "contents": "\xff"}', "not valid UTF-8"),
         (b'{"id": "1", "contents": "\\ud800"}', "not valid UTF-8"),
         (b"[" * 100_000, "not JSON"),

@@ -30,7 +30,7 @@ from deltah.calls.waste import Waste, waste_of_calls
 from deltah.core.signals import SIGNALS, Signal, SignalConfig, score
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError, InvalidValueError
-from deltah.runs.directory import signal_of
+from deltah.runs import signal_of
 from deltah.traces import TraceReader, read_traces
 from deltah.traces.files import STDIN
 from deltah.traces.parquet import OPTIONAL

@@ -1,1 +1,1 @@
-"""Command line: one file a command, each thin over a library function."""
+"""Command line: one file per command, each thin over a library function."""

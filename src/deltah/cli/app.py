@@ -9,7 +9,7 @@ import warnings
 import typer
 
 import deltah
-from deltah.cli import cmd_demo, cmd_probe, cmd_report, cmd_score, cmd_study, cmd_train
+from deltah.cli import cmd_demo, cmd_eval, cmd_probe, cmd_report, cmd_rollout, cmd_score, cmd_study, cmd_train
 from deltah.cli.arguments import OpenCommand
 
 app = typer.Typer(
@@ -20,18 +20,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-_DIAGNOSE, _TRAIN = "Diagnose logs", "Train agents"
-for _panel, _name, _command in (
-    (_DIAGNOSE, "score", cmd_score.command),
-    (_DIAGNOSE, "report", cmd_report.command),
-    (_DIAGNOSE, "study", cmd_study.command),
-    (_DIAGNOSE, "probe", cmd_probe.command),
-    (_TRAIN, "rollout", cmd_train.rollout),
-    (_TRAIN, "eval", cmd_train.evaluate),
-    (_TRAIN, "train", cmd_train.train),
-    (_TRAIN, "demo", cmd_demo.command),
-):
-    app.command(_name, cls=OpenCommand, rich_help_panel=_panel)(_command)
+for _panel, _modules in {
+    "Diagnose logs": (cmd_score, cmd_report, cmd_study, cmd_probe),
+    "Train agents": (cmd_rollout, cmd_eval, cmd_train, cmd_demo),
+}.items():
+    for _module in _modules:
+        _name = _module.__name__.rpartition("_")[2]
+        app.command(_name, cls=OpenCommand, rich_help_panel=_panel)(_module.command)
 
 
 def _version(value: bool) -> None:

@@ -1,11 +1,11 @@
-"""Options that several commands have, what they state, and the check of where a command writes."""
+"""Options that several commands share, what they state, and the check of where a command writes."""
 
 from __future__ import annotations
 
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -34,10 +34,10 @@ _CHOICES: Mapping[str, Callable[[], Iterable[str]]] = {
 
 
 class OpenCommand(TyperCommand):
-    """A command whose help lists what is registered when it is asked."""
+    """A command whose help lists what is registered at that time."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Parameters, with the names filled in."""
+        """Parameters, their help with the names filled in."""
         params: list[Any] = super().get_params(ctx)
         for param in params:
             if param.type.name.endswith(" range"):
@@ -61,9 +61,7 @@ Answers = Annotated[
 TraceFormat = Annotated[
     str | None,
     typer.Option(
-        "--format",
-        help="One of {formats}; or package.module:function (default: detected).",
-        rich_help_panel=READING,
+        "--format", help="One of {formats}; or package.module:function (default: detected).", rich_help_panel=READING
     ),
 ]
 VocabSize = Annotated[
@@ -73,24 +71,23 @@ VocabSize = Annotated[
     ),
 ]
 Join = Annotated[
-    bool,
-    typer.Option("--join/--no-join", help="Join the API calls of one conversation.", rich_help_panel=READING),
+    bool, typer.Option("--join/--no-join", help="Join the API calls of one conversation.", rich_help_panel=READING)
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite inputs, and files that deltah did not write.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first unreadable record.", rich_help_panel=READING)]
 Workers = Annotated[
-    int | None, typer.Option(help="Worker processes (default: one per core).", min=1, rich_help_panel=READING)
+    int | None,
+    typer.Option(help="Worker processes (default: one per core, at most 8).", min=1, rich_help_panel=READING),
 ]
 Signal = Annotated[
     str | None,
     typer.Option(help="One of {signals}; or package.module:function (default: the run's own, else delta_h)."),
 ]
 Margin = Annotated[
-    float | None,
-    typer.Option(help="Dead band: smaller changes do not count. In the signal's unit.", min=0.0),
+    float | None, typer.Option(help="Dead band: smaller changes do not count. In the signal's unit.", min=0.0)
 ]
 
-
+Tasks = Annotated[str | None, typer.Option(help="Task file: JSONL or Parquet.")]
 Model = Annotated[str | None, typer.Option(help="A directory, a hub id or 'lab' (the embedded agent).")]
 Tools = Annotated[str | None, typer.Option("--tools", help="Comma-separated: {tools} or package.module:function.")]
 Corpus = Annotated[str | None, typer.Option(help="Documents of the search tool, JSONL.")]
@@ -102,11 +99,7 @@ Settings = Annotated[
 ]
 
 
-_TOKENS: Final = {
-    "input": "input_per_million",
-    "cached": "cached_input_per_million",
-    "output": "output_per_million",
-}
+_TOKENS: Final = {"input": "input_per_million", "cached": "cached_input_per_million", "output": "output_per_million"}
 _MAX_NAMED: Final = 5
 PRICES = "Prices"
 """Title of a group of options in the help."""
@@ -125,6 +118,12 @@ Latency = Annotated[
         help="Seconds of one call, where the log has no times: search=0.8. Repeatable.", rich_help_panel=PRICES
     ),
 ]
+
+
+def agent(model: str | None, tools: str | None, corpus: str | None, seed: int | None) -> dict[str, Any]:
+    """Options of the agent, by key of the configuration."""
+    keys = ("rollout.model", "rollout.tools", "rollout.tool.corpus", "rollout.seed")
+    return dict(zip(keys, (model, split_names(tools), corpus, seed), strict=True))
 
 
 def split_names(text: str | None) -> list[str] | None:
@@ -175,7 +174,7 @@ def check_outputs(
     outputs: Iterable[Path | None],
     inputs: Iterable[str | Path | None],
     *,
-    beside: Iterable[Path] = (),
+    beside: Sequence[Path] = (),
     force: bool = False,
 ) -> None:
     """Refuse outputs that are folders and, unless forced, those that would destroy an input.
@@ -183,8 +182,7 @@ def check_outputs(
     Files `beside` the outputs are written without having been named: they replace results of deltah only.
     """
     read = {os.path.realpath(path): path for path in inputs if path is not None}
-    unnamed = list(beside)
-    for out in filter(None, (*outputs, *unnamed)):
+    for out in filter(None, (*outputs, *beside)):
         if not out.name or out.is_dir():
             raise ConfigError(f"--out {out} is a folder; expected the name of a file to write")
         try:
@@ -197,5 +195,5 @@ def check_outputs(
             continue
         if (path := read.get(os.path.realpath(out))) is not None:
             raise ConfigError(f"--out {out} would overwrite {path}, which is read; choose another name, or --force")
-        if out in unnamed and not is_result(out):
+        if out in beside and not is_result(out):
             raise ConfigError(f"{out} would be overwritten and is no earlier result; choose another --out, or --force")

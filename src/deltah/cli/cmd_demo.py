@@ -41,19 +41,18 @@ def command(
     from deltah.core.rewards import REWARDS
     from deltah.lab.demo import CONTROLS, EVAL_TASKS, STEPS, DemoConfig
 
-    names = [*(split_names(arms) or ()), *(CONTROLS if controls else [])]
+    names = tuple(dict.fromkeys([*(split_names(arms) or ()), *(CONTROLS if controls else [])]))
     if not names:
         raise ConfigError(f"--arms names no arm; choose from: {', '.join(REWARDS)}")
     for name in names:
         REWARDS.resolve(name)
-    arms_once = tuple(dict.fromkeys(names))
-    config = DemoConfig(arms=arms_once, steps=steps or STEPS, eval_tasks=eval_tasks or EVAL_TASKS, seed=seed)
+    config = DemoConfig(arms=names, steps=steps or STEPS, eval_tasks=eval_tasks or EVAL_TASKS, seed=seed)
     console = Console()
     rewards = f"{count(len(config.arms), 'reward')}: {', '.join(config.arms)}"
     console.print(f"Training the embedded agent with {rewards} ({count(config.steps, 'step')} each, seed {seed}).")
     began = time.perf_counter()
     data = _run_shown(config, out)
-    _print_result(data, console)
+    _print_result(data)
     console.print(f"finished in {time.perf_counter() - began:.0f} s")
     console.print(f"page    {(out / 'report.html').resolve().as_uri()}", soft_wrap=True)
     console.print(f"calls   deltah score {out / config.arms[0] / 'traces'}", soft_wrap=True)
@@ -83,7 +82,7 @@ def _run_shown(config: DemoConfig, out: Path) -> ReportData:
         return run_demo(config, out, watch=watch)
 
 
-def _print_result(data: ReportData, console: Console) -> None:
+def _print_result(data: ReportData) -> None:
     """The table of this run: sampled and greedy, all questions, then those that need tools and those that do not."""
     from deltah.report.data import SUBSETS
     from deltah.stats.summary import summarise

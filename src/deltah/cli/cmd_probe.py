@@ -14,11 +14,11 @@ import msgspec
 import typer
 
 from deltah.calls.table import LogOptions, ScoredLog
-from deltah.cli.arguments import Answers, Force, Logs, Strict, TraceFormat, VocabSize, check_outputs
+from deltah.cli import arguments
 from deltah.cli.terminal import logs_of, nothing_read, reading, report_losses, reporting
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError, InvalidValueError
-from deltah.runs.directory import nan_to_none, write_atomic
+from deltah.runs import nan_to_none, write_atomic
 from deltah.text_format import agreeing, count
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 
 def command(  # noqa: PLR0913 - the options of a command line
-    paths: Logs,
-    answers: Answers = None,
+    paths: arguments.Logs,
+    answers: arguments.Answers = None,
     model: Annotated[str | None, typer.Option(help="Local model: a directory, a hub id or 'lab'.")] = None,
     server: Annotated[str | None, typer.Option(help="URL of a server that reports prompt log-probabilities.")] = None,
     served_model: Annotated[str | None, typer.Option(help="Name of the model on the server.")] = None,
@@ -38,20 +38,20 @@ def command(  # noqa: PLR0913 - the options of a command line
         Path | None, typer.Option(help="Chat template, tokenizer_config.json or model folder. Sends text completions.")
     ] = None,
     tools: Annotated[Path | None, typer.Option(help="JSON list of the tool schemas that the agent was given.")] = None,
-    top_logprobs: Annotated[int, typer.Option(help="Log-probabilities a token, from the server.", min=1)] = 20,
-    vocab_size: VocabSize = None,
-    format: TraceFormat = None,
-    strict: Strict = False,
+    top_logprobs: Annotated[int, typer.Option(help="Log-probabilities per token, from the server.", min=1)] = 20,
+    vocab_size: arguments.VocabSize = None,
+    format: arguments.TraceFormat = None,
+    strict: arguments.Strict = False,
     max_calls: Annotated[int, typer.Option(help="Number of calls to probe, spread over the questions.", min=1)] = 200,
     seed: Annotated[int, typer.Option(help="Seed of the sample and of the control results.", min=0)] = 0,
     answer_template: Annotated[
         str | None,
         typer.Option(help="Text with {answer}, or 'sentence' (default: the form of the agent's own answer)."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Output, one row a call. Answers are kept beside it.")] = Path(
+    out: Annotated[Path, typer.Option(help="Output, one row per call. Answers are kept beside it.")] = Path(
         "probe.jsonl"
     ),
-    force: Force = False,
+    force: arguments.Force = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cost and stop.")] = False,
 ) -> None:
     """Ask a model what each result changed, compared with no result and another one."""
@@ -81,7 +81,7 @@ def command(  # noqa: PLR0913 - the options of a command line
         _say_cost(plan, cost_of(plan, backend, cache))
         if dry_run:
             if server is not None:
-                typer.echo(f"nothing was sent: tokens are estimated at {asked.chars_per_token:.1f} characters a token")
+                typer.echo(f"nothing was sent: {asked.chars_per_token:.1f} characters per token are assumed")
             return
         with reporting("probe") as report:
             result = run_plan(plan, trajectories, backend, cache, config, progress=report)
@@ -92,10 +92,10 @@ def command(  # noqa: PLR0913 - the options of a command line
 def _read(
     paths: Sequence[str], options: LogOptions, out: Path, inputs: Sequence[str | Path | None], *, force: bool
 ) -> tuple[ScoredLog, list[Trajectory]]:
-    """Read the logs, once the output is known not to replace one of them."""
+    """Logs and their trajectories, read once the output is known not to replace one of them."""
     with reading() as watch:
         log = ScoredLog(paths, replace(options, watch=watch))
-        check_outputs([out], [*inputs, *logs_of(log)], force=force)
+        arguments.check_outputs([out], [*inputs, *logs_of(log)], force=force)
         trajectories = [trajectory for trajectory, *_ in log]
     if not trajectories:
         raise nothing_read(log, paths)
@@ -103,7 +103,6 @@ def _read(
 
 
 def _say_cost(plan: Plan, cost: Cost) -> None:
-    """Print what the probe will ask."""
     typer.echo(
         f"{count(cost.calls, 'call')}, {count(cost.queries, 'query')} ({cost.cached:,} already answered); about "
         f"{count(cost.tokens, 'model token')} to read; {count(len(plan.skipped), 'call')} cannot be probed, "
@@ -114,7 +113,6 @@ def _say_cost(plan: Plan, cost: Cost) -> None:
 
 
 def _schemas(path: Path | None) -> list[dict[str, Any]]:
-    """Read tool schemas from a JSON file."""
     if path is None:
         return []
     try:
@@ -138,7 +136,6 @@ def _api_key(variable: str | None) -> str | None:
 
 
 def _write(result: ProbeResult, out: Path) -> None:
-    """Write the rows and print their summary."""
     import numpy as np
 
     lines = (json.dumps(nan_to_none(row), ensure_ascii=True) + "\n" for row in result.rows)
@@ -147,16 +144,16 @@ def _write(result: ProbeResult, out: Path) -> None:
     except OSError as error:
         raise DataError(f"cannot write {out}: {error.strerror or error}; the cache keeps every answer") from error
     probed = result.probed
-    useful = [row["useful"] for row in probed if row["useful"] is not None]
+    judged = [row for row in probed if row["useful"] is not None]
     tokens = sum(row["model_tokens"] for row in probed)
     typer.echo(f"{count(len(probed), 'call')} probed, {count(tokens, 'model token')}; rows in {out}")
-    if useful:
-        gains = [row["gain_placebo"] for row in probed if row["useful"] is not None]
+    if judged:
+        useful, gain = sum(row["useful"] for row in judged), np.mean([row["gain_placebo"] for row in judged])
         entropies = [row["delta_h_placebo"] for row in probed if not np.isnan(row["delta_h_placebo"])]
         change = f"{np.mean(entropies):+.3f} nats" if entropies else "not measured"
         typer.echo(
-            f"useful {sum(useful):,} of {len(useful):,} ({sum(useful) / len(useful):.0%}); against the control result: "
-            f"mean gain {np.mean(gains):+.3f} nats, mean ΔH {change}"
+            f"useful {useful:,} of {len(judged):,} ({useful / len(judged):.0%}); against the control result: "
+            f"mean gain {gain:+.3f} nats, mean ΔH {change}"
         )
     for reason, n in sorted(result.reasons.items()):
         typer.echo(f"not probed: {count(n, 'call')}, {reason.value}")

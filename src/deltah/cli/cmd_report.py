@@ -10,46 +10,29 @@ from typing import Annotated
 import typer
 
 from deltah.calls.table import LogOptions
-from deltah.cli.arguments import (
-    Answers,
-    Currency,
-    Force,
-    Join,
-    Latency,
-    Logs,
-    Margin,
-    Price,
-    Signal,
-    Strict,
-    TraceFormat,
-    VocabSize,
-    check_outputs,
-    costs,
-    unknown_tools,
-)
+from deltah.cli import arguments
 from deltah.cli.terminal import inert, reading
 from deltah.text_format import count
 from deltah.traces.files import STDIN
 
 
 def command(  # noqa: PLR0913 - the options of a command line
-    paths: Logs,
+    paths: arguments.Logs,
     out: Annotated[
-        Path | None,
-        typer.Option(help="HTML page to write (default: report.html beside the first path)."),
+        Path | None, typer.Option(help="HTML page to write (default: report.html beside the first path).")
     ] = None,
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
-    answers: Answers = None,
-    signal: Signal = None,
-    margin: Margin = None,
-    format: TraceFormat = None,
-    vocab_size: VocabSize = None,
-    join: Join = True,
-    price: Price = None,
-    currency: Currency = "USD",
-    latency: Latency = None,
-    force: Force = False,
-    strict: Strict = False,
+    answers: arguments.Answers = None,
+    signal: arguments.Signal = None,
+    margin: arguments.Margin = None,
+    format: arguments.TraceFormat = None,
+    vocab_size: arguments.VocabSize = None,
+    join: arguments.Join = True,
+    price: arguments.Price = None,
+    currency: arguments.Currency = "USD",
+    latency: arguments.Latency = None,
+    force: arguments.Force = False,
+    strict: arguments.Strict = False,
 ) -> None:
     """Write an HTML page about logs or runs; several paths are compared."""
     from deltah.report.data import load_report
@@ -58,23 +41,21 @@ def command(  # noqa: PLR0913 - the options of a command line
     options = LogOptions(
         answers=answers, format=format, vocab_size=vocab_size, join=join, strict=strict, signal=signal, margin=margin
     )
-    stated = costs(price, currency, latency)
+    stated = arguments.costs(price, currency, latency)
     first = Path(paths[0])
     page = out or (first / "report.html" if first.is_dir() else first.with_name("report.html"))
     read = [name for path in paths if path != STDIN for name in glob.glob(path, recursive=True) or [path]]
     twin = [page.with_suffix(".json")] if page.name else []
-    check_outputs([page], [answers, *read], beside=twin, force=force)
+    arguments.check_outputs([page], [answers, *read], beside=twin, force=force)
     with reading() as watch:
-        options = replace(options, watch=watch)
-        data = load_report(paths, options=options, title=title, costs=stated)
+        data = load_report(paths, options=replace(options, watch=watch), title=title, costs=stated)
     tools = {tool for e in data.every_evaluation for (tool,) in e.rows("SELECT DISTINCT tool FROM calls")}
-    if (unpriced := unknown_tools(stated, tools)) is not None:
+    if (unpriced := arguments.unknown_tools(stated, tools)) is not None:
         data = replace(data, notes=(unpriced,))
     write_report(data, page)
     typer.echo(f"page  {page.resolve().as_uri()}\njson  {page.with_suffix('.json')}")
     for note in dict.fromkeys((*data.notes, *(note for arm in data.arms for note in arm.notes))):
         typer.echo(f"note  {inert(note)}", err=True)
-    lost = sum(arm.n_problems for arm in data.arms)
-    if lost:
+    if lost := sum(arm.n_problems for arm in data.arms):
         typer.echo(f"{count(lost, 'record')} could not be read; the page lists them", err=True)
         raise typer.Exit(1)

@@ -38,7 +38,7 @@ from deltah.cli.arguments import (
 from deltah.cli.terminal import broken, escaped, inert, logs_of, nothing_read, reading, report_losses, two_lines
 from deltah.core.registry import Entry
 from deltah.errors import ConfigError
-from deltah.runs.directory import nan_to_none
+from deltah.runs import nan_to_none
 from deltah.stats.bootstrap import estimate_cell
 from deltah.stats.summary import BY_TOOL, CallSummary, calls_by, log_metrics, rate_cell
 from deltah.text_format import count, money_text, number, tool_title

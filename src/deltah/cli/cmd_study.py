@@ -15,12 +15,12 @@ from rich.table import Table
 
 from deltah.calls.notes import notes_on
 from deltah.calls.table import CallTable, LogOptions, ScoredLog
-from deltah.cli.arguments import Force, Join, Logs, Strict, TraceFormat, VocabSize, check_outputs
+from deltah.cli import arguments
 from deltah.cli.terminal import escaped, inert, logs_of, nothing_read, reading, report_losses, reporting, two_lines
 from deltah.core.signals import SignalConfig
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError
-from deltah.runs.directory import write_atomic
+from deltah.runs import write_atomic
 from deltah.stats.columns import PROBE_COLUMNS, build_table
 from deltah.stats.labels import Evidence, read_call_values
 from deltah.stats.study import StudyResult, run_study
@@ -30,7 +30,7 @@ from deltah.tools import read_corpus
 
 
 def command(  # noqa: PLR0913 - the options of a command line
-    paths: Logs,
+    paths: arguments.Logs,
     tasks: Annotated[
         Path | None,
         typer.Option("--tasks", "--answers", help="Grades or gold answers, with 'supporting' document ids."),
@@ -41,13 +41,13 @@ def command(  # noqa: PLR0913 - the options of a command line
     signal: Annotated[
         list[str] | None, typer.Option(help="Another signal, as package.module:function. Repeatable.")
     ] = None,
-    format: TraceFormat = None,
-    vocab_size: VocabSize = None,
-    join: Join = True,
-    strict: Strict = False,
+    format: arguments.TraceFormat = None,
+    vocab_size: arguments.VocabSize = None,
+    join: arguments.Join = True,
+    strict: arguments.Strict = False,
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples per interval.", min=100)] = 2000,
     seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
-    force: Force = False,
+    force: arguments.Force = False,
     out: Annotated[Path | None, typer.Option(help="Directory, or .json file, to write the results to.")] = None,
 ) -> None:
     """Test which signals tell good calls from bad ones."""
@@ -60,7 +60,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     with reading() as watch:
         log = ScoredLog(paths, replace(options, watch=watch))
         log.signal = SignalConfig()  # whatever a run was scored by
-        check_outputs(targets, [tasks, corpus, labels, probe, *logs_of(log)], force=force)
+        arguments.check_outputs(targets, [tasks, corpus, labels, probe, *logs_of(log)], force=force)
         table = build_table(
             _trajectories(log, paths, calls),
             signals=signal or (),

@@ -1,4 +1,4 @@
-"""TOML (or JSON) file + options -> one frozen configuration. An option beats the file, the file beats the default.
+"""One frozen configuration from a TOML or JSON file and options. An option beats the file, the file beats the default.
 
 Keys mean the same in every command: `rollout.max_rounds` is field `max_rounds` of table `rollout`. A key may be written
 without its table where one table alone has it.
@@ -27,27 +27,21 @@ def resolve(
     *,
     options: Mapping[str, Any] | None = None,
     settings: Sequence[str] = (),
-    defaults: Mapping[str, Any] | None = None,
 ) -> Config:
-    """Build a configuration."""
+    """Configuration from a file, options by dotted key (None: not given) and `key=value` texts, the last one first."""
     content: dict[str, Any] = {}
-    for key, value in (defaults or {}).items():
-        _assign(content, key, value)
     for key, value in (_read_file(path) if path is not None else {}).items():
-        table = _full_key(kind, key).removesuffix(key).rstrip(".")
-        _merge(content, {table: {key: value}} if table else {key: value})
+        _put(content, _full_key(kind, key), value)
     for key, value in (options or {}).items():
         if value is not None:
-            _assign(content, key, value)
+            _put(content, key, value)
     for setting in settings:
         key, separator, value = setting.partition("=")
         if not separator:
             raise ConfigError(f"--set {setting!r}: expected key=value, such as --set reward.alpha=0.3")
-        _assign(content, _full_key(kind, key.strip()), _value(value.strip()))
-    content = _with_options(kind, content)
-    _check_keys(kind, content, "")
+        _put(content, _full_key(kind, key.strip()), _value(value.strip()))
     try:
-        return msgspec.convert(content, kind, strict=True)
+        return msgspec.convert(_checked(kind, content), kind, strict=True)
     except msgspec.ValidationError as error:
         raise ConfigError(_readable(str(error))) from error
 
@@ -65,21 +59,18 @@ def _read_file(path: Path) -> dict[str, Any]:
     return content
 
 
-def _merge(target: dict[str, Any], source: Mapping[str, Any]) -> None:
-    for key, value in source.items():
-        if isinstance(value, Mapping) and isinstance(target.get(key), dict):
-            _merge(target[key], value)
-        else:
-            target[key] = dict(value) if isinstance(value, Mapping) else value
-
-
-def _assign(content: dict[str, Any], dotted: str, value: Any) -> None:
+def _put(content: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set a key; a table adds its keys to those that are there."""
     *tables, last = dotted.split(".")
     for table in tables:
         content = content.setdefault(table, {})
         if not isinstance(content, dict):
             raise ConfigError(f"{dotted}: {table} is a value, not a table")
-    content[last] = value
+    if isinstance(value, Mapping) and isinstance(content.setdefault(last, {}), dict):
+        for key, inner in value.items():
+            _put(content[last], key, inner)
+    else:
+        content[last] = value
 
 
 def _value(text: str) -> Any:
@@ -104,34 +95,26 @@ def _full_key(kind: Any, dotted: str) -> str:
     return f"{owners[0]}.{dotted}" if owners else dotted
 
 
-def _with_options(kind: Any, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Move the keys of a table that are options, and no fields, into its field `options`, where it has one."""
-    known, hints = {field.name for field in fields(kind)}, get_type_hints(kind)
-    own = {key: value for key, value in content.items() if key in known or "options" not in known}
-    for key, value in own.items():
+def _checked(kind: Any, content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Content whose every key exists; of a table with a field `options`, keys that are no fields move there."""
+    hints, checked, options = get_type_hints(kind), dict[str, Any](), dict[str, Any]()
+    known = sorted(field.name for field in fields(kind))
+    for key, value in content.items():
+        if key not in known and "options" not in known:
+            raise ConfigError(f"unknown configuration key {prefix + key!r}; choose from: {', '.join(known)}")
         inner = _table_of(hints.get(key))
-        if inner is not None and isinstance(value, Mapping):
-            own[key] = _with_options(inner, value)
-    if len(own) < len(content):
-        own["options"] = {**own.get("options", {}), **{key: content[key] for key in content if key not in own}}
-    return own
+        if key not in known:
+            options[key] = value
+        elif inner is not None and isinstance(value, Mapping):
+            checked[key] = _checked(inner, value, f"{prefix}{key}.")
+        else:
+            checked[key] = value
+    return checked | ({"options": {**checked.get("options", {}), **options}} if options else {})
 
 
 def _table_of(hint: Any) -> Any:
     """The dataclass that a field holds, or None."""
     return next((t for t in (hint, *get_args(hint)) if is_dataclass(t)), None)
-
-
-def _check_keys(kind: Any, content: Mapping[str, Any], prefix: str) -> None:
-    """Name the first key that does not exist, with those that do."""
-    hints = get_type_hints(kind)
-    known = [field.name for field in fields(kind)]
-    for key, value in content.items():
-        if key not in known:
-            raise ConfigError(f"unknown configuration key {prefix + key!r}; choose from: {', '.join(sorted(known))}")
-        inner = _table_of(hints[key])
-        if inner is not None and isinstance(value, Mapping):
-            _check_keys(inner, value, f"{prefix}{key}.")
 
 
 def _readable(message: str) -> str:

@@ -1,7 +1,6 @@
 """What commands print: progress on standard error, tables of summaries, safe text, and what could not be read.
 
-A terminal shows a bar for each thing under way. A file or a pipe gets a plain line every ten seconds instead, so that a
-log shows that the command is alive.
+A terminal shows a bar for each thing under way; a file or a pipe gets a plain line every ten seconds instead.
 """
 
 from __future__ import annotations
@@ -37,17 +36,15 @@ from deltah.core import metrics
 from deltah.errors import DataError
 from deltah.stats.bootstrap import Cell
 from deltah.stats.summary import DEMO_COLUMNS, Statistics, table
-from deltah.text_format import count
+from deltah.text_format import agreeing, count
 
 LINE_EVERY_S: Final = 10.0
-"""Seconds between two plain lines."""
 READ_AFTER_S: Final = 1.0
 """Seconds of reading before anything is shown."""
 _READ_EVERY_S: Final = 0.1
-_TITLE_WIDTH: Final = 12
+TITLE_WIDTH: Final = 12
 """Longest line of a column title, in characters."""
 _MAX_PROBLEMS: Final = 20
-"""How many unreadable records are listed."""
 _SPEED_OVER_S: Final = 300.0
 """Window of the speed that the time left is estimated from, in seconds."""
 
@@ -59,7 +56,7 @@ class Display:
     """Shows how far several things are, by name."""
 
     def __init__(self, progress: Progress, write: Callable[[str], object] | None = None) -> None:
-        """Use the tasks of a rich display."""
+        """Show tasks of a rich display, or write lines."""
         self._progress, self._write = progress, write
         self._tasks: dict[str, TaskID] = {}
         self._said: dict[TaskID, str] = {}
@@ -108,22 +105,19 @@ def display(*, hidden: bool = False, transient: bool = False) -> Iterator[Displa
     """Show progress while the block runs, as bars or as lines."""
     console = Console(stderr=True)
     lines = not hidden and not console.is_terminal
-    columns = (
+    with Progress(
         TextColumn("{task.description:<22}"),
         BarColumn(bar_width=28),
         MofNCompleteColumn(),
         TextColumn("[dim]{task.fields[numbers]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-    )
-    with Progress(
-        *columns,
         console=console,
         disable=hidden or lines,
         transient=transient,
         speed_estimate_period=_SPEED_OVER_S,
     ) as progress:
-        shown = Display(progress, _to_stderr if lines else None)
+        shown = Display(progress, partial(print, end="", file=sys.stderr, flush=True) if lines else None)
         try:
             yield shown
         finally:
@@ -133,7 +127,7 @@ def display(*, hidden: bool = False, transient: bool = False) -> Iterator[Displa
 
 @contextmanager
 def reporting(description: str) -> Iterator[Report]:
-    """Show progress of one thing while the block runs; yields the function that moves it."""
+    """Show progress of one thing while the block runs; yields the function that reports it."""
     with reporting_phases(description) as (report,):
         yield report
 
@@ -152,7 +146,7 @@ def reporting_phases(first: str, *later: str, hidden: bool = False) -> Iterator[
 
 @contextmanager
 def reading() -> Iterator[Callable[[int], None]]:
-    """Show how many trajectories of a log were read; yields the function to tell it."""
+    """Show how many trajectories of a log were read; yields the function that takes their number."""
     with display(transient=True) as shown:
         due = time.monotonic() + READ_AFTER_S
 
@@ -183,11 +177,6 @@ def _times(task: Task) -> str:
     return f", {elapsed}" + ("" if left is None else f", {timedelta(seconds=round(left))} left")
 
 
-def _to_stderr(line: str) -> None:
-    sys.stderr.write(line)
-    sys.stderr.flush()
-
-
 def print_summaries(
     summaries: Mapping[str, Statistics],
     *,
@@ -196,12 +185,12 @@ def print_summaries(
     columns: tuple[str, ...] = DEMO_COLUMNS,
     outcome: str = OUTCOME,
 ) -> None:
-    """Print one row a summary, value over its 95 % interval; `outcome` is the title of the mean outcome."""
+    """Print one row per summary, value over its 95 % interval; `outcome` is the title of the mean outcome."""
     shown, rows = table(summaries, seconds=seconds, columns=columns, outcome=outcome)
     drawn = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
     drawn.add_column("")
     for column in shown:
-        drawn.add_column(broken(column.title, _TITLE_WIDTH), justify="right", no_wrap=True)
+        drawn.add_column(broken(column.title, TITLE_WIDTH), justify="right", no_wrap=True)
     for name, cells in rows.items():
         drawn.add_row(f"[bold]{escaped(name)}[/]", *map(two_lines, cells))
     Console().print(drawn)
@@ -213,10 +202,7 @@ def two_lines(cell: Cell) -> str:
 
 
 def broken(name: str, width: int) -> str:
-    """A name on lines of at most `width` characters, cut after spaces, underscores, dots, dashes, slashes and colons.
-
-    A part without any of them that is longer keeps a line of its own.
-    """
+    """A name on lines of at most `width` characters, cut after spaces and punctuation; longer words stay whole."""
     lines = [""]
     for part in re.findall(r"[^\s_.\-/:]*[\s_.\-/:]|[^\s_.\-/:]+", name):
         if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width:
@@ -259,7 +245,9 @@ def report_losses(log: ScoredLog) -> None:
 
 def nothing_read(log: ScoredLog, paths: Sequence[str]) -> DataError:
     """The error for logs without a single trajectory."""
-    first = f"; the first problem: {log.reader.problems[0]}" if log.reader.problems else ""
-    skipped = f"; passed over {log.reader.skipped[0]} (no known trace format)" if log.reader.skipped else ""
-    empty = "; it holds nothing to read" if len(paths) == 1 else "; they hold nothing to read"
-    return DataError(f"no trajectory could be read from {', '.join(paths)}{first or skipped or empty}")
+    reason = f"{agreeing(len(paths), 'it holds', 'they hold')} nothing to read"
+    if log.reader.problems:
+        reason = f"the first problem: {log.reader.problems[0]}"
+    elif log.reader.skipped:
+        reason = f"passed over {log.reader.skipped[0]} (no known trace format)"
+    return DataError(f"no trajectory could be read from {', '.join(paths)}; {reason}")

@@ -4,6 +4,9 @@ Scalar rewards: $A_i = (r_i - \bar r) / (\mathrm{std} + \epsilon)$ on every samp
 Dense rewards: $A_{i,k}$ from the group's calls, put on the sampled tokens of the segment that *issued* call k; calls of
 one round share their segment and its mean advantage; the final segment, and every token of a trajectory without
 calls, get the group's outcome advantage. Tokens that were not sampled get 0.
+
+With `correctness_first` no token of a correct trajectory gets less than any token of an incorrect one, nor less than
+min(0, its own outcome-only advantage).
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ from deltah.errors import InvalidValueError
 
 
 def pay(group: Group, config: RewardConfig) -> Rewards:
-    """What a reward gives a group, with its type and shape checked."""
+    """What a reward gives a group; refuses values of another type or shape than it promises."""
     paid = config.entry.value(group, **config.arguments)
     shapes: dict[type, list[tuple[int]]] = {
         TrajectoryRewards: [(len(group),)],
@@ -96,55 +99,6 @@ def group_rewards(group: Group, config: RewardConfig | str | None = None) -> lis
     return [Reward(total=total, process=process) for total, process in zip(totals, calls, strict=True)]
 
 
-def outcome_advantages(group: Group, config: RewardConfig) -> FloatArray:
-    """(G,) advantage of the plain outcome."""
-    return normalise(group.outcomes, scale=config.scale, eps=config.eps)
-
-
-def trajectory_advantages(group: Group, paid: TrajectoryRewards, config: RewardConfig) -> FloatArray:
-    """(G,) advantage of each trajectory's reward, correctness-first where the config asks for it."""
-    totals = np.asarray(paid.values, dtype=np.float64)
-    correct = group.outcomes >= config.correct_at
-    if config.correctness_first and correct.any() and not correct.all():
-        totals = np.where(correct, np.maximum(totals, totals[~correct].max()), totals)
-    advantages = normalise(totals, scale=config.scale, eps=config.eps)
-    return np.concatenate(_correct_first(list(advantages[:, None]), group, config))
-
-
-def _correct_first(advantages: list[FloatArray], group: Group, config: RewardConfig) -> list[FloatArray]:
-    """Raise what a correct trajectory gets to the best of any incorrect one, and to min(0, its outcome's)."""
-    if not config.correctness_first:
-        return advantages
-    correct = (group.outcomes >= config.correct_at).tolist()
-    best_wrong = max((a.max() for a, ok in zip(advantages, correct, strict=True) if not ok), default=-np.inf)
-    floors = np.maximum(np.minimum(outcome_advantages(group, config), 0.0), best_wrong)
-    return [np.maximum(a, f) if ok else a for a, ok, f in zip(advantages, correct, floors.tolist(), strict=True)]
-
-
-def call_advantages(paid: CallRewards, config: RewardConfig) -> list[FloatArray]:
-    """Advantage of every call, before correctness comes first: G arrays (C_i,)."""
-    rewards = [np.asarray(values, dtype=np.float64) for values in paid.values]
-    return POOLINGS.resolve(config.pooling).value(rewards, config.scale, config.eps)
-
-
-def segment_advantages(group: Group, paid: CallRewards | SegmentAdvantages, config: RewardConfig) -> list[FloatArray]:
-    """Advantage of every segment r_0 ... r_R: G arrays (R_i + 1,).
-
-    Where calls are paid, segment k - 1 gets the mean over the calls of the round k it issued, the last one the
-    outcome's advantage. With `correctness_first` no segment of a correct trajectory stays below one of an incorrect
-    trajectory, nor below min(0, its own outcome-only advantage).
-    """
-    if isinstance(paid, SegmentAdvantages):
-        advantages = [np.asarray(values, dtype=np.float64) for values in paid.values]
-    else:
-        rows = zip(group.trajectories, call_advantages(paid, config), outcome_advantages(group, config), strict=True)
-        advantages = [
-            np.array([*(per_call[list(r.calls)].mean() for r in trajectory.rounds), final])
-            for trajectory, per_call, final in rows
-        ]
-    return _correct_first(advantages, group, config)
-
-
 def token_advantages(group: Group, config: RewardConfig | str | None = None) -> list[FloatArray]:
     """Advantage of every token of every trajectory in a group.
 
@@ -163,14 +117,31 @@ def token_advantages(group: Group, config: RewardConfig | str | None = None) -> 
 
 
 def _on_tokens(group: Group, paid: Rewards, config: RewardConfig) -> list[FloatArray]:
-    """G arrays (T_i,) of advantages, 0 on tokens that were not sampled."""
+    """G arrays (T_i,) of advantages, made per segment r_0 ... r_R and put on its sampled tokens."""
+    outcomes = normalise(group.outcomes, scale=config.scale, eps=config.eps)
+    correct = group.outcomes >= config.correct_at
+    advantages: list[FloatArray]
     if isinstance(paid, TrajectoryRewards):
-        values = trajectory_advantages(group, paid, config)
-        return [t.response_mask * np.float64(a) for a, t in zip(values, group.trajectories, strict=True)]
-    return [
-        scatter(per_segment, trajectory.segment_of_token, trajectory.response_mask)
-        for trajectory, per_segment in zip(group.trajectories, segment_advantages(group, paid, config), strict=True)
-    ]
+        totals = np.asarray(paid.values, dtype=np.float64)
+        if config.correctness_first and correct.any() and not correct.all():
+            totals = np.where(correct, np.maximum(totals, totals[~correct].max()), totals)
+        own = zip(group.trajectories, normalise(totals, scale=config.scale, eps=config.eps), strict=True)
+        advantages = [np.full(len(trajectory.rounds) + 1, advantage) for trajectory, advantage in own]
+    elif isinstance(paid, CallRewards):
+        rewards = [np.asarray(values, dtype=np.float64) for values in paid.values]
+        calls = POOLINGS.resolve(config.pooling).value(rewards, config.scale, config.eps)
+        advantages = [
+            np.array([*(per_call[list(r.calls)].mean() for r in trajectory.rounds), final])
+            for trajectory, per_call, final in zip(group.trajectories, calls, outcomes, strict=True)
+        ]
+    else:
+        advantages = [np.asarray(values, dtype=np.float64) for values in paid.values]
+    if config.correctness_first:
+        best_wrong = max((a.max() for a, ok in zip(advantages, correct, strict=True) if not ok), default=-np.inf)
+        floors = np.where(correct, np.maximum(np.minimum(outcomes, 0.0), best_wrong), -np.inf)
+        advantages = [np.maximum(a, floor) for a, floor in zip(advantages, floors, strict=True)]
+    rows = zip(advantages, group.trajectories, strict=True)
+    return [scatter(own, t.segment_of_token, t.response_mask) for own, t in rows]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """The layout of tokens: the one home of the index shift, of scattering span values over tokens, and of token texts.
 
 A causal model's output row t - 1 is the distribution that token t is drawn from. Everywhere in deltah index t of a
-per-token array speaks of *that* distribution: whoever holds a model's raw rows picks them by `rows_that_predict`.
+per-token array describes *that* distribution; `rows_that_predict` picks the rows of a model's raw output.
 """
 
 from __future__ import annotations

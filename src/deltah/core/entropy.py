@@ -19,8 +19,7 @@ chosen so that the tail has mass e; it is then clipped to the bounds.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -44,7 +43,6 @@ _UNHELD_MASS = 1e-6
 """Probability that unseen tokens may fail to hold: rounding of a caller who states no precision, and no matter."""
 _CACHED_VALUES = 2**16
 """Logits worked on at once, 0.5 MB of float64."""
-_E = float(np.e)
 _EXPONENTS = np.concatenate([np.linspace(0.0, 4.0, 401), np.linspace(4.0, 60.0, 225)[1:]])
 """Zipf exponents s at which the tail is tabulated; beyond 60 the tail is one token for every K >= 1."""
 
@@ -129,7 +127,10 @@ def entropy_bounds(
         VocabularySizeError: if K exceeds V, or the V - K unseen tokens cannot hold the mass that is left.
     """
     given = np.asarray(logprobs)
-    tau = _precision(given.dtype, precision)
+    if precision is not None and not 0 <= precision < 0.1:
+        raise InvalidValueError(f"precision is {precision} nats; expected a small number, 0 <= precision < 0.1")
+    implied = _FLOAT64_PRECISION_NATS if given.dtype == np.float64 else SERVER_PRECISION_NATS
+    tau = implied if precision is None else precision
     logp = np.sort(given.astype(np.float64), axis=-1) if given.ndim else given.astype(np.float64)
     _check_logprobs(logp, vocab_size, tau)
     if vocab_size == logp.shape[-1]:
@@ -141,7 +142,7 @@ def entropy_bounds(
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         unseen = vocab_size - logp.shape[-1] - new
         room = np.where(cap > 0, unseen * cap, 0.0)
-        _check_room(1.0 - mass - error, room, cap, vocab_size, partial(_lacks_drawn, logp, sampled, tau))
+        _check_room(1.0 - mass - error, room, cap, vocab_size, logp, sampled)
         most = np.minimum(_within(1.0 - mass + error, 0.0, 1.0), room)
         least = np.minimum(_within(1.0 - mass - error, 0.0, 1.0), most)
         best = _within(1.0 - mass, least, most)
@@ -186,15 +187,6 @@ def _known(logp: FloatArray, sampled: ArrayLike | None, tail_cap: ArrayLike | No
         return _Known(*map(np.asarray, (head, slack, mass, error, cap * np.exp(tau), least, new)))
 
 
-def _precision(dtype: np.dtype[np.generic], precision: float | None) -> float:
-    """Return the stated error, or the one that the input's type implies."""
-    if precision is not None:
-        if not 0 <= precision < 0.1:
-            raise InvalidValueError(f"precision is {precision} nats; expected a small number, 0 <= precision < 0.1")
-        return precision
-    return _FLOAT64_PRECISION_NATS if dtype == np.float64 else SERVER_PRECISION_NATS
-
-
 def _check_logprobs(logp: FloatArray, vocab_size: int, tau: float) -> None:
     if logp.ndim == 0 or logp.shape[-1] == 0:
         raise InvalidValueError(f"logprobs have shape {logp.shape}; expected (..., K) with K >= 1")
@@ -208,19 +200,17 @@ def _check_logprobs(logp: FloatArray, vocab_size: int, tau: float) -> None:
 
 
 def _check_room(
-    left: FloatArray, room: FloatArray, cap: FloatArray, vocab_size: int, lacks_drawn: Callable[[int], bool]
+    left: FloatArray, room: FloatArray, cap: FloatArray, vocab_size: int, logp: FloatArray, sampled: ArrayLike | None
 ) -> None:
-    """Refuse a vocabulary whose unseen tokens, each at most `cap`, cannot hold the probability that is `left`.
-
-    A list that lacks a drawn token likelier than some of its own is not one of the best: then it is refused itself.
-    """
+    """Refuse a vocabulary whose unseen tokens, each at most `cap`, cannot hold the probability that is `left`."""
     unheld = left - room
     missing = np.divide(unheld, cap, out=np.zeros_like(cap), where=(cap > 0) & (unheld > _UNHELD_MASS))
     i = int(np.argmax(np.nan_to_num(missing, nan=0.0))) if missing.size else None
     if i is None or not missing.flat[i] > 0:
         return
     share, each = left.flat[i], cap.flat[i]
-    if lacks_drawn(i):
+    listed, drawn = logp.reshape(-1, logp.shape[-1])[i], np.nan if sampled is None else np.ravel(sampled)[i]
+    if (listed < drawn).any() and not np.isclose(listed, drawn, rtol=0.0, atol=2 * SERVER_PRECISION_NATS).any():
         raise InvalidValueError(
             f"a list of log-probabilities leaves {share:.3g} of the probability to tokens of at most {each:.3g} each, "
             "but the drawn token is likelier and not listed; expected the greatest of the distribution"
@@ -237,14 +227,6 @@ def _check_room(
     )
 
 
-def _lacks_drawn(logp: FloatArray, sampled: ArrayLike | None, tau: float, row: int) -> bool:
-    """Whether a list holds a token less likely than the drawn one, and not the drawn one."""
-    if sampled is None:
-        return False
-    listed, drawn = logp.reshape(-1, logp.shape[-1])[row], np.ravel(np.asarray(sampled))[row]
-    return bool((listed < drawn - 2 * tau).any() and not (np.abs(listed - drawn) <= 2 * tau).any())
-
-
 def _one_a_row(name: str, values: ArrayLike, shape: tuple[int, ...]) -> FloatArray:
     array = np.asarray(values, dtype=np.float64)
     if array.shape != shape:
@@ -253,10 +235,8 @@ def _one_a_row(name: str, values: ArrayLike, shape: tuple[int, ...]) -> FloatArr
 
 
 def _rounding_slack(slope: FloatArray, mass: FloatArray, tau: float) -> FloatArray:
-    """How far an error of at most tau in each log p moves the sum of -p log p, whose slope in log p is p |1 + log p|.
-
-    The slope itself moves within tau, by no more than the factor exp(tau) and the summand p tau.
-    """
+    """How far an error of at most tau in each log p moves the sum of -p log p, given its slope p |1 + log p|."""
+    # The slope itself moves within tau, by no more than the factor exp(tau) and the summand p tau.
     return np.asarray((slope + mass * tau) * (tau * np.exp(tau)))
 
 
@@ -268,12 +248,12 @@ def _drawn_outside(sampled: FloatArray, least: FloatArray, tau: float) -> tuple[
 
 
 def _within(x: FloatArray, low: FloatArray | float, high: FloatArray | float) -> FloatArray:
-    """Return x, moved to the nearer end where it lies outside; `np.clip` costs several times as much."""
+    """x, moved to the nearer end where it lies outside; `np.clip` costs several times as much."""
     return np.asarray(np.minimum(np.maximum(x, low), high))
 
 
 def _xlogx(x: FloatArray) -> FloatArray:
-    """Return -x log x with its limit 0 at 0."""
+    """-x log x with its limit 0 at 0."""
     return np.where(x > 0, -x * np.log(np.where(x > 0, x, 1.0)), 0.0)
 
 
@@ -283,11 +263,9 @@ def _packed(least: FloatArray, most: FloatArray, cap: FloatArray) -> FloatArray:
     The value rises from one multiple of the cap to the next but may dip just below a multiple, so the last multiple
     inside the interval is tried beside both ends.
     """
-    full = np.where(cap > 0, np.floor(np.where(cap > 0, most / np.where(cap > 0, cap, 1.0), 0.0)), 0.0)
-    multiple = full * cap
-    candidates = [_packed_at(least, cap), _packed_at(most, cap)]
-    candidates.append(np.where(multiple >= least, full * _xlogx(cap), np.inf))
-    return np.asarray(np.minimum.reduce(candidates))
+    full = np.where(cap > 0, np.floor(most / np.where(cap > 0, cap, 1.0)), 0.0)
+    at_multiple = np.where(full * cap >= least, full * _xlogx(cap), np.inf)
+    return np.asarray(np.minimum.reduce([_packed_at(least, cap), _packed_at(most, cap), at_multiple]))
 
 
 def _packed_at(mass: FloatArray, cap: FloatArray) -> FloatArray:
@@ -299,7 +277,7 @@ def _packed_at(mass: FloatArray, cap: FloatArray) -> FloatArray:
 def _spread(least: FloatArray, most: FloatArray, unseen: FloatArray) -> FloatArray:
     """Greatest entropy of a tail of `unseen` tokens whose mass lies in [least, most]: e log(N / e)."""
     # e log(N/e) rises up to e = N/exp(1), which matters only for tails of one or two tokens.
-    mass = _within(unseen / _E, least, most)
+    mass = _within(unseen / np.e, least, most)
     return np.where(unseen > 0, _xlogx(mass) + mass * np.log(np.where(unseen > 0, unseen, 1.0)), 0.0)
 
 

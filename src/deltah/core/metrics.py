@@ -1,6 +1,6 @@
 """One row of numbers for a batch of scored trajectories, and alarms when such rows say that training collapses.
 
-Keys are the ones that reach TensorBoard, W&B, `metrics.jsonl` and the report; every engine computes them here.
+The keys are those of TensorBoard, W&B, `metrics.jsonl` and the report.
 """
 
 from __future__ import annotations

@@ -23,7 +23,6 @@ from deltah.errors import ConfigError, InvalidValueError
 T = TypeVar("T")
 Defined = TypeVar("Defined")
 Choice = TypeVar("Choice", bound=StrEnum)
-PLUGINS = "deltah.plugins"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +39,7 @@ class Entry(Generic[T]):
     meaning: str
     """One line, without a full stop."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """What the definition says of itself beside that; each kind documents its own."""
+    """What else the definition states about itself; each kind documents its own."""
 
     @property
     def with_unit(self) -> str:
@@ -48,23 +47,15 @@ class Entry(Generic[T]):
         return f"{self.title}, {self.unit}" if self.unit else self.title
 
 
-_OWN_MODULES: dict[str, None] = {}
-
-
-def own_modules() -> tuple[str, ...]:
-    """Modules outside this package that registered something: a worker process imports them to know the same names."""
-    return tuple(_OWN_MODULES)
+OWN_MODULES: dict[str, None] = {}
+"""Modules outside this package that registered something: a worker process imports them to know the same names."""
 
 
 class Registry(Mapping[str, Entry[T]]):
     """Entries of one kind by name, in the order they were registered."""
 
     def __init__(self, kind: str) -> None:
-        """Start an empty registry.
-
-        Args:
-            kind: What its entries are, in the singular, for messages ("signal").
-        """
+        """Start an empty registry; `kind` is what messages call an entry ("signal")."""
         self.kind = kind
         self._entries: dict[str, Entry[T]] = {}
 
@@ -78,7 +69,7 @@ class Registry(Mapping[str, Entry[T]]):
             title: As tables write it; by default the name.
             unit: Empty for a number without one.
             meaning: One line; by default the first line of the docstring.
-            **options: What this kind of thing says of itself.
+            **options: What this kind of thing states about itself.
 
         Raises:
             InvalidValueError: if the name is taken by something else.
@@ -90,7 +81,7 @@ class Registry(Mapping[str, Entry[T]]):
                 raise InvalidValueError(f"there is a {self.kind} named {name!r} already; choose another name")
             module = str(getattr(value, "__module__", "__main__"))
             if module != "__main__" and module.partition(".")[0] != __name__.partition(".")[0]:
-                _OWN_MODULES[module] = None
+                OWN_MODULES[module] = None
             self._entries[name] = Entry(
                 name=name,
                 value=cast(T, value),
@@ -117,7 +108,7 @@ class Registry(Mapping[str, Entry[T]]):
                 f"unknown {self.kind} {name!r}; choose one of: {', '.join(self)}; or name one of your own as "
                 "package.module:function"
             )
-        value = import_attribute(name, self.kind)
+        value = _import_attribute(name, self.kind)
         registered = next((e for e in self._entries.values() if _same_definition(e.value, value)), None)
         if registered is not None:
             return registered
@@ -138,8 +129,8 @@ class Registry(Mapping[str, Entry[T]]):
         return len(self._entries)
 
 
-def import_attribute(path: str, kind: str) -> Any:
-    """Function or class behind `package.module:attribute`; a ConfigError calls it by its `kind`."""
+def _import_attribute(path: str, kind: str) -> Any:
+    """Function or class behind `package.module:attribute`."""
     module_name, _, attribute = path.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -158,8 +149,8 @@ def import_attribute(path: str, kind: str) -> Any:
 
 @cache
 def load_plugins() -> None:
-    """Import the modules that installed packages name under `deltah.plugins`, once."""
-    for point in entry_points(group=PLUGINS):
+    """Import the modules that installed packages name, once."""
+    for point in entry_points(group="deltah.plugins"):
         point.load()
 
 
@@ -175,7 +166,7 @@ def _same_definition(a: object, b: object) -> bool:
 
 
 def choice(kind: type[Choice], value: object, what: str) -> Choice:
-    """Member of a closed set from its text; an error names `what` is chosen (in the singular) and the choices."""
+    """Member of a closed set from its text; an error calls it `what` and lists the choices."""
     if type(value) is kind:
         return value
     try:
@@ -202,16 +193,13 @@ class Range(NamedTuple):
 
 
 def options_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """Names and defaults of the keyword arguments that a function calls its options: those that have a default."""
+    """Options of a function with their defaults: its parameters that have one."""
     parameters = inspect.signature(function).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
 
 
 def check_options(function: Callable[..., Any], given: Mapping[str, Any], what: str) -> None:
-    """Refuse options that a function does not take, and values outside the `Range` of their annotation.
-
-    `what` says in the error whose options they are: "reward 'dense'".
-    """
+    """Refuse options that a function (`what`, "reward 'dense'") does not take or whose values are out of `Range`."""
     if not given:
         return
     known = options_of(function)

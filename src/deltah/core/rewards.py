@@ -14,13 +14,9 @@ With F1 the task's score in [0, 1], n all calls of a trajectory and m those with
 Undefined and undecided calls count in n and not in m.
 
 A reward is a function from a `Group` and its own options to one of three results, registered where it is defined; what
-it pays follows from what it returns:
-
-    @REWARDS.register("brief", meaning="F1 less a price of every call")
-    def brief(group: Group, *, price: Annotated[float, Range(0.0, 1.0)] = 0.1) -> TrajectoryRewards: ...
-
-Options of a registration: `over_batch`, a function from the signals of a whole batch and a random generator to the
-signals that the reward sees, and `untouched` (True: a trainer leaves rewards and advantages as they are).
+it pays follows from what it returns (see docs/extend.md). Options of a registration: `over_batch`, a function from the
+signals of a whole batch and a random generator to the signals that the reward sees, and `untouched` (True: a trainer
+leaves rewards and advantages as they are).
 """
 
 from __future__ import annotations
@@ -172,39 +168,28 @@ def penalty(group: Group, *, call_penalty: Share = 0.1) -> TrajectoryRewards:
 def otc(
     group: Group, *, otc_smoothing: Annotated[float, Range(1e-6, 1e6)] = 4.0, correct_at: float = 1.0
 ) -> TrajectoryRewards:
-    """F1 * r_tool of every trajectory.
+    r"""F1 * r_tool of OTC-GRPO (arXiv 2504.14870) with its outer weight at 1, for every trajectory.
 
-    Args:
-        group: G trajectories.
-        otc_smoothing: c of the cosine, used where the best correct trajectory makes no call.
-        correct_at: Outcome from which a trajectory counts as correct.
-    """
-    fewest = min((s.n_calls for s, f in group.pairs if f >= correct_at), default=None)
-    return TrajectoryRewards([otc_reward(s, f, fewest_calls=fewest, smoothing=otc_smoothing) for s, f in group.pairs])
-
-
-def otc_reward(signal: Signal, outcome: float, *, fewest_calls: int | None, smoothing: float = 4.0) -> float:
-    r"""F1 * r_tool of OTC-GRPO (arXiv 2504.14870) with its outer weight at 1.
-
-    With n calls here and $n^*$ the fewest of a correct trajectory of the group: 1 if both are 0;
+    With n calls and $n^*$ the fewest of a correct trajectory of the group, r_tool is 1 if both are 0;
     $\cos(\pi n / (2 n + c))$ if $n^* = 0$; $\sin(\pi f / (2 n^*))$ with $f = 2 n n^* / (n + n^*)$ otherwise, which is 1
     at $n = n^*$.
 
     The form was checked against public accounts of the paper and an independent implementation of it, not against its
-    text. The default of c and the choice where no trajectory is correct are ours.
+    text. The default of c is ours, and so is $n^* = n$ where no trajectory is correct.
 
     Args:
-        signal: Gives n.
-        outcome: F1 in [0, 1].
-        fewest_calls: $n^*$; None where no trajectory of the group is correct (then n counts as its own best).
-        smoothing: c.
+        group: G trajectories.
+        otc_smoothing: c.
+        correct_at: Outcome from which a trajectory counts as correct.
     """
-    _check_outcome(outcome)
-    n = signal.n_calls
-    best = n if fewest_calls is None else fewest_calls
-    if best == 0:
-        return outcome * (float(np.cos(np.pi * n / (2 * n + smoothing))) if n else 1.0)
-    return outcome * float(np.sin(np.pi * n / (n + best)))
+    for f in group.outcomes.tolist():
+        _check_outcome(f)
+    n = np.array([s.n_calls for s in group.signals], dtype=np.float64)
+    correct = group.outcomes >= correct_at
+    best = n[correct].min() if correct.any() else n
+    with np.errstate(invalid="ignore"):
+        tool = np.where(best == 0, np.cos(np.pi * n / (2 * n + otc_smoothing)), np.sin(np.pi * n / (n + best)))
+    return TrajectoryRewards(group.outcomes * tool)
 
 
 def shuffle_verdicts(signals: Sequence[Signal], rng: np.random.Generator) -> list[Signal]:
@@ -222,7 +207,7 @@ def shuffle_verdicts(signals: Sequence[Signal], rng: np.random.Generator) -> lis
     """
     origin = [[signal] * signal.n_rounds for signal in signals]
     for k in range(max((s.n_rounds for s in signals), default=0)):
-        holders = [i for i, s in enumerate(signals) if s.n_rounds > k and _has_answer(s, k)]
+        holders = [i for i, s in enumerate(signals) if s.answered[s.round_of_call == k].any()]
         for target, source in zip(holders, rng.permutation(holders), strict=True):
             origin[target][k] = signals[source]
     moved = []
@@ -232,10 +217,6 @@ def shuffle_verdicts(signals: Sequence[Signal], rng: np.random.Generator) -> lis
         verdicts = tuple(s.verdicts[k] for k, s in enumerate(sources))
         moved.append(replace(signal, value=value, lower=lower, upper=upper, verdicts=verdicts))
     return moved
-
-
-def _has_answer(signal: Signal, k: int) -> bool:
-    return signal.answered is None or bool(signal.answered[signal.round_of_call == k].any())
 
 
 @REWARDS.register(

@@ -36,13 +36,11 @@ POOLS: Registry[PoolRule] = Registry("pool")
 
 @POOLS.register("reasoning", meaning="Reasoning tokens: the method's choice")
 def _reasoning(trajectory: Trajectory, tail_tokens: int) -> BoolArray:
-    del tail_tokens
     return trajectory.mask((SegmentKind.REASONING,))
 
 
 @POOLS.register("reasoning_and_call", meaning="Also the tokens that spell the call the segment ends with")
 def _reasoning_and_call(trajectory: Trajectory, tail_tokens: int) -> BoolArray:
-    del tail_tokens
     return trajectory.mask((SegmentKind.REASONING, SegmentKind.CALL))
 
 
@@ -58,7 +56,7 @@ def _tail(trajectory: Trajectory, tail_tokens: int) -> BoolArray:
 
 
 class SegmentEntropies(NamedTuple):
-    """Per-segment statistics, each (R + 1,): index k speaks of r_k."""
+    """Statistics of segments, each (R + 1,) with index k for r_k."""
 
     point: FloatArray
     """Mean nats; NaN for a segment with no measured token."""
@@ -66,13 +64,6 @@ class SegmentEntropies(NamedTuple):
     upper: FloatArray
     n_tokens: IntArray
     """Measured tokens pooled."""
-
-
-def pool_mask(trajectory: Trajectory, pool: str = "reasoning", *, tail_tokens: int = 8) -> BoolArray:
-    """(T,) True on the tokens that enter their segment's mean, by a rule of `POOLS`."""
-    if tail_tokens < 1:
-        raise InvalidValueError(f"tail_tokens is {tail_tokens}; expected 1 or more")
-    return POOLS.resolve(pool).value(trajectory, tail_tokens)
 
 
 def segment_entropies(trajectory: Trajectory, pool: str = "reasoning", *, tail_tokens: int = 8) -> SegmentEntropies:
@@ -86,11 +77,13 @@ def segment_entropies(trajectory: Trajectory, pool: str = "reasoning", *, tail_t
     Raises:
         InvalidValueError: if the trajectory carries no entropies, or `tail_tokens` is below 1.
     """
+    if tail_tokens < 1:
+        raise InvalidValueError(f"tail_tokens is {tail_tokens}; expected 1 or more")
     if trajectory.entropy is None:
         raise InvalidValueError(f"trajectory {trajectory.id!r} carries no entropies")
     point, (lower, upper) = trajectory.entropy, trajectory.entropy_bounds
     n_segments = len(trajectory.rounds) + 1
-    used = np.flatnonzero(pool_mask(trajectory, pool, tail_tokens=tail_tokens) & ~np.isnan(point))
+    used = np.flatnonzero(POOLS.resolve(pool).value(trajectory, tail_tokens) & ~np.isnan(point))
     index = trajectory.segment_of_token[used]
     counts = np.bincount(index, minlength=n_segments)
     divisor = np.where(counts > 0, counts, np.nan)
@@ -108,7 +101,7 @@ Span: TypeAlias = tuple[str, int]
 
 
 def trajectory_from_spans(spans: Iterable[Span], entropy: ArrayLike, **fields: Any) -> Trajectory:
-    """A rollout from what any trainer knows of it.
+    """Build a rollout from what any trainer knows about it.
 
     Args:
         spans: Kinds and lengths in order: "prompt", "reasoning", "call" (one span per call; several before one result

@@ -5,13 +5,7 @@ The method's signal is $\Delta H_k = H(r_k) - H(r_{k-1})$; a call *reduced* entr
 values: reduced if the whole interval lies below -margin, not reduced if none of it does, undecided otherwise.
 
 Every signal keeps that sign and that verdict, so rewards take any of them. A signal is a function from the entropies of
-R + 1 segments to an `Interval` of R rounds, registered where it is defined:
-
-    @SIGNALS.register("late", title="late ΔH", unit="nats", meaning="ΔH over the last tokens", pool="tail")
-    def late(h: SegmentEntropies) -> Interval: ...
-
-Options of a registration: `default_margin` (0), `pool` (the configuration's), `fit` (a class whose `fit(signals)`,
-on signals of `delta_h`, makes what the signal takes as its second argument).
+R + 1 segments to an `Interval` of R rounds, registered where it is defined (see docs/extend.md).
 """
 
 from __future__ import annotations
@@ -30,8 +24,6 @@ from deltah.core.segments import POOLS, SegmentEntropies, segment_entropies
 from deltah.core.types import BoolArray, Estimator, FloatArray, IntArray, Trajectory
 from deltah.errors import InvalidValueError
 
-_RATIO_EPS_NATS = 1e-8
-
 
 class Verdict(StrEnum):
     """Verdict on one round, shared by its answered calls."""
@@ -48,7 +40,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Signal:
-    """What one trajectory's entropies say of its calls, as `score` makes it.
+    """What one trajectory's entropies say about its calls, as `score` makes it.
 
     Per-round arrays have length R with index k - 1 for round k; per-segment arrays have length R + 1 with index k
     for r_k. A negative `value` means that the round reduced entropy.
@@ -80,14 +72,8 @@ class Signal:
     """(C,) index k - 1 of each call's round."""
     estimator: Estimator
     temperature: float | None
-    answered: BoolArray | None = None
-    """(C,) False for a call without a result, which has no signal of its own whatever its round's says; None: all
-    calls were answered."""
-
-    def __post_init__(self) -> None:
-        segments = (self.segment_entropy, self.segment_lower, self.segment_upper, self.segment_tokens)
-        for array in (self.value, self.lower, self.upper, *segments):
-            array.setflags(write=False)
+    answered: BoolArray
+    """(C,) False for a call without a result: it has no signal of its own, whatever its round's is."""
 
     @cached_property
     def reduced(self) -> BoolArray:
@@ -112,8 +98,7 @@ class Signal:
     @property
     def call_reduced(self) -> BoolArray:
         """(C,) I of each call: that of its round, False without an answer."""
-        reduced = self.reduced[self.round_of_call]
-        return reduced if self.answered is None else reduced & self.answered
+        return self.reduced[self.round_of_call] & self.answered
 
     @property
     def call_value(self) -> FloatArray:
@@ -133,13 +118,11 @@ class Signal:
     @cached_property
     def call_verdicts(self) -> tuple[Verdict, ...]:
         """(C,) verdict on each call: that of its round, undefined without an answer."""
-        answered = [True] * self.n_calls if self.answered is None else self.answered.tolist()
-        rounds = zip(self.round_of_call.tolist(), answered, strict=True)
+        rounds = zip(self.round_of_call.tolist(), self.answered.tolist(), strict=True)
         return tuple(self.verdicts[k] if got else Verdict.UNDEFINED for k, got in rounds)
 
     def _of_calls(self, per_round: FloatArray) -> FloatArray:
-        values = per_round[self.round_of_call]
-        return values if self.answered is None else np.where(self.answered, values, np.nan)
+        return np.where(self.answered, per_round[self.round_of_call], np.nan)
 
 
 class Interval(NamedTuple):
@@ -171,10 +154,10 @@ def ratio(h: SegmentEntropies) -> Interval:
     """ΔH_k / (H(r_(k-1)) + 1e-8): comparable across questions of unlike entropy."""
     # (H_k - H) / (H + eps) rises with H_k and falls with H, so its extremes lie at opposite ends of the intervals.
     point, lower, upper = delta_h(h)
+    before, least, most = (values[:-1] + 1e-8 for values in h[:3])
     with np.errstate(invalid="ignore"):
-        lower = lower / (h.upper[:-1] + _RATIO_EPS_NATS)
-        lower = np.where(np.isinf(h.upper[:-1]), -1.0, lower)  # its limit as the earlier entropy grows without bound
-        return Interval(point / (h.point[:-1] + _RATIO_EPS_NATS), lower, upper / (h.lower[:-1] + _RATIO_EPS_NATS))
+        lower = np.where(np.isinf(most), -1.0, lower / most)  # -1: its limit as the earlier entropy grows without bound
+        return Interval(point / before, lower, upper / least)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,8 +193,7 @@ class PositionBaseline:
         if not rows:
             raise InvalidValueError("a position baseline needs at least one round with a defined ΔH; got none")
         index, log_tokens, delta = (np.array(column, dtype=np.float64) for column in zip(*rows, strict=True))
-        counts = np.bincount(index.astype(np.int64))
-        enough = int((np.cumprod(counts >= min_rounds)).sum()) or 1
+        enough = int(np.cumprod(np.bincount(index.astype(np.int64)) >= min_rounds).sum()) or 1
         bins = np.minimum(index.astype(np.int64), enough - 1)
         centre = float(log_tokens.mean())
         within = log_tokens - _bin_means(log_tokens, bins)[bins]
@@ -258,8 +240,7 @@ def tail(h: SegmentEntropies) -> Interval:
     title="−H before",
     unit="nats",
     meaning="minus the entropy of the reasoning before a call; knows no result",
-    # Never positive, so it needs a threshold: ln 2 is a fair coin's worth.
-    default_margin=math.log(2.0),
+    default_margin=math.log(2.0),  # never positive, so it needs a threshold: the entropy of a fair coin
 )
 def entropy_before(h: SegmentEntropies) -> Interval:
     """-H(r_(k-1)): how uncertain the model was when it called, nats. Reduced means H(r_(k-1)) > margin."""
@@ -345,8 +326,7 @@ def score(trajectory: Trajectory, config: SignalConfig | str | None = None, **op
     config = signal_config(config, **options)
     entry = config.entry
     h = segment_entropies(trajectory, entry.options.get("pool", config.pool), tail_tokens=config.tail_tokens)
-    short = h.n_tokens < config.min_tokens
-    if short.any():
+    if (short := h.n_tokens < config.min_tokens).any():
         point, lower, upper = (np.where(short, np.nan, values) for values in h[:3])
         h = SegmentEntropies(point, lower, upper, h.n_tokens)
     fitted = () if entry.options.get("fit") is None else (config.baseline,)
@@ -356,7 +336,6 @@ def score(trajectory: Trajectory, config: SignalConfig | str | None = None, **op
         undefined = np.bincount(trajectory.round_of_call, weights=answered, minlength=len(point)) == 0
         point, lower, upper = (np.where(undefined, np.nan, values) for values in (point, lower, upper))
     margin = config.resolved_margin
-    bounds = zip(lower.tolist(), upper.tolist(), strict=True)
     return Signal(
         name=config.name,
         unit=entry.unit,
@@ -364,7 +343,7 @@ def score(trajectory: Trajectory, config: SignalConfig | str | None = None, **op
         value=point,
         lower=lower,
         upper=upper,
-        verdicts=tuple(_verdict(low, high, margin) for low, high in bounds),
+        verdicts=tuple(_verdict(*bounds, margin) for bounds in zip(lower.tolist(), upper.tolist(), strict=True)),
         segment_entropy=h.point,
         segment_lower=h.lower,
         segment_upper=h.upper,
@@ -372,14 +351,14 @@ def score(trajectory: Trajectory, config: SignalConfig | str | None = None, **op
         round_of_call=trajectory.round_of_call,
         estimator=trajectory.estimator,
         temperature=trajectory.temperature,
-        answered=None if answered.all() else answered,
+        answered=answered,
     )
 
 
 def signal_config(given: object = None, **options: Any) -> SignalConfig:
     """Configuration of what a caller wrote: in full, by name, or the method's for None; with options on top."""
     known = SignalConfig.__dataclass_fields__
-    unknown = sorted(set(options) - set(known))
+    unknown = sorted(options.keys() - known.keys())
     if unknown:
         raise InvalidValueError(f"unknown scoring option {unknown[0]!r}; choose from: {', '.join(known)}")
     if given is None or isinstance(given, str):

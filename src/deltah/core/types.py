@@ -1,8 +1,8 @@
 """The trajectory, its segments and its calls: frozen records that every part of deltah shares.
 
-Axes: T tokens, R tool rounds, C tool calls, G trajectories of a group. **Index t of every per-token array speaks
-of the distribution token t was drawn from** (see `deltah.core.align`). A quantity that was not measured is NaN
-or None, never 0. What can be derived (masks, rounds, counts) is a property, so that two copies cannot disagree.
+Axes: T tokens, R tool rounds, C tool calls, G trajectories of a group. **Index t of every per-token array describes
+the distribution that token t was drawn from** (see `deltah.core.align`). A quantity that was not measured is NaN or
+None, never 0. What can be derived (masks, rounds, counts) is a property, so that two copies cannot disagree.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property, partial
+from itertools import groupby, pairwise
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,11 +52,8 @@ class SegmentKind(StrEnum):
         return self in (SegmentKind.REASONING, SegmentKind.CALL, SegmentKind.CONTROL)
 
 
-_ROUNDING_NATS = 1e-3
-"""How far below 0 low-precision arithmetic may put the entropy of a point mass."""
-_MOST_NATS = 1e6
-"""No distribution over tokens comes near; the squares of greater numbers may overflow where they are summed."""
-_SAMPLED = tuple(kind for kind in SegmentKind if kind.sampled)
+_ROUNDING_NATS = 1e-3  # low-precision arithmetic may put the entropy of a point mass this far below 0
+_MOST_NATS = 1e6  # far above any distribution over tokens; sums of greater squares may overflow
 _ERROR_TEXT = re.compile(r"\s*error(?:\s*\Z|(?:\s[^\n:]{0,80})?:)", re.IGNORECASE)
 _TRACEBACK = re.compile(r"\s*(?:Traceback \(most recent call last\):|[A-Z]\w*(?:Error|Exception): )")
 _PYTHON_ERROR = re.compile(r"\s*\{'error': (?!None|''|False)")  # a Python dict, as TRL writes it
@@ -63,22 +62,19 @@ _PYTHON_ERROR = re.compile(r"\s*\{'error': (?!None|''|False)")  # a Python dict,
 def is_error(text: str) -> bool:
     """Whether a tool's result reports a failure.
 
-    True if it starts with `error:`, `Error calling search: ...` or the like (any case; a text that merely begins with
-    the word is no error), with a Python traceback or the name of an exception (`ValueError: ...`), or is an object
-    {"error": ...}, in JSON or Python spelling, that is neither empty nor false.
+    True if it starts with `error:` or `Error calling search: ...` (any case), with a Python traceback or the name of an
+    exception (`ValueError: ...`), or is an object {"error": ...}, as JSON or Python, that is neither empty nor false.
     """
     if _ERROR_TEXT.match(text) or _PYTHON_ERROR.match(text) or _TRACEBACK.match(text):
         return True
-    if not text.lstrip().startswith("{") or '"error"' not in text:
-        return False
-    try:
-        return bool(json.loads(text).get("error"))
-    except (ValueError, RecursionError):
-        return False
+    if text.lstrip().startswith("{") and '"error"' in text:
+        with suppress(ValueError, RecursionError):
+            return bool(json.loads(text).get("error"))
+    return False
 
 
 def error_text(reason: str) -> str:
-    """Result of a failed call of our own tools."""
+    """Result of a failed call of a tool that deltah ships."""
     return f"error: {reason}"
 
 
@@ -98,10 +94,8 @@ class CallStatus(StrEnum):
 
     @classmethod
     def of(cls, result: str | None) -> CallStatus:
-        """Status of a call with this result: one rule for our tools, for TRL's loop and for logs."""
-        if result is None:
-            return cls.UNANSWERED
-        return cls.ERROR if is_error(result) else cls.OK
+        """Status of a call with this result: one rule for tools, for TRL's loop and for logs."""
+        return cls.UNANSWERED if result is None else cls.ERROR if is_error(result) else cls.OK
 
 
 class Estimator(StrEnum):
@@ -163,14 +157,13 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """Half-open token span [start, stop) with one author and one purpose."""
+    """Half-open token span [start, stop) of one kind."""
 
     kind: SegmentKind
     start: int
     stop: int
     turn: int
-    """Assistant messages that began before this span, less one for a span inside a message: the index of the
-    message that wrote it, that its results answer, or (for a prompt) that follows it."""
+    """Index of the assistant message that wrote this span, whose calls it answers, or (prompt) that follows it."""
     text: str | None = None
     """Text of a span whose tokens are unknown (start == stop); None where `Trajectory.token_texts` has it."""
 
@@ -184,8 +177,7 @@ class Segment:
         return self.stop - self.start
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Round:
+class Round(NamedTuple):
     """All calls of one turn with their results; k = 1 ... R in the notation of the method."""
 
     k: int
@@ -210,9 +202,8 @@ class Trajectory:
     """One rollout: its tokens, what was measured on them, its calls, and how it was graded.
 
     Raises:
-        InvalidValueError: if segments do not partition 0..T, an array has another length than T, an entropy is negative
-            beyond rounding or of no distribution, lies outside its bounds or stands on a token that was not sampled, or
-            two calls share an id or are out of order.
+        InvalidValueError: if segments do not partition 0..T, an array has another length than T, an entropy is
+            impossible, outside its bounds or on a token that was not sampled, or calls share an id or are out of order.
     """
 
     id: str
@@ -228,7 +219,7 @@ class Trajectory:
     """(T,) nats, certified, +inf where no upper bound is known; None when exact."""
     estimator: Estimator = Estimator.NONE
     temperature: float | None = None
-    """Temperature of the distribution the entropies speak of; None when the source does not say."""
+    """Temperature of the distribution that the entropies describe; None when the source does not say."""
     logprobs: FloatArray | None = None
     """(T,) log-probability of each sampled token, NaN elsewhere."""
     token_ids: IntArray | None = None
@@ -258,62 +249,54 @@ class Trajectory:
             object.__setattr__(self, name, _read_only(getattr(self, name), np.float64, name, n))
         object.__setattr__(self, "token_ids", _read_only(self.token_ids, np.int64, "token_ids", n))
         object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
-        self._check_segments()
-        self._check_entropy()
-        self._check_calls()
         if self.token_texts is not None and not isinstance(self.token_texts, tuple | TokenTexts):
             object.__setattr__(self, "token_texts", tuple(self.token_texts))
-        if self.token_texts is not None and len(self.token_texts) != n:
-            raise InvalidValueError(f"trajectory {self.id!r}: {len(self.token_texts)} token texts for {n} tokens")
-        if self.outcome is not None and not 0.0 <= self.outcome <= 1.0:
-            raise InvalidValueError(f"trajectory {self.id!r}: outcome {self.outcome} is not in [0, 1]")
+        fault = next(self._faults(), None)
+        if fault is not None:
+            raise InvalidValueError(f"trajectory {self.id!r}: {fault}")
 
     def __reduce__(self) -> tuple[object, ...]:
         state = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return partial(Trajectory, **(state | {"metadata": dict(self.metadata)})), ()  # a mapping proxy is not pickled
 
-    def _check_segments(self) -> None:
+    def _faults(self) -> Iterator[str]:
+        """What breaks a rule, in words."""
         end, turn = 0, 0
         for segment in self.segments:
             if segment.start != end or segment.stop < segment.start:
-                raise InvalidValueError(
-                    f"trajectory {self.id!r}: segment [{segment.start}, {segment.stop}) does not continue at token "
-                    f"{end}; segments must cover the tokens in order, without gap or overlap"
+                yield (
+                    f"segment [{segment.start}, {segment.stop}) does not continue at token {end}; segments must cover "
+                    "the tokens in order, without gap or overlap"
                 )
             if segment.turn < turn:
-                raise InvalidValueError(f"trajectory {self.id!r}: turn {segment.turn} comes after turn {turn}")
+                yield f"turn {segment.turn} comes after turn {turn}"
             end, turn = segment.stop, segment.turn
-
-    def _check_entropy(self) -> None:
-        if self.entropy is None:
-            if self.entropy_lower is not None or self.entropy_upper is not None:
-                raise InvalidValueError(f"trajectory {self.id!r}: entropy bounds without an entropy")
-            return
-        off = np.isfinite(self.entropy)
-        off &= ~self.response_mask
-        if off.any():
-            raise InvalidValueError(
-                f"trajectory {self.id!r}: token {int(off.argmax())} was not sampled but carries an entropy; "
-                "set NaN on prompt and result tokens"
-            )
-        lower, upper = self.entropy_lower, self.entropy_upper
-        for values in (self.entropy,) if lower is None else (self.entropy, lower):
-            if (wrong := (values < -_ROUNDING_NATS) | (values > _MOST_NATS)).any():
-                value = values[wrong.argmax()]
-                range_ = "0 or more" if value < 0 else "at most the logarithm of the vocabulary's size"
-                raise InvalidValueError(
-                    f"trajectory {self.id!r}: token {int(wrong.argmax())} has an entropy of {value:.6g}; "
-                    f"expected nats, {range_}"
-                )
-        if (lower is not None and (lower > self.entropy).any()) or (upper is not None and (upper < self.entropy).any()):
-            raise InvalidValueError(f"trajectory {self.id!r}: an entropy lies outside its own bounds")
-
-    def _check_calls(self) -> None:
+        if self.entropy is not None:
+            yield from self._faults_of(self.entropy)
+        elif self.entropy_lower is not None or self.entropy_upper is not None:
+            yield "entropy bounds without an entropy"
         if len({call.id for call in self.calls}) != len(self.calls):
-            raise InvalidValueError(f"trajectory {self.id!r}: two calls share an id")
-        turns = [call.turn for call in self.calls]
-        if turns != sorted(turns):
-            raise InvalidValueError(f"trajectory {self.id!r}: calls are not in the order they were issued")
+            yield "two calls share an id"
+        if any(call.turn > later.turn for call, later in pairwise(self.calls)):
+            yield "calls are not in the order they were issued"
+        if self.token_texts is not None and len(self.token_texts) != len(self):
+            yield f"{len(self.token_texts)} token texts for {len(self)} tokens"
+        if self.outcome is not None and not 0.0 <= self.outcome <= 1.0:
+            yield f"outcome {self.outcome} is not in [0, 1]"
+
+    def _faults_of(self, entropy: FloatArray) -> Iterator[str]:
+        off = np.isfinite(entropy) & ~self.response_mask
+        if off.any():
+            token = int(off.argmax())
+            yield f"token {token} was not sampled but carries an entropy; set NaN on prompt and result tokens"
+        lower, upper = self.entropy_lower, self.entropy_upper
+        for values in (entropy,) if lower is None else (entropy, lower):
+            if (wrong := (values < -_ROUNDING_NATS) | (values > _MOST_NATS)).any():
+                token, value = int(wrong.argmax()), values[wrong.argmax()]
+                range_ = "0 or more" if value < 0 else "at most the logarithm of the vocabulary's size"
+                yield f"token {token} has an entropy of {value:.6g}; expected nats, {range_}"
+        if (lower is not None and (lower > entropy).any()) or (upper is not None and (upper < entropy).any()):
+            yield "an entropy lies outside its own bounds"
 
     def __len__(self) -> int:
         """Number of tokens T."""
@@ -321,11 +304,7 @@ class Trajectory:
 
     @property
     def entropy_bounds(self) -> tuple[FloatArray, FloatArray]:
-        """Certified (lower, upper), each (T,) nats; both are `entropy` when it is exact.
-
-        Raises:
-            InvalidValueError: if nothing was measured.
-        """
+        """Certified (lower, upper), each (T,) nats: `entropy` when it is exact; an InvalidValueError without one."""
         if self.entropy is None:
             raise InvalidValueError(f"trajectory {self.id!r} carries no entropies")
         lower, upper = self.entropy_lower, self.entropy_upper
@@ -339,7 +318,7 @@ class Trajectory:
     @cached_property
     def response_mask(self) -> BoolArray:
         """(T,) True on the tokens that the policy drew."""
-        return self.mask(_SAMPLED)
+        return self.mask(kind for kind in SegmentKind if kind.sampled)
 
     def mask(self, kinds: Iterable[SegmentKind]) -> BoolArray:
         """(T,) True on the tokens of the given kinds."""
@@ -352,12 +331,8 @@ class Trajectory:
     @cached_property
     def rounds(self) -> tuple[Round, ...]:
         """Rounds 1 ... R: the calls of one turn form one round."""
-        members: dict[int, list[int]] = {}
-        for i, call in enumerate(self.calls):  # their turns never fall
-            members.setdefault(call.turn, []).append(i)
-        return tuple(
-            Round(k=k, turn=turn, calls=tuple(calls)) for k, (turn, calls) in enumerate(members.items(), start=1)
-        )
+        turns = groupby(range(len(self.calls)), key=lambda i: self.calls[i].turn)
+        return tuple(Round(k=k, turn=turn, calls=tuple(calls)) for k, (turn, calls) in enumerate(turns, start=1))
 
     @property
     def n_calls(self) -> int:
@@ -367,8 +342,7 @@ class Trajectory:
     @cached_property
     def round_of_call(self) -> IntArray:
         """(C,) index k - 1 of the round each call belongs to, for indexing (R,) arrays."""
-        index = {r.turn: r.k - 1 for r in self.rounds}
-        return np.array([index[call.turn] for call in self.calls], dtype=np.int64)
+        return np.array([r.k - 1 for r in self.rounds for _ in r.calls], dtype=np.int64)
 
     @cached_property
     def segment_of_token(self) -> IntArray:
@@ -380,16 +354,11 @@ class Trajectory:
         return index
 
     def text(self, start: int, stop: int) -> str:
-        """Text of tokens [start, stop).
-
-        Raises:
-            InvalidValueError: if the texts of the tokens are not known.
-        """
+        """Text of tokens [start, stop); an InvalidValueError if the texts of the tokens are not known."""
         if self.token_texts is None:
             raise InvalidValueError(f"trajectory {self.id!r} carries no token texts")
-        if isinstance(self.token_texts, TokenTexts):
-            return self.token_texts.join(start, stop)
-        return "".join(self.token_texts[start:stop])
+        texts = self.token_texts
+        return texts.join(start, stop) if isinstance(texts, TokenTexts) else "".join(texts[start:stop])
 
     def segment_text(self, segment: Segment) -> str | None:
         """Text of one of its segments; None where the record does not have it."""

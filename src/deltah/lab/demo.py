@@ -39,7 +39,7 @@ from deltah.lab.world import Split, World
 from deltah.parallel import start, stop, stop_on_termination
 from deltah.report.data import ReportData, load_arm
 from deltah.report.page import write_report
-from deltah.runs.directory import DONE, RunDirectory, open_run, package_versions, signal_of, write_atomic
+from deltah.runs import DONE, RunDirectory, open_run, package_versions, signal_of, write_atomic
 from deltah.tasks import read_tasks
 from deltah.tools import ToolConfig, read_corpus
 from deltah.traces import read_traces

@@ -19,7 +19,7 @@ from typing import TypeAlias
 import numpy as np
 
 from deltah.lab.world import SCHEMAS, Kind, Relation, Split, World, document_id, pick
-from deltah.runs.directory import write_atomic
+from deltah.runs import write_atomic
 from deltah.tasks.task_files import Task
 from deltah.tools.search import Document
 

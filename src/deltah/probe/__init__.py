@@ -1,5 +1,4 @@
-"""Counterfactual probe: what a call's result did, against no result and against an unrelated one, from the same state.
+"""Counterfactual probe: what a call's result did, against no result and against an unrelated one.
 
-Import from the submodules. The probe defines what a model is asked (`queries.Backend`); `server` asks a server, and
-`deltah.engines.local_scorer` a model in memory.
+`queries.Backend` is what a model is asked: by `server` of a server, by `deltah.engines.local_scorer` in memory.
 """

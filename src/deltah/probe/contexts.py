@@ -1,20 +1,15 @@
-"""The three contexts of a call, and the logged segment that follows it.
-
-All three share the state in which the policy made the call, its thoughts in that turn included:
+"""The three contexts of a call, which share the state in which the policy made it, and the segment that follows it.
 
 * real: the state, the call, its result.
 * control: the same with the text of an unrelated result; siblings of the round stay.
-* none: the call was not made. If it was the turn's only one, its text is cut out of the turn and the turn goes on where
-  the call began, so the continuation stands in the open message. If it has siblings, its text and its result are cut
-  out and the others stay; the continuation starts the next message. The text before the call may announce it ("let me
-  check"), which weighs on what follows: that is why usefulness is judged against the control as well.
+* none: the call was not made. The text of the turn's only call is cut out and the continuation stands in the open
+  message. Of several calls, one and its result are cut out and the continuation starts the next message.
 
 Where the logged token ids are the tokenizer's own, contexts are spliced from them and every other token stays as it
-was sampled. Elsewhere chat messages are rebuilt and rendered again.
-
-A result segment in tokens is `P b_1 M b_2 M ... b_n S`: bodies b_i, which spell the results, between tokens of the
-template, of which M closes one result and opens the next. Bodies are found by their visible characters, because
-templates strip and indent results; a token that holds a body's first or last character is part of the body.
+was sampled; elsewhere chat messages are rebuilt and rendered again. A result segment in tokens is
+`P b_1 M b_2 M ... b_n S`: bodies b_i, which spell the results, between tokens of the template, of which M closes one
+result and opens the next. Bodies are found by their visible characters, because templates strip and indent results; a
+token that holds a body's first or last character is part of the body.
 """
 
 from __future__ import annotations
@@ -22,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from typing import TypeAlias
 
 from deltah.core.types import Segment, SegmentKind, Trajectory
@@ -40,7 +35,6 @@ from deltah.traces.messages import Message, PlacedMessage, placed_messages
 
 PARAGRAPH = "\n\n"
 """Stands between two texts of one message that would run into one word."""
-
 Span: TypeAlias = tuple[int, int]
 """Token indices [start, stop)."""
 
@@ -56,7 +50,7 @@ class Form(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contexts:
-    """The same state under three results."""
+    """One state under three results."""
 
     real: Context
     control: Context
@@ -69,7 +63,7 @@ class Contexts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlResult:
-    """The result of another call, which stands in for that of a call."""
+    """The result of another call, in the place of a call's own."""
 
     trajectory: Trajectory
     call: int
@@ -84,26 +78,25 @@ class ControlResult:
 
 
 class Splicer:
-    """Which rounds of a set of trajectories can be spliced at the level of tokens; remembers what it found."""
+    """Finds which rounds of a set of trajectories can be spliced at the level of tokens, and remembers it."""
 
     def __init__(self, view: TokenView | None) -> None:
-        """Start with a tokenizer's view, or without one: then no round can be spliced."""
+        """Without a tokenizer's view no round can be spliced."""
         self.view = view
-        # By id(), which is unique as long as the object is kept.
-        self._fits: dict[int, tuple[Trajectory, bool]] = {}
-        self._prompts: dict[int, tuple[Trajectory, list[int]]] = {}
+        # By id(), which is unique as long as the caller keeps the trajectories.
+        self._fits: dict[int, bool] = {}
+        self._prompts: dict[int, list[int]] = {}
 
     def spans(self, trajectory: Trajectory, turn: int) -> dict[int, Span] | None:
         """Bodies of a round's results, by call; None if the round cannot be spliced."""
         if id(trajectory) not in self._fits:
-            fits = (
+            self._fits[id(trajectory)] = (
                 self.view is not None
                 and _has_all_tokens(trajectory)
                 # The tokenizer reads the logged ids as the log does.
                 and tuple(self.view.texts(_token_ids(trajectory))) == trajectory.token_texts
             )
-            self._fits[id(trajectory)] = trajectory, fits
-        return body_spans(trajectory, turn) if self._fits[id(trajectory)][1] else None
+        return body_spans(trajectory, turn) if self._fits[id(trajectory)] else None
 
     def body(self, control: ControlResult) -> list[int] | None:
         """Token ids of a control result; None if they are not known."""
@@ -116,15 +109,12 @@ class Splicer:
     def prompt(self, trajectory: Trajectory) -> list[int]:
         """Ids before the logged tokens: those of the prompt's messages where the log holds only their text."""
         if id(trajectory) not in self._prompts:
-            self._prompts[id(trajectory)] = trajectory, self._read_prompt(trajectory)
-        return self._prompts[id(trajectory)][1]
-
-    def _read_prompt(self, trajectory: Trajectory) -> list[int]:
-        if self.view is None or any(s.kind is SegmentKind.PROMPT and s.n_tokens for s in trajectory.segments):
-            return []
-        placed = placed_messages(trajectory)
-        first = next((i for i, p in enumerate(placed) if _speaks(p)), len(placed))
-        return self.view.prompt([p.message for p in placed[:first]])
+            ids = list[int]()
+            if self.view and not any(s.kind is SegmentKind.PROMPT and s.n_tokens for s in trajectory.segments):
+                before = takewhile(lambda placed: not _speaks(placed), placed_messages(trajectory))
+                ids = self.view.prompt([placed.message for placed in before])
+            self._prompts[id(trajectory)] = ids
+        return self._prompts[id(trajectory)]
 
 
 def contexts_of(trajectory: Trajectory, call: int, control: ControlResult, splicer: Splicer) -> Contexts:
@@ -276,9 +266,7 @@ def _token_segment(ids: Sequence[int], following: Sequence[Segment]) -> TokenCon
 
 def _chat_contexts(trajectory: Trajectory, call: int, body: str) -> Contexts:
     turn = trajectory.calls[call].turn
-    placed = placed_messages(trajectory)
-    stop = next((i for i, p in enumerate(placed) if _speaks(p) and p.turn > turn), len(placed))
-    state = placed[:stop]
+    state = list(takewhile(lambda p: not _speaks(p) or p.turn <= turn, placed_messages(trajectory)))
     swapped = [{**p.message, "content": body} if p.call == call else p.message for p in state]
     return Contexts(
         real=ChatContext(messages=tuple(p.message for p in state)),

@@ -1,11 +1,11 @@
-"""Which calls are probed, with which control result, why others cannot be, and what it costs.
+"""Which calls are probed, with which control result, and why others cannot be: settled before a model reads a token.
 
-All of it is settled before a model reads a token. The sample takes one call of every question, in random order, then a
-second one, and so on, until the budget is spent: questions with many calls do not crowd out the others. It depends on
-the seed and on the names of the calls, not on the order of the files.
+The sample takes one call of every question, in random order, then a second one, and so on, until the budget is spent:
+questions with many calls do not crowd out the others. It depends on the seed and on the names of the calls, not on the
+order of the files.
 
 The control result of a call is a real result of another question's call of the same tool, of like length, without the
-gold answer. It answers what "no result" cannot: a context also changes by being longer, by holding a result at all, and
+gold answer. It shows what "no result" cannot: a context also changes by being longer, by holding a result at all, and
 by the turn that follows it. It depends on the seed, on the call and on the set of trajectories alone.
 """
 
@@ -18,10 +18,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import zip_longest
 from typing import Final
 
 import numpy as np
 
+from deltah.core.registry import check_number
 from deltah.core.types import CallStatus, SegmentKind, StopReason, Trajectory
 from deltah.errors import InvalidValueError
 from deltah.probe.contexts import Contexts, ControlResult, Splicer, contexts_of, joined
@@ -31,22 +33,19 @@ from deltah.tasks.graders import extract_answer, normalize_answer
 DOUBLED: Final = math.log(2.0)
 """Nats by which the log-probability of an answer rises when its probability doubles."""
 MAX_RATIO: Final = 2.0
-"""Control result and real result differ in length by this factor at most."""
+"""Largest factor between the lengths of control result and real result."""
 NEAREST: Final = 16
-"""The control result is drawn from so many results of nearest length."""
+"""Number of results, those nearest in length, that the control result is drawn from."""
 
 
 class Reason(StrEnum):
     """Why a call was not probed."""
 
     UNANSWERED = "unanswered"
-    """No result followed."""
     NO_GOLD = "no_golden_answer"
-    """The trajectory does not say what is right."""
     NO_CONTROL = "no_placebo"
     """No other question's result of the same tool is of like length and free of the golden answer."""
     TOO_LONG = "context_too_long"
-    """A context does not fit the model's window."""
     REFUSED = "refused"
     """The template or the server does not take the messages; `detail` says why."""
 
@@ -71,9 +70,9 @@ class ProbeConfig:
     answer_template: str | None = None
     """Text with `{answer}` in it, or "sentence"; None: the form of the trajectory's own final answer."""
     max_answers: int = 4
-    """Golden answers tried of each trajectory, the first ones."""
+    """The first golden answers of each trajectory that are tried."""
     threshold: float = DOUBLED
-    """A call is useful if its gain over either control exceeds so many nats."""
+    """Gain in nats over each control from which a call is useful."""
 
     def __post_init__(self) -> None:
         template = self.answer_template
@@ -82,17 +81,15 @@ class ProbeConfig:
                 f"the answer template {template!r} holds {FIELD} {template.count(FIELD)} times; expected once, "
                 f"as in '<answer>{FIELD}</answer>', or {SENTENCE!r} for the trajectory's own sentence"
             )
-        if self.max_calls is not None and self.max_calls < 1:
-            raise InvalidValueError(f"max_calls is {self.max_calls}; expected 1 or more")
-        if self.max_answers < 1:
-            raise InvalidValueError(f"max_answers is {self.max_answers}; expected 1 or more")
-        if not math.isfinite(self.threshold):
-            raise InvalidValueError(f"threshold is {self.threshold}; expected a number of nats")
+        if self.max_calls is not None:
+            check_number("max_calls", self.max_calls, 1)
+        check_number("max_answers", self.max_answers, 1)
+        check_number("threshold", self.threshold, 0.0, unit="number of nats")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One call of one trajectory."""
+    """A call of a trajectory."""
 
     trajectory: Trajectory
     call: int
@@ -109,7 +106,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallPlan:
-    """Everything to ask about one call."""
+    """What to ask about one call."""
 
     target: Target
     control: ControlResult
@@ -128,7 +125,7 @@ class CallPlan:
 
     def queries(self) -> list[Query]:
         """All queries of the call."""
-        pairs = [self.context_queries(variant) for variant in Variant]
+        pairs = map(self.context_queries, Variant)
         return [query for gold, segment in pairs for query in (*gold, *([segment] if segment else []))]
 
 
@@ -148,7 +145,8 @@ def make_plan(trajectories: Sequence[Trajectory], backend: Backend, config: Prob
     forms = templates(trajectories, config.answer_template)
     template = {id(trajectory): form for trajectory, form in zip(trajectories, forms, strict=True)}
     targets = [Target(trajectory=t, call=i) for t in trajectories for i in range(t.n_calls)]
-    eligible, skipped = _eligible(targets)
+    skipped = [Skipped(target=target, reason=reason) for target in targets if (reason := _lacks(target)) is not None]
+    eligible = [target for target in targets if _lacks(target) is None]
     calls, tried = list[CallPlan](), 0
     for target in sample(eligible, config.seed):
         if len(calls) == config.max_calls:
@@ -171,29 +169,22 @@ def sample(targets: Sequence[Target], seed: int) -> list[Target]:
     questions = [by_question[key] for key in sorted(by_question)]
     shuffled = [[found[i] for i in rng.permutation(len(found))] for found in questions]
     order = [shuffled[i] for i in rng.permutation(len(shuffled))]
-    longest = max(map(len, order), default=0)
-    return [found[i] for i in range(longest) for found in order if i < len(found)]
+    return [target for turn in zip_longest(*order) for target in turn if target is not None]
 
 
-def _eligible(targets: Sequence[Target]) -> tuple[list[Target], list[Skipped]]:
-    eligible, skipped = list[Target](), list[Skipped]()
-    for target in targets:
-        if target.trajectory.calls[target.call].result is None:
-            skipped.append(Skipped(target=target, reason=Reason.UNANSWERED))
-        elif not any(answer.strip() for answer in target.trajectory.golden_answers):
-            skipped.append(Skipped(target=target, reason=Reason.NO_GOLD))
-        else:
-            eligible.append(target)
-    return eligible, skipped
+def _lacks(target: Target) -> Reason | None:
+    """Why nothing can be asked about a call, whatever the model; None if something can."""
+    if target.trajectory.calls[target.call].result is None:
+        return Reason.UNANSWERED
+    return None if any(answer.strip() for answer in target.trajectory.golden_answers) else Reason.NO_GOLD
 
 
 def _plan_call(
     target: Target, pool: ControlPool, splicer: Splicer, backend: Backend, template: str, config: ProbeConfig
 ) -> CallPlan | Skipped:
     trajectory, call = target.trajectory, target.call
-    spans = splicer.spans(trajectory, trajectory.calls[call].turn)
     control = None
-    if spans is not None and call in spans:
+    if call in (splicer.spans(trajectory, trajectory.calls[call].turn) or ()):
         control = pool.choose(trajectory, call, config.seed, usable=lambda found: splicer.body(found) is not None)
     control = control or pool.choose(trajectory, call, config.seed)
     if control is None:
@@ -210,7 +201,7 @@ def _plan_call(
 
 
 def skipped_by(target: Target, error: QueryError) -> Skipped:
-    """What is said of a call whose query failed."""
+    """A call whose query failed, with the reason."""
     reason = Reason.TOO_LONG if isinstance(error, ContextTooLongError) else Reason.REFUSED
     return Skipped(target=target, reason=reason, detail=str(error))
 
@@ -219,7 +210,6 @@ class ControlPool:
     """Every successful, non-empty result of a set of trajectories, by tool."""
 
     def __init__(self, trajectories: Iterable[Trajectory]) -> None:
-        """Collect the results."""
         pool: dict[str, list[ControlResult]] = defaultdict(list)
         for trajectory in trajectories:
             key = question_key(trajectory)
@@ -240,7 +230,7 @@ class ControlPool:
         *,
         usable: Callable[[ControlResult], bool] = lambda result: True,
     ) -> ControlResult | None:
-        """Draw the control result of one answered call; None if no result will do."""
+        """Draw the control result of an answered call; None if no result will do."""
         target = trajectory.calls[call]
         real, key, asked = target.result or "", question_key(trajectory), _asked(trajectory)
         forbidden = [_words(answer) for answer in trajectory.golden_answers if answer.strip()]
@@ -248,11 +238,9 @@ class ControlPool:
         seen = {_words(real)}
         for result in self._by_length(target.name, len(real)):
             words = _words(result.text)
-            if result.question == key or words in seen or any(gold in words for gold in forbidden):
-                continue
-            if asked is not None and _asked(result.trajectory) == asked:  # the same question under another id
-                continue
-            if usable(result):
+            # The same question may stand under another id.
+            same = result.question == key or (asked is not None and _asked(result.trajectory) == asked)
+            if not same and words not in seen and not any(gold in words for gold in forbidden) and usable(result):
                 seen.add(words)
                 found.append(result)
             if len(found) == NEAREST:
@@ -285,11 +273,10 @@ def _words(text: str) -> str:
 
 FIELD = "{answer}"
 """Where the answer stands in a template."""
-
 SENTENCE = "sentence"
 """In place of a template: the trajectory's own sentence."""
 _READ_CHARS = 4000
-"""The form of the answer is looked for in so many last characters."""
+"""Last characters in which the form of the answer is looked for."""
 _TAGGED = re.compile(r"<answer>(\s*)(?=\S).*?(\s*)</answer>", re.DOTALL)
 _SENTENCE_END = re.compile(r"[.!?]\s+|\n+")
 _HASHES = re.compile(r"####(\s*)\S")

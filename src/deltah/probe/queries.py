@@ -1,9 +1,8 @@
 """What a probe asks of a model, and the answers on disk.
 
-A query is the probability of a continuation in a context, token by token. A context is either the exact tokens that the
-policy saw, or chat messages that a template or a server renders. A continuation is either logged tokens or a text. A
-backend turns a `Query` into `Scores`; it knows nothing of calls, control results or answers. The cache keeps every
-answer in SQLite, so that a killed probe repeats no query that was answered.
+A query asks for the probability of each token of a continuation (logged tokens, or a text) in a context (the tokens
+that the policy saw, or chat messages). A backend turns a `Query` into `Scores`. The cache keeps every answer in SQLite,
+so that a killed probe repeats no query that was answered.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from deltah.traces.messages import Message
 
 
 class QueryError(DeltahError, RuntimeError):
-    """A single query that a model cannot answer; its call is listed as not probed and the run goes on."""
+    """A query that the model cannot answer; its call is listed as not probed and the run goes on."""
 
 
 class ContextTooLongError(QueryError):
@@ -41,7 +40,7 @@ class TokenContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatContext:
-    """Messages before the continuation, which starts the next assistant message or goes on in an open one."""
+    """Messages before the continuation."""
 
     messages: tuple[Message, ...]
     open_text: str = ""
@@ -72,7 +71,7 @@ Continuation: TypeAlias = TokenContinuation | TextContinuation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """One continuation in one context."""
+    """A continuation in a context."""
 
     context: Context
     continuation: Continuation
@@ -87,7 +86,7 @@ class Scores:
     entropy: FloatArray
     """(n,) nats; exact, or the point estimate; NaN where not measured."""
     lower: FloatArray
-    """(n,) certified; `entropy` itself when exact."""
+    """(n,) certified; `entropy` itself where exact."""
     upper: FloatArray
     """(n,) certified, +inf where no upper bound is known."""
     focus: BoolArray
@@ -113,21 +112,21 @@ class TokenView(Protocol):
 
 
 class Backend(Protocol):
-    """A model that scores continuations."""
+    """A model that scores continuations: a server, or a local one."""
 
     @property
     def identity(self) -> Mapping[str, Scalar]:
-        """All that decides an answer beside the query: a cache of another identity is refused."""
+        """All that decides an answer beside the query; a cache of another identity is refused."""
 
     @property
     def view(self) -> TokenView | None:
-        """How logged token ids are read; None: the backend takes chat messages only."""
+        """How logged token ids are read; None if the backend takes chat messages only."""
 
     def count(self, query: Query) -> int:
         """Tokens that the model reads for a query: exact where the tokenizer is at hand, else an estimate."""
 
     def score(self, queries: Sequence[Query]) -> Iterator[Scores]:
-        """Answers in the order of the queries; those of one call come together, so that their prefix can be shared."""
+        """Answers in the order of the queries, which are those of one call: their prefix can be shared."""
 
 
 def focus_mask(texts: Sequence[str], opener: int, closer: int) -> BoolArray:
@@ -141,9 +140,8 @@ def focus_mask(texts: Sequence[str], opener: int, closer: int) -> BoolArray:
 
 
 def question_key(trajectory: Trajectory) -> str:
-    """What question a trajectory answers: its task id, else the question's text, else its own id."""
-    task = trajectory.metadata.get("task_id")
-    if task is not None:
+    """The question that a trajectory answers: its task id, else the question's text, else its own id."""
+    if (task := trajectory.metadata.get("task_id")) is not None:
         return f"task {task}"
     return f"question {trajectory.question}" if trajectory.question is not None else f"id {trajectory.id}"
 
@@ -167,28 +165,18 @@ _ANSWERS_TABLE = f"""CREATE TABLE answers (
 class ProbeCache:
     """Answers of one model, by query; open it with `open_cache`. A new file is written at the first answer."""
 
-    def __init__(self, path: Path, identity: Mapping[str, Scalar]) -> None:
+    def __init__(self, path: Path, identity: Mapping[str, Scalar], *, begun: bool) -> None:
         self.path = path
         self._identity = dict(identity)
-        begun = path.exists() and path.stat().st_size > 0
         self._connection = sqlite3.connect(path, isolation_level=None) if begun else None
-
-    def __len__(self) -> int:
-        """Number of answers."""
-        if self._connection is None:
-            return 0
-        return int(self._connection.execute("SELECT count(*) FROM answers").fetchone()[0])
 
     def __contains__(self, query: Query) -> bool:
         """Whether the answer is known."""
-        return self._row("1", query) is not None
+        return self._row(query) is not None
 
     def __getitem__(self, query: Query) -> Scores:
         """The answer to a query that is `in` the cache."""
-        row = self._row(f"{', '.join(_ARRAYS)}, focus, estimator, n_context", query)
-        if row is None:
-            raise KeyError(query)
-        *arrays, focus, estimator, n_context = row
+        *arrays, focus, estimator, n_context = self._row(query)
         return Scores(
             **{name: np.frombuffer(content) for name, content in zip(_ARRAYS, arrays, strict=True)},
             focus=np.frombuffer(focus, dtype=np.bool_),
@@ -206,27 +194,6 @@ class ProbeCache:
         except (OSError, sqlite3.Error) as error:
             raise DataError(f"cannot write the cache {self.path}: {error}; what it holds is kept") from error
 
-    def check_identity(self) -> None:
-        """Refuse a file that is not such a cache, or one of another model."""
-        if self._connection is None:
-            return
-        try:
-            old = _stored_identity(self._connection)
-        except sqlite3.Error as error:
-            if isinstance(error, sqlite3.OperationalError) and "no such table" not in str(error):
-                raise DataError(f"cannot read the cache {self.path}: {error}") from error
-            raise ConfigError(
-                f"{self.path} is not a cache of deltah probe; give another --out, or remove the file"
-            ) from error
-        new = self._identity
-        keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-        if keys:
-            changes = "; ".join(f"{key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in keys)
-            raise ConfigError(
-                f"the cache {self.path} holds answers of another model or setting ({changes}); give the same options "
-                "to continue, or another --out"
-            )
-
     def close(self) -> None:
         """Close the file."""
         if self._connection is not None:
@@ -241,33 +208,37 @@ class ProbeCache:
         self._connection.execute("COMMIT")
         return self._connection
 
-    def _row(self, columns: str, query: Query) -> tuple[Any, ...] | None:
+    def _row(self, query: Query) -> Any:
         if self._connection is None:
             return None
-        asked = f"SELECT {columns} FROM answers WHERE query = ?"
-        row: tuple[Any, ...] | None = self._connection.execute(asked, (digest(asdict(query)),)).fetchone()
-        return row
+        asked = f"SELECT {', '.join(_ARRAYS)}, focus, estimator, n_context FROM answers WHERE query = ?"
+        return self._connection.execute(asked, (digest(asdict(query)),)).fetchone()
 
 
 @contextmanager
 def open_cache(path: Path, identity: Mapping[str, Scalar]) -> Iterator[ProbeCache]:
-    """Open the answers of a model; a file of another model is a `ConfigError`."""
-    with closing(ProbeCache(path, identity)) as cache:
-        cache.check_identity()
+    """Open the answers of a model; a file of another model, or one that is no such cache, is a `ConfigError`."""
+    old = identity_on_disk(path)
+    changed = [key for key in sorted(old.keys() | identity.keys()) if old.get(key) != identity.get(key)]
+    if old and changed:
+        changes = "; ".join(f"{key}: {old.get(key)!r} then, {identity.get(key)!r} now" for key in changed)
+        raise ConfigError(
+            f"the cache {path} holds answers of another model or setting ({changes}); give the same options to "
+            "continue, or another --out"
+        )
+    with closing(ProbeCache(path, identity, begun=bool(old))) as cache:
         yield cache
 
 
 def identity_on_disk(path: Path) -> dict[str, Scalar]:
-    """Identity of the model whose answers a file holds; empty if it holds none."""
-    if not path.exists():
+    """Identity of the model whose answers a file holds; empty where there is no file, or an empty one."""
+    if not path.exists() or not path.stat().st_size:
         return {}
     with closing(sqlite3.connect(path)) as connection:
         try:
-            return _stored_identity(connection)
-        except sqlite3.Error:
-            return {}  # `open_cache` says what is wrong with it
-
-
-def _stored_identity(connection: sqlite3.Connection) -> dict[str, Scalar]:
-    stored: dict[str, Scalar] = json.loads(connection.execute("SELECT content FROM identity").fetchone()[0])
+            stored: dict[str, Scalar] = json.loads(connection.execute("SELECT content FROM identity").fetchone()[0])
+        except sqlite3.Error as error:
+            raise ConfigError(
+                f"{path} is not a cache of deltah probe, or cannot be read ({error}); give another --out, or remove it"
+            ) from error
     return stored

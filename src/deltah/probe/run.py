@@ -1,26 +1,19 @@
-"""A probe from end to end: ask what is not cached yet, and make one row a call.
+"""A probe from end to end: ask what is not cached yet, and make one row per call.
 
-Every answer is on disk before it is used. A call whose query fails is listed with its reason and the run goes on; an
-error that would meet every query (no access, server gone, full disk) stops the run, which continues from the cache when
-it is started again.
+A call whose query fails is listed with its reason and the run goes on; an error that would meet every query (no access,
+server gone, full disk) stops the run, which continues from the cache when it is started again.
 
-A row says what a call's result did to the probability of the answer and to the entropy of what followed. For each of
-the three contexts the best golden answer is the one of greatest total log-probability; taken in each context alike, so
-that the choice favours none. Gains are differences of its log-probability, in nats. The field names call the control
-result "placebo"::
+The best golden answer of a context is the one of greatest total log-probability. The field names call the control
+result "placebo"; r_k is the logged reasoning of the next turn, the same tokens in every context::
 
-    gain_placebo = log P(gold | real) - log P(gold | control)        total, and per token
+    gain_placebo = log P(gold | real) - log P(gold | control)        nats, total and per token
     gain_none    = log P(gold | real) - log P(gold | none)
     useful       = both > threshold                                  default log 2: the answer became twice as likely
     delta_h_placebo = H(r_k | real) - H(r_k | control)               negative: the result made r_k more certain
     delta_h_none    = H(r_k | real) - H(r_k | none)
 
-Both are asked, because either alone misleads: without a result the turn reads differently, and an unrelated result does
-not only withhold, it can draw a model that trusts the latest result away from what it knew. A repeated call then beats
-its control and yet changes nothing.
-
-r_k is the logged reasoning of the next turn, the same tokens in every context. With interval entropies a difference
-lies in [L_real - U_other, U_real - L_other]. NaN is "not measured".
+Either gain alone misleads: without a result the turn reads differently, and an unrelated one can draw a model away from
+what it knew. NaN is "not measured".
 """
 
 from __future__ import annotations
@@ -44,14 +37,14 @@ Progress: TypeAlias = Callable[[int, int, dict[str, float]], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What a plan costs, in tokens that the model reads."""
+    """What a plan costs."""
 
     calls: int
     queries: int
     cached: int
     """Queries whose answer is on disk."""
     tokens: int
-    """Tokens of the others. Backends that share the prefix of a call's contexts compute fewer."""
+    """Tokens that the model reads for the others; fewer where it shares the prefix of a call's contexts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +52,9 @@ class ProbeResult:
     """What a probe found."""
 
     rows: tuple[dict[str, Any], ...]
-    """One a call, those not probed included, in the order of the trajectories."""
+    """One per call, those not probed included, in the order of the trajectories."""
     reasons: Counter[Reason]
-    """How many calls were not probed, by reason."""
+    """Number of calls that were not probed."""
     n_left: int
     """Calls over the budget; they have no row."""
 
@@ -72,7 +65,7 @@ class ProbeResult:
 
 
 def cost_of(plan: Plan, backend: Backend, cache: ProbeCache) -> Cost:
-    """Count what is still to be asked, before anything is."""
+    """Count what is still to be asked."""
     queries = [query for call in plan.calls for query in call.queries()]
     missing = [query for query in queries if query not in cache]
     return Cost(
@@ -107,8 +100,8 @@ def run_plan(
         if progress is not None:
             progress(done, len(plan.calls), {})
     for s in skipped:
-        detail = {} if s.detail is None else {"detail": s.detail}
-        rows.append((s.target, _head(s.target, backend.identity) | {"reason": s.reason.value} | detail))
+        why = {"reason": s.reason.value} | ({} if s.detail is None else {"detail": s.detail})
+        rows.append((s.target, _head(s.target, backend.identity) | why))
     place = {id(trajectory): i for i, trajectory in enumerate(trajectories)}
     rows.sort(key=lambda pair: (place[id(pair[0].trajectory)], pair[0].call))
     return ProbeResult(
@@ -143,10 +136,9 @@ class Entropy:
 
 def best_gold(answers: Sequence[Scores]) -> Gold:
     """The golden answer of greatest total log-probability, ties to the first; NaN if no answer was measured."""
-    found = [scores.logprobs[scores.focus] for scores in answers]
     measured = [
         Gold(total=float(logprobs.sum()), per_token=float(logprobs.mean()), n_tokens=len(logprobs))
-        for logprobs in found
+        for logprobs in (scores.logprobs[scores.focus] for scores in answers)
         if len(logprobs) and not np.isnan(logprobs).any()
     ]
     return max(measured, key=lambda gold: gold.total, default=Gold())

@@ -1,8 +1,7 @@
 """A model behind an OpenAI-compatible server that reports log-probabilities of given text; needs no torch.
 
-`connect` finds out by a few tiny requests what the server can do (`deltah.probe.server_api`). Entropies are
-certified bounds from the k best log-probabilities, by the rules of importers of logs (`deltah.traces.logprobs`), at the
-temperature at which the server reports, which is 1 unless it was started otherwise.
+`connect` finds out by a few tiny requests what the server can do (`deltah.probe.server_api`). Entropies are certified
+bounds from the k best log-probabilities (`deltah.traces.logprobs`), at the server's temperature, 1 by default.
 """
 
 from __future__ import annotations
@@ -34,10 +33,8 @@ from deltah.probe.server_api import (
     PromptTokens,
     RejectedError,
     base_url,
-    chat_body,
     read_prompt,
     tail_start,
-    text_body,
 )
 from deltah.traces.logprobs import measure, pack_lists
 from deltah.traces.messages import Message
@@ -83,7 +80,6 @@ class ServerBackend:
     view = None
 
     def __init__(self, client: JsonClient, model: str, dialect: Dialect, options: ServerOptions) -> None:
-        """Use a server whose dialect is known."""
         self._client, self._model, self._dialect, self._options = client, model, dialect, options
         self._vocab_size = options.vocab_size or vocab_size_of(model)[0]
         self.identity: dict[str, Scalar] = {
@@ -98,13 +94,13 @@ class ServerBackend:
         }
 
     def count(self, query: Query) -> int:
-        """Estimate the tokens of a query from its characters, with five tokens a message for the template."""
+        """Estimate the tokens of a query from its characters and messages."""
         context, continuation = _chat_query(query)
         chars = sum(map(_chars, context.messages)) + len(context.open_text) + len(continuation.text)
         return round(chars / self._options.chars_per_token) + MESSAGE_TOKENS * len(context.messages)
 
     def score(self, queries: Sequence[Query]) -> Iterator[Scores]:
-        """Answers in order; the requests run at the same time."""
+        """Answers in order; the requests run concurrently."""
         pool = ThreadPoolExecutor(max_workers=self._options.concurrency)
         try:
             yield from pool.map(self._score, queries)
@@ -116,8 +112,9 @@ class ServerBackend:
         try:
             prompt = self.read(context, continuation.text)
         except RejectedError as error:
-            raise _query_error(error) from error
-        start = tail_start(_without_trailing_space(prompt.texts), continuation.text.strip())
+            too_long = any(words in str(error).lower() for words in _LENGTH_WORDS)
+            raise (ContextTooLongError if too_long else QueryError)(str(error)) from error
+        start = tail_start(prompt.texts, continuation.text.strip())
         if start is None:  # a character of it spans several tokens
             start = len(self.read(context, "").texts)
         if not 0 < start < len(prompt.texts):
@@ -126,22 +123,26 @@ class ServerBackend:
 
     def read(self, context: ChatContext, text: str) -> PromptTokens:
         """Tokens of context and text as the server reads them."""
-        answer = self._complete(self._body(context, text))
-        return read_prompt(self._dialect, answer, self._options.top_k)
+        path = "/chat/completions" if self._dialect is Dialect.CHAT else "/completions"
+        body = {"model": self._model, "max_tokens": 1, "temperature": 0.0, **self._body(context, text)}
+        return read_prompt(self._dialect, self._client.ask(path, body), self._options.top_k)
 
     def _body(self, context: ChatContext, text: str) -> dict[str, Any]:
+        """Request whose prompt ends in an open assistant message of the text; without any text, where one begins."""
+        spoken, top_k, template = context.open_text + text, self._options.top_k, self._options.template
         if self._dialect is Dialect.CHAT:
-            return chat_body(context, text, self._options.top_k, self._options.tools)
-        template = self._options.template
+            last = [{"role": "assistant", "content": spoken}] if spoken else []
+            return {
+                "messages": [*context.messages, *last],
+                "continue_final_message": bool(spoken),
+                "add_generation_prompt": not spoken,
+                "prompt_logprobs": top_k,
+                **({"tools": list(map(dict, self._options.tools))} if self._options.tools else {}),
+            }
         if template is None:
             raise ServerError("this server takes text only; give its model's chat template with --chat-template")
-        rendered = template.render(context.messages) + context.open_text + text
-        return text_body(self._dialect, rendered, self._options.top_k)
-
-    def _complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        return self._client.post(
-            self._dialect.path, {"model": self._model, "max_tokens": 1, "temperature": 0.0, **body}
-        )
+        wanted = {"echo": True, "logprobs": top_k} if self._dialect is Dialect.ECHO else {"prompt_logprobs": top_k}
+        return {"prompt": template.render(context.messages) + spoken, **wanted}
 
     def _scores(self, prompt: PromptTokens, start: int, continuation: TextContinuation) -> Scores:
         tokens = pack_lists(prompt.texts[start:], prompt.logprobs[start:], prompt.top[start:])
@@ -176,7 +177,7 @@ def connect(options: ServerOptions) -> ServerBackend:
     """Find out how a server is asked, and that it answers."""
     client = JsonClient(base=base_url(options.url), api_key=options.api_key, patient=False)
     name = options.model or _served_model(client)
-    failure: ServerError | None = None
+    failure = ServerError(f"{options.url} offers no way to score text")
     for dialect in (Dialect.CHAT,) if options.template is None else (Dialect.COMPLETIONS, Dialect.ECHO):
         try:
             if dialect is Dialect.ECHO and options.template is not None:
@@ -186,11 +187,11 @@ def connect(options: ServerOptions) -> ServerBackend:
             failure = error
         else:
             return ServerBackend(replace(client, patient=True), name, dialect, options)
-    raise failure or ServerError(f"{options.url} offers no way to score text")
+    raise failure
 
 
 def _served_model(client: JsonClient) -> str:
-    listed = client.get("/models").get("data")
+    listed = client.ask("/models").get("data")
     names = [str(m["id"]) for m in listed if isinstance(m, dict) and "id" in m] if isinstance(listed, list) else []
     if len(names) != 1:
         shown = ", ".join(names[:10]) or "none"
@@ -206,9 +207,9 @@ def _check_alignment(client: JsonClient, model: str, template: ChatTemplate) -> 
     request = {"model": model, "max_tokens": 1, "temperature": 0.0, "logprobs": 1}
     for said in _SEQUENCES:
         prompt = template.render(_GREETING.messages) + said
-        drawn = _last_logprobs(client.post("/completions", {**request, "prompt": prompt}))
+        drawn = _last_logprobs(client.ask("/completions", {**request, "prompt": prompt}))
         text, expected = drawn[-1] if drawn else ("", None)
-        echo = client.post("/completions", {**request, "prompt": prompt + text, "echo": True})
+        echo = client.ask("/completions", {**request, "prompt": prompt + text, "echo": True})
         found = [value for token, value in _last_logprobs(echo) if token == text]
         if not text.strip() or expected is None or not found or found[-1] is None:
             continue  # prompt and token were cut differently this time: it shows nothing
@@ -227,7 +228,7 @@ def _last_logprobs(answer: Mapping[str, Any]) -> list[tuple[str, float | None]]:
     try:
         block = answer["choices"][0]["logprobs"]
         return list(zip(map(str, block["tokens"]), block["token_logprobs"], strict=True))[-2:]
-    except (KeyError, IndexError, TypeError, ValueError):
+    except (LookupError, TypeError, ValueError):
         return []
 
 
@@ -244,24 +245,8 @@ def _chars(message: Message) -> int:
     return len(str(message.get("content") or "")) + called
 
 
-def _query_error(error: RejectedError) -> QueryError:
-    said = str(error)
-    too_long = any(words in said.lower() for words in _LENGTH_WORDS)
-    return ContextTooLongError(said) if too_long else QueryError(said)
-
-
-def _without_trailing_space(texts: Sequence[str]) -> list[str]:
-    """Token texts whose joined text ends in no white space."""
-    kept = list(texts)
-    for i in range(len(kept) - 1, -1, -1):
-        kept[i] = kept[i].rstrip()
-        if kept[i]:
-            break
-    return kept
-
-
 def _focus(texts: Sequence[str], continuation: TextContinuation) -> BoolArray:
-    """Tokens of the answer, where the first token may begin before the continuation and templates strip its ends."""
+    """Tokens of the answer; the first one may begin before the continuation, and templates strip its ends."""
     text = continuation.text
     stripped = len(text) - len(text.lstrip())
     joined = "".join(texts).rstrip()

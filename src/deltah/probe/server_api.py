@@ -1,4 +1,4 @@
-"""Requests to a server that reports the log-probabilities of given text: JSON over HTTP, in one of three dialects.
+"""JSON over HTTP with a server that reports the log-probabilities of given text, in one of three dialects.
 
 | dialect | request | answer |
 | --- | --- | --- |
@@ -22,7 +22,7 @@ from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import Any, Final, NoReturn
 
 import httpx
 from jinja2 import TemplateError, nodes
@@ -31,7 +31,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from deltah.errors import ConfigError, InvalidValueError, ServerError
-from deltah.probe.queries import ChatContext, QueryError
+from deltah.probe.queries import QueryError
 from deltah.traces.messages import Message, with_object_arguments
 
 RETRIED: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
@@ -67,17 +67,12 @@ class JsonClient:
         mounts = {f"all://{host}": None for host in _DIRECT}
         return httpx.Client(headers=headers, timeout=self.timeout_s, mounts=mounts, follow_redirects=True)
 
-    def get(self, path: str) -> dict[str, Any]:
-        """GET a JSON object; errors as `post`."""
-        return self._send("GET", path, None)
-
-    def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """POST a JSON object and read one."""
-        return self._send("POST", path, body)
-
-    def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
+    def ask(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """POST a JSON object, or GET without one, and read a JSON object."""
         url, failure = f"{self.base}{path}", ""
-        data = None if body is None else json.dumps(body).encode()
+        method, data = (
+            ("GET", None) if body is None else ("POST", json.dumps(body).encode())
+        )  # ASCII: no lone surrogates
         for attempt in range(self.tries):
             wait = 0.5 * 2.0**attempt
             try:
@@ -102,7 +97,7 @@ class JsonClient:
         )
 
     def _failure(self, response: httpx.Response, url: str) -> str:
-        """What the server says, if trying again can help."""
+        """What the server says, where trying again can help; else an error."""
         code, said = response.status_code, _message(response)
         if code in RETRIED:
             return f"HTTP {code}: {said}"
@@ -124,17 +119,16 @@ def base_url(url: str) -> str:
         parsed = httpx.URL()
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise InvalidValueError(f"the server is {url!r}; expected a URL such as http://localhost:8000")
-    stripped = url.rstrip("/")
-    return stripped if stripped.endswith("/v1") else f"{stripped}/v1"
+    return url.rstrip("/").removesuffix("/v1") + "/v1"
 
 
 def _object(response: httpx.Response, url: str) -> dict[str, Any]:
     try:
         value = response.json()
-    except (ValueError, RecursionError) as error:
-        raise ServerError(f"{url} answered with something that is not JSON; is it an OpenAI-compatible API?") from error
+    except (ValueError, RecursionError):
+        value = None
     if not isinstance(value, dict):
-        raise ServerError(f"{url} answered with a JSON {type(value).__name__}; expected an object")
+        raise ServerError(f"{url} answered with something that is no JSON object; is it an OpenAI-compatible API?")
     return value
 
 
@@ -161,7 +155,6 @@ def _retry_after(response: httpx.Response, usual: float) -> float:
 
 _BROKEN = "\ufffd"
 """What stands for bytes that are no character of their own."""
-Body: TypeAlias = dict[str, Any]
 
 
 class Dialect(StrEnum):
@@ -170,11 +163,6 @@ class Dialect(StrEnum):
     CHAT = "chat"
     COMPLETIONS = "completions"
     ECHO = "echo"
-
-    @property
-    def path(self) -> str:
-        """Endpoint below /v1."""
-        return "/chat/completions" if self is Dialect.CHAT else "/completions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,26 +180,6 @@ class IgnoredError(ServerError):
     """The server answers, but without log-probabilities of the prompt."""
 
 
-def chat_body(context: ChatContext, text: str, top_k: int, tools: Sequence[Mapping[str, Any]]) -> Body:
-    """Request whose prompt ends in an open assistant message of the given text; without any text, where it begins."""
-    spoken = context.open_text + text
-    last: list[Message] = [{"role": "assistant", "content": spoken}] if spoken else []
-    body: Body = {
-        "messages": [*context.messages, *last],
-        "continue_final_message": bool(spoken),
-        "add_generation_prompt": not spoken,
-        "prompt_logprobs": top_k,
-    }
-    return body | ({"tools": [dict(tool) for tool in tools]} if tools else {})
-
-
-def text_body(dialect: Dialect, prompt: str, top_k: int) -> Body:
-    """Request for rendered text."""
-    if dialect is Dialect.ECHO:
-        return {"prompt": prompt, "echo": True, "logprobs": top_k}
-    return {"prompt": prompt, "prompt_logprobs": top_k}
-
-
 def read_prompt(dialect: Dialect, answer: Mapping[str, Any], top_k: int) -> PromptTokens:
     """Tokens of the prompt in a server's answer."""
     try:
@@ -219,7 +187,7 @@ def read_prompt(dialect: Dialect, answer: Mapping[str, Any], top_k: int) -> Prom
             return _read_echo(answer, top_k)
         block = answer["prompt_logprobs"] if dialect is Dialect.CHAT else answer["choices"][0]["prompt_logprobs"]
         return _read_positions(block)
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise IgnoredError(
             f"the server ignores the request for log-probabilities of the prompt ({dialect.value}): its answer has no "
             "such block; vLLM (prompt_logprobs), llama-cpp-python and SGLang (echo, with --chat-template) report them, "
@@ -259,16 +227,16 @@ def _reliable(entry: Mapping[str, float] | None, top_k: int) -> list[float]:
 
 
 def tail_start(texts: Sequence[str], tail: str) -> int | None:
-    """First of the last tokens that together spell a text; the first may begin before it. None if they do not."""
+    """First of the last tokens that together spell a text, white space at the end aside; None if they do not."""
     spelled = ""
     for start in range(len(texts) - 1, -1, -1):
-        spelled = texts[start] + spelled
+        spelled = (texts[start] + spelled).rstrip()
         if len(spelled) >= len(tail):
             return start if spelled.endswith(tail) else None
     return None
 
 
-RENDER_ERRORS: Final = (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError)
+RENDER_ERRORS: Final = (TemplateError, TypeError, ValueError, LookupError, AttributeError)
 """What a chat template, or a specification of a parser, can raise."""
 
 
@@ -276,7 +244,6 @@ class ChatTemplate:
     """One compiled chat template."""
 
     def __init__(self, source: str, *, eos_token: str = "", tools: Sequence[Mapping[str, Any]] = ()) -> None:
-        """Compile a template."""
         self.source = source
         self._eos_token = eos_token
         self._tools = [dict(tool) for tool in tools] or None
@@ -311,19 +278,20 @@ def load_template(path: Path | None, tools: Sequence[Mapping[str, Any]] = ()) ->
     folder = path if path.is_dir() else path.parent
     is_config = path.suffix == ".json"
     jinja = path if path.is_file() and not is_config else folder / "chat_template.jinja"
-    settings = _settings(path if is_config else folder / "tokenizer_config.json", required=is_config)
+    config = path if is_config else folder / "tokenizer_config.json"
+    settings = _settings(config) if is_config or config.exists() else {}
     source = _named(settings.get("chat_template")) if is_config or not jinja.exists() else _read(jinja)
     if not source:
         raise ConfigError(
             f"{path} holds no chat template; expected a Jinja file, a tokenizer_config.json with 'chat_template', or a "
             "model folder"
         )
-    return ChatTemplate(source, eos_token=_token_text(settings.get("eos_token")), tools=tools)
+    eos = settings.get("eos_token")  # a text, or an object with its settings
+    eos_token = eos.get("content") if isinstance(eos, dict) else eos
+    return ChatTemplate(source, eos_token=eos_token if isinstance(eos_token, str) else "", tools=tools)
 
 
-def _settings(path: Path, *, required: bool) -> dict[str, Any]:
-    if not required and not path.exists():
-        return {}
+def _settings(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(_read(path))
     except ValueError as error:
@@ -344,12 +312,6 @@ def _named(value: Any) -> str | None:
         by_name = {entry.get("name"): entry.get("template") for entry in value if isinstance(entry, dict)}
         value = by_name.get("tool_use") or by_name.get("default")
     return value if isinstance(value, str) else None
-
-
-def _token_text(value: Any) -> str:
-    """Text of a special token, which may be an object with its settings."""
-    value = value.get("content") if isinstance(value, dict) else value
-    return value if isinstance(value, str) else ""
 
 
 def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:

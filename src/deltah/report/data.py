@@ -24,7 +24,7 @@ from deltah.calls.waste import waste_of_calls
 from deltah.core.metrics import SECONDS
 from deltah.errors import DataError, InvalidValueError
 from deltah.report.viewer import Candidate, Collector, Pick, Reason, unused
-from deltah.runs.directory import RunDirectory
+from deltah.runs import RunDirectory
 from deltah.stats.study import StudyResult
 from deltah.text_format import count, share
 from deltah.traces.files import STDIN

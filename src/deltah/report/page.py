@@ -28,7 +28,7 @@ from deltah.report import charts
 from deltah.report.data import START, SUBSETS, ArmData, ReportData, choose
 from deltah.report.sections import PageSignal, call_tables, headline, meanings, page_signal, study_section, waste_table
 from deltah.report.viewer import compact_json, inert_tree, pack, script_json
-from deltah.runs.directory import nan_to_none, run_signal, write_atomic
+from deltah.runs import nan_to_none, run_signal, write_atomic
 from deltah.stats.bootstrap import LEVEL, Cell
 from deltah.stats.summary import RESAMPLES, STATISTICS, Statistics, Summary, compare, summarise, table
 from deltah.text_format import count

@@ -29,7 +29,7 @@ from deltah.calls.grading import ClusterKey, cluster_key, is_correct
 from deltah.calls.waste import Waste, WasteLevel, waste_levels
 from deltah.core.signals import Signal, Verdict
 from deltah.core.types import Round, Segment, SegmentKind, ToolCall, Trajectory
-from deltah.runs.directory import nan_to_none
+from deltah.runs import nan_to_none
 from deltah.text_format import agreeing, tool_title
 
 MAX_TOKENS: Final = 8_000

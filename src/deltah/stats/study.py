@@ -15,7 +15,7 @@ import numpy as np
 
 from deltah.core.types import BoolArray, FloatArray
 from deltah.errors import DataError
-from deltah.runs.directory import nan_to_none
+from deltah.runs import nan_to_none
 from deltah.stats.associations import PERMUTATIONS, Association, Progress, associate, distinct
 from deltah.stats.bootstrap import LEVEL, Estimate, interval, ratio, ratio_replicates
 from deltah.stats.columns import CALL_INDEX, REDUCTION, StudyTable, is_binary, known

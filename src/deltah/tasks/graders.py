@@ -1,20 +1,13 @@
-r"""Graders: is a final answer right, as a score in [0, 1]; and where in a text the final answer is.
+r"""Graders: the final answer of a text, and its score in [0, 1] against the gold answers.
 
-A grader is a function from a prediction and the gold answers, and sees nothing else:
+The score of a question (`qa`) is the token F1 of SQuAD and HotpotQA with two departures, because it serves as a reward.
+If a gold answer is one number, only an equal number scores: digits shared with another number do not pay, and 3.5 does
+not equal 35 although normalisation drops the point. If normalisation leaves nothing of an answer ("The", "A" of a
+multiple choice), its lower-cased text is compared.
 
-    @GRADERS.register("prefix", title="prefix match", meaning="1 where a gold answer starts the final answer")
-    def prefix(prediction: str, golden_answers: Sequence[str]) -> float: ...
-
-For a question (`qa`) the score is the token F1 of SQuAD and HotpotQA, for `math` it is 1 if the answers are equal as
-mathematics. Departures from the official SQuAD and HotpotQA scripts, each because the score is used as a reward:
-
-- If a gold answer is one number, only an equal number scores: digits shared with another number do not pay, and 3.5
-  does not equal 35 although normalisation drops the point.
-- If normalisation leaves nothing of an answer ("The", "A" of a multiple choice), its lower-cased text is compared.
-
-The final answer of a text is, in this order: the last `<answer>...</answer>` (an opening tag without its end reaches to
-the end of the text, because a server leaves out a stop string); the last `\boxed{...}` with balanced braces; GSM8K's
-last `#### x`; the last line that is not blank, without a leading "Answer:" or "The answer is".
+The final answer is, in this order: the last `<answer>...</answer>` (without an end tag, up to the end of the text,
+because servers leave out a stop string); the last `\boxed{...}` with balanced braces; GSM8K's last `#### x`; the last
+line that is not blank, without a leading "Answer:" or "The answer is".
 """
 
 from __future__ import annotations
@@ -25,10 +18,9 @@ import re
 import string
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from deltah.core.registry import Registry
 from deltah.errors import InvalidValueError, missing_dependency
@@ -36,11 +28,10 @@ from deltah.errors import InvalidValueError, missing_dependency
 if TYPE_CHECKING:
     from deltah.tasks.task_files import Task
 
-
 GRADERS: Registry[Callable[[str, Sequence[str]], float]] = Registry("grader")
-"""Graders by name."""
+"""Graders by name: functions from a prediction and the gold answers to a score in [0, 1]."""
 OUTCOME_GRADER: Final = "outcome_grader"
-"""Key of a trajectory's metadata: name of the grader that gave its outcome; absent where none of ours did."""
+"""Key of a trajectory's metadata: name of the grader that gave its outcome; absent if deltah did not grade it."""
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _NUMBER = re.compile(r"[-+−]?\s*[$€£]?\s*(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?\s*%?")
@@ -57,21 +48,16 @@ _LEAD_CHARS = 80
 
 
 class Grade(NamedTuple):
-    """What the grader of a task says of one text."""
+    """Score of one text for a task."""
 
     score: float
-    """The outcome of the method, F1 in its formulas, in [0, 1]."""
+    """In [0, 1]."""
     prediction: str | None
     """The answer that was graded; None if the text has none, which scores 0."""
 
 
 def grade(task: Task, text: str) -> Grade:
-    """Grade the final answer of a text, found by `extract_answer`.
-
-    Raises:
-        InvalidValueError: if the grader returns no number in [0, 1].
-        MissingDependencyError: if a math task needs math-verify and it is not installed.
-    """
+    """Grade the final answer of a text, found by `extract_answer`."""
     prediction = extract_answer(text)
     if prediction is None:
         return Grade(0.0, None)
@@ -88,20 +74,13 @@ def normalize_answer(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
-def exact_match(prediction: str | None, golden_answers: Sequence[str]) -> bool:
-    """Whether a prediction equals any gold answer after normalisation; a number must equal as a number."""
-    return prediction is not None and any(_equal(prediction, gold) for gold in golden_answers)
-
-
 @GRADERS.register("qa", title="F1", meaning="the token F1 of the final answer against the gold answers")
-def token_f1(prediction: str | None, golden_answers: Sequence[str]) -> float:
-    """Token F1 in [0, 1], the best over the gold answers; 0 without a prediction.
+def token_f1(prediction: str, golden_answers: Sequence[str]) -> float:
+    """Token F1 in [0, 1], the best over the gold answers.
 
     F1 = 2 P R / (P + R) with P and R the shares of common words, counted with repetition, in prediction and gold. As in
     HotpotQA, yes, no and noanswer score only as a whole.
     """
-    if prediction is None:
-        return 0.0
     return max((_f1(prediction, gold) for gold in golden_answers), default=0.0)
 
 
@@ -114,19 +93,15 @@ def math_equality(prediction: str, golden_answers: Sequence[str]) -> float:
 
 
 def _f1(prediction: str, gold: str) -> float:
-    answers = {_comparable(prediction), _comparable(gold)}
-    if _number(gold) is not None or answers & _CLOSED_ANSWERS:
-        return float(_equal(prediction, gold))
-    given, wanted = _comparable(prediction).split(), _comparable(gold).split()
-    common = sum((Counter(given) & Counter(wanted)).values())
-    return 2 * common / (len(given) + len(wanted)) if common else 0.0
-
-
-def _equal(prediction: str, gold: str) -> bool:
-    wanted = _number(gold)
-    if wanted is not None:
-        return _number(prediction) == wanted
-    return _comparable(prediction) == _comparable(gold)
+    number = _number(gold)
+    if number is not None:
+        return float(_number(prediction) == number)
+    given, wanted = _comparable(prediction), _comparable(gold)
+    if _CLOSED_ANSWERS.intersection((given, wanted)):
+        return float(given == wanted)
+    words, gold_words = given.split(), wanted.split()
+    common = sum((Counter(words) & Counter(gold_words)).values())
+    return 2 * common / (len(words) + len(gold_words)) if common else 0.0
 
 
 def _comparable(text: str) -> str:
@@ -143,10 +118,7 @@ def _number(text: str) -> Fraction | None:
 
 
 def extract_answer(text: str) -> str | None:
-    r"""Final answer of a text; None if there is none.
-
-    A `\boxed{...}` inside answer tags is unwrapped.
-    """
+    r"""Final answer of a text, None if there is none; a `\boxed{...}` inside answer tags is unwrapped."""
     tagged = _TAGGED.findall(text) or _OPEN_TAG.findall(text)
     if tagged:
         answer = last_boxed(tagged[-1]) or tagged[-1]
@@ -170,12 +142,9 @@ def last_boxed(text: str) -> str | None:
 
 
 def hash_answer(text: str) -> str | None:
-    """What follows the last `####` of a GSM8K solution on its line; None if there is none."""
-    for line in reversed(text.splitlines()):
-        answer = line.rpartition("####")[2].strip()
-        if "####" in line and answer:
-            return answer
-    return None
+    """Text after the last `####` of a GSM8K solution on its line; None if there is none."""
+    answers = (line.rpartition("####")[2].strip() for line in reversed(text.splitlines()) if "####" in line)
+    return next(filter(None, answers), None)
 
 
 def _last_line(text: str) -> str:
@@ -189,7 +158,6 @@ TIMEOUT_S = 2
 """Seconds that parsing an answer, and comparing two, may take on the main thread."""
 MAX_CHARS = 1000
 """A longer answer is wrong unless it equals the gold text."""
-
 _NO_OUTPUT = logging.NullHandler()
 _MAX_CHARS_OFF_MAIN_THREAD = 100
 _POWER = r"(?:\^|\*\*)\s*"
@@ -205,9 +173,6 @@ def math_equal(prediction: str, gold: str) -> bool:
     r"""Whether two answers are equal as mathematics: 1/2 = 0.5 = \frac{1}{2}, 1,000 = 1000, 50% = 0.5.
 
     An answer that cannot be parsed, or takes longer than `TIMEOUT_S`, is equal only to its own text.
-
-    Raises:
-        MissingDependencyError: if the answers are not plain numbers and math-verify is not installed.
     """
     prediction, gold = prediction.strip(), gold.strip()
     if max(len(prediction), len(gold)) > MAX_CHARS:
@@ -243,44 +208,31 @@ def _value(text: str) -> Fraction | None:
 
 
 def _verify(prediction: str, gold: str) -> bool:
-    """math-verify on the answers as written, then with both marked as LaTeX."""
+    """Whether math-verify takes the answers for equal as they are written, or with both marked as LaTeX."""
     try:
-        import math_verify
+        import math_verify  # noqa: F401
     except ImportError as error:
         raise missing_dependency("math-verify", extra="tools", purpose="Grading mathematics") from error
     # Without a handler the library's warnings go to stderr, into the progress bars; a configured root still gets them.
     logging.getLogger("math_verify").addHandler(_NO_OUTPUT)
-    timeout: int | None = TIMEOUT_S
-    if threading.current_thread() is not threading.main_thread():
-        timeout = None
-        if any(len(text) > _MAX_CHARS_OFF_MAIN_THREAD or _RUNAWAY.search(text) for text in (prediction, gold)):
-            return False
-    return _agree(math_verify, prediction, gold, timeout) or _agree(
-        math_verify, _as_latex(prediction), _as_latex(gold), timeout
-    )
+    answers = (prediction, gold)
+    timeout = TIMEOUT_S if threading.current_thread() is threading.main_thread() else None
+    if timeout is None and any(len(text) > _MAX_CHARS_OFF_MAIN_THREAD or _RUNAWAY.search(text) for text in answers):
+        return False
+    as_latex = [text if "$" in text or "\\boxed" in text else f"${text}$" for text in answers]
+    return _agree(answers, timeout) or _agree(as_latex, timeout)
 
 
-def _agree(math_verify: Any, prediction: str, gold: str, timeout: int | None) -> bool:
+def _agree(answers: Sequence[str], timeout: int | None) -> bool:
+    import math_verify
+
+    collecting = gc.isenabled()
+    gc.disable()  # what the timer raises inside a callback of the collector is lost
     try:
-        with _no_collection():
-            wanted = math_verify.parse(gold, parsing_timeout=timeout)
-            given = math_verify.parse(prediction, parsing_timeout=timeout)
-            return bool(wanted and given and math_verify.verify(wanted, given, timeout_seconds=timeout))
+        given, wanted = (math_verify.parse(text, parsing_timeout=timeout) for text in answers)
+        return bool(wanted and given and math_verify.verify(wanted, given, timeout_seconds=timeout))
     except Exception:  # sympy raises what it likes on odd input; such an answer equals nothing
         return False
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Hold the garbage collector back: what the timer raises inside one of its callbacks is lost."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
     finally:
-        if enabled:
+        if collecting:
             gc.enable()
-
-
-def _as_latex(text: str) -> str:
-    return text if "$" in text or "\\boxed" in text else f"${text}$"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,11 +18,7 @@ from deltah.tasks.graders import GRADERS, hash_answer, last_boxed
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One question with its gold answers.
-
-    Raises:
-        InvalidValueError: if the question or an answer is blank, no answer is given, or the kind is unknown.
-    """
+    """One question with its gold answers."""
 
     id: str
     """Unique in its file."""
@@ -46,8 +43,6 @@ class Task:
 
 
 _PARQUET_MAGIC = b"PAR1"
-_PARQUET_ROWS = 1024
-"""Rows fetched at once."""
 _MATH_SOURCES = re.compile(r"(?:^|[^a-z])(?:gsm8k|math\w*|aime\w*|amc\w*|olympiadbench|deepscaler|dapo)(?:$|[^a-z])")
 _FORMAT_FIELDS = frozenset(
     {"id", "question", "problem", "prompt", "answer", "golden_answers", "reward_model", "kind", "supporting"}
@@ -60,11 +55,7 @@ _EXPECTED = (
 
 
 def read_tasks(path: str | os.PathLike[str]) -> list[Task]:
-    """Read a task file; the module docstring says which fields are read how.
-
-    Raises:
-        DataError: if the file cannot be read, holds no task, or a row breaks the format; names file, row and field.
-    """
+    """Read a task file, JSONL or Parquet; an error names file, row and field. docs/formats.md lists the fields."""
     name = os.fspath(path)
     tasks: list[Task] = []
     taken: set[str] = set()
@@ -74,7 +65,7 @@ def read_tasks(path: str | os.PathLike[str]) -> list[Task]:
         tasks.append(task)
     if not tasks:
         raise DataError(
-            f"{name}: the file holds no task; expected one row a task, for example "
+            f"{name}: the file holds no task; expected one row per task, for example "
             '{"question": "...", "answer": "..."}'
         )
     return tasks
@@ -82,12 +73,10 @@ def read_tasks(path: str | os.PathLike[str]) -> list[Task]:
 
 def task_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows of a JSONL or Parquet file with their numbers, counted from 1."""
-    try:
-        with open(name, "rb") as stream:
-            parquet = stream.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC
-    except OSError as error:
-        raise DataError(f"{name}: cannot read it ({error.strerror or error}); check the path") from error
-    return _parquet_rows(name) if parquet else read_json_objects(name)
+    with suppress(OSError), open(name, "rb") as stream:  # the reader of JSONL says what is wrong with the path
+        if stream.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC:
+            return _parquet_rows(name)
+    return read_json_objects(name)
 
 
 def _parquet_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -98,21 +87,20 @@ def _parquet_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
         with duckdb.connect() as database:
             found = database.execute("FROM read_parquet($file)", {"file": name})
             columns = [column[0] for column in found.description or ()]
-            while rows := found.fetchmany(_PARQUET_ROWS):
-                for values in rows:
-                    number += 1
-                    yield number, dict(zip(columns, values, strict=True))
+            for number, values in enumerate(iter(found.fetchone, None), start=1):
+                yield number, dict(zip(columns, values, strict=True))
     except duckdb.Error as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"{name}: the Parquet file is damaged after row {number} ({reason}); write it again") from error
 
 
 def _identifier(row: Mapping[str, Any], number: int, taken: set[str], where: str) -> str:
-    given = row.get("id")
-    if given is not None and (isinstance(given, bool) or not isinstance(given, str | int)):
+    """The row's id, or its number where it has none of its own."""
+    given = row.get("id", "")
+    if isinstance(given, bool) or not isinstance(given, str | int | None):
         raise DataError(f"{where}: field 'id' is {_got(given)}; expected a string or an integer")
-    identifier = "" if given is None else str(given)
-    if not identifier or identifier in taken:
+    identifier = str(given)
+    if given in (None, "") or identifier in taken:
         identifier = f"line-{number}"
     while identifier in taken:
         identifier += "'"
@@ -120,7 +108,7 @@ def _identifier(row: Mapping[str, Any], number: int, taken: set[str], where: str
 
 
 def task_from_row(row: Mapping[str, Any], where: str, identifier: str) -> Task:
-    """Task of one row; the module docstring says which fields are read how."""
+    """Task of one row of a task file."""
     extra = _mapping(row, "extra_info", where)
     answers, marked = _answers(row, where)
     return Task(
@@ -134,15 +122,15 @@ def task_from_row(row: Mapping[str, Any], where: str, identifier: str) -> Task:
 
 
 def _question(row: Mapping[str, Any], extra: Mapping[str, Any], where: str) -> str:
-    for name, source in (("question", row), ("problem", row), ("extra_info.question", extra)):
-        question = source.get(name.rpartition(".")[2])
-        if question is not None:
-            return _text(question, name, where)
     prompt = row.get("prompt")
+    texts = {name: row.get(name) for name in ("question", "problem")} | {"extra_info.question": extra.get("question")}
+    if isinstance(prompt, str):
+        texts["prompt"] = prompt
+    for name, text in texts.items():
+        if text is not None:
+            return _text(text, name, where)
     if prompt is None:
         raise DataError(f"{where}: no field 'question'; {_EXPECTED}; got the fields {sorted(row)}")
-    if isinstance(prompt, str):
-        return _text(prompt, "prompt", where)
     messages = prompt if isinstance(prompt, list) else []
     asked = [m.get("content") for m in messages if isinstance(m, Mapping) and m.get("role") == "user"]
     if not asked:
@@ -154,7 +142,7 @@ def _question(row: Mapping[str, Any], extra: Mapping[str, Any], where: str) -> s
 
 
 def _answers(row: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], bool]:
-    """Gold answers, and whether one bore the mark of a math data set."""
+    """Gold answers, and whether one has the mark of a math data set."""
     name, value = _raw_answers(row, where)
     values = value if isinstance(value, list) else [value]
     if not values:
@@ -164,6 +152,7 @@ def _answers(row: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], bool]
 
 
 def _raw_answers(row: Mapping[str, Any], where: str) -> tuple[str, Any]:
+    """Name and content of the field with the answers."""
     for name in ("golden_answers", "answer"):
         if row.get(name) is not None:
             return name, row[name]
@@ -181,6 +170,7 @@ def _raw_answers(row: Mapping[str, Any], where: str) -> tuple[str, Any]:
 
 
 def _answer(value: Any, name: str, where: str) -> tuple[str, bool]:
+    """One gold answer, and whether it has the mark of a math data set."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         if not math.isfinite(value):
             raise DataError(f"{where}: field {name!r} is {value}; expected a finite number or text")
@@ -197,9 +187,8 @@ def _answer(value: Any, name: str, where: str) -> tuple[str, bool]:
 
 
 def _kind(row: Mapping[str, Any], marked: bool, where: str) -> str:
-    kind = row.get("kind")
-    if kind is not None:
-        return _known_grader(kind, where)
+    if row.get("kind") is not None:
+        return _known_grader(row["kind"], where)
     ability, source = str(row.get("ability") or "").lower(), str(row.get("data_source") or "").lower()
     problem = row.get("question") is None and row.get("problem") is not None
     mathematical = marked or problem or ability == "math" or _MATH_SOURCES.search(source)
@@ -230,7 +219,7 @@ def _supporting(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
 
 
 def _metadata(source: Mapping[str, Any]) -> dict[str, Scalar]:
-    """Flat entries of a mapping, less the fields with a meaning of their own; what is nested or null is left out."""
+    """Entries of a mapping that are text or numbers, without the fields of the format."""
     return {k: v for k, v in source.items() if isinstance(v, str | int | float) and k not in _FORMAT_FIELDS}
 
 
@@ -250,8 +239,5 @@ def _text(value: Any, name: str, where: str) -> str:
 
 
 def _got(value: Any) -> str:
-    """A value for a message: its kind, and its beginning."""
-    if value is None:
-        return "null"
-    kind = "list" if isinstance(value, Sequence) and not isinstance(value, str) else type(value).__name__
-    return f"the {kind} {value!r:.60}"
+    """A value for a message: its type, and its beginning."""
+    return "null" if value is None else f"the {type(value).__name__} {value!r:.60}"

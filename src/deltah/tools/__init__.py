@@ -5,24 +5,9 @@ A tool is a plain typed function from text to text with a Google docstring, so t
 Nothing here loads bm25s or pydantic-monty before a tool is made.
 """
 
-from deltah.core.types import error_text, is_error, success_text
 from deltah.tools.python import make_python
-from deltah.tools.search import NO_RESULTS, Document, SearchIndex, make_search, read_corpus
+from deltah.tools.search import Document, SearchIndex, make_search, read_corpus
 from deltah.tools.toolbox import TOOLS, ToolConfig, ToolResult, build_tools, call_tool
 
-__all__ = [
-    "NO_RESULTS",
-    "TOOLS",
-    "Document",
-    "SearchIndex",
-    "ToolConfig",
-    "ToolResult",
-    "build_tools",
-    "call_tool",
-    "error_text",
-    "is_error",
-    "make_python",
-    "make_search",
-    "read_corpus",
-    "success_text",
-]
+__all__ = ["TOOLS", "Document", "SearchIndex", "ToolConfig", "ToolResult"]
+__all__ += ["build_tools", "call_tool", "make_python", "make_search", "read_corpus"]

@@ -2,9 +2,8 @@
 
 score(q, d) = sum over the words of q of idf(w) * tf(w, d) / (tf(w, d) + k1 * (1 - b + b * |d| / mean |d|))
 
-Invariants: the same corpus and query always give the same documents in the same order, ties stand in corpus order, and
-a document that shares no word with the query is never returned. Words are runs of letters and digits, in lower case,
-without Latin accents and possessive 's; there is no stemming ("cities" does not find "city") and no segmentation of
+Ties stand in corpus order, and a document that shares no word with the query is never returned. Words are runs of
+letters and digits, in lower case, without Latin accents and possessive 's; there is no stemming and no segmentation of
 languages written without spaces. Common English words of a query count only if it has no others.
 """
 
@@ -25,15 +24,13 @@ from deltah.errors import DataError, InvalidValueError, missing_dependency
 from deltah.jsonlines import read_json_objects
 
 NO_RESULTS = "No results."
-"""What `search` says when no document shares a word with the query."""
-
+"""Answer where no document shares a word with the query."""
 _STOP_WORDS = """
 a an and are as at be but by did do does for from has have how if in into is it its no not of on or such that the their
 then there these they this to was were what when where which who whom whose why will with
 """
 STOP_WORDS = frozenset(_STOP_WORDS.split())
-"""English words that say nothing of what is asked for."""
-
+"""English words that say nothing about what is asked for."""
 _WORD = re.compile(r"[^\W_]+")
 _POSSESSIVE = re.compile(r"['’]s\b")
 _ACCENTS = re.compile("[\u0300-\u036f]")
@@ -53,32 +50,25 @@ def read_corpus(path: str | os.PathLike[str]) -> list[Document]:
 
     An object with `text` instead of `contents` is taken too, its `title`, if any, put before the text. An absent `id`
     becomes `line-N`.
-
-    Raises:
-        DataError: if the file cannot be read, holds no document, or a line breaks the format or repeats an id.
     """
     documents: list[Document] = []
     line_of_id: dict[str, int] = {}
     for line, record in read_json_objects(path):
-        document = _document(record, line, f"{os.fspath(path)}:{line}")
+        where = f"{os.fspath(path)}:{line}"
+        documents.append(document := _document(record, line, where))
         first = line_of_id.setdefault(document.id, line)
         if first != line:
-            raise DataError(
-                f"{os.fspath(path)}:{line}: id {document.id!r} stands on line {first} already; make ids unique"
-            )
-        documents.append(document)
+            raise DataError(f"{where}: id {document.id!r} is on line {first} already; make ids unique")
     if not documents:
         raise DataError(
-            f"{os.fspath(path)}: the corpus is empty; expected one JSON object a line, "
+            f"{os.fspath(path)}: the corpus is empty; expected one JSON object per line, "
             '{"id": "1", "contents": "text of the document"}'
         )
     return documents
 
 
 def _document(record: dict[str, Any], line: int, where: str) -> Document:
-    identifier = record.get("id")
-    if identifier is None:
-        identifier = f"line-{line}"
+    identifier = f"line-{line}" if record.get("id") is None else record["id"]
     if isinstance(identifier, bool) or not isinstance(identifier, str | int):
         raise DataError(f"{where}: field 'id' is a {type(identifier).__name__}; expected a string or an integer")
     name = "contents" if "contents" in record else "text"
@@ -93,7 +83,7 @@ def _document(record: dict[str, Any], line: int, where: str) -> Document:
 
 
 def tokenize(text: str) -> list[str]:
-    """Words of a text as the index sees them, in order, repeated words included."""
+    """Words of a text as the index sees them, in order."""
     text = _POSSESSIVE.sub("", text.casefold())
     if not text.isascii():
         # Only Latin accents go: the combining signs of other scripts carry meaning.
@@ -102,7 +92,7 @@ def tokenize(text: str) -> list[str]:
 
 
 def query_terms(query: str) -> list[str]:
-    """Distinct words a query is searched by, in order; stop words only where there is nothing else."""
+    """Distinct words of a query, in order; stop words only where there is nothing else."""
     words = list(dict.fromkeys(tokenize(query)))
     return [word for word in words if word not in STOP_WORDS] or words
 
@@ -111,7 +101,6 @@ class SearchIndex:
     """BM25 index over documents, held in memory."""
 
     def __init__(self, documents: Iterable[Document]) -> None:
-        """Build the index."""
         self.documents: tuple[Document, ...] = tuple(documents)
         vocabulary: dict[str, int] = {}
         texts = [tokenize(document.contents) for document in self.documents]
@@ -128,17 +117,12 @@ class SearchIndex:
         self._bm25 = bm25s.BM25(method="lucene", k1=1.5, b=0.75, backend="numpy")
         self._bm25.index((ids, vocabulary), create_empty_token=False, show_progress=False)
 
-    def __len__(self) -> int:
-        """Number of documents."""
-        return len(self.documents)
-
     def scores(self, query: str) -> NDArray[np.float32]:
         """(D,) BM25 score of every document; 0 where a document shares no searched word with the query."""
         ids = [self._vocabulary[word] for word in query_terms(query) if word in self._vocabulary]
         if not ids:
             return np.zeros(len(self.documents), dtype=np.float32)
-        scores: NDArray[np.float32] = self._bm25.get_scores_from_ids(ids)
-        return scores
+        return np.asarray(self._bm25.get_scores_from_ids(ids), dtype=np.float32)
 
     def search(self, query: str, top_k: int) -> list[Document]:
         """The best documents, at most `top_k`, best first; ties in corpus order; none with score 0."""
@@ -152,19 +136,12 @@ class SearchIndex:
 
 
 def make_search(index: SearchIndex, *, top_k: int = 2, max_chars: int = 2000) -> Callable[[str], str]:
-    """Make the tool `search` over an index.
+    """Make the tool `search`: contents of the best documents, one per line; no argument of a model makes it raise.
 
     Args:
         index: Where to look.
-        top_k: Documents returned at most.
-        max_chars: Characters of the answer at most; a longer one ends in " ...".
-
-    Returns:
-        A typed function with a docstring, as `transformers.utils.get_json_schema` and TRL's `tools=` expect it. It
-        returns the contents of the best documents, one a line, and never raises on what a model passes to it.
-
-    Raises:
-        InvalidValueError: if a limit is too small.
+        top_k: Maximum number of documents.
+        max_chars: Maximum length of the answer, in characters; a longer one ends in " ...".
     """
     if top_k < 1 or max_chars < 10:
         raise InvalidValueError(

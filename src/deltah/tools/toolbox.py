@@ -1,8 +1,7 @@
-"""Tools by name: what `--tools search,python,mypackage.module:function` means, and one call of one tool.
+"""Tools by name (`--tools search,python,mypackage.module:function`), and one call of one tool.
 
-A name is one of `TOOLS`, or the import path of a user's function. Tools are checked when they are built, so that a
-missing corpus or docstring is found before a model is loaded. `call_tool` turns whatever a model wrote into a
-`ToolResult`: a model's mistake is an error text, never an exception.
+Tools are checked when they are built, so that a missing corpus or docstring is found before a model is loaded. A
+model's mistake in a call is an error text, never an exception.
 """
 
 from __future__ import annotations
@@ -31,17 +30,17 @@ class ToolConfig:
     corpus: str | None = None
     """JSONL file that `search` looks in; None: no search."""
     top_k: int = 2
-    """Documents a search returns at most."""
+    """Maximum number of documents per search."""
     search_max_chars: int = 2000
-    """Characters of a search result at most."""
+    """Maximum length of a search result, in characters."""
     python_timeout_s: float = 2.0
-    """Seconds a call of `python` may take."""
+    """Seconds per call of `python`."""
     python_memory_mb: int = 64
     """MiB the code may hold."""
     python_recursion: int = 200
     """Depth of calls in the code."""
     python_output_chars: int = 2000
-    """Characters of a result at most."""
+    """Maximum length of a result of `python`, in characters."""
 
 
 class ToolResult(NamedTuple):
@@ -50,9 +49,8 @@ class ToolResult(NamedTuple):
     text: str
     """For the model."""
     status: CallStatus
-    """OK or ERROR."""
     duration_s: float
-    """Wall time."""
+    """Wall time in seconds."""
 
 
 TOOLS: Registry[Callable[..., Any]] = Registry("tool")
@@ -74,28 +72,18 @@ def _search(config: ToolConfig) -> Tool:
     if config.corpus is None:
         raise ConfigError(
             "the tool 'search' needs a corpus to look in: a JSONL file with one "
-            '{"id": "1", "contents": "text"} a line; name it (--corpus FILE), or leave search out of the tools'
+            '{"id": "1", "contents": "text"} per line; name it (--corpus FILE), or leave search out of the tools'
         )
     return make_search(SearchIndex(read_corpus(config.corpus)), top_k=config.top_k, max_chars=config.search_max_chars)
 
 
 def build_tools(names: Sequence[str], config: ToolConfig) -> list[Tool]:
-    """Make the named tools, in order.
-
-    Args:
-        names: Names in `TOOLS`, or import paths "package.module:function" of typed functions with a docstring.
-        config: Options of the tools that deltah brings.
-
-    Raises:
-        ConfigError: if a name is unknown or given twice, `search` has no corpus, or a user's function cannot be a tool.
-        DataError: if the corpus breaks its format.
-        MissingDependencyError: if a tool's package is not installed.
-    """
+    """Make the named tools, in order: names in `TOOLS`, or "package.module:function" of a typed function."""
     tools: list[Tool] = []
     for name in map(str.strip, names):
         entry = TOOLS.resolve(name)
         tools.append(entry.value(config) if entry.options.get("made") else entry.value)
-        check_tool(tools[-1], name)
+        _check_tool(tools[-1], name)
     called = [tool.__name__ for tool in tools]
     for name in called:
         if called.count(name) > 1:
@@ -103,21 +91,22 @@ def build_tools(names: Sequence[str], config: ToolConfig) -> list[Tool]:
     return tools
 
 
-def check_tool(function: Callable[..., Any], name: str) -> None:
-    """Check that a function can be a tool: what a chat template and TRL need to describe it to the model."""
+def _check_tool(function: Callable[..., Any], name: str) -> None:
+    """Refuse a function that a chat template and TRL cannot describe to the model."""
     if not inspect.isfunction(function):
         raise ConfigError(f"tool {name!r} is a {type(function).__name__}; expected a function made with def")
     if inspect.iscoroutinefunction(function):
         raise ConfigError(f"tool {name!r} is async; expected a plain def, which may call asyncio.run itself")
-    fixed = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    documented = _documented_arguments(function)
-    if documented is None:
+    text = inspect.getdoc(function)
+    if not text:
         raise ConfigError(
             f"tool {name!r} has no docstring; write one that says what it does, with a section 'Args:' that has a line "
             "for each argument"
         )
+    section = re.search(r"^Args:[ \t]*\n((?:[ \t]+.*\n?|[ \t]*\n)*)", text, re.MULTILINE)
+    documented = re.findall(r"^\s+(\w+)\s*(?:\([^)]*\))?:", section[1], re.MULTILINE) if section else []
     for argument in inspect.signature(function).parameters.values():
-        if argument.kind not in fixed:
+        if argument.kind not in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY):
             raise ConfigError(f"tool {name!r}: argument {argument} cannot be given by name; use plain arguments")
         if argument.annotation is inspect.Parameter.empty:
             raise ConfigError(f"tool {name!r}: argument {argument.name!r} has no type hint; write {argument.name}: str")
@@ -128,28 +117,12 @@ def check_tool(function: Callable[..., Any], name: str) -> None:
             )
 
 
-def _documented_arguments(function: Callable[..., Any]) -> frozenset[str] | None:
-    """Names described in the section `Args:` of a Google docstring; None without a docstring."""
-    text = inspect.getdoc(function)
-    if not text:
-        return None
-    section = re.search(r"^Args:[ \t]*\n((?:[ \t]+.*\n?|[ \t]*\n)*)", text, re.MULTILINE)
-    return frozenset(re.findall(r"^\s+(\w+)\s*(?:\([^)]*\))?:", section[1], re.MULTILINE)) if section else frozenset()
-
-
 def call_tool(
     tools: Iterable[Tool] | Mapping[str, Tool], name: str, arguments: str | Mapping[str, Any] | None
 ) -> ToolResult:
-    """Call one tool with what a model wrote.
+    """Call one tool with what a model wrote: a JSON object as text, a mapping, or nothing.
 
-    Args:
-        tools: The tools on offer: functions, or functions by name.
-        name: The tool that the model asked for.
-        arguments: JSON object as text, or a mapping; None or blank text for a call without arguments.
-
-    Returns:
-        The tool's text. An unknown tool, arguments that are not a JSON object or do not fit, and an exception of the
-        tool give an error text and `CallStatus.ERROR`.
+    An unknown tool, arguments that do not fit, and an exception of the tool give an error text and `CallStatus.ERROR`.
 
     Raises:
         DeltahError: if the tool itself cannot work here (a worker that does not start): no mistake of the model.
@@ -165,7 +138,11 @@ def _call(tools: Mapping[str, Tool], name: str, arguments: str | Mapping[str, An
     if tool is None:
         return error_text(f"unknown tool {name!r}; the tools are {', '.join(tools) or 'none'}")
     try:
-        given = _parse_arguments(arguments)
+        if isinstance(arguments, str):
+            arguments = json.loads(arguments) if arguments.strip() else {}
+        given = {} if arguments is None else arguments
+        if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
+            raise ValueError("not a JSON object")
         inspect.signature(tool).bind(**given)
     except (ValueError, TypeError, RecursionError) as error:
         takes = ", ".join(inspect.signature(tool).parameters)
@@ -176,14 +153,3 @@ def _call(tools: Mapping[str, Tool], name: str, arguments: str | Mapping[str, An
         raise
     except Exception as error:  # a user's function may raise anything; the model is told
         return error_text(f"{type(error).__name__}: {error}")
-
-
-def _parse_arguments(arguments: str | Mapping[str, Any] | None) -> dict[str, Any]:
-    """Arguments by name."""
-    if isinstance(arguments, str):
-        arguments = json.loads(arguments) if arguments.strip() else {}
-    if arguments is None:
-        return {}
-    if not isinstance(arguments, Mapping) or not all(isinstance(key, str) for key in arguments):
-        raise ValueError("not a JSON object")
-    return dict(arguments)

@@ -15,7 +15,7 @@ from functools import partial
 from itertools import chain
 from typing import Final, TypeVar
 
-from deltah.core.registry import own_modules
+from deltah.core.registry import OWN_MODULES
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError, DeltahError, InvalidValueError
 from deltah.parallel import available_cores, map_ordered
@@ -163,7 +163,7 @@ class TraceReader(ReadCounts, Iterable[Trajectory]):
         if n_workers == 1:
             results: Iterator[tuple[Result, ReadCounts] | None] = map(read_one, numbered)
         else:
-            results = map_ordered(read_one, numbered, workers=n_workers, modules=own_modules())
+            results = map_ordered(read_one, numbered, workers=n_workers, modules=tuple(OWN_MODULES))
         for source, found in zip(single, results, strict=True):
             if found is None:
                 together.add(source)

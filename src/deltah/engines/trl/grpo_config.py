@@ -14,7 +14,7 @@ from deltah.engines.config import RolloutConfig, TrainConfig
 from deltah.engines.models import on_gpu
 from deltah.engines.trl.trl_compat import unsupported, world_size
 from deltah.errors import ConfigError, MissingDependencyError, TrainingError, missing_dependency
-from deltah.runs.directory import RunDirectory
+from deltah.runs import RunDirectory
 
 MIN_FREE_BYTES = 200 * 2**20
 _ADAM_BYTES = 8

@@ -27,7 +27,7 @@ from deltah.engines.trl.grpo_config import check_vllm, generation_fields, make_g
 from deltah.engines.trl.trainer import DeltaHTrainer
 from deltah.engines.trl.trl_compat import alone
 from deltah.errors import ConfigError
-from deltah.runs.directory import RunDirectory, claim, open_run
+from deltah.runs import RunDirectory, claim, open_run
 from deltah.tasks import Task, read_tasks
 from deltah.tools import build_tools
 from deltah.traces import TraceWriter, read_traces, write_traces

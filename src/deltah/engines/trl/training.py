@@ -35,7 +35,7 @@ from deltah.engines.trl.grpo_config import (
 from deltah.engines.trl.rollout import check_evaluation, evaluate_into
 from deltah.engines.trl.trl_compat import alone, rank
 from deltah.errors import TrainingError
-from deltah.runs.directory import MANIFEST, RunDirectory, claim, open_run
+from deltah.runs import MANIFEST, RunDirectory, claim, open_run
 from deltah.tasks import read_tasks
 from deltah.tools import build_tools
 from deltah.traces import write_traces

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from deltah import runs as locks
 from deltah.errors import ConfigError, DataError
-from deltah.runs import directory as locks
-from deltah.runs.directory import RunDirectory, claim, open_run
+from deltah.runs import RunDirectory, claim, open_run
 
 HOLD = """
 import sys
 from pathlib import Path
-from deltah.runs.directory import claim
+from deltah.runs import claim
 with claim(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -25,7 +25,7 @@ with claim(Path(sys.argv[1])):
 
 def holder(path: Path) -> subprocess.Popen[str]:
     """A process that holds a directory until its input ends."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src")}
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path)],
         stdin=subprocess.PIPE,

@@ -1,1 +1,0 @@
-"""Run directories: what a command was asked, how far it is, and what it made."""
