@@ -102,7 +102,8 @@ def _messages(step: Step) -> Iterator[LoggedMessage]:
     )
     yield LoggedMessage(said, context=copied)
     for result in step.observation.results if step.observation is not None else ():
-        content = result.subagent_trajectory_ref if result.content is None else result.content
+        delegated = msgspec.json.encode(result.subagent_trajectory_ref or "").decode()
+        content = delegated if result.content is None else result.content
         yield LoggedMessage(Message(role="tool", tool_call_id=result.source_call_id, content=content), context=copied)
 
 

@@ -18,6 +18,7 @@ from deltah.traces.openai_schema import (
     Choice,
     Delta,
     DeltaToolCall,
+    FunctionCall,
     LogprobsBlock,
     Message,
     Request,
@@ -119,7 +120,11 @@ def _message(message: OllamaMessage) -> OllamaMessage:
 def _response(chunk: Chunk) -> Response:
     """One chunk of a stream as an OpenAI-compatible server sends it; a whole response is a stream of one."""
     said = chunk.message or OllamaMessage(role="assistant")
-    calls = [DeltaToolCall(index=i, id=call.id, function=call.function) for i, call in enumerate(said.tool_calls or ())]
+    functions = [call.function or FunctionCall() for call in said.tool_calls or ()]
+    calls = [
+        DeltaToolCall(index=i, function=FunctionCall(f.name, msgspec.json.encode(f.arguments).decode()))
+        for i, f in enumerate(functions)
+    ]
     return Response(
         choices=[
             Choice(

@@ -38,7 +38,6 @@ _DECIMALS: Final = 4
 _MANY_VALUES: Final = 30
 """So many values that all have fewer decimals were printed with fewer."""
 _NEGATIVE_TOLERANCE_NATS: Final = 1e-2
-_NO_VALUES: Final = np.zeros(0)
 
 
 class FlatCall(msgspec.Struct):
@@ -144,20 +143,20 @@ def _trajectories(trace: Trace, episode: Record, context: RecordContext, number:
     texts = token_bytes(context.where.file, _model(trace))
     told = set[int]()
     for i, path in enumerate(sorted(paths, key=lambda path: (-sum(trace.nodes[n].sampled for n in path), -path[-1]))):
+        own, waited = _own(trace.nodes, path, told), _waiting_times(trace, path)
+        turns = [n for n in path if n in own and trace.nodes[n].message.role == "assistant"]
+        if not turns:
+            continue
+        known: dict[str, Scalar] = {"annotation_lines_unread": unread} if unread else {}
+        known |= {DURATION_FROM: GAP} if own.intersection(waited) else {}
         facts = _facts(trace, episode, path)
-        facts = replace(
-            facts,
-            id=name if i == 0 else f"{name}/branch-{i}",
-            metadata=facts.metadata | ({"annotation_lines_unread": unread} if unread else {}),
-        )
-        own = _own(trace.nodes, path, told)
-        messages = _messages(trace, path, own, texts)
+        facts = replace(facts, id=f"{name}/branch-{i}" if i else name, metadata=facts.metadata | known)
+        messages = [_logged(trace.nodes[n], waited.get(n), texts, context=n not in own) for n in path]
         told.update(path)
         trajectory = to_trajectory(
             Conversation(messages, facts, context.where), default_id=name, vocab_size=context.vocab_size
         )
-        drawn = [entropies[n] for n in path if n in own and trace.nodes[n].message.role == "assistant"]
-        yield _measured(trajectory, np.concatenate([_NO_VALUES, *drawn]), facts.sampling_temperature)
+        yield _measured(trajectory, np.concatenate([entropies[n] for n in turns]), facts.sampling_temperature)
 
 
 def _paths(nodes: Sequence[Node]) -> list[list[int]]:
@@ -186,27 +185,22 @@ def _own(nodes: Sequence[Node], path: Sequence[int], told: set[int]) -> set[int]
     return {n for n in new[first:] if nodes[n].sampled or nodes[n].message.role != "assistant" or not has_sampled}
 
 
-def _messages(trace: Trace, path: Sequence[int], own: set[int], texts: Mapping[int, bytes]) -> list[LoggedMessage]:
-    waited = _waiting_times(trace, path)
-    messages = []
-    for n in path:
-        node = trace.nodes[n]
-        said = node.message
-        calls = [
-            MessageToolCall(id=call.id, function=call.function or FunctionCall(call.name, call.arguments))
-            for call in said.tool_calls or ()
-        ]
-        message = Message(
-            role=said.role,
-            content=said.content,
-            reasoning_content=said.reasoning_content,
-            tool_calls=calls or None,
-            tool_call_id=said.tool_call_id,
-            name=said.name,
-            duration_s=waited.get(n),
-        )
-        messages.append(LoggedMessage(message, _tokens(node, texts), context=n not in own))
-    return messages
+def _logged(node: Node, waited: float | None, texts: Mapping[int, bytes], *, context: bool) -> LoggedMessage:
+    said = node.message
+    calls = [
+        MessageToolCall(id=call.id, function=call.function or FunctionCall(call.name, call.arguments))
+        for call in said.tool_calls or ()
+    ]
+    message = Message(
+        role=said.role,
+        content=said.content,
+        reasoning_content=said.reasoning_content,
+        tool_calls=calls or None,
+        tool_call_id=said.tool_call_id,
+        name=said.name,
+        duration_s=waited,
+    )
+    return LoggedMessage(message, _tokens(node, texts), context=context)
 
 
 def _tokens(node: Node, texts: Mapping[int, bytes]) -> PackedTokens:
@@ -246,7 +240,7 @@ def _facts(trace: Trace, episode: Record, path: Sequence[int]) -> Facts:
         golden_answers=golden_answers(_get(data, "golden_answers") or _get(data, "answer")),
         outcome=outcome_of(reward),
         finish_reason=last.finish_reason,
-        metadata=_metadata(trace, episode) | unfit_outcome(reward) | _advantage(trace.nodes, path) | _timing(trace),
+        metadata=_metadata(trace, episode) | unfit_outcome(reward) | _advantage(trace.nodes, path),
     )
 
 
@@ -271,10 +265,6 @@ def _advantage(nodes: Sequence[Node], path: Sequence[int]) -> dict[str, Scalar]:
     values = {value for n in path for value in nodes[n].advantages or ()}
     only = finite(values.pop()) if len(values) == 1 else None
     return {} if only is None else {"advantage": only}
-
-
-def _timing(trace: Trace) -> dict[str, Scalar]:
-    return {DURATION_FROM: GAP} if any(call.time is not None for call in trace.calls) else {}
 
 
 def _reward(rewards: Mapping[str, Any] | None) -> float | None:
