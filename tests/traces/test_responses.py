@@ -12,6 +12,8 @@ import pytest
 import deltah
 from deltah.core.types import CallStatus, SpanQuality, StopReason
 
+from deltah.traces import TraceReader
+
 from .chat import token
 
 EVEN, LOADED, SURE = (0.25, 0.25, 0.25, 0.25), (0.5, 0.25, 0.25, 0.0), (1.0, 0.0, 0.0, 0.0)
@@ -47,7 +49,7 @@ def exchange(asked: Any, answered: list[dict[str, Any]], id: str = "resp_a", **f
     return {"vocab_size": 4, "request": request, "response": response | {"output": answered}} | fields
 
 
-def read(tmp_path: Path, *records: dict[str, Any]) -> deltah.TraceReader:
+def read(tmp_path: Path, *records: dict[str, Any]) -> TraceReader:
     file = tmp_path / "log.jsonl"
     file.write_text("".join(json.dumps(record) + "\n" for record in records))
     return deltah.read_traces(file)
@@ -56,8 +58,9 @@ def read(tmp_path: Path, *records: dict[str, Any]) -> deltah.TraceReader:
 def only(tmp_path: Path, *records: dict[str, Any]) -> deltah.Trajectory:
     reader = read(tmp_path, *records)
     found = [*reader]
-    assert (len(found), reader.problems) == (1, [])
-    return found[0]
+    assert reader.problems == []
+    (one,) = found
+    return one
 
 
 def test_two_exchanges_are_one_conversation_with_a_change_of_entropy(tmp_path: Path) -> None:

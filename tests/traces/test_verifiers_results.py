@@ -36,7 +36,7 @@ def read(tmp_path: Path, *rows: dict[str, Any]) -> list[deltah.Trajectory]:
     return found
 
 
-@pytest.mark.parametrize("call", [CALL, json.dumps(CALL), {"id": "q1"} | CALL["function"]])  # type: ignore[operator]
+@pytest.mark.parametrize("call", [CALL, json.dumps(CALL), {"id": "q1", "name": "map", "arguments": '{"of": "Velt"}'}])
 def test_calls_are_read_in_every_form_that_versions_write(tmp_path: Path, call: Any) -> None:
     (found,) = read(tmp_path, row(1.0, [DONE[0] | {"tool_calls": [call]}, *DONE[1:]]))
     assert [(c.id, c.name, c.arguments, c.result) for c in found.calls] == [
