@@ -31,7 +31,9 @@ from pilot_page import page
 from pilot_probe import CLAIMS, FORMS, Forms, Rows, claim_row, group_rows, groups_of, probed_rows
 
 from deltah import Trajectory, read_traces
-from deltah.lab.demo import eval_questions, rollout_config, write_world
+from deltah.lab.demo import EVAL_TASKS, rollout_config, write_world
+from deltah.lab.questions import Question, questions
+from deltah.lab.world import Split, World
 from deltah.runs import nan_to_none, open_run, package_versions, write_atomic
 from deltah.stats.associations import Association, distinct
 from deltah.stats.bootstrap import Estimate, interval
@@ -184,6 +186,11 @@ def facts(options: argparse.Namespace, studies: dict[str, StudyResult]) -> dict[
         "texts": len({q.task.question for seed in options.seeds for q in eval_questions(seed)}),
         "notes": list(pooled.notes),
     }
+
+
+def eval_questions(seed: int) -> list[Question]:
+    """Questions of the evaluation split that `write_world` writes, with their plans: what only a study may know."""
+    return list(questions(World(seed + 1, Split.EVAL), EVAL_TASKS, seed=seed + 1))
 
 
 def read(files: SeedFiles) -> SeedData:

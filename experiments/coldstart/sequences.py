@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deltah.lab.questions import questions
-from deltah.lab.world import NAMED_KINDS, Kind, Split, World, random_name
+from deltah.lab.world import NAMED_KINDS, Kind, Split, World
 from deltah.tools.python import make_python
 from deltah.tools.search import SearchIndex, make_search
 
-from .teacher import Message, TeacherConfig, Tools, rollout
+from .teacher import Message, TeacherConfig, Tools, random_name, rollout
 from .tokenizer import ASSISTANT, END, MAX_NUMBER, TOOL
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from deltah.lab.questions import NUMBER_LIMIT, Compute, Lookup, Question, Step
-from deltah.lab.world import POPULATION_RANGE, SCHEMAS, Kind, pick, random_name, statement
+from deltah.lab.world import PARTS, POPULATION_RANGE, SCHEMAS, Kind, Relation, pick
 
 Message: TypeAlias = dict[str, Any]
 Tools: TypeAlias = Mapping[str, Callable[[str], str]]
@@ -33,6 +33,16 @@ GUESS: Final = "I guess it is {value}."
 COMPUTED: Final = "{words} is {value}"
 PHRASES: Final = (THINK, CHECK, CHECK_AGAIN, FOUND, NOT_FOUND, GUESS, COMPUTED)
 """Everything the teacher says beside facts, names and numbers."""
+
+STATEMENTS: Final[Mapping[Relation, str]] = {
+    Relation.BIRTHPLACE: "{s} was born in {v}",
+    Relation.EMPLOYER: "{s} works for {v}",
+    Relation.SEAT: "{s} is based in {v}",
+    Relation.COUNTRY: "{s} is in {v}",
+    Relation.POPULATION: "{s} has {v} thousand people",
+    Relation.COIN: "{s} uses the {v}",
+}
+"""A fact as a sentence without its full stop; `{s}` is the subject, `{v}` the value."""
 
 QUERY_WORD: Final[Mapping[Kind, str]] = {
     Kind.PERSON: "",
@@ -76,14 +86,21 @@ def claim(step: Step, value: str) -> str:
     """What a step asserts, as a sentence without its full stop."""
     if isinstance(step, Compute):
         return COMPUTED.format(words=step.words, value=value)
-    return statement(step.relation, step.subject, value)
+    return STATEMENTS[step.relation].format(s=step.subject, v=value)
 
 
-def guess(kind: Kind, rng: np.random.Generator, *, arithmetic: bool = False) -> str:
-    """A uniformly random value of a kind."""
-    if kind is Kind.NUMBER:
-        return str(rng.integers(*((1, NUMBER_LIMIT) if arithmetic else POPULATION_RANGE)))
-    return random_name(kind, rng)
+def random_name(kind: Kind, rng: np.random.Generator) -> str:
+    """A uniformly random name of a kind, whether or not it exists in some world: what a guess sounds like."""
+    first, second = PARTS[kind]
+    return f"{pick(first, rng)} {pick(second, rng)}"
+
+
+def guess(step: Step, rng: np.random.Generator) -> str:
+    """A uniformly random value of the kind that a step gives."""
+    if isinstance(step, Compute):
+        return str(rng.integers(1, NUMBER_LIMIT))
+    kind = SCHEMAS[step.relation].value
+    return str(rng.integers(*POPULATION_RANGE)) if kind is Kind.NUMBER else random_name(kind, rng)
 
 
 def _call(name: str, argument: str) -> Message:
@@ -133,7 +150,7 @@ class _Teacher:
         """What the teacher believes before it has looked."""
         if step.known and not self.happens(self.config.wrong_belief):
             return step.value
-        return guess(step.kind, self.rng, arithmetic=isinstance(step, Compute))
+        return guess(step, self.rng)
 
     def right_call(self, step: Step) -> tuple[str, str]:
         return ("python", step.code) if isinstance(step, Compute) else ("search", search_query(step))
@@ -193,7 +210,7 @@ class _Teacher:
         return step.value
 
     def guess_answer(self) -> list[Message]:
-        value = guess(self.question.kind, self.rng, arithmetic=isinstance(self.question.plan[-1], Compute))
+        value = guess(self.question.plan[-1], self.rng)
         self.script.say(GUESS.format(value=value))
         return self.script.answer(value)
 
@@ -212,16 +229,13 @@ class _Teacher:
         if self.script.n_calls and self.may_call and self.happens(self.config.recheck):
             self.again_last(step)
         wrong = self.happens(self.config.wrong_answer)
-        return self.script.answer(self.belief_wrong(step) if wrong else step.value)
+        return self.script.answer(guess(step, self.rng) if wrong else step.value)
 
     def again_last(self, step: Step) -> None:
         """Re-check the last step, in place of the sentence that was to end the conversation."""
         self.script.said.pop()
         self.again(step)
         self.script.say(FOUND.format(claim=claim(step, step.value)))
-
-    def belief_wrong(self, step: Step) -> str:
-        return guess(step.kind, self.rng, arithmetic=isinstance(step, Compute))
 
 
 def rollout(question: Question, tools: Tools, config: TeacherConfig, rng: np.random.Generator) -> list[Message]:

@@ -16,10 +16,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from deltah.errors import missing_dependency
-from deltah.lab.questions import ARITHMETIC_TEXT, CHAINS, COMBINED_TEXT, OPERATORS
-from deltah.lab.world import DOCUMENTS, PARTS, SCHEMAS
+from deltah.lab.questions import FAMILIES, OPERATORS
+from deltah.lab.world import DOCUMENTS, PARTS
 
-from .teacher import PHRASES
+from .teacher import PHRASES, STATEMENTS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -102,10 +102,10 @@ WORD_PATTERN: Final = r" ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]|\s"
 def _texts() -> Iterable[str]:
     """Every text of the lab with its placeholders."""
     yield from (f"{first} {second}" for parts in PARTS.values() for first, second in _zip_cycle(*parts))
-    yield from (schema.statement for schema in SCHEMAS.values())
+    yield from STATEMENTS.values()
     yield from DOCUMENTS.values()
-    yield from (family.text for family in CHAINS.values())
-    yield from (ARITHMETIC_TEXT, COMBINED_TEXT, *OPERATORS, *OPERATORS.values(), *PHRASES)
+    yield from (family.text for family in FAMILIES.values())
+    yield from (*OPERATORS, *OPERATORS.values(), *PHRASES)
     yield from TOOL_TEXTS
 
 

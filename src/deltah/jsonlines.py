@@ -1,7 +1,7 @@
 """Compressed streams, and lines of JSON objects in corpora and task files.
 
-Plain, gzip and Zstandard files are told apart by their first bytes, not by their names. `read_json_objects` stops at
-the first fault: a corpus or a task file with a hole would change what is measured.
+Gzip and Zstandard are detected from the first bytes of a file, not from its name. `read_json_objects` stops at the
+first fault: a corpus or a task file with a hole would change what is measured.
 """
 
 from __future__ import annotations

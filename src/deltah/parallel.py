@@ -89,7 +89,7 @@ def _map(
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Let Ctrl-C wait while processes may be started: they inherit that, and are deaf to it from the first moment."""
+    """Let Ctrl-C wait while processes may be started: they inherit that, and ignore it from the first moment."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -101,9 +101,9 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def _prepare_worker(modules: tuple[str, ...]) -> None:
-    """Set up a worker: the process that started it answers Ctrl-C, and ends it, also by being killed."""
+    """Set up a worker, which ends with the process that started it and leaves Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Workers hold one another's pipes open, so that none of them would see the end of one.
+    # Workers hold one another's pipes open, so that none would notice that the parent is gone.
     threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
     for name in modules:
         with suppress(ImportError):

@@ -1,10 +1,10 @@
-"""One run = one directory: resolved config, versions, metrics, traces, checkpoints, model, report.
+"""One run = one directory, of one configuration and of one process at a time.
 
 Layout::
 
-    run.json                     config, package versions, seed, machine; written once, atomically
-    metrics.jsonl                one object a logged step, {"step": int, ...}; null stands for "not measured"
-    status.json                  phase, done and total of what is running; of a finished run phase "done"
+    run.json                     config, package versions, machine; written once
+    metrics.jsonl                one object per logged step, {"step": int, ...}; null for what was not measured
+    status.json                  phase, done and total
     result.json                  written last: the run is finished
     traces/step-000010.jsonl.zst trajectories of one training step (`traces/rank1-step-...` on other ranks)
     eval/NAME.jsonl.zst          trajectories of one evaluation
@@ -13,14 +13,11 @@ Layout::
     report.html, report.json
     .lock                        held by the process that works here (`claim`)
 
-A directory belongs to one configuration: opening it under another one is refused and the differing keys are named. It
-belongs to one process at a time (`claim`). Files are written under a temporary name and renamed, so a run killed at any
-moment leaves no half-written file but the last line of `metrics.jsonl`, which readers skip.
+A run killed at any moment leaves no half-written file but the last line of `metrics.jsonl`, which readers skip.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import math
@@ -33,7 +30,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
@@ -43,7 +40,7 @@ from deltah.errors import ConfigError, DataError
 
 try:
     import fcntl
-except ImportError:  # pragma: no cover - Windows has no flock; runs there are not protected from one another
+except ImportError:  # pragma: no cover - Windows: runs there are not protected from one another
     fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
@@ -69,7 +66,7 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def nan_to_none(value: Any) -> Any:
-    """Replace every non-finite float inside plain containers by None, so that the result is strict JSON."""
+    """A value for strict JSON: None for every float in it that is not finite."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -80,7 +77,7 @@ def nan_to_none(value: Any) -> Any:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of Python and of the installed packages that decide a result."""
+    """Versions of Python and of the installed packages that affect a result."""
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
         with suppress(metadata.PackageNotFoundError):
@@ -152,12 +149,12 @@ class RunDirectory:
             return {}
 
     def finish(self, result: Mapping[str, Any], total: int) -> None:
-        """Mark the run as finished: all of `total` steps or trajectories are done, and result.json holds `result`."""
+        """Mark the run as finished, with all of `total` steps or trajectories done."""
         self.set_status(DONE, total, total)
         write_atomic(self.path / RESULT, json.dumps(nan_to_none(result)) + "\n")
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
-        """Append one row; a half-written last line of an earlier, killed process is closed first."""
+        """Append one row, on a line of its own if a killed process left half a line."""
         with self.metrics_path.open("a+b") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
@@ -191,17 +188,7 @@ class RunDirectory:
 def open_run(
     path: Path, config: Mapping[str, Any], *, command: str, free_keys: frozenset[str] = frozenset()
 ) -> RunDirectory:
-    """Create a run directory, or continue one that was started with the same configuration.
-
-    Args:
-        path: The directory; created with its parents.
-        config: Resolved configuration, plain JSON values.
-        command: Name of the deltah command.
-        free_keys: Top-level keys that may differ when a run is continued (where it logs, how many threads).
-
-    Raises:
-        ConfigError: if the directory holds another run, or files that are not a run, or cannot be written.
-    """
+    """Create a run directory, or continue one of the same configuration; `free_keys` of its top level may differ."""
     run = RunDirectory(path)
     resolved = json.loads(json.dumps(nan_to_none(config)))
     if (path / MANIFEST).exists():
@@ -271,7 +258,7 @@ def _unwritable_named(path: Path) -> Iterator[None]:
 
 
 def signal_of(path: str | os.PathLike[str]) -> SignalConfig:
-    """Signal configuration of the nearest run directory around a file or folder; the method's defaults outside of one.
+    """Signal configuration of the nearest run directory around a file or folder; the method's defaults outside one.
 
     `deltah.score(trajectory, deltah.signal_of(path))` gives what the run logged.
 
@@ -285,7 +272,7 @@ def signal_of(path: str | os.PathLike[str]) -> SignalConfig:
 
 
 def run_signal(config: Mapping[str, Any]) -> SignalConfig:
-    """How a run of this configuration scored its calls; the method's defaults where it does not say."""
+    """Signal configuration in a run's configuration, the method's defaults if it has none."""
     try:
         return msgspec.convert(config.get("signal") or {}, SignalConfig)
     except msgspec.ValidationError as error:
@@ -294,59 +281,48 @@ def run_signal(config: Mapping[str, Any]) -> SignalConfig:
 
 @contextmanager
 def claim(path: Path) -> Iterator[None]:
-    """Lock a run directory, created if missing, for this process; the lock ends with the process.
+    """Lock a run directory, created if missing, for this process.
 
     If the block fails before it has written results, everything it made is removed, so that the corrected command can
     use the same name.
-
-    Raises:
-        ConfigError: if another process holds it (its id and host are named), or it cannot be written.
     """
     made = [folder for folder in (path, *path.parents) if not folder.exists()]
     before = {child.name for child in path.iterdir()} if path.is_dir() else set()
     with _unwritable_named(path):
         lock = _locked_file(path)
-    try:
-        yield
-    except BaseException:
-        if MANIFEST not in before and all(child.name in (MANIFEST, STATUS, *before) for child in _content(path)):
-            _discard(path, before, made)
-        raise
-    finally:
-        os.close(lock)
+    with lock:
+        try:
+            yield
+        except BaseException:
+            if MANIFEST not in before and all(child.name in (MANIFEST, STATUS, *before) for child in _content(path)):
+                _discard(path, before, made)
+            raise
 
 
-def _locked_file(path: Path) -> int:
-    """Descriptor of the locked `.lock` file, with this process's name in it."""
+def _locked_file(path: Path) -> IO[str]:
+    """The `.lock` file, locked until it is closed, with this process's name in it."""
     while True:
         path.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        lock = (path / LOCK).open("a+", encoding="utf-8", errors="replace")
         try:
-            _flock(lock, path)
-            with suppress(FileNotFoundError):  # the holder before may have removed the file as it left
-                if os.path.samestat(os.fstat(lock), (path / LOCK).stat()):
-                    os.ftruncate(lock, 0)
-                    os.write(lock, f"process {os.getpid()} on {platform.node() or 'an unnamed host'}".encode())
-                    return lock
-        except BaseException:
-            os.close(lock)
-            raise
-        os.close(lock)
-
-
-def _flock(lock: int, path: Path) -> None:
-    if fcntl is None:  # pragma: no cover - Windows
-        return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            lock.seek(0)
+            holder = lock.read(200) or "another process"
+            lock.close()
+            raise ConfigError(
+                f"{path} is in use by {holder}; wait until it ends, or give another --out to start a new run"
+            ) from error
+        except OSError as error:
             logger.warning("%s is on a file system without locks (%s): start one run in it at a time", path, error)
-            return
-        holder = os.pread(lock, 200, 0).decode(errors="replace") or "another process"
-        raise ConfigError(
-            f"{path} is in use by {holder}; wait until it ends, or give another --out to start a new run"
-        ) from error
+        with suppress(FileNotFoundError):  # the holder before may have removed the file as it left
+            if os.path.samestat(os.fstat(lock.fileno()), (path / LOCK).stat()):
+                lock.truncate(0)
+                lock.write(f"process {os.getpid()} on {platform.node() or 'an unnamed host'}")
+                lock.flush()
+                return lock
+        lock.close()
 
 
 def _discard(path: Path, before: set[str], made: list[Path]) -> None:

@@ -16,7 +16,7 @@ from study_builders import agent
 
 import deltah.cli.terminal
 from deltah.calls.table import LogOptions, ScoredLog
-from deltah.cli.terminal import Display, display, reading, reporting, reporting_phases
+from deltah.cli.terminal import Display, display, reading, reporting
 from deltah.core import metrics
 from deltah.core.types import Trajectory
 from deltah.traces import write_traces
@@ -69,10 +69,10 @@ def test_a_line_holds_all_that_changed_and_none_that_waits() -> None:
 
 
 def test_without_a_terminal_lines_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
-    with reporting_phases("train sparse", "evaluate") as (training, held_out):
+    with reporting("train sparse", "evaluate") as (training, held_out):
         training(2, 2, {metrics.OUTCOME: 0.5, metrics.CALLS: 2.0})
         held_out(6, 6, {})
-    with reporting("resampling") as report:
+    with reporting("resampling") as (report,):
         report(9, 9, {})
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -83,7 +83,7 @@ def test_without_a_terminal_lines_go_to_standard_error(capsys: pytest.CaptureFix
 
 
 def test_hidden_progress_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    with reporting_phases("train", hidden=True) as (training,):
+    with reporting("train", hidden=True) as (training,):
         training(1, 1, {})
     assert capsys.readouterr() == ("", "")
 

@@ -25,7 +25,7 @@ from deltah.engines import local_scorer
 from deltah.engines.local_scorer import LocalBackend, fingerprint, load_local
 from deltah.engines.models import ModelFiles
 from deltah.errors import ModelError
-from deltah.probe.contexts import ControlResult, Form, Splicer, contexts_of
+from deltah.probe.contexts import ControlResult, Splicer, contexts_of
 from deltah.probe.queries import (
     ChatContext,
     ContextTooLongError,
@@ -243,7 +243,7 @@ def test_a_rollout_is_spliced_behind_its_rendered_prompt(backend: LocalBackend) 
 
     control = ControlResult(trajectory=rollout("b", "éa fake one"), call=0, question="b?")
     found = contexts_of(rollout("a", "the réal"), 0, control, Splicer(backend))
-    assert found.form is Form.TOKENS
+    assert found.form == "tokens"
     head = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\na?<|im_end|>\n<|im_start|>assistant\nhm"
 
     def text(context: Any) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deltah.errors import InvalidValueError
-from deltah.lab.questions import WEIGHTS, Compute, Lookup, Question, write_split
+from deltah.lab.questions import FAMILIES, Compute, Lookup, Question, write_split
 from deltah.lab.world import NAMED_KINDS, PARTS, SCHEMAS, Kind, Split, World, fresh_pool, known_names
 
 
@@ -72,7 +72,7 @@ def test_metadata_counts_what_must_be_called(asked: list[Question]) -> None:
         assert facts["n_needed_calls"] == sum(not step.known for step in question.plan)
         assert facts["needs_tools"] == (facts["n_needed_calls"] > 0)
         assert facts["hops"] == sum(isinstance(step, Lookup) for step in question.plan)
-    assert {q.task.metadata["family"] for q in asked} == set(WEIGHTS)
+    assert {q.task.metadata["family"] for q in asked} == set(FAMILIES)
 
 
 def test_supporting_documents_exist_and_hold_the_answer(world: World, asked: list[Question]) -> None:

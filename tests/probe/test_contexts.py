@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from probe_fixtures import Words, in_tokens, searched
 
 from deltah import Segment, SegmentKind, ToolCall, Trajectory
-from deltah.probe.contexts import Contexts, ControlResult, Form, Splicer, body_spans, contexts_of
+from deltah.probe.contexts import Contexts, ControlResult, Splicer, body_spans, contexts_of
 from deltah.probe.plan import ControlPool
 from deltah.probe.queries import ChatContext, TextContinuation, TokenContext, TokenContinuation, focus_mask
 from deltah.traces.files import Position
@@ -37,7 +37,7 @@ def test_a_single_call_in_tokens_by_hand() -> None:
     other = searched(words, "other", ["grey wolf pack"], "wolf")
     found = build(trajectory, 1, other, words)
     state = "<user>q?|think0|<search q0>|<end>|<tool>| red| fox|<end>|<assistant>|think1|"
-    assert found.form is Form.TOKENS
+    assert found.form == "tokens"
     assert spelled(words, found.real) == state + "<search q1>|<end>|<tool>| blue| owl| here|<end>|<assistant>"
     assert spelled(words, found.control) == state + "<search q1>|<end>|<tool>| grey| wolf| pack|<end>|<assistant>"
     assert spelled(words, found.none) == state[:-1], "the call was not made: its turn stays open"
@@ -99,7 +99,7 @@ def test_without_a_span_of_its_own_a_call_cannot_be_removed() -> None:
     )  # fmt: skip
     found = build(joined, 0, searched(words, "o", ["grey wolf"], "x"), words)
     assert found.none is None
-    assert found.form is Form.TOKENS
+    assert found.form == "tokens"
 
 
 def test_think_tags_and_text_after_the_call_stay_in_an_open_turn() -> None:
@@ -156,7 +156,7 @@ def test_ids_of_another_tokenizer_are_not_spliced() -> None:
             return ["?" for _ in ids]
 
     found = build(trajectory, 0, searched(words, "o", ["grey wolf"], "x"), Other())
-    assert found.form is Form.MESSAGES
+    assert found.form == "messages"
 
 
 def log(messages: list[dict[str, object]]) -> Trajectory:
@@ -180,7 +180,7 @@ def test_messages_of_a_single_call() -> None:
     asked = {"role": "user", "content": "?"}
     trajectory = log([asked, said, result_of("a", "real"), {"role": "assistant", "content": "So it is."}])
     found = contexts_of(trajectory, 0, control_of(log([asked, said, result_of("a", "fake")])), Splicer(None))
-    assert found.form is Form.MESSAGES
+    assert found.form == "messages"
     assert found.real == ChatContext(messages=(asked, said, result_of("a", "real")))
     assert found.control == ChatContext(messages=(asked, said, result_of("a", "fake")))
     assert found.none == ChatContext(messages=(asked,), open_text="Let me look.")

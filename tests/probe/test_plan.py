@@ -7,6 +7,7 @@ import sqlite3
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,6 @@ from deltah.errors import ConfigError, InvalidValueError
 from deltah.probe.plan import (
     SENTENCE,
     ProbeConfig,
-    Reason,
     Target,
     continuations,
     make_plan,
@@ -28,7 +28,7 @@ from deltah.probe.plan import (
     templates,
 )
 from deltah.probe.queries import Query, Scores, TextContinuation, TokenContext, open_cache
-from deltah.probe.run import Entropy, ProbeResult, best_gold, cost_of, mean_entropy, run_plan
+from deltah.probe.run import Entropy, best_gold, cost_of, mean_entropy, run_plan
 
 
 def world(words: Words, n: int = 6, calls: int = 3) -> list[Trajectory]:
@@ -37,7 +37,7 @@ def world(words: Words, n: int = 6, calls: int = 3) -> list[Trajectory]:
 
 def probe(
     trajectories: list[Trajectory], backend: Scripted, path: Path, config: ProbeConfig | None = None
-) -> ProbeResult:
+) -> list[dict[str, Any]]:
     config = config or ProbeConfig()
     with open_cache(path, backend.identity) as cache:
         return run_plan(make_plan(trajectories, backend, config), trajectories, backend, cache, config)
@@ -130,20 +130,20 @@ def test_the_budget_is_kept_and_the_cost_is_what_is_read(tmp_path: Path) -> None
     with open_cache(tmp_path / "c.sqlite", backend.identity) as cache:
         cost = cost_of(plan, backend, cache)
         assert backend.asked == []
-        result = run_plan(plan, trajectories, backend, cache, config)
+        rows = run_plan(plan, trajectories, backend, cache, config)
         assert cost_of(plan, backend, cache).tokens == 0
     assert (cost.calls, cost.queries, cost.cached) == (7, 7 * 6, 0)
-    assert cost.tokens == sum(row["model_tokens"] for row in result.probed)
-    assert len(result.probed) == 7
-    assert result.n_left == 18 - 7
-    assert max(Counter(row["trajectory"] for row in result.probed).values()) == 2
+    assert cost.tokens == sum(row["model_tokens"] for row in rows)
+    assert [row["reason"] for row in rows] == [None] * 7
+    assert plan.n_left == 18 - 7
+    assert max(Counter(row["trajectory"] for row in rows).values()) == 2
 
 
 def test_the_same_seed_gives_the_same_rows(tmp_path: Path) -> None:
     words = Words()
     trajectories, config = world(words), ProbeConfig(max_calls=5, seed=9)
     rows = [
-        probe(order, Scripted(view=words), tmp_path / f"{i}.jsonl", config).rows
+        probe(order, Scripted(view=words), tmp_path / f"{i}.jsonl", config)
         for i, order in enumerate((trajectories, trajectories[::-1]))
     ]
     assert sorted(map(str, rows[0])) == sorted(map(str, rows[1]))
@@ -161,7 +161,7 @@ def test_gains_and_labels_by_hand(tmp_path: Path) -> None:
         lambda q: 0.25 if holds(q, words, "alpha0") else 0.75 if holds(q, words, "alpha1") else 1.0,
         view=words,
     )
-    first, second = probe(trajectories, backend, tmp_path / "c.sqlite").rows
+    first, second = probe(trajectories, backend, tmp_path / "c.sqlite")
     assert (first["gold_logprob_real"], first["gold_logprob_placebo"], first["gold_logprob_none"]) == (-2.5, -7.5, -5.0)
     assert (first["gain_placebo"], first["gain_none"], first["gain_per_token_placebo"]) == (5.0, 2.5, 1.0)
     assert (first["useful"], first["beats_placebo"], first["beats_none"]) == (True, True, True)
@@ -176,7 +176,7 @@ def test_a_call_that_only_beats_its_control_result_is_not_useful(tmp_path: Path)
     words = Words()
     trajectories = world(words, 2, calls=1)
     backend = Scripted(lambda q: -1.5 if holds(q, words, "alpha1") else -0.5, view=words)
-    row = probe(trajectories, backend, tmp_path / "c.sqlite").rows[0]
+    row = probe(trajectories, backend, tmp_path / "c.sqlite")[0]
     assert (row["beats_placebo"], row["beats_none"], row["useful"]) == (True, False, False)
 
 
@@ -219,9 +219,8 @@ def test_reasons_are_counted_and_listed(tmp_path: Path) -> None:
     from dataclasses import replace
 
     trajectories.append(replace(unanswered, calls=(replace(call, result=None, status="unanswered"),)))
-    result = probe(trajectories, Scripted(view=words), tmp_path / "c.sqlite")
-    assert result.reasons == {Reason.NO_GOLD: 1, Reason.NO_CONTROL: 1, Reason.UNANSWERED: 1}
-    assert [(r["trajectory"], r["reason"]) for r in result.rows if r["reason"]] == [
+    rows = probe(trajectories, Scripted(view=words), tmp_path / "c.sqlite")
+    assert [(row["trajectory"], row["reason"]) for row in rows if row["reason"]] == [
         ("nogold", "no_golden_answer"),
         ("alone", "no_placebo"),
         ("open", "unanswered"),
@@ -233,10 +232,11 @@ def test_a_context_too_long_does_not_use_up_the_budget(tmp_path: Path) -> None:
     long = searched(words, "long", ["alpha beta delta"] * 40, "x")
     trajectories = [*world(words, 3, calls=1), long]
     backend = Scripted(view=words, window=120)
-    result = probe(trajectories, backend, tmp_path / "c.sqlite", ProbeConfig(max_calls=10, seed=0))
-    assert len(result.probed) == 10
-    assert result.reasons[Reason.TOO_LONG] > 0
-    assert all(row["detail"] for row in result.rows if row["reason"] == "context_too_long")
+    rows = probe(trajectories, backend, tmp_path / "c.sqlite", ProbeConfig(max_calls=10, seed=0))
+    assert sum(row["reason"] is None for row in rows) == 10
+    too_long = [row for row in rows if row["reason"] == "context_too_long"]
+    assert too_long
+    assert all(row["detail"] for row in too_long)
 
 
 # The cache.
@@ -256,7 +256,7 @@ def test_a_killed_probe_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
     result = probe(trajectories, last, path)
     asked += last.asked
     assert len(asked) == len({repr(query) for query in asked}) == 18 * 6
-    assert str(result.rows) == str(whole.rows)
+    assert str(result) == str(whole)
 
 
 def test_a_larger_budget_asks_only_for_what_is_new(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def decode(data: bytes, *, default_id: str = "d", vocab_size: int | None = None)
     """One line of a chat log by itself."""
     found = import_as("openai", data, file=default_id, vocab_size=vocab_size)
     if isinstance(found, ApiCall):
-        return to_trajectory(found.alone(), default_id=default_id, vocab_size=vocab_size)
+        found = to_trajectory(found.alone(), vocab_size)
     assert isinstance(found, Trajectory)
     return replace(found, id=default_id) if found.id == f"{default_id}:1" else found
 

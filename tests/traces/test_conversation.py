@@ -44,7 +44,7 @@ def test_results_and_ids_follow_the_stated_rules(steps: list[list[str | None] | 
         for call in answered:
             call[1] = str(number)
         assert conversation.has_open_calls == any(call[1] is None for call in expected)
-    found = conversation.tool_calls()
+    found = conversation.calls
     assert [call.id for call in found] == ids
     assert [call.result for call in found] == [result for _, result in expected]
 
@@ -62,6 +62,6 @@ def test_thousands_of_calls_cost_linear_time(server_id: str | None, answer_at_on
             assert conversation.has_open_calls
             conversation.add(answering(server_id, "found"), ())
         assert not conversation.has_open_calls
-        assert len({call.id for call in conversation.tool_calls()}) == n_calls
+        assert len({call.id for call in conversation.calls}) == n_calls
 
     assert growth(work, 500, 5000) < 30, "ten times the calls; quadratic time would be a hundred"

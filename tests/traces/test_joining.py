@@ -327,7 +327,7 @@ def test_any_interleaving_gives_every_conversation_back(chosen: list[tuple[str, 
     while any(queues):
         queue = rng.choice([q for q in queues if q])
         assert not joiner.add(import_as("openai", json.dumps(queue.pop(0)).encode()))
-    found = {t.question: t for t in (to_trajectory(one, default_id="d") for one in joiner.finish())}
+    found = {t.question: t for t in (to_trajectory(one) for one in joiner.finish())}
     assert set(found) == {f"{name}{n}?" for name, n in chosen}
     for talk in talks:
         whole = decode(line(talk), default_id="d")

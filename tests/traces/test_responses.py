@@ -11,7 +11,6 @@ import pytest
 
 import deltah
 from deltah.core.types import CallStatus, SpanQuality, StopReason
-
 from deltah.traces import TraceReader
 
 from .chat import token

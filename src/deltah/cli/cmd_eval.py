@@ -36,7 +36,7 @@ def command(  # noqa: PLR0913 - the options of a command line
 
     if rank():  # of several processes that torchrun started the first one does it
         return
-    with reporting("evaluate") as report:
+    with reporting("evaluate") as (report,):
         run = evaluate(resolved, out, progress=report)
     evaluations = load_arm(run.path).evaluations
     title = outcome_title(grader for evaluation in evaluations.values() for grader in evaluation.met("grader"))

@@ -15,7 +15,7 @@ import typer
 
 from deltah.calls.table import LogOptions, ScoredLog
 from deltah.cli import arguments
-from deltah.cli.terminal import logs_of, nothing_read, reading, report_losses, reporting
+from deltah.cli.terminal import nothing_read, reading, report_losses, reporting
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError, InvalidValueError
 from deltah.runs import nan_to_none, write_atomic
@@ -24,7 +24,7 @@ from deltah.text_format import agreeing, count
 if TYPE_CHECKING:
     from deltah.probe.plan import Plan
     from deltah.probe.queries import Backend
-    from deltah.probe.run import Cost, ProbeResult
+    from deltah.probe.run import Cost
 
 
 def command(  # noqa: PLR0913 - the options of a command line
@@ -83,9 +83,9 @@ def command(  # noqa: PLR0913 - the options of a command line
             if server is not None:
                 typer.echo(f"nothing was sent: {asked.chars_per_token:.1f} characters per token are assumed")
             return
-        with reporting("probe") as report:
-            result = run_plan(plan, trajectories, backend, cache, config, progress=report)
-    _write(result, out)
+        with reporting("probe") as (report,):
+            rows = run_plan(plan, trajectories, backend, cache, config, progress=report)
+    _write(rows, out)
     report_losses(log)
 
 
@@ -95,7 +95,7 @@ def _read(
     """Logs and their trajectories, read once the output is known not to replace one of them."""
     with reading() as watch:
         log = ScoredLog(paths, replace(options, watch=watch))
-        arguments.check_outputs([out], [*inputs, *logs_of(log)], force=force)
+        arguments.check_outputs([out], [*inputs, *(source.path for source in log.reader.sources)], force=force)
         trajectories = [trajectory for trajectory, *_ in log]
     if not trajectories:
         raise nothing_read(log, paths)
@@ -135,15 +135,15 @@ def _api_key(variable: str | None) -> str | None:
     return key
 
 
-def _write(result: ProbeResult, out: Path) -> None:
+def _write(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
     import numpy as np
 
-    lines = (json.dumps(nan_to_none(row), ensure_ascii=True) + "\n" for row in result.rows)
+    lines = (json.dumps(nan_to_none(row), ensure_ascii=True) + "\n" for row in rows)
     try:
         write_atomic(out, "".join(lines))
     except OSError as error:
         raise DataError(f"cannot write {out}: {error.strerror or error}; the cache keeps every answer") from error
-    probed = result.probed
+    probed = [row for row in rows if row["reason"] is None]
     judged = [row for row in probed if row["useful"] is not None]
     tokens = sum(row["model_tokens"] for row in probed)
     typer.echo(f"{count(len(probed), 'call')} probed, {count(tokens, 'model token')}; rows in {out}")
@@ -155,5 +155,5 @@ def _write(result: ProbeResult, out: Path) -> None:
             f"useful {useful:,} of {len(judged):,} ({useful / len(judged):.0%}); against the control result: "
             f"mean gain {gain:+.3f} nats, mean ΔH {change}"
         )
-    for reason, n in sorted(result.reasons.items()):
-        typer.echo(f"not probed: {count(n, 'call')}, {reason.value}")
+    for reason, n in sorted(Counter(row["reason"] for row in rows if row["reason"] is not None).items()):
+        typer.echo(f"not probed: {count(n, 'call')}, {reason}")

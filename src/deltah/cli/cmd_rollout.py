@@ -52,7 +52,7 @@ def command(  # noqa: PLR0913 - the options of a command line
         if not run.finished:
             if done := job.kept():
                 typer.echo(f"continuing after {share(done, job.total, 'trajectory')} in {job.partial}")
-            with reporting("rollout") as report:
+            with reporting("rollout") as (report,):
                 report(done, job.total, {})
                 for number in job.proceed(done):
                     report(number, job.total, {})

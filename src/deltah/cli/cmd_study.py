@@ -16,7 +16,7 @@ from rich.table import Table
 from deltah.calls.notes import notes_on
 from deltah.calls.table import CallTable, LogOptions, ScoredLog
 from deltah.cli import arguments
-from deltah.cli.terminal import escaped, inert, logs_of, nothing_read, reading, report_losses, reporting, two_lines
+from deltah.cli.terminal import escaped, inert, nothing_read, reading, report_losses, reporting, two_lines
 from deltah.core.signals import SignalConfig
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError
@@ -60,7 +60,9 @@ def command(  # noqa: PLR0913 - the options of a command line
     with reading() as watch:
         log = ScoredLog(paths, replace(options, watch=watch))
         log.signal = SignalConfig()  # whatever a run was scored by
-        arguments.check_outputs(targets, [tasks, corpus, labels, probe, *logs_of(log)], force=force)
+        arguments.check_outputs(
+            targets, [tasks, corpus, labels, probe, *(source.path for source in log.reader.sources)], force=force
+        )
         table = build_table(
             _trajectories(log, paths, calls),
             signals=signal or (),
@@ -70,7 +72,7 @@ def command(  # noqa: PLR0913 - the options of a command line
             seed=seed,
             calls=calls,
         )
-    with reporting("resampling") as report:
+    with reporting("resampling") as (report,):
         result = run_study(
             table, resamples=resamples, seed=seed, on_progress=lambda done, total: report(done, total, {})
         )

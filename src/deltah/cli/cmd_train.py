@@ -9,7 +9,7 @@ import typer
 
 from deltah.cli import arguments
 from deltah.cli.settings import resolve
-from deltah.cli.terminal import reporting_phases
+from deltah.cli.terminal import reporting
 
 
 def command(  # noqa: PLR0913 - the options of a command line
@@ -39,7 +39,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     from deltah.engines.trl.training import train
     from deltah.engines.trl.trl_compat import rank
 
-    with reporting_phases(f"train {resolved.reward.name}", "evaluate", hidden=rank() > 0) as (training, held_out):
+    with reporting(f"train {resolved.reward.name}", "evaluate", hidden=rank() > 0) as (training, held_out):
         run = train(resolved, out, progress=training, evaluation_progress=held_out)
     if not rank():  # of several processes that torchrun started the first one speaks
         typer.echo(f"model   {run.model}\nreport  deltah report {run.path}")

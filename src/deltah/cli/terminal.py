@@ -126,15 +126,8 @@ def display(*, hidden: bool = False, transient: bool = False) -> Iterator[Displa
 
 
 @contextmanager
-def reporting(description: str) -> Iterator[Report]:
-    """Show progress of one thing while the block runs; yields the function that reports it."""
-    with reporting_phases(description) as (report,):
-        yield report
-
-
-@contextmanager
-def reporting_phases(first: str, *later: str, hidden: bool = False) -> Iterator[list[Report]]:
-    """Show each phase of a command, a later one from its first report on."""
+def reporting(first: str, *later: str, hidden: bool = False) -> Iterator[list[Report]]:
+    """Show each phase of a command, a later one from its first report on; yields the functions that report them."""
 
     def move(name: str, done: int, total: int, row: dict[str, float]) -> None:
         shown.show(name, description=name, done=done, total=total, numbers=numbers_of(row))

@@ -1,17 +1,8 @@
 """The demo: evaluate the embedded agent, train each arm from it with the same budget, evaluate again, report.
 
-Arms are processes of `deltah train`, as many at a time as there are cores, each in its own run directory: the demo does
-nothing that a user's own run could not, and an interrupted one continues arm by arm. However the demo ends, its
-processes end with it (`deltah.parallel.start`); no arm is ever written by two. The numbers of the recipe come from
-docs/results/lab.md and suit a model of one million parameters: a real one wants a far smaller learning rate.
-
-Layout::
-
-    run.json, world/{train,eval}/   what was asked, and the data
-    start/                          `deltah eval` of the agent before training
-    outcome/, sparse/, ...          `deltah train` of each arm
-    logs/NAME.{json,log}            configuration and output of each process
-    report.html, report.json
+The agent is evaluated in start/ and each arm is a `deltah train` in a run directory of its own, all in processes that
+end with the demo. An interrupted demo continues arm by arm. World, configurations and logs are in world/ and logs/.
+The numbers of the recipe suit a model of one million parameters: a real one wants a far smaller learning rate.
 """
 
 from __future__ import annotations
@@ -34,8 +25,8 @@ from deltah.core.rewards import RewardConfig
 from deltah.core.signals import SignalConfig, score
 from deltah.engines.config import EvalConfig, EvaluateConfig, RolloutConfig, TrainConfig
 from deltah.errors import TrainingError, missing_dependency
-from deltah.lab.questions import Question, questions, write_split
-from deltah.lab.world import Split, World
+from deltah.lab.questions import write_split
+from deltah.lab.world import Split
 from deltah.parallel import start, stop, stop_on_termination
 from deltah.report.data import ReportData, load_arm
 from deltah.report.page import write_report
@@ -45,9 +36,8 @@ from deltah.tools import ToolConfig, read_corpus
 from deltah.traces import read_traces
 
 ARMS = ("outcome", "sparse", "dense")
-"""Arms of the demo."""
 CONTROLS = ("penalty", "shuffled")
-"""Arms that know no entropy; no claim about the others stands without them."""
+"""Arms that use no entropy; no claim about the others stands without them."""
 STEPS = 28
 """Optimiser steps of each arm."""
 TRAIN_TASKS = 2000
@@ -58,7 +48,7 @@ _POLL_S = 0.5
 
 
 def rollout_config(seed: int = 0) -> RolloutConfig:
-    """How the embedded agent acts."""
+    """Rollouts of the embedded agent."""
     return RolloutConfig(
         model="lab",
         tools=("search", "python"),
@@ -77,54 +67,28 @@ def write_world(path: Path, *, seed: int = 0, eval_tasks: int = EVAL_TASKS) -> N
     write_split(path / "eval", Split.EVAL, seed=seed + 1, n=eval_tasks)
 
 
-def eval_questions(seed: int = 0) -> list[Question]:
-    """Questions of the evaluation split that `write_world` writes, with their plans: what only a study may know."""
-    return list(questions(World(seed + 1, Split.EVAL), EVAL_TASKS, seed=seed + 1))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Composition:
-    """What an evaluation asks, counted from the written files alone; the three parts overlap.
+def composition(world: str | Path, *, limit: int | None = None) -> str:
+    """Sentence on the first `limit` evaluation questions of a folder that `write_world` wrote; its parts overlap.
 
     A question names something unseen if a document that answers it is not in the training corpus: the subject's name is
     then in no training or cold-start world. Every other question is about facts known by heart, or is arithmetic.
     """
-
-    questions: int
-    distinct: int
-    """Different texts."""
-    known: int
-    """Need no tool: every step was learned by heart."""
-    unseen: int
-    """Name an entity that training does not."""
-    repeated: int
-    """Stand word for word among the training questions."""
-
-    def __str__(self) -> str:
-        return (
-            f"{self.questions} questions ({self.distinct} different): {self.unseen} name an entity unseen in training, "
-            f"{self.known} need no tool, {self.repeated} stand word for word among the training questions"
-        )
-
-
-def composition(world: str | Path, *, limit: int | None = None) -> Composition:
-    """Count the first `limit` evaluation questions of a folder that `write_world` wrote."""
     train, held_out = Path(world) / "train", Path(world) / "eval"
     documents = {document.id for document in read_corpus(train / "corpus.jsonl")}
     asked = read_tasks(held_out / "tasks.jsonl")[:limit]
     trained = {task.question for task in read_tasks(train / "tasks.jsonl")}
-    return Composition(
-        questions=len(asked),
-        distinct=len({task.question for task in asked}),
-        known=sum(not task.metadata["needs_tools"] for task in asked),
-        unseen=sum(not documents.issuperset(task.supporting) for task in asked),
-        repeated=sum(task.question in trained for task in asked),
+    unseen = sum(not documents.issuperset(task.supporting) for task in asked)
+    known = sum(not task.metadata["needs_tools"] for task in asked)
+    repeated = sum(task.question in trained for task in asked)
+    return (
+        f"{len(asked)} questions ({len({task.question for task in asked})} different): {unseen} name an entity unseen "
+        f"in training, {known} need no tool, {repeated} stand word for word among the training questions"
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoConfig:
-    """What the demo runs."""
+    """Options of the demo."""
 
     arms: tuple[str, ...] = ARMS
     steps: int = STEPS
@@ -136,7 +100,7 @@ class DemoConfig:
 
     @property
     def shared(self) -> dict[str, Any]:
-        """What every arm has in common; arms may be added later, each has a directory of its own."""
+        """Options that may not change when a demo is continued; arms may be added."""
         margin = self.signal.resolved_margin
         return {"steps": self.steps, "eval_tasks": self.eval_tasks, "seed": self.seed, "margin": margin}
 
@@ -193,25 +157,10 @@ class Job:
         return self.process is not None and self.process.poll() is None
 
 
-Watch = Callable[[Sequence[Job]], None]
-
-
-def run_demo(config: DemoConfig, out: Path, *, watch: Watch | None = None) -> ReportData:
-    """Run or continue the demo.
-
-    Args:
-        config: Arms, steps, questions and seed.
-        out: Directory of the demo.
-        watch: Called about twice a second with every process.
-
-    Returns:
-        What the report shows; `report.html` and `report.json` are written.
-
-    Raises:
-        ConfigError: if `out` holds a demo of another configuration.
-        TrainingError: if a process failed; its log is named.
-        MissingDependencyError: if the extra `train` is not installed.
-    """
+def run_demo(
+    config: DemoConfig, out: Path, *, watch: Callable[[Sequence[Job]], None] = lambda jobs: None
+) -> ReportData:
+    """Run or continue the demo in a directory, and write its report; `watch` is called about twice a second."""
     for package in ("torch", "trl", "datasets", "pydantic_monty", "bm25s"):
         if find_spec(package) is None:
             raise missing_dependency(package, extra="train", purpose="The demo")
@@ -223,7 +172,7 @@ def run_demo(config: DemoConfig, out: Path, *, watch: Watch | None = None) -> Re
     jobs.append(_job(out, "start", "eval", config.evaluation(world), total=2 * config.eval_tasks))
     with stop_on_termination():
         try:
-            _run_all(jobs, watch or (lambda jobs: None))
+            _run_all(jobs, watch)
         finally:
             stop([job.process for job in jobs if job.process is not None])
     data = report_data(out, config.arms, config)
@@ -239,7 +188,7 @@ def report_data(out: Path, arms: Sequence[str], config: DemoConfig) -> ReportDat
         start=load_arm(out / "start").evaluations,
         facts={
             "model": "embedded agent (about one million parameters), the same cold start for every arm",
-            "budget": f"{config.steps} steps of 6 prompts x 8 trajectories an arm",
+            "budget": f"{config.steps} steps of 6 prompts x 8 trajectories per arm",
             "dead band": f"a call is reduced where entropy falls by more than {config.signal.resolved_margin:g} nats",
             "evaluation": str(composition(out / "world", limit=config.eval_tasks)),
             "training seed": str(config.seed),
@@ -256,7 +205,7 @@ def _job(out: Path, name: str, command: str, config: TrainConfig | EvaluateConfi
     return Job(name=name, arguments=arguments, log=path.with_suffix(".log"), run=RunDirectory(out / name), total=total)
 
 
-def _run_all(jobs: Sequence[Job], watch: Watch) -> None:
+def _run_all(jobs: Sequence[Job], watch: Callable[[Sequence[Job]], None]) -> None:
     """Run jobs, as many at a time as there are cores; the last ones share the cores that fell free."""
     cores = os.cpu_count() or 1
     waiting = [job for job in jobs if not job.run.finished]
@@ -286,14 +235,13 @@ def _refresh(job: Job) -> None:
         job.phase, job.done, job.total = status["phase"], status["done"], status["total"]
     if job.run.finished:
         job.phase, job.done, job.metrics = DONE, job.total, _final_metrics(job.run)
-    else:
-        # A batch of training says nothing of the model that is evaluated after it.
+    else:  # a training batch says nothing about the model that is evaluated after it
         job.metrics = next(reversed(list(job.run.read_metrics())), None) if job.phase == "training" else None
 
 
 @cache
 def _final_metrics(run: RunDirectory) -> dict[str, float]:
-    """What a finished run's sampled evaluation says; empty if it has none."""
+    """Metrics of a finished run's sampled evaluation; empty if it has none."""
     path = run.evaluation("sampled")
     trajectories = list(read_traces(path)) if path.exists() else []
     outcomes = [np.nan if trajectory.outcome is None else trajectory.outcome for trajectory in trajectories]

@@ -1,16 +1,9 @@
 """The fictional world: persons, cities, companies, countries and coins, their facts, one short document each.
 
-A fact is a subject, a relation and a value. Half of the entities of a small world are KNOWN: names and facts
-are the same in every world, and the cold start teaches them by heart. The others are FRESH: their names are drawn for
-this world from the pool of its split, so that their facts can only be found by searching. A known entity refers
-to known entities alone, so that a question about it needs no tool at any hop.
-
-A name is a first part and a second part of its kind ("Mira Kovel", "Port Anselm"), so many entities share a part and
-a search must be exact. All pairs of a kind are shuffled once, with a constant seed, and cut into consecutive pools: the
-known names, and the fresh ones of each split. Fresh names of evaluation therefore never occur in training, while both
-of their parts do.
-
-The same seed gives the same world. Nothing here knows what the agent believes.
+KNOWN entities have the same names and facts in every world, refer to known entities alone, and are taught by heart.
+FRESH entities have names of this world, so that their facts can only be found by searching. All names of a kind are
+shuffled once, with a constant seed, and cut into pools: the known names, and the fresh ones of each split. Fresh names
+of evaluation therefore never occur in training, while both of their parts do. The same seed gives the same world.
 """
 
 from __future__ import annotations
@@ -20,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache, cached_property
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,17 +33,11 @@ class Kind(StrEnum):
 
 
 class Split(StrEnum):
-    """Which world a name, a task or a corpus belongs to."""
+    """Purpose of a world: many small ones teach the agent, one is of reinforcement learning, one is held out."""
 
     COLDSTART = "coldstart"
-    """Many small worlds that teach the agent its trade."""
     TRAIN = "train"
-    """The world of reinforcement learning."""
     EVAL = "eval"
-    """The held-out world."""
-
-
-NAMED_KINDS = (Kind.PERSON, Kind.CITY, Kind.COMPANY, Kind.COUNTRY, Kind.COIN)
 
 
 _PARTS = {
@@ -85,13 +73,11 @@ PARTS: Mapping[Kind, tuple[tuple[str, ...], tuple[str, ...]]] = {
     kind: (tuple(first.split()), tuple(second.split())) for kind, (first, second) in _PARTS.items()
 }
 """First and second parts of the names of each kind."""
-
+NAMED_KINDS = tuple(PARTS)
 KNOWN_COUNT: Mapping[Kind, int] = {Kind.PERSON: 32, Kind.CITY: 16, Kind.COMPANY: 12, Kind.COUNTRY: 8, Kind.COIN: 8}
 """How many names of each kind are the same in every world."""
-
 POOL_SHARE: Mapping[Split, float] = {Split.TRAIN: 0.42, Split.EVAL: 0.18, Split.COLDSTART: 0.4}
 """Share of the other names that each split may draw its fresh entities from."""
-
 _DEAL_SEED = 20_260_202
 
 
@@ -118,19 +104,13 @@ def fresh_pool(kind: Kind, split: Split) -> tuple[str, ...]:
     return rest[start : start + sizes[at]]
 
 
-def random_name(kind: Kind, rng: np.random.Generator) -> str:
-    """A uniformly random name of a kind, whether or not it exists in some world: what a guess sounds like."""
-    first, second = PARTS[kind]
-    return f"{pick(first, rng)} {pick(second, rng)}"
-
-
 def pick(options: Sequence[str], rng: np.random.Generator) -> str:
     """One option, uniformly."""
     return options[int(rng.integers(len(options)))]
 
 
 class Relation(StrEnum):
-    """What a fact says of its subject."""
+    """Relation of a fact between its subject and its value."""
 
     BIRTHPLACE = "birthplace"
     EMPLOYER = "employer"
@@ -140,49 +120,37 @@ class Relation(StrEnum):
     COIN = "coin"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Schema:
-    """Types and wording of one relation."""
+class Schema(NamedTuple):
+    """Kinds of the subject and the value of a relation."""
 
     subject: Kind
     value: Kind
-    statement: str
-    """Sentence without its full stop; `{s}` is the subject, `{v}` the value."""
 
 
 SCHEMAS: Mapping[Relation, Schema] = {
-    Relation.BIRTHPLACE: Schema(subject=Kind.PERSON, value=Kind.CITY, statement="{s} was born in {v}"),
-    Relation.EMPLOYER: Schema(subject=Kind.PERSON, value=Kind.COMPANY, statement="{s} works for {v}"),
-    Relation.SEAT: Schema(subject=Kind.COMPANY, value=Kind.CITY, statement="{s} is based in {v}"),
-    Relation.COUNTRY: Schema(subject=Kind.CITY, value=Kind.COUNTRY, statement="{s} is in {v}"),
-    Relation.POPULATION: Schema(subject=Kind.CITY, value=Kind.NUMBER, statement="{s} has {v} thousand people"),
-    Relation.COIN: Schema(subject=Kind.COUNTRY, value=Kind.COIN, statement="{s} uses the {v}"),
+    Relation.BIRTHPLACE: Schema(Kind.PERSON, Kind.CITY),
+    Relation.EMPLOYER: Schema(Kind.PERSON, Kind.COMPANY),
+    Relation.SEAT: Schema(Kind.COMPANY, Kind.CITY),
+    Relation.COUNTRY: Schema(Kind.CITY, Kind.COUNTRY),
+    Relation.POPULATION: Schema(Kind.CITY, Kind.NUMBER),
+    Relation.COIN: Schema(Kind.COUNTRY, Kind.COIN),
 }
-
 DOCUMENTS: Mapping[Kind, str] = {
     Kind.PERSON: "{s} was born in {birthplace} and works for {employer}.",
     Kind.CITY: "{s} is a city in {country} with {population} thousand people.",
     Kind.COMPANY: "{s} is a company based in {seat}.",
     Kind.COUNTRY: "{s} is a country that uses the {coin}.",
 }
-"""Text of the one document of each kind of subject; the fields are its relations."""
-
+"""Text of the document of each kind of subject; the fields are its relations."""
 POPULATION_RANGE = (10, 200)
 """Thousands of people of a city, half open; two cities together stay below 400."""
-
 DEFAULT_FRESH: Mapping[Split, Mapping[Kind, int]] = {
     Split.COLDSTART: {Kind.PERSON: 32, Kind.CITY: 16, Kind.COMPANY: 12, Kind.COUNTRY: 8, Kind.COIN: 8},
     Split.TRAIN: {Kind.PERSON: 600, Kind.CITY: 120, Kind.COMPANY: 80, Kind.COUNTRY: 40, Kind.COIN: 40},
     Split.EVAL: {Kind.PERSON: 240, Kind.CITY: 60, Kind.COMPANY: 40, Kind.COUNTRY: 20, Kind.COIN: 20},
 }
 """How many fresh entities of each kind a world of a split has."""
-
 _KNOWN_SEED = 20_260_203
-
-
-def statement(relation: Relation, subject: str, value: str) -> str:
-    """A fact as a sentence without its full stop."""
-    return SCHEMAS[relation].statement.format(s=subject, v=value)
 
 
 def document_id(kind: Kind, name: str) -> str:
@@ -209,7 +177,6 @@ class World:
     """One world of a split."""
 
     seed: int
-    """Which world; worlds of one split with different seeds may share fresh names, of different splits never."""
     split: Split
     """The pool of fresh names."""
     fresh: Mapping[Kind, int] | None = None
@@ -240,8 +207,7 @@ class World:
         drawn = {}
         for kind in NAMED_KINDS:
             pool = fresh_pool(kind, self.split)
-            order = rng.permutation(len(pool))[: self._counts[kind]]
-            drawn[kind] = tuple(pool[i] for i in order)
+            drawn[kind] = tuple(pool[i] for i in rng.permutation(len(pool))[: self._counts[kind]])
         return drawn
 
     @cached_property

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from itertools import accumulate, takewhile
 from typing import TypeAlias
 
@@ -39,15 +38,6 @@ Span: TypeAlias = tuple[int, int]
 """Token indices [start, stop)."""
 
 
-class Form(StrEnum):
-    """How contexts were made."""
-
-    TOKENS = "tokens"
-    """Spliced from logged token ids."""
-    MESSAGES = "messages"
-    """Rendered from rebuilt chat messages."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contexts:
     """One state under three results."""
@@ -58,7 +48,11 @@ class Contexts:
     """None where the call's own text cannot be told from its siblings'."""
     segment: Continuation | None
     """r_k: reasoning of the next assistant turn; None if it has none."""
-    form: Form
+
+    @property
+    def form(self) -> str:
+        """How they were made: spliced from logged "tokens", or rendered from "messages"."""
+        return "tokens" if isinstance(self.real, TokenContext) else "messages"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +195,6 @@ def _token_contexts(
         control=TokenContext(ids=(*prompt, *state[:start], *body, *state[stop:])),
         none=None if none is None else TokenContext(ids=(*prompt, *none)),
         segment=_token_segment(ids, following),
-        form=Form.TOKENS,
     )
 
 
@@ -273,7 +266,6 @@ def _chat_contexts(trajectory: Trajectory, call: int, body: str) -> Contexts:
         control=ChatContext(messages=tuple(swapped)),
         none=_chat_without(trajectory, call, state),
         segment=_text_segment(trajectory, turn),
-        form=Form.MESSAGES,
     )
 
 

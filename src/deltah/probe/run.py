@@ -18,7 +18,6 @@ what it knew. NaN is "not measured".
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -26,7 +25,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from deltah.core.types import Estimator, Trajectory
-from deltah.probe.plan import CallPlan, Plan, ProbeConfig, Reason, Target, Variant, skipped_by
+from deltah.probe.plan import CallPlan, Plan, ProbeConfig, Target, Variant, skipped_by
 from deltah.probe.queries import Backend, ProbeCache, QueryError, Scores, question_key
 
 NAN = float("nan")
@@ -45,23 +44,6 @@ class Cost:
     """Queries whose answer is on disk."""
     tokens: int
     """Tokens that the model reads for the others; fewer where it shares the prefix of a call's contexts."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeResult:
-    """What a probe found."""
-
-    rows: tuple[dict[str, Any], ...]
-    """One per call, those not probed included, in the order of the trajectories."""
-    reasons: Counter[Reason]
-    """Number of calls that were not probed."""
-    n_left: int
-    """Calls over the budget; they have no row."""
-
-    @property
-    def probed(self) -> list[dict[str, Any]]:
-        """Rows of the calls that were probed."""
-        return [row for row in self.rows if row["reason"] is None]
 
 
 def cost_of(plan: Plan, backend: Backend, cache: ProbeCache) -> Cost:
@@ -84,8 +66,11 @@ def run_plan(
     config: ProbeConfig,
     *,
     progress: Progress | None = None,
-) -> ProbeResult:
-    """Probe the planned calls."""
+) -> list[dict[str, Any]]:
+    """Probe the planned calls; one row per call within the budget, in the order of the trajectories.
+
+    The `reason` of a row says why its call was not probed; None: it was.
+    """
     rows: list[tuple[Target, dict[str, Any]]] = []
     skipped = list(plan.skipped)
     for done, call in enumerate(plan.calls, start=1):
@@ -104,9 +89,7 @@ def run_plan(
         rows.append((s.target, _head(s.target, backend.identity) | why))
     place = {id(trajectory): i for i, trajectory in enumerate(trajectories)}
     rows.sort(key=lambda pair: (place[id(pair[0].trajectory)], pair[0].call))
-    return ProbeResult(
-        rows=tuple(row for _, row in rows), reasons=Counter(s.reason for s in skipped), n_left=plan.n_left
-    )
+    return [row for _, row in rows]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +153,7 @@ def row_of(plan: CallPlan, cache: ProbeCache, identity: Mapping[str, Any], thres
     return {
         **_head(plan.target, identity),
         "reason": None,
-        "contexts": plan.contexts.form.value,
+        "contexts": plan.contexts.form,
         "answer_template": plan.template,
         "n_answers": len(plan.gold),
         **{f"gold_logprob_{v}": gold[v].total for v in Variant},

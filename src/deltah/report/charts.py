@@ -1,7 +1,7 @@
 """The page's charts as inline SVG, drawn from the payload; no statistic is computed here.
 
-Colours come from CSS classes (`a0` ... `a7`, one an arm) so that the page's light and dark themes apply. Colour is
-never alone: the marker's shape, or the place above and below an axis, repeats what it says.
+Colours come from CSS classes (`a0` ... `a7`, one per arm) so that the page's themes apply. The marker's shape, or the
+place above and below an axis, repeats what a colour says.
 """
 
 from __future__ import annotations
@@ -25,12 +25,10 @@ _ROW: Final = 20
 
 def element(tag: str, *content: str | Markup, **attributes: str | float) -> Markup:
     """One element; `class_` and `text_anchor` become `class` and `text-anchor`, numbers get two decimals."""
-    written = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(_plain(value))}"' for key, value in attributes.items()
-    )
-    inner = "".join(escape(part) for part in content)
+    named = ((key.rstrip("_").replace("_", "-"), escape(_plain(value))) for key, value in attributes.items())
+    written = "".join(f' {name}="{value}"' for name, value in named)
     # Only names of this module's callers and escaped values reach the markup.
-    return Markup(f"<{tag}{written}>{inner}</{tag}>")
+    return Markup(f"<{tag}{written}>{''.join(map(escape, content))}</{tag}>")
 
 
 def _plain(value: str | float) -> str:
@@ -49,16 +47,8 @@ def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
 
 def svg(width: float, height: float, label: str, parts: Iterable[Markup], class_: str = "chart") -> Markup:
     """The outer element, scaled by its container and named for screen readers."""
-    title = element("title", label)
-    return element(
-        "svg",
-        title,
-        *parts,
-        viewBox=f"0 0 {_plain(width)} {_plain(height)}",
-        role="img",
-        class_=class_,
-        aria_label=label,
-    )
+    box = f"0 0 {_plain(width)} {_plain(height)}"
+    return element("svg", element("title", label), *parts, viewBox=box, role="img", class_=class_, aria_label=label)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +61,7 @@ class Scale:
     stop: float
 
     def __call__(self, value: float) -> float:
-        """Pixel of a value; values beyond the ends stay at the ends."""
+        """Pixel of a value, within the ends."""
         share = (value - self.low) / (self.high - self.low)
         return self.start + min(1.0, max(0.0, share)) * (self.stop - self.start)
 
@@ -88,7 +78,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def tick_labels(values: Sequence[float]) -> list[str]:
-    """Labels with just enough decimals to tell the ticks apart."""
+    """Labels with as few decimals as tell the ticks apart."""
     step = values[1] - values[0] if len(values) > 1 else 1.0
     digits = next((d for d in range(12) if abs(round(step, d) - step) < 1e-6 * abs(step)), 12)
     return [f"{value + 0.0:.{digits}f}".replace("-", MINUS) for value in values]
@@ -98,14 +88,12 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     """Positions near the wanted ones, at least `gap` apart where [low, high] has room for that."""
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     placed = [0.0] * len(wanted)
-    at = low - gap
     for i in order:
-        at = max(wanted[i], at + gap)
-        placed[i] = at
-    limit = high
+        placed[i] = low = max(wanted[i], low)
+        low += gap
     for i in reversed(order):
-        placed[i] = min(placed[i], limit)
-        limit = placed[i] - gap
+        placed[i] = high = min(placed[i], high)
+        high -= gap
     return placed
 
 
@@ -132,7 +120,7 @@ def marker(x: float, y: float, arm: str, r: float = 5.5) -> Markup:
 def plane(
     panel: Mapping[str, Any], arms: Sequence[Mapping[str, Any]], limits: Mapping[str, tuple[float, float]]
 ) -> Markup:
-    """Outcome against calls per trajectory: one cross of 95 % intervals an arm, a thin line from the start to each."""
+    """Outcome against calls per trajectory: a cross of 95 % intervals per arm, a thin line from the start to each."""
     (width, height), left, top, bottom = PLANE_SIZE, 52, 28, 44
     name, points = panel["outcome"], panel["points"]
     names = [_short(arms[p["arm"]]["name"]) for p in points]
@@ -155,7 +143,7 @@ def plane(
 
 
 def legend(name: str, x: float, y: float, arm: str) -> list[Markup]:
-    """A marker, and its name to the right of it."""
+    """A marker, and its name on the right."""
     return [marker(x, y, arm, 4.6), text(name, x + 12, y + 4, class_=f"label {arm}")]
 
 
@@ -251,13 +239,12 @@ def histogram(panel: Mapping[str, Any], edges: Sequence[float], arm: str, peak: 
 
 
 def _column(x: Scale, low: float, high: float, top: float, bottom: float, class_: str) -> Markup:
-    """One bar of a histogram."""
     width = max(x(high) - x(low) - 1, 0.5)
     return element("rect", x=x(low) + 0.5, width=width, y=top, height=bottom - top, class_=f"col {class_}")
 
 
 def _bin_labels(edges: Sequence[float], x: Scale, y: float) -> list[Markup]:
-    """Round values within the edges of a histogram, as labels of its axis."""
+    """Labels of a histogram's axis."""
     inside = [v for v in ticks(edges[0], edges[-1], 5) if edges[0] * 0.999 <= v <= edges[-1] * 0.999]
     return axis_labels(x, inside, y)
 
@@ -296,9 +283,8 @@ def quality_histogram(panel: Mapping[str, Any], peak: float) -> Markup:
             parts.append(_column(x, low, high, *ends, colour))
         parts.append(text(f"{kind}, n = {total:,}", 8, 12 if up else floor - 4, class_=f"label {colour}"))
     parts += [line(x.start, middle, x.stop, middle, "grid"), line(x(0), 4, x(0), floor, "zero")]
-    return svg(
-        width, height, f"Entropy reduction in nats by {panel['label']}", parts + _bin_labels(edges, x, height - 12)
-    )
+    parts += _bin_labels(edges, x, height - 12)
+    return svg(width, height, f"Entropy reduction in nats by {panel['label']}", parts)
 
 
 def roc(panel: Mapping[str, Any]) -> Markup:

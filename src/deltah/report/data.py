@@ -1,8 +1,8 @@
 """What a report is made of, and how it is read from disk: run directories, traces and logs.
 
-Trajectories are read once and let go, so that memory follows the number of calls, not of tokens. Kept are a few numbers
-a trajectory, one row a call, and what the viewer may show (`deltah.report.viewer`). Evaluations of a run whose
-name starts with `start-` (`eval/start-sampled.jsonl.zst`) are those of the policy before training.
+Trajectories are read once: kept are their table of calls and what the viewer may show (`deltah.report.viewer`).
+Evaluations of a run whose name starts with `start-` (`eval/start-sampled.jsonl.zst`) are those of the policy before
+training.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SUBSETS: Final = {"all": "true", "tools needed": _NEEDS_TOOLS, "no tool needed":
 """Label of a set of trajectories to its condition on the table `trajectories`, in SQL."""
 MAX_VIEWED: Final = 200
 NOTABLE_SHARE: Final = 0.25
-"""Of the viewer, kept for wasteful trajectories and failure cases."""
+"""Of the viewer, for wasteful trajectories and failure cases."""
 _SHARES: Final = ((Reason.WASTEFUL, 0.5), (Reason.CERTAIN_AND_WRONG, 0.25), (Reason.RISE_AND_RIGHT, 0.25))
 _SUFFIX: Final = re.compile(r"(\.[a-z]{2,8})?(\.gz|\.zst)?$")
 _SECONDS_KEYS: Final = (SECONDS, "train_runtime")
@@ -62,7 +62,7 @@ class Evaluation:
     """For savings in money and seconds."""
 
     def __len__(self) -> int:
-        """Trajectories."""
+        """Number of trajectories."""
         return self.table.n_trajectories
 
     @classmethod
@@ -77,11 +77,11 @@ class Evaluation:
         return cls(table=table, candidates=collector.candidates(), costs=costs or Costs())
 
     def rows(self, query: str) -> list[Any]:
-        """Answer of an SQL query on `calls` and `trajectories`, as tuples."""
+        """Rows of an SQL query on `calls` and `trajectories`."""
         return self.table.sql(query).fetchall()
 
     def met(self, *columns: str) -> list[Any]:
-        """Distinct values of a column of the trajectories that have it, or tuples of several, in order."""
+        """Distinct values, in order, of a column of the trajectories that have it; tuples for several columns."""
         listed, measured = ", ".join(columns), " AND ".join(f"{column} IS NOT NULL" for column in columns)
         rows = self.rows(f"SELECT DISTINCT {listed} FROM trajectories WHERE {measured} ORDER BY ALL")
         return [row[0] for row in rows] if len(columns) == 1 else rows
@@ -101,15 +101,15 @@ class ArmData:
     """Rows of metrics.jsonl; empty where nothing was trained."""
     config: Mapping[str, Any] = field(default_factory=dict)
     seconds: float | None = None
-    """Wall time of the training; None when not measured."""
+    """Wall time of the training."""
     problems: Sequence[str] = ()
-    """Lines that could not be read, each with file, line and reason."""
+    """The first records that could not be read, each with file, line and reason."""
     n_problems: int = 0
-    """All of them, also those beyond the ones kept."""
+    """Number of all of them."""
     notes: Sequence[str] = ()
     """What a reader must know of these numbers, one sentence each."""
     study: StudyResult | None = None
-    """What a study of these trajectories found, shown as a section of its own."""
+    """What a study of these trajectories found."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,19 +121,18 @@ class ReportData:
     start: Evaluations = field(default_factory=dict)
     """Evaluations of the policy all arms started from."""
     notes: Sequence[str] = ()
-    """What a reader must know of the whole page; each arm has its own beside these."""
+    """What a reader must know of the whole page."""
     facts: Mapping[str, str] = field(default_factory=dict)
-    """Footer: machine, versions, date; whatever the caller knows. The report adds no clock of its own."""
+    """Of the footer: machine, versions, date. The report adds no clock of its own."""
     seed: int = 0
     """Of the bootstrap and of the choice of trajectories to view."""
 
     def __post_init__(self) -> None:
-        names = [arm.name for arm in self.columns]
         if not self.arms:
             raise InvalidValueError("a report needs at least one arm or trace file; got none")
-        if len(set(names)) != len(names):
-            repeated = next(name for name in names if names.count(name) > 1)
-            raise InvalidValueError(f"two arms are named {repeated!r}; give each its own name")
+        name, n = Counter(arm.name for arm in self.columns).most_common(1)[0]
+        if n > 1:
+            raise InvalidValueError(f"two arms are named {name!r}; give each its own name")
 
     @property
     def columns(self) -> tuple[ArmData, ...]:
@@ -142,29 +141,29 @@ class ReportData:
 
     @property
     def every_evaluation(self) -> list[Evaluation]:
-        """Evaluations of all columns."""
+        """Evaluations of every column."""
         return [evaluation for arm in self.columns for evaluation in arm.evaluations.values()]
 
     @property
     def trained(self) -> bool:
-        """Whether the arms are those of an experiment: training runs, or what stands beside their start."""
+        """Whether the arms are those of an experiment: training runs, or beside their start."""
         return bool(self.start) or any(arm.metrics for arm in self.arms)
 
     @property
     def noun(self) -> str:
-        """What a reader calls one of the columns: an arm of an experiment, a log, or one of several runs."""
+        """Word for one of the columns: an arm of an experiment, a log, or a run."""
         if self.trained:
             return "arm"
         return "log" if len(self.arms) == 1 and not self.arms[0].config else "run"
 
     @property
     def graders(self) -> frozenset[str]:
-        """Who gave the outcomes of all evaluations; empty where there is none."""
+        """Who gave the outcomes; empty where there is none."""
         return frozenset(grader for evaluation in self.every_evaluation for grader in evaluation.met("grader"))
 
     @property
     def evaluation_names(self) -> tuple[str, ...]:
-        """Names of all evaluations in order of first appearance, "sampled" before all others."""
+        """Names of all evaluations in order of first appearance, "sampled" first."""
         names = list(dict.fromkeys(name for arm in self.columns for name in arm.evaluations))
         return tuple(sorted(names, key=lambda name: name != "sampled"))
 
@@ -177,10 +176,9 @@ def load_arm(
     seed: int = 0,
     costs: Costs | None = None,
 ) -> ArmData:
-    """Read a run directory, or traces or logs in any format that `read_traces` knows.
+    """Read a run directory, or traces or logs of any format; a log without a trajectory is a DataError.
 
-    An arm without a name has that of its run's reward, else that of its file or folder. A log without a trajectory is a
-    DataError.
+    The name is by default that of the run's reward, else that of the file or folder.
     """
     path = Path(path)
     run = RunDirectory(path) if is_run(path) else None
@@ -209,11 +207,10 @@ def load_report(
     *,
     options: LogOptions | None = None,
     title: str | None = None,
-    facts: Mapping[str, str] | None = None,
     seed: int = 0,
     costs: Costs | None = None,
 ) -> ReportData:
-    """Read run directories, traces and logs into one report, side by side, with facts of its footer.
+    """Read run directories, traces and logs into one report, side by side.
 
     A folder that holds runs stands for them, and a run in it named `start` is shown as the policy before training; any
     other folder is one set of logs.
@@ -234,7 +231,7 @@ def load_report(
         title=title or (given[0].resolve().name if len(given) == 1 else f"Comparison of {names}"),
         arms=named,
         start=start,
-        facts={**_facts(filter(is_run, listed)), **(facts or {})},
+        facts=_facts(filter(is_run, listed)),
         seed=seed,
     )
 
@@ -251,7 +248,7 @@ def _expand(path: Path) -> list[Path]:
 
 
 def _files(path: Path, run: RunDirectory | None) -> dict[str, list[str]]:
-    """Files of each evaluation: those of a run, else its training; all of a log."""
+    """Files of each evaluation of a run, else of its training; all of a log."""
     if run is None:
         return {LOGS: [str(path)]}
     found = {_stem(file.name): [str(file)] for file in sorted((path / "eval").glob("*.jsonl*"))}
@@ -282,7 +279,7 @@ def _arm_name(config: Mapping[str, Any]) -> str | None:
 
 
 def _seconds(metrics: Sequence[Mapping[str, Any]]) -> float | None:
-    """Wall time of the training: the last row that states it."""
+    """Wall time of the training, from the last row that states it."""
     for key in _SECONDS_KEYS:
         found = [float(row[key]) for row in metrics if isinstance(row.get(key), int | float)]
         if found and math.isfinite(found[-1]):
@@ -316,7 +313,7 @@ def _facts(runs: Iterable[Path]) -> dict[str, str]:
 
 
 _Source = Mapping[Reason, Sequence[Pick]]
-"""What one evaluation of one arm offers, best first."""
+"""Trajectories of one evaluation of one arm, best first."""
 
 
 def choose(data: ReportData, limit: int = MAX_VIEWED) -> tuple[list[Pick], str]:
@@ -362,7 +359,7 @@ def _distinct(picks: Iterable[Pick], limit: int) -> list[Pick]:
 
 
 def _note(picks: Sequence[Pick], shared: int, total: int, data: ReportData) -> str:
-    """How the trajectories were chosen, for the reader."""
+    """One sentence on how the trajectories were chosen."""
     counts = Counter(pick.reason for pick in picks)
     failures = counts[Reason.CERTAIN_AND_WRONG] + counts[Reason.RISE_AND_RIGHT]
     parts = [f"{counts[Reason.DRAWN]} drawn with seed {data.seed}"]

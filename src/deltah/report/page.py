@@ -1,8 +1,7 @@
 """Report data to page: a payload of plain JSON values, one self-contained HTML file, and its JSON twin.
 
-Everything the page says stands in the payload; templates and charts only draw it. Every string is made inert on the
-way, once, here. Order and rounding are fixed and no clock is read: the same input gives the same bytes. A content
-security policy lets the page's own script run, named by its hash, and nothing else: no other script, no request.
+Templates and charts only draw what the payload says; its strings are made inert here, once. The same input gives the
+same bytes. A content security policy lets the page's own script run, named by its hash: no other script, no request.
 """
 
 from __future__ import annotations
@@ -76,29 +75,31 @@ def render(payload: Mapping[str, Any]) -> str:
     # The parts of the viewer's script in the order of their names, in one scope of their own.
     parts = sorted(file.name for file in (TEMPLATES / "viewer").iterdir() if file.name.endswith(".js"))
     script = "\n".join(('"use strict";', "{", *(_source(f"viewer/{name}") for name in parts), "}", ""))
-    page = environment().get_template("page.html.j2")
-    return page.render(
-        p=payload,
-        arms=charts.with_classes(payload["arms"]),
-        charts=charts,
-        plane_limits=charts.plane_limits(payload["plane"]) if payload["plane"] else {},
-        value_limits=_value_limits(payload),
-        levels=ENTROPY_LEVELS,
-        # Package files and escaped JSON: the only text that enters the page unescaped.
-        style=Markup(_source("style.css")),
-        script=Markup(script),
-        script_hash=b64encode(sha256(script.encode()).digest()).decode(),
-        data_json=Markup(script_json(payload)),
-        levels_json=Markup(script_json(list(ENTROPY_LEVELS))),
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            p=payload,
+            arms=charts.with_classes(payload["arms"]),
+            charts=charts,
+            plane_limits=charts.plane_limits(payload["plane"]) if payload["plane"] else {},
+            value_limits=_value_limits(payload),
+            levels=ENTROPY_LEVELS,
+            # Package files and escaped JSON: the only text that enters the page unescaped.
+            style=Markup(_source("style.css")),
+            script=Markup(script),
+            script_hash=b64encode(sha256(script.encode()).digest()).decode(),
+            data_json=Markup(script_json(payload)),
+            levels_json=Markup(script_json(list(ENTROPY_LEVELS))),
+        )
     )
 
 
 def environment() -> Environment:
-    """The page's templates, and the function that they call."""
+    """The page's templates."""
     loader = PackageLoader("deltah.report", "templates")
-    templates = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    templates = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    templates.trim_blocks = templates.lstrip_blocks = True
     templates.globals["count"] = count
     return templates
 
@@ -109,14 +110,9 @@ def _source(name: str) -> str:
 
 def _value_limits(payload: Mapping[str, Any]) -> tuple[float, float]:
     """Common range of the bars of the mean signal: symmetric, as wide as the groups of ten calls or more need."""
-    groups = [
-        group["mean"]
-        for calls in payload["calls"]
-        for table in ("by_tool", "by_round")
-        for group in calls[table]
-        if group["n"] >= 10
-    ]
-    values = [abs(mean[key]) for mean in groups for key in ("value", "low", "high") if mean[key] is not None]
+    groups = [group for calls in payload["calls"] for group in (*calls["by_tool"], *calls["by_round"])]
+    means = [group["mean"] for group in groups if group["n"] >= 10]
+    values = [abs(mean[key]) for mean in means for key in ("value", "low", "high") if mean[key] is not None]
     limit = max(values, default=1.0) or 1.0
     return -limit, limit
 
@@ -185,7 +181,7 @@ def _arm(data: ReportData, arm: ArmData, index: int) -> dict[str, Any]:
 
 
 def _alarms(metrics: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """What the collapse monitor says of logged metrics, one sentence an alarm."""
+    """Alarms of the collapse monitor on logged metrics, one sentence each."""
     monitor = CollapseMonitor()
     for row in metrics:
         watched = {key: float(row[key]) for key in (CALLS, OUTCOME, SIGNAL_STD) if _is_number(row.get(key))}
@@ -247,13 +243,13 @@ def _differences(
 ) -> dict[str, Any] | None:
     """Paired differences of every arm from outcome-only training, else the start, of an experiment; else the first."""
     tables = {arm.name: e.table for arm in data.columns if (e := arm.evaluations.get(evaluation))}
+    if not tables:
+        return None
     # A log of such a name is nothing but that.
     named = [name for name in ("outcome", START) if data.trained and name in tables]
-    reference = next(iter([*named, *tables]), None)
-    if reference is None:
-        return None
-    others = {name: own for name, own in tables.items() if name != reference}
-    compared = {name: compare(tables[reference], own, seed=data.seed) for name, own in others.items()}
+    reference = next(iter([*named, *tables]))
+    base = tables.pop(reference)
+    compared = {name: compare(base, own, seed=data.seed) for name, own in tables.items()}
     found = {name: difference for name, difference in compared.items() if difference.questions}
     if not found:
         return None
@@ -264,7 +260,7 @@ def _differences(
 def _plane(
     data: ReportData, outcome: Mapping[str, Any], evaluation: str, summaries: Mapping[str, Summary]
 ) -> dict[str, Any] | None:
-    """One point an arm: calls per trajectory against the outcome; arms without grades have no place."""
+    """Calls per trajectory against the outcome, one point per graded arm."""
     points = [
         {"arm": i, "x": summary.calls_per_trajectory.as_dict(), "y": summary.outcome.as_dict()}
         for i, arm in enumerate(data.columns)
@@ -282,9 +278,8 @@ def _curves(data: ReportData, outcome: Mapping[str, Any]) -> list[dict[str, Any]
     for key, title in CURVES:
         series = [found for i, arm in enumerate(data.columns) if (found := _series(arm, i, key))]
         if series:
-            curves.append(
-                {"key": key, "title": title.format(outcome=outcome["title"], signal=signal), "series": series}
-            )
+            named = title.format(outcome=outcome["title"], signal=signal)
+            curves.append({"key": key, "title": named, "series": series})
     return curves
 
 
@@ -325,7 +320,7 @@ def _studies(data: ReportData, viewer: Mapping[str, Any]) -> list[dict[str, Any]
 
 
 def _facts(data: ReportData, signal: PageSignal) -> dict[str, Any]:
-    """What the footer says of the numbers: caller's facts, and what the trajectories themselves state."""
+    """The footer: what the trajectories state, and the caller's facts."""
     every = data.every_evaluation
     temperatures = sorted({found for e in every for found in e.met("temperature")})
     derived = {
@@ -337,8 +332,7 @@ def _facts(data: ReportData, signal: PageSignal) -> dict[str, Any]:
     if signal.fact:
         derived["signal"] = signal.fact
     counted = "SELECT count(*) FROM trajectories WHERE spans = 'approximate'"
-    approximate = sum(n for e in every for (n,) in e.rows(counted))
-    if approximate:
+    if approximate := sum(n for e in every for (n,) in e.rows(counted)):
         found = count(approximate, "trajectory")
         derived["approximate spans"] = f"{found}: borders of reasoning and calls are estimated"
     return {**derived, **{key: str(value)[:MAX_FACT_CHARS] for key, value in data.facts.items()}}

@@ -32,14 +32,14 @@ from deltah.stats.summary import MAX_NAME_CHARS, CallSummary, Summary, calls_by,
 from deltah.text_format import MISSING, UNPARSED, count, money_text, number, tool_title
 
 MAX_ARMS: Final = 4
-"""Of the headline; with more arms the table below it says more."""
+"""Of the headline."""
 MAX_TOOLS: Final = 20
 HISTOGRAM_BINS: Final = 24
 """Of the histogram of the signal; even, so that one edge is 0."""
 MAX_LABELS_DRAWN: Final = 6
-"""Labels of a study with a figure of their own; the tables hold all."""
+"""Labels of a study with a figure of their own."""
 STUDY_DIGITS: Final = 2
-"""Of a study's tables, so that all columns fit; the files have more."""
+"""Of a study's tables, so that all columns fit."""
 _MAX_ID_CHARS: Final = 200
 _COLOURS: Final = 7
 MAX_ROUNDS: Final = 8
@@ -70,7 +70,7 @@ _TOOL: Final = f"if(trim(tool) = '', '{UNPARSED}', left(tool, {MAX_NAME_CHARS}))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageSignal:
-    """What one page calls the signal that judged its calls, and what its verdicts say."""
+    """Words of a page for the signal that judged its calls, and for its verdicts."""
 
     entry: Entry[Any]
     reduced: str = "that certainly reduced entropy"
@@ -81,18 +81,18 @@ class PageSignal:
     """For the notes: name, definition and margin; empty for the method's own signal."""
 
     def as_dict(self) -> dict[str, Any]:
-        """As the payload holds it; the page's sentences speak of the method's own signal."""
+        """As the payload holds it."""
         named = {"title": self.entry.title, "unit": self.entry.unit, "with_unit": self.entry.with_unit}
         return {**named, "reduced": self.reduced, "is_method": not self.fact, "fact": self.fact}
 
 
 def page_signal(data: ReportData) -> PageSignal:
-    """Words for the signal of all evaluations; for several signals, words that hold of each."""
+    """Words for the signal of all evaluations; of several signals, words that hold of each."""
+    # Name and margin of each signal.
     by_arm = {
-        arm.name: {judge for e in arm.evaluations.values() for judge in e.met("signal", "margin")}
-        for arm in data.columns
+        a.name: {judge for e in a.evaluations.values() for judge in e.met("signal", "margin")} for a in data.columns
     }
-    found = {judge for judges in by_arm.values() for judge in judges}  # name and margin of each signal
+    found = set[tuple[str, float]]().union(*by_arm.values())
     names = {name for name, _ in found}
     if names <= {"delta_h"}:
         return PageSignal(entry=SIGNALS["delta_h"])
@@ -117,7 +117,7 @@ def _fact(name: str, margin: float) -> str:
 def headline(
     data: ReportData, signal: PageSignal, evaluation: str, summaries: Mapping[str, Summary]
 ) -> dict[str, Any] | None:
-    """The figures a reader sees first, one row an arm in each; None without any call, or with too many arms."""
+    """The figures at the top, one row per arm in each; None without any call, or with too many arms."""
     found = {i: summaries[arm.name] for i, arm in enumerate(data.columns) if arm.name in summaries}
     if not 0 < len(found) <= MAX_ARMS or not any(summary.calls for summary in found.values()):
         return None
@@ -155,7 +155,7 @@ def _share(arm: int, key: str, summary: Summary, evaluation: Evaluation) -> dict
 
 
 def _tokens_saved(arm: int, evaluation: Evaluation) -> dict[str, Any] | None:
-    """Tokens saved without the calls of certified waste; None where there are none."""
+    """Tokens saved without the calls of certified waste; None without such calls."""
     saved = savings(evaluation.table, evaluation.costs).certified
     if not saved.calls:
         return None
@@ -169,7 +169,7 @@ def _tokens_saved(arm: int, evaluation: Evaluation) -> dict[str, Any] | None:
 
 
 def meanings(signal: PageSignal) -> dict[str, dict[str, str]]:
-    """Plain words for every waste class and level, for tooltips and legends."""
+    """Words for every waste class and level, for tooltips and legends."""
     return {
         "classes": {waste.value: text for waste, text in CLASSES.items()},
         "levels": {level.value: text.format(signal=signal.entry.title) for level, text in LEVELS.items()},
@@ -183,10 +183,10 @@ def waste_table(data: ReportData, name: str) -> dict[str, Any] | None:
         return None
     saved = {i: savings(e.table, e.costs) for i, e in found.items()}
     levels = _savings(saved)
-    counts = {i: _counts(evaluation, "waste_level") for i, evaluation in found.items()}
+    arms = [(i, len(e.table), _by_level(_counts(e, "waste_level"))) for i, e in found.items()]
     return {
         "evaluation": name,
-        "arms": [{"arm": i, "calls": len(e.table), "levels": _by_level(counts[i])} for i, e in found.items()],
+        "arms": [{"arm": i, "calls": calls, "levels": by_level} for i, calls, by_level in arms],
         "by_class": _by_class(found),
         "by_level": levels,
         "saves": any(row["calls"] for rows in levels.values() for row in rows),
@@ -209,7 +209,7 @@ def _by_level(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def _by_class(found: _Found) -> dict[str, list[dict[str, Any]]]:
-    """Calls of each class that was met, by level; `none` counts those that reduced entropy all the same."""
+    """Calls of each class that was met, by level; `none` counts those that reduced entropy."""
     counts: dict[str, dict[int, dict[str, int]]] = {waste.value: {} for waste in Waste}
     each = "(SELECT unnest(waste) AS class, waste_level FROM calls)"
     for i, evaluation in found.items():
@@ -220,17 +220,14 @@ def _by_class(found: _Found) -> dict[str, list[dict[str, Any]]]:
 
 
 def _savings(found: Mapping[int, SavingsReport]) -> dict[str, list[dict[str, Any]]]:
-    """Savings at both levels of evidence, each number with the text that shows it; null where a price is unknown."""
-    tables: dict[str, list[dict[str, Any]]] = {"certified": []}
-    for i, report in found.items():
-        tables["certified"].append(_saved(i, report.certified))
-        if report.certified_and_likely.calls > report.certified.calls:
-            tables.setdefault("certified and likely", []).append(_saved(i, report.certified_and_likely))
-    return tables
+    """Savings at both levels of evidence; null where a price is unknown."""
+    tables = {"certified": [_saved(i, report.certified) for i, report in found.items()]}
+    more = {i: r.certified_and_likely for i, r in found.items() if r.certified_and_likely.calls > r.certified.calls}
+    return tables | ({"certified and likely": [_saved(i, saved) for i, saved in more.items()]} if more else {})
 
 
 def _saved(arm: int, saved: Savings) -> dict[str, Any]:
-    """Savings of one arm: whole tokens, two decimals of seconds, four digits of small sums of money."""
+    """Savings of one arm, each number with the text that shows it."""
     tokens = {key: number(getattr(saved, key), 0) for key in ("call_tokens", "result_tokens", "prompt_tokens")}
     money = {key: money_text(getattr(saved, key)) for key in ("money", "money_with_cache")}
     seconds = number(saved.seconds, 2 if saved.seconds < 100 else 0)
@@ -253,7 +250,7 @@ def call_tables(data: ReportData, evaluation: str) -> dict[str, Any]:
         "by_round": _by_round(found, data.seed),
         "edges": np.round(edges, 6).tolist(),
         "histograms": [
-            {"arm": i, "counts": bins[i], "undefined": len(e.table) - len(values[i])} for i, e in found.items()
+            {"arm": i, "counts": bins[i], "undefined": len(found[i].table) - len(v)} for i, v in values.items()
         ],
     }
 
@@ -293,7 +290,7 @@ def _group(arm: int, name: str, summary: CallSummary) -> dict[str, Any]:
 def study_section(
     result: StudyResult, links: Mapping[str, str], *, anchor: str = "study", title: str = "Pilot study"
 ) -> dict[str, Any]:
-    """A study as a section of the page; `links` has the viewer's key of each trajectory that can be opened, by id."""
+    """A study as a section of the page; `links`: id of a trajectory to its key in the viewer."""
     tables = label_tables(result, STUDY_DIGITS)
     drawn = [table for table in tables if table.rows][:MAX_LABELS_DRAWN]
     labels = [table.label for table in drawn]
@@ -340,18 +337,14 @@ def _positions(result: StudyResult, drawn: Sequence[LabelTable]) -> list[dict[st
     """Two panels over the call index: mean reduction, and the label rates."""
     rows = result.positions
     names = [table.label for table in drawn if not table.graded]
-    reduction = [_series("−ΔH", "a1", [row.reduction for row in rows])]
-    rates = [_series(n, f"a{1 + i % _COLOURS}", [row.labels[n] for row in rows]) for i, n in enumerate(names)]
-    indices = [row.index for row in rows]
-    panels: list[dict[str, Any]] = [
-        {"title": "Mean reduction −ΔH, nats", "indices": indices, "series": reduction, "zero": True},
-        {"title": "Share of good calls", "indices": indices, "series": rates, "zero": False},
-    ]
-    return [p for p in panels if any(math.isfinite(e["value"]) for s in p["series"] for e in s["values"])]
-
-
-def _series(name: str, colour: str, estimates: Sequence[Estimate]) -> dict[str, Any]:
-    return {"name": name, "class": colour, "values": [estimate.as_dict() for estimate in estimates]}
+    reduction = [("−ΔH", "a1", [row.reduction for row in rows])]
+    rates = [(n, f"a{1 + i % _COLOURS}", [row.labels[n] for row in rows]) for i, n in enumerate(names)]
+    panels = []
+    for title, series, zero in (("Mean reduction −ΔH, nats", reduction, True), ("Share of good calls", rates, False)):
+        if any(math.isfinite(estimate.value) for *_, estimates in series for estimate in estimates):
+            shown = [{"name": n, "class": c, "values": [e.as_dict() for e in estimates]} for n, c, estimates in series]
+            panels.append({"title": title, "indices": [row.index for row in rows], "series": shown, "zero": zero})
+    return panels
 
 
 def _table(table: LabelTable) -> dict[str, Any]:

@@ -1,12 +1,9 @@
-"""The trajectories of the viewer: which are kept while a log streams by, each one's record, and how they are stored.
+"""The trajectories of the viewer: which are kept while a log streams by, and how they are stored.
 
-Kept are four bounded lists an evaluation: the most wasteful, the method's failure cases *certain and wrong* and *rise
-and right*, and a bottom-k sample by the hash of seed and question, the same questions in every run.
-
-A record is plain values, each cut to a stated size: tokens with entropies in hundredths of nats (-1: not measured) and
-rounds of call cards. Its text is inert: control characters, bidirectional overrides and invisible characters become
-visible symbols, so that a log can neither hide nor reorder text. The template engine escapes HTML, not this module.
-Stored are one vocabulary of token texts (most frequent first), and token lists as indices into it.
+Kept are four bounded lists per evaluation. Drawn is a bottom-k sample by the hash of seed and question, the same
+questions in every run. A record is plain values, each cut to a stated size; tokens are indices into one vocabulary,
+with entropies in hundredths of nats (-1: not measured). Text is inert: control characters, bidirectional overrides and
+invisible characters become visible symbols, so that a log can neither hide nor reorder text.
 """
 
 from __future__ import annotations
@@ -97,7 +94,7 @@ class Pick(NamedTuple):
 
 @dataclass(slots=True)
 class Collector:
-    """Takes trajectories one by one and keeps the best of each list."""
+    """Keeps the best trajectories for each reason."""
 
     seed: int
     _heaps: dict[Reason, list[tuple[_Rank, int, Candidate]]] = field(default_factory=lambda: {r: [] for r in Reason})
@@ -110,7 +107,9 @@ class Collector:
         order, repeat = self._count, self._seen[cluster]
         self._count += 1
         self._seen[cluster] += 1
-        ranks = {**_notable(trajectory, signal, waste), Reason.DRAWN: (-repeat, -_hash(self.seed, cluster))}
+        name = "\0".join((str(self.seed), *cluster)).encode("utf-8", "surrogatepass")
+        drawn = int.from_bytes(blake2b(name, digest_size=8).digest())  # the same for a seed and a question everywhere
+        ranks = {**_notable(trajectory, signal, waste), Reason.DRAWN: (-repeat, -drawn)}
         candidate = None
         for reason, rank in ranks.items():
             heap = self._heaps[reason]
@@ -140,14 +139,8 @@ def _notable(t: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Was
     return ranks
 
 
-def _hash(seed: int, cluster: ClusterKey) -> int:
-    """A number that looks drawn at random, the same for one seed and question everywhere."""
-    name = "\0".join((str(seed), *cluster)).encode("utf-8", "surrogatepass")
-    return int.from_bytes(blake2b(name, digest_size=8).digest())
-
-
 def record(t: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> dict[str, Any]:
-    """Strict-JSON values of one trajectory; `signal` is None where nothing was measured, `waste` has one set a call."""
+    """Strict-JSON values of one trajectory; `signal` is None where nothing was measured."""
     levels = waste_levels(signal, waste)
     shown = zip(t.calls[:MAX_CALLS], waste[:MAX_CALLS], levels[:MAX_CALLS], strict=True)
     found = {
@@ -174,7 +167,7 @@ def record(t: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste
 
 
 def change(signal: Signal | None) -> float:
-    """H(r_R) - H(r_0): how the whole trajectory changed the policy's entropy, nats; NaN where an end is missing."""
+    """H(r_R) - H(r_0), nats; NaN where an end is missing."""
     if signal is None or signal.n_rounds == 0:
         return float("nan")
     return float(signal.segment_entropy[-1] - signal.segment_entropy[0])
@@ -187,7 +180,6 @@ def _text(text: str | None) -> str | None:
 
 
 def _segments(s: Signal) -> list[dict[str, Any]]:
-    """H(r_k), k = 0 ... R."""
     bounds = zip(s.segment_entropy, s.segment_lower, s.segment_upper, s.segment_tokens, strict=True)
     return [{"h": _nats(h), "low": _nats(low), "high": _nats(high), "n": int(n)} for h, low, high, n in bounds]
 
@@ -242,7 +234,7 @@ def _token_block(t: Trajectory, segment: Segment, left: int) -> dict[str, Any]:
 
 
 def _token_text(t: Trajectory, i: int) -> str:
-    """One token as it may be shown; equal tokens share one string, as records wait in memory."""
+    """One token as it is shown; equal tokens share one string, as records wait in memory."""
     if t.token_texts is None:
         return UNKNOWN_TOKEN if t.token_ids is None else f"⟨{int(t.token_ids[i])}⟩"
     text = t.token_texts[i]
@@ -250,7 +242,6 @@ def _token_text(t: Trajectory, i: int) -> str:
 
 
 def _round_block(signal: Signal | None, round_: Round, cards: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The cards of one round."""
     block: dict[str, Any] = {"kind": "round", "k": round_.k}
     if signal is not None:
         at = round_.k - 1
@@ -263,7 +254,6 @@ def _round_block(signal: Signal | None, round_: Round, cards: Sequence[dict[str,
 
 
 def _card(call: ToolCall, waste: frozenset[Waste], level: WasteLevel) -> dict[str, Any]:
-    """One call."""
     card: dict[str, Any] = {"name": tool_title(call.name[:200]), "status": call.status.value}
     for key, text, limit in (
         ("arguments", call.arguments, MAX_ARGUMENT_CHARS),
@@ -325,8 +315,8 @@ def pack(
         # Measured as it will stand in the page: escapes can make a text several times longer.
         size += len(script_json([record, list(vocabulary)[texts:]]).encode())
         if size > max_bytes and kept:
-            kept_now = f"{len(kept):,} of them {agreeing(len(kept), 'is', 'are')} kept"
-            note += f" Only {kept_now}: the page is limited to {max_bytes / 1e6:.0f} MB."
+            shown = f"{len(kept):,} of them {agreeing(len(kept), 'is', 'are')}"
+            note += f" Only {shown} kept: the page is limited to {max_bytes / 1e6:.0f} MB."
             break
         kept.append((pick, record))
     kept.sort(key=lambda entry: (entry[0].arm, evaluations.index(entry[0].evaluation), entry[0].candidate.order))

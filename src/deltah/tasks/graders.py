@@ -231,7 +231,7 @@ def _agree(answers: Sequence[str], timeout: int | None) -> bool:
     try:
         given, wanted = (math_verify.parse(text, parsing_timeout=timeout) for text in answers)
         return bool(wanted and given and math_verify.verify(wanted, given, timeout_seconds=timeout))
-    except Exception:  # sympy raises what it likes on odd input; such an answer equals nothing
+    except Exception:  # sympy raises anything on odd input; such an answer equals nothing
         return False
     finally:
         if collecting:

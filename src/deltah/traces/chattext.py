@@ -1,18 +1,7 @@
 r"""Messages out of plain chat text, for dumps that keep neither tokens nor message lists.
 
-Borders found between messages, whose calls and results are then linked by id:
-
-* with special tokens: the headers of ChatML (Qwen), Llama 3, Gemma, GLM and Phi.
-* without: what is left of a header. A result begins at `<tool_response>`, at a bare "tool", "user" or "ipython" line
-  right after `</tool_call>`, or at Llama's "ipython\n\n"; it ends at the next bare "assistant" line. Elsewhere, a bare
-  "tool" or "user" line before a later bare "assistant" line begins a result or a user turn.
-* tags in running text: `<search>` answered by `<information>` (Search-R1), `<code>` by `<interpreter>` (ReTool).
-
-Calls in assistant text: those of the known dialects (`deltah.traces.dialects`), and a message of one JSON object with a
-name and arguments. Thinking is what stands before the last `</think>`, or after a `<think>` that is never closed.
-
-Text has no proof of who wrote it: a model that prints "assistant" on a line of its own in a result's place is taken
-at its word. Importers that use this module say `spans: approximate`.
+docs/formats.md states where borders between messages are found. Text has no proof of who wrote it, so importers that
+use this module say `spans: approximate`.
 """
 
 from __future__ import annotations
@@ -51,8 +40,7 @@ _BORDER = re.compile(
     r"<(?P<answer>information|interpreter)>(?P<found>.*?)(?:</(?P=answer)>|\Z)",
     re.DOTALL,
 )
-_BARE_CALL = re.compile(r'\s*\{.*"(?:arguments|parameters)"', re.DOTALL)
-"""How Llama 3 writes a call: the message is one JSON object and nothing else."""
+_BARE_CALL = re.compile(r'\s*\{.*"(?:arguments|parameters)"', re.DOTALL)  # Llama 3: one JSON object and nothing else
 _NEXT_TURN = re.compile(r"\nassistant\n|(?<!\n)assistant\n\n")
 _TURN_HEADER = re.compile(r"\s*assistant\n+")
 _LINE_HEADER = re.compile(r"(?:\A\s*|(?<=\n))(system|user|assistant|tool)\n")
@@ -61,11 +49,10 @@ _OPEN_TAG_CALL = re.compile(r"<(search|code)>((?:(?!<(?:search|code)>).)*)</\1>\
 
 
 class Prompt(NamedTuple):
-    """A decoded prompt; an assistant's message in it was not sampled now, but is context."""
+    """A decoded prompt, and what the template wrote into the assistant's turn before the model continued."""
 
     messages: list[Message]
     opening: str
-    """What the template wrote into the assistant's turn before the model continued."""
 
     @property
     def question(self) -> str | None:
@@ -83,14 +70,13 @@ def prompt_messages(text: str) -> Prompt:
 
 
 def completion_messages(text: str) -> list[Message]:
-    """Turns, calls and results of text that continues an assistant's turn; the first message is the assistant's."""
+    """Turns, calls and results of text that continues an assistant's turn."""
     text = text.removeprefix("assistant\n")
     marked = list(_HEADER.finditer(text))
     if not marked:
         return link_results([*_without_headers(text)])
-    messages = [assistant_message(text[: marked[0].start()])] if text[: marked[0].start()].strip() else []
-    for match, following in zip(marked, [*marked[1:], None], strict=True):
-        body = text[match.end() : len(text) if following is None else following.start()]
+    messages = _of_role("assistant", text[: marked[0].start()])
+    for match, body in zip(marked, _bodies(text, marked), strict=True):
         messages += _of_role(_role(match), body)
     return link_results(messages)
 
@@ -121,7 +107,7 @@ def text_trajectory(prompt: Sequence[Message], said: Sequence[Message], facts: F
     if not any(message.role == "assistant" for message in said):
         raise DataError("no message of role 'assistant' in the completion; there is no turn to read")
     messages = [*(LoggedMessage(message, context=True) for message in prompt), *map(LoggedMessage, said)]
-    trajectory = to_trajectory(Conversation(messages, facts, Position("", 1)), default_id="")
+    trajectory = to_trajectory(Conversation(messages, facts, Position("", 1)))
     if trajectory.stop_reason is StopReason.ANSWERED and not trajectory.prediction:
         trajectory = replace(trajectory, stop_reason=StopReason.UNKNOWN, prediction=None)
     return replace(trajectory, spans=SpanQuality.APPROXIMATE)
@@ -132,13 +118,13 @@ def link_results(messages: Sequence[Message]) -> list[Message]:
     linked, waiting, n_calls = list[Message](), list[tuple[str, str | None]](), 0
     for message in messages:
         if message.role == "assistant":
-            calls = message.tool_calls or []
-            ids = [call.id or f"call-{n_calls + i}" for i, call in enumerate(calls)]
-            names = [None if call.function is None else call.function.name for call in calls]
-            waiting = [*zip(ids, names, strict=True)]
+            calls = [
+                msgspec.structs.replace(call, id=call.id or f"call-{n_calls + i}")
+                for i, call in enumerate(message.tool_calls or [])
+            ]
+            waiting = [(call.id or "", call.function.name if call.function else None) for call in calls]
             n_calls += len(calls)
-            named = [msgspec.structs.replace(call, id=id) for id, call in zip(ids, calls, strict=True)]
-            message = msgspec.structs.replace(message, tool_calls=named or None)
+            message = msgspec.structs.replace(message, tool_calls=calls or None)
         elif message.role == "tool" and message.tool_call_id is None and waiting:
             at = next((i for i, (_, name) in enumerate(waiting) if name is not None and name == message.name), 0)
             message = msgspec.structs.replace(message, tool_call_id=waiting.pop(at)[0])
@@ -209,11 +195,16 @@ def _split_at_headers(text: str) -> list[tuple[str, str]] | None:
         whole = found and not text[: found[0].start()].strip() and _role(found[-1]) in _POLICY_NAMES
         if not whole and not (found and pattern is _HEADER):
             continue
-        stops = [*(match.start() for match in found[1:]), len(text)]
-        bodies = [text[match.end() : stop] for match, stop in zip(found, stops, strict=True)]
+        bodies = _bodies(text, found)
         closed = [*(without_end_tokens(body).strip() for body in bodies[:-1]), bodies[-1]]
         return [(_role(match), body) for match, body in zip(found, closed, strict=True)]
     return None
+
+
+def _bodies(text: str, headers: Sequence[re.Match[str]]) -> list[str]:
+    """Text after each header, to the next one."""
+    stops = [*(header.start() for header in headers[1:]), len(text)]
+    return [text[header.end() : stop] for header, stop in zip(headers, stops, strict=True)]
 
 
 def _role(header: re.Match[str]) -> str:

@@ -1,15 +1,14 @@
 """A conversation as a log holds it, and the trajectory that it becomes.
 
-Importers of chat-shaped logs give messages with their packed tokens, and facts. A record may hold a `Conversation`, one
-`ApiCall` of it, whose request repeats the history and whose reply is new, or one chunk of a streamed reply;
-`deltah.traces.joining` puts these together. Sampled tokens exist only inside assistant messages; everything else
-becomes a segment without tokens (start == stop) that carries its text.
+Importers give messages with their packed tokens, and facts; `deltah.traces.joining` joins API calls and chunks.
+Sampled tokens exist only inside assistant messages; everything else becomes a segment without tokens (start == stop)
+that carries its text.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -28,7 +27,7 @@ from deltah.core.types import (
     ToolCall,
     Trajectory,
 )
-from deltah.errors import ConfigError, DataError, DeltahError, InvalidValueError, VocabularySizeError
+from deltah.errors import ConfigError, DataError, DeltahError, VocabularySizeError
 from deltah.traces.dialects import split_message, written_calls
 from deltah.traces.files import Position
 from deltah.traces.logprobs import NO_TOKENS, PackedTokens, concatenate, measure
@@ -47,12 +46,12 @@ class LoggedMessage:
     message: Message
     tokens: PackedTokens = NO_TOKENS
     context: bool = False
-    """Whether it is told by another trajectory and only repeated here: then its calls are not counted again."""
+    """Whether it belongs to another trajectory and is only repeated here: then its calls are not counted again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What a line says beside its messages; None where it does not."""
+    """What a log says of a conversation beside its messages; None where it does not."""
 
     id: str | None = None
     group_id: str | None = None
@@ -69,7 +68,7 @@ class Facts:
     outcome: float | None = None
     finish_reason: str | None = None
     started_at: float = math.nan
-    """Seconds since the epoch; NaN where the log does not say."""
+    """Seconds since 1970; NaN where the log does not say."""
     ended_at: float = math.nan
     n_without_logprobs: int = 0
     """Tokens that were drawn, by the server's count, beyond those its logprobs list."""
@@ -109,17 +108,13 @@ class LoggedChunk:
     """What its line says beside it."""
 
 
-def to_trajectory(conversation: Conversation, *, default_id: str, vocab_size: int | None = None) -> Trajectory:
-    """Build the trajectory of one conversation.
-
-    Args:
-        conversation: What was said.
-        default_id: Used if the conversation has no id.
-        vocab_size: V, used if the log does not state it.
+def to_trajectory(conversation: Conversation, vocab_size: int | None = None) -> Trajectory:
+    """Trajectory of one conversation; `vocab_size` is V where the log does not state it.
 
     Raises:
-        DataError: if its numbers contradict each other, or its own V is too small for what it holds.
-        ConfigError: if `vocab_size` is: it is wrong for all of the log.
+        InvalidValueError: if its numbers contradict each other.
+        DataError: if a list of log-probabilities is impossible, or its own V too small.
+        ConfigError: if `vocab_size` is too small: it is wrong for all of the log.
     """
     facts = conversation.facts
     built = SegmentBuilder()
@@ -144,30 +139,27 @@ def to_trajectory(conversation: Conversation, *, default_id: str, vocab_size: in
     stop_reason = _stop_reason(built, last, facts.finish_reason)
     asked = (message_text(one.message.content) for one in conversation.messages if one.message.role == "user")
     answered, answer = stop_reason is StopReason.ANSWERED, message_text(last.content)
-    try:
-        return Trajectory(
-            id=facts.id if facts.id is not None else default_id,
-            segments=tuple(built.segments),
-            calls=built.tool_calls(),
-            entropy=measured.entropy,
-            entropy_lower=measured.lower,
-            entropy_upper=measured.upper,
-            estimator=measured.estimator,
-            temperature=_temperature(facts),
-            logprobs=tokens.logprobs if np.isfinite(tokens.logprobs).any() else None,
-            token_texts=tuple(tokens.texts) if len(tokens) else None,
-            group_id=facts.group_id,
-            question=next(asked, None) if facts.question is None else facts.question,
-            prediction=facts.prediction if facts.prediction is not None or not answered else answer.strip(),
-            golden_answers=facts.golden_answers,
-            outcome=facts.outcome,
-            stop_reason=stop_reason,
-            spans=SpanQuality.EXACT if built.exact else SpanQuality.APPROXIMATE,
-            model=facts.model,
-            metadata=metadata,
-        )
-    except InvalidValueError as error:
-        raise DataError(str(error)) from error
+    return Trajectory(
+        id=conversation.where.default_id if facts.id is None else facts.id,
+        segments=tuple(built.segments),
+        calls=tuple(built.calls),
+        entropy=measured.entropy,
+        entropy_lower=measured.lower,
+        entropy_upper=measured.upper,
+        estimator=measured.estimator,
+        temperature=_temperature(facts),
+        logprobs=tokens.logprobs if np.isfinite(tokens.logprobs).any() else None,
+        token_texts=tuple(tokens.texts) if len(tokens) else None,
+        group_id=facts.group_id,
+        question=next(asked, None) if facts.question is None else facts.question,
+        prediction=facts.prediction if facts.prediction is not None or not answered else answer.strip(),
+        golden_answers=facts.golden_answers,
+        outcome=facts.outcome,
+        stop_reason=stop_reason,
+        spans=SpanQuality.EXACT if built.exact else SpanQuality.APPROXIMATE,
+        model=facts.model,
+        metadata=metadata,
+    )
 
 
 def _wrong_size(error: VocabularySizeError, facts: Facts, given: int | None) -> DeltahError:
@@ -180,7 +172,7 @@ def _wrong_size(error: VocabularySizeError, facts: Facts, given: int | None) -> 
 
 
 def _temperature(facts: Facts) -> float | None:
-    """Temperature of the distribution that the log-probabilities speak of."""
+    """Temperature of the distribution that the log-probabilities describe."""
     sampling, mode = facts.sampling_temperature, facts.logprobs_mode or ""
     if mode.startswith("raw") or (mode.startswith("processed") and sampling == 0.0):
         return 1.0  # a server that takes the most likely token divides by no temperature
@@ -200,22 +192,23 @@ class SegmentBuilder:
 
     def __init__(self) -> None:
         self.segments: list[Segment] = []
-        self.token_texts: list[str] = []
+        self.calls: list[ToolCall] = []
+        """In the order they were issued, with the results that came."""
+        self.n_tokens = 0
         self.n_turns = 0
         self.exact = True
         """False once a border between segments could not be kept."""
-        self._calls: list[ToolCall] = []
         self._taken: set[str] = set()
         self._repeats: dict[str, int] = {}
         """How often an id was wanted again."""
-        self._open: deque[int] = deque()
-        """Places of calls in order; answered ones leave when they come to an end, here and below."""
-        self._open_by_id: dict[str | None, deque[int]] = {}
+        self._open: OrderedDict[int, str | None] = OrderedDict()
+        """Places of calls without a result, with the id that the server gave."""
+        self._open_by_id: defaultdict[str | None, OrderedDict[int, None]] = defaultdict(OrderedDict)
 
     @property
     def has_open_calls(self) -> bool:
         """Whether a call has no result yet."""
-        return self._oldest_open(self._open) is not None
+        return bool(self._open)
 
     def add(self, message: Message, tokens: Sequence[str]) -> None:
         """Append a message, of an assistant's with the texts of its sampled tokens where the log has them."""
@@ -227,55 +220,44 @@ class SegmentBuilder:
             self._add_text(SegmentKind.PROMPT, self.n_turns, message_text(message.content))
 
     def add_context(self, message: Message) -> None:
-        """Append a message that another trajectory tells: text before this one's first turn, no call of its own."""
-        calls = [f"{call.name or ''}({_argument_text(call.arguments)})" for call in _calls(message, ())]
+        """Append a message of another trajectory: text before this one's first turn, no call of its own."""
+        calls = [f"{call.name or ''}({_argument_text(call.arguments)})" for call in _calls(message, "")]
         told = filter(None, (message_text(message.content), *calls))
         self._add_text(SegmentKind.PROMPT, self.n_turns, "\n".join(told))
 
-    def tool_calls(self) -> tuple[ToolCall, ...]:
-        """Calls with the results that came, in the order they were issued."""
-        return tuple(self._calls)
-
     def _add_turn(self, message: Message, tokens: Sequence[str]) -> None:
-        turn = self.n_turns
-        calls = _calls(message, tokens)
+        turn, sampled = self.n_turns, "".join(tokens)
+        calls = _calls(message, sampled)
         content, thought = message_text(message.content), message.reasoning_content or message_text(message.reasoning)
         only_calls = bool(calls) and not content.strip() and not thought.strip()
         spans = split_message(tokens, [call.name or "" for call in calls], only_calls=only_calls)
-        if not tokens or (thought and not _covers(tokens, thought)):
+        if not tokens or (thought and thought.strip() not in sampled):
             self._add_text(SegmentKind.REASONING, turn, thought)
             self.exact &= not (tokens and thought)
         if not tokens:
             self._add_text(SegmentKind.REASONING, turn, content)
         # A server that loses characters shows other tokens than it sampled.
-        self.exact &= spans.exact and not (tokens and not _covers(tokens, content))
-        offset = len(self.token_texts)
+        self.exact &= spans.exact and (not tokens or content.strip() in sampled)
         for kind, start, stop in spans.spans:
-            self.segments.append(Segment(kind=kind, start=offset + start, stop=offset + stop, turn=turn))
-        self.token_texts += tokens
+            self.segments.append(Segment(kind=kind, start=self.n_tokens + start, stop=self.n_tokens + stop, turn=turn))
+        self.n_tokens += len(tokens)
         if calls and not any(span.kind is SegmentKind.CALL for span in spans.spans):
             # The logprobs stop at the content, or spell the call in a dialect we do not know.
-            self.exact &= not tokens or "".join(tokens).strip() == content.strip()
+            self.exact &= not tokens or sampled.strip() == content.strip()
             for call in calls:
                 self._add_text(SegmentKind.CALL, turn, f"{call.name or ''}({_argument_text(call.arguments)})")
         self._register(message, calls, turn)
         self.n_turns += 1
 
     def _register(self, message: Message, calls: Sequence[FunctionCall], turn: int) -> None:
-        ids = [call.id for call in message.tool_calls or []]
         for i, call in enumerate(calls):
-            server_id = ids[i] if i < len(ids) else None
-            identifier = self._unique(server_id or f"call-{len(self._calls)}")
-            self._open.append(len(self._calls))
-            self._open_by_id.setdefault(server_id, deque()).append(len(self._calls))
-            self._calls.append(
-                ToolCall(
-                    id=identifier,
-                    name=call.name or "",
-                    arguments=_argument_text(call.arguments),
-                    turn=turn,
-                    status=CallStatus.UNANSWERED,
-                )
+            server_id = message.tool_calls[i].id if message.tool_calls else None
+            identifier = self._unique(server_id or f"call-{len(self.calls)}")
+            self._open[len(self.calls)] = server_id
+            self._open_by_id[server_id][len(self.calls)] = None
+            name, arguments = call.name or "", _argument_text(call.arguments)
+            self.calls.append(
+                ToolCall(id=identifier, name=name, arguments=arguments, turn=turn, status=CallStatus.UNANSWERED)
             )
 
     def _unique(self, wanted: str) -> str:
@@ -291,31 +273,24 @@ class SegmentBuilder:
         text = message_text(message.content)
         at, turn = self._answered_by(message.tool_call_id), max(self.n_turns - 1, 0)
         if at is not None:
-            answered = replace(self._calls[at], result=text, status=CallStatus.of(text), duration_s=message.duration_s)
-            self._calls[at], turn = answered, answered.turn
+            del self._open_by_id[self._open.pop(at)][at]
+            answered = replace(self.calls[at], result=text, status=CallStatus.of(text), duration_s=message.duration_s)
+            self.calls[at], turn = answered, answered.turn
         self._add_text(SegmentKind.RESULT, turn, text)
 
     def _answered_by(self, server_id: str | None) -> int | None:
         """Place of the call that a result belongs to: by id the latest, without a known id the oldest open one."""
         if server_id is None:
-            return self._oldest_open(self._open)
-        same = self._open_by_id.get(server_id)
-        while same and self._calls[same[-1]].result is not None:
-            same.pop()
-        return same[-1] if same else self._oldest_open(self._open_by_id.get(None))
-
-    def _oldest_open(self, places: deque[int] | None) -> int | None:
-        """Place of the first call without a result; those before it are dropped, so that no search meets them again."""
-        while places and self._calls[places[0]].result is not None:
-            places.popleft()
-        return places[0] if places else None
+            return next(iter(self._open), None)
+        latest = next(reversed(self._open_by_id[server_id]), None)
+        return next(iter(self._open_by_id[None]), None) if latest is None else latest
 
     def _add_text(self, kind: SegmentKind, turn: int, text: str) -> None:
         if not text and kind in (SegmentKind.REASONING, SegmentKind.CALL):
             return
-        at, floor = len(self.token_texts), self.segments[-1].turn if self.segments else 0
         # A late result may follow a user message; turns never fall.
-        self.segments.append(Segment(kind=kind, start=at, stop=at, turn=max(turn, floor), text=text))
+        turn = max(turn, self.segments[-1].turn) if self.segments else turn
+        self.segments.append(Segment(kind=kind, start=self.n_tokens, stop=self.n_tokens, turn=turn, text=text))
 
 
 def message_text(content: Any) -> str:
@@ -327,16 +302,12 @@ def message_text(content: Any) -> str:
     return _json_text(content)
 
 
-def _calls(message: Message, tokens: Sequence[str]) -> list[FunctionCall]:
+def _calls(message: Message, sampled: str) -> list[FunctionCall]:
     if message.tool_calls:
         return [call.function or FunctionCall() for call in message.tool_calls]
     if message.function_call is not None:
         return [message.function_call]
-    return written_calls("".join(tokens) or message_text(message.content))
-
-
-def _covers(tokens: Sequence[str], text: str) -> bool:
-    return text.strip() in "".join(tokens)
+    return written_calls(sampled or message_text(message.content))
 
 
 def _argument_text(arguments: Any) -> str:

@@ -3,16 +3,6 @@ r"""Tool calls in the text of models: one table of dialects, and what of a messa
 A dialect has a mark that opens its calls, one that closes them, and a parser of what stands between. Dialects may share
 their marks: the first parser that finds a call counts. What no parser takes is one call without a name whose arguments
 are the text. Not in the table: Python-like calls and the marks of Gemma 4 and LFM2.
-
-`split_message` partitions the sampled tokens of an assistant message, by their texts alone:
-
-* call: from an opening mark through its closing one, or to the end of the message where there is none; a channel of
-  gpt-oss that addresses a tool; for calls written as bare JSON, the object that names a known call.
-* control: special end-of-turn tokens, think tags, channel headers, and white space between them and calls.
-* reasoning: everything else, the thinking and the final answer alike.
-
-A border inside a token cannot be kept: the token goes to the call or control side and the result says so
-(`exact=False`), unless what is cut off is only white space.
 """
 
 from __future__ import annotations
@@ -36,20 +26,20 @@ THINK_TAG: Final = re.compile(r"</?think>")
 _CHANNEL = re.compile(r"(?:<\|start\|>[^<]*)?<\|channel\|>(?P<header>[^<]*(?:<\|constrain\|>[^<]*)?)<\|message\|>")
 _CHANNEL_END = re.compile(r"<\|(?:end|call|return|start|channel)\|>")
 _JSON_START = re.compile(r"\{\s*\"")
-_MAX_JSON_ATTEMPTS = 64
-"""Failed decodes of one message before bare JSON calls are given up: each may cost a pass over the text."""
+_MAX_JSON_ATTEMPTS = 64  # failed decodes, each of which may cost a pass over the text of a message
 _JSON = json.JSONDecoder()
 
 
 class Dialect(NamedTuple):
-    """One way to spell calls."""
+    """One way to spell calls: its marks (no closing one: to the end of the message) and a parser of the text between.
+
+    The parser gives no calls for a text that is not of the dialect.
+    """
 
     name: str
     opening: str
     closing: str
-    """Empty where calls reach to the end of the message."""
     parse: Callable[[str], list[FunctionCall]]
-    """Calls in the text between the marks; empty if it is not of this dialect."""
 
 
 def json_calls(body: str) -> list[FunctionCall]:
@@ -129,13 +119,13 @@ DIALECTS: Final = (
     Dialect("kimi", "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>", _kimi_calls),
 )
 """Every dialect; of those that share marks the first whose parser finds a call counts."""
-
-
-def _extent_pattern(opening: str, closing: str) -> str:
-    return re.escape(opening) + (rf".*?(?:{re.escape(closing)}|\Z)" if closing else r".*\Z")
-
-
-_ANY_CALL = re.compile("|".join(dict.fromkeys(_extent_pattern(d.opening, d.closing) for d in DIALECTS)), re.DOTALL)
+_ANY_CALL = re.compile(
+    "|".join(
+        re.escape(opening) + (rf".*?(?:{re.escape(closing)}|\Z)" if closing else r".*\Z")
+        for opening, closing in dict.fromkeys((dialect.opening, dialect.closing) for dialect in DIALECTS)
+    ),
+    re.DOTALL,
+)
 
 
 def call_extents(text: str) -> Iterator[tuple[int, int]]:
@@ -153,7 +143,7 @@ def call_extents(text: str) -> Iterator[tuple[int, int]]:
 
 
 def json_call_extents(text: str, names: frozenset[str]) -> Iterator[tuple[int, int]]:
-    """Runs of characters that are a JSON object whose "name" is one of those of the calls that a server parsed."""
+    """Runs of characters that are a JSON object whose "name" is one of `names`."""
     position, failed = 0, 0
     while failed < _MAX_JSON_ATTEMPTS and (match := _JSON_START.search(text, position)):
         try:
@@ -203,21 +193,20 @@ class Span(NamedTuple):
 
 
 class MessageSpans(NamedTuple):
-    """Partition of one message's tokens."""
+    """Partition of one message's tokens; `exact` is False where a border lies inside a token."""
 
     spans: tuple[Span, ...]
     exact: bool
-    """False where a border lies inside a token."""
 
 
 def split_message(tokens: Sequence[str], call_names: Sequence[str] = (), *, only_calls: bool = False) -> MessageSpans:
-    """Partition the tokens of one assistant message.
+    """Partition the tokens of one assistant message, by their texts alone.
 
-    Args:
-        tokens: (T,) texts; special tokens as the server prints them.
-        call_names: Calls that the server parsed out of this message, for those written as bare JSON.
-        only_calls: Whether the server found calls and nothing else: then text without a known delimiter spells them (a
-            forced tool choice samples the arguments alone).
+    Calls go from an opening mark through its closing one, or are a channel of gpt-oss that addresses a tool, or bare
+    JSON that names one of `call_names`, which the server parsed. Control are end-of-turn tokens, think tags, channel
+    headers and white space between them and calls; reasoning is the rest, final answer included. A token that a border
+    cuts goes to the call or control side. With `only_calls` (a forced tool choice samples the arguments alone), text
+    without a known mark is a call.
     """
     ends = list(accumulate(map(len, tokens)))
     text = "".join(tokens)

@@ -1,13 +1,8 @@
 """Files: which ones a user means, and what each holds as a stream of single records.
 
-A folder stands for the trace files in it, at any depth and in order of their names; of a run directory, also one inside
-the folder, only `traces` and `eval` count. A rotated log (`log.jsonl.2`, `log.jsonl.1`, `log.jsonl`;
-`log.jsonl-20261124`) is read from its oldest file to its newest, because conversations go on from one to the next.
-
 A file is opened once and its first bytes decide. A text whose first line is only an opening bracket, or opens an array,
-is one document: an array gives its elements, an object is one record. Any other text is read line by line in constant
-memory. A stream that ends or breaks in the middle yields what could be read and then one last `Line` that says what is
-wrong, instead of an exception.
+is one document; any other text is read line by line in constant memory. A stream that ends or breaks in the middle
+yields what could be read, then one `Line` that says what is wrong.
 """
 
 from __future__ import annotations
@@ -36,35 +31,30 @@ from deltah.errors import DataError
 from deltah.jsonlines import BUFFER_BYTES, DAMAGE, decompressed, zstd
 
 STDIN: Final = "-"
-MAX_LINE_BYTES = 512 * 2**20
-"""A longer line is skipped as a problem: a file without line breaks must not fill the memory."""
+MAX_LINE_BYTES = 512 * 2**20  # a longer line is a problem: a file without line breaks must not fill the memory
 _SUFFIXES = (".jsonl", ".ndjson", ".json", ".log", ".txt", ".eval", ".parquet")
 _COMPRESSED = (".gz", ".zst")
 _ROTATED = re.compile(rf"(.+(?:{'|'.join(map(re.escape, _SUFFIXES))}))[.-](\d[\dT_.:-]*)", re.IGNORECASE)
-_DATE_DIGITS = 6
-"""A shorter number counts how often a log was rotated since."""
+_DATE_DIGITS = 6  # a shorter number counts how often a log was rotated since
 _NOT_TRACES = frozenset({"metrics.jsonl", "run.json", "status.json", "report.json", "study.json"})
 _ZIP_MAGIC, _PARQUET_MAGIC = b"PK\x03\x04", b"PAR1"
-_ZSTANDARD = 93
-"""Compression method of a zip's member, which `zipfile` reads from Python 3.14 on, and of one frame only."""
+_ZSTANDARD = 93  # compression method that `zipfile` reads from Python 3.14 on, and of one frame only
 _INSPECT = re.compile(rb'\{\s*"version"\s*:\s*\d+\s*,\s*"status"\s*:\s*"')
 _SAMPLE = re.compile(r"samples/[^/]*\.json|samples/.*_epoch_\d+\.json")
 _CHUNKED = re.compile(r"samples/.*_epoch_\d+/sample\.json")
 _SIGN = re.compile(r"\s*[{\[,:]?\s*")
 _HEAD_BYTES = 1024
-_FETCHED_ROWS = 64
-"""Of a table, at once: a row may hold a conversation."""
+_FETCHED_ROWS = 64  # of a table at once: a row may hold a conversation
 _BOM = b"\xef\xbb\xbf"
 _ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One file to read."""
+    """One file to read; one that the user did not name may be something else, such as tasks or a corpus."""
 
     path: str
     named: bool
-    """Whether the user named it; what a folder or a pattern led to may be something else, such as tasks or a corpus."""
 
 
 class Position(NamedTuple):
@@ -76,6 +66,11 @@ class Position(NamedTuple):
     """Counted from 1, blank lines included."""
     unit: str = "line"
     """What is counted: lines, samples of an archive, rows of a table."""
+
+    @property
+    def default_id(self) -> str:
+        """Id of a trajectory whose record has none: file name and number."""
+        return f"{'stdin' if self.file == STDIN else Path(self.file).name}:{self.number}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +87,14 @@ class Line:
 
 
 def reads_once(path: str) -> bool:
-    """Whether what was read of a path is gone: standard input, a pipe or a device, which no one may open to look."""
+    """Whether what was read of a path is gone: standard input, a pipe or a device."""
     return path == STDIN or (os.path.exists(path) and not os.path.isfile(path))
 
 
 def expand(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Source]:
-    """Files behind paths, in the order given; a file met twice, also under another name, is read once.
+    """Files behind paths, in the order given, each once; `DataError` if a path cannot be read or holds no file.
 
-    Raises:
-        DataError: if a path does not exist or may not be read, or a folder or pattern holds no file to read.
+    Files of one rotated log are put from the oldest to the newest, because conversations go on from one to the next.
     """
     listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     found: dict[str, Source] = {}
@@ -109,16 +103,10 @@ def expand(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> 
             key = STDIN if source.path == STDIN else os.path.realpath(source.path)
             if key not in found or source.named:  # in its first place, but as a file that was named
                 found[key] = source
-    return _oldest_first(list(found.values()))
-
-
-def _oldest_first(sources: list[Source]) -> list[Source]:
-    """Put the files of each rotated log in their order, in the places where they stand."""
     logs: dict[str, list[Source]] = defaultdict(list)
-    for source in sources:
-        logs[base_name(source.path)].append(source)
-    by_age = {name: iter(sorted(files, key=lambda source: _by_age(source.path))) for name, files in logs.items()}
-    return [next(by_age[base_name(source.path)]) for source in sources]
+    for source in sorted(found.values(), key=lambda source: _age(source.path), reverse=True):
+        logs[base_name(source.path)].append(source)  # the oldest last
+    return [logs[base_name(source.path)].pop() for source in found.values()]
 
 
 def _sources(path: str) -> list[Source]:
@@ -160,22 +148,20 @@ def base_name(path: str) -> str:
     return _base_and_turn(path)[0]
 
 
-def _by_age(name: str) -> tuple[int, int, str, str]:
+def _age(path: str) -> tuple[int, int, str, str]:
     """Key of a file among those of its log: by falling number, by date, and the newest, which has neither."""
-    _, turn = _base_and_turn(name)
-    if not turn:
-        return 2, 0, "", name
+    _, turn = _base_and_turn(path)
     if turn.isdecimal() and len(turn) < _DATE_DIGITS:
-        return 0, -int(turn), "", name
-    return 1, 0, turn, name
+        return 0, -int(turn), "", path
+    return (1, 0, turn, path) if turn else (2, 0, "", path)
 
 
-def _base_and_turn(name: str) -> tuple[str, str]:
-    """A file's name before it was compressed and rotated, and the number or date that the rotation gave it."""
-    while name.lower().endswith(_COMPRESSED):
-        name = os.path.splitext(name)[0]
-    rotated = _ROTATED.fullmatch(name)
-    return (rotated[1], rotated[2]) if rotated is not None else (name, "")
+def _base_and_turn(path: str) -> tuple[str, str]:
+    """A path before it was compressed and rotated, and the number or date that the rotation gave it."""
+    while path.lower().endswith(_COMPRESSED):
+        path = os.path.splitext(path)[0]
+    rotated = _ROTATED.fullmatch(path)
+    return (path, "") if rotated is None else (rotated[1], rotated[2])
 
 
 @contextmanager
@@ -195,7 +181,7 @@ def is_table(path: str, raw: io.BufferedReader) -> bool:
 
 
 def records(path: str, raw: io.BufferedReader) -> Iterator[Line]:
-    """Records of an opened file, told by its first bytes; what can be read only once is text."""
+    """Records of an opened file, by its first bytes; what can be read only once is text."""
     if is_table(path, raw):
         return table_rows(path)
     if not reads_once(path) and is_inspect_log(_head(raw)):
@@ -209,18 +195,18 @@ def _head(raw: io.BufferedReader) -> bytes:
 
 
 def text_records(raw: io.BufferedReader) -> Iterator[Line]:
-    """Records of a text, which may be compressed."""
+    """Records of a text, which may be compressed: of a document, or one per line."""
     lines = _lines(raw)
-    first = next(lines, None)
-    if first is None:
-        return
-    elements = _elements(first.data) if first.data[:1] == b"[" else None
-    if first.data == b"{" or (elements is None and first.data[:1] == b"["):
-        yield from _document(chain([first], lines))
-        return
-    whole = elements is not None and all(element[:1] == b"{" for element in elements)
-    yield from (Line(number, element) for number, element in enumerate(elements or (), start=1)) if whole else (first,)
-    yield from lines
+    for first in lines:
+        elements = _elements(first.data) if first.data[:1] == b"[" else None
+        if first.data == b"{" or (elements is None and first.data[:1] == b"["):
+            yield from _document(chain([first], lines))
+            return
+        if elements is None or not all(element[:1] == b"{" for element in elements):
+            yield first
+        else:
+            yield from (Line(number, element) for number, element in enumerate(elements, start=1))
+        yield from lines
 
 
 def _lines(raw: io.BufferedReader) -> Iterator[Line]:
@@ -255,29 +241,22 @@ def _elements(data: bytes) -> list[bytes] | None:
 
 
 def _document(lines: Iterator[Line]) -> Iterator[Line]:
-    parts, size = list[bytes](), 0
+    document = bytearray()
     for line in lines:
-        size += len(line.data)
-        if line.damage is not None or size > MAX_LINE_BYTES:
+        document += line.data + b"\n"
+        if line.damage is not None or len(document) > MAX_LINE_BYTES:
             limit = f"the JSON document is larger than {MAX_LINE_BYTES >> 20} MiB; write it as JSON lines"
             yield Line(1, b"", damage=line.damage or limit)
             return
-        parts.append(line.data)
-    document = b"\n".join(parts)
-    elements = _elements(document) if document.startswith(b"[") else [document]
+    elements = _elements(bytes(document)) if document.startswith(b"[") else [bytes(document)]
     if elements is None:
         reason = "the file opens a JSON array but is not one; expected an array of objects, or JSON lines"
         yield Line(1, b"", damage=reason)
-        return
-    yield from (Line(number, element) for number, element in enumerate(elements, start=1))
+    yield from (Line(number, element) for number, element in enumerate(elements or (), start=1))
 
 
 def table_rows(path: str) -> Iterator[Line]:
-    """Rows of a Parquet file that another program wrote, as JSON records, in constant memory.
-
-    Nothing is known of the columns: lists and structs become arrays and objects, a missing value null, NaN the constant
-    that Python's `json` writes, and dates and decimals their text.
-    """
+    """Rows of a Parquet file of another program, as JSON records, in constant memory; dates and decimals as text."""
     import duckdb
 
     number = 0
@@ -296,15 +275,12 @@ def table_rows(path: str) -> Iterator[Line]:
 
 
 def is_inspect_log(head: bytes) -> bool:
-    """Whether a file that begins like this is a log of Inspect: an archive (`.eval`), or one document (`.json`)."""
+    """Whether the first bytes are of a log of Inspect: an archive (`.eval`), or one document (`.json`)."""
     return head.startswith(_ZIP_MAGIC) or bool(_INSPECT.match(head.removeprefix(_BOM).lstrip()))
 
 
 def inspect_samples(raw: io.BufferedReader) -> Iterator[Line]:
-    """Samples of a log of Inspect, each the JSON text of an EvalSample; what is damaged is a `Line` without data.
-
-    An archive is read one member at a time, a document is held in memory as a whole.
-    """
+    """Samples of a log of Inspect, each the JSON text of an EvalSample; what is damaged is a `Line` without data."""
     samples = _archived(raw) if _head(raw).startswith(_ZIP_MAGIC) else _listed(raw)
     number = 0
     for number, (data, damage) in enumerate(samples, start=1):

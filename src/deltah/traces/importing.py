@@ -1,23 +1,12 @@
 """Importers: functions that turn one record of a log into a trajectory, each registered where it is defined.
 
-A format of one's own is one function:
-
-    @IMPORTERS.register("mine", meaning="Log of my agent", fields=("steps", "answer"))
-    def read(record: dict[str, Any], context: RecordContext) -> Trajectory:
-        return Trajectory(id=record.get("id", context.default_id), segments=..., calls=...)
-
-What `register` takes beside the name and its meaning:
-
-* `fields`: names that all stand in a record of the format, by which it is told from others; of several formats that
-  fit, the one with the most fields counts. `response.output` is a name inside the object, or the first element of the
-  list, at another. In place of a name may stand a tuple of names, of which one must be there. Without fields the format
-  is never detected, only read where a user names it.
-* `schema`: type that msgspec decodes the record into, by default `dict[str, Any]`; `bytes` leaves it undecoded.
-
-An importer may also return a list of trajectories, an API call, which the reader joins with the others of its
-conversation, or a chunk of a streamed response. It raises `DataError` for a record that does not fit; the reader counts
-it, adds where it stands, and goes on. Fields that only describe a trajectory are read with patience by the functions
-below: a value that does not fit is None or left out, never an error.
+docs/extend.md shows one. `fields` are top-level names that all stand in a record of the format; in place of a name may
+stand a tuple of which one must be there. `sign` is a function of the record's bytes, for formats that share their names
+with others. Of several formats that fit, the one with the most names and a sign counts; without fields a format is
+never detected. `schema` is the type that msgspec decodes a record into, by default `dict[str, Any]`; `bytes` leaves it
+undecoded. An importer may also return several trajectories, or an API call or a chunk of a streamed response, which the
+reader joins with others. It raises `DataError` for a record that does not fit. Fields that only describe a trajectory
+are read by the functions below: a value that does not fit is None or left out, never an error.
 """
 
 from __future__ import annotations
@@ -26,11 +15,10 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
@@ -39,7 +27,7 @@ from deltah.core.registry import Entry, Registry
 from deltah.core.types import Scalar, Trajectory
 from deltah.errors import DataError, InvalidValueError
 from deltah.traces.conversation import ApiCall, LoggedChunk
-from deltah.traces.files import STDIN, Position
+from deltah.traces.files import Position
 
 T = TypeVar("T")
 
@@ -56,66 +44,95 @@ class RecordContext:
     @property
     def default_id(self) -> str:
         """Id of a trajectory whose record has none: file name and number."""
-        return f"{'stdin' if self.where.file == STDIN else Path(self.where.file).name}:{self.where.number}"
+        return self.where.default_id
 
 
-Imported: TypeAlias = Trajectory | list[Trajectory] | ApiCall | LoggedChunk
+Imported: TypeAlias = Trajectory | tuple[Trajectory, ...] | ApiCall | LoggedChunk
 Importer: TypeAlias = Callable[[Any, RecordContext], Imported]
 
 IMPORTERS: Final[Registry[Importer]] = Registry("trace format")
 """Formats that can be read; `deltah.traces.importers` fills it."""
 
 UNFIT_OUTCOME: Final = "score_outside_0_1"
-"""Metadata key: a grade that is no outcome, because it lies outside [0, 1]."""
+"""Metadata key: a grade outside [0, 1], which is no outcome."""
 NOT_JSON: Final = "not valid JSON"
-"""How the reason begins why a line is none."""
+"""Beginning of the reason that a damaged line gets."""
 _EPOCH_UNITS: Final = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
-"""Least time since 1970 that is one in nano-, micro- and milliseconds, and how many of these a second has."""
+"""Least magnitude of a time in nano-, micro- and milliseconds, and how many of these a second has."""
 _TOO_DEEP: Final = "the JSON is nested too deeply to be a trace"
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _TOP_LEVEL: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_RAW_PARTS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw] | list[msgspec.Raw] | str)
+_PARTS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw] | list[msgspec.Raw] | str)
 _EVENT: Final = re.compile(r"(?:\A|\n)data: *(\{.*)")
-_ANY_OBJECT: Final = msgspec.json.Decoder(dict[str, Any])
+_ANY_OBJECT: Final = msgspec.json.Decoder(dict[str, object])
 
 
 def recognise(data: bytes) -> Entry[Importer] | None:
-    """Format of one record, by its names alone; None for no known one, `DataError` for no JSON object."""
-    record: dict[str, Any]
+    """Format of one record, by its top-level names alone; None for no known one, `DataError` for no JSON object."""
     try:
-        record = _TOP_LEVEL.decode(data)  # values are skipped, not decoded
+        names = frozenset(_TOP_LEVEL.decode(data))  # values are skipped, not decoded
     except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        record = decode_line(data, _ANY_OBJECT)  # the lenient decoder cannot fill `Raw`
-    known = [(entry, [_choices(field) for field in entry.options.get("fields", ())]) for entry in IMPORTERS.values()]
-    fitting = [
-        (entry, fields)
-        for entry, fields in known
-        if fields and all(any(_stands(name, record) for name in choices) for choices in fields)
+        found: dict[str, object] = decode_line(data, _ANY_OBJECT)  # the lenient decoder cannot fill `Raw`
+        names = frozenset(found)
+    known = [(entry, _fields(entry)) for entry in IMPORTERS.values()]
+    fitting = [(entry, fields) for entry, fields in known if fields and not any(map(names.isdisjoint, fields))]
+    # Signs are looked for last: they cost a pass over the record.
+    signed = [
+        (entry, fields) for entry, fields in fitting if "sign" not in entry.options or entry.options["sign"](data)
     ]
-    return max(fitting, key=lambda one: len(one[1]), default=(None, ()))[0]
+    return max(signed, key=_n_marks, default=(None, ()))[0]
 
 
-def _stands(name: str, value: object) -> bool:
-    """Whether a name stands in a JSON value; of a list, or the text of an event stream, its first element counts."""
-    if isinstance(value, msgspec.Raw):
-        try:
-            value = _RAW_PARTS.decode(value)
-            event = _EVENT.search(value) if isinstance(value, str) else None
-            value = _RAW_PARTS.decode(event[1].encode()) if event is not None else value
-        except (msgspec.ValidationError, msgspec.DecodeError, UnicodeError, RecursionError):
-            return False
+def _n_marks(fitting: tuple[Entry[Importer], list[tuple[str, ...]]]) -> int:
+    """How much of a format a record shows: its own top-level names, and its sign."""
+    entry, fields = fitting
+    return sum(len(field) == 1 for field in fields) + ("sign" in entry.options)
+
+
+def holds(*paths: str) -> Callable[[bytes], bool]:
+    """Sign of a format: whether one of these paths of names, such as `response.output`, leads to a value.
+
+    A list, or the text of an event stream, is passed through its first element.
+    """
+
+    def sign(data: bytes) -> bool:
+        return any(_leads(path.split("."), data) for path in paths)
+
+    return sign
+
+
+def _leads(names: Sequence[str], value: object) -> bool:
+    if isinstance(value, bytes | msgspec.Raw):
+        value = _opened(value)
     if isinstance(value, list):
-        return bool(value) and _stands(name, value[0])
-    first, _, inside = name.partition(".")
-    return isinstance(value, Mapping) and first in value and (not inside or _stands(inside, value[first]))
+        return bool(value) and _leads(names, value[0])
+    inside = isinstance(value, Mapping) and names[0] in value
+    return inside and (len(names) == 1 or _leads(names[1:], value[names[0]]))  # type: ignore[index]
+
+
+def _opened(data: bytes | msgspec.Raw) -> object:
+    """The parts of a JSON value; None for one without parts."""
+    try:
+        try:
+            value: object = _PARTS.decode(data)
+        except msgspec.ValidationError:
+            return None
+        except (msgspec.DecodeError, UnicodeDecodeError):  # as in `decode_line`
+            value = json.loads(bytes(data).decode("utf-8", errors="replace"))
+        event = _EVENT.search(value) if isinstance(value, str) else None
+        return value if event is None else _opened(event[1].encode())
+    except (ValueError, RecursionError):
+        return None
 
 
 def detect(data: bytes) -> Entry[Importer]:
     """Format of one record; `DataError` if it has the fields of no known one."""
     found = recognise(data)
     if found is None:
-        formats = ((name, map(_choices, entry.options.get("fields", ()))) for name, entry in IMPORTERS.items())
-        known = "; ".join(f"{name}: {', '.join(' or '.join(map(repr, f)) for f in fields)}" for name, fields in formats)
+        known = "; ".join(
+            f"{name}: {', '.join(' or '.join(map(repr, field)) for field in _fields(entry))}"
+            for name, entry in IMPORTERS.items()
+        )
         raise DataError(f"no known trace format; expected the fields of one ({known}), or a format that you name")
     return found
 
@@ -136,9 +153,9 @@ def import_record(entry: Entry[Importer], data: bytes, context: RecordContext) -
         raise error if isinstance(error, DataError) else DataError(str(error)) from error
 
 
-def _choices(field: str | tuple[str, ...]) -> tuple[str, ...]:
-    """Names of which one has to stand in a record."""
-    return (field,) if isinstance(field, str) else field
+def _fields(entry: Entry[Importer]) -> list[tuple[str, ...]]:
+    """Names that have to stand in a record, of each tuple one."""
+    return [(field,) if isinstance(field, str) else field for field in entry.options.get("fields", ())]
 
 
 @lru_cache
@@ -147,10 +164,10 @@ def _decoder(schema: Any) -> msgspec.json.Decoder[Any]:
 
 
 def decode_line(line: bytes, decoder: msgspec.json.Decoder[T]) -> T:
-    """One JSON record; `DataError` if it is not JSON, or names a field that is missing or has another type.
+    """One JSON record; `DataError` if it is not JSON, or a field is missing or has another type.
 
-    Python's `json` writes NaN and Infinity, JavaScript lone surrogates, and strict JSON has neither: a line that the
-    strict decoder refuses is read once more by the standard library, with U+FFFD for what is not UTF-8.
+    Python writes NaN and Infinity, JavaScript lone surrogates, and strict JSON has neither: a line that the strict
+    decoder refuses is read once more by the standard library, with U+FFFD for what is not UTF-8.
     """
     try:
         try:
@@ -189,17 +206,12 @@ def _field_message(error: msgspec.ValidationError) -> str:
 
 
 def scalars(values: Mapping[str, Any], *, leave_out: frozenset[str] = frozenset()) -> dict[str, Scalar]:
-    """Flat values for `Trajectory.metadata`; lists, objects and the names in `leave_out` are dropped."""
+    """Flat values for `Trajectory.metadata`, integers beyond 64 bits as text; the names in `leave_out` are dropped."""
     return {
-        key: _fitting(value)
+        key: str(value) if isinstance(value, int) and not -(2**63) <= value < 2**63 else value
         for key, value in values.items()
         if key not in leave_out and (value is None or isinstance(value, str | int | float))
     }
-
-
-def _fitting(value: Scalar) -> Scalar:
-    """Integers beyond 64 bits, which our record cannot hold, as text."""
-    return str(value) if isinstance(value, int) and not -(2**63) <= value < 2**63 else value
 
 
 def outcome_of(value: Any) -> float | None:
@@ -224,7 +236,7 @@ def golden_answers(value: Any) -> tuple[str, ...]:
 
 
 def prompt_group(step: int | None, prompt: object) -> str:
-    """Group of the trajectories that answer one prompt (text, messages or token ids) at one training step."""
+    """Group of the trajectories of one prompt (text, messages or token ids) at one training step."""
     digest = hashlib.blake2b(_text(prompt).encode("utf-8", errors="replace"), digest_size=6).hexdigest()
     return digest if step is None else f"step-{step}/{digest}"
 
@@ -247,11 +259,7 @@ def seconds(value: Any) -> float:
 
 
 def epoch_seconds(value: Any) -> float:
-    """A moment as seconds since 1970; NaN for what is none.
-
-    It is a number of seconds, milli-, micro- or nanoseconds since then, told apart by the magnitude; or a date and time
-    as ISO 8601 writes them, in UTC where no zone is named.
-    """
+    """Seconds since 1970, of a number in seconds down to nanoseconds or an ISO 8601 date (default UTC); else NaN."""
     moment = _of_date(value) if isinstance(value, str) else seconds(value)
     return next((moment / per_second for least, per_second in _EPOCH_UNITS if abs(moment) >= least), moment)
 

@@ -1,22 +1,17 @@
 """The stage that joins records: chunks of streams into API calls, these into conversations.
 
-A call repeats the history and continues the call whose reply ends it. Histories are compared by a running hash over
-what the user and the assistant said: the assistant's text (thinking left out, clients drop it) with its calls, the
-user's text, and the place, not the content, of tool results (clients shorten old ones). System messages do not count:
-some clients put the time there. Where no history matches, a session id that the line carries decides instead.
-
-API calls that continue the same one are a fork: a retry, or several samples of one step. The longest path (of equals,
-the last) is the conversation; every other branch becomes a trajectory of its own in which the shared history is context
-only, so that nothing is counted twice and nothing is lost. So are API calls of one session that repeat its first
-request word for word; without a session id those are samples of one question, each a conversation. A call that
-continues something the log does not hold stays a trajectory of its own and is counted (`n_unjoined`).
+A call continues the call whose reply ends its history. Histories are compared by a running hash over what the user and
+the assistant said, and the place of tool results: clients drop thinking, shorten old results and put the time into
+system messages. Where no history matches, a session id that the line carries decides. Several calls that continue one
+are a fork: the longest path (of equals, the last) is the conversation, every other branch a trajectory of its own in
+which the shared history is context only, so that nothing is counted twice and nothing is lost.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Final
@@ -36,8 +31,7 @@ MAX_OPEN_BYTES = 256 * 2**20
 _KEPT_ENDS: Final = 4096
 _LAST_WORD: Final = ("prediction", "golden_answers", "outcome")
 """Facts that later API calls of a conversation correct."""
-_MESSAGE_BYTES = 400
-"""Memory of a message beside its text, roughly."""
+_MESSAGE_BYTES = 400  # in memory beside its text, roughly
 
 
 @dataclass(eq=False, slots=True)
@@ -76,11 +70,11 @@ class Joiner:
         self.n_branches = 0
         self._trees: OrderedDict[int, _Tree] = OrderedDict()
         """Open conversations by their number, the longest waiting first."""
-        self._ends: dict[int, list[_Node]] = {}
+        self._ends: defaultdict[int, list[_Node]] = defaultdict(list)
         self._last_of_session: dict[str, _Node] = {}
         self._begun: dict[int, _Tree] = {}
-        """Conversations that have a session, by their first request."""
-        self._names: dict[str, int] = {}
+        """Open conversations with a session, by their first request."""
+        self._names: Counter[str] = Counter()
         self._n_bytes = 0
         self._n_trees = 0
 
@@ -93,8 +87,8 @@ class Joiner:
             self.n_unjoined += 1
             metadata = api_call.facts.metadata | {"unjoined": True}
             api_call = replace(api_call, facts=replace(api_call.facts, metadata=metadata))
-        start = hashes[-1] if hashes else seed
-        node = self._insert(api_call, api_call.history[known:], parent, hash((start, _spoken(api_call.reply.message))))
+        key = hash((hashes[-1] if hashes else seed, _spoken(api_call.reply.message)))
+        node = self._insert(api_call, api_call.history[known:], parent, key)
         self._trees.move_to_end(node.tree.number)
         closed: list[Conversation] = []
         while self._n_bytes > self.max_bytes and len(self._trees) > 1:
@@ -127,7 +121,7 @@ class Joiner:
         if parent is not None:
             parent.n_children += 1
         tree.nodes.append(node)
-        self._ends.setdefault(key, []).append(node)
+        self._ends[key].append(node)
         if api_call.facts.session is not None:
             self._last_of_session[api_call.facts.session] = node
         size = sum(map(_size, [*new, api_call.reply]))
@@ -138,7 +132,7 @@ class Joiner:
     def _tree(self, api_call: ApiCall) -> _Tree:
         """The conversation that an API call without a parent begins, or tries to begin once more."""
         request = _request(api_call)
-        tree = self._begun.get(request) if request is not None else None
+        tree = None if request is None else self._begun.get(request)
         # One request sent without end must not hold the memory of all others.
         if tree is None or tree.n_bytes > self.max_bytes // 2:
             tree = _Tree(self._n_trees, request)
@@ -173,7 +167,8 @@ class Joiner:
         """The session's id, numbered from its second conversation on; else the id of the first API call."""
         if facts.session is None:
             return facts.id
-        count = self._names[facts.session] = self._names.get(facts.session, 0) + 1
+        self._names[facts.session] += 1
+        count = self._names[facts.session]
         return facts.session if count == 1 else f"{facts.session}#{count}"
 
 
@@ -186,9 +181,8 @@ def _path(leaf: _Node) -> list[_Node]:
 
 def _conversation(path: Sequence[_Node], told: set[_Node], name: str | None) -> Conversation:
     """The messages along a path; what an earlier conversation told is context."""
-    said: list[LoggedMessage] = []
+    said, has_gaps = list[LoggedMessage](), False
     own = [node for node in path if node not in told]
-    has_gaps = False
     for node in path:
         repeated = node in told
         # The results that lead to a branch answer calls of the shared history; a first request sent again is shared.
@@ -212,9 +206,8 @@ def _timed(node: _Node) -> list[LoggedMessage]:
     gap = node.api_call.facts.started_at - node.parent.api_call.facts.ended_at
     if not gap >= 0 or any(said.message.duration_s is not None for said in results):
         return node.new
-    share = gap / len(results)
-    timed = {id(s): replace(s, message=msgspec.structs.replace(s.message, duration_s=share)) for s in results}
-    return [timed.get(id(said), said) for said in node.new]
+    timed = {id(s): msgspec.structs.replace(s.message, duration_s=gap / len(results)) for s in results}
+    return [replace(said, message=timed.get(id(said), said.message)) for said in node.new]
 
 
 def _running_hashes(history: Sequence[LoggedMessage], seed: int) -> list[int]:
@@ -253,16 +246,10 @@ def _spoken(message: Message) -> tuple[object, ...]:
 
 def _canonical(arguments: object) -> str:
     """Arguments as text that does not depend on spacing: clients parse and print them again."""
-    value = arguments
-    if isinstance(arguments, str):
-        try:
-            value = json.loads(arguments)
-        except (ValueError, RecursionError):
-            return arguments.strip()
     try:
-        return json.dumps(value, sort_keys=True)
-    except (TypeError, ValueError, RecursionError):
-        return str(value)
+        return json.dumps(json.loads(arguments) if isinstance(arguments, str) else arguments, sort_keys=True)
+    except (ValueError, RecursionError):
+        return str(arguments).strip()
 
 
 def _size(said: LoggedMessage) -> int:
@@ -299,12 +286,10 @@ def _merged_facts(parts: Sequence[Facts], name: str | None) -> Facts:
 
 @dataclass(slots=True)
 class Stream:
-    """Chunks of one completion that a log holds one a line."""
+    """Chunks of one completion that a log holds one per line; envelope and place are those of the first line."""
 
     envelope: ChatLine
-    """What the first line says beside its chunk."""
     where: Position
-    """Of the first line."""
     chunks: list[Response] = field(default_factory=list)
     duration_s: float = math.nan
     """From the first line's `started_at` to the latest end that a line states; NaN if none does."""
@@ -322,12 +307,11 @@ class Stream:
 
 
 class ChunkBuffer:
-    """Chunks that a log holds one a line, gathered by their completion's id until its last."""
+    """Chunks that a log holds one per line, gathered by their completion's id until its last."""
 
     def __init__(self) -> None:
         self._open: dict[str, Stream] = {}
-        self._ended: dict[str, None] = {}
-        """Ids of the streams that ended last."""
+        self._ended: dict[str, None] = {}  # ids of the streams that ended last
 
     def add(self, logged: LoggedChunk, where: Position) -> Stream | None:
         """Take a chunk of a line; return the stream if it was the last. Chunks without an id are their session's.

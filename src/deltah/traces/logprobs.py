@@ -1,25 +1,8 @@
 """Log-probabilities of sampled tokens: from a server's block to packed arrays, and from those to entropies with bounds.
 
-Packed, a block takes a tenth of the memory that its decoded objects take, so that a conversation can wait for its next
-message. Bounds hold for lists of *the k best* (`deltah.core.entropy.entropy_bounds`). Servers break that promise in
-known ways; each is undone here, always on the side of the wider interval:
-
-* A stand-in (null, -inf, -9999, the least float32 number) in a list is dropped; in a list of the whole vocabulary it
-  is probability 0.
-* vLLM puts the drawn token first and cuts the list at k, so a drawn token outside the top k displaces the k-th best.
-  Whenever the drawn token is the least of its list, it counts as a known tail token and not as one of the best.
-* With k = 1 the one entry may then be just the drawn token. Unless it holds half of the mass, or another token of
-  the trajectory shows that the list is honest, the interval assumes nothing about rank.
-* A list shorter than was asked for, or than the trajectory's usual length, has lost entries: llama-cpp-python keeps one
-  of several tokens that print alike, not the best of them. So may a list without `bytes` whose least entry is the drawn
-  token, appended to what was left. Then an unseen token may have any probability, and the interval assumes no rank.
-* A list that lacks the drawn token but holds less likely ones is not of the k best: the interval assumes no rank.
-* A drawn token's own -9999 (OpenAI: "outside the top 20") says nothing and is NaN.
-* Log-probabilities printed with few decimals or significant digits, or in half precision (bfloat16, float16), are known
-  only to half of the last one.
-
-A list as long as the vocabulary gives the exact entropy, unless it was printed with few digits. A token without a list
-is not measured (NaN).
+Bounds hold for lists of *the k best* (`deltah.core.entropy.entropy_bounds`). Servers break that promise in known ways,
+which docs/formats.md lists; each is undone here, always on the side of the wider interval. A list as long as the
+vocabulary gives the exact entropy, unless it was printed with few digits; a token without a list is not measured (NaN).
 """
 
 from __future__ import annotations
@@ -38,11 +21,9 @@ from deltah.traces.openai_schema import LogprobsBlock, TokenLogprob, TopLogprob
 
 STAND_IN = -9999.0
 """At or below it a log-probability stands for "impossible" or "not among those reported"."""
-
 _ID_TEXT = "token_id:"
 _STAND_IN_TEXTS = ("bytes:", _ID_TEXT)
 """Beginnings of a token's text that is not what was sampled; vLLM prints ids under `return_tokens_as_token_ids`."""
-
 _MASS_TOLERANCE = 1e-3
 """How far the probabilities of a whole vocabulary may sum from 1, and any list's beyond 1."""
 _DECIMALS, _DIGITS = range(1, 6), range(3, 7)  # of a cut print-out: with more it errs less than float32 does
@@ -50,8 +31,7 @@ _HALF_PRECISION_BITS = (8, 11)  # significant ones, of bfloat16 and float16
 _COARSEST_NATS, _COARSEST_HALF_NATS = 0.05, 2.0**-4  # one decimal; bfloat16 between 16 and 32 nats
 _NO_NATS, _MATTERS_NATS = 1e-99, 100.0  # less is 0 in float32; what is less likely matters to no interval
 _FLOAT32_ROUNDING, _FLOAT64_ROUNDING = 6e-8, 1e-9
-_ROWS_LOOKED_AT, _VALUES_LOOKED_AT = 4, 500
-"""Tokens that usually suffice to tell a full print-out, and values that suffice to tell how many digits were cut."""
+_ROWS_LOOKED_AT, _VALUES_LOOKED_AT = 4, 500  # that suffice to detect a full print-out, and how many digits were cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +52,11 @@ class PackedTokens:
     """Greatest id in the vocabulary that the log shows of these tokens; -1 where it shows none."""
 
     def __len__(self) -> int:
-        """T."""
         return len(self.texts)
 
     @property
     def nbytes(self) -> int:
-        """Approximate size in memory, bytes."""
+        """Approximate size in memory; a tenth of what the decoded objects take."""
         return self.logprobs.nbytes + self.top.nbytes + self.n_top.nbytes + 64 * len(self.texts)
 
 
@@ -86,7 +65,7 @@ NO_TOKENS = PackedTokens([], np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.int6
 
 
 def pack(block: LogprobsBlock | list[TokenLogprob] | None, token_ids: object = None) -> PackedTokens:
-    """Pack a choice's logprobs, and note the greatest of the token ids that it may list beside them."""
+    """A choice's logprobs, packed, with the greatest of the token ids that it may list beside them."""
     tokens = (block.content if isinstance(block, LogprobsBlock) else block) or []
     if not tokens:
         return NO_TOKENS
@@ -116,9 +95,8 @@ def _greatest_id(tokens: Sequence[TokenLogprob], listed: object) -> int:
 def pack_lists(
     texts: Sequence[str], logprobs: Sequence[float | None], top: Sequence[Sequence[float | None]]
 ) -> PackedTokens:
-    """Pack T texts, T log-probabilities in nats and T lists of alternatives, whose entries no server merged."""
-    lists = [[TopLogprob(logprob) for logprob in listed] for listed in top]
-    rows = zip(texts, logprobs, lists, strict=True)
+    """Packed T texts, T log-probabilities in nats and T lists of alternatives, whose entries no server merged."""
+    rows = zip(texts, logprobs, [[*map(TopLogprob, listed)] for listed in top], strict=True)
     return pack([TokenLogprob(token=text, logprob=drawn, bytes=[], top_logprobs=best) for text, drawn, best in rows])
 
 
@@ -176,16 +154,10 @@ _NOTHING = Measured(None, None, None, Estimator.NONE)
 
 
 def measure(tokens: PackedTokens, vocab_size: int, *, requested: int | None = None) -> Measured:
-    """Entropies of a trajectory's sampled tokens, from whose lists together a server's habits are told.
+    """Entropies of a trajectory's sampled tokens; a server's habits are detected from all lists together.
 
-    Args:
-        tokens: T tokens, in order.
-        vocab_size: V, stated or assumed.
-        requested: K that the request asked for; None if the log does not say.
-
-    Raises:
-        DataError: if the probabilities of a list cannot be those of a distribution.
-        VocabularySizeError: if what is measured needs a larger vocabulary.
+    `vocab_size` is V, stated or assumed; `requested` is K that the request asked for, None if unknown. `DataError` if a
+    list cannot be of a distribution, `VocabularySizeError` if V is too small for what the log shows.
     """
     if not tokens.n_top.any():
         return _NOTHING
@@ -339,29 +311,22 @@ def _magnitudes(*logprobs: FloatArray) -> FloatArray:
 
 def _cut_off(values: FloatArray, greatest: float) -> float:
     """Greatest error in nats of values all printed with few decimals, digits or bits; 0 for a full print-out."""
-    exponents = np.floor(np.log10(values)) + 1.0
-    decimals = _fewest_fitting(values, _DECIMALS)
-    digits = _fewest_fitting(values * 10.0**-exponents, _DIGITS)
-    before = np.floor(np.log10(greatest)) + 1.0
-    errors = [0.5 * 10.0**-decimals if decimals else 0.0, 0.5 * 10.0 ** (before - digits) if digits else 0.0]
-    return max(float(min(max(errors), _COARSEST_NATS)), _half_precision(values, greatest))
+    places, (mantissas, _) = np.floor(np.log10(values)) + 1.0, np.frexp(values)
+    error = 0.0
+    if decimals := _fewest(values, 10.0, _DECIMALS):
+        error = min(0.5 * 10.0**-decimals, _COARSEST_NATS)
+    if digits := _fewest(values * 10.0**-places, 10.0, _DIGITS):
+        error = max(error, min(0.5 * 10.0 ** (np.floor(np.log10(greatest)) + 1.0 - digits), _COARSEST_NATS))
+    if bits := _fewest(mantissas, 2.0, _HALF_PRECISION_BITS):
+        error = max(error, min(0.5 * 2.0 ** (int(np.frexp(greatest)[1]) - bits), _COARSEST_HALF_NATS))
+    return error
 
 
-def _half_precision(values: FloatArray, greatest: float) -> float:
-    """Greatest error in nats of values all rounded to the bits of a type of half precision; 0 for others."""
-    mantissas, _ = np.frexp(values)
-    for bits in _HALF_PRECISION_BITS:
-        scaled = mantissas * 2.0**bits
-        if (np.abs(scaled - np.rint(scaled)) <= scaled * _FLOAT32_ROUNDING).all():
-            return float(min(2.0 ** (int(np.frexp(greatest)[1]) - bits - 1), _COARSEST_HALF_NATS))
-    return 0.0
-
-
-def _fewest_fitting(values: FloatArray, candidates: range) -> int | None:
-    """Least d of the candidates such that every value is a multiple of 10^-d; None if there is none."""
+def _fewest(values: FloatArray, base: float, candidates: Sequence[int]) -> int | None:
+    """Least d of the candidates such that every value is a multiple of base^-d; None if there is none."""
     fitting = None
     for d in reversed(candidates):
-        scaled = values * 10.0**d
+        scaled = values * base**d
         whole = np.rint(scaled)
         # A value rounded in float32 and printed as float64 is a multiple but for float32's own rounding.
         if not ((np.abs(scaled - whole) <= scaled * _FLOAT32_ROUNDING + _FLOAT64_ROUNDING) & (whole > 0)).all():

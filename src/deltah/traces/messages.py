@@ -1,15 +1,7 @@
 r"""From segments and calls back to chat messages: the inverse of `deltah.traces.conversation`.
 
-For a log of text messages the two are exact inverses, up to what a trajectory does not keep:
-
-* The role of a prompt is not kept. The text that equals `Trajectory.question` is the user's and what stands before it
-  the system's; without a question, the first of several prompts is the system's. A prompt "instructions\nquestion", as
-  one joined text, is split again. Other media, names of roles (`developer`, `function`) and empty messages are lost.
-* Results that lie in tokens (our own rollouts) are taken from the calls, in the order the calls were issued.
-* Where an assistant message has tokens, its text is what they spell outside calls and delimiters; what stands between
-  think tags becomes `reasoning_content`. Without tokens, the first of two texts is the thought.
-* Calls that were found in a text stand in `tool_calls` and no longer in the text.
-
+The role of a prompt is not kept: the text that equals `Trajectory.question` is the user's, what stands before it the
+system's; without a question, the first of several prompts is the system's. Other media and empty messages are lost.
 Messages are in the wire form of the OpenAI protocol: `arguments` is text.
 """
 
@@ -21,7 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, TypeAlias
 
-from deltah.core.types import Segment, SegmentKind, ToolCall, Trajectory
+from deltah.core.types import Segment, SegmentKind, Trajectory
 from deltah.traces.dialects import END_TOKENS, call_extents, written_calls
 
 Message: TypeAlias = dict[str, Any]
@@ -37,7 +29,7 @@ class PlacedMessage:
     turn: int
     """As `Segment.turn`."""
     call: int | None = None
-    """For a result: index into `Trajectory.calls` of the call it answers; None where no call is known."""
+    """Of a result: index into `Trajectory.calls` of the call it answers; None where no call is known."""
 
 
 def placed_messages(trajectory: Trajectory) -> tuple[PlacedMessage, ...]:
@@ -113,66 +105,44 @@ def _results(trajectory: Trajectory, segment: Segment, answered: set[int]) -> It
         yield PlacedMessage(message=message, turn=segment.turn, call=i)
 
 
-@dataclass(slots=True)
-class _Text:
-    """Text of one assistant message while its segments are read."""
-
-    content: str = ""
-    thought: str = ""
-    thinking: bool = False
-
-    def add_control(self, text: str) -> None:
-        """Read a delimiter; a think block without a text lies in one piece and changes nothing."""
-        if _CLOSE in text and _OPEN not in text:
-            if not self.thinking:  # the template wrote the opening tag before the message began
-                self.thought, self.content = self.thought + self.content, ""
-            self.thinking = False
-        elif _OPEN in text and _CLOSE not in text:
-            self.thinking = True
-
-    def add_reasoning(self, text: str) -> None:
-        """Append what the policy wrote."""
-        if self.thinking:
-            self.thought += text
+def _content_and_thought(trajectory: Trajectory, group: Sequence[Segment], *, has_calls: bool) -> tuple[str, str]:
+    content, thought, thinking, pieces = "", "", False, list[str]()
+    for segment in group:
+        piece = trajectory.segment_text(segment) or ""
+        if segment.kind is SegmentKind.CONTROL:  # a think block without a text lies in one piece and changes nothing
+            opens, closes = _OPEN in piece and _CLOSE not in piece, _CLOSE in piece and _OPEN not in piece
+            if closes and not thinking:  # the template wrote the opening tag before the message began
+                thought, content = thought + content, ""
+            thinking = opens or (thinking and not closes)
+        elif segment.kind is SegmentKind.REASONING and not segment.n_tokens:
+            pieces.append(piece)
+        elif (segment.kind is SegmentKind.CALL and has_calls) or piece in END_TOKENS:
+            continue  # without a name it is an attempt that did not parse: all that is known of it is its text
+        elif thinking:
+            thought += piece
         else:
-            self.content += text
+            content += piece
+    if pieces and (any(segment.n_tokens for segment in group) or len(pieces) > 1):
+        thought = pieces.pop(0)
+    return "".join(pieces) + content, thought
 
 
 def _assistant(trajectory: Trajectory, group: Sequence[Segment]) -> Message:
-    turn, text, pieces = group[0].turn, _Text(), list[str]()
-    named = [call for call in trajectory.calls if call.turn == turn and call.name]
+    named = [call for call in trajectory.calls if call.turn == group[0].turn and call.name]
+    content, thought = _content_and_thought(trajectory, group, has_calls=bool(named))
     has_tokens = any(segment.n_tokens for segment in group)
-    for segment in group:
-        piece = trajectory.segment_text(segment) or ""
-        if segment.kind is SegmentKind.CONTROL:
-            text.add_control(piece)
-        elif segment.kind is SegmentKind.CALL and not named:
-            text.add_reasoning(piece)  # an attempt that did not parse: all that is known of it is its text
-        elif segment.kind is SegmentKind.REASONING and not segment.n_tokens:
-            pieces.append(piece)
-        elif segment.kind is SegmentKind.REASONING and piece not in END_TOKENS:
-            text.add_reasoning(piece)
-    if pieces and (has_tokens or len(pieces) > 1):
-        text.thought = pieces.pop(0)
-    content = "".join(pieces) + text.content
     if named and len(written_calls(content)) == len(named):
-        content = _without_calls(content)
+        for start, stop in reversed([*call_extents(content)]):
+            content = content[:start].rstrip() + content[stop:]
     message: Message = {"role": "assistant", "content": content.strip() if has_tokens else content}
-    if text.thought:
-        message["reasoning_content"] = text.thought.strip() if has_tokens else text.thought
+    if thought:
+        message["reasoning_content"] = thought.strip() if has_tokens else thought
     if named:
-        message["tool_calls"] = [_call_entry(call) for call in named]
+        message["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in named
+        ]
     return message
-
-
-def _without_calls(text: str) -> str:
-    for start, stop in reversed([*call_extents(text)]):
-        text = text[:start].rstrip() + text[stop:]
-    return text
-
-
-def _call_entry(call: ToolCall) -> dict[str, Any]:
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
 def _object_call(call: Mapping[str, Any]) -> dict[str, Any]:

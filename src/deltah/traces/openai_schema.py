@@ -2,9 +2,6 @@
 
 Only what the importer reads is declared, so that decoding skips the rest; every field is optional, as servers leave out
 different ones. Token entries do not take part in garbage collection: a line holds tens of thousands of them.
-
-Of a streamed response, pieces of content, reasoning and call arguments are joined in order, logprobs appended, the last
-finish reason kept; of several choices only the first (index 0) is assembled, as the importer reads no other.
 """
 
 from __future__ import annotations
@@ -28,7 +25,7 @@ class TokenLogprob(msgspec.Struct, gc=False):
 
     token: str = ""
     id: Any = None
-    """llama.cpp's: its id in the vocabulary."""
+    """llama.cpp's name of its id in the vocabulary."""
     logprob: float | None = None
     bytes: list[int] | None = None
     top_logprobs: list[TopLogprob] | None = None
@@ -70,7 +67,7 @@ class Message(msgspec.Struct):
     logprobs: LogprobsBlock | list[TokenLogprob] | None = None
     finish_reason: str | None = None
     duration_s: float | None = None
-    """Ours: seconds that the tool took, on a message that holds its result."""
+    """Seconds that the tool took, on a message that holds its result; not of the protocol."""
 
 
 class DeltaToolCall(msgspec.Struct):
@@ -165,17 +162,16 @@ class ChatLine(msgspec.Struct):
 
 
 def assemble(chunks: Sequence[Response]) -> Response:
-    """The response of which these are the chunks; `DataError` if one reports an error, or none carries a choice."""
+    """The response of these chunks, its first choice; `DataError` if one is an error or none has a choice."""
     if any(chunk.error is not None for chunk in chunks):
         raise DataError("field response: the stream ends in an error; there is no whole assistant message to measure")
     choices = [choice for chunk in chunks for choice in chunk.choices or []]
     pieces = [choice for choice in choices if choice.index == 0]
     if not pieces:
         raise DataError("field response: no chunk carries a choice; there is no assistant message to measure")
-    tokens = [token for choice in pieces for token in block_tokens(choice.logprobs)]
     whole = Choice(
         message=_message([choice.delta for choice in pieces if choice.delta is not None]),
-        logprobs=LogprobsBlock(content=tokens) if tokens else None,
+        logprobs=[token for choice in pieces for token in block_tokens(choice.logprobs)] or None,
         finish_reason=next((c.finish_reason for c in reversed(pieces) if c.finish_reason), None),
     )
     return Response(

@@ -1,23 +1,13 @@
-"""Traces as Parquet: the codec for large collections, readable by SQL; one row a trajectory.
+"""Traces as Parquet: the codec for large collections, readable by SQL; one row per trajectory.
 
-A round trip is exact to the last bit; lone surrogates in texts become U+FFFD, as in JSON lines. Rows keep their order.
-Reading holds one row group in memory, writing one block and the row group it becomes.
-
-The columns are those of the record (`deltah.traces.record`), with these differences made for SQL:
-
-* a per-token array is a list in which NULL is "not measured" (NaN in memory); infinities are infinities;
-* `token_texts` is a pair: `text`, the whole text, and `token_ends`, the number of characters up to each token's end, so
-  that the text of a span is one `substring`;
-* `metadata` is its JSON object as text: `metadata->>'task'`;
-* no field is left out because it holds its default.
-
-A file may have been filtered or joined by other tools: columns that are not required may be missing, others may have
-been added, and integers and floats may be narrower. A file whose columns are of other types is refused by name.
+The columns are those of the record (`deltah.traces.record`), with differences made for SQL that docs/formats.md states.
+A round trip is exact to the last bit. Reading holds one row group in memory, writing one block and its row group. Other
+tools may have filtered or joined a file: optional columns may be missing, others added, numbers narrower.
 """
 
 from __future__ import annotations
 
-import json
+import glob
 import os
 import re
 import tempfile
@@ -34,7 +24,7 @@ from deltah.core.align import TokenTexts
 from deltah.core.types import Trajectory
 from deltah.errors import DataError, InvalidValueError
 from deltah.traces import record
-from deltah.traces.record import ARRAYS, NonFinite, TraceRecord, sql_structure, sql_type
+from deltah.traces.record import ARRAYS, NonFinite, TraceRecord
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -49,18 +39,33 @@ _READ_ROWS: Final = 4 * _VECTOR_ROWS
 _INTEGER: Final = re.compile(r"\b(?:U?TINYINT|U?SMALLINT|U?INTEGER)\b")
 _FLOAT: Final = re.compile(r"\bFLOAT\b")
 
+
+def _sql_type(kind: msgspec.inspect.Type) -> str:
+    """SQL type of a field of the record."""
+    if isinstance(kind, msgspec.inspect.UnionType):
+        named = {type(part).__name__: part for part in kind.types}
+        kind = named.get("FloatType") or next(part for name, part in named.items() if name != "NoneType")
+    if isinstance(kind, msgspec.inspect.StructType):
+        return "STRUCT({})".format(", ".join(f'"{field.name}" {_sql_type(field.type)}' for field in kind.fields))
+    if isinstance(kind, msgspec.inspect.ListType):
+        return f"{_sql_type(kind.item_type)}[]"
+    if isinstance(kind, msgspec.inspect.FloatType):
+        return "DOUBLE"
+    return "BIGINT" if isinstance(kind, msgspec.inspect.IntType) else "VARCHAR"
+
+
 _RECORD: Final = msgspec.inspect.type_info(TraceRecord)
 assert isinstance(_RECORD, msgspec.inspect.StructType)
 REQUIRED: Final = tuple(field.name for field in _RECORD.fields if field.required)
 """Columns that a file must have; any other that is missing was not recorded."""
 _HEAD: Final = {
-    field.name: sql_structure(field.type) for field in _RECORD.fields if field.name not in (*ARRAYS, "token_texts")
+    field.name: _sql_type(field.type) for field in _RECORD.fields if field.name not in (*ARRAYS, "token_texts")
 } | {"text": "VARCHAR"}
 """Columns that travel as JSON."""
 _BESIDE: Final = ("metadata", "text")
 """Texts that are read beside that JSON: one is JSON itself, the other long."""
 _PER_TOKEN: Final = (*ARRAYS, "token_ends")
-LAYOUT: Final[Mapping[str, str]] = {name: sql_type(part) for name, part in _HEAD.items()} | {
+LAYOUT: Final[Mapping[str, str]] = _HEAD | {
     name: "BIGINT[]" if name.startswith("token") else "DOUBLE[]" for name in _PER_TOKEN
 }
 """Every column with its SQL type, in the order of the file."""
@@ -113,40 +118,14 @@ def write_parquet(path: str | os.PathLike[str], trajectories: Iterable[Trajector
 def read_parquet(
     path: str | os.PathLike[str], *, skip: Sequence[str] = (), on_error: Callable[[int, str], None] | None = None
 ) -> Iterator[Trajectory]:
-    """Read the trajectories of a Parquet file, in order, as they are asked for; `DataError` at once if it has none.
+    """Trajectories of a Parquet file, in order, without the fields of `OPTIONAL` to skip; `DataError` if it has none.
 
-    Args:
-        path: Local file.
-        skip: Fields of `OPTIONAL` to leave out, which makes reading faster; they are None in the trajectories.
-        on_error: Called with the number of a row, from 1, and the reason why it cannot be read; the others are still
-            read. None: the first such row is a `DataError`. A damaged row group is one problem, of its first row.
+    `on_error` is called with the number of a row that cannot be read, from 1, and the reason; without it the first such
+    row is a `DataError`. A damaged row group is one problem, of its first row.
     """
     if unknown := sorted(set(skip) - set(OPTIONAL)):
         raise InvalidValueError(f"cannot skip {unknown[0]!r}; choose from: {', '.join(OPTIONAL)}")
-    source = _Source(os.fspath(path), skip)
-
-    def report(row: int, where: str, error: DataError) -> None:
-        if on_error is None:
-            raise DataError(f"{source.path}, {where}: {error}") from error
-        on_error(row + 1, str(error))
-
-    def read() -> Iterator[Trajectory]:
-        with closing(source):
-            for block in source.blocks:
-                try:
-                    columns = source.read(block)
-                except DataError as error:
-                    report(block.start, f"rows {block.start + 1} to {block.stop}", error)
-                    continue
-                for row, values in zip(block, zip(*columns.values(), strict=True), strict=True):
-                    try:
-                        trajectory = _trajectory(dict(zip(columns, values, strict=True)))
-                    except DataError as error:
-                        report(row, f"row {row + 1}", error)
-                    else:
-                        yield trajectory
-
-    return read()
+    return _Source(os.fspath(path), skip).trajectories(on_error)
 
 
 class _Source:
@@ -161,7 +140,7 @@ class _Source:
             _check_types(path, types)
             for (version,) in self._query("SELECT DISTINCT schema_version FROM read_parquet($file)").fetchall():
                 record.check_version(version or 0, f"{path}: ")
-            self.blocks = list(self._blocks())
+            self._row_groups = list(self._blocks())
         left_out = {*skip, *(("text", "token_ends") if "token_texts" in skip else ())}
         present = [name for name in LAYOUT if name in types and name not in left_out]
         as_json = [name for name in present if name in _HEAD and name not in _BESIDE]
@@ -169,19 +148,37 @@ class _Source:
         beside = [f"{name}::{LAYOUT[name]} AS {name}" for name in present if name not in as_json]
         self._columns = ", ".join([f"to_json({{{head}}}) AS head", *beside])
 
-    def close(self) -> None:
-        """Close the database."""
-        self._db.close()
+    def trajectories(self, on_error: Callable[[int, str], None] | None) -> Iterator[Trajectory]:
+        """See `read_parquet`."""
 
-    def read(self, rows: range) -> dict[str, list[Any]]:
-        """Columns of some rows, each with a value a row."""
+        def report(row: int, where: str, error: DataError) -> None:
+            if on_error is None:
+                raise DataError(f"{self.path}, {where}: {error}") from error
+            on_error(row + 1, str(error))
+
+        with closing(self._db):
+            for block in self._row_groups:
+                try:
+                    columns = self._read(block)
+                except DataError as error:
+                    report(block.start, f"rows {block.start + 1} to {block.stop}", error)
+                    continue
+                for row, values in zip(block, zip(*columns.values(), strict=True), strict=True):
+                    try:
+                        trajectory = _trajectory(dict(zip(columns, values, strict=True)))
+                    except DataError as error:
+                        report(row, f"row {row + 1}", error)
+                    else:
+                        yield trajectory
+
+    def _read(self, rows: range) -> dict[str, list[Any]]:
+        """Columns of some rows, one value per row."""
         if _stamp(self.path) != self._stamp:
             raise DataError("the file was changed while it was read")
         source = "read_parquet($file, file_row_number = true) WHERE file_row_number BETWEEN $first AND $last"
+        query = f"SELECT {self._columns} FROM {source}"
         with self._errors("the file is damaged"):
-            found = self._query(
-                f"SELECT {self._columns} FROM {source}", first=rows.start, last=rows.stop - 1
-            ).fetchnumpy()
+            found = self._query(query, first=rows.start, last=rows.stop - 1).fetchnumpy()
         return {name: values.tolist() for name, values in found.items()}
 
     def _blocks(self) -> Iterator[range]:
@@ -226,7 +223,7 @@ def _array(values: NDArray[Any] | None, name: str) -> NDArray[Any] | None:
     if not isinstance(values, np.ma.MaskedArray):
         return values
     if name.startswith("token"):
-        raise DataError(f"column {name} holds NULL; expected an integer a token")
+        raise DataError(f"column {name} holds NULL; expected one integer per token")
     return np.where(values.mask, np.nan, values.data)  # `filled` takes five times as long
 
 
@@ -252,16 +249,15 @@ def _database() -> DuckDBPyConnection:
 
 
 def _blocks(trajectories: Iterable[Trajectory]) -> Iterator[list[Trajectory]]:
-    """Blocks of bounded size; one empty block if there is nothing, because a file needs its columns."""
-    block, size, n_blocks = list[Trajectory](), 0, 0
+    """Blocks of bounded size; the last may be empty, because a file without trajectories needs its columns too."""
+    block, size = list[Trajectory](), 0
     for trajectory in trajectories:
         block.append(trajectory)
         size += _size(trajectory)
         if size >= _BLOCK_BYTES or len(block) == _VECTOR_ROWS:
             yield block
-            block, size, n_blocks = [], 0, n_blocks + 1
-    if block or not n_blocks:
-        yield block
+            block, size = [], 0
+    yield block
 
 
 def _size(trajectory: Trajectory) -> int:
@@ -281,10 +277,11 @@ def _write_part(db: DuckDBPyConnection, path: str, block: Sequence[Trajectory]) 
         for name in ARRAYS:
             columns[name][i] = getattr(trajectory, name)
     head = ", ".join(f"head.{name}" for name in _HEAD)
+    structure = ", ".join(f"{name} {kind}" for name, kind in _HEAD.items())
     arrays = ", ".join(f"{name}::{LAYOUT[name]} AS {name}" for name in _PER_TOKEN)
     db.register("block", columns)
     db.execute(
-        f"COPY (SELECT {head}, {arrays} FROM (SELECT from_json(head::VARCHAR, {_literal(json.dumps(_HEAD))}) AS head, "
+        f"COPY (SELECT {head}, {arrays} FROM (SELECT head::VARCHAR::JSON::STRUCT({structure}) AS head, "
         f"{', '.join(_PER_TOKEN)} FROM block)) TO {_literal(path)} (FORMAT parquet, COMPRESSION uncompressed)"
     )
     db.unregister("block")
@@ -296,11 +293,11 @@ def _head(trajectory: Trajectory, texts: TokenTexts | None) -> str:
         "metadata": record.to_json(mirrored.metadata).decode(),
         "text": None if texts is None else texts.joined,
     }
-    return record.to_json(row).decode()
+    return record.to_json({name: row[name] for name in _HEAD}).decode()
 
 
 def _explicit(value: Any) -> Any:
-    """A record as JSON values that SQL reads: defaults stand there, a number that is not finite is its name."""
+    """A record as JSON values that SQL reads: defaults included, a number that is not finite as its name."""
     if isinstance(value, NonFinite):
         return value.float
     if isinstance(value, msgspec.Struct):
@@ -338,7 +335,7 @@ def _stamp(path: str) -> tuple[int, ...]:
 
 def _pattern(path: str) -> str:
     """An absolute path as a pattern that matches this file alone: the database expands wildcards."""
-    return re.sub(r"[*?[]", r"[\g<0>]", os.path.abspath(path))
+    return glob.escape(os.path.abspath(path))
 
 
 def _literal(text: str) -> str:

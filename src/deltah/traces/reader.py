@@ -1,9 +1,8 @@
 """Trajectories from files, streamed: one record in memory at a time, whatever the size and number of the files.
 
-Gzip, Zstandard, zip and Parquet are recognised by their first bytes, formats by their content, "-" is standard input.
-Nothing is lost unannounced: a record that cannot be read, a line cut off by an interrupted writer and a damaged
-compressed stream each become a `ReadProblem`; a file of a folder that holds no traces is listed in `skipped`. API calls
-are joined into conversations across the files of one reader, as logs rotate.
+A record that cannot be read, a line cut off by an interrupted writer and a damaged compressed stream each become a
+`ReadProblem`; a file of a folder that holds no traces is listed in `skipped`. API calls are joined into conversations
+across the files of one reader, as logs rotate.
 """
 
 from __future__ import annotations
@@ -26,17 +25,14 @@ from deltah.traces.importing import IMPORTERS, NOT_JSON, Imported, RecordContext
 from deltah.traces.joining import ChunkBuffer, Joiner
 from deltah.traces.parquet import holds_traces, read_parquet
 
-__all__ = ["Paths", "ReadOptions", "ReadProblem", "TraceReader", "read_traces"]
-
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 Result = TypeVar("Result")
 
 MAX_WORKERS: Final = 8
 """Processes that are started unasked: each holds its own copy of the program in memory."""
 PARALLEL_BYTES: Final = 8 * 2**20
-"""Logs that are smaller are read by one process: starting others takes about as long."""
+"""Smaller logs are read by one process: starting others takes about as long."""
 MAX_KEPT_PROBLEMS = 1000
-"""Problems kept in full; all are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +47,6 @@ class ReadProblem:
     unit: str = "line"
 
     def __str__(self) -> str:
-        """One line for a terminal."""
         return f"{self.file}, {self.unit} {self.line}: {self.reason}"
 
 
@@ -74,7 +69,7 @@ class ReadOptions:
 
 @dataclass(eq=False)
 class ReadCounts:
-    """What was met beside the trajectories."""
+    """What was met beside the trajectories; `MAX_KEPT_PROBLEMS` problems are kept in full, all are counted."""
 
     n_read: int = 0
     n_problems: int = 0
@@ -85,7 +80,6 @@ class ReadCounts:
     skipped: list[str] = field(default_factory=list)
     """Files of a folder or pattern that hold no traces."""
     problems: list[ReadProblem] = field(default_factory=list)
-    """The first `MAX_KEPT_PROBLEMS` of them."""
 
     def add(self, other: ReadCounts) -> None:
         """Add what was met in another file."""
@@ -106,7 +100,6 @@ class TraceReader(ReadCounts, Iterable[Trajectory]):
     def __init__(
         self, paths: Paths, options: ReadOptions | None = None, on_error: Callable[[ReadProblem], None] | None = None
     ) -> None:
-        """Prepare to read; see `read_traces` for the arguments and errors."""
         super().__init__()
         self.options = options or ReadOptions()
         self.sources = expand(paths)
@@ -114,11 +107,7 @@ class TraceReader(ReadCounts, Iterable[Trajectory]):
         self._started = False
 
     def __iter__(self) -> Iterator[Trajectory]:
-        """Yield the trajectories that can be read.
-
-        Raises:
-            DataError: at the first problem if `strict`, or if standard input or a pipe is read a second time.
-        """
+        """Yield the trajectories; `DataError` at the first problem if `strict`, or if a pipe is read a second time."""
         self._begin()
         return self._read(self.sources)
 
@@ -137,13 +126,12 @@ class TraceReader(ReadCounts, Iterable[Trajectory]):
         Args:
             function: Takes the number of a file, from 0, and its trajectories, and reads them all. With several
                 processes it is a function of a module, or a `functools.partial` of one, and its results are pickled.
-            workers: Processes, one file each; None: one per core, `MAX_WORKERS` at most, for logs of several files and
-                more than `PARALLEL_BYTES`. A program that asks for several guards its main module (see
-                `multiprocessing`, "spawn").
+            workers: Processes, one file each; None: one per core, at most 8, for logs of several files and more than 8
+                MiB. A program that asks for several guards its main module (see `multiprocessing`, "spawn").
             watch: Called with the number of trajectories read so far.
 
         Yields:
-            One result a file, in the order of the files, then one of the files that belong together.
+            One result per file, in the order of the files, then one of the files that belong together.
 
         Raises:
             InvalidValueError: if `workers` is below 1.
@@ -154,16 +142,15 @@ class TraceReader(ReadCounts, Iterable[Trajectory]):
         single = [source for source in self.sources if source not in together]
 
         def watched(number: int, trajectories: Iterable[Trajectory]) -> Result:
-            return function(number, self._told(watch, trajectories))
+            return function(number, self._watched(trajectories, watch))  # this process can report each trajectory
 
         n_workers = self._default_workers(single) if workers is None else workers
-        # A function of this process alone is told of each trajectory.
         read_one = partial(_read_alone, watched if n_workers == 1 else function, self.options)
-        numbered = enumerate(single)
-        if n_workers == 1:
-            results: Iterator[tuple[Result, ReadCounts] | None] = map(read_one, numbered)
-        else:
-            results = map_ordered(read_one, numbered, workers=n_workers, modules=tuple(OWN_MODULES))
+        results: Iterator[tuple[Result, ReadCounts] | None] = (
+            map(read_one, enumerate(single))
+            if n_workers == 1
+            else map_ordered(read_one, enumerate(single), workers=n_workers, modules=tuple(OWN_MODULES))
+        )
         for source, found in zip(single, results, strict=True):
             if found is None:
                 together.add(source)
@@ -193,9 +180,8 @@ class TraceReader(ReadCounts, Iterable[Trajectory]):
         self._started = True
         ReadCounts.__init__(self)
 
-    def _told(self, watch: Callable[[int], object] | None, trajectories: Iterable[Trajectory]) -> Iterator[Trajectory]:
-        """Trajectories of this process, each told to whoever watches."""
-        for n, trajectory in enumerate(trajectories, start=self.n_read + 1):
+    def _watched(self, found: Iterable[Trajectory], watch: Callable[[int], object] | None) -> Iterator[Trajectory]:
+        for n, trajectory in enumerate(found, start=self.n_read + 1):
             if watch is not None:
                 watch(n)
             yield trajectory
@@ -235,7 +221,7 @@ def read_traces(
     """Read the trajectories of files.
 
     Args:
-        paths: A file (plain, gzip or Zstandard, told apart by content), a folder, a glob pattern, "-" for standard
+        paths: A file (plain, gzip or Zstandard, detected from its content), a folder, a glob pattern, "-" for standard
             input, or several of them.
         format: Name in `deltah.traces.importing.IMPORTERS`, or `package.module:function` of an importer of your own;
             None: each record's format is detected from its content.
@@ -243,7 +229,7 @@ def read_traces(
         on_error: Called with each problem as it is met.
         vocab_size: V for logs whose records do not state it; None: that of the model's family, else
             `deltah.core.entropy.DEFAULT_VOCAB_SIZE`.
-        join: Whether API calls of one conversation, logged one a line, become one trajectory.
+        join: Whether the API calls of one conversation, logged one per line, become one trajectory.
         skip: Fields of `deltah.traces.parquet.OPTIONAL` that the caller does not need: Parquet is then read faster.
 
     Returns:
@@ -260,7 +246,10 @@ def read_traces(
 
 
 class Reading:
-    """One pass over files, in order: each record goes to its format's importer, API calls to the joining."""
+    """One pass over files, in order: each record goes to its format's importer, API calls to the joining.
+
+    `alone` stops at the first record that other files may complete: then `needs_others` is True.
+    """
 
     def __init__(
         self,
@@ -270,7 +259,6 @@ class Reading:
         on_error: Callable[[ReadProblem], None] | None = None,
         alone: bool = False,
     ) -> None:
-        """Begin; `alone` stops at the first record that other files may complete: then `needs_others` is True."""
         self.counts = ReadCounts() if counts is None else counts
         self.needs_others = False
         self._options, self._on_error, self._alone = options, on_error, alone
@@ -354,8 +342,8 @@ class Reading:
         return import_record(self._format, data, context)
 
     def _imported(self, record: Imported, where: Position) -> Iterator[Trajectory]:
-        if isinstance(record, Trajectory | list):
-            for trajectory in record if isinstance(record, list) else [record]:
+        if isinstance(record, Trajectory | tuple):
+            for trajectory in record if isinstance(record, tuple) else (record,):
                 self.counts.n_read += 1
                 yield trajectory
         elif self._alone and (not isinstance(record, ApiCall) or self._joiner is not None):
@@ -371,9 +359,8 @@ class Reading:
     def _build(self, conversations: Iterable[Conversation]) -> Iterator[Trajectory]:
         for one in conversations:
             try:
-                context = RecordContext(where=one.where, vocab_size=self._options.vocab_size)
-                trajectory = to_trajectory(one, default_id=context.default_id, vocab_size=context.vocab_size)
-            except DataError as error:
+                trajectory = to_trajectory(one, self._options.vocab_size)
+            except (DataError, InvalidValueError) as error:
                 self._report(one.where, str(error))
                 continue
             self.counts.n_read += 1

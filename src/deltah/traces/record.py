@@ -1,22 +1,16 @@
 """The versioned record: one `Trajectory` as one JSON object, exact to the last bit.
 
-Floats travel in their shortest decimal form that reads back to the same float64. Strict JSON has no NaN and no
-infinity, so
-
-* in a per-token array null is NaN ("not measured"), "inf" and "-inf" are the infinities (an unknown upper bound);
-* a single number (temperature, duration, a metadata value) that is not finite is {"float": "nan" | "inf" | "-inf"},
-  because there null is None and a string is a string.
-
-Fields at their default are left out. Text that UTF-8 cannot hold (a lone surrogate) is written as U+FFFD; that is the
-one thing a round trip through bytes may change. The columns of a Parquet file follow from the same declarations
-(`deltah.traces.parquet`). Whole files are written atomically, JSON lines also one by one.
+Strict JSON has no NaN and no infinity. In a per-token array null is NaN ("not measured"), "inf" and "-inf" are the
+infinities (an unknown upper bound); any other number that is not finite is {"float": "nan" | "inf" | "-inf"}. Fields at
+their default are left out. Text that UTF-8 cannot hold (a lone surrogate) is written as U+FFFD. The columns of a
+Parquet file follow from the same declarations (`deltah.traces.parquet`).
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias, TypeVar
@@ -53,9 +47,8 @@ class NonFinite(msgspec.Struct, frozen=True):
     float: Literal["nan", "inf", "-inf"]
 
 
-Structure: TypeAlias = str | dict[str, "Structure"] | list["Structure"]
-"""SQL type of a value: a name, the fields of a struct, or a list with one element, the type of its elements."""
 Number: TypeAlias = float | NonFinite | None
+Metadata: TypeAlias = dict[str, str | int | float | bool | NonFinite | None]
 
 
 class SegmentRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -98,7 +91,7 @@ class TraceRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     estimator: Estimator = Estimator.NONE
     temperature: Number = None
     spans: SpanQuality = SpanQuality.EXACT
-    metadata: dict[str, str | int | float | bool | NonFinite | None] = {}
+    metadata: Metadata = {}
     segments: list[SegmentRecord]
     calls: list[CallRecord] = []
     entropy: list[Element] | None = None
@@ -116,21 +109,18 @@ class _Header(msgspec.Struct):
 
 
 ARRAYS: Final = ("entropy", "entropy_lower", "entropy_upper", "logprobs", "token_ids")
-"""Fields that are one number a token."""
+"""Fields with one number per token."""
 _DECODER = msgspec.json.Decoder(TraceRecord)
 _HEADER_DECODER = msgspec.json.Decoder(_Header)
-_METADATA_DECODER = msgspec.json.Decoder(dict[str, str | int | float | bool | NonFinite | None])
+_METADATA_DECODER = msgspec.json.Decoder(Metadata)
 _ENCODER = msgspec.json.Encoder()
 
 
 def to_record(trajectory: Trajectory, *, per_token: bool = True) -> TraceRecord:
     """Mirror of a trajectory, field by field, with or without its arrays and token texts."""
     fields = {name: getattr(trajectory, name) for name in TraceRecord.__struct_fields__ if name != "schema_version"}
-    texts = fields.pop("token_texts")
-    arrays = {name: fields.pop(name) for name in ARRAYS}
-    if per_token:
-        fields |= {name: None if values is None else _elements(values) for name, values in arrays.items()}
-        fields["token_texts"] = None if texts is None else list(texts)
+    for name in (*ARRAYS, "token_texts"):
+        fields[name] = _elements(fields[name]) if per_token and fields[name] is not None else None
     fields |= {
         "schema_version": SCHEMA_VERSION,
         "golden_answers": list(trajectory.golden_answers),
@@ -168,7 +158,7 @@ def from_record(record: TraceRecord, **read: Any) -> Trajectory:
 
 
 def encode(trajectory: Trajectory) -> bytes:
-    """One line of strict JSON in UTF-8, without the newline; text is never written with a raw line break."""
+    """One line of strict JSON in UTF-8, without the newline."""
     return to_json(to_record(trajectory))
 
 
@@ -181,7 +171,7 @@ def to_json(value: Any) -> bytes:
 
 
 def decode(line: bytes, **read: Any) -> Trajectory:
-    """Read one line that `encode` wrote; `DataError` if it is none, or of a version that this release does not read."""
+    """Read one line that `encode` wrote; `DataError` if it is not one, or of a newer version."""
     try:
         record = decode_line(line, _DECODER)
     except DataError:
@@ -198,12 +188,12 @@ def decode_metadata(text: str) -> dict[str, Scalar]:
 
 @IMPORTERS.register("deltah", meaning="Traces that deltah wrote", fields=("schema_version",), schema=bytes)
 def read(line: bytes, _: RecordContext) -> Trajectory:
-    """Read one line that `encode` wrote, which says everything of itself."""
+    """Read one line that `encode` wrote."""
     return decode(line)
 
 
 def check_version(version: int, where: str = "") -> None:
-    """Refuse a record of a version that this release does not read, with the file as the beginning of the message."""
+    """Refuse a record of a version that this release does not read; the message begins with `where`."""
     if not 1 <= version <= SCHEMA_VERSION:
         raise DataError(
             f"{where}field schema_version: the record is of version {version}, this release of deltah reads version "
@@ -309,27 +299,6 @@ class TraceWriter:
         self.close()
 
 
-def sql_structure(kind: msgspec.inspect.Type) -> Structure:
-    """SQL type of a field of the record."""
-    if isinstance(kind, msgspec.inspect.UnionType):
-        named = {type(part).__name__: part for part in kind.types}
-        kind = named.get("FloatType") or next(part for name, part in named.items() if name != "NoneType")
-    if isinstance(kind, msgspec.inspect.StructType):
-        return {field.name: sql_structure(field.type) for field in kind.fields}
-    if isinstance(kind, msgspec.inspect.ListType):
-        return [sql_structure(kind.item_type)]
-    if isinstance(kind, msgspec.inspect.FloatType):
-        return "DOUBLE"
-    return "BIGINT" if isinstance(kind, msgspec.inspect.IntType) else "VARCHAR"
-
-
-def sql_type(structure: Structure) -> str:
-    """SQL type of a structure, as DDL spells it."""
-    if isinstance(structure, dict):
-        return "STRUCT({})".format(", ".join(f'"{name}" {sql_type(part)}' for name, part in structure.items()))
-    return structure if isinstance(structure, str) else f"{sql_type(structure[0])}[]"
-
-
 def _mirror(record: type[Record], value: Segment | ToolCall) -> Record:
     return record(**{name: _number(getattr(value, name)) for name in record.__struct_fields__})
 
@@ -346,8 +315,10 @@ def _plain(value: Any) -> Any:
     return float(value.float) if isinstance(value, NonFinite) else value
 
 
-def _elements(values: NDArray[Any]) -> list[Any]:
-    """Numbers of an array, infinities as texts; msgspec writes NaN as null."""
+def _elements(values: NDArray[Any] | Sequence[str]) -> list[Any]:
+    """Texts, or numbers of an array with infinities as texts; msgspec writes NaN as null."""
+    if not isinstance(values, np.ndarray):
+        return list(values)
     listed: list[Any] = values.tolist()
     for t in np.flatnonzero(np.isinf(values)):
         listed[t] = "inf" if values[t] > 0 else "-inf"

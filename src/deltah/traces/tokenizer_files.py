@@ -7,7 +7,6 @@ tokens of known families have a text, which is enough to see where a call begins
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
@@ -23,6 +22,7 @@ FILE_NAME: Final = "tokenizer.json"
 UNKNOWN_TEXT: Final = "token_id:{}"
 """How a token reads whose text is not known; the same as vLLM's `return_tokens_as_token_ids`."""
 _FOLDERS_ABOVE: Final = 6
+_CACHE: Final = Path("~/.cache/huggingface/hub").expanduser()
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _QWEN: Final = re.compile(r"qwen-?(?:2(?:\.5)?|3)(?![.\d])")
 _QWEN_TOKENS: Final = {
@@ -66,14 +66,8 @@ def _candidates(log: str, model: str | None) -> Iterator[Path]:
     if not model:
         return
     yield Path(model).expanduser() / FILE_NAME
-    home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
-    cache = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
-    yield from sorted(cache.glob(f"models--{glob_free(model.replace('/', '--'))}/snapshots/*/{FILE_NAME}"))
-
-
-def glob_free(text: str) -> str:
-    """A text in which no character is a wildcard of `glob`."""
-    return re.sub(r"([*?[])", r"[\1]", text)
+    named = f"models--{model.replace('/', '--')}"
+    yield from sorted((_CACHE / named).glob(f"snapshots/*/{FILE_NAME}"))
 
 
 @lru_cache(maxsize=4)

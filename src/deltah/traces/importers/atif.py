@@ -69,9 +69,9 @@ class Atif(msgspec.Struct):
 
 
 @IMPORTERS.register("atif", meaning="ATIF 1.x, trajectory of Harbor", fields=("schema_version", "steps"), schema=Atif)
-def read(record: Atif, context: RecordContext) -> list[Trajectory]:
+def read(record: Atif, context: RecordContext) -> tuple[Trajectory, ...]:
     """Read a trajectory and those of its subagents."""
-    return [*_trajectories(record, context.default_id, context)]
+    return (*_trajectories(record, context.default_id, context),)
 
 
 def _trajectories(record: Atif, default_id: str, context: RecordContext) -> Iterator[Trajectory]:
@@ -82,7 +82,7 @@ def _trajectories(record: Atif, default_id: str, context: RecordContext) -> Iter
     if not any(one.message.role == "assistant" for one in messages):
         raise DataError("field steps: no step of source 'agent'; there is nothing to measure")
     conversation = Conversation(messages, _facts(record, name), context.where)
-    yield to_trajectory(conversation, default_id=name, vocab_size=context.vocab_size)
+    yield to_trajectory(conversation, context.vocab_size)
     for i, subagent in enumerate(record.subagent_trajectories or (), start=1):
         yield from _trajectories(subagent, f"{name}/subagent-{i}", context)
 

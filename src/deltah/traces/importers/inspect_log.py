@@ -1,29 +1,7 @@
 """Importer for Inspect logs: one EvalSample as JSON, one trajectory. `deltah.traces.files` takes the logs apart.
 
-Source: `EvalSample` of inspect_ai, log schema 2, written by inspect_ai 0.3.285 and read in its `log/_log.py`,
+docs/formats.md states the mapping of every field. Source: inspect_ai 0.3.285, log schema 2: `log/_log.py`,
 `model/_chat_message.py`, `model/_model_output.py` and `event/_tool.py`.
-
-* segments, calls, results: `messages`, the sample's final conversation. Reasoning parts become reasoning;
-  `tool_calls` have `function` and `arguments`; calls that the provider ran itself (`tool_use` parts) are calls with
-  their results.
-* entropy: the `logprobs` of the model event whose output is the message (same message id), or of `output` for the
-  last message; with `top_logprobs` by the rules of `deltah.traces.importers.openai_chat`. Ask for them with `--logprobs
-  --top-logprobs 20`.
-* temperature: 1 if the model event's `config.temperature` is 1, else None, as Inspect does not say whether the
-  provider reports log-probabilities before or after scaling; `sampling_temperature` is in the metadata.
-* status: error where the tool message has an `error`, whose message is then the result, or where the result reads as
-  one.
-* duration_s: from `timestamp` to `completed` of the tool event with the call's id; else its `working_time`.
-* outcome: the value of the first score: C, P, I, N as 1, 0.5, 0, 0 and yes / true, no / false as Inspect's
-  `value_to_float`, a number in [0, 1] as it is; None for NaN (unscored), lists and objects. All flat values: metadata
-  `score/<name>`.
-* prediction: the first score's `answer`, else the last assistant text. golden_answers: `target`.
-* question: `input`, or its last user message. id: <id>/<epoch>. group_id: <id>, so epochs of a sample form a group.
-* stop_reason: length where the last output says max_tokens or model_length, or the sample hit a `limit`.
-* `attachment://` references are resolved from the sample's `attachments`.
-
-Lost: messages that a compaction or a custom solver removed from the conversation, and what other models (graders,
-sub-agents) said. A log without message ids (before 2025) has log-probabilities for its last message only.
 """
 
 from __future__ import annotations
@@ -44,8 +22,7 @@ from deltah.traces.logprobs import NO_TOKENS, pack
 from deltah.traces.openai_schema import FunctionCall, LogprobsBlock, Message, MessageToolCall
 
 _ATTACHMENT = "attachment://"
-_GRADES = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}
-_WORDS = {"yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
+_GRADES = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0, "yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
 _CUT = ("max_tokens", "model_length")
 
 
@@ -139,16 +116,17 @@ def read(sample: EvalSample, context: RecordContext) -> Trajectory:
     """Read one sample."""
     if not any(message.role == "assistant" for message in sample.messages):
         raise DataError("field messages: no message of role 'assistant'; there is nothing to measure")
-    trajectory = to_trajectory(_conversation(sample), default_id=context.default_id, vocab_size=context.vocab_size)
+    trajectory = to_trajectory(_conversation(sample, context.where), context.vocab_size)
     failed = {message.answers for message in sample.messages if message.error}
     calls = tuple(
         replace(call, status=CallStatus.ERROR) if call.id in failed and call.result is not None else call
         for call in trajectory.calls
     )
-    return replace(trajectory, calls=calls, stop_reason=_stop_reason(trajectory, sample))
+    stop_reason = StopReason.UNKNOWN if sample.error is not None else trajectory.stop_reason
+    return replace(trajectory, calls=calls, stop_reason=stop_reason if sample.limit is None else StopReason.LENGTH)
 
 
-def _conversation(sample: EvalSample) -> Conversation:
+def _conversation(sample: EvalSample, where: Position) -> Conversation:
     """The sample as a conversation whose assistant messages carry their tokens."""
     outputs = _outputs(sample)
     seconds = {e.id: _seconds(e) for e in sample.events if e.event == "tool" and isinstance(e.id, str)}
@@ -168,18 +146,16 @@ def _conversation(sample: EvalSample) -> Conversation:
             said = Message(message.role, content=text, tool_call_id=message.answers, duration_s=took)
             messages.append(LoggedMessage(said))
     event = next((event for _, event in outputs if event is not None), None)
-    return Conversation(messages, _facts(sample, event, outputs[-1][0]), Position("", 1))
+    return Conversation(messages, _facts(sample, event, outputs[-1][0]), where)
 
 
 def _facts(sample: EvalSample, event: Event | None, last: OutputChoice | None) -> Facts:
-    score = next(iter((sample.scores or {}).values()), Score())
-    config = event.config if event is not None and isinstance(event.config, dict) else {}
-    temperature = finite(config.get("temperature"))
-    model = event.model if event is not None else None
+    score, event = next(iter((sample.scores or {}).values()), Score()), event or Event()
+    temperature = finite(event.config.get("temperature")) if isinstance(event.config, dict) else None
     return Facts(
         id=f"{sample.id}/{sample.epoch}",
         group_id=str(sample.id),
-        model=model if isinstance(model, str) else (sample.output and sample.output.model) or None,
+        model=event.model if isinstance(event.model, str) else (sample.output or Output()).model or None,
         sampling_temperature=temperature,
         question=_question(sample),
         golden_answers=golden_answers(sample.target),
@@ -257,16 +233,10 @@ def _seconds(event: Event) -> float | None:
     return seconds if seconds >= 0 else finite(event.working_time)
 
 
-def _stop_reason(trajectory: Trajectory, sample: EvalSample) -> StopReason:
-    """Add to what the messages say that a limit or an error ended the sample."""
-    if sample.limit is not None:
-        return StopReason.LENGTH
-    return StopReason.UNKNOWN if sample.error is not None else trajectory.stop_reason
-
-
 def _question(sample: EvalSample) -> str | None:
-    given = [InspectMessage("user", content=sample.input)] if isinstance(sample.input, str) else sample.input
-    asked = next((message.content for message in reversed(given) if message.role == "user"), None)
+    asked: Any = sample.input
+    if isinstance(asked, list):
+        asked = next((message.content for message in reversed(asked) if message.role == "user"), None)
     return None if asked is None else message_text(_resolved(asked, sample.attachments))
 
 
@@ -274,7 +244,7 @@ def _grade(value: Any) -> float | None:
     """Score as a number in [0, 1]; None where it is none."""
     if not isinstance(value, str):
         return outcome_of(value)
-    if (word := _GRADES.get(value, _WORDS.get(value.lower()))) is not None:
+    if (word := _GRADES.get(value, _GRADES.get(value.lower()))) is not None:
         return word
     try:
         return outcome_of(float(value))

@@ -23,7 +23,7 @@ _NOT_METADATA: Final = frozenset({"id", "reward"})
 @IMPORTERS.register(
     "nemo-gym",
     meaning="Rollout of NeMo Gym",
-    fields=("responses_create_params", "response", "response.output"),
+    fields=("responses_create_params", "response"),
 )
 def read(record: dict[str, Any], context: RecordContext) -> Imported:
     """Read one rollout."""

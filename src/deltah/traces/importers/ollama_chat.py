@@ -12,7 +12,7 @@ import msgspec
 from deltah.errors import DataError
 from deltah.traces.conversation import ApiCall, LoggedChunk
 from deltah.traces.importers.openai_chat import read_call
-from deltah.traces.importing import IMPORTERS, RecordContext, epoch_seconds, finite
+from deltah.traces.importing import IMPORTERS, RecordContext, epoch_seconds, finite, holds
 from deltah.traces.openai_schema import (
     ChatLine,
     Choice,
@@ -73,7 +73,8 @@ class Line(ChatLine):
 @IMPORTERS.register(
     "ollama",
     meaning="Native chat of Ollama",
-    fields=(("response.message", "message"), ("response.done", "done")),
+    fields=(("response", "done"),),
+    sign=holds("response.done", "done"),
     schema=Line,
 )
 def read(line: Line, context: RecordContext) -> ApiCall | LoggedChunk:

@@ -1,32 +1,7 @@
 """Importer for OpenAI-style chat logs with logprobs, of vLLM, SGLang, llama.cpp and compatible servers.
 
-Line forms: `messages`, in which each assistant message carries its choice's `logprobs` block, is one conversation;
-`request` with `response` is one API call, and the calls of one conversation are joined (`deltah.traces.joining`); so is
-a bare response. A response may be whole, a list of streamed chunks, the text of an event stream, or spread over lines
-of one chunk each, bare or as their `response` (joined there too). The batch API's `body` wrappers are opened.
-
-* segments: the logprob tokens of each assistant message, split by `deltah.traces.dialects`. Every other message is a
-  segment without tokens that carries its text; so is a call, or reasoning, that the server left out of the logprobs.
-* calls: `tool_calls`, or `function_call`, or those left in the text (`deltah.traces.dialects`); `call-N` where the
-  server gave no id.
-* result: the `tool` message with the call's id, else the oldest unanswered call gets it; none: unanswered.
-* duration_s: of the `tool` message, where a client logged it; else the time between an API call's end (`started_at` +
-  `duration_s`) and the start of the next, shared by the results in between: the client's own work, or a person's pause,
-  is in it, and `duration_s_from` in the metadata says so.
-* status: error where the result reads as one; the rule is `deltah.core.types.is_error`.
-* entropy: `top_logprobs` through `deltah.traces.logprobs`; exact where they cover `vocab_size` tokens; NaN without.
-* vocab_size: the line's, else the caller's, else that of the model's family (`deltah.traces.vocabularies`), else
-  `deltah.core.entropy.DEFAULT_VOCAB_SIZE`; `metadata["vocab_size_from"]` names one that nobody stated.
-* temperature: of the *reported* distribution: 1 if `logprobs_mode` is raw, the sampling temperature (1 for greedy
-  decoding) if it is processed or 1; None where the log does not say, or mixes several.
-* metadata: flat `metadata`, `sampling_temperature`, `logprobs_mode`, `n_choices` if more than one was drawn,
-  `n_requests` of a joined conversation, `unjoined` where its beginning is not in the log, `mixed_sampling`,
-  `tokens_without_logprobs` where a response's `usage` counts more drawn tokens than its logprobs have entries.
-* outcome: `outcome`, else `score`, if in [0, 1]; another number stays in metadata as `score_outside_0_1`.
-* golden_answers: `golden_answers`, else `answer`.
-
-`spans` is approximate where a border lies inside a token, where a message has calls but neither the call's text nor
-the message's text is what the logprob tokens spell, or where the reasoning has no logprobs although the answer has.
+A line is a conversation (`messages`), an API call (`request` with `response`, or a bare response), or one chunk of a
+streamed response; `deltah.traces.joining` joins the last two. docs/formats.md states the mapping of every field.
 """
 
 from __future__ import annotations
@@ -52,7 +27,7 @@ from deltah.traces.importing import (
     seconds,
     unfit_outcome,
 )
-from deltah.traces.logprobs import NO_TOKENS, pack
+from deltah.traces.logprobs import NO_TOKENS, PackedTokens, pack
 from deltah.traces.openai_schema import ChatLine, Choice, Message, Request, Response, assemble
 
 _SESSION_FIELDS: Final = ("session_id", "conversation_id", "thread_id", "trace_id")
@@ -81,7 +56,7 @@ def read(log: ChatLine, context: RecordContext) -> Trajectory | ApiCall | Logged
         raise DataError("field messages: no message of role 'assistant'; there is nothing to measure")
     messages = [_said(message) for message in log.messages]
     conversation = Conversation(messages, _facts(log, None, log.messages[-1]), context.where)
-    return to_trajectory(conversation, default_id=context.default_id, vocab_size=context.vocab_size)
+    return to_trajectory(conversation, context.vocab_size)
 
 
 def read_call(log: ChatLine, where: Position) -> ApiCall:
@@ -96,7 +71,7 @@ def read_call(log: ChatLine, where: Position) -> ApiCall:
     if choice.message is None:
         raise DataError("field response.choices[0].message: missing; expected a whole response or its chunks")
     block = choice.message.logprobs if choice.logprobs is None else choice.logprobs
-    reply = LoggedMessage(_without_logprobs(choice.message), pack(block, choice.token_ids))
+    reply = _said(choice.message, pack(block, choice.token_ids))
     request = _request(log)
     history = request.messages if request is not None else log.messages or []
     facts = replace(_facts(log, response, choice), n_without_logprobs=_unlisted(response, choice, len(reply.tokens)))
@@ -118,15 +93,13 @@ def whole_response(log: ChatLine) -> Response:
 
 
 def _bare_response(log: ChatLine) -> Response:
-    """The response, or chunk, that a line is."""
     return Response(id=_text(log.id), choices=log.choices, model=log.model, error=log.error, usage=log.usage)
 
 
 def _unlisted(response: Response, choice: Choice, n_listed: int) -> int:
-    """Drawn tokens of a reply that its logprobs do not list; 0 where the log has no logprobs or does not say.
+    """Drawn tokens of a reply that its logprobs do not list; 0 where the log does not say.
 
-    Some servers list the several tokens of one character once, hosted APIs leave out hidden reasoning or calls. A token
-    that only ends the message may be counted and not listed; usage is that of all choices together.
+    A token that only ends the message may be counted and not listed; usage is that of all choices together.
     """
     drawn = response.usage.get("completion_tokens") if isinstance(response.usage, dict) else None
     if not isinstance(drawn, int) or not n_listed or len(response.choices or ()) != 1:
@@ -135,13 +108,13 @@ def _unlisted(response: Response, choice: Choice, n_listed: int) -> int:
     return drawn - n_listed if drawn > n_listed + end else 0
 
 
-def _said(message: Message) -> LoggedMessage:
-    tokens = pack(message.logprobs) if message.role == "assistant" else NO_TOKENS
-    return LoggedMessage(_without_logprobs(message), tokens)
-
-
-def _without_logprobs(message: Message) -> Message:
-    return message if message.logprobs is None else msgspec.structs.replace(message, logprobs=None)
+def _said(message: Message, tokens: PackedTokens | None = None) -> LoggedMessage:
+    """A message without its logprobs, which are kept packed."""
+    if tokens is None:
+        tokens = pack(message.logprobs) if message.role == "assistant" else NO_TOKENS
+    return LoggedMessage(
+        message if message.logprobs is None else msgspec.structs.replace(message, logprobs=None), tokens
+    )
 
 
 def _check_mode(logprobs_mode: str | None) -> None:
@@ -181,7 +154,7 @@ def _facts(log: ChatLine, response: Response | None, last: Choice | Message) -> 
 
 
 def _session(log: ChatLine) -> str | None:
-    """Id under which a client groups the calls of one conversation, beside or inside `metadata`."""
+    """Id that the API calls of one conversation share, beside or inside `metadata`."""
     request = _request(log)
     inside = [m for m in (log.metadata, request and request.metadata) if isinstance(m, dict)]
     for key in _SESSION_FIELDS:

@@ -1,28 +1,12 @@
 """Importer for the token exports of prime-rl: one sequence of a training batch, with exact entropy per token.
 
-Source: `TokenExporter` of prime-rl (`trainer.enable_token_export`), schema_version 1, read at commit 559b447 (August
-2026): `<run>/token_exports/step_<s>/rank_<r>.jsonl`. Its arrays are already aligned to our index rule: the trainer
-shifts `entropy` and `trainer_logprobs` right by one, so index t speaks of the distribution token t was drawn from.
-
-* segments: runs of `loss_mask`. What precedes the first run of True is the prompt; each run of True is one turn of
-  the policy; each run of False between two of them is a result. A run of False at the end is a result, but no call.
-* calls: one for each result between two turns. Its name is "unknown"; arguments and result name the token ranges that
-  hold them (the call is somewhere in its turn), as the export has no text. `has_text` is False in the metadata.
-* entropy: `entropy`, exact, of the trainer's forward pass: the policy that is updated, which may be some steps ahead
-  of the one that sampled. NaN off the policy's tokens, where null (not finite), and at token 0, which holds padding.
-* logprobs: `trainer_logprobs`, of the same distribution as the entropy. `inference_logprobs` is not kept.
-* temperature: None. Entropies are taken at the run's sampling temperature, which the export does not state.
-* id: step, rank and `export_sequence_idx`. group_id: step and prompt tokens. outcome: `rewards`, in [0, 1], where an
-  early version wrote it; later ones have none. metadata: `step`, `rank`, `env_name`, `advantage` where it is one
-  number.
-
-Lost: the tokens that spell a call cannot be told from reasoning, so H(r_k) pools both and `spans` is approximate;
-whether a result came from a tool or from a user; a turn that another branch of the same rollout trained on, which
-prime-rl masks as context; parallel calls, which count as one; and whatever was cut at the sequence length.
+docs/formats.md states the mapping of every field and what is lost. Source: `TokenExporter` of prime-rl, schema version
+1, at commit 559b447. Its arrays follow our index rule: index t describes the distribution token t was drawn from.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -34,14 +18,11 @@ from deltah.errors import DataError
 from deltah.traces.importing import IMPORTERS, RecordContext, finite, outcome_of, prompt_group, scalars
 
 SCHEMA_VERSION = 1
-"""Version of the export that is read."""
-
-_NEGATIVE_TOLERANCE_NATS = 1e-2
-"""How far below 0 rounding in reduced precision may take an entropy."""
+_NEGATIVE_TOLERANCE_NATS = 1e-2  # how far below 0 rounding in reduced precision may take an entropy
 
 
 class Export(msgspec.Struct):
-    """One record of `rank_<r>.jsonl`; the other columns are the loss's diagnostics."""
+    """One record of `rank_<r>.jsonl`, without the loss's diagnostics."""
 
     schema_version: int
     token_ids: list[int]
@@ -55,9 +36,6 @@ class Export(msgspec.Struct):
     export_sequence_idx: int | None = None
     env_name: str | None = None
     training_mode: str | None = None
-
-
-_METADATA = ("step", "rank", "env_name", "training_mode")
 
 
 @IMPORTERS.register(
@@ -76,11 +54,12 @@ def read(export: Export, context: RecordContext) -> Trajectory:
         raise DataError("field token_ids: a token id does not fit into 64 bits") from error
     seen = bool(np.isfinite(entropy).any())
     place = (export.step, export.rank, export.export_sequence_idx)
-    known = {name: getattr(export, name) for name in _METADATA} | {"advantage": _one_value(export.advantages, turns)}
+    known = {name: getattr(export, name) for name in ("step", "rank", "env_name", "training_mode")}
+    known["advantage"] = _one_value(export.advantages, turns)
     return Trajectory(
         id=context.default_id if None in place else "step-{}/rank-{}/{}".format(*place),
         segments=tuple(_segments(turns, len(export.loss_mask))),
-        calls=tuple(_call(k, turns) for k in range(len(turns) - 1)),
+        calls=tuple(_call(k, *pair) for k, pair in enumerate(pairwise(turns))),
         entropy=np.maximum(entropy, 0.0) if seen else None,
         estimator=Estimator.EXACT if seen else Estimator.NONE,
         logprobs=None if export.trainer_logprobs is None else _measured(export.trainer_logprobs, turns),
@@ -129,9 +108,9 @@ def _segments(turns: list[tuple[int, int]], n_tokens: int) -> list[Segment]:
     return segments
 
 
-def _call(k: int, turns: list[tuple[int, int]]) -> ToolCall:
-    (start, stop), (following, _) = turns[k], turns[k + 1]
-    arguments, result = f"tokens {start}:{stop}", f"tokens {stop}:{following}"
+def _call(k: int, turn: tuple[int, int], following: tuple[int, int]) -> ToolCall:
+    """A call somewhere in its turn, whose text the export does not have."""
+    arguments, result = "tokens {}:{}".format(*turn), f"tokens {turn[1]}:{following[0]}"
     return ToolCall(id=f"call-{k}", name="unknown", arguments=arguments, turn=k, result=result)
 
 

@@ -14,7 +14,7 @@ import msgspec
 from deltah.errors import DataError
 from deltah.traces.conversation import ApiCall, message_text
 from deltah.traces.importers.openai_chat import read_call
-from deltah.traces.importing import IMPORTERS, RecordContext, decode_line
+from deltah.traces.importing import IMPORTERS, RecordContext, decode_line, holds
 from deltah.traces.openai_schema import (
     ChatLine,
     Choice,
@@ -113,10 +113,8 @@ _EVENT: Final = msgspec.json.Decoder(Event)
 @IMPORTERS.register(
     "responses",
     meaning="OpenAI Responses, with log-probabilities where they were asked for",
-    fields=(
-        ("response.output", "response.body.output", "response.response", "output.type", "incomplete_details"),
-        ("request", "response", "object", "input"),
-    ),
+    fields=(("response", "output", "incomplete_details"),),
+    sign=holds("response.output", "response.body.output", "response.response", "output.type", "incomplete_details"),
     schema=Line,
 )
 def read(line: Line, context: RecordContext) -> ApiCall:

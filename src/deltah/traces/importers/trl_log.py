@@ -1,23 +1,7 @@
-"""Importer for the completion logs of TRL: one row, one trajectory. Nothing is measured on it.
+"""Importer for the completion logs of TRL: one row, one trajectory, without entropies.
 
-Source: `GRPOTrainer(log_completions=True)` of TRL, written by TRL 1.16.0 and read in its `trainer/grpo_trainer.py`:
-`<output_dir>/completions/completions_<step>.parquet`, one row a completion. `deltah.traces.files` turns such a file
-into JSON records; rows that were exported as JSON lines are read as they are.
-
-* `prompt`, `completion`: message lists, or, for plain-text data sets, text that is read by `deltah.traces.chattext`.
-* calls: `tool_calls` of the messages, or calls written in their text. Parquet has one set of argument names for a
-  whole file and fills up with null: null arguments are dropped, so one that the model did write as null is lost.
-* results: messages of role "tool", matched within their turn by `name`, then in order: TRL appends the results of
-  async tools after those of the others. status: TRL writes a failed call as {'error': ...}.
-* outcome: the column `outcome`, `accuracy_reward` or `reasoning_accuracy_reward` (TRL's own graders), else the only
-  numeric column beside `step` and `advantage`; if in [0, 1]. With several reward functions and none of these names
-  there is no outcome: rename the column of the grader to `outcome`.
-* golden_answers: `golden_answers`, `answer`, `solution` or `ground_truth`, where the reward function logged one
-  (`log_extra`).
-* id: the row's place. group_id: step and prompt. metadata: `step`, `advantage`, and every other flat column.
-
-Lost: tokens and log-probabilities, so the estimator is none and `spans` approximate; times; which completions were
-cut at their length limit; the results that TRL itself drops when they would exceed it (their calls are unanswered).
+docs/formats.md states the mapping of every column and what is lost. Source: `GRPOTrainer(log_completions=True)` of
+TRL 1.16.0, `trainer/grpo_trainer.py`. `deltah.traces.files` turns its Parquet files into JSON records.
 """
 
 from __future__ import annotations

@@ -121,13 +121,13 @@ class Record(Trace):
     fields=(("traces", "nodes"), ("task", "agent", "env", "run", "rewards")),
     schema=Record,
 )
-def read(record: Record, context: RecordContext) -> list[Trajectory]:
+def read(record: Record, context: RecordContext) -> tuple[Trajectory, ...]:
     """Read one episode: each agent's trace, each path of its messages."""
     traces = [record] if record.traces is None else record.traces
     spoken = [trace for trace in traces if any(node.message.role == "assistant" for node in trace.nodes)]
     if not spoken:
         raise DataError("field traces: no message of role 'assistant' in the episode; there is nothing to measure")
-    return [t for number, trace in enumerate(spoken) for t in _trajectories(trace, record, context, number)]
+    return tuple(t for i, trace in enumerate(spoken) for t in _trajectories(trace, record, context, i))
 
 
 def _trajectories(trace: Trace, episode: Record, context: RecordContext, number: int) -> Iterator[Trajectory]:
@@ -153,9 +153,7 @@ def _trajectories(trace: Trace, episode: Record, context: RecordContext, number:
         facts = replace(facts, id=f"{name}/branch-{i}" if i else name, metadata=facts.metadata | known)
         messages = [_logged(trace.nodes[n], waited.get(n), texts, context=n not in own) for n in path]
         told.update(path)
-        trajectory = to_trajectory(
-            Conversation(messages, facts, context.where), default_id=name, vocab_size=context.vocab_size
-        )
+        trajectory = to_trajectory(Conversation(messages, facts, context.where), context.vocab_size)
         yield _measured(trajectory, np.concatenate([entropies[n] for n in turns]), facts.sampling_temperature)
 
 

@@ -1,21 +1,6 @@
-"""Importer for the rollout dumps of verl: one JSON line of text, one trajectory. Nothing is measured on it.
+"""Importer for the rollout dumps of verl: one JSON line of text, one trajectory, without entropies.
 
-Source: `_dump_generations` of verl, read in v0.4.0 to v0.9.0 and at commit 1dda039 (August 2026), in both trainers
-(`trainer/ppo/ray_trainer.py` and `trainer/ppo/v1/trainer_base.py`): `<dir>/<step>.jsonl`, where <dir> is
-`trainer.rollout_data_dir` or `trainer.validation_data_dir`.
-
-* `input`, `output`: prompt and response, decoded with `skip_special_tokens=True`, so the template's markers are gone;
-  turns, calls and results are recovered from what is left, by the rules of `deltah.traces.chattext`.
-* question: the last user message of `input`. prediction: the visible text of the last turn.
-* outcome: `acc` where the reward function gives it (verl's own core metric), else `score`, if in [0, 1]. Both stay in
-  the metadata.
-* golden_answers: `gts` (since v0.6.0): a text, a list, or an object with "target".
-* id: `request_id`, or the v1 trainer's `uid`, which is <prompt>_<rollout>_<output>. group_id: the <prompt> of that
-  `uid`, a `uid` of another form, else step and prompt text.
-* metadata: `step`, and every flat value that the reward function returned (`reward_extra_info`).
-
-Lost: tokens and log-probabilities, so the estimator is none and `spans` approximate; which tool answered, how long it
-took; whether the response was cut at its length limit.
+docs/formats.md states the mapping of every field and what is lost. Source: `_dump_generations` of verl 0.4.0 to 0.9.0.
 """
 
 from __future__ import annotations
@@ -51,9 +36,6 @@ class DumpRow(msgspec.Struct):
     request_id: Any = None
 
 
-_NOT_METADATA = frozenset({"input", "output", "gts"})
-
-
 @IMPORTERS.register("verl", meaning="Rollout dump of verl", fields=("input", "output", "score", "step"))
 def read(record: dict[str, Any], context: RecordContext) -> Trajectory:
     """Read one line of a dump."""
@@ -68,7 +50,7 @@ def read(record: dict[str, Any], context: RecordContext) -> Trajectory:
         question=prompt.question,
         golden_answers=golden_answers(row.gts),
         outcome=outcome,
-        metadata=scalars(record, leave_out=_NOT_METADATA) | unfit,
+        metadata=scalars(record, leave_out=frozenset({"input", "output", "gts"})) | unfit,
     )
     return text_trajectory(prompt.messages, completion_messages(prompt.opening + row.output), facts)
 
