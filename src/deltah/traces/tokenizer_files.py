@@ -1,8 +1,8 @@
 """Texts of token ids: from the `tokenizer.json` of the model, where the machine has it.
 
-Training logs keep ids, and only the tokenizer knows their texts. The file is looked for beside the log, in the folders
-above it, in the model's own folder and in the Hugging Face cache; nothing is downloaded. Without it only the special
-tokens of known families have a text, which is enough to see where a call begins.
+Training logs keep ids, and only the tokenizer knows their texts. The file is looked for beside the log, in the run that
+it belongs to, in the model's own folder and in the Hugging Face cache; nothing is downloaded. Without it only the
+special tokens of known families have a text, which is enough to see where a call begins.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from deltah.traces.openai_schema import TokenLogprob
 FILE_NAME: Final = "tokenizer.json"
 UNKNOWN_TEXT: Final = "token_id:{}"
 """How a token reads whose text is not known; the same as vLLM's `return_tokens_as_token_ids`."""
-_FOLDERS_ABOVE: Final = 6
 _CACHE: Final = Path("~/.cache/huggingface/hub").expanduser()
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _QWEN: Final = re.compile(r"qwen-?(?:2(?:\.5)?|3)(?![.\d])")
@@ -60,9 +59,10 @@ def _token(id: int, spelled: bytes | None, logprob: float | None) -> TokenLogpro
 
 def _candidates(log: str, model: str | None) -> Iterator[Path]:
     """Where the tokenizer of a run may lie, the nearest first."""
-    for folder in Path(log).resolve().parents[:_FOLDERS_ABOVE]:
-        yield folder / FILE_NAME
-        yield from sorted(folder.glob(f"weights/*/{FILE_NAME}"))
+    folder = Path(log).resolve().parent
+    run = next((above.parent for above in folder.parents if above.name == "monitors"), folder)
+    yield from (folder / FILE_NAME, folder.parent / FILE_NAME, run / FILE_NAME)
+    yield from sorted(run.glob(f"weights/*/{FILE_NAME}"))
     if not model:
         return
     yield Path(model).expanduser() / FILE_NAME

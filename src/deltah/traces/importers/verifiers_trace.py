@@ -103,7 +103,6 @@ class Trace(msgspec.Struct):
     rewards: dict[str, Any] | None = None
     metrics: dict[str, Any] | None = None
     stop_condition: Any = None
-    ok: Any = None
 
 
 class Record(Trace):
