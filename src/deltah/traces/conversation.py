@@ -109,13 +109,7 @@ class LoggedChunk:
 
 
 def to_trajectory(conversation: Conversation, vocab_size: int | None = None) -> Trajectory:
-    """Trajectory of one conversation; `vocab_size` is V where the log does not state it.
-
-    Raises:
-        InvalidValueError: if its numbers contradict each other.
-        DataError: if a list of log-probabilities is impossible, or its own V too small.
-        ConfigError: if `vocab_size` is too small: it is wrong for all of the log.
-    """
+    """Trajectory of one conversation; a `vocab_size` that is too small is a `ConfigError`, wrong for all of the log."""
     facts = conversation.facts
     built = SegmentBuilder()
     for one in conversation.messages:
@@ -222,8 +216,8 @@ class SegmentBuilder:
     def add_context(self, message: Message) -> None:
         """Append a message of another trajectory: text before this one's first turn, no call of its own."""
         calls = [f"{call.name or ''}({_argument_text(call.arguments)})" for call in _calls(message, "")]
-        told = filter(None, (message_text(message.content), *calls))
-        self._add_text(SegmentKind.PROMPT, self.n_turns, "\n".join(told))
+        text = "\n".join(filter(None, (message_text(message.content), *calls)))
+        self._add_text(SegmentKind.PROMPT, self.n_turns, text)
 
     def _add_turn(self, message: Message, tokens: Sequence[str]) -> None:
         turn, sampled = self.n_turns, "".join(tokens)
@@ -295,11 +289,9 @@ class SegmentBuilder:
 
 def message_text(content: Any) -> str:
     """Text of a message's content: a string, a list of typed parts (other media as `[type]`), or nothing."""
-    if content is None or isinstance(content, str):
-        return content or ""
     if isinstance(content, list):
-        return "".join(_part_text(part) for part in content)
-    return _json_text(content)
+        return "".join(_part_text(part) if isinstance(part, dict) else _as_text(part) for part in content)
+    return "" if content is None else _as_text(content)
 
 
 def _calls(message: Message, sampled: str) -> list[FunctionCall]:
@@ -311,17 +303,13 @@ def _calls(message: Message, sampled: str) -> list[FunctionCall]:
 
 
 def _argument_text(arguments: Any) -> str:
-    return arguments if isinstance(arguments, str) else _json_text({} if arguments is None else arguments)
+    return _as_text({} if arguments is None else arguments)
 
 
-def _json_text(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
-def _part_text(part: Any) -> str:
-    if isinstance(part, str):
-        return part
-    if not isinstance(part, dict):
-        return _json_text(part)
+def _part_text(part: dict[str, Any]) -> str:
     text = part.get("text")
     return text if isinstance(text, str) else f"[{part.get('type', 'part')}]"

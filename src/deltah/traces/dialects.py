@@ -31,10 +31,7 @@ _JSON = json.JSONDecoder()
 
 
 class Dialect(NamedTuple):
-    """One way to spell calls: its marks (no closing one: to the end of the message) and a parser of the text between.
-
-    The parser gives no calls for a text that is not of the dialect.
-    """
+    """One way to spell calls: its marks (no closing one: to the end) and a parser, empty for a text of another."""
 
     name: str
     opening: str
@@ -202,11 +199,10 @@ class MessageSpans(NamedTuple):
 def split_message(tokens: Sequence[str], call_names: Sequence[str] = (), *, only_calls: bool = False) -> MessageSpans:
     """Partition the tokens of one assistant message, by their texts alone.
 
-    Calls go from an opening mark through its closing one, or are a channel of gpt-oss that addresses a tool, or bare
-    JSON that names one of `call_names`, which the server parsed. Control are end-of-turn tokens, think tags, channel
-    headers and white space between them and calls; reasoning is the rest, final answer included. A token that a border
-    cuts goes to the call or control side. With `only_calls` (a forced tool choice samples the arguments alone), text
-    without a known mark is a call.
+    A call is text between the marks of a dialect, a channel of gpt-oss that addresses a tool, or bare JSON that names
+    one of `call_names`; with `only_calls` (a forced tool choice samples the arguments alone) any text. Control are
+    end-of-turn tokens, think tags, channel headers and white space beside them and calls; reasoning is the rest. A
+    token that a border cuts goes to the call or control side.
     """
     ends = list(accumulate(map(len, tokens)))
     text = "".join(tokens)

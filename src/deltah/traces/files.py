@@ -58,14 +58,11 @@ class Source:
 
 
 class Position(NamedTuple):
-    """Where a record stands."""
+    """Where a record stands: the line, sample or row of a file, counted from 1, blank lines included."""
 
     file: str
-    """As the caller named it; "-" is standard input."""
     number: int
-    """Counted from 1, blank lines included."""
     unit: str = "line"
-    """What is counted: lines, samples of an archive, rows of a table."""
 
     @property
     def default_id(self) -> str:
@@ -92,10 +89,7 @@ def reads_once(path: str) -> bool:
 
 
 def expand(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Source]:
-    """Files behind paths, in the order given, each once; `DataError` if a path cannot be read or holds no file.
-
-    Files of one rotated log are put from the oldest to the newest, because conversations go on from one to the next.
-    """
+    """Files behind paths, each once, in the order given; those of one rotated log from the oldest to the newest."""
     listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     found: dict[str, Source] = {}
     for path in listed:

@@ -1,12 +1,11 @@
 """Importers: functions that turn one record of a log into a trajectory, each registered where it is defined.
 
-docs/extend.md shows one. `fields` are top-level names that all stand in a record of the format; in place of a name may
-stand a tuple of which one must be there. `sign` is a function of the record's bytes, for formats that share their names
-with others. Of several formats that fit, the one with the most names and a sign counts; without fields a format is
-never detected. `schema` is the type that msgspec decodes a record into, by default `dict[str, Any]`; `bytes` leaves it
-undecoded. An importer may also return several trajectories, or an API call or a chunk of a streamed response, which the
-reader joins with others. It raises `DataError` for a record that does not fit. Fields that only describe a trajectory
-are read by the functions below: a value that does not fit is None or left out, never an error.
+`fields` are top-level names that all stand in a record of the format (of a tuple, one); `sign` is a function of its
+bytes, for formats that share their names. Of several formats that fit, the one with the most names and a sign counts,
+and one without fields is never detected. `schema` is the type that msgspec decodes a record into, by default
+`dict[str, Any]`; `bytes` leaves it undecoded. An importer may also return several trajectories, or an API call or a
+chunk of a streamed response, which the reader joins. It raises `DataError` for a record that does not fit; facts that
+only describe a trajectory are read by the functions below, which give None, or nothing, for a value that does not fit.
 """
 
 from __future__ import annotations
@@ -260,13 +259,11 @@ def seconds(value: Any) -> float:
 
 def epoch_seconds(value: Any) -> float:
     """Seconds since 1970, of a number in seconds down to nanoseconds or an ISO 8601 date (default UTC); else NaN."""
-    moment = _of_date(value) if isinstance(value, str) else seconds(value)
+    moment = seconds(value)
+    if isinstance(value, str):
+        try:
+            date = datetime.fromisoformat(value.strip())
+            moment = (date if date.tzinfo is not None else date.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, OverflowError):
+            return math.nan
     return next((moment / per_second for least, per_second in _EPOCH_UNITS if abs(moment) >= least), moment)
-
-
-def _of_date(text: str) -> float:
-    try:
-        moment = datetime.fromisoformat(text.strip())
-        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        return math.nan

@@ -24,9 +24,8 @@ from deltah.traces.importing import epoch_seconds, seconds
 from deltah.traces.openai_schema import ChatLine, Choice, Delta, FunctionCall, Message, Response, assemble, block_tokens
 
 DURATION_FROM: Final = "duration_s_from"
-"""Metadata key: where durations of calls come from that no line states."""
 GAP: Final = "gap between API calls"
-"""Value of `DURATION_FROM`: the client's own work, or a person's pause, is in those durations."""
+"""Metadata key and its value where no line states durations: the client's own work, or a pause, is in them."""
 MAX_OPEN_BYTES = 256 * 2**20
 _KEPT_ENDS: Final = 4096
 _LAST_WORD: Final = ("prediction", "golden_answers", "outcome")
@@ -36,11 +35,10 @@ _MESSAGE_BYTES = 400  # in memory beside its text, roughly
 
 @dataclass(eq=False, slots=True)
 class _Node:
-    """One API call in the tree of its conversation."""
+    """One API call in the tree of its conversation; `new` are messages of its request that its parent does not hold."""
 
     api_call: ApiCall
     new: list[LoggedMessage]
-    """Messages of its request that its parent does not hold."""
     parent: _Node | None
     tree: _Tree
     key: int
@@ -50,14 +48,12 @@ class _Node:
 
 @dataclass(eq=False, slots=True)
 class _Tree:
-    """A conversation with its forks; nodes in the order of the log."""
+    """A conversation with its forks; nodes in the order of the log, without a parent those of the first request."""
 
     number: int
-    """Counted in the order they began."""
     request: int | None
     """Identifies its first request, see `_request`."""
     nodes: list[_Node] = field(default_factory=list)
-    """Those without a parent are attempts at the first request."""
     n_bytes: int = 0
 
 
@@ -180,7 +176,7 @@ def _path(leaf: _Node) -> list[_Node]:
 
 
 def _conversation(path: Sequence[_Node], told: set[_Node], name: str | None) -> Conversation:
-    """The messages along a path; what an earlier conversation told is context."""
+    """The messages along a path; what an earlier conversation holds is context."""
     said, has_gaps = list[LoggedMessage](), False
     own = [node for node in path if node not in told]
     for node in path:
@@ -221,10 +217,7 @@ def _running_hashes(history: Sequence[LoggedMessage], seed: int) -> list[int]:
 
 
 def _request(api_call: ApiCall) -> int | None:
-    """Identifies what was asked under a session, word for word; None without a session or a request.
-
-    Other instructions (system messages) to the same question are another agent's.
-    """
+    """Identifies what was asked under a session, word for word, instructions included; None without a session."""
     if api_call.facts.session is None or not api_call.history:
         return None
     asked = [(said.message.role, said.message.content) for said in api_call.history]
@@ -314,7 +307,7 @@ class ChunkBuffer:
         self._ended: dict[str, None] = {}  # ids of the streams that ended last
 
     def add(self, logged: LoggedChunk, where: Position) -> Stream | None:
-        """Take a chunk of a line; return the stream if it was the last. Chunks without an id are their session's.
+        """Take a chunk; return the stream if it was the last. Chunks without an id are their session's.
 
         What follows the last chunk is dropped: a usage report (OpenRouter's has an empty first choice), or the ends of
         other choices than the first.

@@ -107,10 +107,7 @@ def concatenate(parts: Sequence[PackedTokens]) -> PackedTokens:
         return filled[0] if filled else NO_TOKENS
     return PackedTokens(
         texts=[text for part in filled for text in part.texts],
-        logprobs=np.concatenate([part.logprobs for part in filled]),
-        top=np.concatenate([part.top for part in filled]),
-        n_top=np.concatenate([part.n_top for part in filled]),
-        has_bytes=np.concatenate([part.has_bytes for part in filled]),
+        **{n: np.concatenate([getattr(part, n) for part in filled]) for n in ("logprobs", "top", "n_top", "has_bytes")},
         greatest_id=max(part.greatest_id for part in filled),
     )
 
@@ -189,16 +186,14 @@ def measure(tokens: PackedTokens, vocab_size: int, *, requested: int | None = No
 
 
 class _Lists(NamedTuple):
-    """The n lists that have one length K."""
+    """The n lists of one length K: (n, K) nats as the server gave them; (n,) tokens, drawn nats (NaN: unknown), and
+    whether a list may not hold the best ones.
+    """
 
     rows: IntArray
-    """(n,) tokens they belong to."""
     logp: FloatArray
-    """(n, K) as the server gave them."""
     drawn: FloatArray
-    """(n,) log-probability of the drawn token; NaN where unknown."""
     unranked: BoolArray
-    """(n,) whether they may not be the best ones."""
 
 
 def _by_length(tokens: PackedTokens, precision: float, requested: int | None) -> Iterator[_Lists]:
@@ -253,8 +248,10 @@ def _best(lists: _Lists, precision: float) -> Iterator[tuple[IntArray, FloatArra
     """Of lists shorter than the vocabulary: rows (n,), the best log-probabilities (n, K) in ascending order, the drawn
     token's (n,), and one that no unseen token exceeds (n,).
     """
-    logp, n_known = _ranked(lists.logp)
-    sampled = lists.drawn
+    logp, sampled, listed = lists.logp, lists.drawn, lists.logp > STAND_IN
+    if not listed.all() or (logp[:, 1:] > logp[:, :-1]).any():
+        logp = -np.sort(-np.where(listed, logp, np.nan), axis=1)  # stand-ins last
+    n_known = listed.sum(axis=1)
     least = np.take_along_axis(logp, np.maximum(n_known - 1, 0)[:, None], axis=1)[:, 0]
     drawn_is_least = np.abs(least - sampled) <= 2 * precision
     unranked = lists.unranked | _lacks_drawn(logp, sampled, precision)
@@ -267,16 +264,6 @@ def _best(lists: _Lists, precision: float) -> Iterator[tuple[IntArray, FloatArra
         at = kept == k
         known = logp[at, : int(k)][:, ::-1]
         yield lists.rows[at], known, sampled[at], np.where(unranked[at], 0.0, known[:, 0])
-
-
-def _ranked(logp: FloatArray) -> tuple[FloatArray, IntArray]:
-    """Rows in descending order, stand-ins last as NaN, and how many entries of each are known."""
-    known = logp > STAND_IN
-    if not known.all():
-        logp = np.where(known, logp, np.nan)
-    if not known.all() or (logp[:, 1:] > logp[:, :-1]).any():
-        logp = -np.sort(-logp, axis=1)
-    return logp, known.sum(axis=1)
 
 
 def _lacks_drawn(ranked: FloatArray, sampled: FloatArray, precision: float) -> BoolArray:

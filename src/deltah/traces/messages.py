@@ -37,7 +37,10 @@ def placed_messages(trajectory: Trajectory) -> tuple[PlacedMessage, ...]:
     placed: list[PlacedMessage] = []
     answered: set[int] = set()
     prompts = iter(_prompts(trajectory))
-    for group in _groups(trajectory.segments):
+    # Prompts and results one by one; the sampled segments of one assistant message together.
+    messages = groupby(enumerate(trajectory.segments), lambda one: one[1].turn if one[1].kind.sampled else f"-{one[0]}")
+    for _, numbered in messages:
+        group = [segment for _, segment in numbered]
         kind, turn = group[0].kind, group[0].turn
         if kind is SegmentKind.PROMPT:
             placed += (PlacedMessage(message=m, turn=turn) for m in next(prompts))
@@ -54,13 +57,6 @@ def with_object_arguments(messages: Sequence[Mapping[str, Any]]) -> list[Message
         {**m, "tool_calls": [_object_call(call) for call in m["tool_calls"]]} if m.get("tool_calls") else dict(m)
         for m in messages
     ]
-
-
-def _groups(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
-    """Prompts and results one by one; the sampled segments of one assistant message together."""
-    numbered = enumerate(segments)
-    for _, group in groupby(numbered, key=lambda item: item[1].turn if item[1].kind.sampled else f"alone {item[0]}"):
-        yield [segment for _, segment in group]
 
 
 def _prompts(trajectory: Trajectory) -> list[list[Message]]:

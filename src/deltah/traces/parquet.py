@@ -36,8 +36,6 @@ _VECTOR_ROWS: Final = 2048
 _BLOCK_BYTES: Final = 16 * 2**20
 _READ_ROWS: Final = 4 * _VECTOR_ROWS
 """Rows read at once from a file whose row groups, written by another tool, are longer."""
-_INTEGER: Final = re.compile(r"\b(?:U?TINYINT|U?SMALLINT|U?INTEGER)\b")
-_FLOAT: Final = re.compile(r"\bFLOAT\b")
 
 
 def _sql_type(kind: msgspec.inspect.Type) -> str:
@@ -320,7 +318,8 @@ def _check_types(path: str, types: dict[str, str]) -> None:
 
 def _widest(sql_type: str) -> str:
     """A type without the quotes and the width of its numbers."""
-    return _FLOAT.sub("DOUBLE", _INTEGER.sub("BIGINT", sql_type)).replace('"', "")
+    wide = re.sub(r"\b(?:U?TINYINT|U?SMALLINT|U?INTEGER)\b", "BIGINT", sql_type.replace('"', ""))
+    return re.sub(r"\bFLOAT\b", "DOUBLE", wide)
 
 
 def _stamp(path: str) -> tuple[int, ...]:

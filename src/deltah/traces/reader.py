@@ -37,12 +37,11 @@ MAX_KEPT_PROBLEMS = 1000
 
 @dataclass(frozen=True, slots=True)
 class ReadProblem:
-    """One record that could not be read."""
+    """One record that could not be read: the line, sample or row of a file, counted from 1."""
 
     file: str
     """As the caller named it; "-" is standard input."""
     line: int
-    """Counted from 1; of a file without lines, the number of the sample or row."""
     reason: str
     unit: str = "line"
 
@@ -331,12 +330,11 @@ class Reading:
             raise DataError(line.damage)
         data = line.data.removeprefix(b"data:")  # a line copied from an event stream
         context = RecordContext(where=where, vocab_size=self._options.vocab_size)
-        tried = self._format
-        if tried is not None:
+        if self._format is not None:
             try:
-                return import_record(tried, data, context)
+                return import_record(self._format, data, context)
             except DataError:
-                if self._given is not None or detect(data) is tried:
+                if self._given is not None or detect(data) is self._format:
                     raise
         self._format = detect(data)
         return import_record(self._format, data, context)

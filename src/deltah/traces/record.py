@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self, TypeAlias, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
 import msgspec
 import numpy as np
@@ -71,9 +71,6 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     result: str | None = None
     status: CallStatus = CallStatus.OK
     duration_s: Number = None
-
-
-Record = TypeVar("Record", SegmentRecord, CallRecord)
 
 
 class TraceRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -243,7 +240,7 @@ def write_traces(path: str | os.PathLike[str], trajectories: Iterable[Trajectory
 
 
 class TraceWriter:
-    """Append trajectories to a plain JSON-lines file as they are made, one flushed line each.
+    """Append trajectories to a plain (not compressed) JSON-lines file as they are made, one flushed line each.
 
     A process killed at any moment loses at most the line it was writing; the next writer starts on a new line, so that
     the damaged one stays a single `ReadProblem`.
@@ -253,12 +250,7 @@ class TraceWriter:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Open, or create, the file.
-
-        Raises:
-            InvalidValueError: if the name asks for compression, which cannot be appended to safely.
-            DataError: if the file cannot be opened.
-        """
+        """Open, or create, the file; `DataError` if that fails."""
         self.path = Path(path)
         self.n_written = 0
         if self.path.suffix in (".gz", ".zst"):
@@ -274,11 +266,7 @@ class TraceWriter:
             raise DataError(f"cannot append to {self.path}: {error.strerror or error}") from error
 
     def write(self, trajectory: Trajectory) -> None:
-        """Append one trajectory and flush it to the operating system.
-
-        Raises:
-            DataError: if the disk is full or the file is gone.
-        """
+        """Append one trajectory and flush it to the operating system; `DataError` if the disk is full."""
         try:
             self._file.write(encode(trajectory) + b"\n")
             self._file.flush()
@@ -291,15 +279,13 @@ class TraceWriter:
         self._file.close()
 
     def __enter__(self) -> Self:
-        """Return the writer itself."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Close the file."""
         self.close()
 
 
-def _mirror(record: type[Record], value: Segment | ToolCall) -> Record:
+def _mirror(record: type[Any], value: Segment | ToolCall) -> Any:
     return record(**{name: _number(getattr(value, name)) for name in record.__struct_fields__})
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -17,7 +16,7 @@ from deltah.core.types import CallStatus, Scalar, StopReason, Trajectory
 from deltah.errors import DataError
 from deltah.traces.conversation import Conversation, Facts, LoggedMessage, message_text, to_trajectory
 from deltah.traces.files import Position
-from deltah.traces.importing import IMPORTERS, RecordContext, finite, golden_answers, outcome_of, scalars
+from deltah.traces.importing import IMPORTERS, RecordContext, epoch_seconds, finite, golden_answers, outcome_of, scalars
 from deltah.traces.logprobs import NO_TOKENS, pack
 from deltah.traces.openai_schema import FunctionCall, LogprobsBlock, Message, MessageToolCall
 
@@ -226,11 +225,8 @@ def _resolved(value: Any, attachments: Mapping[str, str]) -> Any:
 
 
 def _seconds(event: Event) -> float | None:
-    try:
-        seconds = (datetime.fromisoformat(event.completed) - datetime.fromisoformat(event.timestamp)).total_seconds()
-    except (TypeError, ValueError):
-        return finite(event.working_time)
-    return seconds if seconds >= 0 else finite(event.working_time)
+    took = epoch_seconds(event.completed) - epoch_seconds(event.timestamp)
+    return round(took, 6) if took >= 0 else finite(event.working_time)  # Inspect's clock counts microseconds
 
 
 def _question(sample: EvalSample) -> str | None:

@@ -47,7 +47,6 @@ def read(log: ChatLine, context: RecordContext) -> Trajectory | ApiCall | Logged
         return chunk
     if log.response is not None or log.chunks is not None or log.choices is not None:
         return read_call(log, context.where)
-    _check_mode(log.logprobs_mode)
     if log.request is not None:
         raise DataError("field response: missing beside 'request'; log each request together with its response")
     if not log.messages:
@@ -61,7 +60,6 @@ def read(log: ChatLine, context: RecordContext) -> Trajectory | ApiCall | Logged
 
 def read_call(log: ChatLine, where: Position) -> ApiCall:
     """The API call of a line that holds a response; `DataError` if that is an error or holds no assistant message."""
-    _check_mode(log.logprobs_mode)
     response = whole_response(log)
     refused = response.error is not None or response.object == "error"
     if refused or not response.choices:
@@ -117,19 +115,16 @@ def _said(message: Message, tokens: PackedTokens | None = None) -> LoggedMessage
     )
 
 
-def _check_mode(logprobs_mode: str | None) -> None:
-    if logprobs_mode is not None and logprobs_mode.endswith("logits"):
-        raise DataError(
-            f"field logprobs_mode: {logprobs_mode!r} reports logits; expected log-probabilities, so run the "
-            "server with raw_logprobs or processed_logprobs"
-        )
-
-
 def _request(log: ChatLine) -> Request | None:
     return log.request and (log.request.body or log.request)
 
 
 def _facts(log: ChatLine, response: Response | None, last: Choice | Message) -> Facts:
+    if log.logprobs_mode is not None and log.logprobs_mode.endswith("logits"):
+        raise DataError(
+            f"field logprobs_mode: {log.logprobs_mode!r} reports logits; expected log-probabilities, so run the server "
+            "with raw_logprobs or processed_logprobs"
+        )
     request = _request(log)
     temperature = log.temperature if log.temperature is not None or request is None else request.temperature
     own_id = log.id if log.id is not None else log.custom_id

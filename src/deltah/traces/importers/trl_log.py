@@ -51,13 +51,11 @@ def read(record: dict[str, Any], context: RecordContext) -> Trajectory:
         outcome=_outcome(others),
         metadata=scalars(record, leave_out=frozenset({"prompt", "completion"})),
     )
-    return text_trajectory(prompt.messages, _completion(row.completion, prompt.opening), facts)
-
-
-def _completion(completion: str | list[Message], opening: str) -> list[Message]:
-    if isinstance(completion, str):
-        return completion_messages(opening + completion)
-    return link_results([_turn(message) if message.role == "assistant" else message for message in completion])
+    if isinstance(row.completion, str):
+        said = completion_messages(prompt.opening + row.completion)
+    else:
+        said = link_results([_turn(message) if message.role == "assistant" else message for message in row.completion])
+    return text_trajectory(prompt.messages, said, facts)
 
 
 def _turn(message: Message) -> Message:
