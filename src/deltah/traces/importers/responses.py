@@ -250,17 +250,7 @@ def _whole(line: Line) -> Body:
         return last if last is not None and last.output else msgspec.structs.replace(last or begun, output=items)
     if given is not None:
         return given.body or given
-    return Body(
-        id=None if line.id is None else str(line.id),
-        model=line.model,
-        error=line.error,
-        usage=line.usage,
-        output=line.output,
-        status=line.status,
-        incomplete_details=line.incomplete_details,
-        temperature=line.temperature,
-        conversation=line.conversation,
-    )
+    return msgspec.convert(line, Body, from_attributes=True)
 
 
 def _finish_reason(body: Body) -> str | None:
