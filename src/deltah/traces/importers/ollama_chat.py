@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from deltah.errors import DataError
-from deltah.traces.conversation import ApiCall, LoggedChunk
+from deltah.traces.conversation import ApiCall, LoggedChunk, message_text
 from deltah.traces.importers.openai_chat import read_call
 from deltah.traces.importing import IMPORTERS, RecordContext, epoch_seconds, finite, holds
 from deltah.traces.openai_schema import (
@@ -129,7 +129,9 @@ def _response(chunk: Chunk) -> Response:
     return Response(
         choices=[
             Choice(
-                delta=Delta(content=said.content, reasoning_content=said.thinking, tool_calls=calls or None),
+                delta=Delta(
+                    content=message_text(said.content), reasoning_content=said.thinking, tool_calls=calls or None
+                ),
                 logprobs=LogprobsBlock(content=chunk.logprobs) if chunk.logprobs else None,
                 finish_reason=(chunk.done_reason or "stop") if chunk.done else None,
             )

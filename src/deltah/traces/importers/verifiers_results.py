@@ -22,19 +22,24 @@ from deltah.traces.importing import (
     scalars,
     unfit_outcome,
 )
-from deltah.traces.openai_schema import Message
+from deltah.traces.openai_schema import Message, MessageToolCall
 
 _NOT_METADATA: Final = frozenset({"prompt", "completion", "answer", "reward"})
 _ANY: Final = msgspec.json.Decoder(Any)
 
 
+class RowMessage(Message):
+    """A message whose calls may be JSON kept as text."""
+
+    tool_calls: list[Any] | None = None
+
+
 class ResultRow(msgspec.Struct):
     """What every version writes; metrics and columns of the environment stand beside it."""
 
-    prompt: str | list[dict[str, Any]] | None
-    completion: str | list[dict[str, Any]] | None
+    prompt: str | list[RowMessage] | None
+    completion: str | list[RowMessage] | None
     example_id: Any = None
-    id: Any = None
     answer: Any = None
     is_truncated: Any = None
 
@@ -61,22 +66,21 @@ def read(record: dict[str, Any], context: RecordContext) -> Trajectory:
     return text_trajectory(prompt.messages, _completion(row.completion, prompt.opening), facts)
 
 
-def _prompt(prompt: str | list[dict[str, Any]] | None) -> Prompt:
+def _prompt(prompt: str | list[RowMessage] | None) -> Prompt:
     return Prompt(_typed(prompt), "") if isinstance(prompt, list) else prompt_messages(prompt or "")
 
 
-def _completion(completion: str | list[dict[str, Any]] | None, opening: str) -> list[Message]:
+def _completion(completion: str | list[RowMessage] | None, opening: str) -> list[Message]:
     if isinstance(completion, list):
         return link_results(_typed(completion))
     return completion_messages(opening + (completion or ""))
 
 
-def _typed(messages: list[dict[str, Any]]) -> list[Message]:
-    """Messages whose calls may be JSON kept as text."""
-    opened = [
-        {**m, "tool_calls": [_opened(call) for call in m["tool_calls"]]} if m.get("tool_calls") else m for m in messages
-    ]
-    return msgspec.convert(opened, list[Message])
+def _typed(messages: list[RowMessage]) -> list[Message]:
+    for message in messages:
+        calls = [_opened(call) for call in message.tool_calls or ()]
+        message.tool_calls = msgspec.convert(calls, list[MessageToolCall]) or None
+    return [*messages]
 
 
 def _opened(call: Any) -> Any:
