@@ -57,7 +57,7 @@ def call_rows(trajectory: Trajectory, signal: Signal) -> Iterator[tuple[Any, ...
         yield trajectory.id, call.id, call.name, call.status.value, delta_h, lower[i], upper[i], labels[i].value
 
 
-def score_file(_: int, trajectories: Iterator[Trajectory]) -> tuple[int, list[tuple[Any, ...]]]:
+def score_file(_: object, trajectories: Iterator[Trajectory]) -> tuple[int, list[tuple[Any, ...]]]:
     """Tokens read, and one row a call."""
     config, found, n_tokens = SignalConfig(), list[tuple[Any, ...]](), 0
     for trajectory in trajectories:

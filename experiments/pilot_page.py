@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from deltah.stats.columns import CALL_INDEX, PROBE_SIGNALS, signal_note
-from deltah.stats.study_text import MADE_OF, SIGNIFICANT, label_note, p_text
+from deltah.stats.study_text import MADE_OF, SIGNIFICANT, label_note
 from deltah.text_format import MISSING, number
 
 POOLED = "pooled"
@@ -103,7 +103,7 @@ def head(facts: Row) -> Iterator[str]:
         f"Brackets are 95 % intervals, bootstrap over questions, {facts['resamples']:,} resamples, those of AUCs on "
         "the scale of log odds, not corrected for their number. p: two-sided, of ranks, "
         f"{facts['permutations']:,} standardised sign flips of whole questions, after Holm over all "
-        f"{facts['tests']} tests; {p_text(facts['tests'] / (facts['permutations'] + 1))} is the least possible. The "
+        f"{facts['tests']} tests; {number(facts['tests'] / (facts['permutations'] + 1), 4)} is the least possible. The "
         "partial p is given call index, tool and log segment lengths. Signals are turned so that greater "
         "means more reduction, or more evidence of a good call. The AUC of the call index alone is the baseline; the "
         "AUC within call index is what a signal knows beyond position."
@@ -250,8 +250,8 @@ def signal_row(study: Row, row: Row, seeds: Sequence[str]) -> tuple[str, ...]:
         ", ".join(of_seed(study[seed], row) for seed in seeds),
         interval(row["auc_stratified"]),
         interval(row["partial_spearman"], signed=True),
-        p_text(row["p_holm"]),
-        p_text(row["p_partial_holm"]),
+        number(row["p_holm"], 4),
+        number(row["p_partial_holm"], 4),
     )
 
 
@@ -273,7 +273,7 @@ def bare_note(rows: Sequence[Row]) -> Iterator[str]:
 
 def bare_row(row: Row) -> tuple[str, ...]:
     aucs = (interval(row[key]) for key in ("auc", "auc_within_index"))
-    return (f"`{row['label']}`", f"`{row['signal']}`", f"{row['n']:,}", *aucs, p_text(row["p_partial_holm"]))
+    return (f"`{row['label']}`", f"`{row['signal']}`", f"{row['n']:,}", *aucs, number(row["p_partial_holm"], 4))
 
 
 def pair_tables(pairs: Sequence[Row]) -> Iterator[str]:

@@ -61,6 +61,7 @@ RENAMED: Mapping[str, str] = {
     "report/*.page.waste.meanings.verdicts": "levels",
     "report/*.page.waste.tables.*.arms.*.verdicts": "levels",
     "report/*.page.calls.*.by_*.delta_h": "mean",
+    # New beside them, and free as keys that the golden files lack: `cost`, `cost_with_cache` and `file` of every call.
     # The mean of a signal over calls, whatever the signal.
     "score/*.summary.by_*.delta_h": "mean_value",
     # Calls by waste level: a verdict is what the signal says.

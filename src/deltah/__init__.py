@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from deltah.calls.savings import Costs, Prices
     from deltah.calls.table import CallTable, read_calls
     from deltah.core.advantages import (
         BatchCredit,
@@ -55,9 +56,10 @@ __all__ += ["Interval", "PositionBaseline", "Signal", "SignalConfig", "Verdict",
 __all__ += ["CallRewards", "Group", "Reward", "RewardConfig", "SegmentAdvantages", "TrajectoryRewards"]
 __all__ += ["dense_reward", "group_rewards", "shuffle_verdicts", "sparse_reward"]
 __all__ += ["BatchCredit", "batch_credit", "batch_metrics", "credit_rollouts", "token_advantages"]
-__all__ += ["CallTable", "read_calls", "read_traces", "write_traces"]
+__all__ += ["CallTable", "Costs", "Prices", "read_calls", "read_traces", "write_traces"]
 
 _HOMES = {
+    "calls.savings": "Costs Prices",
     "calls.table": "CallTable read_calls",
     "core.advantages": "BatchCredit Reward batch_credit credit_rollouts group_rewards token_advantages",
     "core.entropy": "DEFAULT_VOCAB_SIZE EntropyBounds entropy_bounds entropy_from_logits",

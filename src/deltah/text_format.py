@@ -1,14 +1,23 @@
-"""Numbers as text: with their nouns ("1 file", "2 files"), with fixed digits, as money; names of tools."""
+"""Numbers as text: with their nouns ("1 file", "2 files"), with fixed digits, as money; names of tools; inert text."""
 
 from __future__ import annotations
 
 import math
+import re
 from typing import Final
 
 MISSING: Final = "–"
 """Shown for what was not measured."""
 UNPARSED: Final = "(not parsed)"
 """Shown for the tool of a call that could not be parsed, whose name is blank."""
+_CONTROL_PICTURES: Final = 0x2400
+_INERT: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 but tab and newline, DEL, C1
+    "\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2064\u2066-\u206f\ufeff"  # marks, overrides, isolates, invisibles
+    "\ufff9-\ufffb\ufffe\uffff"  # interlinear annotation, noncharacters
+    "\ud800-\udfff"  # lone surrogates
+    "\U000e0000-\U000e007f]"  # tag characters
+)
 
 
 def count(n: int, noun: str, plural: str | None = None) -> str:
@@ -45,3 +54,15 @@ def money_text(amount: float) -> str:
 def tool_title(name: str) -> str:
     """Name of a tool as it is shown."""
     return name if name.strip() else UNPARSED
+
+
+def inert(text: str) -> str:
+    """Replace what could hide, reorder or break text by visible symbols: ESC becomes ␛, U+202E becomes ⟨U+202E⟩."""
+    return _INERT.sub(_visible, text)
+
+
+def _visible(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if code < 0x20:
+        return chr(_CONTROL_PICTURES + code)
+    return "\N{SYMBOL FOR DELETE}" if code == 0x7F else f"⟨U+{code:04X}⟩"

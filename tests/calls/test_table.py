@@ -7,6 +7,7 @@ import gc
 import json
 import math
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ import pytest
 from builders import make_trajectory
 
 from deltah import CallTable, Segment, SegmentKind, ToolCall, Trajectory, read_calls, score, write_traces
+from deltah.calls.savings import Costs, Prices
 from deltah.calls.schema import TABLES, rows_of
-from deltah.errors import ConfigError, DataError, InvalidValueError
+from deltah.errors import ConfigError, DataError, InvalidValueError, MissingDependencyError
 
 MEASURED = make_trajectory([[2.0, 1.0], [0.5], [0.75]], id="a", outcome=1.0, question="Where?", metadata={"split": "x"})
 ROOT = Path(__file__).parents[2]
@@ -58,16 +60,28 @@ def test_calls_by_hand() -> None:
 def test_rows_have_the_declared_columns() -> None:
     row, calls = rows_of(MEASURED, score(MEASURED), [frozenset()] * 2)
     assert set(row) == {column.name for column in TABLES["trajectories"]}
-    assert [set(call) for call in calls] == [{column.name for column in TABLES["calls"]}] * 2
+    computed_later = {"cost", "cost_with_cache"}
+    assert [set(call) | computed_later for call in calls] == [{column.name for column in TABLES["calls"]}] * 2
 
 
-def test_what_a_call_costs_by_hand() -> None:
+def test_what_a_call_costs_by_hand(tmp_path: Path) -> None:
     """Two calls of 2 tokens with results of 3, in turns 0 and 1 of 3: read twice and once; then 3 characters."""
-    first, second, third = rows(CallTable.of([MEASURED, unmeasured()]).calls)
+    table = CallTable.of([MEASURED, unmeasured()])
+    first, second, third = rows(table.calls)
     names = ("own_tokens", "result_tokens", "prompt_tokens", "repeated_prompt_tokens", "tokens_estimated")
     assert [first[key] for key in names] == [2.0, 3.0, 10.0, 5.0, False]
     assert [second[key] for key in names] == [2.0, 3.0, 5.0, 0.0, False]
     assert [third[key] for key in names] == [0.75, 0.25, 0.0, 0.0, True]
+    paid = "SELECT cost * 1e6, cost_with_cache * 1e6 FROM calls"
+    assert table.sql(paid).fetchall() == [(None, None)] * 3
+    table.price(Costs(prices=Prices(input_per_million=2.0, output_per_million=8.0, per_call={"f": 0.5e-6})))
+    by_hand = [2 * 8 + 10 * 2, 2 * 8 + 5 * 2, 0.75 * 8 + 0.5]
+    np.testing.assert_allclose([cost for cost, _ in table.sql(paid).fetchall()], by_hand)
+    assert [cost is None for _, cost in table.sql(paid).fetchall()] == [True, False, False], "nothing is read again"
+    prices = Prices(input_per_million=2.0, cached_input_per_million=1.0, output_per_million=8.0)
+    write_traces(tmp_path / "t.jsonl", [MEASURED])
+    read_table = read_calls(tmp_path / "t.jsonl", costs=Costs(prices=prices))
+    np.testing.assert_allclose(read_table.sql(paid).fetchall(), [(36, 31), (26, 26)])
 
 
 def test_trajectories_by_hand() -> None:
@@ -124,13 +138,24 @@ def test_a_query_that_is_still_read_hinders_no_other() -> None:
     assert (len(table), open_result.read_all().num_rows) == (3, 2)
 
 
-@pytest.mark.parametrize("package", ["pandas", "pyarrow"])
-def test_calls_as_a_data_frame(package: str) -> None:
-    pytest.importorskip(package)
+FRAMES = {"df": ("pandas",), "pl": ("polars", "pyarrow"), "arrow": ("pyarrow",)}
+
+
+@pytest.mark.parametrize("method", FRAMES)
+def test_calls_as_a_data_frame(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in FRAMES[method]:
+        pytest.importorskip(package)
     table = CallTable.of([MEASURED])
-    found = table.df() if package == "pandas" else table.arrow()
+    found = getattr(table, method)()
     assert found.shape == (2, len(TABLES["calls"]))
-    assert len(table) == 2
+    assert found["value"].to_pylist() if method == "arrow" else list(found["value"]) == [-1.0, 0.25]
+    for package in FRAMES[method]:
+        monkeypatch.setitem(sys.modules, package, None)
+    needed, missing = " and ".join(FRAMES[method]), " ".join(FRAMES[method])
+    with pytest.raises(
+        MissingDependencyError, match=f"^.{method}.. needs {needed}; install with: pip install {missing}$"
+    ):
+        getattr(table, method)()
 
 
 def trajectories(start: int, n: int) -> list[Trajectory]:
@@ -170,13 +195,27 @@ def test_the_number_of_processes_changes_nothing(folder: Path) -> None:
     names = [row[0] for row in one.sql("SELECT trajectory FROM trajectories").fetchall()]
     assert names == [t.id for i in (0, 40, 80) for t in trajectories(i, 40)]
     assert one.sql("SELECT count(DISTINCT key) FROM trajectories").fetchall() == [(120,)]
+    files = one.sql("SELECT file, count(*) FROM trajectories GROUP BY file ORDER BY file").fetchall()
+    assert files == [(str(path), 40) for path in sorted(folder.iterdir())]
+
+
+def test_calls_joined_over_files_have_the_first_as_theirs(tmp_path: Path) -> None:
+    def api_call(*history: str) -> str:
+        spoken = [{"role": "user" if i % 2 == 0 else "assistant", "content": said} for i, said in enumerate(history)]
+        reply = {"choices": [{"message": {"role": "assistant", "content": f"{history[-1]}!"}}]}
+        return json.dumps({"request": {"messages": spoken}, "response": reply}) + "\n"
+
+    (tmp_path / "1.jsonl").write_text(api_call("One?"))
+    (tmp_path / "2.jsonl").write_text(api_call("One?", "One?!", "Two?") + api_call("Three?"))
+    found = read_calls(tmp_path).sql("SELECT question, file FROM trajectories ORDER BY question").fetchall()
+    assert found == [("One?", str(tmp_path / "1.jsonl")), ("Three?", str(tmp_path / "2.jsonl"))]
 
 
 def test_a_log_gives_the_rows_of_its_trajectories(folder: Path) -> None:
     listed = [t for i in (0, 40, 80) for t in trajectories(i, 40)]
     found, expected = read_calls(folder), CallTable.of(listed)
     for name in TABLES:
-        query = f"SELECT * EXCLUDE (key) FROM {name}"
+        query = f"SELECT * EXCLUDE (key, file) FROM {name}"
         assert found.sql(query).fetchall() == expected.sql(query).fetchall()
 
 

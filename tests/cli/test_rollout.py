@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from builders import make_trajectory
@@ -39,16 +38,15 @@ class Agent:
         self.made = 0
 
     def rollout(
-        self, config: RolloutConfig, tasks: Sequence[Task], *, greedy: bool = False, samples: int = 1, **_: Any
+        self, config: RolloutConfig, tasks: Sequence[Task], *, greedy: bool = False, samples: int = 1, start: int = 0
     ) -> Iterator[tuple[Trajectory, None]]:
         self.seeds.append(config.seed)
-        for task in tasks:
-            for k in range(samples):
-                if self.made == self.stop_after:
-                    raise KeyboardInterrupt
-                self.made += 1
-                entropies = [[float(self.made)], [float(greedy)]]
-                yield make_trajectory(entropies, id=f"{task.id}/{k}", question=task.question), None
+        for task, k in [(task, k) for task in tasks for k in range(samples)][start:]:
+            if self.made == self.stop_after:
+                raise KeyboardInterrupt
+            self.made += 1
+            entropies = [[float(self.made)], [float(greedy)]]
+            yield make_trajectory(entropies, id=f"{task.id}/{k}", question=task.question), None
 
 
 @pytest.fixture

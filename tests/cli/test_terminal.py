@@ -71,7 +71,7 @@ def test_names_from_a_log_are_neither_markup_nor_commands_to_the_terminal(tmp_pa
     text = "\n".join(lines)
     assert "\x1b" not in text
     assert "\x07" not in text
-    for shown in ("x\\[/red]", "[bold]y", "\ufffd[31mz\ufffd", "end\\", "gpt-4\ufffd[0m"):
+    for shown in ("x\\[/red]", "[bold]y", "␛[31mz␇", "end\\", "gpt-4␛[0m"):
         assert shown in text
 
 

@@ -25,7 +25,7 @@ from deltah.engines import local_scorer
 from deltah.engines.local_scorer import LocalBackend, fingerprint, load_local
 from deltah.engines.models import ModelFiles
 from deltah.errors import ModelError
-from deltah.probe.contexts import ControlResult, Splicer, contexts_of
+from deltah.probe.contexts import LoggedCall, Splicer, contexts_of
 from deltah.probe.queries import (
     ChatContext,
     ContextTooLongError,
@@ -241,8 +241,8 @@ def test_a_rollout_is_spliced_behind_its_rendered_prompt(backend: LocalBackend) 
             token_texts=tuple(backend.texts(flat)),
         )
 
-    control = ControlResult(trajectory=rollout("b", "éa fake one"), call=0, question="b?")
-    found = contexts_of(rollout("a", "the réal"), 0, control, Splicer(backend))
+    control = LoggedCall(trajectory=rollout("b", "éa fake one"), index=0)
+    found = contexts_of(LoggedCall(trajectory=rollout("a", "the réal"), index=0), control, Splicer(backend))
     assert found.form == "tokens"
     head = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\na?<|im_end|>\n<|im_start|>assistant\nhm"
 
@@ -262,4 +262,4 @@ def test_ids_outside_the_vocabulary_are_not_spliced(backend: LocalBackend) -> No
     words.encode([str(i) for i in range(len(backend.tokenizer))])
     trajectory = searched(words, "q", ["red"], "x")
     assert backend.texts([-1]) == backend.texts([10**9]) == []
-    assert Splicer(backend).spans(trajectory, 0) is None
+    assert Splicer(backend).spans(LoggedCall(trajectory=trajectory, index=0)) is None

@@ -283,8 +283,7 @@ def test_an_adapter_alone_is_a_model_on_its_base(files: Path, tmp_path: Path) ->
     model = model.from_pretrained(files / "model")
     adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, task_type="CAUSAL_LM", init_lora_weights=False))
     adapted.save_pretrained(tmp_path / "adapter")
-    config = make_config(files).rollout
-    loaded, tokenizer = load_model(resolve_model(str(tmp_path / "adapter")), config)
+    loaded, tokenizer = load_model(resolve_model(str(tmp_path / "adapter")), device="cpu")
     assert tokenizer.chat_template
     ids = torch.arange(20)[None]
     with torch.no_grad():

@@ -173,7 +173,7 @@ def test_processes_that_cannot_share_a_step_are_refused(files: Path, tmp_path: P
     config = config_file(tmp_path / "run.json", files)
     done = torchrun("-m", "deltah", "train", "--config", config, "--out", tmp_path / "run")
     assert done.returncode != 0
-    assert "= 8 rows a step is not a multiple of 2 processes x rollout.batch_size 8" in done.stderr
+    assert "= 8 rows per step is not a multiple of 2 processes x rollout.batch_size 8" in done.stderr
     assert not (tmp_path / "run").exists()
 
 

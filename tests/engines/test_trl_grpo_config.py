@@ -23,7 +23,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from deltah import runs as rundir
 from deltah.engines.config import EvalConfig, EvaluateConfig, RolloutConfig, TrainConfig
-from deltah.engines.models import load_model, model_dtype, resolve_model
+from deltah.engines.models import load_model, resolve_model
 from deltah.engines.trl import checkpoints
 from deltah.engines.trl import grpo_config as settings
 from deltah.engines.trl.checkpoints import last_complete
@@ -142,7 +142,7 @@ def test_processes_share_the_rows_of_a_step(files: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr(settings, "world_size", lambda: 2)
     assert grpo_config(config, run).gradient_accumulation_steps == 1
     monkeypatch.setattr(settings, "world_size", lambda: 3)
-    message = "4 prompts x 4 generations = 16 rows a step is not a multiple of 3 processes x rollout.batch_size 8"
+    message = "4 prompts x 4 generations = 16 rows per step is not a multiple of 3 processes x rollout.batch_size 8"
     with pytest.raises(ConfigError, match=message):
         grpo_config(config, run)
 
@@ -151,14 +151,14 @@ def test_trained_weights_are_float32_on_a_gpu_too(files: Path, monkeypatch: pyte
     """bfloat16 keeps 8 bits: AdamW's steps of 1e-6 would be rounded away. What is not trained may be bfloat16."""
     weight = torch.tensor(0.02, dtype=torch.bfloat16)
     assert weight - 1e-6 == weight
-    config = RolloutConfig(model="lab")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert model_dtype(config, train_all=True) is torch.float32
-    assert model_dtype(config, train_all=False) is torch.bfloat16
-    assert model_dtype(replace(config, device="cpu"), train_all=False) is torch.float32
-    files_of_model = resolve_model(str(files / "model"))
-    for train_all, dtype in ((True, torch.float32), (False, torch.bfloat16)):
-        model, _ = load_model(files_of_model, config, train_all=train_all)
+    found = resolve_model(str(files / "model"))
+    for device, train_all, dtype in (
+        ("auto", True, torch.float32),
+        ("auto", False, torch.bfloat16),
+        ("cpu", False, torch.float32),
+    ):
+        model, _ = load_model(found, device=device, train_all=train_all)
         assert {weight.dtype for weight in model.parameters()} == {dtype}
 
 
@@ -169,7 +169,7 @@ def test_a_run_says_whether_it_trains_all_weights(
     pytest.importorskip("peft")
     asked: list[bool] = []
 
-    def load(*arguments: Any, train_all: bool) -> None:
+    def load(*arguments: Any, train_all: bool, **options: Any) -> None:
         asked.append(train_all)
         raise ModelError("enough")
 

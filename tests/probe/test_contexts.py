@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from probe_fixtures import Words, in_tokens, searched
 
 from deltah import Segment, SegmentKind, ToolCall, Trajectory
-from deltah.probe.contexts import Contexts, ControlResult, Splicer, body_spans, contexts_of
+from deltah.probe.contexts import Contexts, LoggedCall, Splicer, body_spans, contexts_of
 from deltah.probe.plan import ControlPool
 from deltah.probe.queries import ChatContext, TextContinuation, TokenContext, TokenContinuation, focus_mask
 from deltah.traces.files import Position
 from deltah.traces.importing import IMPORTERS, RecordContext, import_record
 
 
-def control_of(trajectory: Trajectory, call: int = 0) -> ControlResult:
-    return ControlResult(trajectory=trajectory, call=call, question=str(trajectory.question))
+def call_of(trajectory: Trajectory, call: int = 0) -> LoggedCall:
+    return LoggedCall(trajectory=trajectory, index=call)
 
 
 def spelled(words: Words, context: object) -> str:
@@ -28,7 +28,7 @@ def spelled(words: Words, context: object) -> str:
 
 
 def build(trajectory: Trajectory, call: int, other: Trajectory, words: Words | None) -> Contexts:
-    return contexts_of(trajectory, call, control_of(other), Splicer(words))
+    return contexts_of(call_of(trajectory, call), call_of(other), Splicer(words))
 
 
 def test_a_single_call_in_tokens_by_hand() -> None:
@@ -179,7 +179,7 @@ def test_messages_of_a_single_call() -> None:
     said = {"role": "assistant", "content": "Let me look.", "tool_calls": CALLS[:1]}
     asked = {"role": "user", "content": "?"}
     trajectory = log([asked, said, result_of("a", "real"), {"role": "assistant", "content": "So it is."}])
-    found = contexts_of(trajectory, 0, control_of(log([asked, said, result_of("a", "fake")])), Splicer(None))
+    found = contexts_of(call_of(trajectory), call_of(log([asked, said, result_of("a", "fake")])), Splicer(None))
     assert found.form == "messages"
     assert found.real == ChatContext(messages=(asked, said, result_of("a", "real")))
     assert found.control == ChatContext(messages=(asked, said, result_of("a", "fake")))
@@ -191,7 +191,7 @@ def test_messages_of_a_parallel_call() -> None:
     said = {"role": "assistant", "content": "Both.", "tool_calls": CALLS}
     asked = {"role": "user", "content": "?"}
     trajectory = log([asked, said, result_of("a", "ra"), result_of("b", "rb")])
-    found = contexts_of(trajectory, 1, control_of(log([asked, said, result_of("a", "fake")])), Splicer(None))
+    found = contexts_of(call_of(trajectory, 1), call_of(log([asked, said, result_of("a", "fake")])), Splicer(None))
     assert found.none == ChatContext(messages=(asked, {**said, "tool_calls": CALLS[:1]}, result_of("a", "ra")))
     assert found.control == ChatContext(messages=(asked, said, result_of("a", "ra"), result_of("b", "fake")))
     assert found.segment is None
@@ -216,7 +216,7 @@ def test_the_control_result_is_of_another_question_and_free_of_the_answer() -> N
     long = searched(words, "long", ["owl " * 40], "x")
     pool = ControlPool([target, same, leaking, good, long])
     for seed in range(20):
-        other = pool.choose(target, 0, seed)
+        other = pool.choose(call_of(target), seed)
         assert other is not None
         assert other.trajectory is good
 
@@ -226,15 +226,16 @@ def test_the_same_question_under_another_task_id_gives_no_control_result() -> No
     target = searched(words, "a", ["the red fox"], "fox", question="Who ran?", metadata={"task_id": "1"})
     again = searched(words, "b", ["the red cat"], "fox", question="who ran? ", metadata={"task_id": "2"})
     other = searched(words, "c", ["the grey owl"], "fox", question="Who flew?", metadata={"task_id": "3"})
-    assert ControlPool([target, again]).choose(target, 0, 0) is None
-    chosen = {d.trajectory.id for s in range(20) if (d := ControlPool([target, again, other]).choose(target, 0, s))}
+    assert ControlPool([target, again]).choose(call_of(target), 0) is None
+    pool = ControlPool([target, again, other])
+    chosen = {d.trajectory.id for s in range(20) if (d := pool.choose(call_of(target), s))}
     assert chosen == {"c"}
 
 
 def test_no_control_result_without_another_question() -> None:
     words = Words()
     target = searched(words, "q", ["red", "fox"], "a")
-    assert ControlPool([target]).choose(target, 0, 0) is None
+    assert ControlPool([target]).choose(call_of(target), 0) is None
 
 
 def test_the_control_result_depends_on_seed_and_call_alone() -> None:
@@ -242,12 +243,12 @@ def test_the_control_result_depends_on_seed_and_call_alone() -> None:
     target = searched(words, "q", ["aaa bbb", "ccc ddd"], "zzz")
     others = [searched(words, f"o{i}", [f"w{i:02d} v{i:02d}"], "zzz") for i in range(12)]
     chosen = [
-        ControlPool([target, *others]).choose(target, 1, 5),
-        ControlPool([*others[::-1], target]).choose(target, 1, 5),
+        ControlPool([target, *others]).choose(call_of(target, 1), 5),
+        ControlPool([*others[::-1], target]).choose(call_of(target, 1), 5),
     ]
     assert chosen[0] is not None
     assert chosen[1] is not None
     assert chosen[0].trajectory is chosen[1].trajectory
-    by_seed = {d.trajectory.id for s in range(40) if (d := ControlPool([target, *others]).choose(target, 0, s))}
+    by_seed = {d.trajectory.id for s in range(40) if (d := ControlPool([target, *others]).choose(call_of(target), s))}
     assert len(by_seed) > 6
     assert not np.isin("q", list(by_seed))

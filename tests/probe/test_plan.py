@@ -16,10 +16,10 @@ from probe_fixtures import Scripted, Words, holds, searched
 from deltah import Trajectory
 from deltah.core.types import Estimator
 from deltah.errors import ConfigError, InvalidValueError
+from deltah.probe.contexts import LoggedCall
 from deltah.probe.plan import (
     SENTENCE,
     ProbeConfig,
-    Target,
     continuations,
     make_plan,
     sample,
@@ -114,7 +114,7 @@ def test_a_wrong_configuration_is_one_sentence(fields: dict[str, object], messag
 def test_every_question_counts_before_any_counts_twice() -> None:
     words = Words()
     trajectories = [searched(words, "big", [f"r{i}" for i in range(30)], "x"), *world(words, 4, calls=1)]
-    targets = [Target(trajectory=t, call=i) for t in trajectories for i in range(t.n_calls)]
+    targets = [LoggedCall(trajectory=t, index=i) for t in trajectories for i in range(t.n_calls)]
     order = sample(targets, seed=3)
     assert {t.trajectory.id for t in order[:5]} == {"big", "q0", "q1", "q2", "q3"}
     assert len(order) == len(targets)

@@ -18,10 +18,11 @@ from deltah.errors import DataError, InvalidValueError
 from deltah.report.charts import spread, tick_labels, ticks
 from deltah.report.data import ArmData, ReportData, load_arm, load_report
 from deltah.report.page import build, moving_mean, write_report
-from deltah.report.viewer import compact_json, inert, script_json
+from deltah.report.viewer import compact_json, script_json
 from deltah.runs import nan_to_none, open_run
 from deltah.stats.columns import build_table
 from deltah.stats.study import run_study
+from deltah.text_format import inert
 from deltah.traces import write_traces
 
 VOID = {"meta", "link", "br", "input", "img", "hr"}

@@ -64,6 +64,15 @@ def test_token_f1(prediction: str, gold: str, f1: float) -> None:
     assert token_f1(prediction, [gold]) == pytest.approx(f1)
 
 
+@pytest.mark.parametrize(
+    ("prediction", "gold", "equal"),
+    [("The Cat.", "cat", 1.0), ("cat sat", "cat", 0.0), ("1,000", "1000.0", 1.0), ("1000 or so", "1000", 0.0)],
+)
+def test_exact_match(prediction: str, gold: str, equal: float) -> None:
+    task = Task(id="t", question="?", golden_answers=("dog", gold), kind="em")
+    assert grade(task, f"<answer>{prediction}</answer>").score == equal
+
+
 def test_the_best_gold_answer_counts() -> None:
     assert token_f1("cat", ["dog", "cat sat", "the cat"]) == 1.0
     assert token_f1("cat", []) == 0.0

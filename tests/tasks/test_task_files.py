@@ -166,7 +166,7 @@ MESSAGES = [{"role": "user", "content": "?"}]
         ({"question": "?", "golden_answers": {"a": 1}}, "field 'golden_answers' is the dict"),
         (
             {"question": "?", "answer": "x", "kind": "maths"},
-            "'maths': unknown grader 'maths'; choose one of: qa, math",
+            "'maths': unknown grader 'maths'; choose one of: qa, em, math",
         ),
         ({"question": "?", "answer": "x", "kind": ["qa"]}, "field 'kind' is the list"),
         ({"question": "?", "answer": "x", "id": 1.5}, "field 'id' is the float 1.5"),
@@ -212,7 +212,7 @@ def test_a_task_is_checked_and_survives_pickling() -> None:
     for fields in bad:
         with pytest.raises(InvalidValueError, match="task 't'"):
             Task(**(good | fields))
-    with pytest.raises(InvalidValueError, match="unknown grader 'poem'; choose one of: qa, math"):
+    with pytest.raises(InvalidValueError, match="unknown grader 'poem'; choose one of: qa, em, math"):
         Task(**(good | {"kind": "poem"}))
 
 

@@ -162,6 +162,13 @@ def test_the_last_annotation_counts_and_one_being_written_is_left_out(tmp_path: 
     assert "annotation_lines_unread" not in found.metadata
 
 
+def test_a_run_is_read_as_a_whole_without_passing_over_its_annotations(tmp_path: Path) -> None:
+    stream(tmp_path, [episode(trace())], [update(ENTROPIES)])
+    reader = deltah.read_traces(tmp_path)
+    assert [deltah.score(t).value[0] for t in reader] == pytest.approx([-0.5])
+    assert (reader.skipped, reader.problems) == ([], [])
+
+
 def test_a_damaged_annotation_is_counted(tmp_path: Path) -> None:
     folder = stream(tmp_path, [episode(trace())], [{"trace_id": 5}, update(ENTROPIES)])
     assert only(folder).metadata["annotation_lines_unread"] == 1

@@ -13,6 +13,7 @@ import deltah.traces.reader
 from deltah.core.types import Trajectory
 from deltah.errors import DataError, InvalidValueError
 from deltah.traces import TraceReader, read_traces, write_traces
+from deltah.traces.reader import ReadCounts
 from deltah.traces.record import encode
 
 from .chat import assistant, line, token, user
@@ -21,8 +22,8 @@ from .test_reader import make
 from .test_record import assert_same
 
 
-def kept(number: int, trajectories: Iterator[Trajectory]) -> tuple[int, list[Trajectory]]:
-    return number, list(trajectories)
+def kept(counts: ReadCounts, trajectories: Iterator[Trajectory]) -> tuple[int, list[Trajectory]]:
+    return counts.number, list(trajectories)
 
 
 def mapped(reader: TraceReader, workers: int = 1) -> list[Trajectory]:

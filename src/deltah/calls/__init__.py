@@ -1,1 +1,1 @@
-"""Calls of trajectories: one row a call, their waste, what dropping it would save, and their grades."""
+"""Calls of trajectories: one row per call, their waste, what dropping it would save, and their grades."""

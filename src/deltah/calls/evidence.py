@@ -1,7 +1,7 @@
-"""What one call shows, read off its text: its normal form, what it may have changed, and what its answer is good for.
+"""What the text of one call shows: its normal form, what it may have changed, and what kind of answer it got.
 
-Logs do not say which tools write, so effects are a guess from name and arguments. It errs towards "changes": a call
-taken for a change hides waste, a change taken for a look would invent it. The rules are stated in docs/waste.md.
+Logs do not say which tools write, so effects are guessed from name and arguments. A guess errs towards "changes", which
+hides waste; the other error would invent it. docs/waste.md states the rules.
 """
 
 from __future__ import annotations
@@ -10,15 +10,18 @@ import io
 import json
 import re
 import tokenize
+import tomllib
 import unicodedata
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final, Literal, NamedTuple, TypeAlias
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from deltah.core.types import CallStatus, ToolCall
 
 Answer: TypeAlias = Literal["content", "nothing_found", "acknowledgement", "pending", "opaque", "failed", "absent"]
-"""What a result is: "opaque" holds a medium that the log does not show, "acknowledgement" only says that it is done."""
+"""Kind of a result: "opaque" holds a medium that the log does not show, "acknowledgement" only says that it is done."""
 
 SHORT_CHARS: Final = 400
 """Only answers up to this length are read as a message (pending, nothing found) instead of as content."""
@@ -26,110 +29,33 @@ MAX_QUERY_CHARS: Final = 2000
 """A longer query is compared as a whole only, not word by word."""
 MAX_CODE_CHARS: Final = 50_000
 """Longer code is compared exactly only."""
-
-
-def _set(words: str) -> frozenset[str]:
-    return frozenset(words.split())
-
-
-def _by_word(**words: str) -> dict[str, str]:
-    """Meaning of each word, from the words of each meaning."""
-    return {word: meaning for meaning, listed in words.items() for word in listed.split()}
-
-
-# What a word of a tool's name says: of its arguments, and of its effect.
-_TOOLS: Final = _by_word(
-    code="""bash cmd code command exec execute interpreter ipython jupyter notebook python repl run script sh shell sql
-    terminal""",
-    search="ask bing find google lookup query rag retrieval retrieve search wiki wikipedia",
-    other="fetch get list read show view",
-)
-_PYTHON: Final = _set("cell code interpreter ipython jupyter notebook python repl")
-_READING: Final = """
-    ask bing browse calculate calculator cat check compare compute convert count describe diff extract fetch
-    find get google grep head info inspect list load look lookup ls open parse preview query read resolve
-    retrieve scan search show stat status summarize tail test translate validate verify view weather web whois
-    wiki wikipedia
-"""
-_EFFECTS: Final = _by_word(
-    changes="""
-    act add append apply approve assign back book build buy cancel change clear click close comment commit copy
-    create delete deploy disable do drag draw drop edit enable escalate exchange fill flip forward generate go
-    goto hover insert install key kill login logout make mark merge modify move navigate next order patch pause
-    pay post press previous publish push put random redo register reject remove rename reopen replace reply
-    reserve reset restart return roll save schedule scroll select send set shuffle sign sleep start step stop
-    store submit swipe tap toggle transfer type undo uninstall update upload wait write
-    """,
-    reads=_READING,
-)
-_PROGRAMS: Final = _by_word(
-    # These mostly compute and print: they may write, but seldom what the next look is at.
-    unknown="bash cargo go java mypy node npx perl pytest python python3 ruby ruff sh tox",
-    reads=f"""{_READING} awk basename column curl cut dirname du echo egrep false file git hexdump jq less man more nl
-    objdump printf pwd readlink realpath rg sed sort strings tr tree true type uniq wc whereis which with xxd zcat""",
-)
-# What an argument is, and which argument names an action.
-_ARGUMENTS: Final = _by_word(
-    query="keyword keywords q queries query question search search_query search_term searchquery term terms",
-    code="cell cmd code command program python script source sql",
-)
 _ACTION_KEYS: Final = ("action", "command", "operation", "op", "method", "mode")
-_FILLER: Final = _set("a an are be been is of please s the was were")
-# Words of short answers.
-_DONE: Final = _set(
-    """
-    accepted added applied clicked complete completed created deleted done executed finished inserted noted null
-    none ok okay pressed removed replaced saved scrolled sent set submitted success successful successfully
-    typed updated written
-    """
+"""Arguments that name an action."""
+_WORDS: Final[dict[str, dict[str, Any]]] = tomllib.loads(Path(__file__).with_name("words.toml").read_text("utf-8"))
+_TOOLS, _EFFECTS, _PROGRAMS, _ARGUMENTS = (
+    {str(word): meaning for meaning, words in _WORDS[table].items() for word in words.split()}
+    for table in ("tools", "effects", "programs", "arguments")
 )
-_ACKNOWLEDGING: Final = _DONE | _set(
-    """
-    0 1 200 a action all and been code command exit file has have in is it item message no operation output
-    record request result return returned returncode status stderr stdout task the to true was with without your
-    """
+_PROGRAMS |= {word: meaning for word, meaning in _EFFECTS.items() if meaning == "reads"}
+_SETS: Final = {name: frozenset(words.split()) for name, words in _WORDS["sets"].items()}
+_PYTHON, _FILLER, _DONE, _WAITING = (_SETS[name] for name in ("python", "filler", "done", "waiting"))
+_ACKNOWLEDGING: Final = _DONE | _SETS["acknowledging"]
+_PENDING_HINTS: Final = _WAITING | _SETS["pending"]
+_NOTHING_HINTS: Final = _SETS["nothing"]
+_PYTHON_CHANGE, _SHELL_CHANGE, _NOTHING, _PENDING = (
+    re.compile("|".join(_WORDS["patterns"][name])) for name in ("python_change", "shell_change", "nothing", "pending")
 )
-_WAITING: Final = _set("building loading running scheduled starting waiting")
-_PENDING_HINTS: Final = _WAITING | _set(
-    """active again available complete completed created done finished initialized initializing initialising new
-    pending processing progress queued ready start started still"""
-)
-_NOTHING_HINTS: Final = _set("0 no zero nothing found find match unable exist")
 _PENDING_WORDS_AT_MOST: Final = 6
 
 _NAME_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _QUERY_WORD = re.compile(r"[^\W_]+|!=|[-+*/^=<>%#&|~$€£@()\\]")
 """Words, and the symbols that change what is asked: `C#`, `-term`, `2 + 2`."""
 _SPACE_OR_COMMENT = re.compile(r"#[^\n]*|\s+")
-_PYTHON_CHANGE = re.compile(
-    r"open\([^)\n]*,\s*(?:mode\s*=\s*)?['\"][^'\"]*[wax+]"
-    r"|\.(?:write\w*|to_(?:csv|json|parquet|excel|sql|pickle)|save\w*|dump|unlink|mkdir|rmdir|rename|touch|commit)\("
-    r"|\bos\.(?:remove|rename|replace|mkdir|makedirs|system|chdir|unlink|popen|environ)"
-    r"|\b(?:shutil|subprocess|socket|secrets|uuid|random)\b|requests\.(?:post|put|patch|delete)"
-    r"|\btime\.|\.(?:now|today|utcnow)\(|\binput\("
-    r"|\b(?:insert\s+into|update\s+\S+\s+set|delete\s+from|(?:create|drop|alter|truncate)\s+\w+)\b",
-    re.IGNORECASE,
-)
-_SHELL_CHANGE = re.compile(
-    r"\bsed\s+(?:-\w+\s+)*-\w*i|\bfind\b.*\s-(?:delete|exec|ok)|\bgit\s+(?!status|log|diff|show|blame|grep|ls)\w"
-    r"|\bcurl\b.*\s-(?:X|d|-data\S*|F|T|o|O)\b|(?<![-=<>])>{1,2}\s*[\w./~$\"']"
-)
 _SQL_READ = re.compile(r"\s*(?:select|with|explain|describe|show)\s", re.IGNORECASE)
 _HARMLESS_REDIRECTION = re.compile(r"\d?>&\d|[\d&]?>\s*/dev/null")
 _SHELL_COMMAND = re.compile(r"(?:^|[;&|\n(`])\s*(?:(?:sudo|time|env)\s+|\w+=\S*\s+)*([^\s;&|()`]+)")
 _TRACEBACK = re.compile(r"\s*(?:Traceback \(most recent call last\)|[\w.]*(?:Error|Exception)(?::|\s*\Z))")
 _MEDIUM = re.compile(r"\[(?:image|image_url|input_image|audio|input_audio|file|video|document|resource)\]")
-_NOTHING = re.compile(
-    r"\b(?:no|0|zero)\s+(?:\w+\s+){0,2}(?:results?|matches|match|documents?|hits?|records?|items?|entries|data|files?|rows?"
-    r"|information|pages?)\b|\bnothing\b|\bnot found\b|\bcould ?n[o']t find\b|\bdid(?: not|n't) match\b"
-    r"|\bunable to\b|\bdoes(?: not|n't) exist\b"
-)
-_PENDING = re.compile(
-    r"\b(?:pending|queued|in[ _-]progress|processing|not (?:yet )?(?:ready|finished|completed?|available yet)"
-    r"|still (?:running|working|loading|building|waiting)|no new output|try again (?:later|in)"
-    r"|\d{1,3} ?% (?:completed?|done))\b"
-    r'|"(?:status|state|phase)"\s*:\s*"(?:running|waiting|building|loading|start\w*|initiali\w+|scheduled|created|active)'
-)
 _VOLATILE_FIELD = re.compile(
     r'"(?:_?score|relevance_score|similarity_score|took|took_ms|request_?id|(?:search|query|response|elapsed)_?(?:time|ms)\w*)"'
     r'\s*:\s*(?:"[^"]*"|[-+\d.eE]+)\s*,?'
@@ -147,17 +73,16 @@ _JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":
 
 
 class _Tool(NamedTuple):
-    """What a tool's name says."""
+    """What a tool's name says: its arguments are code, a search or other; its effect; whether it runs Python."""
 
     kind: str
-    """Of its arguments: code, search or other."""
     effect: str
     python: bool
 
 
 @lru_cache(maxsize=4096)
 def tool_of(name: str) -> _Tool:
-    """What a tool's name says, each by the first word of it that tells."""
+    """What a tool's name says, each by its first word that tells."""
     words = _name_words(name)
     return _Tool(
         kind=next((_TOOLS[word] for word in words if word in _TOOLS), "other"),
@@ -167,7 +92,7 @@ def tool_of(name: str) -> _Tool:
 
 
 def _name_words(name: str) -> list[str]:
-    """Words of a name, lower case: `getUser`, `get_user` and `get-user` alike."""
+    """Words of a name in lower case, of `getUser` as of `get-user`."""
     return [word.lower() for word in _NAME_WORD.findall(name)]
 
 
@@ -180,11 +105,12 @@ def decode_arguments(arguments: str) -> object:
     return value if isinstance(value, Mapping) else arguments.strip()
 
 
-class CallForm(NamedTuple):
-    """One call, normalised."""
+@dataclass(slots=True, eq=False)
+class CallText:
+    """What the text of one call shows; `deltah.calls.waste` finds its epoch and the rest."""
 
+    turn: int
     arguments: object
-    """As `decode_arguments` gives them."""
     loose: tuple[str, ...]
     """Equal for calls that agree in their normalised arguments; of code a necessary condition, see `same_code`."""
     code: tuple[str, ...]
@@ -193,29 +119,51 @@ class CallForm(NamedTuple):
     """Words of its free-text query; empty where it has none, or too long a one."""
     rest: tuple[str, ...]
     """Everything but the words of the query that hold no digit: queries are compared only where it agrees."""
+    effect: str
+    kind: Answer
+    flat: str
+    """Comparable form of the result; empty where there is none."""
+    parts: tuple[str, ...]
+    """Runs of the result that must be in context: the passages of a search, else the whole."""
+    epoch: int = 0
+    changing: bool = False
+    """Whether the same call got another answer in the same epoch."""
+    waste: set[str] = field(default_factory=set)
 
     @property
     def exact(self) -> str:
         """Equal for calls of one tool with equal arguments."""
         return _JSON.encode(self.arguments)
 
+    @property
+    def answered(self) -> bool:
+        """Whether a later equal answer brings nothing."""
+        return self.kind in ("content", "nothing_found") or (self.kind == "acknowledgement" and self.effect == "reads")
 
-def call_form(name: str, arguments: object) -> CallForm:
-    """Normal form of a call with decoded arguments; those that are null are dropped."""
-    loose, fixed, code, words = [name], [name], list[str](), list[str]()
+
+def read_call(call: ToolCall) -> CallText:
+    """Read a call, without arguments that are null."""
+    arguments, kind = decode_arguments(call.arguments), answer_kind(call)
+    loose, fixed, code, words = [call.name], [call.name], list[str](), list[str]()
     fields = arguments.items() if isinstance(arguments, Mapping) else [("", arguments)]
-    for key, value in sorted(field for field in fields if field[1] is not None):
-        normal, query, source = _argument(key, value, tool_of(name).kind)
+    for key, value in sorted(item for item in fields if item[1] is not None):
+        normal, query, source = _argument(key, value, tool_of(call.name).kind)
         loose += (key, normal)
         fixed += (key, "" if query else normal)
         words += query
         code += source
-    return CallForm(
+    flat = "" if call.result is None else flatten(call.result)
+    return CallText(
+        turn=call.turn,
         arguments=arguments,
         loose=tuple(loose),
         code=tuple(code),
         query=frozenset(words),
         rest=(*fixed, *sorted(word for word in words if not word.isalpha())),
+        effect=effect_of(call.name, arguments),
+        kind=kind,
+        flat=flat,
+        parts=tuple(passages(call.result or "")) if words and kind == "content" else (flat,),
     )
 
 
@@ -236,21 +184,15 @@ def _argument(key: str, value: object, tool: str) -> tuple[str, list[str], list[
     return " ".join(folded.split()).strip("\"'`"), [], []
 
 
-def similarity(a: CallForm, b: CallForm) -> float:
-    """Jaccard similarity of the words of two queries, |A and B| / |A or B|."""
-    return len(a.query & b.query) / len(a.query | b.query)
-
-
-def same_code(a: CallForm, b: CallForm) -> bool:
-    """Whether two calls of one loose form run code that differs in comments and white space between tokens only."""
-    return all(_same_code(x, y) for x, y in zip(a.code, b.code, strict=True))
+def same_code(a: CallText, b: CallText) -> bool:
+    """Whether two calls of one loose form run code that differs only in comments and white space between tokens."""
+    return all(map(_same_code, a.code, b.code))
 
 
 def _same_code(a: str, b: str) -> bool:
     if a == b or max(len(a), len(b)) > MAX_CODE_CHARS:
         return a == b
-    tokens = _python_tokens(a)
-    if tokens is not None:
+    if (tokens := _python_tokens(a)) is not None:
         return tokens == _python_tokens(b)
     # A shell command or SQL is the same if its words are, and it holds no quote or comment.
     return not re.search(r"[\"'#\\\n]", a + b) and a.split() == b.split()
@@ -336,25 +278,19 @@ def _message_kind(text: str) -> Answer:
 
 
 def split_words(text: str) -> list[str]:
-    """Runs of letters and digits in order and lower case; of languages without spaces single characters."""
+    """Runs of letters and digits in order and lower case; single characters of languages without spaces."""
     if not text.isascii():
         return _WORD.findall(text.casefold())
     return text.encode("ascii").translate(_LOWER_OR_SPACE).decode("ascii").split()  # several times faster
 
 
 def flatten(text: str) -> str:
-    """Text in its comparable form, a space at both ends: brackets and white space are single spaces.
-
-    Fields of search engines that differ from run to run (score, time taken, request id) are left out.
-    """
+    """Comparable form of a text: brackets and white space are single spaces, fields that vary by run are left out."""
     return _flat(_without_volatile_fields(text))
 
 
 def passages(text: str) -> list[str]:
-    """Parts of a search result that stand for themselves, flattened.
-
-    Records of a JSON list, else blocks between blank lines, else lines; numbers and bullets before them left out.
-    """
+    """Parts of a search result, flattened: records of a JSON list, else blocks between blank lines, else lines."""
     stripped = _without_volatile_fields(text).strip()
     if _JSON_START.match(stripped):
         parts = _RECORD_BORDER.split(stripped)
@@ -365,6 +301,7 @@ def passages(text: str) -> list[str]:
 
 
 def _without_volatile_fields(text: str) -> str:
+    """Text without fields of search engines that differ from run to run: score, time taken, request id."""
     return _VOLATILE_FIELD.sub("", text) if '"' in text and _JSON_START.match(text) else text
 
 

@@ -1,8 +1,7 @@
-"""What trajectories are worth and which question they answer: outcomes, who gave them, and the file that grades them.
+"""Outcomes of trajectories, who gave them, and the question that a trajectory answers.
 
-An outcome is a number in [0, 1]. One that the log does not carry comes from a second file, or is graded from the
-trajectory's own gold answers. A row of that file names a trajectory by id or by its question, and carries a grade or
-gold answers in any form that `deltah.tasks` reads; a task file is such a file.
+An outcome is a number in [0, 1]: that of the log, of a second file, or a grade by the trajectory's own gold answers. A
+row of the file names a trajectory by id or question and has a grade or gold answers, as a task file has.
 """
 
 from __future__ import annotations
@@ -22,18 +21,14 @@ _ID_FIELDS = ("id", "trajectory", "custom_id", "task_id", "session_id")
 _GRADE_FIELDS = ("outcome", "score", "correct")
 _ANSWER_FIELDS = ("golden_answers", "answer", "reward_model")
 _BRANCH = re.compile(r"/branch-\d+\Z")
-"""How `deltah.traces.joining` names a path of a conversation that was not continued."""
+"""A path of a conversation that was not continued, as `deltah.traces.joining` names it."""
 _SAMPLE_NUMBER = re.compile(r"[/#][^/#]*\Z")
 
 OUTCOME: Final = "outcome"
 """Title of a mean outcome of several graders, or of none of ours."""
 STATED: Final = "stated"
-"""In the place of a grader's name: the log or the answers' file states the outcome."""
-_STATED_MEANING: Final = "the score, in [0,\N{NO-BREAK SPACE}1], that the log or the answers' file states"
-CORRECT_OUTCOME: Final = 1.0
-"""A trajectory is correct from this outcome on."""
+"""Instead of a grader: the log or the answers' file states the outcome."""
 MAX_KEY_CHARS: Final = 200
-"""Of a cluster's name."""
 ClusterKey: TypeAlias = tuple[str, str]
 """What names the question ("task_id", "question" or "id"), and its name."""
 
@@ -42,7 +37,7 @@ class Answers:
     """Grades and gold answers of a second file, by id and by question."""
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
-        """Read the file; without one no trajectory has a row, and its own gold answers alone grade it."""
+        """Read the file; without one, gold answers of trajectories alone grade them."""
         self.n_rows = 0
         self._by_id: dict[str, float | Task] = {}
         self._by_question: dict[str, float | Task] = {}
@@ -51,12 +46,14 @@ class Answers:
         for self.n_rows, (number, row) in enumerate(task_rows(os.fspath(path)), start=1):
             self._add(row, f"{os.fspath(path)}:{number}")
         if not self.n_rows:
-            raise DataError(f"{path}: the file holds no row; expected one a trajectory, with an id and a score")
+            raise DataError(f"{path}: the file holds no row; expected one per trajectory, with an id and a score")
 
     def apply(self, trajectory: Trajectory) -> tuple[Trajectory, bool]:
         """The trajectory with its outcome, if the file or its own gold answers give one; whether the file has a row."""
         found = self._find(trajectory)
-        if found is None or (isinstance(found, float) and self._is_abandoned(trajectory)):
+        # A grade of a conversation is not one of its retries that were not continued.
+        is_retry = _BRANCH.search(trajectory.id) is not None and trajectory.id not in self._by_id
+        if found is None or (isinstance(found, float) and is_retry):
             return graded(trajectory), False
         if isinstance(found, float):
             # A grade that is stated takes the place of one that deltah gave.
@@ -72,23 +69,17 @@ class Answers:
         value = _value(row, where, key or "question")
         if key is not None:
             if key in self._by_id:
-                raise DataError(f"{where}: id {key!r} stands in an earlier row already; expected one row an id")
+                raise DataError(f"{where}: id {key!r} stands in an earlier row already; expected one row per id")
             self._by_id[key] = value
         if isinstance(question, str):
             self._by_question.setdefault(question.strip(), value)
 
-    def _is_abandoned(self, trajectory: Trajectory) -> bool:
-        """Whether it is a retry that was not continued: a grade of its conversation is not one of it."""
-        return _BRANCH.search(trajectory.id) is not None and trajectory.id not in self._by_id
-
     def _find(self, trajectory: Trajectory) -> float | Task | None:
         """Row of its id, of its id without the number of a sample (`q7/0`), of its group, its task, or its question."""
-        task_id = trajectory.metadata.get("task_id")
-        names = (trajectory.id, _SAMPLE_NUMBER.sub("", trajectory.id), trajectory.group_id, task_id)
-        for name in names:
-            if name is not None and str(name) in self._by_id:
-                return self._by_id[str(name)]
-        return None if trajectory.question is None else self._by_question.get(trajectory.question.strip())
+        own, task_id = trajectory.id, trajectory.metadata.get("task_id")
+        names = [str(n) for n in (own, _SAMPLE_NUMBER.sub("", own), trajectory.group_id, task_id) if n is not None]
+        by_question = None if trajectory.question is None else self._by_question.get(trajectory.question.strip())
+        return next((self._by_id[name] for name in names if name in self._by_id), by_question)
 
 
 def graded(trajectory: Trajectory) -> Trajectory:
@@ -106,7 +97,7 @@ def graded(trajectory: Trajectory) -> Trajectory:
 
 
 def _graded_by(trajectory: Trajectory, task: Task) -> Trajectory:
-    """Outcome and gold answers from a task; a trajectory without a final answer has missed it."""
+    """A trajectory with outcome and gold answers of a task; without a final answer it has missed it."""
     outcome = grade(task, trajectory.prediction or "").score
     metadata = {**task.metadata, **trajectory.metadata, OUTCOME_GRADER: task.kind}
     return replace(trajectory, outcome=outcome, golden_answers=task.golden_answers, metadata=metadata)
@@ -131,23 +122,17 @@ def _value(row: Mapping[str, Any], where: str, name: str) -> float | Task:
 
 def is_correct(trajectory: Trajectory) -> bool | None:
     """Whether the outcome is full; None when not graded."""
-    return None if trajectory.outcome is None else trajectory.outcome >= CORRECT_OUTCOME
+    return None if trajectory.outcome is None else trajectory.outcome >= 1.0
 
 
 def cluster_key(trajectory: Trajectory, cluster: str = "task_id") -> ClusterKey:
-    """What question a trajectory answers: its task id, else the question's text, else its own id."""
-    named = trajectory.metadata.get(cluster)
-    if named is not None:
-        return (cluster, _short(str(named)))
-    return ("id", _short(trajectory.id)) if trajectory.question is None else ("question", _short(trajectory.question))
-
-
-def _short(text: str) -> str:
-    """A long text by its beginning and a digest, so that keys stay small however long the prompts are."""
-    if len(text) <= MAX_KEY_CHARS:
-        return text
-    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-    return f"{text[:MAX_KEY_CHARS]}… {digest}"
+    """What question a trajectory answers: its task id, else the question's text, else its own id; a digest if long."""
+    named = {cluster: trajectory.metadata.get(cluster), "question": trajectory.question, "id": trajectory.id}
+    kind, text = next((kind, str(name)) for kind, name in named.items() if name is not None)
+    if len(text) > MAX_KEY_CHARS:
+        digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        text = f"{text[:MAX_KEY_CHARS]}… {digest}"
+    return kind, text
 
 
 def grader_of(trajectory: Trajectory) -> str | None:
@@ -156,7 +141,7 @@ def grader_of(trajectory: Trajectory) -> str | None:
 
 
 def outcome_title(graders: Iterable[str]) -> str:
-    """What tables call the mean outcome: the title of the one grader that gave them all, such as F1 of `qa`."""
+    """Title of the mean outcome in tables: that of the one grader that gave them all, such as F1 of `qa`."""
     met = set(graders)
     return GRADERS[met.pop()].title if len(met) == 1 and met <= set(GRADERS) else OUTCOME
 
@@ -169,6 +154,7 @@ def outcome_meaning(graders: Iterable[str]) -> str:
     # Names come from files: what is not registered is named, never imported.
     known = [GRADERS[name].meaning for name in GRADERS if name in met]
     own = [f"the score, in [0,\N{NO-BREAK SPACE}1], of the grader {name}" for name in sorted(met - {*GRADERS, STATED})]
-    meanings = [*known, *own, *([_STATED_MEANING] if STATED in met else [])]
+    stated = ["the score, in [0,\N{NO-BREAK SPACE}1], that the log or the answers' file states"]
+    meanings = [*known, *own, *(stated if STATED in met else ())]
     title = outcome_title(met)
     return f"{'The outcome' if title == OUTCOME else title} is {', of other trajectories '.join(meanings)}."

@@ -1,8 +1,8 @@
-"""What a reader of a log's numbers must know of them, and how to get better ones: one sentence a note."""
+"""Notes on a log: what a reader of its numbers must know, and how to get better ones."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Final
 
@@ -39,7 +39,7 @@ _ASSUMED_SIZES: Final = f"""
     FROM trajectories WHERE metadata->>'vocab_size_from' = '{FROM_MODEL_NAME}' AND model IS NOT NULL
     GROUP BY model ORDER BY model
 """
-"""Models whose vocabulary size was taken from their name, and that size."""
+"""Models whose vocabulary size was taken from their name."""
 
 
 def notes_on(table: CallTable, log: ScoredLog) -> list[str]:
@@ -66,7 +66,16 @@ def _measurement(log: ScoredLog, facts: SimpleNamespace) -> Iterator[str]:
             f"Verdicts (reduced, not reduced, undecided) are certified. A mean {title} averages point estimates, which "
             "extrapolate beyond the listed logprobs; its interval covers the sampling of questions only."
         )
-    yield from _vocabulary(log, facts)
+    given = log.reader.options.vocab_size is not None
+    how = "--vocab-size, given where these traces' log is read," if given else "--vocab-size"
+    if facts.without_vocabulary:
+        yield (
+            f"The vocabulary size is not stated: {DEFAULT_VOCAB_SIZE:,} tokens assumed; {how} tightens the bounds "
+            "(vocab_size in the model's config.json)."
+        )
+    if facts.assumed:
+        sizes = ", ".join(f"{model}: {size:,}" for model, size in facts.assumed)
+        yield f"The vocabulary size was taken from the model's name ({sizes}); {how} states it."
     if facts.mixed:
         yield (
             f"Mixed sampling temperatures or logprob modes in {count(facts.mixed, 'trajectory')}: the entropies there "
@@ -81,20 +90,6 @@ def _measurement(log: ScoredLog, facts: SimpleNamespace) -> Iterator[str]:
             f"No logprobs for {tokens} of {trajectories}, by the server's own count (tokens of calls, hidden "
             "reasoning, or of one character that was listed once): they are in no entropy."
         )
-
-
-def _vocabulary(log: ScoredLog, facts: SimpleNamespace) -> Iterator[str]:
-    """Sizes that were assumed: the certified verdicts hold under them."""
-    given = log.reader.options.vocab_size is not None
-    how = "--vocab-size, given where these traces' log is read," if given else "--vocab-size"
-    if facts.without_vocabulary:
-        yield (
-            f"The vocabulary size is not stated: {DEFAULT_VOCAB_SIZE:,} tokens assumed; {how} tightens the bounds "
-            "(vocab_size in the model's config.json)."
-        )
-    if facts.assumed:
-        sizes = ", ".join(f"{model}: {size:,}" for model, size in facts.assumed)
-        yield f"The vocabulary size was taken from the model's name ({sizes}); {how} states it."
 
 
 def _reading(log: ScoredLog, facts: SimpleNamespace) -> Iterator[str]:
@@ -121,8 +116,5 @@ def _reading(log: ScoredLog, facts: SimpleNamespace) -> Iterator[str]:
         found, rows = share(facts.matched, facts.trajectories, "trajectory"), count(log.answers.n_rows, "row")
         yield f"Grades matched {found} (the file of answers has {rows})."
     if skipped := reader.skipped:
-        yield f"Passed over {count(len(skipped), 'file')} without traces: {_listed(skipped)}."
-
-
-def _listed(files: Sequence[str]) -> str:
-    return ", ".join(files[:MAX_FILES_NAMED]) + (", …" if len(files) > MAX_FILES_NAMED else "")
+        named = ", ".join(skipped[:MAX_FILES_NAMED]) + (", …" if len(skipped) > MAX_FILES_NAMED else "")
+        yield f"Passed over {count(len(skipped), 'file')} without traces: {named}."

@@ -1,30 +1,29 @@
-r"""What dropping wasteful calls would have saved: calls, tokens and, given prices and latencies, money and seconds.
+"""What calls cost, and what dropping the wasteful ones would have saved: calls, tokens, money and seconds.
 
-A dropped call i of turn k saves the tokens $c_i$ that spell it, sampled once, and the tokens $r_i$ of its result.
-Both stand in the prompt of every later request, so with L_k assistant messages after turn k it saves $(c_i + r_i)
-L_k$ prompt tokens. With prefix caching the first of these readings is new and the other $L_k - 1$ are cached:
-
-$$ \mathrm{money} = c_i\, p_{out} + (c_i + r_i)\,[\,p_{in} + (L_k - 1)\, p'\,] + \mathrm{fee}, $$
-
-for $L_k \ge 1$, with $p' = p_{in}$ without a cache and $p' = p_{cached}$ with one. This is what the call's own text
-costs: the request that a dropped call caused, with its reasoning and the rest of its prompt, is not counted, so where
-whole turns fall away the estimate is on the low side. Nothing here says that the agent would have answered the same.
+A call with c tokens that spell it, r tokens of result and L later requests costs
+c * output + (c + r) * (input + (L - 1) * repeated) and the fee of its tool: the first reading of its text is new, the
+others repeat it, at the input price without a prefix cache. docs/waste.md says what the estimate takes for granted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from math import isfinite, nan
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from deltah.calls.schema import CHARS_PER_TOKEN
-from deltah.calls.table import CallTable
 from deltah.calls.waste import Waste, WasteLevel
 from deltah.errors import InvalidValueError
 from deltah.text_format import count
 
-_PER_MILLION: Final = 1e-6
+if TYPE_CHECKING:
+    from deltah.calls.table import CallTable
+
+TOKEN_PRICES = {"input": "input_per_million", "cached": "cached_input_per_million", "output": "output_per_million"}
+"""Names of token prices on the command line, and their fields of `Prices`."""
+_MAX_NAMED: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,10 +45,8 @@ class Prices:
     currency: str = "USD"
 
     def __post_init__(self) -> None:
-        for name in ("input_per_million", "cached_input_per_million", "output_per_million"):
-            _check_amount(name, getattr(self, name))
-        for tool, fee in self.per_call.items():
-            _check_amount(f"the fee of {tool!r}", fee)
+        tokens = {name: getattr(self, name) for name in TOKEN_PRICES.values()}
+        _check_amounts({**tokens, **{f"the fee of {tool!r}": fee for tool, fee in self.per_call.items()}})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +62,33 @@ class Costs:
     """Seconds of one call by tool, for calls whose duration was not measured."""
 
     def __post_init__(self) -> None:
-        for tool, seconds in self.latency_s.items():
-            _check_amount(f"the latency of {tool!r}", seconds)
+        _check_amounts({f"the latency of {tool!r}": seconds for tool, seconds in self.latency_s.items()})
+
+
+def _check_amounts(amounts: Mapping[str, float | None]) -> None:
+    for name, amount in amounts.items():
+        if amount is not None and not (isfinite(amount) and amount >= 0):
+            raise InvalidValueError(f"{name} is {amount}; expected a number, 0 or more")
+
+
+# A price that is null makes the cost null where there are such tokens, and nowhere else.
+_COST: Final = """
+    coalesce(map($tools::VARCHAR[], $fees::DOUBLE[])[tool], 0) + 1e-6 * (
+        if(own_tokens > 0, own_tokens * $output::DOUBLE, 0)
+        + if(prompt_tokens > repeated_prompt_tokens, (prompt_tokens - repeated_prompt_tokens) * $input::DOUBLE, 0)
+        + if(repeated_prompt_tokens > 0, repeated_prompt_tokens * {repeated}::DOUBLE, 0)
+    )
+"""
+_FILL: Final = (
+    f"UPDATE calls SET cost = {_COST.format(repeated='$input')}, cost_with_cache = {_COST.format(repeated='$cached')}"
+)
+
+
+def fill_costs(table: CallTable, prices: Prices) -> None:
+    """Fill the columns `cost` and `cost_with_cache` of the calls of a table."""
+    tokens = {name: getattr(prices, attribute) for name, attribute in TOKEN_PRICES.items()}
+    fees = {"tools": [*prices.per_call], "fees": [*prices.per_call.values()]}
+    table.connection.execute(_FILL, {**tokens, **fees})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +107,7 @@ class Savings:
     repeated_prompt_tokens: float
     """Those of `prompt_tokens` that an earlier request had read already: a prefix cache would hold them."""
     money: float
-    """Without a prefix cache, in `Prices.currency`."""
+    """Sum of the column `cost`: without a prefix cache, in `Prices.currency`."""
     money_with_cache: float
     """The same with a prefix cache that never misses; tables call it "cached"."""
     seconds: float
@@ -114,115 +136,93 @@ class SavingsReport:
     """What the estimate takes for granted, one sentence each."""
 
 
-def savings(table: CallTable, costs: Costs | None = None) -> SavingsReport:
-    """What dropping the wasteful calls of a table would have saved.
-
-    Args:
-        table: Scored calls.
-        costs: For money and seconds; unknown where not given.
-    """
-    costs = costs or Costs()
-    levels = dict(table.sql("SELECT waste_level, count(*) FROM calls GROUP BY ALL").fetchall())
-    unnested = "(SELECT unnest(waste) AS class FROM calls)"
-    classes = dict(table.sql(f"SELECT class, count(*) FROM {unnested} GROUP BY class").fetchall())
-    ((trajectories,),) = table.sql("SELECT count(*) FROM trajectories").fetchall()
-    certified = _dropped(table, ["certified"], costs)
-    likely = _dropped(table, ["certified", "likely"], costs)
-    return SavingsReport(
-        certified=_savings(certified, costs.prices),
-        certified_and_likely=_savings(likely, costs.prices),
-        trajectories=trajectories,
-        calls=sum(levels.values()),
-        levels={level: levels.get(level.value, 0) for level in WasteLevel},
-        classes={waste: classes.get(waste.value, 0) for waste in Waste},
-        assumptions=_assumptions(likely, costs),
-    )
-
-
 _SUMS: Final = """
     SELECT count(*) AS calls,
         (SELECT count(*) FROM (
             SELECT key FROM calls GROUP BY key, round HAVING bool_and(list_contains($levels, waste_level))
         )) AS turns,
-        sum(own_tokens) AS call_tokens,
-        sum(result_tokens) AS result_tokens,
-        sum(prompt_tokens) AS prompt_tokens,
-        sum(repeated_prompt_tokens) AS repeated_prompt_tokens,
-        sum(map($priced::VARCHAR[], $fees::DOUBLE[])[tool]) AS fees,
-        sum(coalesce(duration_s, map($timed::VARCHAR[], $latencies::DOUBLE[])[tool])) AS seconds,
+        coalesce(sum(own_tokens), 0) AS call_tokens,
+        coalesce(sum(result_tokens), 0) AS result_tokens,
+        coalesce(sum(prompt_tokens), 0) AS prompt_tokens,
+        coalesce(sum(repeated_prompt_tokens), 0) AS repeated_prompt_tokens,
+        if(count(cost) < count(*), NULL, coalesce(sum(cost), 0)) AS money,
+        if(count(cost_with_cache) < count(*), NULL, coalesce(sum(cost_with_cache), 0)) AS money_with_cache,
+        coalesce(sum(coalesce(duration_s, map($tools::VARCHAR[], $seconds::DOUBLE[])[tool])), 0) AS seconds,
         count(*) FILTER (tokens_estimated) AS calls_with_estimated_tokens,
-        count(*) FILTER (duration_s IS NULL AND NOT list_contains($timed::VARCHAR[], tool)) AS calls_without_seconds,
+        count(*) FILTER (duration_s IS NULL AND NOT list_contains($tools::VARCHAR[], tool)) AS calls_without_seconds,
         count(*) FILTER (duration_is_gap) AS calls_with_gaps
     FROM calls WHERE list_contains($levels, waste_level)
 """
 
 
-def _dropped(table: CallTable, levels: list[str], costs: Costs) -> dict[str, Any]:
-    """Sums over the calls of some waste levels."""
-    fees, latencies = costs.prices.per_call, costs.latency_s
-    of_tools = {"priced": [*fees], "fees": [*fees.values()], "timed": [*latencies], "latencies": [*latencies.values()]}
-    found = table.sql(_SUMS, levels=levels, **of_tools)
-    return {name: value or 0 for name, value in zip(found.columns, found.fetchall()[0], strict=True)}
+def savings(table: CallTable, costs: Costs | None = None) -> SavingsReport:
+    """What dropping the wasteful calls of a table would have saved.
 
-
-def _savings(sums: Mapping[str, Any], prices: Prices) -> Savings:
-    """Sums with money; NaN where nothing is known."""
-    known = {name: sums[name] for name in Savings.__dataclass_fields__ if name in sums}
-    if sums["calls"] and sums["calls_without_seconds"] == sums["calls"]:
-        known["seconds"] = nan
-    return Savings(
-        **known,
-        money=_money(sums, prices, prices.input_per_million),
-        money_with_cache=_money(sums, prices, prices.cached_input_per_million),
+    Args:
+        table: Scored calls.
+        costs: For money and seconds, put into the table (see `CallTable.price`); None: those of the table.
+    """
+    table.price(costs or table.costs)
+    levels = dict(table.sql("SELECT waste_level, count(*) FROM calls GROUP BY ALL").fetchall())
+    unnested = "(SELECT unnest(waste) AS class FROM calls)"
+    classes = dict(table.sql(f"SELECT class, count(*) FROM {unnested} GROUP BY class").fetchall())
+    certified, _ = _dropped(table, "certified")
+    likely, n_gaps = _dropped(table, "certified", "likely")
+    return SavingsReport(
+        certified=certified,
+        certified_and_likely=likely,
+        trajectories=table.n_trajectories,
+        calls=sum(levels.values()),
+        levels={level: levels.get(level.value, 0) for level in WasteLevel},
+        classes={waste: classes.get(waste.value, 0) for waste in Waste},
+        assumptions=_assumptions(table.costs, likely.calls_with_estimated_tokens, n_gaps),
     )
 
 
-def _money(sums: Mapping[str, Any], prices: Prices, repeated_price: float | None) -> float:
-    """Money with a price for tokens that are read again; NaN if there are tokens whose price is unknown."""
-    bill = (
-        (sums["call_tokens"], prices.output_per_million),
-        (sums["prompt_tokens"] - sums["repeated_prompt_tokens"], prices.input_per_million),
-        (sums["repeated_prompt_tokens"], repeated_price),
-    )
-    tokens = sum(n * (nan if price is None else price) * _PER_MILLION for n, price in bill if n)
-    return float(sums["fees"] + tokens)
+def _dropped(table: CallTable, *levels: str) -> tuple[Savings, int]:
+    """Savings without the calls of some waste levels, and how many durations of these are gaps."""
+    timed = table.costs.latency_s
+    found = table.sql(_SUMS, levels=[*levels], tools=[*timed], seconds=[*timed.values()])
+    sums: dict[str, Any] = dict(zip(found.columns, found.fetchall()[0], strict=True))
+    n_gaps = sums.pop("calls_with_gaps")
+    if 0 < sums["calls"] == sums["calls_without_seconds"]:
+        sums["seconds"] = nan
+    money = {name: nan if sums[name] is None else sums[name] for name in ("money", "money_with_cache")}
+    return Savings(**sums | money), n_gaps
 
 
-def _assumptions(sums: Mapping[str, Any], costs: Costs) -> tuple[str, ...]:
-    sentences = [
-        "The rest of each trajectory would have been the same without the dropped calls.",
+def _assumptions(costs: Costs, n_estimated: int, n_gaps: int) -> tuple[str, ...]:
+    prices, dropped = costs.prices, count(n_estimated, "dropped call")
+    unpriced = prices == Prices(currency=prices.currency)
+    sentences = {
+        "The rest of each trajectory would have been the same without the dropped calls.": True,
         "Only the text of the dropped calls and of their results is counted; the reasoning around them and "
-        "requests that would fall away are not.",
-        "Every assistant message is one request that reads the whole conversation before it.",
-        _money_sentence(costs.prices),
-        "Seconds are those of the tools, one after another; the model's own time is not counted.",
-    ]
-    if sums["calls_with_gaps"]:
-        sentences.append(
-            "Where the log states no duration, the seconds of a call are the gap between two API calls: idle time "
-            "of the client or of a person is in them."
-        )
-    if estimated := sums["calls_with_estimated_tokens"]:
-        tokens = f"Tokens of {count(estimated, 'dropped call')}"
-        sentences.append(f"{tokens} were estimated at {CHARS_PER_TOKEN:g} characters a token.")
-    if costs.prices.per_call:
-        sentences.append(f"Tools other than {', '.join(sorted(costs.prices.per_call))} charge no fee.")
-    if costs.latency_s:
-        sentences.append("Where no duration was measured, the given seconds of the tool stand in for it.")
-    return tuple(sentences)
-
-
-def _money_sentence(prices: Prices) -> str:
-    """What the two sums of money are, by the names under which tables show them."""
-    stated = (prices.input_per_million, prices.cached_input_per_million, prices.output_per_million)
-    if all(price is None for price in stated) and not prices.per_call:
-        return f"No price was stated, so no sum in {prices.currency} is given."
-    return (
+        "requests that would fall away are not.": True,
+        "Every assistant message is one request that reads the whole conversation before it.": True,
+        f"No price was stated, so no sum in {prices.currency} is given.": unpriced,
         f'"{prices.currency}" is the cost at the stated prices without a prefix cache; in "{prices.currency}, '
-        'cached" every token has the cached price once it was read.'
+        'cached" every token has the cached price once it was read.': not unpriced,
+        "Seconds are those of the tools, one after another; the model's own time is not counted.": True,
+        "Where the log states no duration, the seconds of a call are the gap between two API calls: idle time "
+        "of the client or of a person is in them.": n_gaps,
+        f"Tokens of {dropped} were estimated at {CHARS_PER_TOKEN:g} characters a token.": n_estimated,
+        f"Tools other than {', '.join(sorted(prices.per_call))} charge no fee.": prices.per_call,
+        "Where no duration was measured, the given seconds of the tool stand in for it.": costs.latency_s,
+    }
+    return tuple(sentence for sentence, holds in sentences.items() if holds)
+
+
+def unknown_tools(costs: Costs, called: Iterable[str]) -> str | None:
+    """A note on prices and latencies of tools that are never called, with the names that may have been meant."""
+    tools = set(called)
+    unknown = [name for name in dict.fromkeys((*costs.prices.per_call, *costs.latency_s)) if name not in tools]
+    if not unknown:
+        return None
+    known, named = [*filter(str.strip, sorted(tools)), *TOKEN_PRICES], []
+    for name in unknown[:_MAX_NAMED]:
+        close = get_close_matches(name, known, n=2)
+        named.append(f"{name} (did you mean {' or '.join(close)}?)" if close else name)
+    more = f" and {len(unknown) - _MAX_NAMED:,} more" if len(unknown) > _MAX_NAMED else ""
+    return (
+        f"--price or --latency names {count(len(unknown), 'tool')} that the log never calls: {', '.join(named)}{more}."
     )
-
-
-def _check_amount(name: str, amount: float | None) -> None:
-    if amount is not None and not (isfinite(amount) and amount >= 0):
-        raise InvalidValueError(f"{name} is {amount}; expected a number, 0 or more")

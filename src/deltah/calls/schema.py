@@ -1,14 +1,14 @@
 """Columns of the table of calls and of its table of trajectories: declared once, with unit and meaning.
 
-The DDL, the documentation (`docs/table.md`) and the files of `deltah score --out` follow from the two lists here.
-What was not measured is null, and so is a bound that is not known. Entropies are in nats.
+The DDL, `docs/table.md` and the files of `deltah score --out` follow from the lists here. What was not measured is
+null, and so is a bound that is not known. Entropies are in nats.
 """
 
 from __future__ import annotations
 
 import uuid
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO, Final, NamedTuple, TypeAlias
 
 import msgspec
@@ -27,19 +27,21 @@ _JSON: Final = msgspec.json.Encoder(enc_hook=lambda x: x.item() if isinstance(x,
 
 
 class Column(NamedTuple):
-    """One column of a table."""
+    """One column of a table; its type is in SQL."""
 
     name: str
     type: str
-    """In SQL."""
     meaning: str
     unit: str = ""
-    """Empty for what has none."""
 
 
-_CALLS: Final = (
+_IDS: Final = (
     Column("trajectory", "VARCHAR", "Id of the trajectory, as the log has it"),
     Column("question", "VARCHAR", "What was asked"),
+)
+_SIGNAL: Final = Column("signal", "VARCHAR", "Name of the signal; null without entropies")
+_UNIT: Final = Column("unit", "VARCHAR", "Unit of the signal, its bounds and margin; empty for a ratio")
+_CALLS: Final = (
     Column("call", "VARCHAR", "Id of the call, unique in its trajectory"),
     Column("index", "BIGINT", "Place of the call in its trajectory, from 1"),
     Column("tool", "VARCHAR", "Name of the tool; empty for a call that could not be parsed"),
@@ -47,9 +49,9 @@ _CALLS: Final = (
     Column("status", "VARCHAR", "ok, error or unanswered"),
     Column("round", "BIGINT", "Number k of the round, from 1; the calls of one turn share it and its signal"),
     Column("calls_in_round", "BIGINT", "Calls of that round", "calls"),
-    Column("signal", "VARCHAR", "Name of the signal behind `value`; null without entropies"),
+    _SIGNAL,
     Column("value", "DOUBLE", "Signal of the call; negative: entropy fell", "see `unit`"),
-    Column("unit", "VARCHAR", "Unit of `value`, `lower` and `upper`; empty for a ratio"),
+    _UNIT,
     Column("lower", "DOUBLE", "Certified lower bound of `value`", "see `unit`"),
     Column("upper", "DOUBLE", "Certified upper bound of `value`; null: not known", "see `unit`"),
     Column("verdict", "VARCHAR", "reduced, not_reduced, undecided or undefined"),
@@ -59,131 +61,123 @@ _CALLS: Final = (
     Column("tokens_after", "BIGINT", "Tokens that `entropy_after` pools", "tokens"),
     Column("waste", "VARCHAR[]", "Classes of waste that the text shows; null: nobody looked"),
     Column("waste_level", "VARCHAR", "certified, likely, hint or none: waste and verdict together"),
+    Column("cost", "DOUBLE", "Fee and tokens at the given prices; null: a price is not known", "see `Prices`"),
+    Column("cost_with_cache", "DOUBLE", "The same with a prefix cache that never misses", "see `Prices`"),
+    Column("duration_s", "DOUBLE", "Time the tool took", "seconds"),
+    Column("duration_is_gap", "BOOLEAN", "Whether `duration_s` is the time between two API calls"),
+    Column("turn", "BIGINT", "Assistant message that issued the call, from 0"),
     Column("call_tokens", "BIGINT", "Sampled tokens that spell the calls of the round", "tokens"),
     Column("result_chars", "BIGINT", "Length of the result", "characters"),
-    Column("duration_s", "DOUBLE", "Time the tool took", "seconds"),
-    Column("outcome", "DOUBLE", "Outcome of the trajectory, in [0, 1]; null: not graded"),
-    Column("estimator", "VARCHAR", "exact, top_k or none: where the entropies come from"),
-    Column("temperature", "DOUBLE", "Temperature of the distribution that the entropies describe"),
-    Column("spans", "VARCHAR", "exact or approximate: borders of reasoning, calls and results"),
-    Column("turn", "BIGINT", "Assistant message that issued the call, from 0"),
     Column("own_tokens", "DOUBLE", "Tokens that spell this call, see `tokens_estimated`", "tokens"),
     Column("result_tokens", "DOUBLE", "Tokens of its result, see `tokens_estimated`", "tokens"),
-    Column(
-        "prompt_tokens", "DOUBLE", "Tokens of call and result, once for every later request that reads them", "tokens"
-    ),
-    Column(
-        "repeated_prompt_tokens",
-        "DOUBLE",
-        "Those of `prompt_tokens` that an earlier request had read: a prefix cache holds them",
-        "tokens",
-    ),
-    Column("tokens_estimated", "BOOLEAN", "Whether a count is estimated at 4 characters a token"),
-    Column("duration_is_gap", "BOOLEAN", "Whether `duration_s` is the time between two API calls"),
-    Column("correct", "BOOLEAN", "Whether the outcome is 1; null: not graded"),
-    Column("model", "VARCHAR", "Name of the model"),
-    Column("group_id", "VARCHAR", "Rollouts of one prompt under one policy share it"),
-    Column("cluster", "VARCHAR", "The question that bootstrap intervals resample: a task id, a text or an id"),
-    Column("key", "BIGINT", "Key of the trajectory, joins both tables; rises in the order of the log"),
+    Column("prompt_tokens", "DOUBLE", "Tokens of call and result, for every later request that reads them", "tokens"),
+    Column("repeated_prompt_tokens", "DOUBLE", "Those of `prompt_tokens` that an earlier request had read", "tokens"),
+    Column("tokens_estimated", "BOOLEAN", "Whether a count is estimated at 4 characters per token"),
 )
 _TRAJECTORIES: Final = (
-    Column("trajectory", "VARCHAR", "Id of the trajectory, as the log has it"),
-    Column("question", "VARCHAR", "What was asked"),
     Column("prediction", "VARCHAR", "Final answer"),
-    Column("outcome", "DOUBLE", "Outcome in [0, 1]; null: not graded"),
-    Column("correct", "BOOLEAN", "Whether the outcome is 1; null: not graded"),
     Column("grader", "VARCHAR", "Name of the grader that gave the outcome (qa, math, ...), or stated"),
     Column("matched", "BOOLEAN", "Whether the file of answers has a row of it"),
     Column("calls", "BIGINT", "Calls, n", "calls"),
     Column("rounds", "BIGINT", "Rounds, R", "rounds"),
     Column("sampled_tokens", "BIGINT", "Tokens that the policy drew; null without tokens", "tokens"),
-    Column("signal", "VARCHAR", "Name of the signal; null: the trajectory has no entropies"),
-    Column("unit", "VARCHAR", "Unit of the signal and of `margin`; empty for a ratio"),
+    _SIGNAL,
+    _UNIT,
     Column("margin", "DOUBLE", "Dead band of the verdicts", "see `unit`"),
     Column("segments", "BIGINT", "Segments of reasoning r_0 ... r_R with measured tokens", "segments"),
     Column("segment_tokens", "BIGINT", "Tokens that they pool", "tokens"),
     Column("entropies", "BIGINT", "Segments with an entropy H(r_k)", "segments"),
     Column("entropy_sum", "DOUBLE", "Sum of H(r_k) over them", "nats"),
+    Column("stop_reason", "VARCHAR", "Why the trajectory ended"),
+    Column("metadata", "JSON", "Further facts of the source, as JSON"),
+)
+_SHARED: Final = (
+    Column("outcome", "DOUBLE", "Outcome of the trajectory, in [0, 1]; null: not graded"),
+    Column("correct", "BOOLEAN", "Whether the outcome is 1; null: not graded"),
     Column("estimator", "VARCHAR", "exact, top_k or none: where the entropies come from"),
     Column("temperature", "DOUBLE", "Temperature of the distribution that the entropies describe"),
     Column("spans", "VARCHAR", "exact or approximate: borders of reasoning, calls and results"),
-    Column("stop_reason", "VARCHAR", "Why the trajectory ended"),
     Column("model", "VARCHAR", "Name of the model"),
     Column("group_id", "VARCHAR", "Rollouts of one prompt under one policy share it"),
     Column("cluster", "VARCHAR", "The question that bootstrap intervals resample: a task id, a text or an id"),
-    Column("metadata", "JSON", "Further facts of the source, as JSON"),
+    Column("file", "VARCHAR", "File of the log, the first of a joined trajectory; null: not from `read_calls`"),
     Column("key", "BIGINT", "Key of the trajectory, joins both tables; rises in the order of the log"),
 )
-TABLES: Final = {"calls": _CALLS, "trajectories": _TRAJECTORIES}
+TABLES: Final = {"calls": (*_IDS, *_CALLS, *_SHARED), "trajectories": (*_IDS, *_TRAJECTORIES, *_SHARED)}
 """Columns by table, in order."""
 Row: TypeAlias = dict[str, Any]
 """By column; what is absent is null."""
+_SAME_NAMES: Final = ("question", "outcome", "estimator", "temperature", "spans", "model", "group_id")
+"""Columns that are attributes of a trajectory."""
+Classes: TypeAlias = Sequence[frozenset[Waste]]
+"""(C,) what `waste_of_calls` says."""
 
 
 def rows_of(
     trajectory: Trajectory,
     signal: Signal | None,
-    waste: Sequence[frozenset[Waste]] | None,
+    waste: Classes | None,
     *,
     key: int = 0,
     matched: bool = False,
     cluster: str = "task_id",
+    file: str | None = None,
 ) -> tuple[Row, list[Row]]:
-    """Row of a trajectory, and the rows of its calls in the order they were issued; see `RowWriter.add`."""
+    """Row of a trajectory and rows of its calls, as of `CallTable.add`; without `waste` nobody looked for it."""
     n = trajectory.n_calls
-    spoken_of = {"signal": n if signal is None else signal.n_calls, "waste": n if waste is None else len(waste)}
-    for what, found in spoken_of.items():
+    given = {"signal": n if signal is None else signal.n_calls, "waste": n if waste is None else len(waste)}
+    for what, found in given.items():
         if found != n:
             raise InvalidValueError(
                 f"trajectory {trajectory.id!r} has {n} calls, its {what} {found}; give one for each, in the order of "
                 "the trajectories"
             )
-    shared = {
+    shared: Row = {name: getattr(trajectory, name) for name in _SAME_NAMES}
+    shared |= {
         "trajectory": trajectory.id,
-        "question": trajectory.question,
-        "outcome": trajectory.outcome,
         "correct": is_correct(trajectory),
         "signal": signal and signal.name,
         "unit": signal and signal.unit,
-        "estimator": trajectory.estimator.value,
-        "temperature": trajectory.temperature,
-        "spans": trajectory.spans.value,
-        "model": trajectory.model,
-        "group_id": trajectory.group_id,
         "cluster": ":".join(cluster_key(trajectory, cluster)),
+        "file": file,
         "key": key,
     }
-    return _trajectory_row(trajectory, signal, shared, matched), _call_rows(trajectory, signal, waste, shared)
-
-
-def _trajectory_row(t: Trajectory, signal: Signal | None, shared: Row, matched: bool) -> Row:
     tokens = [] if signal is None else [n for n in signal.segment_tokens.tolist() if n]
     entropies = [] if signal is None else [h for h in signal.segment_entropy.tolist() if h == h]
-    return shared | {
-        "prediction": t.prediction,
-        "grader": grader_of(t),
+    row = shared | {
+        "prediction": trajectory.prediction,
+        "grader": grader_of(trajectory),
         "matched": matched,
-        "calls": t.n_calls,
-        "rounds": len(t.rounds),
-        "sampled_tokens": int(t.response_mask.sum()) if len(t) else None,
+        "calls": n,
+        "rounds": len(trajectory.rounds),
+        "sampled_tokens": int(trajectory.response_mask.sum()) if len(trajectory) else None,
         "margin": None if signal is None else signal.margin,
         "segments": len(tokens),
         "segment_tokens": sum(tokens),
         "entropies": len(entropies),
         "entropy_sum": sum(entropies),
-        "stop_reason": t.stop_reason.value,
-        "metadata": dict(t.metadata),
+        "stop_reason": trajectory.stop_reason,
+        "metadata": dict(trajectory.metadata),
     }
+    return row, _call_rows(trajectory, signal, waste, shared)
 
 
-def _call_rows(
-    t: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste]] | None, shared: Row
-) -> list[Row]:
-    costs, measured = _costs(t), {} if signal is None else _measured(signal)
+def _call_rows(t: Trajectory, signal: Signal | None, waste: Classes | None, shared: Row) -> list[Row]:
+    tokens, measured = _tokens(t), dict[str, Sequence[Any]]()
+    if signal is not None:  # an unanswered call has no value, whatever its round has
+        before, entropy, n_tokens = signal.round_of_call, signal.segment_entropy, signal.segment_tokens
+        measured = {name: getattr(signal, f"call_{name}").tolist() for name in ("value", "lower", "upper")}
+        measured |= {
+            "verdict": signal.call_verdicts,
+            "entropy_before": entropy[before].tolist(),
+            "entropy_after": entropy[before + 1].tolist(),
+            "tokens_before": n_tokens[before].tolist(),
+            "tokens_after": n_tokens[before + 1].tolist(),
+        }
     is_gap = t.metadata.get(DURATION_FROM) == GAP
     rows = []
     for i, (call, k) in enumerate(zip(t.calls, t.round_of_call.tolist(), strict=True)):
-        row: Row = {name: column[i] for name, column in measured.items()}
+        row = shared | tokens[i] | {name: column[i] for name, column in measured.items()}
         if waste is not None:
             row["waste"] = sorted(waste[i])
             row["waste_level"] = waste_level(waste[i], row.get("verdict")).value
@@ -200,76 +194,52 @@ def _call_rows(
             "turn": call.turn,
             "duration_is_gap": is_gap and call.duration_s is not None,
         }
-        rows.append(shared | costs[i] | row)
+        rows.append(row)
     return rows
 
 
-def _measured(signal: Signal) -> dict[str, Sequence[Any]]:
-    """(C,) columns that the signal gives; an unanswered call has no value, whatever its round has."""
-    rounds = signal.round_of_call
-    return {
-        "value": signal.call_value.tolist(),
-        "lower": signal.call_lower.tolist(),
-        "upper": signal.call_upper.tolist(),
-        "verdict": signal.call_verdicts,
-        "entropy_before": signal.segment_entropy[rounds].tolist(),
-        "entropy_after": signal.segment_entropy[rounds + 1].tolist(),
-        "tokens_before": signal.segment_tokens[rounds].tolist(),
-        "tokens_after": signal.segment_tokens[rounds + 1].tolist(),
-    }
-
-
-def _costs(t: Trajectory) -> list[Row]:
+def _tokens(t: Trajectory) -> list[Row]:
     """Tokens of every call: counted where the record has tokens, else estimated from characters."""
     last_turn = max([-1, *(s.turn for s in t.segments if s.kind.sampled), *(c.turn for c in t.calls)])
     lengths: dict[tuple[SegmentKind, int], list[int]] = defaultdict(list)
     for segment in t.segments:
         lengths[segment.kind, segment.turn].append(segment.n_tokens)
-    costs: list[Row] = []
+    rows: list[Row] = []
     for r in t.rounds:
         calls = [t.calls[i] for i in r.calls]
-        own_chars = [len(c.name) + len(c.arguments) for c in calls]
-        result_chars = [len(c.result or "") for c in calls]
-        spelled = _shared(lengths[SegmentKind.CALL, r.turn], own_chars)
-        read = _shared(lengths[SegmentKind.RESULT, r.turn], result_chars)
-        later = last_turn - r.turn
-        for own, result, a, b in zip(spelled, read, own_chars, result_chars, strict=True):
-            own_tokens = a / CHARS_PER_TOKEN if own is None else own
-            result_tokens = b / CHARS_PER_TOKEN if result is None else result
-            costs.append(
+        spelling, answering = lengths[SegmentKind.CALL, r.turn], lengths[SegmentKind.RESULT, r.turn]
+        own_tokens, own_estimated = _divided(spelling, [len(c.name) + len(c.arguments) for c in calls])
+        result_tokens, result_estimated = _divided(answering, [len(c.result or "") for c in calls])
+        for own, result in zip(own_tokens, result_tokens, strict=True):
+            rows.append(
                 {
-                    "call_tokens": sum(lengths[SegmentKind.CALL, r.turn]) or None,
-                    "own_tokens": own_tokens,
-                    "result_tokens": result_tokens,
-                    "prompt_tokens": (own_tokens + result_tokens) * later,
-                    "repeated_prompt_tokens": (own_tokens + result_tokens) * max(later - 1, 0),
-                    "tokens_estimated": own is None or (result is None and b > 0),
+                    "call_tokens": sum(spelling) or None,
+                    "own_tokens": own,
+                    "result_tokens": result,
+                    "prompt_tokens": (own + result) * (last_turn - r.turn),
+                    "repeated_prompt_tokens": (own + result) * max(last_turn - r.turn - 1, 0),
+                    "tokens_estimated": own_estimated or (result_estimated and result > 0),
                 }
             )
-    return costs
+    return rows
 
 
-def _shared(lengths: list[int], chars: list[int]) -> list[float] | list[None]:
-    """Tokens of a turn's segments of one kind, shared out to its calls by characters; None where there are no tokens.
-
-    Where there is one segment a call, each has its own.
-    """
+def _divided(lengths: list[int], chars: list[int]) -> tuple[list[float], bool]:
+    """Tokens by call of a turn's segments of one kind (its own segment, or a share by characters); if estimated."""
     if not any(lengths):
-        return [None] * len(chars)
+        return [n / CHARS_PER_TOKEN for n in chars], True
     if all(lengths) and len(lengths) == len(chars):
-        return [float(n) for n in lengths]
+        return [float(n) for n in lengths], False
     total = sum(chars)
-    return [sum(lengths) * (n / total if total else 1 / len(chars)) for n in chars]
+    return [sum(lengths) * (n / total if total else 1 / len(chars)) for n in chars], False
 
 
 class RowFiles(NamedTuple):
-    """Rows of some trajectories in files that the table has still to read."""
+    """Files by table, if any, whose rows the table has still to read; bytes of all rows and of the longest."""
 
-    paths: dict[str, str]
-    """By table; empty without any row."""
+    paths: Mapping[str, str]
     n_bytes: int
     longest: int
-    """Bytes of the longest row."""
 
 
 class RowWriter:
@@ -281,28 +251,9 @@ class RowWriter:
         self._files: dict[str, BinaryIO] = {}
         self.n_bytes = self._longest = 0
 
-    def add(
-        self,
-        trajectory: Trajectory,
-        signal: Signal | None,
-        waste: Sequence[frozenset[Waste]] | None,
-        *,
-        matched: bool = False,
-        cluster: str = "task_id",
-    ) -> None:
-        """Write the rows of one trajectory.
-
-        Args:
-            trajectory: C calls.
-            signal: None for one without entropies.
-            waste: (C,) what `waste_of_calls` says of it; None: nobody looked for waste.
-            matched: Whether the file of answers has a row of it.
-            cluster: Metadata key that names the question.
-
-        Raises:
-            InvalidValueError: if `signal` or `waste` speaks of another number of calls.
-        """
-        row, calls = rows_of(trajectory, signal, waste, key=self._key, matched=matched, cluster=cluster)
+    def add(self, trajectory: Trajectory, signal: Signal | None, waste: Classes | None, **facts: Any) -> None:
+        """Write the rows of one trajectory, see `rows_of`."""
+        row, calls = rows_of(trajectory, signal, waste, key=self._key, **facts)
         self._key += 1
         if not self._files:
             self._files = {name: open(f"{self._folder}/{uuid.uuid4().hex}.{name}", "wb") for name in TABLES}  # noqa: SIM115

@@ -1,12 +1,12 @@
-"""The table of calls: one row a call in `calls`, one row a trajectory in `trajectories`, both in one database.
+"""The table of calls: one row per call in `calls`, one row per trajectory in `trajectories`, both in one database.
 
     table = deltah.read_calls("logs/")
-    table.df()                                                          # one row a call, as a pandas data frame
+    table.df()                                                          # one row per call, as a pandas data frame
     table.sql("SELECT tool, avg(value) FROM calls GROUP BY tool").show()
     table.sql("SELECT c.* FROM calls c JOIN trajectories t USING (key) WHERE t.margin = 0")
 
-Columns are declared in `deltah.calls.schema`. What does not fit into the database's memory (`MEMORY_LIMIT`) it keeps on
-disk, until it is closed. A `ScoredLog` reads, grades and scores trajectories one by one, in constant memory.
+Columns are declared in `deltah.calls.schema`. What does not fit into the database's memory (`MEMORY_LIMIT`) is kept in
+temporary files. A `ScoredLog` reads, grades and scores trajectories one by one, in constant memory.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 from deltah.calls.grading import Answers
-from deltah.calls.schema import TABLES, RowFiles, RowWriter
-from deltah.calls.waste import Waste, waste_of_calls
+from deltah.calls.savings import Costs, fill_costs
+from deltah.calls.schema import TABLES, Classes, RowFiles, RowWriter
+from deltah.calls.waste import waste_of_calls
 from deltah.core.signals import SIGNALS, Signal, SignalConfig, score
 from deltah.core.types import Trajectory
-from deltah.errors import ConfigError, DataError, InvalidValueError
+from deltah.errors import ConfigError, DataError, InvalidValueError, MissingDependencyError
 from deltah.runs import signal_of
-from deltah.traces import TraceReader, read_traces
 from deltah.traces.files import STDIN
 from deltah.traces.parquet import OPTIONAL
-from deltah.traces.reader import Paths
+from deltah.traces.reader import Paths, ReadCounts, ReadOptions, TraceReader
 
 if TYPE_CHECKING:
     import duckdb
@@ -50,12 +51,13 @@ _FORMATS: Final = {
     ".jsonl": "FORMAT json",
     ".csv": "FORMAT csv, HEADER true",
 }
+_NO_COSTS: Final = Costs()
 _RESULT: Final = re.compile(rb'\{\s*"schema_version": ?\d+,\s*"(?:title|level)":')
 """How the JSON of a report or a study begins, as no record of traces does."""
 
 
 def score_measured(trajectory: Trajectory, config: SignalConfig | None = None) -> Signal | None:
-    """Score, with the defaults when no configuration is given; None for a trajectory without entropies."""
+    """Signal of a trajectory; None without entropies."""
     return None if trajectory.entropy is None else score(trajectory, config)
 
 
@@ -63,11 +65,13 @@ class CallTable:
     """Calls and trajectories as two relations of one database; ask it with SQL, or take it as a data frame."""
 
     def __init__(self, *, cluster: str = "task_id") -> None:
-        """Make an empty table; `cluster` is the metadata key that names the question of trajectories that are added."""
+        """Make an empty table; `cluster` is the metadata key that names the question."""
         self.log: ScoredLog | None = None
         """What the rows were read from; None for trajectories in memory."""
         self.has_waste = True
         """Whether anybody looked for waste."""
+        self.costs = _NO_COSTS
+        """What the costs of calls were computed with, see `price`."""
         import duckdb  # here, because it takes a tenth of a second to load
 
         spill = os.path.join(tempfile.gettempdir(), f"deltah-calls-{uuid.uuid4().hex}")
@@ -100,7 +104,7 @@ class CallTable:
             cluster: Metadata key that names the question.
 
         Raises:
-            InvalidValueError: if `signals` has another length, or one speaks of another number of calls.
+            InvalidValueError: if `signals` has another length, or one has another number of calls.
         """
         table, listed = cls(cluster=cluster), list(trajectories)
         if signals is not None and len(signals) != len(listed):
@@ -110,38 +114,27 @@ class CallTable:
         return table
 
     def add(
-        self,
-        trajectory: Trajectory,
-        signal: Signal | None,
-        waste: Sequence[frozenset[Waste]] | None = None,
-        *,
-        matched: bool = False,
+        self, trajectory: Trajectory, signal: Signal | None, waste: Classes | None = None, *, matched: bool = False
     ) -> None:
-        """Add one trajectory.
+        """Add one trajectory with its signal, None without entropies.
 
-        Args:
-            trajectory: C calls.
-            signal: None for one without entropies.
-            waste: (C,) what `waste_of_calls` says; looked for here when not given.
-            matched: Whether a file of answers has a row of it.
+        `waste` is (C,) as of `waste_of_calls` (default: looked for here), `matched` whether a file of answers has it.
         """
         found = waste_of_calls(trajectory) if waste is None and self.has_waste else waste
         self._writer.add(trajectory, signal, found, matched=matched, cluster=self._cluster)
-        if self._writer.n_bytes > _BATCH_BYTES:
-            self._flush()
+        self._flush(beyond=_BATCH_BYTES)
 
     def load(self, files: RowFiles) -> None:
-        """Add rows that another writer wrote, with keys of their own; to a table to which none are added otherwise."""
+        """Add rows that another writer wrote, with keys of their own; `add` is not to be mixed with it."""
         self._waiting.append(files)
-        if sum(waiting.n_bytes for waiting in self._waiting) > _BATCH_BYTES:
-            self._flush()
+        self._flush(beyond=_BATCH_BYTES)
 
-    def _flush(self) -> None:
-        """Read the rows that wait into the database, in order."""
+    def _flush(self, beyond: int = 0) -> None:
+        """Read the rows that wait into the database, in order, if they are more than so many bytes."""
+        if self._writer.n_bytes + sum(files.n_bytes for files in self._waiting) <= beyond:
+            return
         waiting = [files for files in (*self._waiting, self._writer.take()) if files.paths]
         self._waiting = []
-        if not waiting:
-            return
         size = max(2**20, 2 * max(files.longest for files in waiting))
         for name, columns in TABLES.items():
             shape = ", ".join(f"\"{column.name}\": '{column.type}'" for column in columns)
@@ -156,51 +149,56 @@ class CallTable:
 
     @property
     def calls(self) -> duckdb.DuckDBPyRelation:
-        """One row a call."""
+        """One row per call."""
         return self.sql("FROM calls")
 
     @property
     def trajectories(self) -> duckdb.DuckDBPyRelation:
-        """One row a trajectory."""
+        """One row per trajectory."""
         return self.sql("FROM trajectories")
 
     def sql(self, query: str, **parameters: object) -> duckdb.DuckDBPyRelation:
-        """Answer of a query on `calls` and `trajectories`.
-
-        Args:
-            query: In the dialect of DuckDB.
-            **parameters: Values of `$name` in the query.
-        """
+        """Answer of a DuckDB query on `calls` and `trajectories`; parameters are values of `$name` in it."""
         self._flush()
         # Each with a cursor of its own: one that was not read to its end does not stand in the way of the next.
         return self.connection.cursor().sql(query, params=parameters or None)
 
+    def price(self, costs: Costs) -> None:
+        """Fill the columns `cost` and `cost_with_cache` of the calls that the table has now."""
+        self._flush()
+        self.costs = costs
+        fill_costs(self, costs.prices)
+
     def df(self) -> Any:
         """The calls as a pandas data frame; needs pandas."""
-        return self.calls.df()
+        return self._checked("df", "pandas").df()
 
     def pl(self) -> Any:
         """The calls as a Polars data frame; needs polars and pyarrow."""
-        return self.calls.pl()
+        return self._checked("pl", "polars", "pyarrow").pl()
 
     def arrow(self) -> Any:
         """The calls as an Arrow table; needs pyarrow."""
-        return self.calls.to_arrow_table()
+        return self._checked("arrow", "pyarrow").to_arrow_table()
+
+    def _checked(self, method: str, *packages: str) -> duckdb.DuckDBPyRelation:
+        """The calls, if the packages of a data frame are installed."""
+        if missing := " ".join(name for name in packages if find_spec(name) is None):
+            needed = " and ".join(packages)
+            raise MissingDependencyError(f".{method}() needs {needed}; install with: pip install {missing}")
+        return self.calls
 
     def __len__(self) -> int:
         """Number of calls."""
-        return int(self.sql("SELECT count(*) FROM calls").fetchall()[0][0])
+        return len(self.calls)
 
     @property
     def n_trajectories(self) -> int:
         """Number of trajectories."""
-        return int(self.sql("SELECT count(*) FROM trajectories").fetchall()[0][0])
+        return len(self.trajectories)
 
     def write(self, path: str | os.PathLike[str]) -> int:
-        """Write the calls to a `.parquet`, `.jsonl` or `.csv` file, which appears when it is complete.
-
-        Returns:
-            The number of rows.
+        """Write the calls to a `.parquet`, `.jsonl` or `.csv` file, which appears when it is complete, and count them.
 
         Raises:
             ConfigError: if the name has another ending.
@@ -230,32 +228,24 @@ class CallTable:
 
 
 def check_suffix(path: Path) -> None:
-    """Refuse a name of rows that `CallTable.write` has no format for."""
+    """Refuse a file name that `CallTable.write` has no format for."""
     if path.suffix not in _FORMATS:
         raise ConfigError(f"--out {path}: expected a name that ends in .jsonl, .csv or .parquet")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LogOptions:
+class LogOptions(ReadOptions):
     """How logs are read and scored; see `read_calls`."""
 
-    format: str | None = None
-    vocab_size: int | None = None
-    join: bool = True
-    strict: bool = False
     answers: str | None = None
     signal: str | None = None
     margin: float | None = None
     watch: Callable[[int], object] | None = None
-    """Called with the number of trajectories read so far."""
 
     def signal_config(self, base: SignalConfig) -> SignalConfig:
         """A run's configuration with what is stated here in its place."""
-        if self.signal is None and self.margin is None:
-            return base
         name = base.name if self.signal in (None, base.name) else _signal_name(str(self.signal))
-        # Another signal has a margin of its own.
-        kept = base.margin if name == base.name else None
+        kept = base.margin if name == base.name else None  # another signal has a margin of its own
         return replace(base, name=name, margin=kept if self.margin is None else self.margin)
 
 
@@ -264,25 +254,15 @@ Scored: TypeAlias = tuple[Trajectory, Signal | None]
 
 
 class ScoredLog(Iterable[tuple[Trajectory, Signal | None, bool]]):
-    """Trajectories of logs, graded, with their signals and whether the answers' file has a row of them.
-
-    Iterable again unless from standard input.
-    """
+    """Trajectories of logs, graded, with their signals and whether the answers' file has a row of them."""
 
     def __init__(self, paths: Paths, options: LogOptions | None = None, *, waste: bool = True) -> None:
         """Open the files; without `waste` the texts of Parquet are not read. Errors as of `read_calls`."""
         options = options or LogOptions()
         self.answers = Answers(options.answers)
         self.watch = options.watch
-        self.waste = waste
-        self.reader: TraceReader = read_traces(
-            paths,
-            format=options.format,
-            strict=options.strict,
-            vocab_size=options.vocab_size,
-            join=options.join,
-            skip=("logprobs", "token_ids") if waste else OPTIONAL,
-        )
+        skip = ("logprobs", "token_ids") if waste else OPTIONAL
+        self.reader = TraceReader(paths, replace(options, skip=skip, watch=None))
         # What an earlier report or study left in a folder of logs is none of them.
         self.reader.sources = [s for s in self.reader.sources if s.named or not is_result(s.path)]
         folders = {str(Path(source.path).parent) for source in self.reader.sources if source.path != STDIN}
@@ -308,15 +288,13 @@ def log_signals() -> tuple[str, ...]:
 
 
 def _signal_name(name: str) -> str:
-    if name in log_signals() or (":" in name and "fit" not in SIGNALS.resolve(name).options):
+    known = name in SIGNALS or ":" in name
+    if known and "fit" not in SIGNALS.resolve(name).options:
         return name
-    wrong = f"unknown signal {name!r};"
-    if name in SIGNALS or ":" in name:
-        wrong = (
-            f"the signal {name!r} needs an expectation fitted on other questions, as `deltah study` computes it; here"
-        )
+    fitted = f"the signal {name!r} needs an expectation fitted on other questions, as `deltah study` computes it; here"
     raise InvalidValueError(
-        f"{wrong} choose one of: {', '.join(log_signals())}; or name one of your own as package.module:function"
+        f"{fitted if known else f'unknown signal {name!r};'} choose one of: {', '.join(log_signals())}; or name one of "
+        "your own as package.module:function"
     )
 
 
@@ -331,7 +309,9 @@ def read_calls(  # noqa: PLR0913 - the options of `deltah score`
     join: bool = True,
     strict: bool = False,
     waste: bool = True,
+    costs: Costs | None = None,
     workers: int | None = 1,
+    watch: Callable[[int], object] | None = None,
 ) -> CallTable:
     """Read traces or logs, score every call, and give the table of calls.
 
@@ -340,12 +320,14 @@ def read_calls(  # noqa: PLR0913 - the options of `deltah score`
         signal: A name, or `package.module:function`; None: that of the run that the traces lie in, else ΔH.
         margin: Dead band in the signal's unit; None: likewise.
         answers: Second file with grades or gold answers.
-        format: Name of a trace format; None: told from the content.
+        format: Name of a trace format; None: detected from the content.
         vocab_size: Vocabulary size of logs that do not state it.
         join: Whether API calls of one conversation become one trajectory.
         strict: Stop at the first record that cannot be read, instead of counting it in `log.reader.problems`.
         waste: Whether to look for waste in the text; without, scoring is faster.
-        workers: Processes; None: one per core. More than one need a guarded main module (`multiprocessing`, "spawn").
+        costs: Prices, for the column `cost`.
+        workers: Processes; None: one per core, at most 8. Several need a guarded main (`multiprocessing`, "spawn").
+        watch: Called with the number of trajectories read so far.
 
     Returns:
         A `CallTable`: `.df()`, `.pl()`, `.arrow()`, `.sql("SELECT ... FROM calls")`.
@@ -356,36 +338,26 @@ def read_calls(  # noqa: PLR0913 - the options of `deltah score`
         InvalidValueError: if an option is wrong.
     """
     options = LogOptions(
-        format=format,
-        vocab_size=vocab_size,
-        join=join,
-        strict=strict,
-        answers=answers,
-        signal=signal,
-        margin=margin,
+        format=format, vocab_size=vocab_size, join=join, strict=strict, answers=answers, signal=signal, margin=margin
     )
-    return table_of(ScoredLog(paths, options, waste=waste), workers=workers)
-
-
-def table_of(log: ScoredLog, *, workers: int | None = 1) -> CallTable:
-    """Table of a log, which is read once; see `read_calls`."""
-    table = CallTable()
-    table.log, table.has_waste = log, log.waste
-    score_file = partial(_score_file, log.signal, log.answers, log.waste, table.folder)
-    for files in log.reader.map(score_file, workers=workers, watch=log.watch):
+    log, table = ScoredLog(paths, options, waste=waste), CallTable()
+    table.log, table.has_waste = log, waste
+    score_file = partial(_score_file, log.signal, log.answers, waste, table.folder)
+    for files in log.reader.map(score_file, workers=workers, watch=watch):
         table.load(files)
+    if costs is not None:
+        table.price(costs)
     return table
 
 
 def _score_file(
-    config: SignalConfig, answers: Answers, waste: bool, folder: str, number: int, trajectories: Iterable[Trajectory]
+    config: SignalConfig, answers: Answers, waste: bool, folder: str, read: ReadCounts, found: Iterable[Trajectory]
 ) -> RowFiles:
     """Write the rows of one file of a log, in any process."""
-    writer = RowWriter(folder, number * _FILE_KEYS)
-    for read in trajectories:
-        trajectory, matched = answers.apply(read)
-        found = waste_of_calls(trajectory) if waste else None
-        writer.add(trajectory, score_measured(trajectory, config), found, matched=matched)
+    writer = RowWriter(folder, read.number * _FILE_KEYS)
+    for trajectory, matched in map(answers.apply, found):
+        classes = waste_of_calls(trajectory) if waste else None
+        writer.add(trajectory, score_measured(trajectory, config), classes, matched=matched, file=read.file)
     return writer.take()
 
 

@@ -1,37 +1,22 @@
 """Waste that the text of a trajectory shows: calls that repeat a call, an error or what the context already holds.
 
-No label, no model and no entropy is used. The classes err towards silence: a call is named waste only if nothing in the
-record speaks for it. docs/waste.md states the rules. A call that may change the world and a new user message begin a
-new *epoch*, and only calls of one epoch are evidence about each other. Time is linear in the text but for one substring
-search a call in its epoch's results, and at most `NEAR_WINDOW` comparisons of queries.
+No label, model or entropy is used, and what is in doubt is no waste; docs/waste.md states the rules. A call that may
+change the world and a new user message begin a new *epoch*, and only calls of one epoch are evidence about each other.
+Time is linear in the text but for one substring search per call in its epoch's results and `NEAR_WINDOW` comparisons.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from itertools import pairwise, product, repeat
 from operator import itemgetter
 from string import ascii_lowercase
-from typing import Final, TypeVar
+from typing import Final
 
-from deltah.calls.evidence import (
-    Answer,
-    CallForm,
-    answer_kind,
-    call_form,
-    decode_arguments,
-    effect_of,
-    flatten,
-    passages,
-    same_code,
-    similarity,
-    split_words,
-    tool_of,
-)
+from deltah.calls.evidence import CallText, flatten, read_call, same_code, split_words, tool_of
 from deltah.core.signals import Signal, Verdict
 from deltah.core.types import SegmentKind, ToolCall, Trajectory
 from deltah.tools.search import STOP_WORDS
@@ -41,9 +26,9 @@ NEAR_SIMILARITY: Final = 0.8
 NEAR_WINDOW: Final = 32
 """Queries that differ in nothing but words are compared with so many of their predecessors."""
 MIN_PASSAGE_CHARS: Final = 40
-"""A search result shorter than this is never said to be in context already."""
+"""A shorter search result is never said to be in context already."""
 MIN_TEXT_CHARS: Final = 160
-"""The same for other tools, whose results need not name what they are about."""
+"""The same for other tools."""
 
 
 class Waste(StrEnum):
@@ -62,7 +47,7 @@ class Waste(StrEnum):
 
 
 class WasteLevel(StrEnum):
-    """What text and entropy together say of a call."""
+    """What text and entropy together say about a call."""
 
     CERTIFIED = "certified"
     """A class other than the hint holds, and ΔH is certified not reduced."""
@@ -84,7 +69,7 @@ def waste_level(waste: frozenset[Waste], verdict: Verdict | None) -> WasteLevel:
 
 
 def waste_levels(signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> tuple[WasteLevel, ...]:
-    """(C,) what text and entropy say of each call, given its classes; the signal is None without entropies."""
+    """(C,) what text and entropy say about each call, given its classes; the signal is None without entropies."""
     verdicts = [None] * len(waste) if signal is None else signal.call_verdicts
     return tuple(waste_level(classes, verdict) for classes, verdict in zip(waste, verdicts, strict=True))
 
@@ -100,7 +85,13 @@ def waste_of_calls(trajectory: Trajectory) -> tuple[frozenset[Waste], ...]:
         return (frozenset(),) * trajectory.n_calls  # an export of numbers: there is nothing to compare
     heard = _user_text(trajectory)
     evidence = _evidence(trajectory.calls, heard)
-    for group in _same_calls(evidence):
+    groups: dict[tuple[int, tuple[str, ...]], list[CallText]] = defaultdict(list)
+    for e in evidence:
+        groups[e.epoch, e.loose].append(e)
+    for group in (group for group in groups.values() if len(group) > 1):
+        answers = {e.flat for e in group if e.kind not in ("failed", "absent")}
+        for e in group:
+            e.changing = len(answers) > 1
         _mark_duplicates(group)
         _mark_repeated_errors(group)
     _mark_contained(evidence, heard)
@@ -108,102 +99,62 @@ def waste_of_calls(trajectory: Trajectory) -> tuple[frozenset[Waste], ...]:
     for e, unused in zip(evidence, _unused_results(trajectory, heard), strict=True):
         if unused and e.kind == "content" and e.effect != "changes":
             e.waste.add(Waste.RESULT_UNUSED)
-    return tuple(frozenset(e.waste) for e in evidence)
+    return tuple(frozenset(map(Waste, e.waste)) for e in evidence)
 
 
-@dataclass(slots=True, eq=False)
-class _Evidence:
-    """One call with what is needed to judge it."""
-
-    turn: int
-    form: CallForm
-    effect: str
-    kind: Answer
-    flat: str
-    """Comparable form of the result; empty where there is none."""
-    parts: tuple[str, ...]
-    """What of the result must be found as one run: each passage of a search result, the whole of any other."""
-    epoch: int
-    changing: bool = False
-    """Whether the same call got another answer in the same epoch."""
-    waste: set[Waste] = field(default_factory=set)
-
-    @property
-    def answered(self) -> bool:
-        """Whether its answer shows that a later equal one brings nothing."""
-        return self.kind in ("content", "nothing_found") or (self.kind == "acknowledgement" and self.effect == "reads")
-
-
-def _evidence(calls: Sequence[ToolCall], heard: Iterable[int]) -> list[_Evidence]:
+def _evidence(calls: Iterable[ToolCall], heard: Iterable[int]) -> list[CallText]:
     """Read every call once; an epoch begins at a call that changes something and after a user message."""
-    evidence: list[_Evidence] = []
+    evidence = [read_call(call) for call in calls]
     messages = [turn for turn in heard if turn > 0][::-1]
     epoch = 0
-    for call in calls:
-        arguments = decode_arguments(call.arguments)
-        effect, kind = effect_of(call.name, arguments), answer_kind(call)
+    for call, e in zip(calls, evidence, strict=True):
         # A tool that refused has changed nothing; code may have run half way.
-        begins = effect == "changes" and not (kind == "failed" and tool_of(call.name).kind != "code")
+        begins = e.effect == "changes" and not (e.kind == "failed" and tool_of(call.name).kind != "code")
         while messages and messages[-1] <= call.turn:
             messages.pop()
             begins = True
         epoch += begins
-        form, flat = call_form(call.name, arguments), "" if call.result is None else flatten(call.result)
-        parts = tuple(passages(call.result or "")) if form.query and kind == "content" else (flat,)
-        evidence.append(_Evidence(call.turn, form, effect, kind, flat, parts, epoch))
+        e.epoch = epoch
     return evidence
 
 
-def _same_calls(evidence: Iterable[_Evidence]) -> list[list[_Evidence]]:
-    """Groups of two or more calls that agree in epoch and loose form; `changing` is set on their members."""
-    groups: dict[tuple[int, tuple[str, ...]], list[_Evidence]] = defaultdict(list)
-    for e in evidence:
-        groups[e.epoch, e.form.loose].append(e)
-    repeated = [group for group in groups.values() if len(group) > 1]
-    for group in repeated:
-        answers = {e.flat for e in group if e.kind not in ("failed", "absent")}
-        for e in group:
-            e.changing = len(answers) > 1
-    return repeated
-
-
-def _mark_duplicates(group: Sequence[_Evidence]) -> None:
+def _mark_duplicates(group: Sequence[CallText]) -> None:
     exact: set[str] = set()
-    earlier: list[CallForm] = []
+    earlier: list[CallText] = []
     for e in group:
         if not e.answered or e.changing:
             continue
-        if e.form.exact in exact:
+        if e.exact in exact:
             e.waste.add(Waste.EXACT_DUPLICATE)
             continue
-        if any(same_code(e.form, form) for form in earlier):
+        if any(same_code(e, other) for other in earlier):
             e.waste.add(Waste.NEAR_DUPLICATE)
-        exact.add(e.form.exact)
-        earlier = [*earlier[: NEAR_WINDOW - 1], e.form]
+        exact.add(e.exact)
+        earlier = [*earlier[: NEAR_WINDOW - 1], e]
 
 
 _VARYING = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+")
 
 
-def _mark_repeated_errors(group: Sequence[_Evidence]) -> None:
+def _mark_repeated_errors(group: Sequence[CallText]) -> None:
     last_success = max((i for i, e in enumerate(group) if e.answered or e.kind == "acknowledgement"), default=-1)
-    seen: list[tuple[str, CallForm]] = []
+    seen: list[tuple[str, CallText]] = []
     for i, e in enumerate(group):
         if e.kind != "failed":
             continue
         error = _VARYING.sub("#", e.flat.casefold())
-        if any(error == text and same_code(e.form, form) for text, form in seen):
+        if any(error == text and same_code(e, other) for text, other in seen):
             if i > last_success:
                 e.waste.add(Waste.REPEATED_ERROR)
         else:
-            seen = [*seen[: NEAR_WINDOW - 1], (error, e.form)]
+            seen = [*seen[: NEAR_WINDOW - 1], (error, e)]
 
 
-def _mark_contained(evidence: Sequence[_Evidence], heard: Mapping[int, str]) -> None:
+def _mark_contained(evidence: Sequence[CallText], heard: Mapping[int, str]) -> None:
     """Mark results whose every passage stood in the context of their epoch before their turn."""
     texts, seen_parts = set[str](), set[str]()
     epoch, turn = -1, -1
-    waiting: list[_Evidence] = []
+    waiting: list[CallText] = []
     for e in evidence:
         if e.epoch != epoch:
             texts, seen_parts, waiting = set(), set(), []
@@ -215,38 +166,34 @@ def _mark_contained(evidence: Sequence[_Evidence], heard: Mapping[int, str]) -> 
             waiting = []
         epoch, turn = e.epoch, e.turn
         waiting.append(e)
-        if _may_be_contained(e) and all(
-            part in seen_parts or part in texts or any(part in text for text in texts) for part in e.parts
-        ):
+        enough = len(e.flat) - 2 >= (MIN_PASSAGE_CHARS if e.query else MIN_TEXT_CHARS)
+        if e.kind != "content" or e.effect == "changes" or e.changing or not enough:
+            continue
+        if all(part in seen_parts or part in texts or any(part in text for text in texts) for part in e.parts):
             e.waste.add(Waste.RESULT_IN_CONTEXT)
 
 
-def _may_be_contained(e: _Evidence) -> bool:
-    enough = MIN_PASSAGE_CHARS if e.form.query else MIN_TEXT_CHARS
-    return e.kind == "content" and e.effect != "changes" and not e.changing and len(e.flat) - 2 >= enough
-
-
-def _mark_similar(evidence: Sequence[_Evidence]) -> None:
+def _mark_similar(evidence: Sequence[CallText]) -> None:
     """Mark calls whose result was in context and whose query resembles an earlier one of the epoch."""
-    buckets: dict[tuple[int, tuple[str, ...]], list[CallForm]] = defaultdict(list)
+    buckets: dict[tuple[int, tuple[str, ...]], list[CallText]] = defaultdict(list)
     for e in evidence:
-        if not e.form.query:
+        if not e.query:
             continue
-        earlier = buckets[e.epoch, e.form.rest]
-        judged = Waste.RESULT_IN_CONTEXT in e.waste and Waste.EXACT_DUPLICATE not in e.waste
-        if judged and any(similarity(e.form, form) >= NEAR_SIMILARITY for form in earlier[-NEAR_WINDOW:]):
-            e.waste.add(Waste.NEAR_DUPLICATE)
-        earlier.append(e.form)
+        earlier = buckets[e.epoch, e.rest]
+        if Waste.RESULT_IN_CONTEXT in e.waste and Waste.EXACT_DUPLICATE not in e.waste:
+            pairs = ((len(e.query & other.query), len(e.query | other.query)) for other in earlier[-NEAR_WINDOW:])
+            if any(both / either >= NEAR_SIMILARITY for both, either in pairs):
+                e.waste.add(Waste.NEAR_DUPLICATE)
+        earlier.append(e)
 
 
 _TEMPLATE = re.compile(r"<[^<>]{0,40}>|\b(?:system|user|assistant|tool)\b|[^\w<]+|[_<]")
 
 
 def _user_text(trajectory: Trajectory) -> dict[int, str]:
-    """System and user text by the turn it precedes, the question included, in order.
+    """System and user text by the turn it precedes, the question included, in order; empty where the record lacks it.
 
-    After turn 0, a prompt that holds nothing but template tokens and role names is no message; a message whose text the
-    record lacks is an empty one.
+    After turn 0, a prompt of template tokens and role names alone is no message.
     """
     found = {0: trajectory.question} if trajectory.question else {}
     for segment in trajectory.segments:
@@ -259,10 +206,7 @@ def _user_text(trajectory: Trajectory) -> dict[int, str]:
 
 
 def _policy_text(trajectory: Trajectory) -> dict[int, str | None]:
-    """Reasoning and calls by the turn that wrote them; None for a turn of which the record lacks some text.
-
-    Where no text of a turn spells its calls, their arguments stand in for it.
-    """
+    """Reasoning and calls (or their arguments) by the turn that wrote them; None where the record lacks some text."""
     parts: dict[int, list[str | None]] = defaultdict(list)
     spelled = set()
     for segment in trajectory.segments:
@@ -278,22 +222,20 @@ def _policy_text(trajectory: Trajectory) -> dict[int, str | None]:
 
 STEM_LETTERS: Final = 6
 _FRACTION = re.compile(r"(?:\b\d)?\.\d+")
-"""Decimals; of 1023.5 the whole part stays, of 0.5 nothing."""
+"""Decimals: 1023.5 becomes 1023, and 0.5 nothing."""
 _DECIMAL_POINT = re.compile(r"\.\d")
 _THOUSANDS = re.compile(r",(?=\d{3}\b)")
 _SHORT_WORDS: Final = frozenset(map("".join, product(ascii_lowercase, ["", *ascii_lowercase])))
-"""Of one or two letters: most are of no language in particular, and any text holds some."""
+"""Of one or two letters: any text holds some."""
 _IGNORED: Final = _SHORT_WORDS.union(word[:STEM_LETTERS] for word in STOP_WORDS)
 _stem = itemgetter(slice(STEM_LETTERS))
-Item = TypeVar("Item")
 
 
 def _unused_results(trajectory: Trajectory, user_text: Mapping[int, str]) -> list[bool]:
-    """Whether each call's result brought new words of which the policy wrote none later.
+    """Whether each call's result brought new words, none of which the policy wrote later.
 
-    Nor may it have written two neighbouring words of the result that user text and the call do not hold: a fact that
-    the context held already and the result confirmed. False also where that cannot be said: no new word, nothing
-    written later, or later text that the record lacks.
+    Nor may it have written two neighbouring words of the result that user text and the call lack: a fact that the
+    result confirmed. False also where that cannot be said: no new word, nothing written later, or text that is missing.
     """
     calls, written = trajectory.calls, _policy_text(trajectory)
     heard = {turn: _words(text) for turn, text in user_text.items()}
@@ -318,9 +260,9 @@ def _unused_results(trajectory: Trajectory, user_text: Mapping[int, str]) -> lis
     return unused
 
 
-def _turns(texts: Iterable[tuple[int, Iterable[Item]]]) -> dict[Item, int]:
+def _turns(texts: Iterable[tuple[int, Iterable[Hashable]]]) -> dict[Hashable, int]:
     """Turn of the last of the texts that holds an item."""
-    found: dict[Item, int] = {}
+    found: dict[Hashable, int] = {}
     for turn, items in texts:
         found.update(zip(items, repeat(turn), strict=False))
     return found
@@ -349,7 +291,7 @@ def _new_words(
 
 
 def _pairs(words: Iterable[str]) -> set[tuple[str, str]]:
-    """Neighbouring content words; words that do not count are skipped."""
+    """Neighbouring content words."""
     return set(pairwise(word for word in words if word not in _IGNORED))
 
 

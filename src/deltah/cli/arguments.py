@@ -6,20 +6,17 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from deltah.calls.savings import Costs, Prices
+from deltah.calls.savings import TOKEN_PRICES, Costs, Prices
 from deltah.calls.table import is_result, log_signals
 from deltah.core.rewards import REWARDS
 from deltah.core.signals import SIGNALS
 from deltah.errors import ConfigError, DataError
-from deltah.stats.summary import OTHER_TOOLS
-from deltah.text_format import count
 from deltah.tools.toolbox import TOOLS
 from deltah.traces.importing import IMPORTERS
 
@@ -99,8 +96,6 @@ Settings = Annotated[
 ]
 
 
-_TOKENS: Final = {"input": "input_per_million", "cached": "cached_input_per_million", "output": "output_per_million"}
-_MAX_NAMED: Final = 5
 PRICES = "Prices"
 """Title of a group of options in the help."""
 
@@ -134,26 +129,9 @@ def split_names(text: str | None) -> list[str] | None:
 def costs(price: Iterable[str] | None, currency: str, latency: Iterable[str] | None) -> Costs:
     """Costs that the options state."""
     stated = _amounts("--price", price)
-    tokens = {field: stated.pop(name, None) for name, field in _TOKENS.items()}
+    tokens = {field: stated.pop(name, None) for name, field in TOKEN_PRICES.items()}
     prices = Prices(**tokens, per_call=stated, currency=currency)
     return Costs(prices=prices, latency_s=_amounts("--latency", latency))
-
-
-def unknown_tools(costs: Costs, called: Iterable[str]) -> str | None:
-    """A note on prices and latencies of tools that are never called, with the names that may have been meant."""
-    tools = sorted(set(called))
-    unknown = [name for name in dict.fromkeys((*costs.prices.per_call, *costs.latency_s)) if name not in tools]
-    # Of very many tools some share a group, and a name may be among them.
-    if not unknown or OTHER_TOOLS in tools:
-        return None
-    named = []
-    for name in unknown[:_MAX_NAMED]:
-        close = get_close_matches(name, [*filter(str.strip, tools), *_TOKENS], n=2)
-        named.append(f"{name} (did you mean {' or '.join(close)}?)" if close else name)
-    more = f" and {len(unknown) - _MAX_NAMED:,} more" if len(unknown) > _MAX_NAMED else ""
-    return (
-        f"--price or --latency names {count(len(unknown), 'tool')} that the log never calls: {', '.join(named)}{more}."
-    )
 
 
 def _amounts(option: str, given: Iterable[str] | None) -> dict[str, float]:

@@ -9,10 +9,11 @@ from typing import Annotated
 
 import typer
 
+from deltah.calls.savings import unknown_tools
 from deltah.calls.table import LogOptions
 from deltah.cli import arguments
-from deltah.cli.terminal import inert, reading
-from deltah.text_format import count
+from deltah.cli.terminal import reading
+from deltah.text_format import count, inert
 from deltah.traces.files import STDIN
 
 
@@ -50,7 +51,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     with reading() as watch:
         data = load_report(paths, options=replace(options, watch=watch), title=title, costs=stated)
     tools = {tool for e in data.every_evaluation for (tool,) in e.rows("SELECT DISTINCT tool FROM calls")}
-    if (unpriced := arguments.unknown_tools(stated, tools)) is not None:
+    if (unpriced := unknown_tools(stated, tools)) is not None:
         data = replace(data, notes=(unpriced,))
     write_report(data, page)
     typer.echo(f"page  {page.resolve().as_uri()}\njson  {page.with_suffix('.json')}")

@@ -53,8 +53,8 @@ def command(  # noqa: PLR0913 - the options of a command line
             if done := job.kept():
                 typer.echo(f"continuing after {share(done, job.total, 'trajectory')} in {job.partial}")
             with reporting("rollout") as (report,):
-                report(done, job.total, {})
+                report(done, job.total)
                 for number in job.proceed(done):
-                    report(number, job.total, {})
+                    report(number, job.total)
             job.finish(traces, remove_run=is_file)
     typer.echo(f"{count(job.total, 'trajectory')} in {traces}; next: deltah score {traces}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,76 +15,64 @@ from rich.console import Console
 from rich.table import Table
 
 from deltah.calls.notes import notes_on
-from deltah.calls.savings import Costs, SavingsReport, savings
-from deltah.calls.table import CallTable, LogOptions, ScoredLog, check_suffix, table_of
-from deltah.cli.arguments import (
-    Answers,
-    Currency,
-    Force,
-    Join,
-    Latency,
-    Logs,
-    Margin,
-    Price,
-    Signal,
-    Strict,
-    TraceFormat,
-    VocabSize,
-    Workers,
-    check_outputs,
-    costs,
-    unknown_tools,
-)
-from deltah.cli.terminal import broken, escaped, inert, logs_of, nothing_read, reading, report_losses, two_lines
+from deltah.calls.savings import SavingsReport, savings, unknown_tools
+from deltah.calls.table import CallTable, ScoredLog, check_suffix, read_calls
+from deltah.cli import arguments
+from deltah.cli.terminal import TITLE_WIDTH, broken, escaped, nothing_read, reading, report_losses, two_lines
 from deltah.core.registry import Entry
 from deltah.errors import ConfigError
 from deltah.runs import nan_to_none
 from deltah.stats.bootstrap import estimate_cell
 from deltah.stats.summary import BY_TOOL, CallSummary, calls_by, log_metrics, rate_cell
-from deltah.text_format import count, money_text, number, tool_title
+from deltah.text_format import count, inert, money_text, number, tool_title
+from deltah.traces.files import expand
 
 
 def command(  # noqa: PLR0913 - the options of a command line
-    paths: Logs,
-    answers: Answers = None,
-    signal: Signal = None,
-    margin: Margin = None,
-    format: TraceFormat = None,
-    vocab_size: VocabSize = None,
-    join: Join = True,
+    paths: arguments.Logs,
+    answers: arguments.Answers = None,
+    signal: arguments.Signal = None,
+    margin: arguments.Margin = None,
+    format: arguments.TraceFormat = None,
+    vocab_size: arguments.VocabSize = None,
+    join: arguments.Join = True,
     out: Annotated[Path | None, typer.Option(help="Write one row per call to a .parquet, .jsonl or .csv file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
-    price: Price = None,
-    currency: Currency = "USD",
-    latency: Latency = None,
+    price: arguments.Price = None,
+    currency: arguments.Currency = "USD",
+    latency: arguments.Latency = None,
     sql: Annotated[str | None, typer.Option(help="Print the answer of a query on tables calls, trajectories.")] = None,
     waste: Annotated[bool, typer.Option("--waste/--no-waste", help="Look for wasted calls; faster without.")] = True,
-    force: Force = False,
-    strict: Strict = False,
-    workers: Workers = None,
+    force: arguments.Force = False,
+    strict: arguments.Strict = False,
+    workers: arguments.Workers = None,
 ) -> None:
     """Score every tool call of logs: change of entropy, verdict, waste."""
-    options = LogOptions(
-        answers=answers,
-        format=format,
-        vocab_size=vocab_size,
-        join=join,
-        strict=strict,
-        signal=signal,
-        margin=margin,
-    )
-    stated = costs(price, currency, latency)
     if out is not None:
         check_suffix(out)
     with reading() as watch:
-        log = ScoredLog(paths, replace(options, watch=watch), waste=waste)
-        check_outputs([out], [answers, *logs_of(log)], force=force)
-        table = table_of(log, workers=workers)
+        arguments.check_outputs([out], [answers, *(source.path for source in expand(paths))], force=force)
+        table = read_calls(
+            paths,
+            signal=signal,
+            margin=margin,
+            answers=answers,
+            format=format,
+            vocab_size=vocab_size,
+            join=join,
+            strict=strict,
+            waste=waste,
+            costs=arguments.costs(price, currency, latency),
+            workers=workers,
+            watch=watch,
+        )
+    log = table.log
+    assert log is not None  # it was read from one
     if not table.n_trajectories:
         raise nothing_read(log, paths)
     n_rows = None if out is None else table.write(out)
     if sql is None:
-        _print_summary(table, log, stated, as_json=as_json)
+        _print_summary(table, log, as_json=as_json)
     else:
         _print_answer(table, sql, as_json=as_json)
     if n_rows is not None:
@@ -92,19 +80,19 @@ def command(  # noqa: PLR0913 - the options of a command line
     report_losses(log)
 
 
-def _print_summary(table: CallTable, log: ScoredLog, costs: Costs, *, as_json: bool) -> None:
-    saved, notes = savings(table, costs), notes_on(table, log)
+def _print_summary(table: CallTable, log: ScoredLog, *, as_json: bool) -> None:
+    saved, notes = savings(table), notes_on(table, log)
     groups = {
         "tool": calls_by(table, BY_TOOL),
         "round": {str(k): summary for k, summary in calls_by(table, "round").items()},
         "outcome": calls_by(table, "if(correct, 'correct', 'not correct')", where="correct IS NOT NULL"),
     }
-    unpriced = unknown_tools(costs, groups["tool"])
+    called = (tool for (tool,) in table.sql("SELECT DISTINCT tool FROM calls").fetchall())
+    unpriced = unknown_tools(table.costs, called)
     if unpriced is not None:
         typer.echo(f"note  {inert(unpriced)}", err=True)
     if as_json:
-        summary = _summary(table, log, saved, groups)
-        summary["notes"] = notes if unpriced is None else [*notes, unpriced]
+        summary = {**_summary(table, log, saved, groups), "notes": [*notes, *filter(None, [unpriced])]}
         typer.echo(json.dumps(nan_to_none(summary), indent=1))
         return
     console = Console()
@@ -118,11 +106,11 @@ def _print_summary(table: CallTable, log: ScoredLog, costs: Costs, *, as_json: b
         if group:
             console.print(_call_table(label, group, room, log.signal.entry, waste=table.has_waste))
     if saved.certified_and_likely.calls:
-        _print_savings(console, saved, costs.prices.currency)
+        _print_savings(console, saved, table.costs.prices.currency)
 
 
 def _print_answer(table: CallTable, query: str, *, as_json: bool) -> None:
-    """Print what a query of the user gives."""
+    """Print the answer of a user's query."""
     import duckdb
 
     try:
@@ -194,14 +182,12 @@ def _headline(table: CallTable, log: ScoredLog, saved: SavingsReport) -> str:
 
 _NUMBERS_WIDTH = 70
 """Of a table of calls without its first column, in characters: an 80-column terminal leaves 10 to the names."""
-_TITLE_WIDTH = 12
-"""Of the signal's column, whose intervals are wider than a line of its title."""
 
 
 def _call_table(label: str, groups: Mapping[str, CallSummary], room: int, signal: Entry[Any], *, waste: bool) -> Table:
-    """One row a group: calls, verdicts, mean signal with its interval, and waste if it was looked for."""
+    """One row per group: calls, verdicts, mean signal with its interval, and waste if it was looked for."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
-    mean = broken(f"mean {signal.with_unit}", _TITLE_WIDTH)
+    mean = broken(f"mean {signal.with_unit}", TITLE_WIDTH)
     names = ("calls", "reduced", mean, "unde-\ncided", "unde-\nfined", "errors")
     table.add_column(label, overflow="fold")
     for name in (*names, "waste", "likely\nwaste") if waste else names:

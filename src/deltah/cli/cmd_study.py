@@ -16,7 +16,7 @@ from rich.table import Table
 from deltah.calls.notes import notes_on
 from deltah.calls.table import CallTable, LogOptions, ScoredLog
 from deltah.cli import arguments
-from deltah.cli.terminal import escaped, inert, nothing_read, reading, report_losses, reporting, two_lines
+from deltah.cli.terminal import escaped, nothing_read, reading, report_losses, reporting, two_lines
 from deltah.core.signals import SignalConfig
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError
@@ -26,6 +26,7 @@ from deltah.stats.labels import Evidence, read_call_values
 from deltah.stats.study import StudyResult, run_study
 from deltah.stats.study_text import LabelTable, label_tables, method_notes, result_size, study_markdown
 from deltah.tasks import read_tasks
+from deltah.text_format import inert
 from deltah.tools import read_corpus
 
 
@@ -73,9 +74,7 @@ def command(  # noqa: PLR0913 - the options of a command line
             calls=calls,
         )
     with reporting("resampling") as (report,):
-        result = run_study(
-            table, resamples=resamples, seed=seed, on_progress=lambda done, total: report(done, total, {})
-        )
+        result = run_study(table, resamples=resamples, seed=seed, on_progress=report)
     _print(result)
     for note in notes_on(calls, log):
         typer.echo(f"note  {inert(note)}", err=True)

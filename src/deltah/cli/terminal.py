@@ -36,7 +36,7 @@ from deltah.core import metrics
 from deltah.errors import DataError
 from deltah.stats.bootstrap import Cell
 from deltah.stats.summary import DEMO_COLUMNS, Statistics, table
-from deltah.text_format import agreeing, count
+from deltah.text_format import agreeing, count, inert
 
 LINE_EVERY_S: Final = 10.0
 READ_AFTER_S: Final = 1.0
@@ -45,11 +45,9 @@ _READ_EVERY_S: Final = 0.1
 TITLE_WIDTH: Final = 12
 """Longest line of a column title, in characters."""
 _MAX_PROBLEMS: Final = 20
-_SPEED_OVER_S: Final = 300.0
-"""Window of the speed that the time left is estimated from, in seconds."""
 
-Report = Callable[[int, int, dict[str, float]], None]
-"""Called with (done, total, latest metrics)."""
+Report = Callable[..., None]
+"""Called with (done, total), and with the latest metrics where there are any."""
 
 
 class Display:
@@ -115,7 +113,7 @@ def display(*, hidden: bool = False, transient: bool = False) -> Iterator[Displa
         console=console,
         disable=hidden or lines,
         transient=transient,
-        speed_estimate_period=_SPEED_OVER_S,
+        speed_estimate_period=300.0,
     ) as progress:
         shown = Display(progress, partial(print, end="", file=sys.stderr, flush=True) if lines else None)
         try:
@@ -129,8 +127,8 @@ def display(*, hidden: bool = False, transient: bool = False) -> Iterator[Displa
 def reporting(first: str, *later: str, hidden: bool = False) -> Iterator[list[Report]]:
     """Show each phase of a command, a later one from its first report on; yields the functions that report them."""
 
-    def move(name: str, done: int, total: int, row: dict[str, float]) -> None:
-        shown.show(name, description=name, done=done, total=total, numbers=numbers_of(row))
+    def move(name: str, done: int, total: int, row: Mapping[str, float] | None = None) -> None:
+        shown.show(name, description=name, done=done, total=total, numbers=numbers_of(row or {}))
 
     with display(hidden=hidden) as shown:
         shown.show(first, description=first)
@@ -152,7 +150,7 @@ def reading() -> Iterator[Callable[[int], None]]:
         yield watch
 
 
-def numbers_of(row: dict[str, float]) -> str:
+def numbers_of(row: Mapping[str, float]) -> str:
     """The three numbers worth watching during training."""
     shown = (("F1", metrics.OUTCOME), ("calls", metrics.CALLS), ("reduced", metrics.REDUCTION_RATE))
     return "  ".join(f"{name} {row[key]:.2f}" for name, key in shown if key in row)
@@ -204,23 +202,9 @@ def broken(name: str, width: int) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""Control characters, except tabs and line breaks; names in a log may hold any."""
-
-
-def inert(text: str) -> str:
-    """Replace control characters, so that a terminal shows the text and nothing else."""
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
 def escaped(text: str) -> str:
     """Inert text with its brackets escaped from markup."""
     return escape(inert(text))
-
-
-def logs_of(log: ScoredLog) -> list[str]:
-    """Files that are read for logs."""
-    return [source.path for source in log.reader.sources]
 
 
 def report_losses(log: ScoredLog) -> None:

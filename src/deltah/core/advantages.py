@@ -4,9 +4,6 @@ Scalar rewards: $A_i = (r_i - \bar r) / (\mathrm{std} + \epsilon)$ on every samp
 Dense rewards: $A_{i,k}$ from the group's calls, put on the sampled tokens of the segment that *issued* call k; calls of
 one round share their segment and its mean advantage; the final segment, and every token of a trajectory without
 calls, get the group's outcome advantage. Tokens that were not sampled get 0.
-
-With `correctness_first` no token of a correct trajectory gets less than any token of an incorrect one, nor less than
-min(0, its own outcome-only advantage).
 """
 
 from __future__ import annotations
@@ -196,20 +193,17 @@ def batch_credit(
                 "rng=numpy.random.default_rng([seed, step])"
             )
         signals = config.over_batch(signals, rng)
-    totals = np.full(len(trajectories), np.nan)
+    totals = np.where(np.isfinite(outcomes), outcomes, np.nan)
     tokens = [np.zeros(len(trajectory)) for trajectory in trajectories]
-    dropped, kinds = 0, set()
+    dropped, kinds = len(trajectories), set()
     members: dict[Hashable, list[int]] = {}
     for i, key in enumerate(groups):
         members.setdefault(key, []).append(i)
     for rows in members.values():
         graded = [i for i in rows if np.isfinite(outcomes[i])]
         if len(graded) < 2:
-            dropped += len(rows)
-            for i in graded:
-                totals[i] = outcomes[i]
             continue
-        dropped += len(rows) - len(graded)
+        dropped -= len(graded)
         group = Group(
             trajectories=[trajectories[i] for i in graded],
             signals=[signals[i] for i in graded],
@@ -234,7 +228,7 @@ def credit_rollouts(
     signal: SignalConfig | str | None = None,
     rng: np.random.Generator | None = None,
 ) -> BatchCredit:
-    """Per-token advantages for a training loop of one's own.
+    """Per-token advantages for your own training loop.
 
     Args:
         spans: B rollouts, each as (kind, tokens) in order; see `trajectory_from_spans`.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, pairwise
-from typing import Any, final, overload
+from typing import final, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -66,7 +66,7 @@ def pad(rows: Sequence[Sequence[float] | NDArray[np.float64]], width: int, fill:
 class TokenTexts(Sequence[str]):
     """(T,) texts of tokens as one string with offsets, so that the text of a span is one slice.
 
-    Reads like the tuple of the texts and equals it; not to be changed.
+    Reads like the tuple of the texts and equals it.
 
     Raises:
         InvalidValueError: if the offsets fall, or do not end at the length of the text.
@@ -124,11 +124,5 @@ class TokenTexts(Sequence[str]):
             return self.joined == other.joined and np.array_equal(self.ends, other.ends)
         return tuple(self) == other if isinstance(other, tuple) else NotImplemented
 
-    def __hash__(self) -> int:
-        return hash(tuple(self))
-
     def __repr__(self) -> str:
         return f"TokenTexts.of({tuple(self)!r})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return TokenTexts, (self.joined, self.ends)

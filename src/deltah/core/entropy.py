@@ -25,7 +25,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from deltah.core.types import BoolArray, FloatArray
+from deltah.core.types import FloatArray
 from deltah.errors import InvalidValueError, VocabularySizeError
 
 SERVER_PRECISION_NATS = 5e-5
@@ -38,7 +38,6 @@ DEFAULT_VOCAB_SIZE: Final = 2**19
 
 An upper bound grows with log V, so a size that is too great widens an interval and never breaks it."""
 
-_FLOAT64_PRECISION_NATS = 1e-14
 _UNHELD_MASS = 1e-6
 """Probability that unseen tokens may fail to hold: rounding of a caller who states no precision, and no matter."""
 _CACHED_VALUES = 2**16
@@ -129,7 +128,7 @@ def entropy_bounds(
     given = np.asarray(logprobs)
     if precision is not None and not 0 <= precision < 0.1:
         raise InvalidValueError(f"precision is {precision} nats; expected a small number, 0 <= precision < 0.1")
-    implied = _FLOAT64_PRECISION_NATS if given.dtype == np.float64 else SERVER_PRECISION_NATS
+    implied = 1e-14 if given.dtype == np.float64 else SERVER_PRECISION_NATS
     tau = implied if precision is None else precision
     logp = np.sort(given.astype(np.float64), axis=-1) if given.ndim else given.astype(np.float64)
     _check_logprobs(logp, vocab_size, tau)
@@ -155,18 +154,13 @@ def entropy_bounds(
 class _Known(NamedTuple):
     """What lists say, whatever the vocabulary; arrays of one shape, one number per list."""
 
-    head: FloatArray
-    """Entropy of the known tokens, nats; `slack` is its error."""
-    slack: FloatArray
-    mass: FloatArray
-    """Probability of the known tokens; `error` is its error."""
-    error: FloatArray
-    cap: FloatArray
-    """Probability that no unseen token exceeds."""
-    least: FloatArray
-    """Probability of the least token of the list."""
-    new: FloatArray
-    """1 where the drawn token is known beside those of the list."""
+    head: FloatArray  # entropy of the known tokens, nats
+    slack: FloatArray  # its error
+    mass: FloatArray  # probability of the known tokens
+    error: FloatArray  # its error
+    cap: FloatArray  # probability that no unseen token exceeds
+    least: FloatArray  # probability of the least token of the list
+    new: FloatArray  # 1 where the drawn token is known beside those of the list
 
 
 def _known(logp: FloatArray, sampled: ArrayLike | None, tail_cap: ArrayLike | None, tau: float) -> _Known:
@@ -176,10 +170,13 @@ def _known(logp: FloatArray, sampled: ArrayLike | None, tail_cap: ArrayLike | No
         # exp(-inf) * -inf is NaN, but an impossible token carries no entropy; a NaN stays one.
         log_p = np.where(p > 0, logp, p * 0.0)
         head, mass, least = -(p * log_p).sum(axis=-1), p.sum(axis=-1), p[..., 0]
-        cap = least if tail_cap is None else np.exp(_one_a_row("tail_cap", tail_cap, head.shape))
+        cap = least if tail_cap is None else np.exp(_one_per_row("tail_cap", tail_cap, head.shape))
         slack, new = _rounding_slack((p * np.abs(1.0 + log_p)).sum(axis=-1), mass, tau), np.zeros(head.shape)
         if sampled is not None:
-            q, is_new = _drawn_outside(_one_a_row("sampled", sampled, head.shape), logp[..., 0], tau)
+            drawn = _one_per_row("sampled", sampled, head.shape)
+            # A tie with the K-th entry may be that entry: counting it twice would break the bounds, so it adds nothing.
+            is_new = drawn < logp[..., 0] - 2 * tau - 1e-12
+            q = np.where(is_new, np.exp(np.where(is_new, drawn, 0.0)), 0.0)
             log_q = np.log(np.where(q > 0, q, 1.0))  # 0 where the token adds nothing
             head, mass, new = head - q * log_q, mass + q, new + is_new
             slack = slack + _rounding_slack(q * np.abs(1 + log_q), q, tau)
@@ -227,7 +224,7 @@ def _check_room(
     )
 
 
-def _one_a_row(name: str, values: ArrayLike, shape: tuple[int, ...]) -> FloatArray:
+def _one_per_row(name: str, values: ArrayLike, shape: tuple[int, ...]) -> FloatArray:
     array = np.asarray(values, dtype=np.float64)
     if array.shape != shape:
         raise InvalidValueError(f"{name} has shape {array.shape}; expected one log-probability per row, {shape}")
@@ -238,13 +235,6 @@ def _rounding_slack(slope: FloatArray, mass: FloatArray, tau: float) -> FloatArr
     """How far an error of at most tau in each log p moves the sum of -p log p, given its slope p |1 + log p|."""
     # The slope itself moves within tau, by no more than the factor exp(tau) and the summand p tau.
     return np.asarray((slope + mass * tau) * (tau * np.exp(tau)))
-
-
-def _drawn_outside(sampled: FloatArray, least: FloatArray, tau: float) -> tuple[FloatArray, BoolArray]:
-    """Probability of the drawn token, and True where it certainly is not among the known ones."""
-    # A tie with the K-th entry may be that entry itself: counting it twice would break the bounds, so it adds nothing.
-    is_new = sampled < least - 2 * tau - 1e-12
-    return np.where(is_new, np.exp(np.where(is_new, sampled, 0.0)), 0.0), is_new
 
 
 def _within(x: FloatArray, low: FloatArray | float, high: FloatArray | float) -> FloatArray:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deltah.core.signals import Signal, Verdict
-from deltah.core.types import FloatArray, IntArray
+from deltah.core.types import FloatArray
 from deltah.errors import InvalidValueError
 
 PREFIX = "deltah/"
@@ -67,8 +67,11 @@ def batch_metrics(signals: Sequence[Signal], outcomes: FloatArray) -> dict[str, 
     correct = outcomes[np.isfinite(outcomes)] >= 1.0
     calls = np.array([signal.n_calls for signal in signals], dtype=np.float64)
     reduced = np.array([signal.n_reduced for signal in signals], dtype=np.float64)
-    values = _joined([signal.call_value for signal in signals])
-    tokens = _joined([signal.segment_tokens for signal in signals])
+    values, tokens, entropy = (
+        np.concatenate([np.empty(0), *(getattr(signal, name) for signal in signals)])
+        for name in ("call_value", "segment_tokens", "segment_entropy")
+    )
+    verdicts = [verdict for signal in signals for verdict in signal.call_verdicts]
     n_calls = calls.sum()
     return {
         OUTCOME: _finite_mean(outcomes),
@@ -79,16 +82,12 @@ def batch_metrics(signals: Sequence[Signal], outcomes: FloatArray) -> dict[str, 
         EFFICIENCY: _finite_mean(reduced[calls > 0] / calls[calls > 0]),
         SIGNAL_MEAN: _finite_mean(values),
         SIGNAL_STD: float(values[np.isfinite(values)].std()) if np.isfinite(values).any() else float("nan"),
-        UNDEFINED_RATE: _share(sum(signal.call_verdicts.count(Verdict.UNDEFINED) for signal in signals), n_calls),
-        UNDECIDED_RATE: _share(sum(signal.call_verdicts.count(Verdict.UNDECIDED) for signal in signals), n_calls),
+        UNDEFINED_RATE: _share(verdicts.count(Verdict.UNDEFINED), n_calls),
+        UNDECIDED_RATE: _share(verdicts.count(Verdict.UNDECIDED), n_calls),
         PRODUCTIVITY: _share(correct.sum(), n_calls),
         SEGMENT_TOKENS: _finite_mean(tokens[tokens > 0]),
-        SEGMENT_ENTROPY: _finite_mean(_joined([signal.segment_entropy for signal in signals])),
+        SEGMENT_ENTROPY: _finite_mean(entropy),
     }
-
-
-def _joined(arrays: Sequence[FloatArray | IntArray]) -> FloatArray:
-    return np.concatenate([*arrays, np.empty(0)])
 
 
 def _share(part: float, whole: float) -> float:
@@ -97,17 +96,17 @@ def _share(part: float, whole: float) -> float:
 
 @dataclass(kw_only=True)
 class CollapseMonitor:
-    """Watches rows of `batch_metrics` for the known ways in which entropy-reward training dies.
+    """Watches rows of `batch_metrics` for the known ways in which entropy-reward training collapses.
 
     Compares the mean of the last `window` rows with that of the first. Each alarm is given once.
     """
 
     window: int = 5
     calls_left: float = 0.1
-    """Alarm when calls per trajectory fell below this share of the start while the outcome fell."""
+    """Alarm when calls per trajectory fell below this share of the start while the outcome fell by `outcome_drop`."""
     outcome_drop: float = 0.05
     spread_left: float = 0.1
-    """Alarm when the standard deviation of the signal fell below this share of the start: the signal is dying."""
+    """Alarm when the standard deviation of the signal fell below this share of the start."""
     _rows: list[Mapping[str, float]] = field(default_factory=list, init=False)
     _given: set[str] = field(default_factory=set, init=False)
 
@@ -117,19 +116,19 @@ class CollapseMonitor:
         if len(self._rows) < 2 * self.window:
             return []
         (calls0, calls), (f0, f), (std0, std) = (self._ends(key) for key in (CALLS, OUTCOME, SIGNAL_STD))
-        alarms = []
+        alarms = {}
         if calls < self.calls_left * calls0 and f < f0 - self.outcome_drop:
-            alarms.append(
+            alarms["calls"] = (
                 f"calls per trajectory fell from {calls0:.2f} to {calls:.2f} while the outcome fell from {f0:.3f} to "
                 f"{f:.3f}: the policy is dropping its tools"
             )
         if std < self.spread_left * std0:
-            alarms.append(
+            alarms["spread"] = (
                 f"the standard deviation of the signal fell from {std0:.3g} to {std:.3g}: entropy has collapsed "
                 "and its reduction no longer tells calls apart"
             )
-        fresh = [alarm for alarm in alarms if alarm.split(" fell")[0] not in self._given]
-        self._given |= {alarm.split(" fell")[0] for alarm in alarms}
+        fresh = [text for kind, text in alarms.items() if kind not in self._given]
+        self._given |= alarms.keys()
         return fresh
 
     def _ends(self, key: str) -> tuple[float, float]:

@@ -103,17 +103,28 @@ class Registry(Mapping[str, Entry[T]]):
         """
         if name in self._entries or name in self:
             return self._entries[name]
-        if ":" not in name:
+        module_name, colon, attribute = name.partition(":")
+        if not colon:
             raise InvalidValueError(
                 f"unknown {self.kind} {name!r}; choose one of: {', '.join(self)}; or name one of your own as "
                 "package.module:function"
             )
-        value = _import_attribute(name, self.kind)
+        try:
+            module = importlib.import_module(module_name)
+        except (ImportError, ValueError) as error:
+            raise ConfigError(
+                f"{self.kind} {name!r}: cannot import {module_name!r} ({error}); install it, or put its folder on "
+                "PYTHONPATH"
+            ) from error
+        value = getattr(module, attribute, None)
+        if not callable(value):
+            functions = sorted(n for n, v in vars(module).items() if inspect.isfunction(v) and not n.startswith("_"))
+            raise ConfigError(
+                f"{self.kind} {name!r}: {module_name!r} has no function {attribute!r}; it has "
+                f"{', '.join(functions) or 'none'}"
+            )
         registered = next((e for e in self._entries.values() if _same_definition(e.value, value)), None)
-        if registered is not None:
-            return registered
-        title = name.partition(":")[2]
-        return Entry(name=name, value=value, title=title, meaning=_first_line(value))
+        return registered or Entry(name=name, value=cast(T, value), title=attribute, meaning=_first_line(value))
 
     def __getitem__(self, name: str) -> Entry[T]:
         if name not in self._entries:
@@ -127,24 +138,6 @@ class Registry(Mapping[str, Entry[T]]):
     def __len__(self) -> int:
         load_plugins()
         return len(self._entries)
-
-
-def _import_attribute(path: str, kind: str) -> Any:
-    """Function or class behind `package.module:attribute`."""
-    module_name, _, attribute = path.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except (ImportError, ValueError) as error:
-        raise ConfigError(
-            f"{kind} {path!r}: cannot import {module_name!r} ({error}); install it, or put its folder on PYTHONPATH"
-        ) from error
-    found = getattr(module, attribute, None)
-    if not callable(found):
-        functions = sorted(n for n, v in vars(module).items() if inspect.isfunction(v) and not n.startswith("_"))
-        raise ConfigError(
-            f"{kind} {path!r}: {module_name!r} has no function {attribute!r}; it has {', '.join(functions) or 'none'}"
-        )
-    return found
 
 
 @cache
@@ -167,8 +160,6 @@ def _same_definition(a: object, b: object) -> bool:
 
 def choice(kind: type[Choice], value: object, what: str) -> Choice:
     """Member of a closed set from its text; an error calls it `what` and lists the choices."""
-    if type(value) is kind:
-        return value
     try:
         return kind(str(value))
     except ValueError:

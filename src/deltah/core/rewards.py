@@ -6,23 +6,19 @@ With F1 the task's score in [0, 1], n all calls of a trajectory and m those with
 * dense: $r_k = F1 \cdot (1 + \alpha I_k)$ for every call k; centred: $F1 \cdot (1 + \alpha (I_k - \bar I))$;
 * outcome: $r = F1$;
 * penalty: $r = F1 - c \cdot n$;
-* OTC (arXiv 2504.14870): $r = F1 \cdot r_{tool}$, a bump over n that is 1 at the fewest calls $n^*$ of any correct
-  trajectory of the group;
-* shuffled: sparse after the verdicts were permuted among the calls of one round index, across the batch: what sparse
-  gains over it, entropy bought.
+* OTC (arXiv 2504.14870): $r = F1 \cdot r_{tool}$, which is 1 at the fewest calls of a correct trajectory of the group;
+* shuffled: sparse on verdicts that were permuted over the batch: what sparse gains over it, entropy bought.
 
-Undefined and undecided calls count in n and not in m.
-
-A reward is a function from a `Group` and its own options to one of three results, registered where it is defined; what
-it pays follows from what it returns (see docs/extend.md). Options of a registration: `over_batch`, a function from the
-signals of a whole batch and a random generator to the signals that the reward sees, and `untouched` (True: a trainer
-leaves rewards and advantages as they are).
+Undefined and undecided calls count in n and not in m. A reward is a function from a `Group` and its own options to one
+of three results, registered where it is defined (see docs/extend.md). Options of a registration: `over_batch`, a
+function from the signals of a whole batch and a random generator to the signals that the reward sees, and `untouched`
+(True: a trainer leaves rewards and advantages as they are).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, TypeAlias
 
 import numpy as np
@@ -65,7 +61,7 @@ class Group:
         return list(zip(self.signals, self.outcomes.tolist(), strict=True))
 
     def __len__(self) -> int:
-        """G."""
+        """Number of trajectories G."""
         return len(self.trajectories)
 
 
@@ -107,7 +103,7 @@ def outcome(group: Group) -> TrajectoryRewards:
     return TrajectoryRewards(group.outcomes)
 
 
-@REWARDS.register("sparse", meaning="F1 * m / n: the share of calls that reduced entropy, once a trajectory")
+@REWARDS.register("sparse", meaning="F1 * m / n: the share of calls that reduced entropy, per trajectory")
 def sparse(group: Group, *, no_call_efficiency: Share = 1.0) -> TrajectoryRewards:
     """F1 * m / n of every trajectory, the method's sparse outcome reward; options as for `sparse_reward`."""
     return TrajectoryRewards([sparse_reward(s, f, no_call_efficiency=no_call_efficiency) for s, f in group.pairs])
@@ -310,22 +306,12 @@ class RewardConfig:
     correct_at: float = 1.0
     """Outcome from which a trajectory counts as correct."""
 
-    def __init__(
-        self,
-        name: str = "sparse",
-        *,
-        options: Mapping[str, Any] | None = None,
-        pooling: str = "pooled",
-        scale: bool = True,
-        eps: float = 1e-4,
-        correctness_first: bool = False,
-        correct_at: float = 1.0,
-        **flat: Any,
-    ) -> None:
-        given = {"name": name, "options": {**(options or {}), **flat}, "pooling": pooling, "scale": scale, "eps": eps}
-        given |= {"correctness_first": correctness_first, "correct_at": correct_at}
-        for key, value in given.items():
-            object.__setattr__(self, key, value)
+    def __init__(self, name: str = "sparse", *, options: Mapping[str, Any] | None = None, **flat: Any) -> None:
+        object.__setattr__(self, "name", name)
+        for own in fields(self):
+            if own.name not in ("name", "options"):
+                object.__setattr__(self, own.name, flat.pop(own.name, own.default))
+        object.__setattr__(self, "options", {**(options or {}), **flat})
         self.__post_init__()
 
     def __post_init__(self) -> None:  # msgspec, which reads configuration files, calls this one alone
@@ -342,12 +328,12 @@ class RewardConfig:
 
     @property
     def entry(self) -> Entry[Callable[..., Rewards]]:
-        """What the registry says of the reward."""
+        """The reward's entry in the registry."""
         return REWARDS.resolve(self.name)
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Of the reward's function: its options, and the fields that it asks for by name."""
+        """Arguments of the reward's function: its options, and the fields that it asks for by name."""
         return {key: self.options.get(key, getattr(self, key, None)) for key in options_of(self.entry.value)}
 
     @property
@@ -355,17 +341,12 @@ class RewardConfig:
         """What happens to the signals of a whole batch before any group is rewarded; None: nothing."""
         return self.entry.options.get("over_batch")
 
-    @property
-    def untouched(self) -> bool:
-        """Whether a trainer is to leave its own rewards and advantages as they are."""
-        return bool(self.entry.options.get("untouched", False))
-
     def to_dict(self) -> dict[str, Any]:
         """Plain flat form, as a configuration file has it, every option stated."""
-        fields = {key: getattr(self, key) for key in self.__dataclass_fields__ if key != "options"}
-        return {**self.options, **fields}
+        own = {key: getattr(self, key) for key in self.__dataclass_fields__ if key != "options"}
+        return {**self.options, **own}
 
 
 def reward_config(given: RewardConfig | str | None) -> RewardConfig:
-    """Configuration of what a caller wrote: in full, by name, or sparse for None."""
+    """Configuration from what a caller wrote: in full, by name, or None for sparse."""
     return given if isinstance(given, RewardConfig) else RewardConfig(given or "sparse")

@@ -179,22 +179,15 @@ class PositionBaseline:
 
     @classmethod
     def fit(cls, signals: Iterable[Signal], *, min_rounds: int = 20) -> PositionBaseline:
-        """Fit on the defined rounds of `delta_h` signals.
-
-        Raises:
-            InvalidValueError: if no round has a defined ΔH.
-        """
-        rows = [
-            (k, np.log1p(s.segment_tokens[k + 1]), s.value[k])
-            for s in signals
-            for k in range(s.n_rounds)
-            if np.isfinite(s.value[k])
-        ]
-        if not rows:
+        """Fit on the defined rounds of `delta_h` signals; an InvalidValueError if there is none."""
+        rows = [np.stack([np.arange(s.n_rounds), s.segment_tokens[1:], s.value]) for s in signals]
+        table = np.concatenate([np.empty((3, 0)), *rows], axis=1)
+        index, tokens, delta = table[:, np.isfinite(table[2])]
+        if not len(delta):
             raise InvalidValueError("a position baseline needs at least one round with a defined ΔH; got none")
-        index, log_tokens, delta = (np.array(column, dtype=np.float64) for column in zip(*rows, strict=True))
-        enough = int(np.cumprod(np.bincount(index.astype(np.int64)) >= min_rounds).sum()) or 1
-        bins = np.minimum(index.astype(np.int64), enough - 1)
+        place, log_tokens = index.astype(np.int64), np.log1p(tokens)
+        enough = int(np.cumprod(np.bincount(place) >= min_rounds).sum()) or 1
+        bins = np.minimum(place, enough - 1)
         centre = float(log_tokens.mean())
         within = log_tokens - _bin_means(log_tokens, bins)[bins]
         spread = float((within**2).sum())
@@ -227,12 +220,9 @@ def position_corrected(h: SegmentEntropies, baseline: PositionBaseline) -> Inter
     return Interval(point - expected, lower - expected, upper - expected)
 
 
-@SIGNALS.register(
+SIGNALS.register(
     "tail", title="tail ΔH", unit="nats", meaning=f"{_AFTER_LESS_BEFORE}, over the last tokens of each", pool="tail"
-)
-def tail(h: SegmentEntropies) -> Interval:
-    """ΔH_k over the last `tail_tokens` tokens of each segment, nats."""
-    return delta_h(h)
+)(delta_h)
 
 
 @SIGNALS.register(
@@ -299,7 +289,7 @@ class SignalConfig:
 
     @property
     def entry(self) -> Entry[SignalFunction]:
-        """What the registry says of the signal."""
+        """The signal's entry in the registry."""
         return SIGNALS.resolve(self.name)
 
     @property
@@ -329,7 +319,7 @@ def score(trajectory: Trajectory, config: SignalConfig | str | None = None, **op
     if (short := h.n_tokens < config.min_tokens).any():
         point, lower, upper = (np.where(short, np.nan, values) for values in h[:3])
         h = SegmentEntropies(point, lower, upper, h.n_tokens)
-    fitted = () if entry.options.get("fit") is None else (config.baseline,)
+    fitted = (config.baseline,) if "fit" in entry.options else ()
     point, lower, upper = entry.value(h, *fitted, **config.options)
     answered = np.array([call.result is not None for call in trajectory.calls], dtype=np.bool_)
     if not answered.all():
@@ -356,7 +346,7 @@ def score(trajectory: Trajectory, config: SignalConfig | str | None = None, **op
 
 
 def signal_config(given: object = None, **options: Any) -> SignalConfig:
-    """Configuration of what a caller wrote: in full, by name, or the method's for None; with options on top."""
+    """Configuration from what a caller wrote (in full, by name, or None for ΔH), with options on top."""
     known = SignalConfig.__dataclass_fields__
     unknown = sorted(options.keys() - known.keys())
     if unknown:

@@ -1,7 +1,4 @@
-"""Configuration of a training run: plain frozen data, loaded without any heavy package and saved as it was resolved.
-
-It composes the dataclasses beside the code they configure (`RewardConfig`, `SignalConfig`, `ToolConfig`).
-"""
+"""Configuration of a training run: plain frozen data, loaded without any heavy package and saved as it was resolved."""
 
 from __future__ import annotations
 
@@ -25,15 +22,15 @@ SYSTEM_PROMPT = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutConfig:
-    """How a model is loaded and how it acts."""
+    """How a model is loaded, and how it uses tools."""
 
     model: str = "lab"
     """A local directory, a hub id or `lab` (the embedded agent)."""
     tools: tuple[str, ...] = ("search", "python")
-    """Names in `TOOLS`, or `package.module:function` for one's own."""
+    """Names in `TOOLS`, or `package.module:function`."""
     tool: ToolConfig = field(default_factory=ToolConfig)
     grader: str | None = None
-    """Grader of every task, a name or `package.module:function`; None: the one that the kind of each task names."""
+    """Grader of every task, a name or `package.module:function`; None: the one that each task names."""
     system_prompt: str = SYSTEM_PROMPT
     temperature: float = 1.0
     """Sampling temperature; entropies are those of the distribution at this temperature."""
@@ -53,34 +50,32 @@ class RolloutConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tools", tuple(self.tools))
-        _check_positive(self, "temperature", "max_completion_length", "max_rounds", "batch_size")
-        if self.max_turn_tokens is not None:
-            _check_positive(self, "max_turn_tokens")
+        _check_positive(self, "temperature", "max_completion_length", "max_turn_tokens", "max_rounds", "batch_size")
         if self.device not in ("auto", "cpu"):
             raise InvalidValueError(f"device is {self.device!r}; choose 'auto' or 'cpu'")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutRunConfig:
-    """Rolling out alone, under the keys that training has."""
+    """Rollouts without training, under the same keys."""
 
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalConfig:
-    """Evaluation that follows training on held-out tasks."""
+    """Evaluation on held-out tasks."""
 
     tasks: str
     """Task file."""
     corpus: str | None = None
     """Corpus that `search` uses during evaluation; None: the training corpus."""
     limit: int | None = None
-    """Use only the first so many tasks."""
+    """Use only the first `limit` tasks."""
     batch_size: int = 64
 
     def __post_init__(self) -> None:
-        _check_positive(self, "batch_size", *(["limit"] if self.limit is not None else []))
+        _check_positive(self, "batch_size", "limit")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +105,7 @@ class TrainConfig:
     steps: int = 100
     prompts_per_step: int = 8
     generations: int = 8
-    """Trajectories of each prompt: the group."""
+    """Trajectories of each prompt, 2 or more: the group."""
     learning_rate: float = 1e-6
     warmup_steps: int = 5
     num_iterations: int = 1
@@ -136,13 +131,6 @@ class TrainConfig:
         for name in ("warmup_steps", "beta", "lora_rank", "trace_every"):
             if getattr(self, name) < 0:
                 raise InvalidValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
-        if self.generations < 2:
-            raise InvalidValueError("generations is 1; a group needs 2 or more trajectories to compare")
-        if (self.prompts_per_step * self.generations) % self.rollout.batch_size:
-            raise InvalidValueError(
-                f"{self.prompts_per_step} prompts x {self.generations} generations is not a multiple of "
-                f"rollout.batch_size {self.rollout.batch_size}"
-            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able form, as saved in run.json."""
@@ -152,5 +140,5 @@ class TrainConfig:
 def _check_positive(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        if not value > 0:
+        if value is not None and not value > 0:
             raise InvalidValueError(f"{name} is {value}; expected a number above 0")

@@ -1,8 +1,8 @@
 """A local Hugging Face model: exact log-probabilities and entropies, on CPU or GPU.
 
-The queries of one call share most of their tokens. The shared prefix is read once, its key-value cache is copied to
-every row, and the rows' own tokens are read as one right-padded batch: under a causal mask, padding after a row cannot
-reach it. Logits are made only for positions that predict the continuation, and reduced in float64 a few at a time.
+The queries of one call share most of their tokens: the shared prefix is read once, its key-value cache is copied, and
+the rest is read as one right-padded batch (under a causal mask, padding after a row cannot reach it). Logits are made
+only for positions that predict the continuation, and reduced in float64 a few at a time.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
 from deltah.core.align import rows_that_predict
 from deltah.core.types import Estimator, FloatArray, Scalar
-from deltah.engines.models import ModelFiles
+from deltah.engines.models import ModelFiles, load_model, on_gpu
+from deltah.engines.rollout_row import decode_tokens
 from deltah.errors import ModelError, missing_dependency
 from deltah.probe.queries import (
     ChatContext,
@@ -37,30 +37,25 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-MAX_LOGITS: Final = 2**26
-"""Logits held at once: 256 MB in float32."""
+MAX_LOGITS: Final = 2**26  # held at once: 256 MB in float32
 MAX_BATCH_TOKENS: Final = 2**14
 _ROWS_REDUCED: Final = 64
-_SAMPLED_WEIGHTS: Final = 256
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One query in tokens."""
+class _Row(NamedTuple):
+    """One query in tokens; its continuation begins at `start`."""
 
     ids: list[int]
     start: int
-    """Where the continuation begins."""
     focus: np.ndarray
 
 
 class LocalBackend:
-    """Scores continuations with a model in memory."""
+    """Scores continuations with a loaded model."""
 
     def __init__(
         self, model: Any, tokenizer: PreTrainedTokenizerBase, name: str, *, tools: Sequence[Mapping[str, Any]] = ()
     ) -> None:
-        """Use a loaded model."""
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.view = self
@@ -81,11 +76,7 @@ class LocalBackend:
 
     def texts(self, ids: Sequence[int]) -> list[str]:
         """Text of each token; empty if an id is none of the tokenizer's."""
-        if not all(0 <= i < len(self.tokenizer) for i in ids):
-            return []
-        from deltah.engines.rollout_row import decode_tokens
-
-        return decode_tokens(self.tokenizer, ids)
+        return decode_tokens(self.tokenizer, ids) if all(0 <= i < len(self.tokenizer) for i in ids) else []
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Ids of messages, generation prompt included."""
@@ -119,10 +110,10 @@ class LocalBackend:
         import torch
 
         with torch.no_grad():
-            shared, logits, first = self._forward(rows)
+            first, logits = self._forward(rows)
             for i, row in enumerate(rows):
                 predicting = rows_that_predict(row.start, len(row.ids))
-                wanted = logits[i, predicting.start - shared - first : predicting.stop - shared - first]
+                wanted = logits[i, predicting.start - first : predicting.stop - first]
                 targets = torch.tensor(row.ids[row.start :], device=logits.device)
                 logprobs, entropy = _reduce(wanted, targets)
                 yield Scores(
@@ -135,8 +126,8 @@ class LocalBackend:
                     n_context=row.start,
                 )
 
-    def _forward(self, rows: Sequence[_Row]) -> tuple[int, torch.Tensor, int]:
-        """Length of the prefix read once, logits (B, W, V) of the rest, and the position in it of their first row."""
+    def _forward(self, rows: Sequence[_Row]) -> tuple[int, torch.Tensor]:
+        """Position of the first token whose logits are kept, and logits (B, W, V) from there."""
         import torch
 
         device = self.model.device
@@ -147,12 +138,11 @@ class LocalBackend:
         ids = torch.zeros((len(rows), width), dtype=torch.long)
         for i, row in enumerate(rows):
             ids[i, : len(row.ids) - shared] = torch.tensor(row.ids[shared:])
-        first = (
-            rows_that_predict(min(row.start for row in rows), width + shared).start - shared if self._can_keep else 0
-        )
-        keep = {"logits_to_keep": torch.arange(first, width, device=device)} if self._can_keep else {}
-        output = self.model(input_ids=ids.to(device), **past, **keep)
-        return shared, output.logits, first
+        first, keep = shared, {}
+        if self._can_keep:
+            first = rows_that_predict(min(row.start for row in rows), width + shared).start
+            keep = {"logits_to_keep": torch.arange(first - shared, width, device=device)}
+        return first, self.model(input_ids=ids.to(device), **past, **keep).logits
 
     def _read_prefix(self, ids: Sequence[int], copies: int) -> dict[str, Any]:
         """Argument that hands a copied key-value cache to the model; nothing for models whose state is not one."""
@@ -218,27 +208,18 @@ class LocalBackend:
 def load_local(files: ModelFiles, *, device: str = "auto", tools: Sequence[Mapping[str, Any]] = ()) -> LocalBackend:
     """Load a model and its tokenizer: float32 on CPU, bfloat16 on a GPU."""
     try:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        model, tokenizer = load_model(files, device=device, with_tools=False)
     except ImportError as error:
         raise missing_dependency(error.name or "torch", extra="train", purpose="A probe with a local model") from error
-    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    dtype = torch.float32 if place == "cpu" else torch.bfloat16
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(files.path)
-        model = AutoModelForCausalLM.from_pretrained(files.path, dtype=dtype).to(place)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"the model {files.name!r} does not load: {reason}") from error
-    return LocalBackend(model, tokenizer, files.name, tools=tools)
+    return LocalBackend(model.to("cuda" if on_gpu(device) else "cpu"), tokenizer, files.name, tools=tools)
 
 
 def fingerprint(model: Any) -> str:
-    """Sixteen hex digits that change when training changes the weights: names, shapes and up to 256 values of each."""
+    """16 hex digits that change when training changes the weights: of names, shapes and about 256 values of each."""
     sha = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         flat = weight.detach().reshape(-1)
-        step = max(1, flat.numel() // _SAMPLED_WEIGHTS)
+        step = max(1, flat.numel() // 256)
         sha.update(f"{name}{tuple(weight.shape)}".encode())
         sha.update(flat[::step].float().cpu().numpy().tobytes())
     return sha.hexdigest()[:16]

@@ -1,33 +1,29 @@
 """Models by name: their files, their weights, and whether their chat template can carry an agent loop.
 
-A name is a directory, a hub id, or `lab`, the agent that deltah ships; each resolves to an ordinary Hugging Face
-directory. A chat template is tested with TRL's and transformers' own functions, so that the verdict is the one the
-trainer would come to later. Whether the *model* writes calls that parse is not tested. torch and transformers are
-imported where they are used.
+A name is a directory, a hub id, or `lab`, the agent that deltah ships. A chat template is tested with the functions of
+TRL and transformers that the trainer uses later. torch and transformers are imported where they are used.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from deltah.engines.config import RolloutConfig
 from deltah.errors import ModelError, missing_dependency
 from deltah.probe.server_api import RENDER_ERRORS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-LAB = "lab"
-ANSWER_FORMAT: Final = "set tokenizer.response_template (see the transformers guide to response parsing)"
-OTHER_MODEL: Final = "use a tool-calling instruct model such as Qwen/Qwen3-0.6B"
-
+_ANSWER_FORMAT: Final = "set tokenizer.response_template (see the transformers guide to response parsing)"
+_OTHER_MODEL: Final = "use a tool-calling instruct model such as Qwen/Qwen3-0.6B"
 _QUESTION: Final = {"role": "user", "content": "What is 6 times 7?"}
 _FUNCTION: Final = {"name": "multiply", "arguments": {"a": 6, "text": 'say "7"'}}
 _TOOL: Final = {
@@ -40,14 +36,13 @@ _CALL: Final = {"role": "assistant", "content": "", "tool_calls": [{"type": "fun
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """Where `from_pretrained` finds a model."""
+    """Where `from_pretrained` finds the model that a user named."""
 
     name: str
-    """As the user gave it."""
     path: str
     """A directory, or a hub id."""
     base: str | None = None
-    """Where `path` holds a LoRA adapter: the model it was trained on."""
+    """The model that a LoRA adapter in `path` was trained on."""
 
     @property
     def tokenizer(self) -> str:
@@ -57,33 +52,20 @@ class ModelFiles:
 
 
 def resolve_model(name: str) -> ModelFiles:
-    """Find a model's files.
-
-    Raises:
-        ModelError: if a local path holds no model, or the agent's checkpoint is missing.
-        MissingDependencyError: if an adapter is asked for without PEFT.
-    """
-    if name == LAB:
-        path = Path(str(resources.files("deltah.lab") / "checkpoint"))
-        if not (path / "config.json").exists():
-            raise ModelError("the embedded agent is missing from this installation; install deltah again")
-        return ModelFiles(name, str(path))
+    """Find a model's files; a ModelError if a local path holds none."""
+    if name == "lab":
+        return ModelFiles(name, str(resources.files("deltah.lab") / "checkpoint"))
     local = Path(name)
-    if (local / "adapter_config.json").exists() and not (local / "config.json").exists():
-        return _adapter_files(name, local)
-    if local.exists() and not (local / "config.json").exists():
-        raise ModelError(f"{name} holds no model: expected a directory with config.json, as save_pretrained writes it")
     if not local.exists() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
         raise ModelError(f"no model at {name!r}; give a local directory, a hub id 'owner/name', or 'lab'")
-    return ModelFiles(name, name)
-
-
-def _adapter_files(name: str, folder: Path) -> ModelFiles:
-    """A directory with a LoRA adapter alone, such as a checkpoint of a run with `lora_rank`."""
+    if not local.exists() or (local / "config.json").exists():
+        return ModelFiles(name, name)
+    if not (local / "adapter_config.json").exists():
+        raise ModelError(f"{name} holds no model: expected a directory with config.json, as save_pretrained writes it")
     if find_spec("peft") is None:
         raise missing_dependency("peft", extra="train", purpose=f"{name} holds a LoRA adapter, which")
     try:
-        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+        base = json.loads((local / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{name}/adapter_config.json does not name the model it was trained on ({error})") from error
     if not base:
@@ -91,79 +73,62 @@ def _adapter_files(name: str, folder: Path) -> ModelFiles:
     return ModelFiles(name, name, base=resolve_model(str(base)).path)
 
 
-def unloadable(what: str, files: ModelFiles, error: Exception) -> ModelError:
-    """The error for files that a host could not read: its first line, and what to do."""
-    lines = str(error).strip().splitlines()
-    reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    where = "its files; download or save it again" if Path(files.path).is_dir() else "the name and the connection"
-    return ModelError(
-        f"the {what} of {files.name!r} does not load ({reason}); it must be a causal language model as save_pretrained "
-        f"writes it: check {where}"
-    )
+@contextmanager
+def _loading(what: str, files: ModelFiles) -> Iterator[None]:
+    """Turn whatever readers of a dozen formats raise into one sentence."""
+    try:
+        yield
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        where = "its files; download or save it again" if Path(files.path).is_dir() else "the name and the connection"
+        raise ModelError(
+            f"the {what} of {files.name!r} does not load ({reason}); it must be a causal language model as "
+            f"save_pretrained writes it: check {where}"
+        ) from error
 
 
-def load_model(files: ModelFiles, config: RolloutConfig, *, train_all: bool = False) -> tuple[Any, Any]:
-    """Model (an adapter merged into its base) and tokenizer, with a chat template that was checked first.
+def load_model(
+    files: ModelFiles, *, device: str = "auto", train_all: bool = False, with_tools: bool = True
+) -> tuple[Any, Any]:
+    """Model (an adapter merged into its base) and tokenizer; `with_tools` checks its chat template first.
 
-    Raises:
-        ModelError: if the files do not load, or naming what the template cannot do; with the remedy.
+    Weights are bfloat16 on a GPU, unless the optimiser changes all of them: an AdamW step of 1e-6 is below half of
+    bfloat16's spacing for nearly every weight and would be rounded away, so trained weights are float32 (the trainer
+    computes in bfloat16 by autocast). A LoRA adapter is float32 in any case.
     """
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    try:
+    with _loading("tokenizer", files):
         tokenizer = AutoTokenizer.from_pretrained(files.tokenizer)
-    except Exception as error:  # the hosts raise whatever their readers of a dozen formats do
-        raise unloadable("tokenizer", files, error) from error
-    check_chat_template(tokenizer, files.name)
-    dtype = model_dtype(config, train_all=train_all)
-    try:
+    if with_tools:
+        check_chat_template(tokenizer, files.name)
+    dtype = torch.bfloat16 if on_gpu(device) and not train_all else torch.float32
+    with _loading("model", files):
         model = AutoModelForCausalLM.from_pretrained(files.base or files.path, dtype=dtype)
         if files.base is not None:
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, files.path).merge_and_unload()
-    except Exception as error:
-        raise unloadable("model", files, error) from error
     return model, tokenizer
 
 
-def model_dtype(config: RolloutConfig, *, train_all: bool) -> Any:
-    """Type of the weights: bfloat16 on a GPU, unless the optimiser changes all of them.
-
-    An AdamW step of 1e-6 is below half of bfloat16's spacing for nearly every weight and would be rounded away, so
-    trained weights are float32 (the host computes in bfloat16 by autocast). A LoRA adapter is float32 in any case.
-    """
+def on_gpu(device: str) -> bool:
+    """Whether a model goes to a GPU, with `auto` or `cpu` asked for."""
     import torch
 
-    return torch.bfloat16 if on_gpu(config) and not train_all else torch.float32
-
-
-def on_gpu(config: RolloutConfig) -> bool:
-    """Whether the model goes to a GPU."""
-    import torch
-
-    return config.device == "auto" and torch.cuda.is_available()
+    return device == "auto" and torch.cuda.is_available()
 
 
 def check_chat_template(tokenizer: PreTrainedTokenizerBase, model_name: str) -> None:
-    """Raise if the tokenizer cannot be used for rollouts with tools.
+    """Raise a ModelError with the first fault of a tokenizer for rollouts with tools, and its remedy."""
+    from trl import chat_template_utils as utils
 
-    Args:
-        tokenizer: The model's tokenizer, as `AutoTokenizer.from_pretrained` gives it.
-        model_name: What the user called the model; stands in the message.
-
-    Raises:
-        ModelError: naming the first thing that is missing, and the remedy.
-        MissingDependencyError: if TRL is not installed.
-    """
-    try:
-        from trl import chat_template_utils as utils
-    except ImportError as error:
-        raise missing_dependency("trl", extra="train", purpose="Checking a chat template") from error
     if not tokenizer.chat_template:
         raise ModelError(
             f"the tokenizer of {model_name!r} has no chat template, so there is no format for turns and tool calls; "
-            f"{OTHER_MODEL}, or set tokenizer.chat_template and save the tokenizer"
+            f"{_OTHER_MODEL}, or set tokenizer.chat_template and save the tokenizer"
         )
     _check(
         lambda: _render(tokenizer, [_QUESTION], add_generation_prompt=True) is not None,
@@ -174,13 +139,13 @@ def check_chat_template(tokenizer: PreTrainedTokenizerBase, model_name: str) -> 
         lambda: utils.supports_tool_calling(tokenizer),
         f"the chat template of {model_name!r} does not render a tool exchange (user, assistant with tool_calls, tool) "
         "whole",
-        f"{OTHER_MODEL}, or give the tokenizer a template that writes message.tool_calls and messages of role 'tool'",
+        f"{_OTHER_MODEL}, or give the tokenizer a template that writes message.tool_calls and messages of role 'tool'",
     )
     parser = _with_parser(tokenizer, model_name)
     _check(
         lambda: _parsed_call(parser) == [_FUNCTION],
         f"the response_template of {model_name!r} does not read back a tool call that its chat template wrote",
-        f"the two must agree: {ANSWER_FORMAT}",
+        f"the two must agree: {_ANSWER_FORMAT}",
     )
     _check(
         lambda: utils.is_chat_template_prefix_preserving(tokenizer) or utils.get_training_chat_template(tokenizer),
@@ -191,7 +156,7 @@ def check_chat_template(tokenizer: PreTrainedTokenizerBase, model_name: str) -> 
 
 
 def _check(holds: Callable[[], object], fault: str, remedy: str) -> None:
-    """Raise a ModelError where something does not hold or the host fails; the first line of its error is named."""
+    """Raise a ModelError where something does not hold, or cannot be tested; the error's first line is named."""
     cause: Exception | None = None
     try:
         if holds():
@@ -203,7 +168,7 @@ def _check(holds: Callable[[], object], fault: str, remedy: str) -> None:
 
 
 def _with_parser(tokenizer: PreTrainedTokenizerBase, model_name: str) -> PreTrainedTokenizerBase:
-    """Give a tokenizer with a parser: its own, or on a shallow copy the one TRL knows for its chat template."""
+    """A tokenizer with a parser: its own, or on a shallow copy the one TRL knows for its chat template."""
     from trl.chat_template_utils import add_response_schema
 
     if getattr(tokenizer, "response_template", None) is not None:
@@ -214,7 +179,7 @@ def _with_parser(tokenizer: PreTrainedTokenizerBase, model_name: str) -> PreTrai
         raise ModelError(
             f"the tokenizer of {model_name!r} has no response_template, and TRL knows none for its chat template (it "
             f"knows the exact templates of some model families only), so tool calls cannot be read from the model's "
-            f"text; {ANSWER_FORMAT} and save the tokenizer"
+            f"text; {_ANSWER_FORMAT} and save the tokenizer"
         ) from error
 
 

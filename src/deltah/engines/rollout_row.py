@@ -1,8 +1,8 @@
-"""From tasks to the rows a trainer samples, and from a sampled row to a graded `Trajectory`; for any trainer.
+"""From tasks to the rows that a trainer samples, and from a sampled row to a graded `Trajectory`; for any trainer.
 
-Packing only: no entropy is computed here. A rollout is, for each row, completion ids, a tool mask (1 on tokens the
-policy drew, 0 on tool results with their template tokens) and the completion as messages, as TRL gives them. Maximal
-runs of 1 are the assistant messages in order; one run of 0 is one round, however many parallel calls it answers.
+A rollout is, for each row, completion ids, a tool mask (1 on tokens the policy drew, 0 on tool results with their
+template tokens) and the completion as messages. Maximal runs of 1 are the assistant messages in order; one run of 0 is
+one round, however many parallel calls it answers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from deltah.core.types import (
     CallStatus,
     Estimator,
     FloatArray,
-    Scalar,
     Segment,
     SegmentKind,
     SpanQuality,
@@ -28,12 +27,12 @@ from deltah.core.types import (
     ToolCall,
     Trajectory,
 )
+from deltah.engines.config import RolloutConfig
 from deltah.errors import DataError
 from deltah.tasks import OUTCOME_GRADER, Task, grade
 from deltah.traces.conversation import message_text
 from deltah.traces.dialects import split_message
-
-Message = Mapping[str, Any]
+from deltah.traces.messages import Message
 
 
 def trajectory_from_row(
@@ -90,9 +89,7 @@ def _segments(
         names = [call["function"]["name"] for call in _tool_calls(messages[turn])] if turn < len(messages) else []
         split = split_message(token_texts[start:stop], names)
         exact &= split.exact
-        segments += [
-            Segment(kind=span.kind, start=start + span.start, stop=start + span.stop, turn=turn) for span in split.spans
-        ]
+        segments += [Segment(kind=s.kind, start=start + s.start, stop=start + s.stop, turn=turn) for s in split.spans]
     if len(sampled) > segments[-1].stop:
         turn = max(len(policy) - 1, 0)
         segments.append(Segment(kind=SegmentKind.RESULT, start=segments[-1].stop, stop=len(sampled), turn=turn))
@@ -126,28 +123,11 @@ def _calls(
                     status=CallStatus.of(result),
                 )
             )
-    return (*calls, *_unparsed_calls(calls, turn, token_texts, segments))
-
-
-def _unparsed_calls(
-    calls: Sequence[ToolCall], last_turn: int, token_texts: Sequence[str], segments: Sequence[Segment]
-) -> list[ToolCall]:
-    """Call text in the last message that the parser did not take: an attempt, counted as an unanswered call.
-
-    Only the last message can hold one: without a parsed call TRL ends the rollout.
-    """
-    if any(call.turn == last_turn for call in calls):
-        return []
-    return [
-        ToolCall(
-            id=f"{last_turn}.{i}",
-            name="",
-            arguments="".join(token_texts[segment.start : segment.stop]),
-            turn=last_turn,
-            status=CallStatus.UNANSWERED,
-        )
-        for i, segment in enumerate(s for s in segments if s.kind is SegmentKind.CALL and s.turn == last_turn)
-    ]
+    if not calls or calls[-1].turn != turn:  # call text of the last message that was not parsed: an unanswered call
+        for i, span in enumerate(s for s in segments if s.kind is SegmentKind.CALL and s.turn == turn):
+            text = "".join(token_texts[span.start : span.stop])
+            calls.append(ToolCall(id=f"{turn}.{i}", name="", arguments=text, turn=turn, status=CallStatus.UNANSWERED))
+    return tuple(calls)
 
 
 def _tool_calls(message: Message) -> list[Any]:
@@ -156,16 +136,13 @@ def _tool_calls(message: Message) -> list[Any]:
 
 
 def last_text(completion: Sequence[Message]) -> str:
-    """Text of the last assistant message without a pending call: what a grader reads; empty where there is none."""
+    """Text of the last message, if the assistant's and without a call: what a grader reads; otherwise empty."""
     last = completion[-1] if completion else {}
     return message_text(last.get("content")) if last.get("role") == "assistant" and not last.get("tool_calls") else ""
 
 
 def decode_tokens(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """Text of each token, so that the concatenation is the text.
-
-    Tokens that hold parts of one character are decoded together and their text stands on the first of them.
-    """
+    """Text of each token; tokens that hold parts of one character have its text on the first of them."""
     texts = tokenizer.batch_decode([[i] for i in ids], skip_special_tokens=False, clean_up_tokenization_spaces=False)
     broken = np.array(["\ufffd" in text for text in texts], dtype=np.bool_)
     for start, stop in runs(broken):
@@ -174,23 +151,20 @@ def decode_tokens(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     return list(texts)
 
 
-def scalar_facts(facts: Mapping[str, Any]) -> dict[str, Scalar]:
-    """Facts as a trace's metadata can hold them: what is no scalar becomes JSON text."""
-    return {
-        key: value if isinstance(value, str | int | float | bool | None) else json.dumps(value, default=str)
-        for key, value in facts.items()
-    }
+def rows_of(tasks: Sequence[Task], config: RolloutConfig) -> tuple[list[dict[str, Any]], Callable[..., list[float]]]:
+    """Dataset rows of tasks (prompt and what a trajectory records), and the reward function that grades answers."""
+    if config.grader is not None:
+        tasks = [replace(task, kind=config.grader) for task in tasks]
+    by_id = {task.id: task for task in tasks}
+    if len(by_id) != len(tasks):
+        raise DataError("two tasks share an id; give each its own 'id'")
 
+    def outcome(completions: list[Any], task_id: list[str], **columns: Any) -> list[float]:
+        pairs = zip(completions, task_id, strict=True)
+        return [grade(by_id[key], last_text(completion)).score for completion, key in pairs]
 
-def graded_by(tasks: Sequence[Task], grader: str | None) -> list[Task]:
-    """Tasks with the grader of a configuration; with their own where it is None."""
-    return list(tasks) if grader is None else [replace(task, kind=grader) for task in tasks]
-
-
-def rows_of(tasks: Sequence[Task], system_prompt: str) -> list[dict[str, Any]]:
-    """Dataset rows of tasks: the prompt and what a trajectory records of its task."""
-    system = [{"role": "system", "content": system_prompt}] if system_prompt else []
-    return [
+    system = [{"role": "system", "content": config.system_prompt}] if config.system_prompt else []
+    rows = [
         {
             "prompt": [*system, {"role": "user", "content": task.question}],
             "task_id": task.id,
@@ -200,17 +174,4 @@ def rows_of(tasks: Sequence[Task], system_prompt: str) -> list[dict[str, Any]]:
         }
         for task in tasks
     ]
-
-
-def outcome_function(tasks: Sequence[Task]) -> Callable[..., list[float]]:
-    """The reward function `outcome`: each completion's last message, graded against its task."""
-    by_id = {task.id: task for task in tasks}
-    if len(by_id) != len(tasks):
-        raise DataError("two tasks share an id; give each its own 'id'")
-
-    def outcome(completions: list[Any], task_id: list[str], **columns: Any) -> list[float]:
-        del columns
-        pairs = zip(completions, task_id, strict=True)
-        return [grade(by_id[key], last_text(completion)).score for completion, key in pairs]
-
-    return outcome
+    return rows, outcome

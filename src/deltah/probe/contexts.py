@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, takewhile
 from typing import TypeAlias
 
-from deltah.core.types import Segment, SegmentKind, Trajectory
+from deltah.core.types import Segment, SegmentKind, ToolCall, Trajectory
 from deltah.probe.queries import (
     ChatContext,
     Context,
@@ -30,7 +30,7 @@ from deltah.probe.queries import (
     TokenContinuation,
     TokenView,
 )
-from deltah.traces.messages import Message, PlacedMessage, placed_messages
+from deltah.traces.messages import PlacedMessage, placed_messages
 
 PARAGRAPH = "\n\n"
 """Stands between two texts of one message that would run into one word."""
@@ -56,19 +56,16 @@ class Contexts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ControlResult:
-    """The result of another call, in the place of a call's own."""
+class LoggedCall:
+    """A call of a trajectory: one that is probed, or one whose result is the control."""
 
     trajectory: Trajectory
-    call: int
-    """Index into its calls."""
-    question: str
-    """Key of the question it belongs to."""
+    index: int
 
     @property
-    def text(self) -> str:
-        """What the tool gave."""
-        return self.trajectory.calls[self.call].result or ""
+    def call(self) -> ToolCall:
+        """The call itself."""
+        return self.trajectory.calls[self.index]
 
 
 class Splicer:
@@ -81,8 +78,9 @@ class Splicer:
         self._fits: dict[int, bool] = {}
         self._prompts: dict[int, list[int]] = {}
 
-    def spans(self, trajectory: Trajectory, turn: int) -> dict[int, Span] | None:
-        """Bodies of a round's results, by call; None if the round cannot be spliced."""
+    def spans(self, target: LoggedCall) -> dict[int, Span] | None:
+        """Bodies of the results of a call's round, by call; None if its own cannot be spliced."""
+        trajectory = target.trajectory
         if id(trajectory) not in self._fits:
             self._fits[id(trajectory)] = (
                 self.view is not None
@@ -90,15 +88,13 @@ class Splicer:
                 # The tokenizer reads the logged ids as the log does.
                 and tuple(self.view.texts(_token_ids(trajectory))) == trajectory.token_texts
             )
-        return body_spans(trajectory, turn) if self._fits[id(trajectory)] else None
+        spans = body_spans(trajectory, target.call.turn) if self._fits[id(trajectory)] else None
+        return spans if spans and target.index in spans else None
 
-    def body(self, control: ControlResult) -> list[int] | None:
+    def body(self, control: LoggedCall) -> list[int] | None:
         """Token ids of a control result; None if they are not known."""
-        spans = self.spans(control.trajectory, control.trajectory.calls[control.call].turn)
-        if spans is None or control.call not in spans:
-            return None
-        start, stop = spans[control.call]
-        return _token_ids(control.trajectory)[start:stop]
+        spans = self.spans(control)
+        return None if spans is None else _token_ids(control.trajectory)[slice(*spans[control.index])]
 
     def prompt(self, trajectory: Trajectory) -> list[int]:
         """Ids before the logged tokens: those of the prompt's messages where the log holds only their text."""
@@ -111,13 +107,12 @@ class Splicer:
         return self._prompts[id(trajectory)]
 
 
-def contexts_of(trajectory: Trajectory, call: int, control: ControlResult, splicer: Splicer) -> Contexts:
-    """Contexts of one answered call: spliced where both rounds can be, else from messages."""
-    spans = splicer.spans(trajectory, trajectory.calls[call].turn)
-    body = splicer.body(control)
-    if spans is not None and call in spans and body is not None:
-        return _token_contexts(trajectory, call, spans, body, splicer.prompt(trajectory))
-    return _chat_contexts(trajectory, call, control.text)
+def contexts_of(target: LoggedCall, control: LoggedCall, splicer: Splicer) -> Contexts:
+    """Contexts of an answered call: spliced where both rounds can be, else from messages."""
+    spans, body = splicer.spans(target), splicer.body(control)
+    if spans is None or body is None:
+        return _chat_contexts(target.trajectory, target.index, control.call.result or "")
+    return _token_contexts(target.trajectory, target.index, spans, body, splicer.prompt(target.trajectory))
 
 
 def joined(context: Context, continuation: Continuation) -> Query:
@@ -244,13 +239,9 @@ def _ids(ids: list[int], segments: Sequence[Segment]) -> list[int]:
     return [i for s in segments for i in ids[s.start : s.stop]]
 
 
-def _next_turn(following: Sequence[Segment]) -> list[Segment]:
-    return [s for s in following if s.turn == following[0].turn]
-
-
 def _token_segment(ids: Sequence[int], following: Sequence[Segment]) -> TokenContinuation | None:
     """Tokens of the next turn up to its last reasoning, with the reasoning in focus."""
-    spoken = _without_end(_next_turn(following))
+    spoken = _without_end([s for s in following if s.turn == following[0].turn])
     if not spoken:
         return None
     focus = tuple(s.kind is SegmentKind.REASONING for s in spoken for _ in range(s.n_tokens))
@@ -282,15 +273,10 @@ def _chat_without(trajectory: Trajectory, call: int, state: Sequence[PlacedMessa
     if others:
         rest = (p.message for p in state[at + 1 :] if p.call != call)
         return ChatContext(messages=(*before, {**message, "tool_calls": others}, *rest))
-    return ChatContext(messages=before, open_text=_open_text(trajectory, target.turn, message))
-
-
-def _open_text(trajectory: Trajectory, turn: int, message: Message) -> str:
-    """What the policy wrote in a turn before its call, think tags included where the log has them as tokens."""
-    own = [s for s in trajectory.segments if s.kind.sampled and s.turn == turn]
-    if not any(s.n_tokens for s in own):
-        return str(message["content"])
-    return "".join(trajectory.segment_text(s) or "" for s in _before_call(own))
+    own, open_text = [s for s in trajectory.segments if s.kind.sampled and s.turn == target.turn], message["content"]
+    if any(s.n_tokens for s in own):  # with the think tags
+        open_text = "".join(trajectory.segment_text(s) or "" for s in _before_call(own))
+    return ChatContext(messages=before, open_text=open_text)
 
 
 def _before_call(turn: Sequence[Segment]) -> Sequence[Segment]:
@@ -299,7 +285,8 @@ def _before_call(turn: Sequence[Segment]) -> Sequence[Segment]:
 
 def _text_segment(trajectory: Trajectory, turn: int) -> TextContinuation | None:
     """Text of the next turn before its call."""
-    own = _next_turn([s for s in trajectory.segments if s.kind.sampled and s.turn > turn])
+    following = [s for s in trajectory.segments if s.kind.sampled and s.turn > turn]
+    own = [s for s in following if s.turn == following[0].turn]
     spoken = [trajectory.segment_text(s) or "" for s in _without_end(_before_call(own))]
     text = ("" if any(s.n_tokens for s in own) else PARAGRAPH).join(spoken)
     return TextContinuation(text=text) if text.strip() else None

@@ -19,14 +19,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import zip_longest
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from deltah.core.registry import check_number
 from deltah.core.types import CallStatus, SegmentKind, StopReason, Trajectory
 from deltah.errors import InvalidValueError
-from deltah.probe.contexts import Contexts, ControlResult, Splicer, contexts_of, joined
+from deltah.probe.contexts import Contexts, LoggedCall, Splicer, contexts_of, joined
 from deltah.probe.queries import Backend, ContextTooLongError, Query, QueryError, TextContinuation, question_key
 from deltah.tasks.graders import extract_answer, normalize_answer
 
@@ -87,19 +87,10 @@ class ProbeConfig:
         check_number("threshold", self.threshold, 0.0, unit="number of nats")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """A call of a trajectory."""
-
-    trajectory: Trajectory
-    call: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Skipped:
+class Skipped(NamedTuple):
     """A call that cannot be probed."""
 
-    target: Target
+    target: LoggedCall
     reason: Reason
     detail: str | None = None
 
@@ -108,8 +99,8 @@ class Skipped:
 class CallPlan:
     """What to ask about one call."""
 
-    target: Target
-    control: ControlResult
+    target: LoggedCall
+    control: LoggedCall
     contexts: Contexts
     template: str
     gold: tuple[TextContinuation, ...]
@@ -129,8 +120,7 @@ class CallPlan:
         return [query for gold, segment in pairs for query in (*gold, *([segment] if segment else []))]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(NamedTuple):
     """What a probe will do."""
 
     calls: tuple[CallPlan, ...]
@@ -144,7 +134,7 @@ def make_plan(trajectories: Sequence[Trajectory], backend: Backend, config: Prob
     pool, splicer = ControlPool(trajectories), Splicer(backend.view)
     forms = templates(trajectories, config.answer_template)
     template = {id(trajectory): form for trajectory, form in zip(trajectories, forms, strict=True)}
-    targets = [Target(trajectory=t, call=i) for t in trajectories for i in range(t.n_calls)]
+    targets = [LoggedCall(trajectory=t, index=i) for t in trajectories for i in range(t.n_calls)]
     skipped = [Skipped(target=target, reason=reason) for target in targets if (reason := _lacks(target)) is not None]
     eligible = [target for target in targets if _lacks(target) is None]
     calls, tried = list[CallPlan](), 0
@@ -160,10 +150,10 @@ def make_plan(trajectories: Sequence[Trajectory], backend: Backend, config: Prob
     return Plan(calls=tuple(calls), skipped=tuple(skipped), n_left=len(eligible) - tried)
 
 
-def sample(targets: Sequence[Target], seed: int) -> list[Target]:
+def sample(targets: Sequence[LoggedCall], seed: int) -> list[LoggedCall]:
     """All targets in the order in which a budget takes them: one of every question, then a second one, and so on."""
-    by_question: dict[str, list[Target]] = defaultdict(list)
-    for target in sorted(targets, key=lambda target: (target.trajectory.id, target.call)):
+    by_question: dict[str, list[LoggedCall]] = defaultdict(list)
+    for target in sorted(targets, key=lambda target: (target.trajectory.id, target.index)):
         by_question[question_key(target.trajectory)].append(target)
     rng = np.random.default_rng([seed, 1])
     questions = [by_question[key] for key in sorted(by_question)]
@@ -172,26 +162,25 @@ def sample(targets: Sequence[Target], seed: int) -> list[Target]:
     return [target for turn in zip_longest(*order) for target in turn if target is not None]
 
 
-def _lacks(target: Target) -> Reason | None:
+def _lacks(target: LoggedCall) -> Reason | None:
     """Why nothing can be asked about a call, whatever the model; None if something can."""
-    if target.trajectory.calls[target.call].result is None:
+    if target.call.result is None:
         return Reason.UNANSWERED
     return None if any(answer.strip() for answer in target.trajectory.golden_answers) else Reason.NO_GOLD
 
 
 def _plan_call(
-    target: Target, pool: ControlPool, splicer: Splicer, backend: Backend, template: str, config: ProbeConfig
+    target: LoggedCall, pool: ControlPool, splicer: Splicer, backend: Backend, template: str, config: ProbeConfig
 ) -> CallPlan | Skipped:
-    trajectory, call = target.trajectory, target.call
     control = None
-    if call in (splicer.spans(trajectory, trajectory.calls[call].turn) or ()):
-        control = pool.choose(trajectory, call, config.seed, usable=lambda found: splicer.body(found) is not None)
-    control = control or pool.choose(trajectory, call, config.seed)
+    if splicer.spans(target) is not None:
+        control = pool.choose(target, config.seed, usable=lambda found: splicer.body(found) is not None)
+    control = control or pool.choose(target, config.seed)
     if control is None:
         return Skipped(target=target, reason=Reason.NO_CONTROL)
-    gold = continuations(trajectory.golden_answers, template, config.max_answers)
+    gold = continuations(target.trajectory.golden_answers, template, config.max_answers)
     try:
-        contexts = contexts_of(trajectory, call, control, splicer)
+        contexts = contexts_of(target, control, splicer)
         plan = CallPlan(target=target, control=control, contexts=contexts, template=template, gold=gold)
         for query in plan.queries():
             backend.count(query)
@@ -200,7 +189,7 @@ def _plan_call(
     return plan
 
 
-def skipped_by(target: Target, error: QueryError) -> Skipped:
+def skipped_by(target: LoggedCall, error: QueryError) -> Skipped:
     """A call whose query failed, with the reason."""
     reason = Reason.TOO_LONG if isinstance(error, ContextTooLongError) else Reason.REFUSED
     return Skipped(target=target, reason=reason, detail=str(error))
@@ -210,48 +199,38 @@ class ControlPool:
     """Every successful, non-empty result of a set of trajectories, by tool."""
 
     def __init__(self, trajectories: Iterable[Trajectory]) -> None:
-        pool: dict[str, list[ControlResult]] = defaultdict(list)
-        for trajectory in trajectories:
-            key = question_key(trajectory)
+        pool: dict[str, list[LoggedCall]] = defaultdict(list)
+        for trajectory in sorted(trajectories, key=lambda t: (question_key(t), t.id)):
             for i, call in enumerate(trajectory.calls):
                 if call.status is CallStatus.OK and (call.result or "").strip():
-                    pool[call.name].append(ControlResult(trajectory=trajectory, call=i, question=key))
-        self._by_tool = {
-            tool: sorted(results, key=lambda r: (len(r.text), r.question, r.trajectory.id, r.call))
-            for tool, results in pool.items()
-        }
-        self._lengths = {tool: np.array([len(r.text) for r in results]) for tool, results in self._by_tool.items()}
+                    pool[call.name].append(LoggedCall(trajectory=trajectory, index=i))
+        self._by_tool = {tool: sorted(found, key=_length) for tool, found in pool.items()}
+        self._lengths = {tool: np.array(list(map(_length, found))) for tool, found in self._by_tool.items()}
 
     def choose(
-        self,
-        trajectory: Trajectory,
-        call: int,
-        seed: int,
-        *,
-        usable: Callable[[ControlResult], bool] = lambda result: True,
-    ) -> ControlResult | None:
+        self, target: LoggedCall, seed: int, *, usable: Callable[[LoggedCall], bool] = lambda result: True
+    ) -> LoggedCall | None:
         """Draw the control result of an answered call; None if no result will do."""
-        target = trajectory.calls[call]
-        real, key, asked = target.result or "", question_key(trajectory), _asked(trajectory)
-        forbidden = [_words(answer) for answer in trajectory.golden_answers if answer.strip()]
-        found: list[ControlResult] = []
-        seen = {_words(real)}
-        for result in self._by_length(target.name, len(real)):
-            words = _words(result.text)
+        key, asked = question_key(target.trajectory), _asked(target.trajectory)
+        forbidden = [_words(answer) for answer in target.trajectory.golden_answers if answer.strip()]
+        found: list[LoggedCall] = []
+        seen = {_words(target.call.result or "")}
+        for other in self._by_length(target.call.name, _length(target)):
+            words = _words(other.call.result or "")
             # The same question may stand under another id.
-            same = result.question == key or (asked is not None and _asked(result.trajectory) == asked)
-            if not same and words not in seen and not any(gold in words for gold in forbidden) and usable(result):
+            same = question_key(other.trajectory) == key or (asked is not None and _asked(other.trajectory) == asked)
+            if not same and words not in seen and not any(gold in words for gold in forbidden) and usable(other):
                 seen.add(words)
-                found.append(result)
+                found.append(other)
             if len(found) == NEAREST:
                 break
         if not found:
             return None
-        names = "\0".join((trajectory.id, target.id)).encode("utf-8", "replace")
+        names = "\0".join((target.trajectory.id, target.call.id)).encode("utf-8", "replace")
         key_of_call = int.from_bytes(hashlib.sha256(names).digest()[:8], "big")
         return found[int(np.random.default_rng([seed, key_of_call]).integers(len(found)))]
 
-    def _by_length(self, tool: str, length: int) -> Sequence[ControlResult]:
+    def _by_length(self, tool: str, length: int) -> Sequence[LoggedCall]:
         """Results of like length, nearest first; ties in a fixed order."""
         if tool not in self._by_tool:
             return ()
@@ -260,6 +239,10 @@ class ControlPool:
         stop = int(np.searchsorted(lengths, length * MAX_RATIO, "right"))
         order = np.argsort(np.abs(np.log(lengths[start:stop] / max(length, 1))), kind="stable")
         return [self._by_tool[tool][start + int(i)] for i in order]
+
+
+def _length(logged: LoggedCall) -> int:
+    return len(logged.call.result or "")
 
 
 def _asked(trajectory: Trajectory) -> str | None:

@@ -19,23 +19,19 @@ what it knew. NaN is "not measured".
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from deltah.core.types import Estimator, Trajectory
-from deltah.probe.plan import CallPlan, Plan, ProbeConfig, Target, Variant, skipped_by
+from deltah.probe.contexts import LoggedCall
+from deltah.probe.plan import CallPlan, Plan, ProbeConfig, Variant, skipped_by
 from deltah.probe.queries import Backend, ProbeCache, QueryError, Scores, question_key
 
 NAN = float("nan")
 
-Progress: TypeAlias = Callable[[int, int, dict[str, float]], None]
-"""Called with (calls done, calls planned, {})."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
+class Cost(NamedTuple):
     """What a plan costs."""
 
     calls: int
@@ -65,13 +61,13 @@ def run_plan(
     cache: ProbeCache,
     config: ProbeConfig,
     *,
-    progress: Progress | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> list[dict[str, Any]]:
     """Probe the planned calls; one row per call within the budget, in the order of the trajectories.
 
     The `reason` of a row says why its call was not probed; None: it was.
     """
-    rows: list[tuple[Target, dict[str, Any]]] = []
+    rows: list[tuple[LoggedCall, dict[str, Any]]] = []
     skipped = list(plan.skipped)
     for done, call in enumerate(plan.calls, start=1):
         missing = [query for query in call.queries() if query not in cache]
@@ -82,18 +78,16 @@ def run_plan(
             skipped.append(skipped_by(call.target, error))
         else:
             rows.append((call.target, row_of(call, cache, backend.identity, config.threshold)))
-        if progress is not None:
-            progress(done, len(plan.calls), {})
+        progress(done, len(plan.calls))
     for s in skipped:
         why = {"reason": s.reason.value} | ({} if s.detail is None else {"detail": s.detail})
         rows.append((s.target, _head(s.target, backend.identity) | why))
     place = {id(trajectory): i for i, trajectory in enumerate(trajectories)}
-    rows.sort(key=lambda pair: (place[id(pair[0].trajectory)], pair[0].call))
+    rows.sort(key=lambda pair: (place[id(pair[0].trajectory)], pair[0].index))
     return [row for _, row in rows]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gold:
+class Gold(NamedTuple):
     """The best golden answer in one context."""
 
     total: float = NAN
@@ -102,8 +96,7 @@ class Gold:
     n_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entropy:
+class Entropy(NamedTuple):
     """Mean entropy of r_k in one context, nats."""
 
     point: float = NAN
@@ -171,18 +164,17 @@ def row_of(plan: CallPlan, cache: ProbeCache, identity: Mapping[str, Any], thres
         "temperature": 1.0,
         "model_tokens": sum(cache[query].n_tokens for query in plan.queries()),
         "placebo_trajectory": control.trajectory.id,
-        "placebo_call": control.trajectory.calls[control.call].id,
+        "placebo_call": control.call.id,
     }
 
 
-def _head(target: Target, identity: Mapping[str, Any]) -> dict[str, Any]:
-    trajectory = target.trajectory
-    call = trajectory.calls[target.call]
+def _head(target: LoggedCall, identity: Mapping[str, Any]) -> dict[str, Any]:
+    trajectory, call = target.trajectory, target.call
     return {
         "trajectory": trajectory.id,
         "call": call.id,
         "tool": call.name,
-        "round": int(trajectory.round_of_call[target.call]) + 1,
+        "round": int(trajectory.round_of_call[target.index]) + 1,
         "question": question_key(trajectory),
         "backend": identity["backend"],
         "model": identity["model"],

@@ -40,6 +40,8 @@ from deltah.traces.logprobs import measure, pack_lists
 from deltah.traces.messages import Message
 from deltah.traces.vocabularies import vocab_size_of
 
+CONCURRENCY: Final = 6
+"""Requests under way at once."""
 CHARS_PER_TOKEN: Final = 4.0
 MESSAGE_TOKENS: Final = 5
 """Template tokens of a message, for estimates of cost."""
@@ -57,21 +59,17 @@ class ServerOptions:
     url: str
     """With or without /v1."""
     model: str | None = None
-    """Name under which it serves; None: the only one it lists."""
+    """None: the only one that the server lists."""
     api_key: str | None = field(default=None, repr=False)
-    """Sent as a bearer token."""
     template: ChatTemplate | None = None
-    """Chat template of the model. With it the completions endpoint is used, else chat completions."""
+    """Of the model. With it the completions endpoint is used, else chat completions."""
     tools: Sequence[Mapping[str, Any]] = ()
     """Tool schemas of the request; a template has its own."""
     top_k: int = 20
     """Alternatives of each token; vLLM gives 20 at most unless started with --max-logprobs."""
     vocab_size: int | None = None
     """V; None: that of the model's family, else `deltah.core.entropy.DEFAULT_VOCAB_SIZE`."""
-    concurrency: int = 6
-    """Requests under way at once: those of one call."""
     chars_per_token: float = CHARS_PER_TOKEN
-    """For estimates of cost."""
 
 
 class ServerBackend:
@@ -101,7 +99,7 @@ class ServerBackend:
 
     def score(self, queries: Sequence[Query]) -> Iterator[Scores]:
         """Answers in order; the requests run concurrently."""
-        pool = ThreadPoolExecutor(max_workers=self._options.concurrency)
+        pool = ThreadPoolExecutor(max_workers=CONCURRENCY)
         try:
             yield from pool.map(self._score, queries)
         finally:  # after an error or Ctrl-C nothing that waits is still sent

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -250,7 +250,7 @@ class ChatTemplate:
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
         )
-        environment.filters["tojson"] = _to_json
+        environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)
         environment.globals |= {"raise_exception": _raise, "strftime_now": lambda form: datetime.now().strftime(form)}
         try:
             self._template = environment.from_string(source)
@@ -312,11 +312,6 @@ def _named(value: Any) -> str | None:
         by_name = {entry.get("name"): entry.get("template") for entry in value if isinstance(entry, dict)}
         value = by_name.get("tool_use") or by_name.get("default")
     return value if isinstance(value, str) else None
-
-
-def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:
-    del options
-    return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 def _raise(message: str) -> NoReturn:

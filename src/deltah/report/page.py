@@ -184,13 +184,9 @@ def _alarms(metrics: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """Alarms of the collapse monitor on logged metrics, one sentence each."""
     monitor = CollapseMonitor()
     for row in metrics:
-        watched = {key: float(row[key]) for key in (CALLS, OUTCOME, SIGNAL_STD) if _is_number(row.get(key))}
-        if watched:
+        stated = {key: row.get(key) for key in (CALLS, OUTCOME, SIGNAL_STD)}
+        if watched := {key: float(value) for key, value in stated.items() if isinstance(value, int | float)}:
             yield from (f"step {row.get('step', '?')}: {alarm}" for alarm in monitor.update(watched))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _summaries(data: ReportData, evaluation: str, where: str) -> dict[str, Summary]:
@@ -284,15 +280,12 @@ def _curves(data: ReportData, outcome: Mapping[str, Any]) -> list[dict[str, Any]
 
 
 def _series(arm: ArmData, index: int, key: str) -> dict[str, Any] | None:
-    points = [
-        (float(row["step"]), float("nan") if row.get(key) is None else float(row[key]))
-        for row in arm.metrics
-        if key in row and (row[key] is None or _is_number(row[key])) and _is_number(row.get("step"))
-    ]
-    raw = np.array([value for _, value in points])
+    rows = [row for row in arm.metrics if key in row and isinstance(row[key], int | float | None)]
+    logged = [row for row in rows if isinstance(row.get("step"), int | float)]
+    raw = np.array([row[key] for row in logged], dtype=np.float64)  # None becomes NaN
     if not np.isfinite(raw).any():
         return None
-    steps = [step for step, _ in points]
+    steps = [float(row["step"]) for row in logged]
     smooth = moving_mean(raw, max(1, round(len(raw) * SMOOTHING_SHARE)))
     return {"arm": index, "steps": steps, "raw": np.round(raw, 6).tolist(), "smooth": np.round(smooth, 6).tolist()}
 

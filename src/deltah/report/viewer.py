@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import heapq
 import json
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,7 +26,7 @@ from deltah.calls.waste import Waste, WasteLevel, waste_levels
 from deltah.core.signals import Signal, Verdict
 from deltah.core.types import Round, Segment, SegmentKind, ToolCall, Trajectory
 from deltah.runs import nan_to_none
-from deltah.text_format import agreeing, tool_title
+from deltah.text_format import agreeing, inert, tool_title
 
 MAX_TOKENS: Final = 8_000
 """Shown of one trajectory."""
@@ -40,14 +39,6 @@ MAX_CALLS: Final = 400
 MAX_BYTES: Final = 6_000_000
 """Of the stored trajectories; the page around them is small."""
 UNKNOWN_TOKEN: Final = "▢"
-_CONTROL_PICTURES: Final = 0x2400
-_INERT: Final = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 but tab and newline, DEL, C1
-    "\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2064\u2066-\u206f\ufeff"  # marks, overrides, isolates, invisibles
-    "\ufff9-\ufffb\ufffe\uffff"  # interlinear annotation, noncharacters
-    "\ud800-\udfff"  # lone surrogates
-    "\U000e0000-\U000e007f]"  # tag characters
-)
 _SCRIPT_ESCAPES: Final = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
@@ -269,18 +260,6 @@ def _card(call: ToolCall, waste: frozenset[Waste], level: WasteLevel) -> dict[st
     if call.duration_s is not None:
         card["seconds"] = round(call.duration_s, 4)
     return card
-
-
-def inert(text: str) -> str:
-    """Replace what could hide, reorder or break text by visible symbols: ESC becomes ␛, U+202E becomes ⟨U+202E⟩."""
-    return _INERT.sub(_visible, text)
-
-
-def _visible(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    if code < 0x20:
-        return chr(_CONTROL_PICTURES + code)
-    return "\N{SYMBOL FOR DELETE}" if code == 0x7F else f"⟨U+{code:04X}⟩"
 
 
 def inert_tree(value: Any) -> Any:

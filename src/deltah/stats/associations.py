@@ -1,23 +1,8 @@
-r"""Every signal against every label: seven statistics with intervals, p-values, Holm's correction.
+"""Every signal against every label: statistics of `deltah.stats.replicates`, intervals, p-values, Holm's correction.
 
-Over the calls for which signal and label are known: Spearman's and the point-biserial (Pearson's) correlation and the
-AUC; both correlations given the controls; the AUC within call indices and within all controls
-(`deltah.stats.replicates`). Intervals come from one cluster bootstrap by question, Holm's correction takes all tests of
-the table as one family. A pair is not computed, and says why, where fewer than five questions have a good call or fewer
-than five have another. The baseline `call_index` has no partial statistics: it is the control.
-
-**The test.** What holds by design is that *questions are independent draws*: calls of one share its difficulty, so
-permuting labels call by call rejects true nulls. With $e_i$ and $f_i$ the residuals of signal rank and label rank on
-the controls (raw: an intercept), question q has the score $u_q = \sum_{i \in q} e_i f_i$, of mean 0 under the null, so
-$T(s) = \sum_q s_q u_q$ with random signs $s_q = \pm 1$ is a draw from the null distribution of $T(1)$ (Hemerik, Goeman
-and Finos, "Robust testing in generalized linear models by sign flipping score contributions", JRSS B 2020). Residuals
-are estimated, which takes more variance from a flipped statistic than from the observed one; each flip is therefore
-standardised (De Santis et al., "Inference in generalized linear models with robustness to misspecified variances", JASA
-2025): given the labels, T(s) has the variance $V(s) = 1 - |\sum_q s_q a_q|^2$ in units of that of T(1), with
-$a_q = \sum_{i \in q} f_i U_i / |f|$ and U an orthonormal basis of the controls.
-
-Two-sided; $p = (1 + \#\{|T(s)| / \sqrt{V(s)} \ge |T(1)|\}) / (1 + P)$, never 0. Q questions have $2^{Q-1}$ distinct
-flips: five cannot reject at 5 %. Very uneven questions reject true nulls at up to 11 % (`deltah.stats.study` says so).
+Intervals come from one cluster bootstrap by question, p-values from standardised sign flips of questions' scores, and
+Holm's correction takes all tests of the table as one family. docs/api/stats.md states the formulas and their sources.
+A pair needs five questions with a good call and five with another.
 """
 
 from __future__ import annotations
@@ -36,10 +21,9 @@ from deltah.stats.replicates import STATISTICS, TOLERANCE, Block, blocks, cluste
 from deltah.stats.summary import RESAMPLES
 from deltah.text_format import count
 
-PERMUTATIONS: Final = 9999
-"""Enough for Holm's correction of some hundred tests to be able to reach 5 %."""
+PERMUTATIONS: Final = 9999  # so that Holm's correction of some hundred tests can reach 5 %
 MIN_SPARE_CALLS: Final = 5
-"""With fewer calls beyond the controls' columns nothing is said given the controls."""
+"""Calls beyond the controls' columns that partial statistics need."""
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (done, total) resamples."""
 _CHUNK_SIGNS: Final = 4_000_000
@@ -61,12 +45,10 @@ class Association:
     auc: Estimate
     """Probability that a good call has the greater signal; ties count half."""
     auc_within_index: Estimate
-    """Over pairs of the same call index; n counts the calls that are in a pair."""
     auc_stratified: Estimate
-    """Over pairs of the same call index, tool and length tertile."""
+    """Over pairs of the same call index, tool and length tertile; n counts the calls that are in a pair."""
     spearman: Estimate
     partial_spearman: Estimate
-    """Of ranks, given call index, log segment lengths and tool."""
     point_biserial: Estimate
     """Pearson's correlation; the point-biserial one where the label is 0/1."""
     partial_point_biserial: Estimate
@@ -74,10 +56,9 @@ class Association:
     """Two-sided permutation p-value of no rank association; NaN where not tested."""
     p_holm: float = NAN
     p_partial: float = NAN
-    """The same given the controls."""
     p_partial_holm: float = NAN
     reason: str | None = None
-    """Why there is no number; None where there are some."""
+    """Why there is no number."""
 
 
 def associate(
@@ -112,10 +93,9 @@ def associate(
 def _association(
     block: Block, s: int, j: int, total: int, replicates: FloatArray, p: FloatArray, spare: int
 ) -> Association:
-    """Signal s and label j of a block, of `total` calls in the table.
+    """Signal s and label j of a block of a table of `total` calls.
 
-    `replicates` are the (1 + B, 7) statistics of the data and of each resample, `p` the (2,) p-values, raw and given
-    the controls, `spare` the calls beyond the columns of the controls.
+    From the (1 + B, 7) statistics of the data and its resamples, and the (2,) p-values; `spare` as of `block_tests`.
     """
     reason, binary, questions = _shortage(block, s, j), bool(block.binary[j]), distinct(block.cluster)
     baseline, estimates = block.signals[s] == CALL_INDEX, dict[str, Any]()
@@ -146,13 +126,11 @@ def _association(
 
 def _without_calls(signal: str, label: str, table: StudyTable) -> Association:
     """A pair that no call has a value of."""
-    reason = "no call has both this label and this signal"
-    if not known(table.with_baseline()[signal]).any():
-        reason = "no call has this signal"
-    if not known(table.labels[label]).any():
-        reason = "no call has this label"
+    has_label, has_signal = (known(c).any() for c in (table.labels[label], table.with_baseline()[signal]))
+    missing = "this label" if not has_label else "this signal" if not has_signal else "both this label and this signal"
     nothing = Estimate(value=NAN, low=NAN, high=NAN, n=0, left_out=len(table))
     estimates: dict[str, Any] = dict.fromkeys(STATISTICS, nothing)
+    reason = f"no call has {missing}"
     return Association(signal=signal, label=label, graded=False, questions=0, good=0, **estimates, reason=reason)
 
 
@@ -173,7 +151,7 @@ def _shortage(block: Block, s: int, j: int) -> str | None:
 
 
 def _support(block: Block, j: int, strata: IntArray) -> tuple[int, int]:
-    """What an AUC within strata rests on: calls in a stratum with both values, questions that hold the rarer value."""
+    """Calls in a stratum with both values of a label, and questions that hold the rarer value."""
     label = block.y[:, j]
     both = (np.bincount(strata, weights=label == 1.0) > 0) & (np.bincount(strata, weights=label == 0.0) > 0)
     used = both[strata]
@@ -186,7 +164,7 @@ def distinct(codes: IntArray) -> int:
 
 
 def block_tests(block: Block, *, permutations: int, seed: int) -> tuple[FloatArray, int]:
-    """(S, L, 2) p-values, raw and given the controls, NaN where nothing is left to test; calls beyond their columns."""
+    """(S, L, 2) p-values, raw and partial, NaN where nothing is left to test; calls beyond the controls' columns."""
     from scipy.stats import rankdata  # here, because it loads for half a second and few commands need it
 
     x, y = rankdata(block.x, axis=0), rankdata(block.y, axis=0)
@@ -215,10 +193,7 @@ def _residuals(values: FloatArray, basis: FloatArray) -> FloatArray:
 
 
 def sign_flip_p(scores: FloatArray, lost: FloatArray, *, permutations: int, seed: int) -> FloatArray:
-    """(S, L) p-values of tests under one set of flips; one seed gives all blocks of a table the same flips.
-
-    `scores` are the (Q, S, L) u_q of each test, a NaN makes its test NaN; `lost` the (Q, r, L) a_q of each label.
-    """
+    """(S, L) p-values from the (Q, S, L) scores u_q and the (Q, r, L) a_q of each label; NaN where a score is."""
     clusters = len(scores)
     # A tie up to rounding counts as reaching the statistic: the flip of all signs must.
     observed = np.abs(scores.sum(axis=0)) * (1 - 1e-12)

@@ -1,22 +1,13 @@
-r"""Ratio statistics with cluster-bootstrap intervals, and how an estimate is written.
+"""Ratio statistics with cluster-bootstrap intervals, and how an estimate is written.
 
-Every statistic is a ratio of two sums over clusters (questions), $\hat\theta = \sum_q a_q / \sum_q b_q$: a mean
-outcome, calls a trajectory, reduced calls a call. Clusters are drawn with replacement and the ratio is taken of the
-resampled sums. One set of draws serves all statistics of a table, and both sides of a paired difference.
-
-Intervals are expanded percentile intervals (Hesterberg, "What Teachers Should Know About the Bootstrap", The American
-Statistician, 2015): the tail probability $\alpha/2$ becomes $\Phi(-\sqrt{n/(n-1)}\,t_{1-\alpha/2,n-1})$. A rate that is
-0 or 1 in every cluster gets the exact bound of n agreeing clusters, $(\alpha/2)^{1/n}$ from its edge, and an AUC its
-interval on the scale of log odds (Pepe, "The Statistical Evaluation of Medical Tests", 2003, section 5.2). Of any other
-statistic an interval of zero width means that every cluster agreed, not that the quantity is known exactly.
-
-Beyond `MAX_RESAMPLED` clusters, groups of clusters, formed at random, are resampled in their stead: the intervals keep
-their width but for a relative error of about $1/\sqrt{2 \cdot 2000}$ = 1.6 %.
+Every statistic is a ratio of two sums over clusters (questions). They are drawn with replacement, and the same draws
+serve all statistics of a table and both sides of a paired difference. docs/api/stats.md states the intervals and their
+sources. More than `MAX_RESAMPLED` clusters are resampled in random groups.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
@@ -31,11 +22,10 @@ from deltah.text_format import MISSING, number
 LEVEL = 0.95
 """Nominal coverage of every interval."""
 MIN_CLUSTERS = 5
-"""With fewer clusters no interval is given: a resample has too few different outcomes to say anything."""
+"""With fewer clusters no interval is given."""
 MAX_UNDEFINED_SHARE = 0.05
-"""With a larger share of resamples whose denominator is 0 the interval is not given."""
+"""With a larger share of resamples whose denominator is 0 no interval is given."""
 MAX_RESAMPLED = 2000
-"""More clusters than these are resampled in groups."""
 _CHUNK_DRAWS = 1_000_000
 
 
@@ -84,7 +74,7 @@ def ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
 
 
 def cluster_weights(clusters: int, *, resamples: int, seed: int) -> Iterator[IntArray]:
-    """Yield (b, Q) blocks of how often each cluster was drawn, `resamples` rows in all; an error below 100."""
+    """(b, Q) blocks of how often each cluster was drawn, `resamples` rows in all; an error below 100."""
     if resamples < 100:
         raise InvalidValueError(f"resamples is {resamples}; expected 100 or more for a 95 % interval")
     rng = np.random.default_rng(seed)
@@ -98,39 +88,49 @@ def cluster_weights(clusters: int, *, resamples: int, seed: int) -> Iterator[Int
 def ratio_replicates(
     numerators: FloatArray, denominators: FloatArray, *, resamples: int = 2000, seed: int = 0
 ) -> FloatArray:
-    """Bootstrap replicates of S ratios.
+    """(B, S) bootstrap replicates of ratios of (Q, S) sums, NaN where a resample has no denominator.
 
-    Args:
-        numerators: (Q, S) one sum a cluster and statistic.
-        denominators: (Q, S)
-        resamples: B.
-        seed: The same seed and Q give the same draws, which pairs two calls.
-
-    Returns:
-        (B, S); NaN where a resample has no denominator.
+    The same seed and Q give the same draws, which pairs two calls.
     """
     clusters, statistics = numerators.shape
     if clusters == 0:
         return np.full((resamples, statistics), np.nan)
     sums = np.concatenate((numerators, denominators), axis=1)
     if clusters > MAX_RESAMPLED:
-        sums = _group_sums(sums, MAX_RESAMPLED, seed)
-    blocks = [weights @ sums for weights in _ratio_weights(len(sums), resamples, seed)]
-    resampled = np.concatenate(blocks)
+        order = np.random.default_rng(seed).permutation(clusters)
+        starts = np.linspace(0, clusters, MAX_RESAMPLED, endpoint=False).astype(np.int64)
+        sums = np.add.reduceat(sums[order], starts, axis=0)
+    resampled = np.concatenate([weights @ sums for weights in _ratio_weights(len(sums), resamples, seed)])
     return ratio(resampled[:, :statistics], resampled[:, statistics:])
+
+
+def ratio_estimates(sums: FloatArray, rates: Iterable[bool], *, resamples: int, seed: int) -> list[Estimate]:
+    """S ratios of (Q, S, 3) sums: numerator, denominator and what is left out; `rates` as of `interval`."""
+    replicates, totals = ratio_replicates(sums[..., 0], sums[..., 1], resamples=resamples, seed=seed), sums.sum(axis=0)
+    values, clusters = ratio(totals[:, 0], totals[:, 1]), (sums[..., 1] > 0).sum(axis=0)
+    found = []
+    for s, rate in enumerate(rates):
+        low, high = interval(replicates[:, s], int(clusters[s]), rate=rate)
+        n, left_out = int(totals[s, 1]), int(totals[s, 2])
+        found.append(Estimate(value=float(values[s]), low=low, high=high, n=n, left_out=left_out))
+    return found
+
+
+def difference_estimates(a: FloatArray, b: FloatArray, *, left_out: int, resamples: int, seed: int) -> list[Estimate]:
+    """S differences b - a of ratios of (Q, S, 3) sums over the same clusters; n counts clusters, as `left_out` does."""
+    each = [ratio_replicates(sums[..., 0], sums[..., 1], resamples=resamples, seed=seed) for sums in (a, b)]
+    values = [ratio(totals[:, 0], totals[:, 1]) for totals in (a.sum(axis=0), b.sum(axis=0))]
+    found = []
+    for s, n in enumerate(((a[..., 1] > 0) | (b[..., 1] > 0)).sum(axis=0).tolist()):
+        low, high = interval(each[1][:, s] - each[0][:, s], n)
+        found.append(Estimate(value=float(values[1][s] - values[0][s]), low=low, high=high, n=n, left_out=left_out))
+    return found
 
 
 @lru_cache(maxsize=2)
 def _ratio_weights(clusters: int, resamples: int, seed: int) -> tuple[NDArray[np.uint16], ...]:
-    """All blocks of `cluster_weights`, kept: the tables of one log ask for the same ones again and again."""
+    """All blocks of `cluster_weights`, kept: the tables of one log ask for the same ones."""
     return tuple(w.astype(np.uint16) for w in cluster_weights(clusters, resamples=resamples, seed=seed))
-
-
-def _group_sums(sums: FloatArray, groups: int, seed: int) -> FloatArray:
-    """(G, ...) sums of Q rows in G groups of equal size, give or take one row; the same Q and seed form the same."""
-    order = np.random.default_rng(seed).permutation(len(sums))
-    starts = np.linspace(0, len(sums), groups, endpoint=False).astype(np.int64)
-    return np.add.reduceat(sums[order], starts, axis=0)
 
 
 def interval(replicates: FloatArray, clusters: int, *, rate: bool = False) -> tuple[float, float]:
@@ -180,7 +180,7 @@ def auc_interval(value: float, replicates: FloatArray, clusters: int) -> tuple[f
 
 
 def _edge_interval(value: float, clusters: int) -> tuple[float, float]:
-    """From an edge to the bound that n agreeing clusters leave: all are good with a probability of rate^n."""
+    """From an edge to the bound that n agreeing clusters leave: all are good with probability rate^n."""
     bound = float(((1.0 - LEVEL) / 2.0) ** (1.0 / clusters))
     return (bound, 1.0) if value >= 1.0 else (0.0, 1.0 - bound)
 
@@ -188,12 +188,12 @@ def _edge_interval(value: float, clusters: int) -> tuple[float, float]:
 def _defined(replicates: FloatArray, clusters: int) -> FloatArray | None:
     """Replicates that are numbers; None where they carry no interval."""
     defined = replicates[np.isfinite(replicates)]
-    enough = clusters >= MIN_CLUSTERS and len(defined) >= (1 - MAX_UNDEFINED_SHARE) * len(replicates)
-    return defined if enough else None
+    enough = len(defined) >= (1 - MAX_UNDEFINED_SHARE) * len(replicates)
+    return defined if enough and clusters >= MIN_CLUSTERS else None
 
 
 def _expanded_quantile(clusters: int) -> float:
-    """Quantile of t, in standard errors that the bootstrap of n clusters takes too small by sqrt((n - 1) / n)."""
+    """Quantile of t in standard errors of the bootstrap, which are too small by sqrt((n - 1) / n)."""
     from scipy.special import stdtrit  # here, because it takes long to load
 
     quantile: Any = stdtrit(clusters - 1, (1 + LEVEL) / 2)

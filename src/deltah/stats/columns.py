@@ -1,18 +1,16 @@
 """The study's table: one row per call, what every signal said of it and what is known of its quality.
 
-**Signals are turned so that greater means more entropy reduction, or more evidence that the call was good**: every
-entry of `deltah.SIGNALS` times -1, the verdict I_k, bare and with dead bands, and what a probe measured. Labels are 1
-for good and 0 for not good, or a user's graded number. NaN is "not known" in both: left out there, and counted.
-
-A signal that is fitted first, such as the position-corrected one, is cross-fitted: questions are cut into halves by a
-seed, and each half's expectation is fitted on the other, so that no call's own ΔH is subtracted from it.
+**Greater means more entropy reduction, or more evidence that the call was good**: signals are the entries of
+`deltah.SIGNALS` times -1, the verdict I_k with several dead bands, and what a probe measured. Labels are 1 for good and
+0 for not good, or a user's number. NaN is "not known". A signal that is fitted first is cross-fitted: each half of the
+questions by the other, so that no call's own ΔH is subtracted from it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
@@ -29,14 +27,13 @@ REDUCTION: Final = "delta_h"
 CALL_INDEX: Final = "call_index"
 """Name of the baseline that knows nothing but the position of a call."""
 MARGINS_NATS: Final = (0.0, 0.05, 0.10)
-"""Dead bands under which the verdict I_k is studied; 0 is the method's own."""
+"""Dead bands under which the verdict I_k is studied."""
 PROBE_SIGNALS: Final[Mapping[str, tuple[str, float]]] = {
     "placebo_controlled": ("delta_h_placebo", -1.0),
     "gold_gain": ("gain_none", 1.0),
 }
-"""Signals that a probe measured: its column, and the sign that turns it (entropy differences come as ΔH)."""
+"""Signals that a probe measured: its column, and the sign that turns it."""
 PROBE_COLUMNS: Final = frozenset({"useful", *(column for column, _ in PROBE_SIGNALS.values())})
-"""All that the study reads of a probe."""
 _MEANING: Final = {
     "reduced": "I_k: 1 if ΔH_k < 0 is certain, 0 if ΔH_k >= 0 is",
     **{f"reduced_{m:.2f}": f"I_k with a dead band of {m:.2f} nats" for m in MARGINS_NATS[1:]},
@@ -49,11 +46,9 @@ _MEANING: Final = {
 
 
 def signal_note(name: str) -> str:
-    """What a signal of the study says."""
-    # Never resolved as an import path: the name may come from a file of results.
+    """What a signal of the study says; the name may come from a file, so it is never imported."""
     if name in SIGNALS:
-        entry = SIGNALS[name]
-        return f"−1 × {entry.with_unit}: {entry.meaning}"
+        return f"−1 × {SIGNALS[name].with_unit}: {SIGNALS[name].meaning}"
     return _MEANING.get(name, "a signal of the user's own")
 
 
@@ -81,7 +76,6 @@ class StudyTable:
     labels: Mapping[str, FloatArray]
     """(N,) each; 1 good, 0 not, or a graded number; NaN where unknown."""
     notes: tuple[str, ...] = ()
-    """What a reader must know of how the columns were made."""
 
     def __post_init__(self) -> None:
         columns = {"cluster": self.cluster, "index": self.index, "tool": self.tool, **self.signals, **self.labels}
@@ -99,7 +93,7 @@ class StudyTable:
         return int(self.cluster.max()) + 1
 
     def with_baseline(self) -> dict[str, FloatArray]:
-        """All signals and, last, the call index alone, turned so that an earlier call is greater."""
+        """All signals and, last, the call index times -1."""
         return {**self.signals, CALL_INDEX: -self.index.astype(np.float64)}
 
 
@@ -113,9 +107,10 @@ def known(column: FloatArray) -> BoolArray:
     return np.asarray(~np.isnan(column))
 
 
-_QUERY: Final = """
+_OWN: Final = ", ".join(f"({label.sql})::DOUBLE AS {name}" for name, label in LABELS.items() if label.sql)
+_QUERY: Final = f"""
     SELECT trajectory, call, tool, round, coalesce(tokens_before, 0) AS before, coalesce(tokens_after, 0) AS after,
-        dense_rank() OVER (ORDER BY first_key) - 1 AS cluster, key, {labels}
+        dense_rank() OVER (ORDER BY first_key) - 1 AS cluster, key, {_OWN}
     FROM (SELECT *, min(key) OVER (PARTITION BY cluster) AS first_key FROM calls) ORDER BY key, index
 """
 
@@ -150,11 +145,12 @@ def build_table(
     parts = list(_parts(trajectories, entries, evidence, table if calls is None else None))
     if not parts:
         raise InvalidValueError("the traces hold no tool call; a study needs calls")
-    rows = _rows(table)
+    rows: dict[str, Any] = table.sql(_QUERY).fetchnumpy()
+    rows = {n: np.ma.filled(c, np.nan) if c.dtype == np.float64 else np.asarray(c) for n, c in rows.items()}
     keys = tuple(zip(rows["trajectory"], rows["call"], strict=True))
     found, notes = _all_signals(entries, parts, rows, seed), list[str]()
     if evidence is not None:
-        rows |= evidence_labels(rows["tool"], np.concatenate([part.evidence for part in parts]))
+        rows |= evidence_labels(rows["tool"], np.concatenate([held for *_, held in parts]))
         notes += evidence.notes(rows["gold_evidence"])
     if len(set(keys)) < len(keys):
         notes.append("some trajectories share an id: a value from a file counts for each of them")
@@ -180,22 +176,8 @@ def build_table(
     )
 
 
-def _rows(calls: CallTable) -> dict[str, Any]:
-    """(N,) columns of the table of calls, labels among them; NaN for null."""
-    labels = ", ".join(f"({label.sql})::DOUBLE AS {name}" for name, label in LABELS.items() if label.sql)
-    columns = calls.sql(_QUERY.format(labels=labels)).fetchnumpy()
-    return {n: np.ma.filled(c, np.nan) if c.dtype == np.float64 else np.asarray(c) for n, c in columns.items()}
-
-
-class _Part(NamedTuple):
-    """What the study keeps of a trajectory of C calls."""
-
-    signals: dict[str, FloatArray]
-    """(C,) each, turned."""
-    unfitted: dict[str, Signal | None]
-    """ΔH over the tokens that a signal pools, for each signal that is fitted first; None without entropies."""
-    evidence: FloatArray
-    """(C, 2), see `Evidence.found`."""
+_Part: TypeAlias = tuple[dict[str, FloatArray], dict[str, Signal | None], FloatArray]
+"""Of a trajectory: (C,) signals, ΔH for each signal that is fitted first, and (C, 2) what `Evidence.found` gives."""
 
 
 def _parts(
@@ -204,7 +186,7 @@ def _parts(
     evidence: Evidence | None,
     calls: CallTable | None,
 ) -> Iterator[_Part]:
-    """What text and tokens say of trajectories with calls; adds all to a table of calls, where one is given."""
+    """Parts of trajectories with calls; adds all to a table of calls, where one is given."""
     options = {name: entry.options for name, entry in entries.items()}
     fitted = {name: SignalConfig(pool=o.get("pool", "reasoning")) for name, o in options.items() if "fit" in o}
     plain = {name: SignalConfig(name=name) for name in entries if name not in fitted}
@@ -212,20 +194,16 @@ def _parts(
         base = score_measured(t, plain[REDUCTION])
         if calls is not None:
             calls.add(t, base)
-        if t.n_calls:
-            unfitted = {name: score_measured(t, config) for name, config in fitted.items()}
-            yield _Part(_signals(t, base, plain), unfitted, np.empty((0, 2)) if evidence is None else evidence.found(t))
-
-
-def _signals(t: Trajectory, base: Signal | None, configs: Mapping[str, SignalConfig]) -> dict[str, FloatArray]:
-    """(C,) of each signal that needs no fit, turned, and of the verdicts; `base` is ΔH, None without entropies."""
-    nothing = np.full(t.n_calls, np.nan)
-    found = {name: nothing if base is None else _turned(score(t, c).call_value) for name, c in configs.items()}
-    lower, upper = (nothing, nothing) if base is None else (base.call_lower, base.call_upper)
-    for margin in MARGINS_NATS:
-        verdict = np.where(upper < -margin, 1.0, np.where(lower >= -margin, 0.0, np.nan))
-        found[f"reduced_{margin:.2f}" if margin else "reduced"] = verdict
-    return found
+        if not t.n_calls:
+            continue
+        nothing = np.full(t.n_calls, np.nan)
+        found = {name: nothing if base is None else _turned(score(t, c).call_value) for name, c in plain.items()}
+        lower, upper = (nothing, nothing) if base is None else (base.call_lower, base.call_upper)
+        for margin in MARGINS_NATS:
+            verdict = np.where(upper < -margin, 1.0, np.where(lower >= -margin, 0.0, np.nan))
+            found[f"reduced_{margin:.2f}" if margin else "reduced"] = verdict
+        unfitted = {name: score_measured(t, config) for name, config in fitted.items()}
+        yield found, unfitted, np.empty((0, 2)) if evidence is None else evidence.found(t)
 
 
 def _turned(values: FloatArray) -> FloatArray:
@@ -235,18 +213,18 @@ def _turned(values: FloatArray) -> FloatArray:
 def _all_signals(
     entries: Mapping[str, Entry[SignalFunction]], parts: Sequence[_Part], rows: Mapping[str, Any], seed: int
 ) -> dict[str, FloatArray]:
-    """(N,) every signal that needs no file, in the order of the registry and then the verdicts."""
+    """(N,) signals that need no file, in the order of the registry, then the verdicts."""
     first = np.random.default_rng(seed).permutation(int(rows["cluster"].max()) + 1) % 2 == 0
     half = first[rows["cluster"]][np.unique(rows["key"], return_index=True)[1]]
-    found = {name: np.concatenate([part.signals[name] for part in parts]) for name in parts[0].signals}
-    found |= {name: _cross_fitted(entries[name], name, parts, half) for name in parts[0].unfitted}
+    found = {name: np.concatenate([signals[name] for signals, *_ in parts]) for name in parts[0][0]}
+    found |= {name: _cross_fitted(entries[name], name, parts, half) for name in parts[0][1]}
     return {name: found[name] for name in dict.fromkeys((*entries, *found))}
 
 
 def _cross_fitted(entry: Entry[SignalFunction], name: str, parts: Sequence[_Part], side: BoolArray) -> FloatArray:
-    """(N,) a signal that is fitted first, on the other half of the questions; NaN where that half has no ΔH."""
-    scored = [part.unfitted[name] for part in parts]
-    values = [np.full_like(part.signals["reduced"], np.nan) for part in parts]
+    """(N,) a signal fitted on the other half of the questions; NaN where that half has no ΔH."""
+    scored = [unfitted[name] for _, unfitted, _ in parts]
+    values = [np.full_like(signals["reduced"], np.nan) for signals, *_ in parts]
     for half in (True, False):
         others = [s for s, own in zip(scored, side, strict=True) if s is not None and own != half]
         if not any(np.isfinite(s.value).any() for s in others):

@@ -1,9 +1,8 @@
 """Quality labels of calls: the study's own, documents that results should hold, and columns of a user or a probe.
 
-A file of columns is CSV or JSON lines with `trajectory`, `call` and further columns; one row is one call. Numbers and
-booleans are kept (yes is 1, no is 0); an empty cell, null and NaN mean "not known". A column without a number is left
-out, and so are those that `deltah score --out` writes: a label may be added to that very file. A column that mixes
-numbers and words is refused, as a typing error would become a missing label. Text in JSON stays text.
+A file of columns is CSV or JSON lines with `trajectory`, `call` and further columns. Numbers and booleans are kept (yes
+is 1, no is 0); an empty cell, null and NaN mean "not known". Columns without a number and those that `deltah score
+--out` writes are left out; one that mixes numbers and words is refused, as a typing error would be a missing label.
 """
 
 from __future__ import annotations
@@ -39,13 +38,11 @@ _WORDS: Final = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0, **dict.fromke
 
 
 class Label(NamedTuple):
-    """What the study itself knows of the quality of calls."""
+    """A label of the study itself: its value in the table of calls, and why no call may have one."""
 
     meaning: str
     sql: str | None = None
-    """Its value in the table of calls; null where not known."""
     missing: str | None = None
-    """Why no call may have it, and which option gives it."""
 
 
 _NO_EVIDENCE: Final = "no result holds a supporting document; give the --tasks and the --corpus of these trajectories"
@@ -75,14 +72,13 @@ LABELS: Final = {
 class Evidence:
     """Supporting documents of each task, as word sequences by document id.
 
-    A result holds a document if it has all its letters and digits in order, in any case; one that the tool cut short is
-    not found. A trajectory belongs to a task by `metadata["task_id"]`, else by the text of its question.
+    A result holds a document if it has all its letters and digits in order, in any case. A trajectory belongs to a task
+    by `metadata["task_id"]`, else by the text of its question. `missing` counts ids that the corpus lacks.
     """
 
     by_id: dict[str, dict[str, str]]
     by_question: dict[str, dict[str, str]]
     missing: int
-    """Supporting ids that the corpus lacks."""
 
     @classmethod
     def of(cls, tasks: Iterable[Task], documents: Iterable[Document]) -> Evidence:
@@ -117,7 +113,7 @@ class Evidence:
         return np.array(rows, dtype=np.float64)
 
     def notes(self, label: FloatArray) -> Iterator[str]:
-        """What to say of (N,) labels made of these documents."""
+        """Notes on (N,) labels made of these documents."""
         if self.missing:
             are = agreeing(self.missing, "is", "are")
             yield f"{count(self.missing, 'supporting document')} of the tasks {are} not in the corpus"
@@ -126,13 +122,13 @@ class Evidence:
 
 
 def words(text: str) -> str:
-    """Letters and digits in lower case, one space around every word; empty for a text without any."""
+    """Letters and digits in lower case, one space around every word; empty without any."""
     found = re.findall(r"[^\W_]+", text.casefold())
     return f" {' '.join(found)} " if found else ""
 
 
 def evidence_labels(tool: np.ndarray, found: FloatArray) -> dict[str, FloatArray]:
-    """Labels of N calls; NaN for tools that never returned any evidence: they are no retrievers."""
+    """(N,) labels; NaN for tools that never returned any evidence: they are no retrievers."""
     found[~np.isin(tool, np.unique(tool[found[:, 0] == 1.0]))] = np.nan
     return {"gold_evidence": found[:, 0], "new_evidence": found[:, 1]}
 
@@ -140,13 +136,13 @@ def evidence_labels(tool: np.ndarray, found: FloatArray) -> dict[str, FloatArray
 def given_values(
     calls: Sequence[CallKey], values: CallValues, names: Iterable[str], what: str
 ) -> tuple[dict[str, FloatArray], list[str]]:
-    """(N,) columns of a file, NaN where a call has no value, without empty ones; what to say of further rows."""
+    """(N,) columns of a file that have a value, NaN where a call has none; a note on rows of other calls."""
     known_calls = set(calls)
     lost = [key for key in values if key not in known_calls]
     if len(lost) == len(values):
-        example = f", such as trajectory {lost[0][0]!r}, call {lost[0][1]!r}" if lost else ""
+        such = f", such as trajectory {lost[0][0]!r}, call {lost[0][1]!r}" if lost else ""
         raise InvalidValueError(
-            f"no row of {what} belongs to a call of the traces{example}; give the traces it was made of"
+            f"no row of {what} belongs to a call of the traces{such}; give the traces it was made of"
         )
     found = {name: np.array([values.get(key, {}).get(name, np.nan) for key in calls]) for name in names}
     belong = f"{count(len(lost), 'row')} of {what} {agreeing(len(lost), 'belongs', 'belong')} to no call of the traces"
@@ -154,13 +150,11 @@ def given_values(
 
 
 def own_names(columns: CallValues) -> list[str]:
-    """Names of a user's labels; one of `LABELS` is refused, because it would be described as what it is not."""
+    """Names of a user's labels; one of `LABELS` is refused."""
     names = list(dict.fromkeys(name for row in columns.values() for name in row))
     if clash := sorted(set(names) & set(LABELS)):
-        raise InvalidValueError(
-            f"the labels have a column {clash[0]!r}, the name of a label that the study makes itself; "
-            "give the column another name"
-        )
+        own = f"the labels have a column {clash[0]!r}, the name of a label that the study makes itself"
+        raise InvalidValueError(f"{own}; give the column another name")
     return names
 
 
@@ -172,26 +166,25 @@ def read_call_values(
     is_csv = name.lower().endswith(".csv")
     lines, columns = dict[CallKey, int](), dict[str, dict[CallKey, Any]]()
     for line, row in _csv_rows(name) if is_csv else _json_rows(name):
-        key = (_identifier(row, "trajectory", f"{name}:{line}"), _identifier(row, "call", f"{name}:{line}"))
+        where = f"{name}:{line}"
+        trajectory, call = key = (_identifier(row, "trajectory", where), _identifier(row, "call", where))
         if (first := lines.setdefault(key, line)) != line:
-            raise DataError(
-                f"{name}:{line}: call {key[1]!r} of trajectory {key[0]!r} is already on line {first}; "
-                "keep one row per call"
-            )
+            known = f"call {call!r} of trajectory {trajectory!r} is already on line {first}"
+            raise DataError(f"{where}: {known}; keep one row per call")
         for column, value in row.items():
             if column not in OWN_COLUMNS if only is None else column in only:
                 columns.setdefault(column, {})[key] = _number(value, is_csv)
     found: dict[CallKey, dict[str, float]] = {key: {} for key in lines}
     for column, values in columns.items():
-        numbers = {key: value for key, value in values.items() if isinstance(value, float)}
-        wrong = next((key for key, value in values.items() if not isinstance(value, float | None)), None)
-        if numbers and wrong is not None:
-            raise DataError(
-                f"{name}:{lines[wrong]}: column {column!r} is {values[wrong]!r:.60}, elsewhere a number; "
-                "expected a finite number, true or false, or nothing"
-            )
-        for key, number in numbers.items():
-            found[key][column] = number
+        numeric = any(isinstance(value, float) for value in values.values())
+        for key, value in values.items() if numeric else ():
+            if isinstance(value, float):
+                found[key][column] = value
+            elif value is not None:
+                raise DataError(
+                    f"{name}:{lines[key]}: column {column!r} is {value!r:.60}, elsewhere a number; "
+                    "expected a finite number, true or false, or nothing"
+                )
     if not any(found.values()):
         raise DataError(
             f"{name}: no column of numbers or booleans beside 'trajectory' and 'call'; expected one row per call, "

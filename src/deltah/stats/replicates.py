@@ -1,16 +1,8 @@
-r"""Seven statistics of signals and labels, for many resamples of the questions at once.
+"""Seven statistics of signals and labels, for many resamples of the questions at once.
 
-A resample gives every question, and so each of its calls, a number w of copies. **Ranks**: with calls in the order of
-a signal, $C_i$ the copies before place i and a tie group standing on places [first, last], the mid-rank of a copy is
-$R = (C_{first} + C_{last+1} + 1) / 2$. Calls are sorted by stratum first; $O_s$ are the copies in earlier strata, and
-$AUC = \frac{\sum_s (\sum_{y=1} w (R - O_s) - n_{1s}(n_{1s}+1)/2)}{\sum_s n_{1s} n_{0s}}$, ties counting half.
-
-**Cross products** $G_{uv} = \sum w\,u v$: given controls Z, those of the residuals are $S_{xy} = G_{xy} - G_{xZ}
-G_{ZZ}^{+} G_{Zy}$ and the partial correlation is $S_{xy} / \sqrt{S_{xx} S_{yy}}$: with an intercept alone Pearson's, of
-ranks Spearman's. The estimate itself is the resample in which every question was drawn once.
-
-The controls as columns of Z: an intercept, call indices and tools as dummies (rare ones share one), and
-$\log(1 + |r_{k-1}|)$, $\log(1 + |r_k|)$. As strata: call index, tool and tertile of $|r_{k-1}| + |r_k|$.
+A resample gives every question, and so each of its calls, a number w of copies. AUCs come from ranks of the copies,
+correlations from their cross products within questions; docs/api/stats.md states the formulas. The estimate itself is
+the resample in which every question was drawn once.
 """
 
 from __future__ import annotations
@@ -36,29 +28,32 @@ TOLERANCE: Final = 1e-9
 """Share of a variable's variance below which its residual counts as constant."""
 MIN_LEVEL_CALLS: Final = 20
 """A call index or tool with fewer calls shares a column with others."""
-MAX_TOOLS: Final = 12
-"""Tools with a column of their own."""
-_CHUNK: Final = 64
-"""Resamples held at a time."""
-_RUN: Final = 16
-"""Rows summed in step by the running sum."""
+MAX_TOOLS: Final = 12  # with a column of their own
+_CHUNK: Final = 64  # resamples held at a time
+_RUN: Final = 16  # rows summed in step by the running sum
 
 
 class Controls(NamedTuple):
-    """What is held fixed, of N calls."""
+    """(N, p) design with an intercept first, (p,) names of its columns, (N,) number of index, tool and tertile."""
 
     design: FloatArray
-    """(N, p) with an intercept first."""
     columns: tuple[str, ...]
-    """(p,) names."""
     stratum: IntArray
-    """(N,) number of the index, tool and length tertile."""
 
 
 def controls_of(table: StudyTable) -> Controls:
-    """Controls of a table's calls."""
-    index, index_names = _index_levels(table.index)
-    tool, tool_names = _tool_levels(table.tool, table.tools)
+    """Controls of a table's calls; late, rare indices share a level, and so do rare tools."""
+    counts = np.bincount(table.index - 1)
+    enough = max(1, int(np.cumprod(counts >= MIN_LEVEL_CALLS).sum()))
+    index_names = [f"index {k}" for k in range(1, enough + 1)] + ["later index"] * (len(counts) > enough)
+    index = np.minimum(table.index - 1, len(index_names) - 1)
+    counts = np.bincount(table.tool, minlength=len(table.tools))
+    order = np.argsort(-counts, kind="stable")
+    own = [t for t in order[:MAX_TOOLS] if counts[t] >= MIN_LEVEL_CALLS] or order[:1].tolist()
+    tool_names = [f"tool {table.tools[t]}" for t in own] + ["other tools"] * (len(own) < len(table.tools))
+    level = np.full(len(table.tools), len(own), dtype=np.int64)
+    level[own] = np.arange(len(own))
+    tool = level[table.tool]
     lengths, total = np.log1p(table.tokens.astype(np.float64)), table.tokens.sum(axis=1)
     tertile = np.searchsorted(np.quantile(total, (1 / 3, 2 / 3)), total, side="left")
     dummies = [levels[:, None] == np.arange(1, len(n)) for levels, n in ((index, index_names), (tool, tool_names))]
@@ -67,24 +62,6 @@ def controls_of(table: StudyTable) -> Controls:
         columns=("1", *index_names[1:], *tool_names[1:], "log tokens before", "log tokens after"),
         stratum=_codes(np.stack([table.index, table.tool, tertile], axis=1)),
     )
-
-
-def _index_levels(index: IntArray) -> tuple[IntArray, list[str]]:
-    """(N,) level from 0, and the levels' names; late, rare indices share the last level."""
-    counts = np.bincount(index - 1)
-    enough = max(1, int(np.cumprod(counts >= MIN_LEVEL_CALLS).sum()))
-    names = [f"index {k}" for k in range(1, enough + 1)] + ["later index"] * (len(counts) > enough)
-    return np.minimum(index - 1, len(names) - 1), names
-
-
-def _tool_levels(tool: IntArray, tools: tuple[str, ...]) -> tuple[IntArray, list[str]]:
-    """(N,) level from 0, the most called tool first, and names; rare tools share the last level."""
-    counts = np.bincount(tool, minlength=len(tools))
-    order = np.argsort(-counts, kind="stable")
-    own = [t for t in order[:MAX_TOOLS] if counts[t] >= MIN_LEVEL_CALLS] or order[:1].tolist()
-    level = np.full(len(tools), len(own), dtype=np.int64)
-    level[own] = np.arange(len(own))
-    return level[tool], [f"tool {tools[t]}" for t in own] + ["other tools"] * (len(own) < len(tools))
 
 
 def _codes(keys: IntArray) -> IntArray:
@@ -98,18 +75,15 @@ def cluster_sums(columns: Iterable[FloatArray], cluster: IntArray, clusters: int
 
 
 class Order(NamedTuple):
-    """Places of n calls ordered by stratum, then value; (n,) each."""
+    """(n,) call on each place, and the first place and the place after the last of its tie group."""
 
     rows: IntArray
-    """Call on each place."""
     first: IntArray | slice
-    """First place of each place's tie group."""
     stop: IntArray | slice
-    """Place after its last."""
 
 
 def order_of(values: FloatArray, strata: IntArray) -> Order:
-    """Order n calls by stratum and value, both (n,)."""
+    """Order n calls by stratum, then value, both (n,)."""
     rows = np.lexsort((values, strata))
     v, s = values[rows], strata[rows]
     starts = np.flatnonzero(np.concatenate([[True], (v[1:] != v[:-1]) | (s[1:] != s[:-1])]))
@@ -158,7 +132,7 @@ class Block:
     clusters: int
     """Q of the whole table, so that all blocks share one set of draws."""
     strata: tuple[IntArray, IntArray, IntArray]
-    """(n,) each: one stratum, call index, all controls; the AUCs' order in `STATISTICS`."""
+    """(n,) each, in the order of the AUCs: one stratum, call index, all controls."""
 
     def __len__(self) -> int:
         """Calls, n."""
@@ -166,12 +140,12 @@ class Block:
 
     @cached_property
     def _upper(self) -> tuple[IntArray, IntArray]:
-        """Rows and columns of the upper triangle of the cross products of z, x and y."""
+        """Upper triangle of the cross products of z, x and y."""
         return np.triu_indices(self.z.shape[1] + self.x.shape[1] + self.y.shape[1])
 
     @cached_property
     def _products(self) -> FloatArray:
-        """(Q, D (D + 1) / 2) cross products within clusters: a resample's are one matrix product away."""
+        """(Q, D (D + 1) / 2) cross products within clusters."""
         columns = np.concatenate([self.z, self.x, self.y], axis=1)
         products = (columns[:, a] * columns[:, b] for a, b in zip(*self._upper, strict=True))
         return cluster_sums(products, self.cluster, self.clusters)
@@ -188,11 +162,10 @@ class Block:
 
     def estimate(self) -> FloatArray:
         """(S, L, 7) statistics of the data."""
-        estimate: FloatArray = self.of_weights(np.ones((1, self.clusters)))[0]
-        return estimate
+        return np.asarray(self.of_weights(np.ones((1, self.clusters)))[0])
 
     def replicates(self, *, resamples: int, seed: int) -> Iterator[FloatArray]:
-        """Yield (b, S, L, 7) statistics of resampled questions, `resamples` rows in all."""
+        """(b, S, L, 7) statistics of resampled questions, `resamples` rows in all."""
         for weights in cluster_weights(self.clusters, resamples=resamples, seed=seed):
             for start in range(0, len(weights), _CHUNK):
                 yield self.of_weights(weights[start : start + _CHUNK].astype(np.float64))
@@ -209,10 +182,7 @@ class Block:
         return np.stack([*aucs, *correlations], axis=-1)
 
     def _of_ranks(self, copies: FloatArray, values: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """The three AUCs, (3, b, S, L), and the cross products of ranks, (b, D, D).
-
-        The rank of a 0/1 label is a linear function of the label, which can therefore stand for it.
-        """
+        """(3, b, S, L) AUCs, and (b, D, D) cross products of ranks; a 0/1 label stands for its rank."""
         gram = values.copy()
         p, s = self.z.shape[1], len(self.signals)
         aucs = np.empty((3, copies.shape[1], s, len(self.labels)))
@@ -241,10 +211,7 @@ class Block:
         return aucs, gram
 
     def _correlations(self, gram: FloatArray, inverse: NDArray[np.floating[Any]]) -> FloatArray:
-        """(b, S, L) correlations given the first k controls; NaN where a residual is constant.
-
-        `gram` holds the (b, D, D) cross products, `inverse` the (b, k, k) inverse of those of the controls.
-        """
+        """(b, S, L) correlations, NaN where a residual is constant, given the k controls of the (b, k, k) inverse."""
         p, s, k = self.z.shape[1], len(self.signals), inverse.shape[1]
         mixed = gram[:, :k, p:]
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -257,12 +224,12 @@ class Block:
 
 
 def _put(gram: FloatArray, i: int, j: int | slice, values: FloatArray) -> None:
-    """Write a row of symmetric (b, D, D) products and its column; values are (b,) or (columns, b)."""
+    """Write a row and a column of symmetric (b, D, D) products."""
     gram[:, i, j] = gram[:, j, i] = values.T
 
 
 def _pair_sums(copies: FloatArray, y: FloatArray, strata: IntArray) -> tuple[FloatArray, FloatArray]:
-    """What AUCs need of (n, L) labels and (n,) strata alone: (L, b) what rank sums exceed, (L, b) pairs."""
+    """(L, b) what rank sums exceed by design, and (L, b) pairs, of (n, L) labels in (n,) strata."""
     rows = np.argsort(strata, kind="stable")
     starts = np.flatnonzero(np.diff(strata[rows], prepend=-1))
     here = copies[rows]
@@ -273,7 +240,7 @@ def _pair_sums(copies: FloatArray, y: FloatArray, strata: IntArray) -> tuple[Flo
 
 
 def blocks(table: StudyTable) -> Iterator[Block]:
-    """All blocks of a table, the call-index baseline among the signals; empty ones are left out."""
+    """Blocks of a table that have calls, the call-index baseline among the signals."""
     columns, controls = table.with_baseline(), controls_of(table)
     for signals in _known_together(columns):
         for labels in _known_together(table.labels):

@@ -1,11 +1,8 @@
-"""The study of a table of calls as one value: associations, the numbers behind the figures, and how they were made.
-
-"Reduction" is -ΔH in nats throughout, the signal `delta_h` of the table.
-"""
+"""The study of a table of calls: associations and the numbers behind the figures. "Reduction" is -ΔH in nats."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -13,25 +10,22 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from deltah.core.types import BoolArray, FloatArray
 from deltah.errors import DataError
 from deltah.runs import nan_to_none
 from deltah.stats.associations import PERMUTATIONS, Association, Progress, associate, distinct
-from deltah.stats.bootstrap import LEVEL, Estimate, interval, ratio, ratio_replicates
+from deltah.stats.bootstrap import LEVEL, Estimate, ratio_estimates
 from deltah.stats.columns import CALL_INDEX, REDUCTION, StudyTable, is_binary, known
 from deltah.stats.replicates import cluster_sums, controls_of
 from deltah.stats.summary import RESAMPLES
 
 SCHEMA_VERSION: Final = 1
 FEW_QUESTIONS: Final = 30
-"""Questions of equal size below which a study says how far off its intervals and tests may be."""
+"""Below so many questions of equal size a study says how far off its intervals and tests may be."""
 BINS: Final = 24
 MAX_INDICES: Final = 8
-"""Call indices shown one by one; later ones share the last row."""
-MAX_POINTS: Final = 80
-"""Corners kept of a ROC curve."""
+"""Later call indices share the last row."""
+MAX_POINTS: Final = 80  # corners of a ROC curve
 MAX_FAILURES: Final = 10
-"""Of each kind, at most one per trajectory."""
 ROC_SIGNALS: Final = (REDUCTION, "position_corrected", "entropy_before", "placebo_controlled", "gold_gain", CALL_INDEX)
 
 
@@ -41,11 +35,10 @@ class QualityHistogram:
 
     label: str
     edges: tuple[float, ...]
-    """(bins + 1,) nats; the outermost bins hold all beyond. Bins are (a, b]: a reduction of 0 is none."""
+    """(bins + 1,) nats; the outermost bins hold all beyond. Bins are (a, b]."""
     good: tuple[int, ...]
     other: tuple[int, ...]
     left_out: int
-    """Calls without ΔH or label."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,23 +53,19 @@ class RocCurve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PositionRow:
-    """Calls of one round index."""
+    """Calls of one round index: mean reduction, and share of good calls or mean of a graded label."""
 
     index: str
     n: int
     reduction: Estimate
-    """Mean, nats."""
     labels: Mapping[str, Estimate]
-    """Share of good calls; the mean of a graded label."""
 
 
 class FailureKind(StrEnum):
-    """Where entropy and outcome disagree."""
+    """Where entropy and outcome disagree: confidently wrong, or a revision that the signal punishes."""
 
     FELL_AND_WRONG = "fell_and_wrong"
-    """Confidently wrong."""
     ROSE_AND_RIGHT = "rose_and_right"
-    """A revision that the signal punishes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,14 +87,13 @@ class StudyResult:
     calls: int
     questions: int
     trajectories: int
-    """That have a call."""
     resamples: int
     permutations: int
     seed: int
     controls: tuple[str, ...]
-    """Columns of the design that the partial correlations hold fixed."""
+    """What the partial correlations hold fixed."""
     associations: tuple[Association, ...]
-    """Every signal, and the call-index baseline, against every label; label by label."""
+    """Every signal, and the call-index baseline, against every label."""
     histograms: tuple[QualityHistogram, ...]
     rocs: tuple[RocCurve, ...]
     positions: tuple[PositionRow, ...]
@@ -116,7 +104,7 @@ class StudyResult:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Labels in the table's order."""
+        """Labels in order."""
         return tuple(dict.fromkeys(a.label for a in self.associations))
 
     def of_label(self, label: str) -> tuple[Association, ...]:
@@ -151,7 +139,7 @@ class StudyResult:
 
 
 def _none_to_nan(value: Any, key: str = "") -> Any:
-    """Undo `nan_to_none`; the reason of an association is text or none."""
+    """Undo `nan_to_none`, but for the reason of an association."""
     if value is None:
         return None if key == "reason" else float("nan")
     if isinstance(value, Mapping):
@@ -180,8 +168,15 @@ def run_study(
         InvalidValueError: if fewer than 100 resamples or permutations are asked for.
     """
     associations = associate(table, resamples=resamples, permutations=permutations, seed=seed, on_progress=on_progress)
-    computed = any(a.reason is None for a in associations)
     found, counts = failures(table)
+    sizes, notes = np.bincount(table.cluster).astype(np.float64), list(table.notes)
+    effective = sizes.sum() ** 2 / np.square(sizes).sum()
+    if effective < FEW_QUESTIONS and any(a.reason is None for a in associations):
+        notes.append(
+            f"the {distinct(table.cluster)} questions, with their unequal numbers of calls, weigh as much as "
+            f"{effective:.0f} equal ones: below {FEW_QUESTIONS}, simulated intervals contained the truth in 86 to "
+            "100 % of all cases and tests rejected up to 11 % of true nulls, where 95 and 5 % are meant"
+        )
     return StudyResult(
         calls=len(table),
         questions=distinct(table.cluster),
@@ -196,20 +191,8 @@ def run_study(
         positions=positions(table, resamples=resamples, seed=seed),
         failures=found,
         failure_counts=counts,
-        notes=(*table.notes, *(_few_questions(table) if computed else ())),
+        notes=tuple(notes),
     )
-
-
-def _few_questions(table: StudyTable) -> Iterator[str]:
-    """What few or very uneven questions do to intervals and p-values, where they do."""
-    sizes = np.bincount(table.cluster)
-    effective = float(sizes.sum()) ** 2 / float(np.square(sizes, dtype=np.float64).sum())
-    if effective < FEW_QUESTIONS:
-        yield (
-            f"the {distinct(table.cluster)} questions, with their unequal numbers of calls, weigh as much as "
-            f"{effective:.0f} equal ones: below {FEW_QUESTIONS}, simulated intervals contained the truth in 86 to "
-            "100 % of all cases and tests rejected up to 11 % of true nulls, where 95 and 5 % are meant"
-        )
 
 
 def histograms(table: StudyTable) -> tuple[QualityHistogram, ...]:
@@ -218,15 +201,15 @@ def histograms(table: StudyTable) -> tuple[QualityHistogram, ...]:
     measured = reduction[known(reduction)]
     limit = float(np.quantile(np.abs(measured), 0.99)) if len(measured) else 1.0
     edges = np.linspace(-1.0, 1.0, BINS + 1) * (limit or 1.0)
-    bins = np.clip(np.searchsorted(edges, reduction, side="left") - 1, 0, BINS - 1)
-
-    def of_label(name: str, label: FloatArray) -> QualityHistogram:
+    bins, found = np.clip(np.searchsorted(edges, reduction, side="left") - 1, 0, BINS - 1), []
+    shared = tuple(edges.tolist())
+    for name, label in table.labels.items():
         kinds = [known(reduction) & (label == value) for value in (1.0, 0.0)]
         good, other = (tuple(np.bincount(bins[kind], minlength=BINS).tolist()) for kind in kinds)
         left_out = len(table) - sum(good) - sum(other)
-        return QualityHistogram(label=name, edges=tuple(edges.tolist()), good=good, other=other, left_out=left_out)
-
-    return tuple(of_label(name, label) for name, label in table.labels.items() if is_binary(label))
+        if is_binary(label):
+            found.append(QualityHistogram(label=name, edges=shared, good=good, other=other, left_out=left_out))
+    return tuple(found)
 
 
 def roc_curves(table: StudyTable, associations: Iterable[Association]) -> tuple[RocCurve, ...]:
@@ -248,32 +231,19 @@ def roc_curves(table: StudyTable, associations: Iterable[Association]) -> tuple[
 
 def positions(table: StudyTable, *, resamples: int, seed: int) -> tuple[PositionRow, ...]:
     """Mean reduction and label rates by call index."""
-    level = np.minimum(table.index, MAX_INDICES)
-    rows = []
+    level, columns = np.minimum(table.index, MAX_INDICES), {REDUCTION: table.signals[REDUCTION], **table.labels}
+    rates, rows = [name != REDUCTION and is_binary(column) for name, column in columns.items()], []
     for k in np.unique(level):
         here = level == k
-        means = _means(table, here, resamples, seed)
+        codes = np.unique(table.cluster[here], return_inverse=True)[1].reshape(-1)
+        values = np.stack([column[here] for column in columns.values()])
+        parts = (np.nan_to_num(values), known(values), ~known(values))
+        sums = np.stack([cluster_sums(part, codes, int(codes.max()) + 1) for part in parts], axis=-1)
+        found = ratio_estimates(sums, rates, resamples=resamples, seed=seed)
+        means = dict(zip(columns, found, strict=True))
         index = f"{k} and later" if k == MAX_INDICES < table.index.max() else str(k)
         rows.append(PositionRow(index=index, n=int(here.sum()), reduction=means.pop(REDUCTION), labels=means))
     return tuple(rows)
-
-
-def _means(table: StudyTable, here: BoolArray, resamples: int, seed: int) -> dict[str, Estimate]:
-    """Mean reduction and mean of each label over some calls, clustered by question."""
-    columns = {REDUCTION: table.signals[REDUCTION], **table.labels}
-    codes = np.unique(table.cluster[here], return_inverse=True)[1].reshape(-1)
-    values = np.stack([column[here] for column in columns.values()])
-    sums, counts = (
-        cluster_sums(parts, codes, int(codes.max()) + 1) for parts in (np.nan_to_num(values), known(values))
-    )
-    replicates = ratio_replicates(sums, counts, resamples=resamples, seed=seed)
-    found = {}
-    for s, (name, column) in enumerate(columns.items()):
-        share = name != REDUCTION and is_binary(column)
-        low, high = interval(replicates[:, s], int((counts[:, s] > 0).sum()), rate=share)
-        n, value = int(counts[:, s].sum()), float(ratio(sums[:, s].sum(), counts[:, s].sum()))
-        found[name] = Estimate(value=value, low=low, high=high, n=n, left_out=int(here.sum()) - n)
-    return found
 
 
 def failures(table: StudyTable) -> tuple[tuple[Failure, ...], Mapping[FailureKind, int]]:

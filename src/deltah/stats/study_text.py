@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -26,7 +27,7 @@ TITLES: Final = {
     "p_partial": "partial p",
     "p_partial_holm": "partial p, Holm",
 }
-"""Columns of a label's table in the order they are shown: fields of an `Association` with their titles."""
+"""Columns of a label's table: fields of an `Association` with their titles."""
 SIGNIFICANT: Final = 0.05
 """Corrected p-value up to which a finding is stated."""
 FAILURE_TITLES: Final = {
@@ -38,16 +39,13 @@ MADE_OF: Final = frozenset({("gold_gain", "useful")})
 
 
 class SignalRow(NamedTuple):
-    """One signal against a label."""
+    """One signal against a label: cells by key of `TITLES`, or the reason why there are none."""
 
     signal: str
     title: str
-    """Its name, the baseline marked."""
     n: int
     reason: str | None
-    """Why there are no cells."""
     cells: Mapping[str, Cell]
-    """By key of `TITLES`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,51 +54,41 @@ class LabelTable:
 
     label: str
     note: str
-    """What the label says."""
     size: str
     """What the table rests on, or why it has no rows."""
     graded: bool
     finding: str | None
     rows: tuple[SignalRow, ...]
-    """Empty where no signal has a number."""
 
 
 def label_tables(result: StudyResult, digits: int = 3) -> list[LabelTable]:
     """Tables of a study, label by label; the best signal first."""
-    return [_label_table(label, result.of_label(label), digits) for label in result.labels]
-
-
-def _label_table(label: str, associations: Sequence[Association], digits: int) -> LabelTable:
-    shown = associations if any(a.reason is None and a.signal != CALL_INDEX for a in associations) else ()
-    return LabelTable(
-        label=label,
-        note=label_note(label),
-        size=size_note(associations),
-        graded=associations[0].graded,
-        finding=finding(associations),
-        rows=tuple(_row(a, digits) for a in shown),
-    )
-
-
-def _row(a: Association, digits: int) -> SignalRow:
-    cells = dict[str, Cell]()
-    for key in TITLES if a.reason is None else ():
-        value = getattr(a, key)
-        if isinstance(value, Estimate):
-            cells[key] = estimate_cell(value, digits, signed="auc" not in key)
-        else:
-            cells[key] = Cell(text=p_text(value))
-    title = f"{a.signal} (baseline)" if a.signal == CALL_INDEX else a.signal
-    return SignalRow(a.signal, title, a.spearman.n, a.reason, cells)
-
-
-def p_text(p: float) -> str:
-    """Four decimals; "–" where not tested. Never 0: the smallest possible value is 1 / (permutations + 1)."""
-    return number(p, 4)
+    tables = []
+    for label in result.labels:
+        listed = result.of_label(label)
+        rows = []
+        for a in listed:
+            cells = dict[str, Cell]()
+            for key in TITLES if a.reason is None else ():
+                value, signed = getattr(a, key), "auc" not in key
+                is_p = not isinstance(value, Estimate)
+                cells[key] = Cell(text=number(value, 4)) if is_p else estimate_cell(value, digits, signed=signed)
+            title = f"{a.signal} (baseline)" if a.signal == CALL_INDEX else a.signal
+            rows.append(SignalRow(a.signal, title, a.spearman.n, a.reason, cells))
+        table = LabelTable(
+            label=label,
+            note=label_note(label),
+            size=size_note(listed),
+            graded=listed[0].graded,
+            finding=finding(listed),
+            rows=tuple(rows) if any(row.reason is None and row.signal != CALL_INDEX for row in rows) else (),
+        )
+        tables.append(table)
+    return tables
 
 
 def label_note(name: str) -> str:
-    """What a label says; a user's own column says itself."""
+    """What a label says."""
     return LABELS[name].meaning if name in LABELS else "a column of the labels file"
 
 
@@ -111,7 +99,7 @@ def result_size(result: StudyResult) -> str:
 
 
 def size_note(rows: Sequence[Association]) -> str:
-    """What one label's table rests on: good calls, calls, questions; one common reason where there is no number."""
+    """What one label's table rests on: good calls, calls, questions; or why there is no number."""
     largest = max(rows, key=lambda a: a.spearman.n)
     n, label = largest.spearman.n, largest.label
     if not n:
@@ -124,7 +112,7 @@ def size_note(rows: Sequence[Association]) -> str:
 
 
 def finding(rows: Sequence[Association]) -> str | None:
-    """What one label's table says of ΔH, of position and of the best signal; None without an AUC of ΔH."""
+    """What one label's table says about ΔH, position and the best signal; None without an AUC of ΔH."""
     by_name = {a.signal: a for a in rows}
     reduction, baseline = by_name.get(REDUCTION), by_name.get(CALL_INDEX)
     if reduction is None or not reduction.auc.n or reduction.reason is not None or reduction.graded:
@@ -135,7 +123,15 @@ def finding(rows: Sequence[Association]) -> str | None:
     )
     if baseline is not None and baseline.reason is None:
         text += f"; the call index alone has {_short(baseline.auc)}"
-    text += f". {_beyond(reduction)}"
+    p, way = f"p = {number(reduction.p_partial_holm, 4)} after Holm", "good calls"
+    if reduction.partial_spearman.value <= 0:
+        way = "calls that are not good"
+    if reduction.p_partial_holm != reduction.p_partial_holm:
+        text += ". Given index, tool and segment lengths nothing is left of it to test."
+    elif reduction.p_partial_holm <= SIGNIFICANT:
+        text += f". Given index, tool and segment lengths, more reduction goes with {way} ({p})."
+    else:
+        text += f". Given index, tool and segment lengths, no association is shown ({p})."
     others = (a for a in rows if a.reason is None and (a.signal, a.label) not in MADE_OF)
     best = next((a for a in others if a.signal not in (CALL_INDEX, REDUCTION)), None)
     if best is not None and best.auc.value > reduction.auc.value and best.auc.low > 0.5:
@@ -143,17 +139,6 @@ def finding(rows: Sequence[Association]) -> str | None:
         within = f", {_short(best.auc_within_index)} within call index" if best.auc_within_index.n else ""
         text += f" The greatest AUC is that of {best.signal}{calls}: {_short(best.auc)}{within}."
     return text
-
-
-def _beyond(a: Association) -> str:
-    """What the partial test leaves of a signal."""
-    if a.p_partial_holm != a.p_partial_holm:
-        return "Given index, tool and segment lengths nothing is left of it to test."
-    p = f"p = {p_text(a.p_partial_holm)} after Holm"
-    if not a.p_partial_holm <= SIGNIFICANT:
-        return f"Given index, tool and segment lengths, no association is shown ({p})."
-    way = "goes with good calls" if a.partial_spearman.value > 0 else "goes with calls that are not good"
-    return f"Given index, tool and segment lengths, more reduction {way} ({p})."
 
 
 def _short(estimate: Estimate) -> str:
@@ -178,9 +163,9 @@ def method_notes(result: StudyResult) -> tuple[str, ...]:
         "compared with each other.",
         f"Intervals: {LEVEL:.0%}, bootstrap over questions, {result.resamples:,} resamples, seed {result.seed}, those "
         "of AUCs on the scale of log odds; not corrected for their number. p: two-sided, of ranks, "
-        f"{result.permutations:,} standardised sign flips of whole questions; Holm's "
-        f"correction over all {tests:,} tests of the study, raw and partial. The least possible p is {p_text(least)}, "
-        f"{p_text(min(1.0, tests * least))} after the correction: such a value means no more than that.",
+        f"{result.permutations:,} standardised sign flips of whole questions; Holm's correction over all {tests:,} "
+        f"tests of the study, raw and partial. The least possible p is {number(least, 4)}, "
+        f"{number(min(1.0, tests * least), 4)} after the correction: such a value means no more than that.",
     )
 
 
@@ -198,7 +183,12 @@ def study_markdown(result: StudyResult) -> str:
         if t.rows:
             lines += [] if t.finding is None else ["", escaped(t.finding)]
             lines += ["", *_table(("signal", "n", *TITLES.values()), map(_signal_cells, t.rows))]
-    lines += ["", "## Position", "", *_table(*_positions(result)), "", "## Failure cases"]
+    positions = (
+        (row.index, f"{row.n:,}", str(estimate_cell(row.reduction, 3, signed=True)), *map(_short, row.labels.values()))
+        for row in result.positions
+    )
+    header = ("call index", "calls", "mean −ΔH, nats", *result.labels)
+    lines += ["", "## Position", "", *_table(header, positions), "", "## Failure cases"]
     for kind, title in FAILURE_TITLES.items():
         rows = (
             (f.trajectory, f.call, tool_title(f.tool), str(f.index), number(f.reduction, 3, signed=True))
@@ -217,28 +207,11 @@ def _signal_cells(row: SignalRow) -> tuple[str, ...]:
     return (row.title, f"{row.n:,}", *map(str, row.cells.values()))
 
 
-def _positions(result: StudyResult) -> tuple[Sequence[str], Iterable[Sequence[str]]]:
-    """Header and rows of mean reduction and label rates by call index."""
-    rows = (
-        (row.index, f"{row.n:,}", str(estimate_cell(row.reduction, 3, signed=True)), *map(_short, row.labels.values()))
-        for row in result.positions
-    )
-    return ("call index", "calls", "mean −ΔH, nats", *result.labels), rows
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    listed = [" | ".join(map(escaped, row)) for row in rows]
-    if not listed:
-        yield MISSING
-        return
-    yield f"| {' | '.join(map(escaped, header))} |"
-    yield "|" + " --- |" * len(header)
-    yield from (f"| {row} |" for row in listed)
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    titles, *listed = (f"| {' | '.join(map(escaped, row))} |" for row in (header, *rows))
+    return [titles, "|" + " --- |" * len(header), *listed] if listed else [MISSING]
 
 
 def escaped(text: str) -> str:
     """Text that can neither break a table nor become markup."""
-    plain = " ".join(text.split())
-    for character in "\\`*_|<>#":
-        plain = plain.replace(character, "\\" + character)
-    return plain
+    return re.sub(r"([\\`*_|<>#])", r"\\\1", " ".join(text.split()))

@@ -1,16 +1,16 @@
 r"""What a table of calls says: outcome, calls, entropy reduction, waste, each with an interval.
 
-Every statistic is a ratio of sums over questions, one GROUP BY on the table of calls, bootstrapped by
-`deltah.stats.bootstrap`: the reduction rate is $\sum m / \sum n$ over all calls, undefined and undecided ones included
-in n. What was not measured (an ungraded trajectory, a call without entropies) is left out and counted, never taken as
-0. Many questions are resampled in groups, formed by a hash of their names, so that memory stays bounded.
+Every statistic is a ratio of sums over questions, one GROUP BY on the table of calls: the reduction rate is
+$\sum m / \sum n$ over all calls, undefined and undecided ones included in n. What was not measured is left out and
+counted, never taken as 0. Many questions are resampled in groups, by a hash of their names, so that memory is bounded.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -20,15 +20,15 @@ from deltah.core import metrics
 from deltah.core.registry import Entry
 from deltah.core.signals import SIGNALS, Signal
 from deltah.core.types import FloatArray, Trajectory
-from deltah.stats.bootstrap import MAX_RESAMPLED, Cell, Estimate, estimate_cell, interval, ratio, ratio_replicates
+from deltah.stats.bootstrap import MAX_RESAMPLED, Cell, Estimate, difference_estimates, estimate_cell, ratio_estimates
 from deltah.text_format import MISSING, number
 
 RESAMPLES: Final = 2000
 MAX_TOOLS: Final = 1000
-"""Tools told apart, in the order they are met; further ones are one group."""
+"""Tools with a row of their own, in the order they are met; further ones are one group."""
 MAX_NAME_CHARS: Final = 100
-"""Of a tool's name."""
 OTHER_TOOLS: Final = "(other tools)"
+Source: TypeAlias = CallTable | Iterable[Trajectory]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,32 +104,22 @@ class CallSummary:
         return self.reduction_rate.n - self.undecided - self.undefined
 
 
-class _Ratio(NamedTuple):
-    """What one trajectory adds to a statistic, in SQL."""
-
-    numerator: str
-    denominator: str
-    known: str = "true"
-    """Whether it can enter; its denominator is else counted as left out."""
-    left_out: str = "0"
-    """What of one that enters cannot."""
-
-
 _MEASURED, _GRADED = "signal IS NOT NULL", "outcome IS NOT NULL"
 _RATIOS: Final = {
-    "outcome": _Ratio("outcome", "1", _GRADED),
-    "accuracy": _Ratio("correct::INT", "1", _GRADED),
-    "calls_per_trajectory": _Ratio("calls", "1"),
-    "correct_per_call": _Ratio("correct::INT", "calls", _GRADED),
-    "reduction_rate": _Ratio("reduced", "calls", _MEASURED),
-    "mean_value": _Ratio("value_sum", "valued", left_out="calls - valued"),
-    "undecided": _Ratio("undecided", "calls", _MEASURED),
-    "undefined": _Ratio("undefined", "calls", _MEASURED),
-    "waste": _Ratio("certified + likely", "calls"),
-    "certified_waste": _Ratio("certified", "calls", _MEASURED),
-    "no_call": _Ratio("(calls = 0)::INT", "1"),
-    "sampled_tokens": _Ratio("sampled_tokens", "1", "sampled_tokens IS NOT NULL"),
+    "outcome": ("outcome", "1", _GRADED),
+    "accuracy": ("correct::INT", "1", _GRADED),
+    "calls_per_trajectory": ("calls", "1", "true"),
+    "correct_per_call": ("correct::INT", "calls", _GRADED),
+    "reduction_rate": ("reduced", "calls", _MEASURED),
+    "mean_value": ("value_sum", "valued", "true"),
+    "undecided": ("undecided", "calls", _MEASURED),
+    "undefined": ("undefined", "calls", _MEASURED),
+    "waste": ("certified + likely", "calls", "true"),
+    "certified_waste": ("certified", "calls", _MEASURED),
+    "no_call": ("(calls = 0)::INT", "1", "true"),
+    "sampled_tokens": ("sampled_tokens", "1", "sampled_tokens IS NOT NULL"),
 }
+"""What one trajectory adds, in SQL: numerator, denominator (left out where it is not known), whether it is known."""
 STATISTICS: Final = tuple(_RATIOS)
 RATES: Final = frozenset(STATISTICS) - {"calls_per_trajectory", "correct_per_call", "mean_value", "sampled_tokens"}
 """Means of values in [0, 1]."""
@@ -163,8 +153,25 @@ _PER_TRAJECTORY: Final = (
 )
 
 
+_METRICS: Final = {
+    metrics.OUTCOME: "avg(outcome)",
+    metrics.ACCURACY: "avg(correct::INT)",
+    metrics.CALLS: "avg(calls)",
+    metrics.NO_CALL_RATE: "avg((calls = 0)::INT)",
+    metrics.REDUCTION_RATE: "sum(reduced) / sum(calls)",
+    metrics.EFFICIENCY: "avg(reduced / calls) FILTER (calls > 0)",
+    metrics.UNDEFINED_RATE: "sum(undefined) / sum(calls)",
+    metrics.UNDECIDED_RATE: "sum(undecided) / sum(calls)",
+    metrics.PRODUCTIVITY: "coalesce(sum(correct::INT), 0) / sum(calls)",
+    metrics.SEGMENT_TOKENS: "sum(segment_tokens) / sum(segments)",
+    metrics.SEGMENT_ENTROPY: "sum(entropy_sum) / sum(entropies)",
+    metrics.SIGNAL_MEAN: "(SELECT avg(value) FROM calls)",
+    metrics.SIGNAL_STD: "(SELECT stddev_pop(value) FROM calls)",
+}
+
+
 def summarise(
-    source: CallTable | Iterable[Trajectory],
+    source: Source,
     signals: Sequence[Signal | None] | None = None,
     *,
     where: str = "true",
@@ -184,46 +191,26 @@ def summarise(
         InvalidValueError: if `signals` has another length than the trajectories.
     """
     calls = source if isinstance(source, CallTable) else CallTable.of(source, signals)
-    _, sums = _cluster_sums(calls, where, hashed=True)
+    sums = _stacked(_cluster_sums(calls, where, _question(calls)).values())
     counted = "SELECT count(DISTINCT cluster), count(*), coalesce(sum(calls), 0)::BIGINT FROM trajectories"
     ((n_questions, n_trajectories, n_calls),) = calls.sql(f"{counted} WHERE {where}").fetchall()
-    replicates = ratio_replicates(sums[..., 0], sums[..., 1], resamples=resamples, seed=seed)
-    estimates = {name: _estimate(sums[:, s], replicates[:, s], rate=name in RATES) for s, name in enumerate(STATISTICS)}
+    found = ratio_estimates(sums, [name in RATES for name in STATISTICS], resamples=resamples, seed=seed)
+    estimates = dict(zip(STATISTICS, found, strict=True))
     return Summary(questions=n_questions, trajectories=n_trajectories, calls=n_calls, untold=_untold(sums), **estimates)
 
 
-def compare(
-    a: CallTable | Iterable[Trajectory],
-    b: CallTable | Iterable[Trajectory],
-    *,
-    where: str = "true",
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Comparison:
-    """Difference b - a of every statistic, paired by question.
+def compare(a: Source, b: Source, *, where: str = "true", resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
+    """Difference b - a of every statistic, paired by question; arguments as of `summarise`.
 
-    Both sets are cut to the questions they share, which are then resampled together: what makes a question hard for
-    both cancels.
-
-    Args:
-        a: The reference.
-        b: What is compared with it.
-        where: Which trajectories of both to take, see `summarise`.
-        resamples: Bootstrap resamples.
-        seed: Of the resampling.
+    The questions that both sets hold are resampled together: what makes one hard for both cancels.
     """
     tables = (table if isinstance(table, CallTable) else CallTable.of(table) for table in (a, b))
-    (names_a, all_a), (names_b, all_b) = (_cluster_sums(table, where, hashed=False) for table in tables)
-    rows_a, rows_b = ({name: i for i, name in enumerate(names)} for names in (names_a, names_b))
-    shared = [name for name in names_a if name in rows_b]
-    sums_a, sums_b = all_a[[rows_a[name] for name in shared]], all_b[[rows_b[name] for name in shared]]
-    replicates = ratio_replicates(sums_b[..., 0], sums_b[..., 1], resamples=resamples, seed=seed)
-    replicates -= ratio_replicates(sums_a[..., 0], sums_a[..., 1], resamples=resamples, seed=seed)
-    left_out = len(rows_a.keys() ^ rows_b.keys())
-    estimates = {
-        name: _difference(sums_a[:, s], sums_b[:, s], replicates[:, s], left_out) for s, name in enumerate(STATISTICS)
-    }
-    untold = _untold(sums_a) or _untold(sums_b)
+    all_a, all_b = (_cluster_sums(table, where, "cluster") for table in tables)
+    shared = [name for name in all_a if name in all_b]
+    sums_a, sums_b = (_stacked(found[name] for name in shared) for found in (all_a, all_b))
+    left_out, untold = len(all_a.keys() ^ all_b.keys()), _untold(sums_a) or _untold(sums_b)
+    differences = difference_estimates(sums_a, sums_b, left_out=left_out, resamples=resamples, seed=seed)
+    estimates = dict(zip(STATISTICS, differences, strict=True))
     return Comparison(questions=len(shared), left_out=left_out, untold=untold, **estimates)
 
 
@@ -238,13 +225,8 @@ def calls_by(
 ) -> dict[Any, CallSummary]:
     """Statistics of groups of calls, clustered by question, in the order in which the groups were met.
 
-    Args:
-        table: The calls.
-        group: Expression on the table `calls`, in SQL: `BY_TOOL`, "round", "correct".
-        where: Condition on `calls`: which of them to take.
-        resamples: Bootstrap resamples.
-        seed: Of the resampling.
-        **parameters: Values of `$name` in both.
+    `group` and `where` are SQL on the table `calls`, such as `BY_TOOL`, "round" or "correct", and which calls to take;
+    further parameters are values of `$name` in both.
     """
     found = table.sql(
         f"SELECT {group} AS name, {_question(table)} AS cluster_, min(rowid) AS place, "
@@ -262,21 +244,8 @@ def calls_by(
 
 def log_metrics(table: CallTable) -> dict[str, float]:
     """The row of `deltah.core.metrics.batch_metrics` of all trajectories with entropies."""
-    query = f"""
-        SELECT avg(outcome), avg(correct::INT), avg(calls), avg((calls = 0)::INT), sum(reduced) / sum(calls),
-        avg(reduced / calls) FILTER (calls > 0), sum(undefined) / sum(calls), sum(undecided) / sum(calls),
-        coalesce(sum(correct::INT), 0) / sum(calls), sum(segment_tokens) / sum(segments),
-        sum(entropy_sum) / sum(entropies) FROM ({_PER_TRAJECTORY}) WHERE {_MEASURED}
-    """
-    names = (
-        *(metrics.OUTCOME, metrics.ACCURACY, metrics.CALLS, metrics.NO_CALL_RATE, metrics.REDUCTION_RATE),
-        *(metrics.EFFICIENCY, metrics.UNDEFINED_RATE, metrics.UNDECIDED_RATE, metrics.PRODUCTIVITY),
-        *(metrics.SEGMENT_TOKENS, metrics.SEGMENT_ENTROPY),
-    )
-    found = dict(zip(names, table.sql(query).fetchall()[0], strict=True))
-    ((mean, std),) = table.sql("SELECT avg(value), stddev_pop(value) FROM calls").fetchall()
-    found |= {metrics.SIGNAL_MEAN: mean, metrics.SIGNAL_STD: std}
-    return {name: float("nan") if value is None else float(value) for name, value in found.items()}
+    (row,) = table.sql(f"SELECT {_listed(_METRICS)} FROM ({_PER_TRAJECTORY}) WHERE {_MEASURED}").fetchall()
+    return {name: math.nan if value is None else float(value) for name, value in zip(_METRICS, row, strict=True)}
 
 
 def _question(table: CallTable) -> str:
@@ -285,33 +254,37 @@ def _question(table: CallTable) -> str:
     return "cluster" if n <= MAX_RESAMPLED else f"(md5_number_lower(cluster) % {MAX_RESAMPLED})::VARCHAR"
 
 
-def _cluster_sums(table: CallTable, where: str, *, hashed: bool) -> tuple[list[str], FloatArray]:
-    """Names of Q clusters in the order they were met, and (Q, S, 3) numerator, denominator and left out of each."""
+def _stacked(sums: Iterable[FloatArray]) -> FloatArray:
+    """(Q, S, 3) sums of Q clusters."""
+    return np.array([*sums], dtype=np.float64).reshape(-1, len(STATISTICS), 3)
+
+
+def _cluster_sums(table: CallTable, where: str, cluster: str) -> dict[str, FloatArray]:
+    """(S * 3,) numerator, denominator and left out of each statistic, by cluster in the order they were met."""
     sums = {}
-    for name, (numerator, denominator, known, left_out) in _RATIOS.items():
+    for name, (numerator, denominator, known) in _RATIOS.items():
+        left_out = "calls - valued" if name == "mean_value" else f"if({known}, 0, {denominator})"
         sums[f"{name} 0"] = f"coalesce(sum({numerator}) FILTER ({known}), 0)"
         sums[f"{name} 1"] = f"coalesce(sum({denominator}) FILTER ({known}), 0)"
-        sums[f"{name} 2"] = f"sum(if({known}, {left_out}, {denominator}))"
-    cluster = _question(table) if hashed else "cluster"
+        sums[f"{name} 2"] = f"sum({left_out})"
     found = table.sql(
         f"SELECT {cluster} AS cluster_, min(key) AS place, {_listed(sums)} FROM ({_PER_TRAJECTORY}) "
         f"WHERE {where} GROUP BY ALL ORDER BY place"
     ).fetchnumpy()
     values = np.stack([found[name].astype(np.float64) for name in sums], axis=1)
-    return found["cluster_"].tolist(), values.reshape(-1, len(STATISTICS), 3)
+    return dict(zip(found["cluster_"].tolist(), values, strict=True))
 
 
 def _call_summary(counts: dict[str, Any], resamples: int, seed: int) -> CallSummary:
     """Statistics from the (Q,) counts of each question."""
-    # (Q, 2, 3): numerator, denominator and left out of the reduction rate and of the mean.
     ratios = (("reduced", "measured"), ("value_sum", "valued"))
     parts = [[counts[top], counts[known], counts["n"] - counts[known]] for top, known in ratios]
-    sums = np.moveaxis(np.array(parts, dtype=np.float64), -1, 0)
-    replicates = ratio_replicates(sums[..., 0], sums[..., 1], resamples=resamples, seed=seed)
+    sums = np.moveaxis(np.array(parts, dtype=np.float64), -1, 0)  # (Q, 2, 3), as of `_stacked`
+    reduction_rate, mean_value = ratio_estimates(sums, (True, False), resamples=resamples, seed=seed)
     names = ("n", "errors", "unanswered", "undecided", "undefined", "certified", "likely")
     return CallSummary(
-        reduction_rate=_estimate(sums[:, 0], replicates[:, 0], rate=True),
-        mean_value=_estimate(sums[:, 1], replicates[:, 1], rate=False),
+        reduction_rate=reduction_rate,
+        mean_value=mean_value,
         **{name: int(counts[name].sum()) for name in names},
     )
 
@@ -321,22 +294,6 @@ def _untold(sums: FloatArray) -> bool:
     totals = dict(zip(STATISTICS, sums.sum(axis=0), strict=True))
     measured = float(totals["reduction_rate"][1])
     return 0 < measured <= float(totals["undecided"][0] + totals["undefined"][0])
-
-
-def _estimate(sums: FloatArray, replicates: FloatArray, *, rate: bool) -> Estimate:
-    """One statistic from its (Q, 3) sums and (B,) replicates."""
-    total = sums.sum(axis=0)
-    low, high = interval(replicates, int((sums[:, 1] > 0).sum()), rate=rate)
-    value = float(ratio(total[0], total[1]))
-    return Estimate(value=value, low=low, high=high, n=int(total[1]), left_out=int(total[2]))
-
-
-def _difference(a: FloatArray, b: FloatArray, replicates: FloatArray, left_out: int) -> Estimate:
-    """One paired difference from the (Q, 3) sums of both sides."""
-    n = int(((a[:, 1] > 0) | (b[:, 1] > 0)).sum())
-    low, high = interval(replicates, n)
-    value = float(ratio(b[:, 0].sum(), b[:, 1].sum()) - ratio(a[:, 0].sum(), a[:, 1].sum()))
-    return Estimate(value=value, low=low, high=high, n=n, left_out=left_out)
 
 
 class Column(NamedTuple):
@@ -349,20 +306,6 @@ class Column(NamedTuple):
     signed: bool = False
 
 
-METHOD: Final = SIGNALS["delta_h"]
-_COLUMNS: Final = {
-    column.key: column
-    for column in (
-        Column("outcome", OUTCOME, digits=3),
-        Column("accuracy", "accuracy", digits=3),
-        Column("calls_per_trajectory", "calls / trajectory"),
-        Column("correct_per_call", "correct / call"),
-        Column("reduction_rate", "reduction rate"),
-        Column("mean_value", f"mean {METHOD.title}", digits=3, unit=METHOD.unit, signed=True),
-        Column("waste", "waste"),
-        Column("seconds", "seconds", digits=0),
-    )
-}
 DEMO_COLUMNS: Final = ("outcome", "calls_per_trajectory", "correct_per_call", "reduction_rate", "seconds")
 
 
@@ -373,15 +316,21 @@ def table(
     columns: Sequence[str] = DEMO_COLUMNS,
     signed: bool = False,
     outcome: str = OUTCOME,
-    signal: Entry[Any] = METHOD,
+    signal: Entry[Any] = SIGNALS["delta_h"],
 ) -> tuple[list[Column], dict[str, list[Cell]]]:
-    """Columns, and the cells of each named row: one source of digits for the terminal and the page.
-
-    `seconds` are the wall times of the rows; `outcome` and `signal` title the mean outcome and the mean signal.
-    """
-    mean = _COLUMNS["mean_value"]._replace(title=f"mean {signal.title}", unit=signal.unit)
-    named = {**_COLUMNS, "outcome": _COLUMNS["outcome"]._replace(title=outcome), "mean_value": mean}
-    chosen, times = [named[key] for key in columns], seconds or {}
+    """Columns and the cells of each named row; `seconds` are its wall times, `outcome` and `signal` title the means."""
+    known = (
+        Column("outcome", outcome, digits=3),
+        Column("accuracy", "accuracy", digits=3),
+        Column("calls_per_trajectory", "calls / trajectory"),
+        Column("correct_per_call", "correct / call"),
+        Column("reduction_rate", "reduction rate"),
+        Column("mean_value", f"mean {signal.title}", digits=3, unit=signal.unit, signed=True),
+        Column("waste", "waste"),
+        Column("seconds", "seconds", digits=0),
+    )
+    named, times = {column.key: column for column in known}, seconds or {}
+    chosen = [named[key] for key in columns]
 
     def cell(name: str, summary: Statistics, column: Column) -> Cell:
         if column.key == "seconds":
@@ -394,6 +343,6 @@ def table(
 
 
 def rate_cell(summary: CallSummary) -> Cell:
-    """The reduction rate of a group of calls; a dash where no call could be told, which is no rate of 0."""
+    """The reduction rate of a group of calls; a dash where every call is undecided or undefined."""
     rate = summary.reduction_rate
     return estimate_cell(rate, 2) if summary.told else Cell(text=MISSING, estimate=rate)

@@ -84,6 +84,12 @@ def token_f1(prediction: str, golden_answers: Sequence[str]) -> float:
     return max((_f1(prediction, gold) for gold in golden_answers), default=0.0)
 
 
+@GRADERS.register("em", title="EM", meaning="1 where the final answer equals a gold answer once normalised, else 0")
+def exact_match(prediction: str, golden_answers: Sequence[str]) -> float:
+    """1 if a prediction equals any gold answer after `normalize_answer`, else 0; a number must equal as a number."""
+    return float(any(_equal(prediction, gold) for gold in golden_answers))
+
+
 @GRADERS.register(
     "math", title="outcome", meaning="1 where the final answer equals a gold answer as mathematics, else 0"
 )
@@ -93,15 +99,17 @@ def math_equality(prediction: str, golden_answers: Sequence[str]) -> float:
 
 
 def _f1(prediction: str, gold: str) -> float:
-    number = _number(gold)
-    if number is not None:
-        return float(_number(prediction) == number)
     given, wanted = _comparable(prediction), _comparable(gold)
-    if _CLOSED_ANSWERS.intersection((given, wanted)):
-        return float(given == wanted)
+    if _number(gold) is not None or _CLOSED_ANSWERS.intersection((given, wanted)):
+        return float(_equal(prediction, gold))
     words, gold_words = given.split(), wanted.split()
     common = sum((Counter(words) & Counter(gold_words)).values())
     return 2 * common / (len(words) + len(gold_words)) if common else 0.0
+
+
+def _equal(prediction: str, gold: str) -> bool:
+    number = _number(gold)
+    return _comparable(prediction) == _comparable(gold) if number is None else _number(prediction) == number
 
 
 def _comparable(text: str) -> str:

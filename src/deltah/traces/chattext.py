@@ -113,23 +113,20 @@ def text_trajectory(prompt: Sequence[Message], said: Sequence[Message], facts: F
     return replace(trajectory, spans=SpanQuality.APPROXIMATE)
 
 
-def link_results(messages: Sequence[Message]) -> list[Message]:
+def link_results(messages: list[Message]) -> list[Message]:
     """Give calls and results that have none the ids of calls: results in their own turn, by name if any, in order."""
-    linked, waiting, n_calls = list[Message](), list[tuple[str, str | None]](), 0
+    waiting, n_calls = list[MessageToolCall](), 0
     for message in messages:
         if message.role == "assistant":
-            calls = [
-                msgspec.structs.replace(call, id=call.id or f"call-{n_calls + i}")
-                for i, call in enumerate(message.tool_calls or [])
-            ]
-            waiting = [(call.id or "", call.function.name if call.function else None) for call in calls]
-            n_calls += len(calls)
-            message = msgspec.structs.replace(message, tool_calls=calls or None)
+            waiting = list(message.tool_calls or [])
+            for call in waiting:
+                call.id = call.id or f"call-{n_calls}"
+                n_calls += 1
         elif message.role == "tool" and message.tool_call_id is None and waiting:
-            at = next((i for i, (_, name) in enumerate(waiting) if name is not None and name == message.name), 0)
-            message = msgspec.structs.replace(message, tool_call_id=waiting.pop(at)[0])
-        linked.append(message)
-    return linked
+            names = [call.function.name if call.function else None for call in waiting]
+            at = names.index(message.name) if message.name is not None and message.name in names else 0
+            message.tool_call_id = waiting.pop(at).id
+    return messages
 
 
 def _without_headers(text: str) -> Iterator[Message]:
@@ -182,9 +179,8 @@ def _of_role(role: str, body: str) -> list[Message]:
     body = without_end_tokens(body)
     if not body.strip():  # GLM ends a turn with the header of the next
         return []
-    blocks = [m[1] for m in _TAGGED_RESULT.finditer(body)]
-    if blocks:
-        return [Message(role="tool", content=block) for block in blocks]
+    if blocks := [Message(role="tool", content=match[1]) for match in _TAGGED_RESULT.finditer(body)]:
+        return blocks
     return [Message(role="tool" if role in _RESULT_NAMES.split("|") else role, content=body.strip())]
 
 
@@ -193,11 +189,10 @@ def _split_at_headers(text: str) -> list[tuple[str, str]] | None:
     for pattern in (_HEADER, _LINE_HEADER, _GLUED_HEADER):
         found = list(pattern.finditer(text))
         whole = found and not text[: found[0].start()].strip() and _role(found[-1]) in _POLICY_NAMES
-        if not whole and not (found and pattern is _HEADER):
-            continue
-        bodies = _bodies(text, found)
-        closed = [*(without_end_tokens(body).strip() for body in bodies[:-1]), bodies[-1]]
-        return [(_role(match), body) for match, body in zip(found, closed, strict=True)]
+        if whole or (found and pattern is _HEADER):
+            *closed, last = _bodies(text, found)
+            bodies = [*(without_end_tokens(body).strip() for body in closed), last]
+            return [(_role(match), body) for match, body in zip(found, bodies, strict=True)]
     return None
 
 

@@ -3,7 +3,7 @@
 `fields` are top-level names that all stand in a record of the format (of a tuple, one); `sign` is a function of its
 bytes, for formats that share their names. Of several formats that fit, the one with the most names and a sign counts,
 and one without fields is never detected. `schema` is the type that msgspec decodes a record into, by default
-`dict[str, Any]`; `bytes` leaves it undecoded. An importer may also return several trajectories, or an API call or a
+`dict[str, Any]`; `bytes` leaves it undecoded. An importer may also return any number of trajectories, or an API call or a
 chunk of a streamed response, which the reader joins. It raises `DataError` for a record that does not fit; facts that
 only describe a trajectory are read by the functions below, which give None, or nothing, for a value that does not fit.
 """
@@ -60,19 +60,15 @@ _EPOCH_UNITS: Final = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
 """Least magnitude of a time in nano-, micro- and milliseconds, and how many of these a second has."""
 _TOO_DEEP: Final = "the JSON is nested too deeply to be a trace"
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
-_TOP_LEVEL: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_PARTS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw] | list[msgspec.Raw] | str)
 _EVENT: Final = re.compile(r"(?:\A|\n)data: *(\{.*)")
-_ANY_OBJECT: Final = msgspec.json.Decoder(dict[str, object])
 
 
 def recognise(data: bytes) -> Entry[Importer] | None:
     """Format of one record, by its top-level names alone; None for no known one, `DataError` for no JSON object."""
     try:
-        names = frozenset(_TOP_LEVEL.decode(data))  # values are skipped, not decoded
+        names = frozenset(_decoder(dict[str, msgspec.Raw]).decode(data))  # values are skipped, not decoded
     except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        found: dict[str, object] = decode_line(data, _ANY_OBJECT)  # the lenient decoder cannot fill `Raw`
-        names = frozenset(found)
+        names = frozenset(decode_line(data, _decoder(dict[str, object])))  # the lenient decoder cannot fill `Raw`
     known = [(entry, _fields(entry)) for entry in IMPORTERS.values()]
     fitting = [(entry, fields) for entry, fields in known if fields and not any(map(names.isdisjoint, fields))]
     # Signs are looked for last: they cost a pass over the record.
@@ -113,7 +109,7 @@ def _opened(data: bytes | msgspec.Raw) -> object:
     """The parts of a JSON value; None for one without parts."""
     try:
         try:
-            value: object = _PARTS.decode(data)
+            value: object = _decoder(dict[str, msgspec.Raw] | list[msgspec.Raw] | str).decode(data)
         except msgspec.ValidationError:
             return None
         except (msgspec.DecodeError, UnicodeDecodeError):  # as in `decode_line`

@@ -71,6 +71,10 @@ class ReadCounts:
     """What was met beside the trajectories; `MAX_KEPT_PROBLEMS` problems are kept in full, all are counted."""
 
     n_read: int = 0
+    file: str = ""
+    """Of the trajectory that was read last; of one whose API calls several files hold, the first."""
+    number: int = 0
+    """Of the file among those that are read one by one."""
     n_problems: int = 0
     n_unjoined: int = 0
     """API calls whose history holds an assistant's turn that the log does not."""
@@ -112,7 +116,7 @@ class TraceReader(ReadCounts, Iterable[Trajectory]):
 
     def map(
         self,
-        function: Callable[[int, Iterator[Trajectory]], Result],
+        function: Callable[[ReadCounts, Iterator[Trajectory]], Result],
         *,
         workers: int | None = None,
         watch: Callable[[int], object] | None = None,
@@ -123,8 +127,8 @@ class TraceReader(ReadCounts, Iterable[Trajectory]):
         together, read in order by this process. So results are the same for any number of processes.
 
         Args:
-            function: Takes the number of a file, from 0, and its trajectories, and reads them all. With several
-                processes it is a function of a module, or a `functools.partial` of one, and its results are pickled.
+            function: Takes the counts (`number` and `file` say what is read) and the trajectories of a file, and reads
+                all. With several processes it is a function of a module, or a partial, and its results are pickled.
             workers: Processes, one file each; None: one per core, at most 8, for logs of several files and more than 8
                 MiB. A program that asks for several guards its main module (see `multiprocessing`, "spawn").
             watch: Called with the number of trajectories read so far.
@@ -140,8 +144,8 @@ class TraceReader(ReadCounts, Iterable[Trajectory]):
         together = {source for source in self.sources if reads_once(source.path)}
         single = [source for source in self.sources if source not in together]
 
-        def watched(number: int, trajectories: Iterable[Trajectory]) -> Result:
-            return function(number, self._watched(trajectories, watch))  # this process can report each trajectory
+        def watched(counts: ReadCounts, trajectories: Iterable[Trajectory]) -> Result:
+            return function(counts, self._watched(trajectories, watch))  # this process can report each trajectory
 
         n_workers = self._default_workers(single) if workers is None else workers
         read_one = partial(_read_alone, watched if n_workers == 1 else function, self.options)
@@ -163,7 +167,8 @@ class TraceReader(ReadCounts, Iterable[Trajectory]):
                 watch(self.n_read)
             yield result
         if together:
-            yield watched(len(single), self._read([source for source in self.sources if source in together]))
+            self.number = len(single)
+            yield watched(self, self._read([source for source in self.sources if source in together]))
 
     def _read(self, sources: Iterable[Source]) -> Iterator[Trajectory]:
         reading = Reading(self.options, counts=self, on_error=self._on_error)
@@ -194,16 +199,16 @@ class TraceReader(ReadCounts, Iterable[Trajectory]):
 
 
 def _read_alone(
-    function: Callable[[int, Iterator[Trajectory]], Result], options: ReadOptions, numbered: tuple[int, Source]
+    function: Callable[[ReadCounts, Iterator[Trajectory]], Result], options: ReadOptions, numbered: tuple[int, Source]
 ) -> tuple[Result, ReadCounts] | None:
     """A function's result for one file, and what was met in it; None if other files may complete its records."""
     number, source = numbered
-    reading = Reading(options, alone=True)
+    reading = Reading(options, counts=ReadCounts(number=number), alone=True)
     trajectories = chain(reading.file(source), reading.finish())
     first = next(trajectories, None)  # the first record usually says whether others complete it
     if reading.needs_others:
         return None
-    result = function(number, trajectories if first is None else chain([first], trajectories))
+    result = function(reading.counts, trajectories if first is None else chain([first], trajectories))
     return None if reading.needs_others else (result, reading.counts)
 
 
@@ -262,8 +267,7 @@ class Reading:
         self.needs_others = False
         self._options, self._on_error, self._alone = options, on_error, alone
         self._given = None if options.format is None else IMPORTERS.resolve(options.format)
-        self._format = self._given
-        """Of the record before."""
+        self._format = self._given  # of the record before
         self._chunks = ChunkBuffer()
         self._joiner = Joiner() if options.join else None
         self._end = Position("", 0)
@@ -301,6 +305,7 @@ class Reading:
         try:
             for trajectory in read_parquet(source.path, skip=self._options.skip, on_error=report):
                 self.counts.n_read += 1
+                self.counts.file = source.path
                 yield trajectory
         except DataError as error:
             if self._options.strict:
@@ -343,6 +348,7 @@ class Reading:
         if isinstance(record, Trajectory | tuple):
             for trajectory in record if isinstance(record, tuple) else (record,):
                 self.counts.n_read += 1
+                self.counts.file = where.file
                 yield trajectory
         elif self._alone and (not isinstance(record, ApiCall) or self._joiner is not None):
             self.needs_others = True
@@ -362,6 +368,7 @@ class Reading:
                 self._report(one.where, str(error))
                 continue
             self.counts.n_read += 1
+            self.counts.file = one.where.file
             yield trajectory
 
     def _report(self, where: Position, reason: str) -> None:

@@ -1,8 +1,7 @@
 """Checkpoints and the final model of a run: written under a temporary name, and used only when whole and finite.
 
 A checkpoint directory is renamed into place after its last file, `files.json`, which lists every other with its size;
-one whose files differ from that list (a killed writer, a damaged disk) is never resumed from. What is in the files is
-the host's own.
+one whose files differ from that list (a killed writer, a damaged disk) is never resumed from.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from transformers import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from deltah.engines.trl.trainer import DeltaHTrainer
-from deltah.engines.trl.trl_compat import rank, unsupported
+from deltah.engines.trl.trl_compat import unsupported
 from deltah.errors import DeltahError, TrainingError
 
 logger = logging.getLogger(__name__)
@@ -38,7 +37,7 @@ INVENTORY, PARTIAL, ADAPTER = "files.json", ".partial", "adapter"
 
 
 class RunTrainer(DeltaHTrainer):
-    """`DeltaHTrainer` whose checkpoints are there whole or not at all."""
+    """`DeltaHTrainer` that writes whole checkpoints or none."""
 
     _staged = False
 
@@ -106,7 +105,7 @@ def step_of(checkpoint: Path | None) -> int:
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Whether every file that was written is there in full length."""
+    """Whether every file of the inventory has its full length."""
     try:
         sizes = json.loads((checkpoint / INVENTORY).read_text(encoding="utf-8"))
         return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
@@ -115,29 +114,27 @@ def is_complete(checkpoint: Path) -> bool:
 
 
 def last_complete(folder: Path) -> Path | None:
-    """The whole checkpoint with the most steps, or None."""
+    """The latest whole checkpoint, or None."""
     return next((checkpoint for checkpoint in _newest_first(folder) if is_complete(checkpoint)), None)
 
 
 def drop_partial(folder: Path) -> None:
-    """Remove what a killed writer left: checkpoints that are newer than the last whole one, and half-written ones."""
+    """Remove what a killed writer left: half-written checkpoints, and any that is newer than the last whole one."""
     kept = step_of(last_complete(folder))
     for checkpoint in _newest_first(folder):
-        if step_of(checkpoint) > kept and rank() == 0:
+        if step_of(checkpoint) > kept:
             logger.warning("%s is not whole and is removed; the run continues from step %d", checkpoint, kept)
             shutil.rmtree(checkpoint, ignore_errors=True)
-    if rank() == 0:
-        shutil.rmtree(folder / PARTIAL, ignore_errors=True)
+    shutil.rmtree(folder / PARTIAL, ignore_errors=True)
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    found = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.rsplit("-", 1)[1].isdigit()]
-    return sorted(found, key=step_of, reverse=True)
+    return sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-[0-9]*"), key=step_of, reverse=True)
 
 
 @contextmanager
 def disk_faults(path: Path) -> Iterator[None]:
-    """Turn a full disk into one sentence, whichever library met it."""
+    """Turn any library's error on a full disk into one sentence."""
     try:
         yield
     except DeltahError:
@@ -153,7 +150,7 @@ def disk_faults(path: Path) -> Iterator[None]:
 
 
 def _disk_fault(error: BaseException | None) -> str | None:
-    """What a full disk says in one line, here or in an error behind this one; None for other errors."""
+    """First line of an error (or of its cause) that means a full disk; None for other errors."""
     if error is None:
         return None
     text = str(error).splitlines()[0] if str(error) else ""
@@ -163,13 +160,13 @@ def _disk_fault(error: BaseException | None) -> str | None:
 
 
 def check_finite(model: Module, step: int, checkpoints: Path) -> None:
-    """Refuse weights that are not finite, so that no checkpoint of them replaces a good one."""
+    """Refuse weights that are not finite, so that they replace no good checkpoint."""
     if not all(bool(isfinite(weight).all()) for weight in model.parameters() if weight.requires_grad):
         raise broken_numbers("a weight", step, checkpoints)
 
 
 def broken_numbers(what: str, step: int, checkpoints: Path) -> TrainingError:
-    """The error for a number that is not finite. A run directory keeps its settings, so a changed one needs another."""
+    """The error for a number that is not finite."""
     return TrainingError(
         f"{what} is not a finite number at step {step}; start a new run with another --out and a lower learning_rate "
         "or trainer.max_grad_norm (this directory keeps its settings; the last good checkpoint, if any, is in "

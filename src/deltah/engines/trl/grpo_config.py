@@ -17,8 +17,6 @@ from deltah.errors import ConfigError, MissingDependencyError, TrainingError, mi
 from deltah.runs import RunDirectory
 
 MIN_FREE_BYTES = 200 * 2**20
-_ADAM_BYTES = 8
-"""Two float32 moments for each trained weight."""
 
 
 def grpo_config(config: TrainConfig, run: RunDirectory) -> GRPOConfig:
@@ -26,10 +24,10 @@ def grpo_config(config: TrainConfig, run: RunDirectory) -> GRPOConfig:
     rows, at_once = config.prompts_per_step * config.generations, config.rollout.batch_size * world_size()
     if rows % at_once:
         raise ConfigError(
-            f"{config.prompts_per_step} prompts x {config.generations} generations = {rows} rows a step is not a "
+            f"{config.prompts_per_step} prompts x {config.generations} generations = {rows} rows per step is not a "
             f"multiple of {world_size()} processes x rollout.batch_size {config.rollout.batch_size}; change one of them"
         )
-    gpu = on_gpu(config.rollout)
+    gpu = on_gpu(config.rollout.device)
     fields: dict[str, Any] = {
         "output_dir": str(run.checkpoints),
         "max_steps": config.steps,
@@ -70,7 +68,7 @@ def steps_per_rollout(arguments: GRPOConfig) -> int:
 
 
 def generation_fields(config: RolloutConfig) -> dict[str, Any]:
-    """Fields of `GRPOConfig` that say how a model acts."""
+    """Fields of `GRPOConfig` for generation."""
     turn = config.max_turn_tokens
     return {
         "temperature": config.temperature,
@@ -78,20 +76,18 @@ def generation_fields(config: RolloutConfig) -> dict[str, Any]:
         "max_tool_calling_iterations": config.max_rounds,
         "generation_kwargs": {} if turn is None else {"max_tokens" if config.vllm else "max_new_tokens": turn},
         "use_vllm": config.vllm,
-        "use_cpu": not on_gpu(config),
+        "use_cpu": not on_gpu(config.device),
         "seed": config.seed,
         "top_k": 0,
     }
 
 
 def make_grpo_config(fields: dict[str, Any], overrides: dict[str, Any]) -> GRPOConfig:
-    """Build TRL's config of our fields and the user's; a wrong one becomes one sentence."""
-    known = GRPOConfig.__dataclass_fields__
-    gone = sorted(set(fields) - set(known))
-    if gone:
+    """TRL's configuration of deltah's fields and the user's."""
+    known = GRPOConfig.__dataclass_fields__.keys()
+    if gone := sorted(fields.keys() - known):
         raise unsupported(f"GRPOConfig no longer has {', '.join(gone)}")
-    unknown = sorted(set(overrides) - set(known))
-    if unknown:
+    if unknown := sorted(overrides.keys() - known):
         raise ConfigError(f"trainer.{unknown[0]} is not a field of TRL's GRPOConfig")
     try:
         return GRPOConfig(**{**fields, **overrides})
@@ -101,19 +97,17 @@ def make_grpo_config(fields: dict[str, Any], overrides: dict[str, Any]) -> GRPOC
 
 def check_vllm(config: RolloutConfig) -> None:
     """Refuse `vllm` without its package or a GPU."""
-    if not config.vllm:
-        return
-    if find_spec("vllm") is None:
+    if config.vllm and find_spec("vllm") is None:
         raise MissingDependencyError(
             "rollout.vllm needs the package 'vllm' in a version that TRL supports; install it with: pip install "
             "vllm, or leave rollout.vllm out to generate with transformers"
         )
-    if not on_gpu(config):
+    if config.vllm and not on_gpu(config.device):
         raise ConfigError("rollout.vllm needs a GPU and none is in use; leave it out to generate with transformers")
 
 
 def check_trackers(arguments: GRPOConfig) -> None:
-    """Make each tracker of `report_to` once, as the host will: unknown names and missing packages show."""
+    """Make each tracker of `report_to` once, as the trainer will: unknown names and missing packages show."""
     try:
         trackers = get_reporting_integration_callbacks(arguments.report_to)
     except ValueError as error:
@@ -126,16 +120,6 @@ def check_trackers(arguments: GRPOConfig) -> None:
                 f"report_to names {name!r}, whose package is not installed; install it with: pip install {name}, or "
                 "leave it out"
             ) from error
-
-
-def check_enough_tasks(config: TrainConfig, arguments: GRPOConfig, n_tasks: int) -> None:
-    """Refuse fewer tasks than one step asks: the host would drop the incomplete batch and train nothing."""
-    needed = arguments.generation_batch_size // arguments.num_generations
-    if n_tasks < needed:
-        raise ConfigError(
-            f"{config.tasks} holds {n_tasks} tasks, fewer than the {needed} prompts of one step; add tasks, or lower "
-            "prompts_per_step"
-        )
 
 
 def lora_config(config: TrainConfig) -> Any:
@@ -152,11 +136,11 @@ def lora_config(config: TrainConfig) -> Any:
 def check_disk(path: Path, model: Any, arguments: GRPOConfig, *, adapter_only: bool = False) -> None:
     """Refuse a disk that cannot hold the checkpoints kept, the one being written, and the final model.
 
-    What the run's own checkpoints take already counts as free: they make room for the next ones. Those of a LoRA
-    adapter (`adapter_only`) are nothing beside the model.
+    The run's own checkpoints count as free; those of a LoRA adapter alone (`adapter_only`) are negligible.
     """
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    checkpoint = 0 if adapter_only else weights + _ADAM_BYTES * sum(p.numel() for p in model.parameters())
+    moments = 2 * 4 * sum(p.numel() for p in model.parameters())  # in float32
+    checkpoint = 0 if adapter_only else weights + moments
     needed = max(((arguments.save_total_limit or 1) + 1) * checkpoint + weights, MIN_FREE_BYTES)
     existing = next(folder for folder in (path, *path.resolve().parents) if folder.exists())
     own = sum(file.stat().st_size for file in Path(arguments.output_dir).rglob("*") if file.is_file())

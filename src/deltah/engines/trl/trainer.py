@@ -7,8 +7,7 @@ Flow of one batch::
     _generate_and_score_completions  advantages (B, T) in the dense and correctness-first forms; metrics; traces
 
 The generation loop, masks, losses, vLLM, PEFT and distribution are TRL's. With `reward=outcome` rewards and advantages
-pass through untouched, so training is bit-identical to stock GRPO. The class holds no arithmetic of the method: it
-packs rows, calls `deltah.core`, and unpacks.
+pass through untouched, so training is bit-identical to stock GRPO.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,39 +23,31 @@ from accelerate.utils import gather_object
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
-from deltah.core.advantages import BatchCredit, batch_credit
+from deltah.core.advantages import batch_credit
 from deltah.core.align import pad
 from deltah.core.metrics import DROPPED, CollapseMonitor, batch_metrics
 from deltah.core.rewards import RewardConfig, normalise, reward_config
 from deltah.core.signals import Signal, SignalConfig, score, signal_config
 from deltah.core.types import FloatArray, Trajectory
-from deltah.engines.rollout_row import decode_tokens, last_text, scalar_facts, trajectory_from_row
+from deltah.engines.rollout_row import decode_tokens, last_text, trajectory_from_row
 from deltah.engines.trl import trl_compat
 from deltah.errors import InvalidValueError
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = ("task_id", "question", "golden_answers", "facts", "rollout_id")
-"""Columns of the dataset that a trajectory copies, where present; `facts` is a JSON object of further ones, as text."""
-
-
-class _Rollout(NamedTuple):
-    """First three items of TRL's `_generate`, each a list per row."""
-
-    prompt_ids: list[list[int]]
-    completion_ids: list[list[int]]
-    tool_mask: list[list[int]]
-
 
 class DeltaHTrainer(GRPOTrainer):
     """GRPO with per-call entropy rewards.
+
+    A trajectory copies the dataset's columns `task_id`, `question`, `golden_answers`, `rollout_id` and `facts` (a JSON
+    object as text), where present.
 
     Args:
         *args: As for `GRPOTrainer`.
         reward: Which reward, and how advantages are made of it. The first reward function is the outcome, in [0, 1]; it
             is the one that is shaped. Others are added as they are.
         signal: How calls are scored.
-        on_trajectories: Called on every process after each batch with (trajectories, signals, step, mode).
+        on_trajectories: Called in every process after each batch with (trajectories, signals, step, mode).
         **kwargs: As for `GRPOTrainer`.
 
     Raises:
@@ -78,7 +69,9 @@ class DeltaHTrainer(GRPOTrainer):
         self.signal = signal_config(signal)
         self._on_trajectories = on_trajectories
         self._monitor = CollapseMonitor()
-        self._rollout = _Rollout([], [], [])
+        self._prompt_ids: list[list[int]] = []
+        self._completion_ids: list[list[int]] = []
+        self._tool_mask: list[list[int]] = []
         self._captured: torch.Tensor | None = None
         self._capture_next = False
         self._local: tuple[list[Trajectory], list[Signal]] = ([], [])
@@ -95,10 +88,9 @@ class DeltaHTrainer(GRPOTrainer):
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
         output = super()._generate(prompts)
         trl_compat.check_rollout(output, len(prompts))
-        prompt_ids, completion_ids, tool_mask = output[:3]
+        self._prompt_ids, self._completion_ids, tool_mask = output[:3]
         # Without tools there is no mask: the policy drew every completion token.
-        masks = [[1] * len(ids) for ids in completion_ids] if tool_mask is None else tool_mask
-        self._rollout = _Rollout(prompt_ids, completion_ids, masks)
+        self._tool_mask = [[1] * len(ids) for ids in self._completion_ids] if tool_mask is None else tool_mask
         return output
 
     # Override 2: measure, and shape the outcome column.
@@ -107,18 +99,27 @@ class DeltaHTrainer(GRPOTrainer):
     ) -> torch.Tensor:
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         outcomes = rewards[:, 0].double().cpu().numpy()
-        _check_outcomes(outcomes, self.reward_func_names[0])
+        graded = outcomes[np.isfinite(outcomes)]
+        if (np.abs(graded - 0.5) > 0.5 + 1e-6).any():
+            raise InvalidValueError(
+                f"the first reward function, {self.reward_func_names[0]!r}, is the outcome and must return scores in "
+                f"[0, 1]; got values from {graded.min():g} to {graded.max():g}: rescale it, or put it second"
+            )
         first = self.accelerator.process_index * len(prompts)
-        local = self._trajectories(inputs, completions, outcomes[first : first + len(prompts)])
-        self._local = local, [score(trajectory, self.signal) for trajectory in local]
-        trajectories, signals = self._local
+        own = outcomes[first : first + len(prompts)].tolist()
+        rows = zip(inputs, completions, self._entropies(), own, strict=True)
+        trajectories = [self._trajectory(i, *row) for i, row in enumerate(rows)]
+        signals = [score(trajectory, self.signal) for trajectory in trajectories]
+        self._local = trajectories, signals
         if self.accelerator.num_processes > 1:
             trajectories, signals = gather_object(trajectories), gather_object(signals)
         self._record_metrics(signals, outcomes)
         self._advantages = None
-        if self.reward.untouched:
+        if self.reward.entry.options.get("untouched"):
             return rewards
-        credit = self._assign_credit(trajectories, signals, outcomes)
+        rng = np.random.default_rng([self.args.seed, self.state.global_step])
+        groups = [row // self._group_size for row in range(len(trajectories))]
+        credit = batch_credit(trajectories, signals, outcomes, groups, self.reward, rng=rng)
         self._metrics[self._mode][DROPPED].append(credit.dropped_rate)
         if credit.per_token:
             others = self._other_advantages(rewards)
@@ -145,9 +146,8 @@ class DeltaHTrainer(GRPOTrainer):
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Keep the entropies of the old-logprob pass, which TRL computes and throws away.
 
-        Armed only when that pass is known to run: with beta > 0 and PEFT the reference pass uses the same method and
-        the same model object, and would otherwise be mistaken for it. Nor with dropout, which is on in that pass: its
-        entropies are not those of the policy that acted.
+        Only when that pass is known to run: with beta > 0 and PEFT the reference pass uses the same method and model.
+        Not with dropout, which is on in that pass: its entropies are not those of the policy that acted.
         """
         if not self._capture_next:
             return super()._get_per_token_logps_and_entropies(*args, **kwargs)
@@ -176,13 +176,6 @@ class DeltaHTrainer(GRPOTrainer):
             for name, value in vars(module).items()
         )
 
-    def _assign_credit(
-        self, trajectories: list[Trajectory], signals: list[Signal], outcomes: FloatArray
-    ) -> BatchCredit:
-        rng = np.random.default_rng([self.args.seed, self.state.global_step])
-        groups = [row // self._group_size for row in range(len(trajectories))]
-        return batch_credit(trajectories, signals, outcomes, groups, self.reward, rng=rng)
-
     @property
     def _group_size(self) -> int:
         return int(self.num_generations if self._mode == "train" else self.num_generations_eval)
@@ -194,28 +187,16 @@ class DeltaHTrainer(GRPOTrainer):
         per_group = rest.reshape(-1, self._group_size)
         return np.concatenate([normalise(row, scale=self.reward.scale, eps=self.reward.eps) for row in per_group])
 
-    def _trajectories(
-        self, inputs: list[dict[str, Any]], completions: list[Any], outcomes: FloatArray
-    ) -> list[Trajectory]:
-        measured = zip(self._rollout.completion_ids, self._rollout.tool_mask, self._entropies(), strict=True)
-        rows = zip(inputs, completions, measured, outcomes.tolist(), strict=True)
-        return [self._trajectory(i, *row) for i, row in enumerate(rows)]
-
     def _trajectory(
-        self,
-        index: int,
-        row: dict[str, Any],
-        completion: Any,
-        measured: tuple[list[int], list[int], FloatArray],
-        outcome: float,
+        self, index: int, row: dict[str, Any], completion: Any, entropy: FloatArray, outcome: float
     ) -> Trajectory:
-        (ids, tool_mask, entropy), step = measured, self.state.global_step + 1
+        ids, step = self._completion_ids[index], self.state.global_step + 1
         messages = completion if isinstance(completion, list) else [{"role": "assistant", "content": completion}]
-        facts = json.loads(row.get("facts") or "{}")
+        facts = {"task_id": row.get("task_id"), "step": step, **json.loads(row.get("facts") or "{}")}
         return trajectory_from_row(
             row["prompt"] if isinstance(row["prompt"], list) else [{"role": "user", "content": row["prompt"]}],
             messages,
-            tool_mask,
+            self._tool_mask[index],
             entropy,
             decode_tokens(self._tokenizer, ids),
             truncated=not ids or ids[-1] not in {*self.eos_token_ids, self._tokenizer.pad_token_id},
@@ -228,26 +209,25 @@ class DeltaHTrainer(GRPOTrainer):
             golden_answers=tuple(row.get("golden_answers") or ()),
             outcome=None if np.isnan(outcome) else min(max(outcome, 0.0), 1.0),
             model=getattr(self.model.config, "_name_or_path", None) or None,
-            metadata=scalar_facts({"task_id": row.get("task_id"), "step": step, **facts}),
+            metadata={
+                key: value if isinstance(value, str | int | float | bool | None) else json.dumps(value, default=str)
+                for key, value in facts.items()
+            },
         )
 
     def _entropies(self) -> list[FloatArray]:
         """(T_i,) nats for each row, at the sampling temperature, from TRL's own scoring pass."""
-        if self._captured is None:
-            return self._score_rows()
-        lengths = map(len, self._rollout.completion_ids)
-        rows = self._captured.float().cpu().numpy()
-        return [row[:length].astype(np.float64) for row, length in zip(rows, lengths, strict=True)]
+        return self._score_rows() if self._captured is None else _unpadded(self._captured, self._completion_ids)
 
     @torch.no_grad()
     def _score_rows(self) -> list[FloatArray]:
-        """One extra forward pass, rows of like length together so that little is spent on padding."""
+        """(T_i,) nats for each row from one extra forward pass, in batches of similar length."""
         size = max(1, min(self.args.per_device_train_batch_size, 32))
-        prompts, completions, _ = self._rollout
+        prompts, completions = self._prompt_ids, self._completion_ids
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(completions[i]))
         result: dict[int, FloatArray] = {}
         training = self.model.training
-        self.model.eval()  # dropout would make the entropies those of another policy, and consume random numbers
+        self.model.eval()  # dropout would change the entropies, and consume random numbers
         try:
             with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
                 for start in range(0, len(order), size):
@@ -270,8 +250,7 @@ class DeltaHTrainer(GRPOTrainer):
         output = super()._get_per_token_logps_and_entropies(
             self.model, ids.to(device), mask.to(device), right, compute_entropy=True
         )
-        rows = output[1].float().cpu().numpy()
-        return [row[: len(c)].astype(np.float64) for row, c in zip(rows, completions, strict=True)]
+        return _unpadded(output[1], completions)
 
     def _record_metrics(self, signals: list[Signal], outcomes: FloatArray) -> None:
         row = batch_metrics(signals, outcomes)
@@ -283,10 +262,7 @@ class DeltaHTrainer(GRPOTrainer):
                 logger.warning("deltah alarm at step %d: %s", self.state.global_step + 1, alarm)
 
 
-def _check_outcomes(outcomes: FloatArray, name: str) -> None:
-    graded = outcomes[np.isfinite(outcomes)]
-    if len(graded) and (graded.min() < -1e-6 or graded.max() > 1 + 1e-6):
-        raise InvalidValueError(
-            f"the first reward function, {name!r}, is the outcome and must return scores in [0, 1]; "
-            f"got values from {graded.min():g} to {graded.max():g}: rescale it, or put it second"
-        )
+def _unpadded(entropies: torch.Tensor, completions: list[list[int]]) -> list[FloatArray]:
+    """B arrays (T_i,) of right-padded rows (B, T)."""
+    rows = entropies.float().cpu().numpy()
+    return [row[: len(ids)].astype(np.float64) for row, ids in zip(rows, completions, strict=True)]

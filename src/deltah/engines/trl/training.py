@@ -1,7 +1,7 @@
 """A training run: preflight checks, trainer, resume, evaluation, all in one run directory.
 
-Everything that can be known to be wrong is checked before the first long step: tasks, tools, packages, chat template,
-disk. Several processes (`torchrun`) train together; the first owns the directory and evaluates alone.
+Tasks, tools, packages, chat template and disk are checked before the first long step. Several processes (`torchrun`)
+train together; the first owns the directory and evaluates alone.
 """
 
 from __future__ import annotations
@@ -21,39 +21,35 @@ from deltah.core.signals import Signal
 from deltah.core.types import Trajectory
 from deltah.engines.config import EvaluateConfig, Progress, TrainConfig
 from deltah.engines.models import load_model, resolve_model
-from deltah.engines.rollout_row import graded_by, outcome_function, rows_of
+from deltah.engines.rollout_row import rows_of
 from deltah.engines.trl.checkpoints import RunTrainer, broken_numbers, disk_faults, drop_partial, last_complete, step_of
 from deltah.engines.trl.grpo_config import (
     check_disk,
-    check_enough_tasks,
     check_trackers,
     check_vllm,
     grpo_config,
     lora_config,
     steps_per_rollout,
 )
-from deltah.engines.trl.rollout import check_evaluation, evaluate_into
+from deltah.engines.trl.rollout import evaluate_into, held_out
 from deltah.engines.trl.trl_compat import alone, rank
-from deltah.errors import TrainingError
+from deltah.errors import ConfigError, TrainingError
 from deltah.runs import MANIFEST, RunDirectory, claim, open_run
 from deltah.tasks import read_tasks
 from deltah.tools import build_tools
 from deltah.traces import write_traces
 
 FREE_KEYS = frozenset({"report_to"})
-"""Configuration that may change between the sittings of one run."""
+"""Configuration that may change when a run is continued."""
 
 
 def train(
     config: TrainConfig, out: Path, *, progress: Progress | None = None, evaluation_progress: Progress | None = None
 ) -> RunDirectory:
-    """Train, evaluate, and leave everything in the run directory `out`; continues where an earlier sitting stopped.
+    """Train, evaluate, and leave everything in the run directory `out`; continues a run that was interrupted.
 
     `progress` is called after every step, `evaluation_progress` after every held-out trajectory. Of several processes
     the first evaluates and the others return when the model is saved.
-
-    Raises:
-        DeltahError: one sentence on what is wrong, before training starts wherever it can be known then.
     """
     run, first = RunDirectory(out), rank() == 0
     with claim(out) if first else nullcontext(), disk_faults(out):
@@ -63,15 +59,20 @@ def train(
                 return run
         steps = _fit(config, run, progress)
         with alone():
+            if first and config.eval is not None:
+                final = replace(config.rollout, model=str(run.model))
+                evaluation = EvaluateConfig(rollout=final, eval=config.eval, signal=config.signal)
+                evaluate_into(evaluation, run, evaluation_progress)
             if first:
-                _finish(config, run, steps, evaluation_progress)
+                run.finish({"steps": steps, "seconds": training_seconds(run)}, total=steps)
     return run
 
 
 def _fit(config: TrainConfig, run: RunDirectory, progress: Progress | None) -> int:
-    """Train from the last whole checkpoint and save the model; the number of steps it has had."""
+    """Train from the last whole checkpoint and save the model; returns the number of steps."""
     trainer = build_trainer(config, run, progress=progress)
-    drop_partial(run.checkpoints)
+    if rank() == 0:
+        drop_partial(run.checkpoints)
     trainer.accelerator.wait_for_everyone()
     last = last_complete(run.checkpoints)
     if rank() == 0:
@@ -90,40 +91,38 @@ def _fit(config: TrainConfig, run: RunDirectory, progress: Progress | None) -> i
     return int(trainer.state.global_step)
 
 
-def _finish(config: TrainConfig, run: RunDirectory, steps: int, progress: Progress | None) -> None:
-    """Evaluate the saved model, and mark the run as finished."""
-    if config.eval is not None:
-        final = replace(config.rollout, model=str(run.model))
-        evaluate_into(EvaluateConfig(rollout=final, eval=config.eval, signal=config.signal), run, progress)
-    run.finish({"steps": steps, "seconds": training_seconds(run)}, total=steps)
-
-
 def training_seconds(run: RunDirectory) -> float:
-    """Wall time of the optimiser steps of all sittings, generation included, evaluation not."""
+    """Wall time of all optimiser steps, generation included, evaluation not."""
     return sum(float(row.get("step_time") or 0.0) for row in run.read_metrics())
 
 
 def build_trainer(config: TrainConfig, run: RunDirectory, *, progress: Progress | None = None) -> RunTrainer:
     """Check everything a run needs, then write its manifest and make its trainer."""
-    tasks = graded_by(read_tasks(Path(config.tasks)), config.rollout.grader)
+    rows, outcome = rows_of(read_tasks(Path(config.tasks)), config.rollout)
     files = resolve_model(config.rollout.model)
     tools = build_tools(config.rollout.tools, config.rollout.tool)
     if config.eval is not None:
-        check_evaluation(config.eval, config.rollout)
+        acting = held_out(config.eval, config.rollout)[1]
+        build_tools(acting.tools, acting.tool)  # fails now, and not after a long training
     check_vllm(config.rollout)
     arguments, adapter = grpo_config(config, run), lora_config(config)
     check_trackers(arguments)
-    check_enough_tasks(config, arguments, len(tasks))
-    model, tokenizer = load_model(files, config.rollout, train_all=adapter is None)
+    needed = arguments.generation_batch_size // arguments.num_generations
+    if len(rows) < needed:  # the trainer would drop the incomplete batch and train nothing
+        raise ConfigError(
+            f"{config.tasks} holds {len(rows)} tasks, fewer than the {needed} prompts of one step; add tasks, or lower "
+            "prompts_per_step"
+        )
+    model, tokenizer = load_model(files, device=config.rollout.device, train_all=adapter is None)
     check_disk(run.path, model, arguments, adapter_only=adapter is not None)
     if rank() == 0:
         open_run(run.path, config.to_dict(), command="train", free_keys=FREE_KEYS)
     trainer = RunTrainer(
         model=model,
         processing_class=tokenizer,
-        reward_funcs=outcome_function(tasks),
+        reward_funcs=outcome,
         args=arguments,
-        train_dataset=Dataset.from_list(rows_of(tasks, config.rollout.system_prompt)),
+        train_dataset=Dataset.from_list(rows),
         tools=tools,
         peft_config=adapter,
         reward=config.reward,
@@ -131,23 +130,15 @@ def build_trainer(config: TrainConfig, run: RunDirectory, *, progress: Progress 
         on_trajectories=_trace_writer(run, config.trace_every, steps_per_rollout(arguments)),
         callbacks=[_RunCallback(run, progress)],
     )
-    trainer.remove_callback(PrinterCallback)  # our own progress and metrics replace the host's printing
+    trainer.remove_callback(PrinterCallback)  # deltah prints its own progress
     return trainer
 
 
-def _trace_writer(
-    run: RunDirectory, every: int, stride: int
-) -> Callable[[list[Trajectory], list[Signal], int, str], None] | None:
-    """Write the first batch of trajectories, and the first at or after each multiple of `every` steps (0: none).
-
-    `stride` steps lie between two batches, more than 1 with several passes over each.
-    """
-    if not every:
-        return None
+def _trace_writer(run: RunDirectory, every: int, stride: int) -> Callable[..., None]:
+    """Writer of the first batch, and of the first at or after each multiple of `every` steps, `stride` steps apart."""
 
     def write(trajectories: list[Trajectory], signals: list[Signal], step: int, mode: str) -> None:
-        del signals
-        if mode == "train" and (step == 1 or step // every > (step - stride) // every):
+        if mode == "train" and every and (step == 1 or step // every > (step - stride) // every):
             write_traces(run.step_traces(step, rank()), trajectories)
 
     return write
@@ -166,14 +157,14 @@ class _RunCallback(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         row = {k: v for k, v in (logs or {}).items() if isinstance(v, int | float)}
-        if "loss" not in row:  # the host's closing summary
+        if "loss" not in row:  # the trainer's closing summary
             return
         broken = next((k for k in ("loss", "grad_norm") if k in row and not math.isfinite(row[k])), None)
         if broken is not None:  # before the step's checkpoint is written, and in every process
             raise broken_numbers(broken, state.global_step, self._run.checkpoints)
         if not state.is_world_process_zero:
             return
-        self._latest |= row  # a further pass over a batch has no figures of trajectories: those before still hold
+        self._latest |= row  # a further pass over a batch logs nothing of its trajectories: those before still hold
         self._seconds += row.get("step_time", 0.0)
         self._run.append_metrics({"step": state.global_step, SECONDS: self._seconds, **row})
 

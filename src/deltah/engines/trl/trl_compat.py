@@ -1,8 +1,7 @@
 """What deltah relies on in TRL's private interface, checked when a trainer is built and on its first batch.
 
-TRL moves fast and promises nothing about these methods. A changed contract must stop a run at its start with a sentence
-that names the versions known to work, not corrupt its numbers. The processes of a run, as `torchrun` starts them, stand
-here too: which one this is, and work that only the first does.
+TRL promises nothing about these methods. A changed one must stop a run at its start with a sentence that names the
+versions known to work, not corrupt its numbers. The processes that `torchrun` starts are handled here too.
 """
 
 from __future__ import annotations
@@ -17,39 +16,28 @@ from typing import Any
 
 from deltah.errors import UnsupportedVersionError
 
-TESTED_VERSIONS = "1.16"
-_LOWEST, _BELOW = (1, 16), (2, 0)
 _ARGUMENTS = {
-    "_generate": ("prompts",),
-    "_calculate_rewards": ("inputs", "prompts", "completions", "completion_ids_list"),
-    "_generate_and_score_completions": ("inputs",),
-    "_get_per_token_logps_and_entropies": (
-        "model",
-        "input_ids",
-        "attention_mask",
-        "logits_to_keep",
-        "batch_size",
-        "compute_entropy",
-    ),
-    "_save_checkpoint": ("model", "trial"),
-    "_get_output_dir": ("trial",),
-    "_load_from_checkpoint": ("resume_from_checkpoint",),
+    "_generate": "prompts",
+    "_calculate_rewards": "inputs prompts completions completion_ids_list",
+    "_generate_and_score_completions": "inputs",
+    "_get_per_token_logps_and_entropies": "model input_ids attention_mask logits_to_keep batch_size compute_entropy",
+    "_save_checkpoint": "model trial",
+    "_get_output_dir": "trial",
+    "_load_from_checkpoint": "resume_from_checkpoint",
 }
-_OUTPUT_KEYS = ("prompt_ids", "completion_ids", "completion_mask", "advantages")
-_LAUNCHER_KEYS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 
 def check_trainer_class(trainer_class: type) -> None:
     """Check the installed TRL's version and the signatures deltah overrides or calls."""
     version = metadata.version("trl")
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-    if not _LOWEST <= numbers < _BELOW:
+    if not (1, 16) <= numbers < (2, 0):
         raise unsupported(f"version {version} is outside the supported range >=1.16,<2")
     for name, expected in _ARGUMENTS.items():
         method: Callable[..., Any] | None = getattr(trainer_class, name, None)
         if method is None:
             raise unsupported(f"GRPOTrainer.{name} no longer exists")
-        missing = [argument for argument in expected if argument not in inspect.signature(method).parameters]
+        missing = [argument for argument in expected.split() if argument not in inspect.signature(method).parameters]
         if missing:
             raise unsupported(f"GRPOTrainer.{name} no longer takes {', '.join(missing)}")
 
@@ -63,21 +51,21 @@ def check_rollout(output: tuple[Any, ...], n_prompts: int) -> None:
 
 def check_scored_batch(output: Mapping[str, Any]) -> None:
     """Check the keys of a scored batch."""
-    missing = [key for key in _OUTPUT_KEYS if key not in output]
+    missing = {"prompt_ids", "completion_ids", "completion_mask", "advantages"} - output.keys()
     if missing:
-        raise unsupported(f"the scored batch no longer has {', '.join(missing)}")
+        raise unsupported(f"the scored batch no longer has {', '.join(sorted(missing))}")
 
 
 def unsupported(what: str) -> UnsupportedVersionError:
-    """The error for a contract that the installed TRL does not keep."""
+    """The error for an interface that the installed TRL does not have."""
     return UnsupportedVersionError(
-        f"this release of TRL does not fit deltah: {what} (tested with TRL {TESTED_VERSIONS}); "
+        f"this release of TRL does not fit deltah: {what} (tested with TRL 1.16); "
         "install one with: pip install 'trl==1.16.*'"
     )
 
 
 def rank() -> int:
-    """Number of this process among those of the run; the first is 0 and owns the run directory."""
+    """Number of this process in the run, from 0; process 0 owns the run directory."""
     return int(os.environ.get("RANK", "0"))
 
 
@@ -88,10 +76,10 @@ def world_size() -> int:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Leave the group of processes: trainers made inside act in this process only and wait for no other.
+    """Leave the group of processes for good: trainers made inside run in this process only.
 
-    Every process must come here after its last common work: one that ends as a member of a gloo group may abort at
-    exit (pytorch/pytorch#179291). Training cannot go on afterwards.
+    Every process must call this after its last common work: one that ends as a member of a gloo group may abort at
+    exit (pytorch/pytorch#179291).
     """
     import torch
     from accelerate.state import AcceleratorState
@@ -102,7 +90,8 @@ def alone() -> Iterator[None]:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
         AcceleratorState._reset_state(reset_partial_state=True)
-    launched = {key: os.environ.pop(key) for key in _LAUNCHER_KEYS if key in os.environ}
+    keys = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    launched = {key: os.environ.pop(key) for key in keys if key in os.environ}
     try:
         yield
     finally:

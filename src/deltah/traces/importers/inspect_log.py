@@ -33,7 +33,7 @@ class InspectMessage(msgspec.Struct):
     content: Any = ""
     tool_calls: list[InspectCall] | None = None
     tool_call_id: Any = None
-    error: CallError | None = None
+    error: dict[str, Any] | None = None
 
     @property
     def answers(self) -> str | None:
@@ -47,12 +47,6 @@ class InspectCall(msgspec.Struct):
     id: str
     function: str
     arguments: Any = None
-
-
-class CallError(msgspec.Struct):
-    """Why a tool call failed."""
-
-    message: str = ""
 
 
 class OutputChoice(msgspec.Struct):
@@ -116,7 +110,7 @@ def read(sample: EvalSample, context: RecordContext) -> Trajectory:
     if not any(message.role == "assistant" for message in sample.messages):
         raise DataError("field messages: no message of role 'assistant'; there is nothing to measure")
     trajectory = to_trajectory(_conversation(sample, context.where), context.vocab_size)
-    failed = {message.answers for message in sample.messages if message.error}
+    failed = {message.answers for message in sample.messages if message.error is not None}
     calls = tuple(
         replace(call, status=CallStatus.ERROR) if call.id in failed and call.result is not None else call
         for call in trajectory.calls
@@ -140,7 +134,7 @@ def _conversation(sample: EvalSample, where: Position) -> Conversation:
                 served = part.get("result") or part.get("error") or ""
                 messages.append(LoggedMessage(Message("tool", content=served, tool_call_id=str(part.get("id")))))
         else:
-            text = _visible(parts) or (_resolved(message.error.message, sample.attachments) if message.error else "")
+            text = _visible(parts) or _resolved((message.error or {}).get("message", ""), sample.attachments)
             took = seconds.get(message.answers or "")
             said = Message(message.role, content=text, tool_call_id=message.answers, duration_s=took)
             messages.append(LoggedMessage(said))

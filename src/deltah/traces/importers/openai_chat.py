@@ -110,9 +110,8 @@ def _said(message: Message, tokens: PackedTokens | None = None) -> LoggedMessage
     """A message without its logprobs, which are kept packed."""
     if tokens is None:
         tokens = pack(message.logprobs) if message.role == "assistant" else NO_TOKENS
-    return LoggedMessage(
-        message if message.logprobs is None else msgspec.structs.replace(message, logprobs=None), tokens
-    )
+    message.logprobs = None
+    return LoggedMessage(message, tokens)
 
 
 def _request(log: ChatLine) -> Request | None:

@@ -22,7 +22,7 @@ from deltah.traces.chattext import (
 )
 from deltah.traces.conversation import Facts, message_text
 from deltah.traces.importing import IMPORTERS, RecordContext, golden_answers, outcome_of, prompt_group, scalars
-from deltah.traces.openai_schema import FunctionCall, Message
+from deltah.traces.openai_schema import Message
 
 _ANSWERS = ("golden_answers", "answer", "solution", "ground_truth")
 _OUTCOMES = ("outcome", "accuracy_reward", "reasoning_accuracy_reward")
@@ -62,18 +62,13 @@ def _turn(message: Message) -> Message:
     """Assistant message with the calls that TRL parsed, else with those in its text."""
     if not message.tool_calls:
         written = assistant_message(message_text(message.content))
-        thought = message.reasoning_content or written.reasoning_content
-        return msgspec.structs.replace(written, reasoning_content=thought)
-    calls = [msgspec.structs.replace(call, function=_given(call.function)) for call in message.tool_calls]
-    return msgspec.structs.replace(message, tool_calls=calls)
-
-
-def _given(function: FunctionCall | None) -> FunctionCall | None:
-    """A call without the arguments that are null only because another row has them."""
-    if function is None or not isinstance(function.arguments, Mapping):
-        return function
-    given = {name: value for name, value in function.arguments.items() if value is not None}
-    return FunctionCall(name=function.name, arguments=given)
+        written.reasoning_content = message.reasoning_content or written.reasoning_content
+        return written
+    for call in message.tool_calls:
+        if call.function is not None and isinstance(call.function.arguments, dict):
+            # An argument is null only because another row has it.
+            call.function.arguments = {name: v for name, v in call.function.arguments.items() if v is not None}
+    return message
 
 
 def _outcome(columns: Mapping[str, Any]) -> float | None:

@@ -129,6 +129,17 @@ def read(record: Record, context: RecordContext) -> tuple[Trajectory, ...]:
     return tuple(t for i, trace in enumerate(spoken) for t in _trajectories(trace, record, context, i))
 
 
+@IMPORTERS.register(
+    "prime-rl-annotations",
+    meaning="Annotation of prime-rl, read with the episode that it belongs to",
+    fields=("trace_id", ("branches", "info")),
+    schema=bytes,
+)
+def pass_over(_record: bytes, _context: RecordContext) -> tuple[Trajectory, ...]:
+    """Nothing of its own."""
+    return ()
+
+
 def _trajectories(trace: Trace, episode: Record, context: RecordContext, number: int) -> Iterator[Trajectory]:
     """The path with the most turns, then the others, in which what was told before is context."""
     if trace.version > TRACE_VERSION:
