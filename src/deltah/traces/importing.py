@@ -3,9 +3,9 @@
 `fields` are top-level names that all stand in a record of the format (of a tuple, one); `sign` is a function of its
 bytes, for formats that share their names. Of several formats that fit, the one with the most names and a sign counts,
 and one without fields is never detected. `schema` is the type that msgspec decodes a record into, by default
-`dict[str, Any]`; `bytes` leaves it undecoded. An importer may also return any number of trajectories, or an API call or a
-chunk of a streamed response, which the reader joins. It raises `DataError` for a record that does not fit; facts that
-only describe a trajectory are read by the functions below, which give None, or nothing, for a value that does not fit.
+`dict[str, Any]`; `bytes` leaves it undecoded. An importer may also return any number of trajectories, or an API call
+or a chunk of a streamed response, which the reader joins. It raises `DataError` for a record that does not fit; facts
+that only describe a trajectory are read by the functions below, which give None, or nothing, where a value is unfit.
 """
 
 from __future__ import annotations

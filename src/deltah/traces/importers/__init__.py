@@ -1,31 +1,11 @@
 """One file a format: importing this package registers the formats of `deltah.traces.importing.IMPORTERS`."""
 
-from deltah.traces import record  # isort: skip  # our own stands first where the formats are listed
-from deltah.traces.importers import (
-    atif,
-    inspect_log,
-    nemo_gym,
-    ollama_chat,
-    openai_chat,
-    prime_rl,
-    responses,
-    trl_log,
-    verifiers_results,
-    verifiers_trace,
-    verl_dump,
-)
+from importlib import import_module
+from pkgutil import iter_modules
 
-__all__ = [
-    "atif",
-    "inspect_log",
-    "nemo_gym",
-    "ollama_chat",
-    "openai_chat",
-    "prime_rl",
-    "record",
-    "responses",
-    "trl_log",
-    "verifiers_results",
-    "verifiers_trace",
-    "verl_dump",
-]
+from deltah.traces import record
+
+__all__ = ["record"]  # our own stands first where the formats are listed
+
+for _found in iter_modules(__path__):
+    import_module(f"{__name__}.{_found.name}")
