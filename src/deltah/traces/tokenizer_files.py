@@ -8,7 +8,7 @@ special tokens of known families have a text, which is enough to see where a cal
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -19,8 +19,8 @@ from deltah.errors import DataError
 from deltah.traces.openai_schema import TokenLogprob
 
 FILE_NAME: Final = "tokenizer.json"
-UNKNOWN_TEXT: Final = "token_id:{}"
-"""How a token reads whose text is not known; the same as vLLM's `return_tokens_as_token_ids`."""
+HIDDEN, UNREADABLE = "\ufffd", "token_id:{}"
+"""How a token reads whose text is not known: where the borders of its message are, and where they are not."""
 _CACHE: Final = Path("~/.cache/huggingface/hub").expanduser()
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _QWEN: Final = re.compile(r"qwen-?(?:2(?:\.5)?|3)(?![.\d])")
@@ -29,6 +29,8 @@ _QWEN_TOKENS: Final = {
     151667: "<think>", 151668: "</think>",
 }  # fmt: skip
 """Delimiters of Qwen2, 2.5 and 3, from their published `tokenizer_config.json`."""
+
+_CALL: Final = b"<tool_call>"
 
 
 def token_bytes(log: str, model: str | None) -> Mapping[int, bytes]:
@@ -45,15 +47,20 @@ def token_bytes(log: str, model: str | None) -> Mapping[int, bytes]:
 
 
 def drawn_tokens(
-    ids: Iterable[int], logprobs: Iterable[float | None], known: Mapping[int, bytes]
+    ids: Sequence[int], logprobs: Sequence[float | None], known: Mapping[int, bytes], n_calls: int
 ) -> list[TokenLogprob]:
-    """Sampled tokens as a server's block of log-probabilities lists them, without alternatives."""
-    return [_token(i, known.get(i), logprob) for i, logprob in zip(ids, logprobs, strict=True)]
+    """Sampled tokens of one message as a server's block of log-probabilities lists them, without alternatives.
+
+    Where some have no text, the known ones have to show every call of the message, or all count as unknown.
+    """
+    shown = sum(known.get(id) == _CALL for id in ids) == n_calls
+    unknown = HIDDEN if known and shown else UNREADABLE
+    return [_token(id, known.get(id), logprob, unknown) for id, logprob in zip(ids, logprobs, strict=True)]
 
 
-def _token(id: int, spelled: bytes | None, logprob: float | None) -> TokenLogprob:
+def _token(id: int, spelled: bytes | None, logprob: float | None, unknown: str) -> TokenLogprob:
     if spelled is None:
-        return TokenLogprob(token=UNKNOWN_TEXT.format(id), id=id, logprob=logprob)
+        return TokenLogprob(token=unknown.format(id), id=id, logprob=logprob)
     return TokenLogprob(spelled.decode(errors="replace"), id, logprob, list(spelled))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from deltah.core.types import Estimator, FloatArray, Scalar, Trajectory
 from deltah.errors import DataError
 from deltah.traces.annotations import annotations_of
-from deltah.traces.conversation import Conversation, Facts, LoggedMessage, to_trajectory
+from deltah.traces.conversation import Conversation, Facts, LoggedMessage, message_text, to_trajectory
 from deltah.traces.importing import (
     IMPORTERS,
     RecordContext,
@@ -29,7 +29,7 @@ from deltah.traces.importing import (
 from deltah.traces.joining import DURATION_FROM, GAP
 from deltah.traces.logprobs import NO_TOKENS, PackedTokens, pack
 from deltah.traces.openai_schema import FunctionCall, Message, MessageToolCall
-from deltah.traces.tokenizer_files import drawn_tokens, token_bytes
+from deltah.traces.tokenizer_files import HIDDEN, drawn_tokens, token_bytes
 
 TRACE_VERSION: Final = 1
 """Version of the trace that is read."""
@@ -199,25 +199,28 @@ def _logged(node: Node, waited: float | None, texts: Mapping[int, bytes], *, con
         MessageToolCall(id=call.id, function=call.function or FunctionCall(call.name, call.arguments))
         for call in said.tool_calls or ()
     ]
+    tokens = _tokens(node, texts, len(calls))
+    unseen = message_text(said.content) if HIDDEN in tokens.texts else ""  # tokens do not show it, so it stands beside
     message = Message(
         role=said.role,
         content=said.content,
-        reasoning_content=said.reasoning_content,
+        reasoning_content="\n".join(filter(None, (said.reasoning_content, message_text(said.content) * hidden)))
+        or None,
         tool_calls=calls or None,
         tool_call_id=said.tool_call_id,
         name=said.name,
         duration_s=waited,
     )
-    return LoggedMessage(message, _tokens(node, texts), context=context)
+    return LoggedMessage(message, tokens, context=context)
 
 
-def _tokens(node: Node, texts: Mapping[int, bytes]) -> PackedTokens:
+def _tokens(node: Node, texts: Mapping[int, bytes], n_calls: int) -> PackedTokens:
     """Tokens that the model drew."""
     ids = [id for id, drawn in zip(node.token_ids, node.mask, strict=True) if drawn]
     if not ids or node.message.role != "assistant":
         return NO_TOKENS
     logprobs = node.logprobs if len(node.logprobs) == len(ids) else [None] * len(ids)
-    return pack(drawn_tokens(ids, logprobs, texts))
+    return pack(drawn_tokens(ids, logprobs, texts, n_calls))
 
 
 def _waiting_times(trace: Trace, path: Sequence[int]) -> dict[int, float]:
