@@ -200,12 +200,11 @@ def _logged(node: Node, waited: float | None, texts: Mapping[int, bytes], *, con
         for call in said.tool_calls or ()
     ]
     tokens = _tokens(node, texts, len(calls))
-    unseen = message_text(said.content) if HIDDEN in tokens.texts else ""  # tokens do not show it, so it stands beside
+    unseen = message_text(said.content) if HIDDEN in tokens.texts else ""
     message = Message(
         role=said.role,
         content=said.content,
-        reasoning_content="\n".join(filter(None, (said.reasoning_content, message_text(said.content) * hidden)))
-        or None,
+        reasoning_content="\n".join(filter(None, (said.reasoning_content, unseen))) or None,
         tool_calls=calls or None,
         tool_call_id=said.tool_call_id,
         name=said.name,
