@@ -137,7 +137,7 @@ def import_record(entry: Entry[Importer], data: bytes, context: RecordContext) -
     schema = entry.options.get("schema", dict[str, Any])
     record = data if schema is bytes else decode_line(data, _decoder(schema))
     try:
-        return entry.value(record, context)
+        found = entry.value(record, context)
     except KeyError as error:
         raise DataError(f"field {error.args[0]}: missing") from error
     except msgspec.ValidationError as error:
@@ -146,6 +146,9 @@ def import_record(entry: Entry[Importer], data: bytes, context: RecordContext) -
         raise DataError(_TOO_DEEP) from error
     except InvalidValueError as error:  # the parts of its trajectory contradict each other
         raise error if isinstance(error, DataError) else DataError(str(error)) from error
+    if not isinstance(found, Imported):
+        raise DataError(f"the importer {entry.name!r} returned a {type(found).__name__}; expected a Trajectory")
+    return found
 
 
 def _fields(entry: Entry[Importer]) -> list[tuple[str, ...]]:
