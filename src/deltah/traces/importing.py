@@ -146,7 +146,8 @@ def import_record(entry: Entry[Importer], data: bytes, context: RecordContext) -
         raise DataError(_TOO_DEEP) from error
     except InvalidValueError as error:  # the parts of its trajectory contradict each other
         raise error if isinstance(error, DataError) else DataError(str(error)) from error
-    if not isinstance(found, Imported):
+    several = found if isinstance(found, tuple) else (found,)
+    if not all(isinstance(one, Trajectory | ApiCall | LoggedChunk) for one in several):
         raise DataError(f"the importer {entry.name!r} returned a {type(found).__name__}; expected a Trajectory")
     return found
 
