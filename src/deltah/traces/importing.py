@@ -1,11 +1,12 @@
 """Importers: functions that turn one record of a log into a trajectory, each registered where it is defined.
 
-`fields` are top-level names that all stand in a record of the format (of a tuple, one); `sign` is a function of its
-bytes, for formats that share their names. Of several formats that fit, the one with the most names and a sign counts,
-and one without fields is never detected. `schema` is the type that msgspec decodes a record into, by default
-`dict[str, Any]`; `bytes` leaves it undecoded. An importer may also return any number of trajectories, or an API call
-or a chunk of a streamed response, which the reader joins. It raises `DataError` for a record that does not fit; facts
-that only describe a trajectory are read by the functions below, which give None, or nothing, where a value is unfit.
+`fields` are top-level names that all stand in a record of the format (of a tuple, one), and `sign` is a function of its
+bytes, for formats that share their names with others; of several formats that fit, the one with the most counts, and
+one without fields is never detected. `schema` is the type that msgspec decodes a record into, by default
+`dict[str, Any]`; `bytes` leaves it undecoded. An importer may also return any number of trajectories, or what the
+reader joins: an API call, a chunk of a streamed response, or spans. It raises `DataError` for a record that does not
+fit; facts that only describe a trajectory are read by the functions below, which give None, or nothing, for a value
+that does not fit.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
@@ -27,6 +28,10 @@ from deltah.core.types import Scalar, Trajectory
 from deltah.errors import DataError, InvalidValueError
 from deltah.traces.conversation import ApiCall, LoggedChunk
 from deltah.traces.files import Position
+from deltah.traces.unread import unread_format
+
+if TYPE_CHECKING:
+    from deltah.traces.spans import Span
 
 T = TypeVar("T")
 
@@ -46,7 +51,7 @@ class RecordContext:
         return self.where.default_id
 
 
-Imported: TypeAlias = Trajectory | tuple[Trajectory, ...] | ApiCall | LoggedChunk
+Imported: TypeAlias = "Trajectory | tuple[Trajectory, ...] | ApiCall | LoggedChunk | list[Span]"
 Importer: TypeAlias = Callable[[Any, RecordContext], Imported]
 
 IMPORTERS: Final[Registry[Importer]] = Registry("trace format")
@@ -121,14 +126,14 @@ def _opened(data: bytes | msgspec.Raw) -> object:
 
 
 def detect(data: bytes) -> Entry[Importer]:
-    """Format of one record; `DataError` if it has the fields of no known one."""
-    found = recognise(data)
+    """Format of one record; `DataError` for no known one, which names a format that is known and not read."""
+    try:
+        found = recognise(data)
+    except DataError as error:
+        raise DataError(unread_format(data) or str(error)) from error
     if found is None:
-        known = "; ".join(
-            f"{name}: {', '.join(' or '.join(map(repr, field)) for field in _fields(entry))}"
-            for name, entry in IMPORTERS.items()
-        )
-        raise DataError(f"no known trace format; expected the fields of one ({known}), or a format that you name")
+        known = f"expected one of {', '.join(IMPORTERS)} (docs/formats.md), or a format that you name"
+        raise DataError(unread_format(data) or f"no known trace format; {known}")
     return found
 
 
@@ -147,7 +152,7 @@ def import_record(entry: Entry[Importer], data: bytes, context: RecordContext) -
     except InvalidValueError as error:  # the parts of its trajectory contradict each other
         raise error if isinstance(error, DataError) else DataError(str(error)) from error
     several = found if isinstance(found, tuple) else (found,)
-    if not all(isinstance(one, Trajectory | ApiCall | LoggedChunk) for one in several):
+    if not all(isinstance(one, Trajectory | ApiCall | LoggedChunk | list) for one in several):
         raise DataError(f"the importer {entry.name!r} returned a {type(found).__name__}; expected a Trajectory")
     return found
 

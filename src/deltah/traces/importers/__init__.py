@@ -3,9 +3,7 @@
 from importlib import import_module
 from pkgutil import iter_modules
 
-from deltah.traces import record
+from deltah.traces import record as record  # our own stands first where the formats are listed
 
-__all__ = ["record"]  # our own stands first where the formats are listed
-
-for _found in iter_modules(__path__):
-    import_module(f"{__name__}.{_found.name}")
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
