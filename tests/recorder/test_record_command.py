@@ -104,6 +104,17 @@ def test_a_second_signal_cuts_them_off(tmp_path: Path) -> None:
     assert lines(tmp_path / "log.jsonl")[0]["ended"] == "the recorder was ended"
 
 
+def test_a_signal_that_is_ignored_ends_nothing(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does, for the processes that it starts
+    try:
+        with serving(StandIn()) as upstream, recording(upstream, tmp_path / "log.jsonl") as (process, url):
+            process.send_signal(signal.SIGHUP)
+            time.sleep(0.5)
+            assert ask(url).status_code == 200
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def broken_off(url: str) -> None:
     with pytest.raises(httpx.HTTPError):
         ask(url, model="slow", stream=True)
