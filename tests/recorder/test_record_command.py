@@ -83,7 +83,7 @@ def test_a_signal_lets_streams_end(tmp_path: Path, number: signal.Signals) -> No
     assert "1 answer is still under way" in said
     assert "1 exchange written" in said
     assert "1 with log-probabilities, 0 answered with an error, 0 broken off; 0 lost" in said
-    assert lines(tmp_path / "log.jsonl")[0]["status"] == 200
+    assert lines(tmp_path / "log.jsonl")[0]["http_status"] == 200
 
 
 def test_a_second_signal_cuts_them_off(tmp_path: Path) -> None:
