@@ -24,7 +24,7 @@ _KINDS: Final = (
     | {"function_call_output": "result"}
 )
 """What a part of each type holds. Bedrock's and Gemini's parts have no type: their one key is the name, over fields."""
-_CALL_ID: Final = ("id", "call_id", "tool_call_id", "toolCallId", "toolUseId")
+_CALL_ID: Final = ("call_id", "id", "tool_call_id", "toolCallId", "toolUseId")
 _NAME: Final = ("name", "tool_name", "toolName")
 _ARGUMENTS: Final = ("arguments", "input", "args", "server_tool_call")
 _RESULT_ID: Final = ("tool_use_id", "tool_call_id", "call_id", "toolCallId", "toolUseId", "id")
