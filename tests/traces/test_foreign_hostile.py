@@ -16,7 +16,7 @@ from deltah.traces.parts import json_value
 from deltah.traces.record import encode
 
 from . import test_atif, test_ollama, test_responses, test_verifiers_results, test_verifiers_trace
-from .test_anthropic import TIDE, answer, as_text, events, result, said, session, text
+from .test_anthropic import TIDE, answer, as_text, codex, events, result, said, session, text
 from .test_importers_hostile import VALUES
 from .test_span_formats import FORMS
 from .test_wrapping import BEDROCK, CALLS, GEMINI, WHOLE, exchanges
@@ -31,6 +31,7 @@ SOUND: dict[str, Callable[[], Records]] = dict(FORMS) | {
     "anthropic events": lambda: [{"request": ASKED, "response": events()}],
     "anthropic stream": lambda: [{"request": ASKED, "response": as_text(events())}],
     "claude code": lambda: session(("user", "Tide?", ""), ("assistant", [TIDE], "m"), ("assistant", [text("a")], "m")),
+    "codex": codex,
     "gemini": lambda: [dict(zip(("request", "response"), GEMINI, strict=True))],
     "bedrock": lambda: [dict(zip(("input", "output"), BEDROCK, strict=True))],
 }
