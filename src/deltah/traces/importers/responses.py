@@ -7,12 +7,13 @@ compactions). Mapping: docs/formats/responses.md.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
 
 from deltah.errors import DataError
-from deltah.traces.conversation import ApiCall
+from deltah.traces.conversation import ApiCall, LoggedMessage
 from deltah.traces.importers.openai_chat import read_call
 from deltah.traces.importing import IMPORTERS, RecordContext, decode_line, holds
 from deltah.traces.openai_schema import ChatLine, Choice, LogprobsBlock, Message, Request, Response, TokenLogprob
@@ -78,18 +79,16 @@ def read(line: Line, context: RecordContext) -> ApiCall:
     """Read one exchange."""
     asked = (line.request and (line.request.body or line.request)) or Params(input=line.input)
     answered = _whole(line)
-    failed = answered.error is not None or answered.status == "failed"
-    if answered.output is None and not failed:
-        raise DataError("field response.output: missing; expected the items of a Responses API's response")
-    said = messages_of(answered.output)
-    if failed:
+    if answered.error is not None or answered.status == "failed":
         raise DataError("field response: it holds an error; there is no message of the model to measure")
-    if not said or said[-1].role != "assistant":
+    said = messages_of(answered.output)
+    last = max((i for i, message in enumerate(said) if message.role == "assistant"), default=None)
+    if last is None:
         raise DataError(
             "field response.output: no message, reasoning or call of the model; there is nothing to measure"
         )
     request = Request(
-        messages=[*history_of(asked), *said[:-1]],
+        messages=[*history_of(asked), *said[:last]],
         model=asked.model,
         temperature=answered.temperature if asked.temperature is None else asked.temperature,
         top_logprobs=asked.top_logprobs,
@@ -97,14 +96,14 @@ def read(line: Line, context: RecordContext) -> ApiCall:
     )
     response = Response(
         id=answered.id,
-        choices=[Choice(message=said[-1], finish_reason=_finish_reason(answered))],
+        choices=[Choice(message=said[last], finish_reason=_finish_reason(answered))],
         model=answered.model,
         error=answered.error,
         usage=_usage(answered.usage),
     )
     session = line.conversation_id or _id(answered.conversation) or _id(asked.conversation)
     chat = msgspec.structs.replace(line, request=request, response=response, conversation_id=session)
-    return read_call(chat, context.where)
+    return replace(read_call(chat, context.where), after=tuple(map(LoggedMessage, said[last + 1 :])))
 
 
 def messages_of(items: Any) -> list[Message]:

@@ -6,6 +6,7 @@ judges and other calls outside the agents' own messages. Mapping: docs/formats/p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -16,7 +17,7 @@ import numpy as np
 from deltah.core.types import Estimator, FloatArray, Scalar, Trajectory
 from deltah.errors import DataError
 from deltah.traces.annotations import annotations_of
-from deltah.traces.conversation import Conversation, Facts, LoggedMessage, message_text, to_trajectory
+from deltah.traces.conversation import COST, Conversation, Facts, LoggedMessage, message_text, to_trajectory
 from deltah.traces.importing import (
     IMPORTERS,
     RecordContext,
@@ -73,6 +74,7 @@ class ModelCall(msgspec.Struct):
     model: str | None = None
     sampling: Any = None
     finish_reason: str | None = None
+    usage: Any = None
     time: Span | None = None
 
 
@@ -218,6 +220,7 @@ def _facts(trace: Trace, episode: Record, path: Sequence[int]) -> Facts:
     data = _get(trace.task if trace.task is not None else episode.task, "data")
     reward = _reward(trace.rewards)
     last = calls[-1] if calls else ModelCall()
+    costs = [cost for call in calls if (cost := finite(_get(call.usage, "cost"))) is not None]
     return Facts(
         group_id=_text(_get(episode.group, "id")) or _text(_get(episode.task, "hash")),
         model=_model(trace),
@@ -225,7 +228,10 @@ def _facts(trace: Trace, episode: Record, path: Sequence[int]) -> Facts:
         golden_answers=golden_answers(_get(data, "golden_answers") or _get(data, "answer")),
         outcome=outcome_of(reward),
         finish_reason=last.finish_reason,
-        metadata=_metadata(trace, episode) | unfit_outcome(reward) | _advantage(trace.nodes, path),
+        metadata=_metadata(trace, episode)
+        | unfit_outcome(reward)
+        | _advantage(trace.nodes, path)
+        | ({COST: math.fsum(costs)} if costs else {}),
     )
 
 
