@@ -15,6 +15,7 @@ import deltah
 from deltah.traces.parts import json_value
 from deltah.traces.record import encode
 
+from . import test_atif, test_ollama, test_responses, test_verifiers_results, test_verifiers_trace
 from .test_anthropic import TIDE, answer, as_text, codex, events, result, said, session, text
 from .test_importers_hostile import VALUES
 from .test_span_formats import FORMS
@@ -33,6 +34,14 @@ SOUND: dict[str, Callable[[], Records]] = dict(FORMS) | {
     "codex": codex,
     "gemini": lambda: [dict(zip(("request", "response"), GEMINI, strict=True))],
     "bedrock": lambda: [dict(zip(("input", "output"), BEDROCK, strict=True))],
+}
+SOUND |= {
+    "verifiers": lambda: [test_verifiers_trace.episode(test_verifiers_trace.trace())],
+    "verifiers results": lambda: [test_verifiers_results.row(1.0)],
+    "responses": lambda: [test_responses.exchange([test_responses.ASKED], test_responses.FIRST)],
+    "nemo gym": lambda: [test_responses.rollout(1.0, *test_responses.FIRST, test_responses.output("rain"))],
+    "ollama": lambda: [test_ollama.exchange([test_ollama.ASKED], test_ollama.chunks())],
+    "atif": lambda: [test_atif.trajectory(*test_atif.STEPS)],
 }
 SOUND |= {f"around: {name}": lambda form=form: [form()] for name, form in WHOLE.items()}
 SOUND |= {f"calls: {name}": lambda form=form: [form(a, b) for a, b in exchanges()] for name, form in CALLS.items()}
