@@ -11,6 +11,7 @@ import typer
 import deltah
 from deltah.cli import cmd_demo, cmd_eval, cmd_probe, cmd_report, cmd_rollout, cmd_score, cmd_study, cmd_train
 from deltah.cli.arguments import OpenCommand
+from deltah.errors import DataWarning
 
 app = typer.Typer(
     name="deltah",
@@ -49,6 +50,7 @@ def _main(
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
         warnings.simplefilter("ignore")
+    warnings.simplefilter("ignore", DataWarning)  # commands list each record that was lost
     # The level stands on the handler: some libraries set their own loggers to DEBUG.
     handler = logging.StreamHandler()
     handler.setLevel(logging.INFO if verbose else logging.WARNING)
