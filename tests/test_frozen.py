@@ -84,8 +84,8 @@ ABSENT: Sequence[str] = (
 """Paths that the new output may lack; a whole case too: ["calls/demo-csv", "report/*.viewer.note"]."""
 _NOTES: Final = {
     r"No entropies \(no logprobs\) of (.*): judged by text alone\.": (
-        r"No log-probabilities for \1, so only the text is judged there. To measure entropy, log with logprobs=true and "
-        "top_logprobs=20."
+        r"No log-probabilities for \1, so only the text is judged there. To measure entropy, log with logprobs=true "
+        "and top_logprobs=20."
     ),
     r"No logprobs of (\d+) sampled tokens of (.*), by the server's own count (\(.*\)); no entropy speaks of them\.": (
         r"The server sampled \1 tokens of \2 without listing log-probabilities \3. No entropy includes them."
@@ -149,7 +149,6 @@ CHANGED: Mapping[str, Any] = {
             "score/*.summary.notes.*",
             "report/*.page.arms.*.notes.*",
             "study/*.study.notes.*",
-            "report/*.page.study.*.notes.*",
         ),
         _plainer,
     ),

@@ -21,7 +21,7 @@ from deltah.core.rewards import REWARDS
 from deltah.core.signals import SIGNALS
 from deltah.errors import ConfigError, DataError
 from deltah.tools.toolbox import TOOLS
-from deltah.traces.files import Source
+from deltah.traces.files import Source, opened, records
 from deltah.traces.importing import IMPORTERS
 from deltah.traces.parquet import columns
 
@@ -34,7 +34,7 @@ _CHOICES: Mapping[str, Callable[[], Iterable[str]]] = {
 }
 """Placeholders in help texts, and the registered names that replace them."""
 
-_RANGES = {"float range": "number", "integer range": "whole number"}
+_RANGES = {"float range": "number", "int range": "whole number"}
 """Types of options, and what messages call them."""
 
 
@@ -203,6 +203,15 @@ def like(pattern: bytes) -> Callable[[Path], bool]:
             return False
 
     return matches
+
+
+def first_record(path: Path) -> bytes:
+    """The first record of a log; empty where none can be read."""
+    try:
+        with opened(str(path)) as raw:
+            return next(iter(records(str(path), raw))).data
+    except (OSError, DataError, StopIteration):
+        return b""
 
 
 def with_columns(required: Iterable[str], known: Iterable[str] | None = None) -> Callable[[Path], bool]:

@@ -13,7 +13,6 @@ from deltah.cli.settings import resolve
 from deltah.cli.terminal import reporting
 from deltah.errors import DataError
 from deltah.text_format import count, share
-from deltah.traces.files import is_table, opened, records
 from deltah.traces.importing import IMPORTERS, recognise
 from deltah.traces.parquet import holds_traces
 
@@ -23,13 +22,10 @@ TRACE_SUFFIXES = (".jsonl", ".ndjson", ".json", ".gz", ".zst", ".parquet")
 
 def _is_traces(path: Path) -> bool:
     """Whether a file holds traces that deltah wrote."""
-    with opened(str(path)) as raw:
-        if is_table(str(path), raw):
-            return holds_traces(path)
-        try:
-            return recognise(next(iter(records(str(path), raw))).data) is IMPORTERS["deltah"]
-        except (DataError, StopIteration):
-            return False
+    try:
+        return holds_traces(path) or recognise(arguments.first_record(path)) is IMPORTERS["deltah"]
+    except DataError:
+        return False
 
 
 def command(  # noqa: PLR0913 - the options of a command line

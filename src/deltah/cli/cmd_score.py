@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
@@ -20,7 +21,8 @@ from rich.table import Table
 from deltah.calls.notes import notes_on
 from deltah.calls.savings import Prices, SavingsReport, savings, unknown_tools
 from deltah.calls.schema import TABLES
-from deltah.calls.table import CallTable, ScoredLog, check_suffix, read_calls
+from deltah.calls.table import CallTable, ScoredLog, read_calls
+from deltah.calls.viewers import check_name, write_scores
 from deltah.cli import arguments
 from deltah.cli.terminal import TITLE_WIDTH, broken, escaped, print_notes, reading, report_losses, two_lines
 from deltah.core.registry import Entry
@@ -35,6 +37,14 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyRelation
 
 _IS_ROWS = arguments.with_columns(("trajectory", "call", "tool"), {column.name for column in TABLES["calls"]})
+_IS_ANNOTATED = arguments.like(rb'"identifier": "deltah"')
+
+
+def _is_scores(path: Path) -> bool:
+    """Whether a file holds rows, or scores for a viewer."""
+    if path.suffix == ".eval":
+        return re.search(rb'"author": ?"deltah"', arguments.first_record(path)) is not None
+    return (_IS_ANNOTATED if path.suffix == ".json" else _IS_ROWS)(path)
 
 
 def command(  # noqa: PLR0913 - the options of a command line
@@ -45,7 +55,10 @@ def command(  # noqa: PLR0913 - the options of a command line
     format: arguments.TraceFormat = None,
     vocab_size: arguments.VocabSize = None,
     join: arguments.Join = True,
-    out: Annotated[Path | None, typer.Option(help="Write one row per call to a .parquet, .jsonl or .csv file.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write rows of calls (.parquet, .jsonl, .csv), or for viewers: .annotations.json, .eval."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     price: arguments.Price = None,
     currency: arguments.Currency = "USD",
@@ -58,9 +71,9 @@ def command(  # noqa: PLR0913 - the options of a command line
 ) -> None:
     """Score every tool call of logs: change of entropy, verdict, waste."""
     if out is not None:
-        check_suffix(out)
+        check_name(out)
     with reading() as watch:
-        targets = {} if out is None else {out: _IS_ROWS}
+        targets = {} if out is None else {out: _is_scores}
         arguments.check_outputs(targets, [answers, *expand(paths)], force=force)
         table = read_calls(
             paths,
@@ -78,7 +91,7 @@ def command(  # noqa: PLR0913 - the options of a command line
         )
     log = table.log
     assert log is not None  # it was read from one
-    n_rows = None if out is None else table.write(out)
+    n_rows = None if out is None else write_scores(table, out)
     notes = _print_summary(table, log, as_json=as_json) if sql is None else []
     if sql is not None:
         _print_answer(table, sql, as_json=as_json)
