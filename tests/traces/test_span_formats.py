@@ -13,7 +13,8 @@ import pytest
 
 import deltah
 from deltah.core.types import CallStatus, SegmentKind, StopReason, Trajectory
-from deltah.traces.spans import SPAN_OF, UNCLAIMED
+from deltah.traces.conversation import UNCLAIMED
+from deltah.traces.spans import SPAN_OF
 
 Records = list[dict[str, Any]]
 START = 1_760_000_000
@@ -144,6 +145,31 @@ def strands() -> Records:
             events=[asked, said, event("tool.message", content=told), event("choice", message=[{"text": ANSWER}])],
         ),
     ]
+
+
+def sdk_of_langfuse() -> Records:
+    """Spans of Langfuse's client, whose attributes are its own."""
+    rows = []
+    for number, one in enumerate(observations(), start=2):
+        kind = {"GENERATION": "generation", "TOOL": "tool", "SPAN": "tool"}[one["type"]]
+        given = {"type": kind, "input": json.dumps(one["input"]), "model.name": one.get("model")}
+        given["output"] = one["output"] if isinstance(one["output"], str) else json.dumps(one["output"])
+        attributes = {f"langfuse.observation.{key}": value for key, value in given.items() if value is not None}
+        rows.append(otel_span(number, one["name"], attributes, **failed(number - 3)))
+    outer = {"langfuse.observation.type": "span", "langfuse.observation.output": "not an answer"}
+    return [*rows, otel_span(1, "agent", outer)]
+
+
+def mlflow() -> Records:
+    """A trace as MLflow exports it: attributes are JSON."""
+    spans = []
+    for number, one in enumerate(observations(), start=2):
+        kind = "CHAT_MODEL" if one["type"] == "GENERATION" else "TOOL"
+        given = {"spanType": kind, "spanInputs": one["input"], "spanOutputs": one["output"]}
+        attributes = {f"mlflow.{key}": json.dumps(value) for key, value in given.items()}
+        span = otel_span(number, one["name"], attributes | {"gen_ai.request.model": "m-1"}, **failed(number - 3))
+        spans.append(span | span.pop("context"))
+    return [{"info": {"trace_id": "tr-1", "state": "OK"}, "data": {"spans": spans}}]
 
 
 def flattened(prefix: str, tree: Any) -> Iterator[tuple[str, Any]]:
@@ -384,6 +410,8 @@ FORMS: dict[str, Callable[[], Records]] = {
     "otel events": older_events,
     "openllmetry": openllmetry,
     "strands": strands,
+    "langfuse sdk": sdk_of_langfuse,
+    "mlflow": mlflow,
     "openinference": lambda: openinference(lambda name, messages: dict(flattened(name, messages))),
     "openinference otlp": lambda: otlp(openinference(lambda name, messages: dict(flattened(name, messages)))),
     "phoenix rows": phoenix_rows,

@@ -12,7 +12,7 @@ from deltah.core.entropy import DEFAULT_VOCAB_SIZE
 from deltah.core.types import Estimator
 from deltah.errors import DataError
 from deltah.text_format import agreeing, count, share
-from deltah.traces.conversation import TOKENS_WITHOUT_LOGPROBS
+from deltah.traces.conversation import TOKENS_WITHOUT_LOGPROBS, UNCLAIMED
 from deltah.traces.importing import UNFIT_OUTCOME
 from deltah.traces.vocabularies import FROM_DEFAULT, FROM_MODEL_NAME
 
@@ -32,6 +32,7 @@ _FACTS: Final = f"""
         count(*) FILTER (spans = 'approximate') AS approximate,
         count({_UNFIT}) AS unfit_outcomes,
         arg_min({_UNFIT}, key) FILTER ({_UNFIT} IS NOT NULL) AS unfit_outcome,
+        coalesce(sum(try_cast(metadata->>'{UNCLAIMED}' AS BIGINT)), 0)::BIGINT AS unclaimed,
         count(*) FILTER (matched) AS matched,
         count(*) FILTER (metadata->>'vocab_size_from' = '{FROM_DEFAULT}') AS without_vocabulary
     FROM trajectories
@@ -49,7 +50,17 @@ def notes_on(table: CallTable, log: ScoredLog) -> list[str]:
     found = table.sql(_FACTS)
     facts = SimpleNamespace(**dict(zip(found.columns, found.fetchall()[0], strict=True)))
     facts.assumed = table.sql(_ASSUMED_SIZES).fetchall()
-    return [*_measurement(log, facts), *_reading(log, facts)]
+    return [*_found(facts), *_measurement(log, facts), *_reading(log, facts)]
+
+
+def _found(facts: SimpleNamespace) -> Iterator[str]:
+    results = count(facts.unclaimed, "result of a tool", "results of tools")
+    if not facts.calls and not facts.unclaimed:
+        yield "No trajectory has a tool call, so there is nothing to score."
+    elif not facts.calls:
+        yield f"No tool call was found, but {results}: the log leaves the calls out, or spells them in an unknown way."
+    elif facts.unclaimed:
+        yield f"No call was found for {results}: they are in no number."
 
 
 def nothing_read(log: ScoredLog, paths: Sequence[str | os.PathLike[str]]) -> DataError:
@@ -71,8 +82,6 @@ def losses(log: ScoredLog) -> str:
 
 
 def _measurement(log: ScoredLog, facts: SimpleNamespace) -> Iterator[str]:
-    if not facts.calls:
-        yield "No trajectory has a tool call, so there is nothing to score."
     if facts.unmeasured:
         yield (
             f"No log-probabilities for {share(facts.unmeasured, facts.calls, 'call')}, so only the text is judged "

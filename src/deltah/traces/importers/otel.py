@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
+
 from deltah.errors import DataError
 from deltah.traces.importers import openinference
 from deltah.traces.importing import IMPORTERS, RecordContext, epoch_seconds, finite, seconds
@@ -30,19 +32,17 @@ _SIGN: Final = re.compile(
 )
 _BASE64: Final = re.compile("[A-Za-z0-9+/]{11}=|[A-Za-z0-9+/]{22}==")
 _MODEL_RUNS: Final = ("chat", "text_completion", "generate_content", "completion", "invoke_agent")
-_TOOL_NAME: Final = ("gen_ai.tool.name", "ai.toolCall.name")
+_MODEL_KINDS: Final = ("llm", "generation", "chat_model")
+_KIND: Final = ("traceloop.span.kind", "langfuse.observation.type", "langsmith.span.kind", "mlflow.spanType")
+_TOOL_NAME: Final = ("gen_ai.tool.name", "ai.toolCall.name", "traceloop.entity.name")
 _CALL_ID: Final = ("gen_ai.tool.call.id", "ai.toolCall.id")
-_ARGUMENTS: Final = (
-    *("gen_ai.tool.call.arguments", "tool_arguments", "ai.toolCall.args", "traceloop.entity.input"),
-    "gcp.vertex.agent.tool_call_args",
-)
-_RESULT: Final = (
-    *("gen_ai.tool.call.result", "tool_response", "ai.toolCall.result", "traceloop.entity.output"),
-    "gcp.vertex.agent.tool_response",
-)
-_INPUT: Final = ("gen_ai.input.messages", "gen_ai.prompt", "ai.prompt.messages", "gcp.vertex.agent.llm_request")
-_OUTPUT: Final = ("gen_ai.output.messages", "gen_ai.completion", "gcp.vertex.agent.llm_response")
-_MODEL: Final = ("gen_ai.response.model", "gen_ai.request.model", "ai.model.id")
+_GIVEN: Final = ("traceloop.entity.input", "langfuse.observation.input", "mlflow.spanInputs")
+_GOT: Final = ("traceloop.entity.output", "langfuse.observation.output", "mlflow.spanOutputs")
+_ARGUMENTS: Final = ("gen_ai.tool.call.arguments", "tool_arguments", "ai.toolCall.args", *_GIVEN)
+_RESULT: Final = ("gen_ai.tool.call.result", "tool_response", "ai.toolCall.result", *_GOT)
+_INPUT: Final = ("gen_ai.input.messages", "gen_ai.prompt", "ai.prompt.messages", *_GIVEN)
+_OUTPUT: Final = ("gen_ai.output.messages", "gen_ai.completion", *_GOT)
+_MODEL: Final = ("gen_ai.response.model", "gen_ai.request.model", "ai.model.id", "langfuse.observation.model.name")
 _SESSION: Final = ("gen_ai.conversation.id", "session.id", "langfuse.session.id")
 
 
@@ -165,20 +165,19 @@ def _generative(attributes: dict[str, Any], events: Sequence[tuple[Any, dict[str
             answer = body["message"] | {"role": "assistant"} if isinstance(body.get("message"), dict) else body
         elif str(name).startswith("gen_ai."):
             given |= fields
-    attributes = {**given, **attributes}
-    kind = attributes.get("gen_ai.operation.name")
+    attributes = {**given, **{name: _decoded(name, value) for name, value in attributes.items()}}
+    operation, kind = attributes.get("gen_ai.operation.name"), str(first_of(attributes, _KIND) or "").lower()
     common = {"session": first_of(attributes, _SESSION)}
-    if (name := first_of(attributes, _TOOL_NAME)) is not None or kind == "execute_tool":
+    name = first_of(attributes, _TOOL_NAME[:2])
+    if name is not None or operation == "execute_tool" or kind == "tool":
+        name = first_of(attributes, _TOOL_NAME)
         values = {"input": first_of(attributes, _ARGUMENTS), "output": first_of(attributes, _RESULT)}
         named = {} if name is None else {"name": str(name)}
         return common | named | values | {"kind": "tool", "call_id": first_of(attributes, _CALL_ID)}
-    if attributes.get("traceloop.span.kind") == "tool":
-        found = {"input": first_of(attributes, _ARGUMENTS), "output": first_of(attributes, _RESULT)}
-        return common | found | {"kind": "tool", "name": str(attributes.get("traceloop.entity.name") or "")}
     output = answer or _output(attributes)
     asked = next((found for name in _INPUT if (found := unflattened(attributes, name)) is not None), said)
-    # The Vercel AI SDK repeats each request in the span around it, which `ai.operationId` tells.
-    if kind not in _MODEL_RUNS and output is None and "llm.request.type" not in attributes:
+    is_model = kind in _MODEL_KINDS or operation in _MODEL_RUNS or "llm.request.type" in attributes
+    if not is_model and (kind or output is None):  # the Vercel AI SDK names no kind
         return common
     system = json_value(attributes.get("gen_ai.system_instructions"))
     first = [] if not system else [{"role": "system", "content": system}]
@@ -189,6 +188,14 @@ def _generative(attributes: dict[str, Any], events: Sequence[tuple[Any, dict[str
         "model": first_of(attributes, _MODEL),
         "temperature": finite(attributes.get("gen_ai.request.temperature")),
     }
+
+
+def _decoded(name: str, value: Any) -> Any:
+    """A value; MLflow's are JSON, texts too."""
+    try:
+        return msgspec.json.decode(value) if name.startswith("mlflow.") and isinstance(value, str) else value
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        return value
 
 
 def _output(attributes: Mapping[str, Any]) -> Any:
