@@ -101,7 +101,7 @@ def test_calls_that_the_server_answers_are_calls_with_results(tmp_path: Path) ->
     found = only(tmp_path, exchange([ASKED], [FIRST[0], served, failed, *LAST]))
     assert [(c.name, c.result, c.status, c.turn) for c in found.calls] == [
         ("radar", "rain", CallStatus.OK, 0),
-        ("radar", "error: timeout", CallStatus.ERROR, 0),
+        ("radar", "timeout", CallStatus.ERROR, 0),
     ]
     assert deltah.score(found).value == pytest.approx([CHANGE])
 

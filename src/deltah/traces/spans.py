@@ -187,6 +187,7 @@ def _of_trace(spans: Sequence[Span]) -> Span:
         trace=spans[0].trace,
         id="",
         session=next((span.session for span in spans if span.session is not None), None),
+        model=next((span.model for span in spans if span.model), None),
         outcome=next((span.outcome for span in spans if span.outcome is not None), None),
         metadata=metadata,
     )
@@ -249,8 +250,7 @@ def _session(spans: Sequence[Span], whole: Span, where: Position) -> Conversatio
             said.append(message)
         else:
             earlier["content"] = [*pieces[0], *pieces[1]]
-    model = next((span.model for span in spans if span.model), None)
-    facts = Facts(id=whole.trace, model=model, metadata=whole.metadata)
+    facts = Facts(id=whole.session or whole.trace, model=whole.model, metadata=whole.metadata)
     return Conversation(list(map(LoggedMessage, to_messages(said))), facts, where)
 
 
@@ -279,7 +279,7 @@ def _timeline(models: Sequence[Span], tools: Sequence[Span], trace: Span, where:
     costs = [span.cost for span in models if span.cost is not None]
     facts = Facts(
         id=trace.session or trace.trace,
-        model=next((span.model for span in models if span.model), None),
+        model=trace.model,
         outcome=trace.outcome,
         metadata=metadata | ({COST: math.fsum(costs)} if costs else {}),
     )
