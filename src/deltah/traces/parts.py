@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -133,8 +134,12 @@ def _opened(part: Any) -> tuple[str, Mapping[str, Any]] | None:
         return None
     kind = part.get("type")
     named = [(kind, part)] if isinstance(kind, str) else [(k, v) for k, v in part.items() if isinstance(v, Mapping)]
-    found = ((held, fields) for name, fields in named for held, sign in _KINDS if sign.fullmatch(name))
-    return next(found, None)
+    return next(((held, fields) for name, fields in named if (held := _held(name)) is not None), None)
+
+
+@lru_cache(maxsize=1024)
+def _held(name: str) -> str | None:
+    return next((held for held, sign in _KINDS if sign.fullmatch(name)), None)
 
 
 def _without_parts(message: Message, parts: Sequence[Any], *, first: bool) -> list[Message]:
