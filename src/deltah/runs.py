@@ -23,6 +23,7 @@ import logging
 import math
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -52,6 +53,8 @@ FOLDERS = ("checkpoints", "traces", "eval", "model")
 PACKAGES = ("deltah", "numpy", "torch", "transformers", "trl", "accelerate", "datasets", "pydantic-monty", "bm25s")
 """Packages whose versions a run records."""
 _KEYS_NAMED = 6
+_RESULT = re.compile(rb'\{\s*"schema_version": ?\d+,\s*"(?:title|level)":')
+"""How the JSON of a report or a study begins, as no record of traces does."""
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -334,3 +337,12 @@ def _discard(path: Path, before: set[str], made: list[Path]) -> None:
     for folder in made:
         with suppress(OSError):  # someone else put something in it
             folder.rmdir()
+
+
+def is_result(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is the JSON of a report or a study; False for one that cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return _RESULT.match(file.read(64)) is not None
+    except OSError:
+        return False

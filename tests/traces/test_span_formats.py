@@ -471,6 +471,23 @@ def test_the_last_results_come_from_the_runs_of_the_tools(tmp_path: Path, form: 
     assert [call.status for call in found.calls] == [CallStatus.OK, CallStatus.ERROR]
 
 
+@pytest.mark.parametrize("form", ["langsmith", "langfuse rows", "phoenix rows"])
+def test_tables_hold_the_same_records(tmp_path: Path, form: str) -> None:
+    """Exports to storage are Parquet, with objects as text and times as times."""
+    import duckdb
+
+    given = FORMS[form]()
+    for record in given:
+        objects = {key: json.dumps(value) for key, value in record.items() if isinstance(value, dict)}
+        record |= objects if form == "langsmith" else {}
+    source, table = records(tmp_path / "log.jsonl", given), tmp_path / "log.parquet"
+    duckdb.execute(f"COPY (SELECT * FROM read_json('{source}')) TO '{table}' (FORMAT parquet)")
+    (found,) = deltah.read_traces(table)
+    assert [(call.id, call.result, call.duration_s) for call in found.calls] == [
+        (id, text, pytest.approx(0.5, abs=1e-3)) for (id, _, _), text in zip(CALLS, RESULTS, strict=True)
+    ]
+
+
 def test_costs_of_requests_are_added(tmp_path: Path) -> None:
     (found,) = read(tmp_path / "log.jsonl", langfuse_trace())
     assert found.metadata["cost"] == 0.75  # 0.25 + 0.5
