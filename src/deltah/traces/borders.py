@@ -185,7 +185,10 @@ def calls_of(message: Message, sampled: str) -> list[FunctionCall]:
         calls = [message.function_call]
     if calls and all(call.name for call in calls):
         return calls
-    written = written_calls(sampled) or written_calls(message_text(message.content))
+    content = message_text(message.content)
+    spelled = written_calls(sampled) or written_calls(content)
+    # Some models call tools while they think, and say nothing.
+    written = spelled or ([] if content.strip() else written_calls(message.reasoning_content or ""))
     return written if not calls or len(written) == len(calls) else calls
 
 

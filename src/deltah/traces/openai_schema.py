@@ -66,8 +66,10 @@ class LogprobsBlock(msgspec.Struct, forbid_unknown_fields=True):
     """Names of further fields, which are not read."""
 
 
-Block: TypeAlias = LogprobsBlock | _Tokens | None
-"""Also a bare list, whose entries may be pairs of token and log-probability."""
+if TYPE_CHECKING:
+    Block: TypeAlias = LogprobsBlock | _Tokens | None
+else:  # some servers write whether there is one
+    Block = LogprobsBlock | _Tokens | bool | float | str | None
 _BLOCK_FIELDS: Final = frozenset(LogprobsBlock.__struct_encode_fields__)
 _PARTS: Final = ("reasoning_content", "reasoning", "content", "refusal")
 """Lists of a block, in the order in which they are sampled."""
@@ -87,15 +89,18 @@ class FunctionCall(msgspec.Struct):
 
 
 if TYPE_CHECKING:
+    _Id = str
+    _Index = int
     _Function = FunctionCall
 else:
+    _Id, _Index = str | int, int | None
     _Function = FunctionCall | str  # some write the name alone; no call keeps it so
 
 
 class _Call(msgspec.Struct):
     """A call whose name and arguments stand in `function`, or beside its id under one of several names."""
 
-    id: str | None = None
+    id: _Id | None = None
     function: _Function | None = None
     name: str | None = None
     tool_name: str | None = None
@@ -110,7 +115,7 @@ class _Call(msgspec.Struct):
     tool_call_id: str | None = None
 
     def __post_init__(self) -> None:
-        self.id = self.id or self.call_id or self.tool_call_id
+        self.id = self.call_id or self.tool_call_id if self.id is None else str(self.id)
         if isinstance(self.function, FunctionCall):
             self.function.name = self.function.name or self.name
             return
@@ -127,6 +132,13 @@ class MessageToolCall(_Call):
     """One entry of `tool_calls`."""
 
 
+if TYPE_CHECKING:
+    _Calls = list[MessageToolCall]
+else:  # one alone, or JSON kept as text
+    _Calls = list[MessageToolCall] | MessageToolCall | str
+_CALLS: Final = msgspec.json.Decoder(list[MessageToolCall] | MessageToolCall)
+
+
 class Message(msgspec.Struct):
     """One message of any role."""
 
@@ -135,9 +147,9 @@ class Message(msgspec.Struct):
     reasoning_content: str | None = None
     reasoning: Any = None
     """Newer vLLM's name of `reasoning_content`."""
-    tool_calls: list[MessageToolCall] | None = None
+    tool_calls: _Calls | None = None
     function_call: FunctionCall | None = None
-    tool_call_id: str | None = None
+    tool_call_id: _Id | None = None
     name: Any = None
     """Of the tool whose result it is, as some writers give it instead of an id."""
     refusal: str | None = None
@@ -147,6 +159,18 @@ class Message(msgspec.Struct):
     """Seconds that the tool took, on a message that holds its result; not of the protocol."""
     is_error: Any = None
     """Whether the tool failed, as Anthropic's results say it; None where only the text can."""
+
+    def __post_init__(self) -> None:
+        id: Any = self.tool_call_id
+        if isinstance(id, int):
+            self.tool_call_id = str(id)
+        calls: Any = self.tool_calls
+        if isinstance(calls, str):
+            try:
+                calls = _CALLS.decode(calls)
+            except msgspec.DecodeError:
+                calls = None
+        self.tool_calls = [calls] if isinstance(calls, MessageToolCall) else calls
 
 
 class DeltaToolCall(_Call):
@@ -159,9 +183,10 @@ class Delta(msgspec.Struct):
     """What one chunk adds to the message."""
 
     role: str | None = None
-    content: str | None = None
+    content: Any = None
+    """Text; Mistral's thinking models send parts."""
     reasoning_content: str | None = None
-    reasoning: str | None = None
+    reasoning: Any = None
     refusal: str | None = None
     tool_calls: list[DeltaToolCall] | None = None
     function_call: FunctionCall | None = None
@@ -170,7 +195,7 @@ class Delta(msgspec.Struct):
 class Choice(msgspec.Struct):
     """One of a response's choices; a streamed one carries `delta`, a whole one `message`."""
 
-    index: int = 0
+    index: _Index = 0
     message: Message | None = None
     delta: Delta | None = None
     text: str | None = None
@@ -220,9 +245,9 @@ class ChatLine(msgspec.Struct):
 
     messages: list[Message] | None = None
     request: Request | None = None
-    response: Response | list[Response] | str | None = None
-    """Whole; or its streamed chunks, as a list or as the text of the event stream."""
-    chunks: list[Response] | None = None
+    response: Response | list[Response | str | None] | str | None = None
+    """Whole; or its streamed chunks, as a list, also of texts, or as the text of the event stream."""
+    chunks: list[Response | str | None] | None = None
     prompt: Any = None
     choices: list[Choice] | None = None
     prompt_filter_results: Any = None
@@ -261,9 +286,10 @@ def block_tokens(block: Block) -> list[TokenLogprob]:
             return _from_lists(block)
         filled = [part for name in _PARTS if (part := getattr(block, name))]
         block = filled[0] if len(filled) == 1 else [token for part in filled for token in part]
-    if not block or not any(type(token) is list for token in block):
-        return block or []  # type: ignore[return-value]
-    return [_from_pair(token) if isinstance(token, list) else token for token in block]
+    entries: Any = block
+    if not isinstance(entries, list) or not any(type(token) is list for token in entries):
+        return entries if isinstance(entries, list) else []  # type: ignore[return-value]
+    return [_from_pair(token) if isinstance(token, list) else token for token in entries]
 
 
 def _from_lists(block: LogprobsBlock) -> list[TokenLogprob]:

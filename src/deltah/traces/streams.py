@@ -24,6 +24,7 @@ from deltah.traces.openai_schema import (
     MessageToolCall,
     Response,
     block_tokens,
+    message_text,
 )
 
 _KEPT_ENDS: Final = 4096
@@ -55,8 +56,8 @@ def error_of(choices: Sequence[Choice]) -> str | None:
 def assemble(chunks: Sequence[Response]) -> Response:
     """The response of these chunks, its first choice; `DataError` if one is an error or none has a choice."""
     choices = [choice for chunk in chunks for choice in chunk.choices or []]
-    pieces = [choice for choice in choices if choice.index == 0]
-    if any(chunk.error is not None or chunk.object == "error" for chunk in chunks) or error_of(pieces):
+    pieces = [choice for choice in choices if not choice.index]
+    if any(chunk.error or chunk.object == "error" for chunk in chunks) or error_of(pieces):
         raise DataError("field response: the stream ends in an error; there is no whole assistant message to measure")
     if not pieces:
         raise DataError("field response: no chunk carries a choice; there is no assistant message to measure")
@@ -70,7 +71,7 @@ def assemble(chunks: Sequence[Response]) -> Response:
     )
     return Response(
         id=next((chunk.id for chunk in chunks if chunk.id), None),
-        choices=[whole, *(Choice(index=i) for i in range(1, 1 + max(choice.index for choice in choices)))],
+        choices=[whole, *(Choice(index=i) for i in range(1, 1 + max(choice.index or 0 for choice in choices)))],
         model=next((chunk.model for chunk in chunks if chunk.model), None),
         # Servers that report usage in every chunk count up.
         usage=next((chunk.usage for chunk in reversed(chunks) if chunk.usage is not None), None),
@@ -78,12 +79,18 @@ def assemble(chunks: Sequence[Response]) -> Response:
 
 
 def _message(deltas: Sequence[Delta]) -> Message:
-    thought = "".join(delta.reasoning_content or delta.reasoning or "" for delta in deltas)
+    thought = "".join(delta.reasoning_content or message_text(delta.reasoning) for delta in deltas)
+    parts = [delta.content for delta in deltas if delta.content]
+    content: Any = "".join(map(message_text, parts))
+    if any(isinstance(part, list) for part in parts):  # whose thinking is taken out later
+        content = [
+            one for part in parts for one in (part if isinstance(part, list) else [{"type": "text", "text": part}])
+        ]
     pieces = [piece for delta in deltas for piece in delta.tool_calls or []]
     older = [DeltaToolCall(index=0, function=delta.function_call) for delta in deltas if delta.function_call]
     return Message(
         role="assistant",
-        content="".join(delta.content or "" for delta in deltas),
+        content=content,
         reasoning_content=thought or None,
         refusal="".join(delta.refusal or "" for delta in deltas) or None,
         tool_calls=_tool_calls(pieces or older) or None,
@@ -197,9 +204,9 @@ class ChunkBuffer:
         """
         chunk = logged.chunk
         key = chunk.id or str(logged.envelope.session_id or "")
-        first = [choice for choice in chunk.choices or [] if choice.index == 0 and _says_something(choice)]
+        first = [choice for choice in chunk.choices or [] if not choice.index and _says_something(choice)]
         is_late = not any(map(_has_content, first)) if key in self._ended else not first
-        failed = chunk.error is not None or error_of(first) is not None
+        failed = bool(chunk.error) or error_of(first) is not None
         if is_late and not failed and key not in self.open:
             return None
         self.open.setdefault(key, Stream(logged.envelope, where)).append(logged)

@@ -7,10 +7,12 @@ streamed response; `deltah.traces.joining` joins the last two. docs/formats.md s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 
 from deltah.core.types import Scalar, Trajectory
 from deltah.errors import DataError
@@ -78,7 +80,7 @@ def read_call(log: ChatLine, where: Position) -> ApiCall:
 
 def _answer(response: Response) -> Choice:
     """The choice whose message is the reply."""
-    error = "an error" if response.error is not None or response.object == "error" else None
+    error = "an error" if response.error or response.object == "error" else None
     wrong = error or error_of((response.choices or [])[:1]) or (None if response.choices else "no choices")
     if wrong is not None or not response.choices:
         raise DataError(f"field response: it holds {wrong}; there is no assistant message to measure")
@@ -95,7 +97,8 @@ def _completion(log: ChatLine, response: Response, choice: Choice, where: Positi
     prompt = given[0] if isinstance(given, list) and given and isinstance(given[0], str) else given
     prompt = prompt if isinstance(prompt, str) else ""
     tokens = pack(choice.logprobs, choice.token_ids)
-    if prompt and request is not None and request.echo is True and text.startswith(prompt):
+    echoed = request is not None and request.echo is True
+    if prompt and text.startswith(prompt) and (echoed or np.isnan(tokens.logprobs[:1]).any()):
         text, tokens = text.removeprefix(prompt), after_text(tokens, prompt)
     history = prompt_messages(prompt).messages if prompt else []
     facts = replace(_facts(log, response, choice), n_without_logprobs=_unlisted(response, choice, len(tokens)))
@@ -106,15 +109,19 @@ def _completion(log: ChatLine, response: Response, choice: Choice, where: Positi
 def whole_response(log: ChatLine) -> Response:
     """The response of a line, its chunks assembled."""
     given = log.response
-    if isinstance(given, str):
-        events = (line.removeprefix("data:").strip() for line in given.splitlines() if line.startswith("data:"))
-        given = [decode_line(event.encode(), _RESPONSE) for event in events if event not in ("", "[DONE]")]
-    if isinstance(given, list) or log.chunks is not None:
-        return assemble(given if isinstance(given, list) else log.chunks or [])
+    if isinstance(given, str | list) or log.chunks is not None:
+        chunks = [given] if isinstance(given, str) else given if isinstance(given, list) else log.chunks or []
+        return assemble([c for one in chunks for c in (_events(one) if isinstance(one, str) else [one]) if c])
     if given is None:
         return _bare_response(log)
     body = given.body or given
     return assemble([body]) if is_streamed(body) else body
+
+
+def _events(text: str) -> list[Response]:
+    """Chunks in the text of an event stream, or of one event."""
+    lines = [line.removeprefix("data:").strip() for line in text.splitlines() if line.startswith(("data:", "{"))]
+    return [decode_line(line.encode(), _RESPONSE) for line in lines if line not in ("", "[DONE]")]
 
 
 def _bare_response(log: ChatLine) -> Response:
@@ -220,7 +227,10 @@ def _metadata(log: ChatLine, temperature: float | None, response: Response | Non
 def _grade(log: ChatLine) -> Any:
     """The grade that a line states, beside or inside its metadata."""
     stated = [log.outcome, log.score, log.reward, *((log.metadata or {}).get(name) for name in GRADES)]
-    return next((value for value in stated if value is not None), None)
+    given = next((value for value in stated if value is not None), None)
+    with suppress(ValueError):
+        return float(given) if isinstance(given, str) else given
+    return None
 
 
 def _text(value: str | int | None) -> str | None:
