@@ -15,7 +15,15 @@ from typing import Any, Final
 
 import msgspec
 
-from deltah.traces.openai_schema import Choice, FunctionCall, LogprobsBlock, Message, MessageToolCall, Response
+from deltah.traces.openai_schema import (
+    Choice,
+    FunctionCall,
+    LogprobsBlock,
+    Message,
+    MessageToolCall,
+    Response,
+    to_schema,
+)
 
 _KINDS: Final = (
     (
@@ -74,7 +82,7 @@ def to_messages(given: Any, role: str = "user") -> list[Message]:
 def to_response(given: Any) -> Response:
     """The response in a logged output: OpenAI's, Anthropic's, LangChain's generations, messages, or a text."""
     if isinstance(given, Mapping) and isinstance(given.get("choices"), list):
-        return msgspec.convert(given, Response, strict=False)
+        return to_schema(given, Response, strict=False)
     facts, said = given if isinstance(given, Mapping) else {}, given
     if (generation := facts.get("generations")) is not None:
         while isinstance(generation, list) and generation:
@@ -308,7 +316,7 @@ def _logprobs(facts: Mapping[str, Any], said: Any) -> LogprobsBlock | None:
     message = _fields(said)[0] if isinstance(said, Mapping) else {}
     for place in (facts, facts.get("generation_info"), message.get("response_metadata")):
         if isinstance(place, Mapping) and isinstance(place.get("logprobs"), Mapping):
-            return msgspec.convert(place["logprobs"], LogprobsBlock, strict=False)
+            return to_schema(place["logprobs"], LogprobsBlock, strict=False)
     return None
 
 
