@@ -162,6 +162,7 @@ def _said(messages: Sequence[Message]) -> list[LoggedMessage]:
 def _expanded(message: Message) -> tuple[Message, Sequence[Message]]:
     """A message without logprobs, and those that its parts make after it; an assistant's comes first."""
     message.logprobs = None
+    message.content, message.parts = message.parts if message.content is None else message.content, None
     if not isinstance(message.content, list):
         return message, ()
     said = expand(message)
