@@ -281,7 +281,7 @@ def _timeline(models: Sequence[Span], tools: Sequence[Span], trace: Span, where:
     metadata = dict(trace.metadata)
     for message, runs in turns:
         ids = [run.call_id or run.id for run in runs]
-        calls = [MessageToolCall(i, FunctionCall(r.name, r.input)) for i, r in zip(ids, runs, strict=True)]
+        calls = [MessageToolCall(FunctionCall(r.name, r.input), i) for i, r in zip(ids, runs, strict=True)]
         said.append(msgspec.structs.replace(message, tool_calls=calls or None))
         said += [_result(run, id) for id, run in zip(ids, runs, strict=True)]
         metadata |= {f"{SPAN_OF}{id}": f"{run.trace}/{run.id}" for id, run in zip(ids, runs, strict=True)}

@@ -79,19 +79,19 @@ def assemble(chunks: Sequence[Response]) -> Response:
 
 
 def _message(deltas: Sequence[Delta]) -> Message:
-    thought = "".join(delta.reasoning_content or message_text(delta.reasoning) for delta in deltas)
-    parts = [delta.content for delta in deltas if delta.content]
-    content: Any = "".join(map(message_text, parts))
-    if any(isinstance(part, list) for part in parts):  # whose thinking is taken out later
-        content = [
-            one for part in parts for one in (part if isinstance(part, list) else [{"type": "text", "text": part}])
-        ]
+    thoughts = [thought for delta in deltas if (thought := delta.reasoning_content or delta.reasoning)]
+    parts: list[Any] = [delta.content for delta in deltas if delta.content]
+    if {str}.issuperset(map(type, parts)):
+        content: Any = "".join(parts)
+    else:  # parts, whose thinking is taken out later
+        typed = (part if isinstance(part, list) else [{"type": "text", "text": part}] for part in parts)
+        content = [one for listed in typed for one in listed]
     pieces = [piece for delta in deltas for piece in delta.tool_calls or []]
     older = [DeltaToolCall(index=0, function=delta.function_call) for delta in deltas if delta.function_call]
     return Message(
         role="assistant",
         content=content,
-        reasoning_content=thought or None,
+        reasoning_content="".join(map(message_text, thoughts)) or None,
         refusal="".join(delta.refusal or "" for delta in deltas) or None,
         tool_calls=_tool_calls(pieces or older) or None,
     )
@@ -107,7 +107,7 @@ class _Growing:
     arguments: list[Any] = field(default_factory=list)
 
     def add(self, piece: DeltaToolCall) -> None:
-        given = piece.function or FunctionCall()
+        given = _given(piece)
         self.id, self.name = self.id or piece.id, self.name or given.name
         if not given.arguments or (self.is_complete() and given.arguments == self.text()):  # sent once more
             return
@@ -133,7 +133,7 @@ class _Growing:
 
     def is_over(self, piece: DeltaToolCall) -> bool:
         """Whether a piece of the same index begins another call: a new name or id, or arguments after the whole."""
-        given = piece.function or FunctionCall()
+        given = _given(piece)
         if given.name and self.name and given.name != self.name:
             return True
         has_ids = bool(piece.id and self.id)
@@ -147,6 +147,12 @@ class _Growing:
         if is_new or named:
             return bool(given.name or given.arguments) and (is_new or given.arguments != self.text())
         return self.text() not in ("{}", given.arguments)
+
+
+def _given(piece: DeltaToolCall) -> FunctionCall:
+    """Name and arguments of a piece, wherever they stand."""
+    found = piece.function or FunctionCall(arguments=piece.arguments)
+    return found if found.name or not piece.name else FunctionCall(piece.name, found.arguments)
 
 
 def _tool_calls(pieces: Sequence[DeltaToolCall]) -> list[MessageToolCall]:

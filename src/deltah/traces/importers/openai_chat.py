@@ -110,8 +110,12 @@ def whole_response(log: ChatLine) -> Response:
     """The response of a line, its chunks assembled."""
     given = log.response
     if isinstance(given, str | list) or log.chunks is not None:
-        chunks = [given] if isinstance(given, str) else given if isinstance(given, list) else log.chunks or []
-        return assemble([c for one in chunks for c in (_events(one) if isinstance(one, str) else [one]) if c])
+        chunks: list[Any] = (
+            [given] if isinstance(given, str) else given if isinstance(given, list) else log.chunks or []
+        )
+        if not {Response}.issuperset(map(type, chunks)):
+            chunks = [c for one in chunks for c in (_events(one) if isinstance(one, str) else [one]) if c]
+        return assemble(chunks)
     if given is None:
         return _bare_response(log)
     body = given.body or given
@@ -162,6 +166,9 @@ def _said(messages: Sequence[Message]) -> list[LoggedMessage]:
 def _expanded(message: Message) -> tuple[Message, Sequence[Message]]:
     """A message without logprobs, and those that its parts make after it; an assistant's comes first."""
     message.logprobs = None
+    for call in message.tool_calls or ():
+        if not call.id or not call.function.name:
+            call.id, call.function.name = call.id or call.call_id or call.tool_call_id, call.function.name or call.name
     message.content, message.parts = message.parts if message.content is None else message.content, None
     if not isinstance(message.content, list):
         return message, ()
