@@ -70,6 +70,14 @@ def test_two_exchanges_are_one_conversation_with_a_change_of_entropy(tmp_path: P
     assert (found.question, found.prediction, found.temperature) == (ASKED["content"], "Yes.", 1.0)
 
 
+@pytest.mark.parametrize("names", [("input", "output"), ("llm_request", "llm_response")])
+def test_exchanges_under_other_names_are_joined(tmp_path: Path, names: tuple[str, str]) -> None:
+    logged = exchange([ASKED], FIRST), exchange([ASKED, *FIRST, output("rain")], LAST, "resp_b")
+    asked, answered = names
+    found = only(tmp_path, *({asked: e["request"], answered: e["response"], "vocab_size": 4} for e in logged))
+    assert deltah.score(found).value == pytest.approx([CHANGE])
+
+
 def test_input_may_be_a_text_and_instructions_come_first(tmp_path: Path) -> None:
     record = exchange("Is it raining?", LAST)
     record["request"]["instructions"] = "Answer with yes or no."
