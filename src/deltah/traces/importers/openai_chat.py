@@ -109,12 +109,13 @@ def _completion(log: ChatLine, response: Response, choice: Choice, where: Positi
 def whole_response(log: ChatLine) -> Response:
     """The response of a line, its chunks assembled."""
     given = log.response
-    if isinstance(given, str | list) or log.chunks is not None:
-        chunks: list[Any] = (
-            [given] if isinstance(given, str) else given if isinstance(given, list) else log.chunks or []
-        )
+    if isinstance(given, str):
+        return assemble(_events(given.splitlines()))
+    if isinstance(given, list) or log.chunks is not None:
+        chunks: list[Any] = (given if isinstance(given, list) else log.chunks) or []
         if not {Response}.issuperset(map(type, chunks)):
-            chunks = [c for one in chunks for c in (_events(one) if isinstance(one, str) else [one]) if c]
+            texts = [one if one.startswith("data:") else f"data:{one}" for one in chunks if isinstance(one, str)]
+            chunks = [one for one in chunks if isinstance(one, Response)] or _events("\n".join(texts).splitlines())
         return assemble(chunks)
     if given is None:
         return _bare_response(log)
@@ -122,10 +123,10 @@ def whole_response(log: ChatLine) -> Response:
     return assemble([body]) if is_streamed(body) else body
 
 
-def _events(text: str) -> list[Response]:
-    """Chunks in the text of an event stream, or of one event."""
-    lines = [line.removeprefix("data:").strip() for line in text.splitlines() if line.startswith(("data:", "{"))]
-    return [decode_line(line.encode(), _RESPONSE) for line in lines if line not in ("", "[DONE]")]
+def _events(lines: Sequence[str]) -> list[Response]:
+    """Chunks in the lines of an event stream."""
+    events = (line.removeprefix("data:").strip() for line in lines if line.startswith("data:"))
+    return [decode_line(event.encode(), _RESPONSE) for event in events if event not in ("", "[DONE]")]
 
 
 def _bare_response(log: ChatLine) -> Response:
