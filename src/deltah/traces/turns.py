@@ -188,9 +188,9 @@ class Evidence:
     @property
     def rank(self) -> tuple[int, ...]:
         """The strongest facts first; the greatest counts."""
-        said = self.text + self.calls
-        facts = (self.is_proof, self.users, said, self.text, self.in_place, self.n_ids, self.same_session, self.is_open)
-        return tuple(map(int, facts))
+        likeness = (self.users, self.text + self.calls, self.text, self.in_place, self.n_ids)
+        shows_itself = self.kind not in (Joined.ORDER, Joined.SESSION)
+        return (self.is_proof, shows_itself, *likeness, self.same_session, self.is_open)
 
     def _kind(self) -> Joined | None:
         if self.is_proof:
@@ -276,7 +276,7 @@ def _is_one_message(one: str, other: str) -> bool:
 
 def _without_calls(text: str) -> str:
     kept, end = [], 0
-    for start, stop in call_extents(text):
+    for start, stop in call_extents(text) if "<" in text or "[" in text else ():
         kept.append(text[end:start])
         end = stop
     return " ".join((*kept, text[end:]))
