@@ -25,7 +25,7 @@ _MESSAGE_BYTES = 400  # in memory beside its text, roughly
 _NODE_BYTES = 2000
 _MAX_TRIED: Final = 64
 """Replies with one mark that are compared with a turn, the latest: thousands may say the same."""
-_SAID, _WORDS, _GIVEN, _ID, _TEXT, _CALLS, _PLACE, _SESSION = range(8)
+_SAID, _WORDS, _GIVEN, _ID, _TEXT, _CALLS, _PLACE, _SESSION, _NAMED = range(9)
 """Kinds of marks."""
 
 
@@ -83,7 +83,7 @@ class Joiner(JoinCounts):
     def add(self, api_call: ApiCall) -> list[Conversation]:
         """Take one API call; return the conversations that had to be closed for lack of room."""
         history = History(api_call.history, api_call.facts.session)
-        found = self._find(history)
+        found = self._named(api_call.facts.continues) or self._find(history)
         if found.by is not None:
             self.weakly_joined[found.by.value] += 1
         if found.parent is None and history.turns:
@@ -101,6 +101,11 @@ class Joiner(JoinCounts):
         """Yield every conversation that is still open, in the order they began."""
         for number in sorted(self._trees):
             yield from self._close(number)
+
+    def _named(self, name: str | None) -> _Found | None:
+        """The reply that a request names instead of repeating it, of a conversation that the server keeps the last."""
+        nodes = [] if name is None else self._under(_NAMED, name)
+        return _Found(nodes[-1], 0, nodes[-1].trail) if nodes else None
 
     def _find(self, history: History) -> _Found:
         """The API call whose reply a turn of the history repeats, the latest turn first."""
@@ -173,8 +178,9 @@ class Joiner(JoinCounts):
         if parent is not None:
             parent.n_children += 1
         node.tree.nodes.append(node)
+        named = [(_NAMED, name) for name in api_call.facts.continued_as]
         given = [(_GIVEN, history.said[i]) for i in history.turns if i >= found.n_known]
-        found_by = [(_SAID, node.said), (_WORDS, node.trail.words), *((_ID, id) for id in turn.ids), *given]
+        found_by = [(_SAID, node.said), (_WORDS, node.trail.words), *((_ID, id) for id in turn.ids), *given, *named]
         node.marks = tuple({hash(mark) for mark in (*found_by, *_marks(turn, before, history.session))})
         for mark in node.marks:
             self._index[mark].append(node)
