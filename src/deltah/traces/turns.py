@@ -221,9 +221,9 @@ class Evidence:
     def _is_contradiction(self) -> bool:
         is_known = self.has_own_id or self.is_quote
         if self.users is Agreement.DIFFERENT:
-            # A summary, a question in other words, cleared observations: the turn has to agree, and one sign more.
+            # A summary, a question in other words, cleared observations: the turn has to agree, and be awaited.
             is_told = self.is_own_session or (self.is_shorter and is_known) or (self.same_question and self.is_quote)
-            if not is_told or Agreement.SAME not in (self.text, self.calls):
+            if not (is_told and self.is_open) or Agreement.SAME not in (self.text, self.calls):
                 return True
         if self.is_longer and not is_known:
             return True
