@@ -78,7 +78,7 @@ _HELD: Final = holds(
     "responses",
     meaning="OpenAI Responses, with log-probabilities where they were asked for",
     fields=(("response", "output", "incomplete_details", "sequence_number"),),
-    sign=lambda data: _EVENT_LINE.match(data) or _HELD(data),
+    sign=lambda data: _EVENT_LINE.match(data) or _HOLDS(data),
     schema=Line,
 )
 def read(line: Line, context: RecordContext) -> ApiCall | tuple[()]:
