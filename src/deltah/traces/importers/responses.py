@@ -69,7 +69,7 @@ class Line(ChatLine):
 
 _EVENT: Final = msgspec.json.Decoder(Event)
 _EVENT_LINE: Final = re.compile(rb'\s*\{[^{}[\]]*"type"\s*:\s*"response\.')
-_HELD: Final = holds(
+_HOLDS: Final = holds(
     "response.output", "response.body.output", "response.response", "output.type", "incomplete_details"
 )
 
