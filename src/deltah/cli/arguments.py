@@ -70,6 +70,10 @@ VocabSize = Annotated[
 Join = Annotated[
     bool, typer.Option("--join/--no-join", help="Join the API calls of one conversation.", rich_help_panel=READING)
 ]
+ToolFile = Annotated[
+    Path | None,
+    typer.Option("--tools", help="What each tool does (read, poll or write), as --write-tools drafts it: TOML."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite inputs, and files that deltah did not write.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first unreadable record.", rich_help_panel=READING)]
 Workers = Annotated[

@@ -24,6 +24,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     ] = None,
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
     answers: arguments.Answers = None,
+    tools: arguments.ToolFile = None,
     signal: arguments.Signal = None,
     margin: arguments.Margin = None,
     format: arguments.TraceFormat = None,
@@ -42,16 +43,18 @@ def command(  # noqa: PLR0913 - the options of a command line
     options = LogOptions(
         answers=answers, format=format, vocab_size=vocab_size, join=join, strict=strict, signal=signal, margin=margin
     )
+    options = replace(options, tools=tools)
     stated = arguments.costs(price, currency, latency)
     first = Path(paths[0])
     page = out or (first / "report.html" if first.is_dir() else first.with_name("report.html"))
     read = [name for path in paths if path != STDIN for name in glob.glob(path, recursive=True) or [path]]
     twin = [page.with_suffix(".json")] if page.name else []
-    arguments.check_outputs([page], [answers, *read], beside=twin, force=force)
+    arguments.check_outputs([page], [answers, tools, *read], beside=twin, force=force)
     with reading() as watch:
         data = load_report(paths, options=replace(options, watch=watch), title=title, costs=stated)
-    tools = {tool for e in data.every_evaluation for (tool,) in e.rows("SELECT DISTINCT tool FROM calls")}
-    if (unpriced := unknown_tools(stated, tools)) is not None:
+    called = {tool for e in data.every_evaluation for (tool,) in e.rows("SELECT DISTINCT tool FROM calls")}
+    declared = {name for e in data.every_evaluation for name in e.table.tools.declared}
+    if (unpriced := unknown_tools(stated, called, sorted(declared))) is not None:
         data = replace(data, notes=(unpriced,))
     write_report(data, page)
     typer.echo(f"page  {page.resolve().as_uri()}\njson  {page.with_suffix('.json')}")

@@ -17,11 +17,12 @@ from rich.table import Table
 from deltah.calls.notes import notes_on
 from deltah.calls.savings import SavingsReport, savings, unknown_tools
 from deltah.calls.table import CallTable, ScoredLog, check_suffix, read_calls
+from deltah.calls.tool_kinds import draft
 from deltah.cli import arguments
 from deltah.cli.terminal import TITLE_WIDTH, broken, escaped, nothing_read, reading, report_losses, two_lines
 from deltah.core.registry import Entry
 from deltah.errors import ConfigError
-from deltah.runs import nan_to_none
+from deltah.runs import nan_to_none, write_atomic
 from deltah.stats.bootstrap import estimate_cell
 from deltah.stats.summary import BY_TOOL, CallSummary, calls_by, log_metrics, rate_cell
 from deltah.text_format import count, inert, money_text, number, tool_title
@@ -31,6 +32,7 @@ from deltah.traces.files import expand
 def command(  # noqa: PLR0913 - the options of a command line
     paths: arguments.Logs,
     answers: arguments.Answers = None,
+    tools: arguments.ToolFile = None,
     signal: arguments.Signal = None,
     margin: arguments.Margin = None,
     format: arguments.TraceFormat = None,
@@ -43,6 +45,9 @@ def command(  # noqa: PLR0913 - the options of a command line
     latency: arguments.Latency = None,
     sql: Annotated[str | None, typer.Option(help="Print the answer of a query on tables calls, trajectories.")] = None,
     waste: Annotated[bool, typer.Option("--waste/--no-waste", help="Look for wasted calls; faster without.")] = True,
+    write_tools: Annotated[
+        Path | None, typer.Option(help="Draft a file for --tools from the log: what was measured, to be corrected.")
+    ] = None,
     force: arguments.Force = False,
     strict: arguments.Strict = False,
     workers: arguments.Workers = None,
@@ -51,12 +56,14 @@ def command(  # noqa: PLR0913 - the options of a command line
     if out is not None:
         check_suffix(out)
     with reading() as watch:
-        arguments.check_outputs([out], [answers, *(source.path for source in expand(paths))], force=force)
+        inputs = [answers, tools, *(source.path for source in expand(paths))]
+        arguments.check_outputs([out, write_tools], inputs, force=force)
         table = read_calls(
             paths,
             signal=signal,
             margin=margin,
             answers=answers,
+            tools=tools,
             format=format,
             vocab_size=vocab_size,
             join=join,
@@ -71,12 +78,16 @@ def command(  # noqa: PLR0913 - the options of a command line
     if not table.n_trajectories:
         raise nothing_read(log, paths)
     n_rows = None if out is None else table.write(out)
+    if write_tools is not None:
+        write_atomic(write_tools, draft(table))
     if sql is None:
         _print_summary(table, log, as_json=as_json)
     else:
         _print_answer(table, sql, as_json=as_json)
     if n_rows is not None:
         typer.echo(f"{count(n_rows, 'row')} in {out}", err=True)
+    if write_tools is not None:
+        typer.echo(f"{count(len(table.sql('FROM tools')), 'tool')} in {write_tools}; correct it", err=True)
     report_losses(log)
 
 
@@ -88,7 +99,7 @@ def _print_summary(table: CallTable, log: ScoredLog, *, as_json: bool) -> None:
         "outcome": calls_by(table, "if(correct, 'correct', 'not correct')", where="correct IS NOT NULL"),
     }
     called = (tool for (tool,) in table.sql("SELECT DISTINCT tool FROM calls").fetchall())
-    unpriced = unknown_tools(table.costs, called)
+    unpriced = unknown_tools(table.costs, called, table.tools.declared)
     if unpriced is not None:
         typer.echo(f"note  {inert(unpriced)}", err=True)
     if as_json:
