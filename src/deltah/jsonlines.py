@@ -6,6 +6,7 @@ first fault: a corpus or a task file with a hole would change what is measured.
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import json
@@ -30,6 +31,9 @@ DAMAGE: Final = (EOFError, gzip.BadGzipFile, zlib.error, zstd.ZstdError)
 BUFFER_BYTES: Final = 2**18
 """Of a stream whose lines are long."""
 _BOM = b"\xef\xbb\xbf"
+_UTF16 = dict.fromkeys((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-16") | {
+    bracket.encode(encoding): encoding for bracket in "{[" for encoding in ("utf-16-le", "utf-16-be")
+}
 _GZIP_MAGIC, _ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
@@ -54,6 +58,33 @@ def decompressed(raw: io.BufferedReader) -> io.BufferedReader:
     if head.startswith(_ZSTD_MAGIC):
         return io.BufferedReader(_Pieces(zstd.ZstdFile(raw)), BUFFER_BYTES)
     return raw
+
+
+def as_utf8(stream: io.BufferedReader) -> io.BufferedReader:
+    """Lines of a text in UTF-8, also where it begins with a byte order mark or a bracket in UTF-16."""
+    encoding = _UTF16.get(stream.peek(2)[:2])
+    if encoding is None:
+        return stream
+    return io.BufferedReader(_Recoded(io.TextIOWrapper(stream, encoding, errors="replace", newline="")), BUFFER_BYTES)
+
+
+class _Recoded(io.RawIOBase):
+    """Bytes of a text in UTF-8."""
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self._text = text
+        self._left = b""
+
+    def readable(self) -> bool:
+        """Say that it can be read, as a buffer asks."""
+        return True
+
+    def readinto(self, into: Any) -> int:
+        """Fill a buffer as far as there is text."""
+        self._left = self._left or self._text.read(BUFFER_BYTES).encode("utf-8", errors="replace")
+        given, self._left = self._left[: len(into)], self._left[len(into) :]
+        into[: len(given)] = given
+        return len(given)
 
 
 @contextmanager

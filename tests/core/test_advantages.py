@@ -322,3 +322,19 @@ def test_position_effect_is_paid_as_if_it_were_quality() -> None:
 def test_useful_second_calls_are_learned_fastest_with_leave_one_out() -> None:
     gain = {p: expected_length_gradient(p, right=(0.3, 0.7)) for p in RULES}
     np.testing.assert_allclose([gain[p] for p in RULES], [0.0458, 0.0563, 0.0875], atol=1e-4)
+
+
+def test_a_batch_of_unequal_lengths_is_refused() -> None:
+    group = group_of([[2, 1, 3], [1, 2]], [1.0, 0.0])
+    trajectories, signals, n = list(group.trajectories), list(group.signals), len(group)
+    lists = batch_credit(trajectories, signals, group.outcomes.tolist(), ["g"] * n)
+    arrays = batch_credit(trajectories, signals, group.outcomes, ["g"] * n)
+    np.testing.assert_array_equal(lists.totals, arrays.totals)
+    for outcomes, groups in (
+        ([1.0] * (n + 2), ["g"] * n),
+        ([1.0], ["g"] * n),
+        ([1.0] * n, ["g"]),
+        ([1.0] * n, [1] * 9),
+    ):
+        with pytest.raises(InvalidValueError, match=f"got {n} trajectories, {n} signals, .*; give one for each"):
+            batch_credit(trajectories, signals, outcomes, groups)

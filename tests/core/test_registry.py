@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import sys
 import types
+from importlib.metadata import EntryPoint
 
 import pytest
 
+from deltah import SIGNALS
+from deltah.core import registry
 from deltah.core.registry import Registry
 from deltah.errors import ConfigError, InvalidValueError
 
 
 @pytest.fixture
 def shapes() -> Registry:
-    registry = Registry("shape")
+    found = Registry("shape")
 
-    @registry.register("square", title="a square", unit="m", sides=4)
+    @found.register("square", title="a square", unit="m", sides=4)
     def square() -> int:
         """Four equal sides.
 
@@ -23,7 +26,7 @@ def shapes() -> Registry:
         """
         return 4
 
-    return registry
+    return found
 
 
 def test_an_entry_says_what_the_decorator_was_told(shapes: Registry) -> None:
@@ -64,3 +67,12 @@ def test_a_wrong_import_path_is_one_sentence(shapes: Registry) -> None:
         shapes.resolve("no_such:circle")
     with pytest.raises(ConfigError, match=r"'textwrap' has no function 'circle'; it has .*dedent"):
         shapes.resolve("textwrap:circle")
+
+
+def test_a_plugin_that_fails_is_named_and_costs_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = EntryPoint("parts", "no_such_module_of_mine", "deltah.plugins")
+    monkeypatch.setattr(registry, "entry_points", lambda group: [broken])
+    registry.load_plugins.cache_clear()
+    with pytest.warns(UserWarning, match=r"plugin 'parts' \(no_such_module_of_mine\) .* cannot be imported: Module"):
+        assert "delta_h" in list(SIGNALS)
+    registry.load_plugins.cache_clear()

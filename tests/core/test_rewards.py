@@ -236,3 +236,12 @@ def test_a_wrong_result_is_one_sentence(
 ) -> None:
     with pytest.raises(InvalidValueError, match=message):
         group_rewards(group_of([[2, 1, 3], [1]], [1.0, 0.0]), own_reward(result))
+
+
+def scaled_by_ten(group: Group, *, scale: float = 10.0) -> TrajectoryRewards:
+    return TrajectoryRewards(group.outcomes * scale)
+
+
+def test_an_option_that_a_field_would_replace_is_refused() -> None:
+    with pytest.raises(InvalidValueError, match=r"the option 'scale' of reward .* is also a field of RewardConfig"):
+        RewardConfig(f"{__name__}:scaled_by_ten")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -193,3 +194,25 @@ def test_bad_options(trajectory: Trajectory) -> None:
         score(trajectory, name="position_corrected")
     with pytest.raises(InvalidValueError, match="carries no entropies"):
         score(make_trajectory([[1.0]], entropy=None))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda h: (h.point, h.lower, h.upper), r"\[\(4,\), \(4,\), \(4,\)\]; expected an Interval .* shape \(3,\)"),
+        (lambda h: h.point[1:], "returned ndarray; expected an Interval"),
+        (lambda h: None, "returned NoneType; expected an Interval"),
+        (
+            lambda h: (h.point[1:], h.upper[1:] + 1.0, h.lower[1:] - 1.0),
+            "for round 1; expected lower <= point <= upper",
+        ),
+        (lambda h: (h.point[1:] + 99.0, h.lower[1:], h.upper[1:]), "expected lower <= point <= upper"),
+    ],
+)
+def test_a_signal_that_gives_no_interval_is_refused(
+    trajectory: Trajectory, monkeypatch: pytest.MonkeyPatch, wrong: object, message: str
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "wrong_signal", wrong, raising=False)
+    assert len(trajectory.rounds) == 3
+    with pytest.raises(InvalidValueError, match=message):
+        score(trajectory, f"{__name__}:wrong_signal")

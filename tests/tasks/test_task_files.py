@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import pickle
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,7 @@ MESSAGES = [{"role": "user", "content": "?"}]
         ({"question": "?", "golden_answers": {"a": 1}}, "field 'golden_answers' is the dict"),
         (
             {"question": "?", "answer": "x", "kind": "maths"},
-            "'maths': unknown grader 'maths'; choose one of: qa, em, math",
+            "'maths': unknown grader; choose one of: qa, em, math",
         ),
         ({"question": "?", "answer": "x", "kind": ["qa"]}, "field 'kind' is the list"),
         ({"question": "?", "answer": "x", "id": 1.5}, "field 'id' is the float 1.5"),
@@ -218,7 +219,9 @@ def test_a_task_is_checked_and_survives_pickling() -> None:
 
 def test_a_task_file_names_registered_graders_alone(tmp_path: Path) -> None:
     """A file that is downloaded may not choose which function runs."""
-    with pytest.raises(DataError, match="'os:system', which is not registered as a grader; decorate the function"):
-        read_one(tmp_path, {"question": "?", "answer": "x", "kind": "os:system"})
+    for kind in ("os:system", "this:s"):
+        with pytest.raises(DataError, match=f"'{kind}': unknown grader; choose one of: .* register one of your own"):
+            read_one(tmp_path, {"question": "?", "answer": "x", "kind": kind})
+    assert "this" not in sys.modules  # which prints a poem when it is imported
     found = read_one(tmp_path, {"question": "?", "answer": "x", "kind": "deltah.tasks.graders:token_f1"})
     assert found.kind == "deltah.tasks.graders:token_f1"

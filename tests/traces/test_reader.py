@@ -82,7 +82,7 @@ def test_problems_are_counted_and_valid_lines_survive(tmp_path: Path) -> None:
     assert [p.line for p in reader.problems] == [3, 5, 6, 7]
     assert met == list(reader.problems)
     assert str(met[0]).startswith(f"{path}, line 3: not valid JSON")
-    assert "'messages'" in met[1].reason
+    assert "openai" in met[1].reason
     with pytest.raises(DataError, match="line 3"):
         list(read_traces(path, strict=True))
 

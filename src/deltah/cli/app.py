@@ -9,7 +9,17 @@ import warnings
 import typer
 
 import deltah
-from deltah.cli import cmd_demo, cmd_eval, cmd_probe, cmd_report, cmd_rollout, cmd_score, cmd_study, cmd_train
+from deltah.cli import (
+    cmd_demo,
+    cmd_eval,
+    cmd_probe,
+    cmd_record,
+    cmd_report,
+    cmd_rollout,
+    cmd_score,
+    cmd_study,
+    cmd_train,
+)
 from deltah.cli.arguments import OpenCommand
 
 app = typer.Typer(
@@ -21,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 for _panel, _modules in {
-    "Diagnose logs": (cmd_score, cmd_report, cmd_study, cmd_probe),
+    "Diagnose logs": (cmd_score, cmd_report, cmd_study, cmd_probe, cmd_record),
     "Train agents": (cmd_rollout, cmd_eval, cmd_train, cmd_demo),
 }.items():
     for _module in _modules:

@@ -16,8 +16,9 @@ from rich.table import Table
 
 from deltah.calls.notes import notes_on
 from deltah.calls.savings import SavingsReport, savings, unknown_tools
-from deltah.calls.table import CallTable, ScoredLog, check_suffix, read_calls
+from deltah.calls.table import CallTable, ScoredLog, read_calls
 from deltah.calls.tool_kinds import draft
+from deltah.calls.viewers import check_name, write_scores
 from deltah.cli import arguments
 from deltah.cli.terminal import TITLE_WIDTH, broken, escaped, nothing_read, reading, report_losses, two_lines
 from deltah.core.registry import Entry
@@ -38,7 +39,10 @@ def command(  # noqa: PLR0913 - the options of a command line
     format: arguments.TraceFormat = None,
     vocab_size: arguments.VocabSize = None,
     join: arguments.Join = True,
-    out: Annotated[Path | None, typer.Option(help="Write one row per call to a .parquet, .jsonl or .csv file.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write rows of calls (.parquet, .jsonl, .csv), or for viewers: .annotations.json, .eval."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     price: arguments.Price = None,
     currency: arguments.Currency = "USD",
@@ -54,7 +58,7 @@ def command(  # noqa: PLR0913 - the options of a command line
 ) -> None:
     """Score every tool call of logs: change of entropy, verdict, waste."""
     if out is not None:
-        check_suffix(out)
+        check_name(out)
     with reading() as watch:
         inputs = [answers, tools, *(source.path for source in expand(paths))]
         arguments.check_outputs([out, write_tools], inputs, force=force)
@@ -77,7 +81,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     assert log is not None  # it was read from one
     if not table.n_trajectories:
         raise nothing_read(log, paths)
-    n_rows = None if out is None else table.write(out)
+    n_rows = None if out is None else write_scores(table, out)
     if write_tools is not None:
         write_atomic(write_tools, draft(table))
     if sql is None:

@@ -8,7 +8,7 @@ calls, get the group's outcome advantage. Tokens that were not sampled get 0.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence, Sized
 from dataclasses import dataclass
 
 import numpy as np
@@ -163,7 +163,7 @@ class BatchCredit:
 def batch_credit(
     trajectories: Sequence[Trajectory],
     signals: Sequence[Signal],
-    outcomes: FloatArray,
+    outcomes: ArrayLike,
     groups: Sequence[Hashable],
     config: RewardConfig | str | None = None,
     *,
@@ -183,9 +183,13 @@ def batch_credit(
         A `BatchCredit`; a group left with one graded trajectory has no advantage and is counted.
 
     Raises:
-        InvalidValueError: if the reward needs `rng` and none is given.
+        InvalidValueError: if the lengths differ, or the reward needs `rng` and none is given.
     """
-    config = reward_config(config)
+    config, outcomes = reward_config(config), np.asarray(outcomes, dtype=np.float64)
+    batch: dict[str, Sized] = {"trajectories": trajectories, "signals": signals, "outcomes": outcomes, "groups": groups}
+    lengths = {what: len(values) for what, values in batch.items()}
+    if len(set(lengths.values())) > 1:
+        raise InvalidValueError(f"got {', '.join(f'{n} {what}' for what, n in lengths.items())}; give one for each")
     if config.over_batch is not None:
         if rng is None:
             raise InvalidValueError(
@@ -247,4 +251,4 @@ def credit_rollouts(
         for i, (own, entropy) in enumerate(zip(spans, entropies, strict=True))
     ]
     signals = [score(trajectory, signal) for trajectory in trajectories]
-    return batch_credit(trajectories, signals, np.asarray(outcomes, dtype=np.float64), groups, reward, rng=rng)
+    return batch_credit(trajectories, signals, outcomes, groups, reward, rng=rng)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -142,9 +143,17 @@ class Registry(Mapping[str, Entry[T]]):
 
 @cache
 def load_plugins() -> None:
-    """Import the modules that installed packages name, once."""
+    """Import the modules that installed packages name, once; one that fails costs a warning and its own entries."""
     for point in entry_points(group="deltah.plugins"):
-        point.load()
+        try:
+            point.load()
+        except Exception as error:
+            package = point.dist.name if point.dist is not None else "unknown"
+            warnings.warn(
+                f"the plugin {point.name!r} ({point.value}) of package {package!r} cannot be imported: "
+                f"{type(error).__name__}: {error}",
+                stacklevel=2,
+            )
 
 
 def _first_line(value: object) -> str:

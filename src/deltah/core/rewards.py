@@ -320,6 +320,12 @@ class RewardConfig:
         check_number("correct_at", self.correct_at, 1e-9, 1.0)
         function = self.entry.value
         known = options_of(function)
+        for own in fields(self):  # the function gets the field's value: another default would be lost unseen
+            if own.name in known and known[own.name] != own.default:
+                raise InvalidValueError(
+                    f"the option {own.name!r} of reward {self.name!r} is also a field of RewardConfig with the "
+                    f"default {own.default!r}; rename it, or give it that default"
+                )
         for key, value in self.options.items():
             other = next((e.value for e in REWARDS.values() if key in options_of(e.value)), function)
             check_options(function if key in known else other, {key: value}, f"reward {self.name!r}")

@@ -320,7 +320,7 @@ def score(trajectory: Trajectory, config: SignalConfig | str | None = None, **op
         point, lower, upper = (np.where(short, np.nan, values) for values in h[:3])
         h = SegmentEntropies(point, lower, upper, h.n_tokens)
     fitted = (config.baseline,) if "fit" in entry.options else ()
-    point, lower, upper = entry.value(h, *fitted, **config.options)
+    point, lower, upper = evaluate(entry, h, *fitted, **config.options)
     answered = np.array([call.result is not None for call in trajectory.calls], dtype=np.bool_)
     if not answered.all():
         undefined = np.bincount(trajectory.round_of_call, weights=answered, minlength=len(point)) == 0
@@ -343,6 +343,30 @@ def score(trajectory: Trajectory, config: SignalConfig | str | None = None, **op
         temperature=trajectory.temperature,
         answered=answered,
     )
+
+
+def evaluate(entry: Entry[SignalFunction], h: SegmentEntropies, *fitted: object, **options: object) -> Interval:
+    """Interval of every round that a signal's function gives; refuses what is none.
+
+    Raises:
+        InvalidValueError: unless it returns three arrays (R,) with lower <= point <= upper wherever all are known.
+    """
+    found, expected = entry.value(h, *fitted, **options), (len(h.point) - 1,)
+    shapes = [np.shape(values) for values in found] if isinstance(found, tuple) else type(found).__name__
+    if shapes != [expected] * 3:
+        raise InvalidValueError(
+            f"the signal {entry.name!r} returned {shapes}; expected an Interval of three arrays of shape {expected}, "
+            "one value per round"
+        )
+    point, lower, upper = (np.asarray(values, dtype=np.float64) for values in found)
+    slack = 1e-9 * (1.0 + np.abs(point))
+    if (disorder := (lower - slack > point) | (point > upper + slack)).any():
+        k = int(np.argmax(disorder))
+        raise InvalidValueError(
+            f"the signal {entry.name!r} returned {point[k]:.6g} in [{lower[k]:.6g}, {upper[k]:.6g}] for round {k + 1}; "
+            "expected lower <= point <= upper"
+        )
+    return Interval(point, lower, upper)
 
 
 def signal_config(given: object = None, **options: Any) -> SignalConfig:

@@ -17,7 +17,7 @@ import numpy as np
 from deltah.calls.table import CallTable, score_measured
 from deltah.core.registry import Entry
 from deltah.core.segments import SegmentEntropies
-from deltah.core.signals import SIGNALS, Signal, SignalConfig, SignalFunction, score
+from deltah.core.signals import SIGNALS, Signal, SignalConfig, SignalFunction, evaluate, score
 from deltah.core.types import BoolArray, FloatArray, IntArray, Trajectory
 from deltah.errors import InvalidValueError
 from deltah.stats.labels import LABELS, CallKey, CallValues, Evidence, evidence_labels, given_values, own_names
@@ -233,6 +233,6 @@ def _cross_fitted(entry: Entry[SignalFunction], name: str, parts: Sequence[_Part
         for i in np.flatnonzero(side == half).tolist():
             if (s := scored[i]) is not None:
                 h = SegmentEntropies(s.segment_entropy, s.segment_lower, s.segment_upper, s.segment_tokens)
-                point = np.where(np.isnan(s.value), np.nan, entry.value(h, fit)[0])
+                point = np.where(np.isnan(s.value), np.nan, evaluate(entry, h, fit).point)
                 values[i] = _turned(replace(s, value=point).call_value)
     return np.concatenate(values)

@@ -32,11 +32,14 @@ from deltah.traces.dialects import split_message, written_calls
 from deltah.traces.files import Position
 from deltah.traces.logprobs import NO_TOKENS, PackedTokens, concatenate, measure
 from deltah.traces.openai_schema import ChatLine, FunctionCall, Message, Response
+from deltah.traces.parts import result_text
 from deltah.traces.vocabularies import vocab_size_of
 
 _RESULT_ROLES = ("tool", "function", "ipython")
 TOKENS_WITHOUT_LOGPROBS: Final = "tokens_without_logprobs"
 """Metadata key: drawn tokens of a trajectory that its logprobs do not list."""
+COST: Final = "cost"
+"""Metadata key: what the requests of a trajectory cost, in the currency of the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +96,12 @@ class ApiCall:
     reply: LoggedMessage
     facts: Facts
     where: Position
+    after: tuple[LoggedMessage, ...] = ()
+    """What the response holds behind its first message: results of tools that the server ran, and what followed."""
 
     def alone(self) -> Conversation:
         """The call as a conversation of its own: its whole history and its reply."""
-        return Conversation([*self.history, self.reply], self.facts, self.where)
+        return Conversation([*self.history, self.reply, *self.after], self.facts, self.where)
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,11 +269,12 @@ class SegmentBuilder:
         return candidate
 
     def _add_result(self, message: Message) -> None:
-        text = message_text(message.content)
+        text = message.content if isinstance(message.content, str) else result_text(message.content)
         at, turn = self._answered_by(message.tool_call_id), max(self.n_turns - 1, 0)
         if at is not None:
             del self._open_by_id[self._open.pop(at)][at]
-            answered = replace(self.calls[at], result=text, status=CallStatus.of(text), duration_s=message.duration_s)
+            status = CallStatus.ERROR if message.is_error is True else CallStatus.of(text)
+            answered = replace(self.calls[at], result=text, status=status, duration_s=message.duration_s)
             self.calls[at], turn = answered, answered.turn
         self._add_text(SegmentKind.RESULT, turn, text)
 

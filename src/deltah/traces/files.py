@@ -28,7 +28,7 @@ from typing import Any, Final, NamedTuple, cast
 import msgspec
 
 from deltah.errors import DataError
-from deltah.jsonlines import BUFFER_BYTES, DAMAGE, decompressed, zstd
+from deltah.jsonlines import BUFFER_BYTES, DAMAGE, as_utf8, decompressed, zstd
 
 STDIN: Final = "-"
 MAX_LINE_BYTES = 512 * 2**20  # a longer line is a problem: a file without line breaks must not fill the memory
@@ -47,6 +47,8 @@ _HEAD_BYTES = 1024
 _FETCHED_ROWS = 64  # of a table at once: a row may hold a conversation
 _BOM = b"\xef\xbb\xbf"
 _ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
+_TOP_LEVEL = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_RAW = msgspec.json.Decoder(dict[str, msgspec.Raw] | list[msgspec.Raw])
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +65,14 @@ class Position(NamedTuple):
     file: str
     number: int
     unit: str = "line"
+    part: int | None = None
+    """Of several records inside one, counted from 1."""
 
     @property
     def default_id(self) -> str:
         """Id of a trajectory whose record has none: file name and number."""
-        return f"{'stdin' if self.file == STDIN else Path(self.file).name}:{self.number}"
+        part = "" if self.part is None else f".{self.part}"
+        return f"{'stdin' if self.file == STDIN else Path(self.file).name}:{self.number}{part}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,23 +196,24 @@ def _head(raw: io.BufferedReader) -> bytes:
 def text_records(raw: io.BufferedReader) -> Iterator[Line]:
     """Records of a text, which may be compressed: of a document, or one per line."""
     lines = _lines(raw)
-    for first in lines:
-        elements = _elements(first.data) if first.data[:1] == b"[" else None
-        if first.data == b"{" or (elements is None and first.data[:1] == b"["):
-            yield from _document(chain([first], lines))
-            return
-        if elements is None or not all(element[:1] == b"{" for element in elements):
-            yield first
-        else:
-            yield from (Line(number, element) for number, element in enumerate(elements, start=1))
-        yield from lines
+    first = next(lines, None)
+    if first is None:
+        return
+    second = next(lines, None) if first.data[:1] in (b"{", b"[") and not _is_json(first.data) else None
+    rest = lines if second is None else chain([second], lines)
+    if second is not None and (first.data[-1:] in b"{[,:" or second.data[:1] not in (b"{", b"[")):
+        yield from _document(chain([first], rest))
+        return
+    elements = _elements(first.data)
+    yield from [first] if elements is None else (Line(n, element) for n, element in enumerate(elements, start=1))
+    yield from rest
 
 
 def _lines(raw: io.BufferedReader) -> Iterator[Line]:
     """Lines of a text, which may be compressed; blank lines are skipped but numbered."""
     number, damage = 0, None
     try:
-        stream = decompressed(raw)
+        stream = as_utf8(decompressed(raw))
         while piece := stream.readline(MAX_LINE_BYTES + 1):
             number += 1
             ended = piece.endswith(b"\n")
@@ -226,15 +232,25 @@ def _lines(raw: io.BufferedReader) -> Iterator[Line]:
         yield Line(number + 1, b"", complete=False, damage=f"{damage}; lines from here on are lost")
 
 
-def _elements(data: bytes) -> list[bytes] | None:
-    """Elements of a JSON array; None if it is not one."""
+def _is_json(data: bytes) -> bool:
     try:
-        return [bytes(element).strip() for element in _ELEMENTS.decode(data)]
+        return bool(_RAW.decode(data))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+
+
+def _elements(data: bytes) -> list[bytes] | None:
+    """Records of a JSON array; None if it is none, or if it is one record: a list of messages."""
+    try:
+        elements = [bytes(element).strip() for element in _ELEMENTS.decode(data)]
+        is_message = bool(elements) and elements[0][:1] == b"{" and "role" in _TOP_LEVEL.decode(elements[0])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+    return None if is_message or any(element[:1] != b"{" for element in elements) else elements
 
 
 def _document(lines: Iterator[Line]) -> Iterator[Line]:
+    """Records of a document: an array, an object, or objects one after another."""
     document = bytearray()
     for line in lines:
         document += line.data + b"\n"
@@ -242,11 +258,28 @@ def _document(lines: Iterator[Line]) -> Iterator[Line]:
             limit = f"the JSON document is larger than {MAX_LINE_BYTES >> 20} MiB; write it as JSON lines"
             yield Line(1, b"", damage=line.damage or limit)
             return
-    elements = _elements(bytes(document)) if document.startswith(b"[") else [bytes(document)]
-    if elements is None:
+    data = bytes(document)
+    elements = _elements(data) or list(_values(data))
+    if data[:1] == b"[" and not _is_json(data):
         reason = "the file opens a JSON array but is not one; expected an array of objects, or JSON lines"
         yield Line(1, b"", damage=reason)
-    yield from (Line(number, element) for number, element in enumerate(elements or (), start=1))
+        return
+    yield from (Line(number, element) for number, element in enumerate(elements, start=1))
+
+
+def _values(data: bytes) -> Iterator[bytes]:
+    """JSON values that stand one after another; what is none comes last, as it is."""
+    if _is_json(data):
+        yield data
+        return
+    text, at, decode = data.decode("utf-8", errors="replace").strip(), 0, json.JSONDecoder().raw_decode
+    while at < len(text):
+        try:
+            _, stop = decode(text, at)
+        except (ValueError, RecursionError):
+            stop = len(text)
+        yield text[at:stop].encode()
+        at = stop + len(text[stop:]) - len(text[stop:].lstrip())
 
 
 def table_rows(path: str) -> Iterator[Line]:

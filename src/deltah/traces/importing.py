@@ -1,10 +1,11 @@
 """Importers: functions that turn one record of a log into a trajectory, each registered where it is defined.
 
-`fields` are top-level names that all stand in a record of the format (of a tuple, one); of several formats that fit,
-the one with the most names counts, and one without fields is never detected. `schema` is the type that msgspec decodes
-a record into, by default `dict[str, Any]`; `bytes` leaves it undecoded. An importer may also return an API call or a
-chunk of a streamed response, which the reader joins. It raises `DataError` for a record that does not fit; facts that
-only describe a trajectory are read by the functions below, which give None, or nothing, for a value that does not fit.
+`fields` are top-level names that all stand in a record of the format (of a tuple, one), and `sign` is a function of its
+bytes, for formats that share their names with others; of several formats that fit, the one with the most counts, and
+one without fields is never detected. `schema` is the type that msgspec decodes a record into, by default
+`dict[str, Any]`; `bytes` leaves it undecoded. An importer may also return an API call, a chunk of a streamed response
+or spans, which the reader joins. It raises `DataError` for a record that does not fit; facts that only describe a
+trajectory are read by the functions below, which give None, or nothing, for a value that does not fit.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
@@ -26,6 +27,10 @@ from deltah.core.types import Scalar, Trajectory
 from deltah.errors import DataError, InvalidValueError
 from deltah.traces.conversation import ApiCall, LoggedChunk
 from deltah.traces.files import Position
+from deltah.traces.unread import unread_format
+
+if TYPE_CHECKING:
+    from deltah.traces.spans import Span
 
 T = TypeVar("T")
 
@@ -45,7 +50,7 @@ class RecordContext:
         return self.where.default_id
 
 
-Imported: TypeAlias = Trajectory | ApiCall | LoggedChunk
+Imported: TypeAlias = "Trajectory | ApiCall | LoggedChunk | list[Span]"
 Importer: TypeAlias = Callable[[Any, RecordContext], Imported]
 
 IMPORTERS: Final[Registry[Importer]] = Registry("trace format")
@@ -71,18 +76,28 @@ def recognise(data: bytes) -> Entry[Importer] | None:
         names = frozenset(decode_line(data, _decoder(dict[str, object])))  # the lenient decoder cannot fill `Raw`
     known = [(entry, _fields(entry)) for entry in IMPORTERS.values()]
     fitting = [(entry, fields) for entry, fields in known if fields and not any(map(names.isdisjoint, fields))]
-    return max(fitting, key=lambda one: sum(len(field) == 1 for field in one[1]), default=(None, ()))[0]
+    # Signs are looked for last: they cost a pass over the record.
+    signed = [
+        (entry, fields) for entry, fields in fitting if "sign" not in entry.options or entry.options["sign"](data)
+    ]
+    return max(signed, key=_n_marks, default=(None, ()))[0]
+
+
+def _n_marks(fitting: tuple[Entry[Importer], list[tuple[str, ...]]]) -> int:
+    """How much of a format a record shows: its own top-level names, and its sign."""
+    entry, fields = fitting
+    return sum(len(field) == 1 for field in fields) + ("sign" in entry.options)
 
 
 def detect(data: bytes) -> Entry[Importer]:
-    """Format of one record; `DataError` if it has the fields of no known one."""
-    found = recognise(data)
+    """Format of one record; `DataError` for no known one, which names a format that is known and not read."""
+    try:
+        found = recognise(data)
+    except DataError as error:
+        raise DataError(unread_format(data) or str(error)) from error
     if found is None:
-        known = "; ".join(
-            f"{name}: {', '.join(' or '.join(map(repr, field)) for field in _fields(entry))}"
-            for name, entry in IMPORTERS.items()
-        )
-        raise DataError(f"no known trace format; expected the fields of one ({known}), or a format that you name")
+        known = f"expected one of {', '.join(IMPORTERS)} (docs/formats.md), or a format that you name"
+        raise DataError(unread_format(data) or f"no known trace format; {known}")
     return found
 
 
@@ -91,7 +106,7 @@ def import_record(entry: Entry[Importer], data: bytes, context: RecordContext) -
     schema = entry.options.get("schema", dict[str, Any])
     record = data if schema is bytes else decode_line(data, _decoder(schema))
     try:
-        return entry.value(record, context)
+        found = entry.value(record, context)
     except KeyError as error:
         raise DataError(f"field {error.args[0]}: missing") from error
     except msgspec.ValidationError as error:
@@ -100,6 +115,9 @@ def import_record(entry: Entry[Importer], data: bytes, context: RecordContext) -
         raise DataError(_TOO_DEEP) from error
     except InvalidValueError as error:  # the parts of its trajectory contradict each other
         raise error if isinstance(error, DataError) else DataError(str(error)) from error
+    if not isinstance(found, Trajectory | ApiCall | LoggedChunk | list):
+        raise DataError(f"the importer {entry.name!r} returned a {type(found).__name__}; expected a Trajectory")
+    return found
 
 
 def _fields(entry: Entry[Importer]) -> list[tuple[str, ...]]:

@@ -18,9 +18,9 @@ from typing import Final
 
 import msgspec
 
-from deltah.traces.conversation import ApiCall, Conversation, Facts, LoggedChunk, LoggedMessage, message_text
+from deltah.traces.conversation import COST, ApiCall, Conversation, Facts, LoggedChunk, LoggedMessage, message_text
 from deltah.traces.files import Position
-from deltah.traces.importing import epoch_seconds, seconds
+from deltah.traces.importing import epoch_seconds, finite, seconds
 from deltah.traces.openai_schema import ChatLine, Choice, Delta, FunctionCall, Message, Response, assemble, block_tokens
 
 DURATION_FROM: Final = "duration_s_from"
@@ -120,7 +120,7 @@ class Joiner:
         self._ends[key].append(node)
         if api_call.facts.session is not None:
             self._last_of_session[api_call.facts.session] = node
-        size = sum(map(_size, [*new, api_call.reply]))
+        size = sum(map(_size, [*new, api_call.reply, *api_call.after]))
         tree.n_bytes += size
         self._n_bytes += size
         return node
@@ -187,6 +187,7 @@ def _conversation(path: Sequence[_Node], told: set[_Node], name: str | None) -> 
         has_gaps |= timed is not node.new and not context
         said += [replace(message, context=context) for message in timed]
         said.append(replace(node.api_call.reply, context=repeated))
+    said += path[-1].api_call.after  # of others it stands in the next history
     told.update(own)
     facts = _merged_facts([node.api_call.facts for node in own], name)
     if has_gaps:
@@ -265,6 +266,8 @@ def _merged_facts(parts: Sequence[Facts], name: str | None) -> Facts:
         metadata["mixed_sampling"] = True
     if len(parts) > 1:
         metadata["n_requests"] = len(parts)
+    if COST in metadata:
+        metadata[COST] = math.fsum(finite(part.metadata.get(COST)) or 0.0 for part in parts)
     return Facts(
         **merged
         | {

@@ -68,6 +68,8 @@ class Message(msgspec.Struct):
     finish_reason: str | None = None
     duration_s: float | None = None
     """Seconds that the tool took, on a message that holds its result; not of the protocol."""
+    is_error: Any = None
+    """Whether the tool failed, as Anthropic's results say it; None where only the text can."""
 
 
 class DeltaToolCall(msgspec.Struct):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from typing import Final, TypeVar
@@ -19,11 +19,13 @@ from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError, DeltahError, InvalidValueError
 from deltah.parallel import available_cores, map_ordered
 from deltah.traces.conversation import ApiCall, Conversation, to_trajectory
-from deltah.traces.files import STDIN, Line, Position, Source, base_name, expand, is_table, opened, reads_once, records
+from deltah.traces.files import STDIN, Line, Position, Source, expand, is_table, opened, reads_once, records
 from deltah.traces.importers.openai_chat import read_call
-from deltah.traces.importing import IMPORTERS, NOT_JSON, Imported, RecordContext, detect, import_record, recognise
+from deltah.traces.importing import IMPORTERS, NOT_JSON, Imported, RecordContext, detect, import_record
 from deltah.traces.joining import ChunkBuffer, Joiner
 from deltah.traces.parquet import holds_traces, read_parquet
+from deltah.traces.spans import SpanBuffer
+from deltah.traces.wrapping import is_foreign, unwrapped
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 Result = TypeVar("Result")
@@ -270,6 +272,7 @@ class Reading:
         self._format = self._given  # of the record before
         self._chunks = ChunkBuffer()
         self._joiner = Joiner() if options.join else None
+        self._spans: SpanBuffer | None = None
         self._end = Position("", 0)
 
     def file(self, source: Source) -> Iterator[Trajectory]:
@@ -277,10 +280,8 @@ class Reading:
         self._format = self._given
         try:
             with opened(source.path) as raw:
-                if is_table(source.path, raw) and holds_traces(source.path):
-                    yield from self._table(source)
-                else:
-                    yield from self._records(source, records(source.path, raw))
+                is_ours = is_table(source.path, raw) and holds_traces(source.path)
+                yield from self._table(source) if is_ours else self._records(source, records(source.path, raw))
         except OSError as error:  # it was there when the reading began
             self._report(Position(source.path, 1), f"{error}; the file is lost")
 
@@ -293,6 +294,8 @@ class Reading:
                 self._report(self._end, str(error))
             else:
                 yield from self._join(call)
+        for one in () if self._spans is None else self._spans.finish():
+            yield from self._join(one)
         if self._joiner is not None:
             yield from self._build(self._joiner.finish())
             self.counts.n_unjoined += self._joiner.n_unjoined
@@ -315,19 +318,27 @@ class Reading:
     def _records(self, source: Source, lines: Iterable[Line]) -> Iterator[Trajectory]:
         for line in lines:
             self._end = where = Position(source.path, line.number, line.unit)
-            if self._format is None and not source.named and _is_foreign(line, source.path):
+            if self._format is None and not source.named and is_foreign(line, source.path):
                 self.counts.skipped.append(source.path)
                 return
-            try:
-                yield from self._imported(self._import(line, where), where)
-            except ConfigError:
-                raise
-            except DeltahError as error:
+            yield from self._record(line, where)
+            if self.needs_others:
+                return
+
+    def _record(self, line: Line, where: Position, *, inside: bool = False) -> Iterator[Trajectory]:
+        try:
+            yield from self._imported(self._import(line, where), where)
+        except ConfigError:
+            raise
+        except DeltahError as error:
+            records = unwrapped(line.data) if not inside and self._given is None else []
+            for part, data in enumerate(records, start=1):
+                there = where._replace(part=part if len(records) > 1 else None)
+                yield from self._record(replace(line, data=data), there, inside=True)
+            if not records:
                 cut_off = not line.complete and str(error).startswith(NOT_JSON)
                 hint = "the last line is cut off (interrupted writer?): " if cut_off else ""
                 self._report(where, f"{hint}{error}")
-            if self.needs_others:
-                return
 
     def _import(self, line: Line, where: Position) -> Imported:
         """Try the format of the record before first: detection costs a pass over the record."""
@@ -351,13 +362,20 @@ class Reading:
             yield record
         elif self._alone and (not isinstance(record, ApiCall) or self._joiner is not None):
             self.needs_others = True
+        elif isinstance(record, list):
+            self._spans = self._spans or SpanBuffer(self._report)
+            for one in self._spans.add(record, where):
+                yield from self._join(one)
         elif isinstance(record, ApiCall):
             yield from self._join(record)
         elif (stream := self._chunks.add(record, where)) is not None:
             yield from self._join(read_call(stream.line(), stream.where))
 
-    def _join(self, call: ApiCall) -> Iterator[Trajectory]:
-        yield from self._build((call.alone(),) if self._joiner is None else self._joiner.add(call))
+    def _join(self, one: ApiCall | Conversation) -> Iterator[Trajectory]:
+        if isinstance(one, ApiCall) and self._joiner is not None:
+            yield from self._build(self._joiner.add(one))
+        else:
+            yield from self._build([one.alone() if isinstance(one, ApiCall) else one])
 
     def _build(self, conversations: Iterable[Conversation]) -> Iterator[Trajectory]:
         for one in conversations:
@@ -379,11 +397,3 @@ class Reading:
             self.counts.problems.append(problem)
         if self._on_error is not None:
             self._on_error(problem)
-
-
-def _is_foreign(line: Line, path: str) -> bool:
-    """Whether a file's first record is sound but of no known format: tasks, a corpus or plain text."""
-    try:
-        return line.damage is None and recognise(line.data.removeprefix(b"data:")) is None
-    except DataError:  # a damaged record, behind which others may stand, unless the file need not hold JSON
-        return base_name(path).lower().endswith((".log", ".txt"))

@@ -1,6 +1,9 @@
 """One file a format: importing this package registers the formats of `deltah.traces.importing.IMPORTERS`."""
 
-from deltah.traces import record  # isort: skip  # our own stands first where the formats are listed
-from deltah.traces.importers import inspect_log, openai_chat, prime_rl, trl_log, verl_dump
+from importlib import import_module
+from pkgutil import iter_modules
 
-__all__ = ["inspect_log", "openai_chat", "prime_rl", "record", "trl_log", "verl_dump"]
+from deltah.traces import record as record  # our own stands first where the formats are listed
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

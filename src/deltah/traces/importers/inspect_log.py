@@ -12,13 +12,14 @@ from typing import Any
 
 import msgspec
 
-from deltah.core.types import CallStatus, Scalar, StopReason, Trajectory
+from deltah.core.types import Scalar, StopReason, Trajectory
 from deltah.errors import DataError
 from deltah.traces.conversation import Conversation, Facts, LoggedMessage, message_text, to_trajectory
 from deltah.traces.files import Position
 from deltah.traces.importing import IMPORTERS, RecordContext, epoch_seconds, finite, golden_answers, outcome_of, scalars
 from deltah.traces.logprobs import NO_TOKENS, pack
 from deltah.traces.openai_schema import FunctionCall, LogprobsBlock, Message, MessageToolCall
+from deltah.traces.parts import result_text
 
 _ATTACHMENT = "attachment://"
 _GRADES = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0, "yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
@@ -110,13 +111,8 @@ def read(sample: EvalSample, context: RecordContext) -> Trajectory:
     if not any(message.role == "assistant" for message in sample.messages):
         raise DataError("field messages: no message of role 'assistant'; there is nothing to measure")
     trajectory = to_trajectory(_conversation(sample, context.where), context.vocab_size)
-    failed = {message.answers for message in sample.messages if message.error is not None}
-    calls = tuple(
-        replace(call, status=CallStatus.ERROR) if call.id in failed and call.result is not None else call
-        for call in trajectory.calls
-    )
     stop_reason = StopReason.UNKNOWN if sample.error is not None else trajectory.stop_reason
-    return replace(trajectory, calls=calls, stop_reason=stop_reason if sample.limit is None else StopReason.LENGTH)
+    return replace(trajectory, stop_reason=stop_reason if sample.limit is None else StopReason.LENGTH)
 
 
 def _conversation(sample: EvalSample, where: Position) -> Conversation:
@@ -134,9 +130,10 @@ def _conversation(sample: EvalSample, where: Position) -> Conversation:
                 served = part.get("result") or part.get("error") or ""
                 messages.append(LoggedMessage(Message("tool", content=served, tool_call_id=str(part.get("id")))))
         else:
-            text = _visible(parts) or _resolved((message.error or {}).get("message", ""), sample.attachments)
-            took = seconds.get(message.answers or "")
-            said = Message(message.role, content=text, tool_call_id=message.answers, duration_s=took)
+            shown = result_text(parts) if message.role == "tool" else _visible(parts)
+            text = shown or _resolved((message.error or {}).get("message", ""), sample.attachments)
+            took, failed = seconds.get(message.answers or ""), message.error is not None
+            said = Message(message.role, content=text, tool_call_id=message.answers, duration_s=took, is_error=failed)
             messages.append(LoggedMessage(said))
     event = next((event for _, event in outputs if event is not None), None)
     return Conversation(messages, _facts(sample, event, outputs[-1][0]), where)

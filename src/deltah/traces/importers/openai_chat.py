@@ -27,8 +27,9 @@ from deltah.traces.importing import (
     seconds,
     unfit_outcome,
 )
-from deltah.traces.logprobs import NO_TOKENS, PackedTokens, pack
+from deltah.traces.logprobs import NO_TOKENS, pack
 from deltah.traces.openai_schema import ChatLine, Choice, Message, Request, Response, assemble
+from deltah.traces.parts import expand
 
 _SESSION_FIELDS: Final = ("session_id", "conversation_id", "thread_id", "trace_id")
 _CHUNK: Final = "chat.completion.chunk"
@@ -53,7 +54,7 @@ def read(log: ChatLine, context: RecordContext) -> Trajectory | ApiCall | Logged
         raise DataError("field messages: missing or empty; expected a list of chat messages, or request and response")
     if not any(message.role == "assistant" for message in log.messages):
         raise DataError("field messages: no message of role 'assistant'; there is nothing to measure")
-    messages = [_said(message) for message in log.messages]
+    messages = _said(log.messages)
     conversation = Conversation(messages, _facts(log, None, log.messages[-1]), context.where)
     return to_trajectory(conversation, context.vocab_size)
 
@@ -69,11 +70,12 @@ def read_call(log: ChatLine, where: Position) -> ApiCall:
     if choice.message is None:
         raise DataError("field response.choices[0].message: missing; expected a whole response or its chunks")
     block = choice.message.logprobs if choice.logprobs is None else choice.logprobs
-    reply = _said(choice.message, pack(block, choice.token_ids))
+    first, after = _expanded(choice.message)
+    reply = LoggedMessage(first, pack(block, choice.token_ids))
     request = _request(log)
     history = request.messages if request is not None else log.messages or []
     facts = replace(_facts(log, response, choice), n_without_logprobs=_unlisted(response, choice, len(reply.tokens)))
-    return ApiCall([_said(m) for m in history], reply, facts, where)
+    return ApiCall(_said(history), reply, facts, where, tuple(map(LoggedMessage, after)))
 
 
 def whole_response(log: ChatLine) -> Response:
@@ -106,12 +108,26 @@ def _unlisted(response: Response, choice: Choice, n_listed: int) -> int:
     return drawn - n_listed if drawn > n_listed + end else 0
 
 
-def _said(message: Message, tokens: PackedTokens | None = None) -> LoggedMessage:
-    """A message without its logprobs, which are kept packed."""
-    if tokens is None:
+def _said(messages: Sequence[Message]) -> list[LoggedMessage]:
+    """Messages with their tokens packed; one whose parts are calls and results becomes several."""
+    said = list[LoggedMessage]()
+    for message in messages:
         tokens = pack(message.logprobs) if message.role == "assistant" else NO_TOKENS
+        first, more = _expanded(message)
+        said.append(LoggedMessage(first, tokens))
+        said += map(LoggedMessage, more)
+    return said
+
+
+def _expanded(message: Message) -> tuple[Message, Sequence[Message]]:
+    """A message without logprobs, and those that its parts make after it; an assistant's comes first."""
     message.logprobs = None
-    return LoggedMessage(message, tokens)
+    if not isinstance(message.content, list):
+        return message, ()
+    said = expand(message)
+    if not said or message.role == "assistant" != said[0].role:
+        return Message(message.role), said
+    return said[0], said[1:]
 
 
 def _request(log: ChatLine) -> Request | None:

@@ -1,0 +1,317 @@
+"""Messages of other protocols in the shape of OpenAI's: calls, results and thoughts that are parts of a content.
+
+Anthropic, Bedrock, Gemini, the Vercel AI SDK, LangChain and the conventions of OpenTelemetry and OpenInference write a
+call as a part of the assistant's message and a result as a part of the user's. One table names these parts; what they
+hold is read from the first of several field names. Nothing here depends on a format of logs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from deltah.traces.openai_schema import Choice, FunctionCall, LogprobsBlock, Message, MessageToolCall, Response
+
+_KINDS: Final = (
+    dict.fromkeys(("thinking", "redacted_thinking", "reasoning", "reasoningContent"), "thought")
+    | dict.fromkeys(("tool_use", "server_tool_use", "mcp_tool_use", "toolUse", "tool_call", "tool-call"), "call")
+    | dict.fromkeys(("server_tool_call", "functionCall", "function_call"), "call")
+    | dict.fromkeys(("tool_result", "tool-result", "toolResult", "tool_call_response", "tool_response"), "result")
+    | dict.fromkeys(("server_tool_call_response", "functionResponse", "function_response"), "result")
+    | {"function_call_output": "result"}
+)
+"""What a part of each type holds. Bedrock's and Gemini's parts have no type: their one key is the name, over fields."""
+_CALL_ID: Final = ("id", "call_id", "tool_call_id", "toolCallId", "toolUseId")
+_NAME: Final = ("name", "tool_name", "toolName")
+_ARGUMENTS: Final = ("arguments", "input", "args", "server_tool_call")
+_RESULT_ID: Final = ("tool_use_id", "tool_call_id", "call_id", "toolCallId", "toolUseId", "id")
+_RESULT: Final = ("content", "output", "response", "result", "server_tool_call_response")
+_THOUGHT: Final = ("thinking", "reasoning", "reasoningText", "text", "content", "summary")
+_MEDIA: Final = frozenset(("image", "image_url", "input_image", "image-data", "audio", "input_audio", "video")) | {
+    "media", "document", "file", "file-data", "blob", "uri", "resource", "resource_link",
+}  # fmt: skip
+_ROLES: Final = {"human": "user", "ai": "assistant", "model": "assistant", "function": "tool", "developer": "system"}
+_SPEAKERS: Final = frozenset({"user", "assistant", "system", "tool"})
+
+
+def expand(message: Message) -> list[Message]:
+    """A message as OpenAI's protocol has it: thoughts and calls beside the text, each result a message of its own.
+
+    What follows a result inside one message (a tool that the server ran) begins a new message of the same role.
+    """
+    parts = message.content
+    if not isinstance(parts, list) or not any(map(_opened, parts)):
+        return [message]
+    said, waiting = list[Message](), list[Any]()
+    for part in parts:
+        kind, fields = _opened(part) or ("", {})
+        if kind != "result":
+            waiting.append(part)
+            continue
+        said += _without_parts(message, waiting, first=not said)
+        said.append(_result(fields))
+        waiting = []
+    return said + _without_parts(message, waiting, first=not said)
+
+
+def to_messages(given: Any, role: str = "user") -> list[Message]:
+    """Messages in any shape that clients log: a list, also nested, one message, an object that holds some, or a text.
+
+    Args:
+        given: A JSON value.
+        role: Of what names no role itself.
+    """
+    return [message for raw in _raw_messages(given, role) for message in expand(raw)]
+
+
+def to_response(given: Any) -> Response:
+    """The response in a logged output: OpenAI's, Anthropic's, LangChain's generations, messages, or a text."""
+    if isinstance(given, Mapping) and isinstance(given.get("choices"), list):
+        return msgspec.convert(given, Response, strict=False)
+    facts, said = given if isinstance(given, Mapping) else {}, given
+    if (generation := facts.get("generations")) is not None:
+        while isinstance(generation, list) and generation:
+            generation = generation[0]
+        facts = generation if isinstance(generation, Mapping) else {}
+        said = facts.get("message") or facts.get("text")
+    answers = [message for message in _raw_messages(said, "assistant") if message.role == "assistant"]
+    finish = first_of(facts, ("finish_reason", "stop_reason", "finishReason"))
+    choice = Choice(
+        message=answers[-1] if answers else None,
+        logprobs=_logprobs(facts, said),
+        finish_reason="length" if finish in ("length", "max_tokens") else finish if isinstance(finish, str) else None,
+    )
+    model = facts.get("model")
+    return Response(choices=[choice], model=model if isinstance(model, str) else None)
+
+
+def is_message(given: Any) -> bool:
+    """Whether an object says who speaks."""
+    return isinstance(given, Mapping) and _fields(given)[1] is not None
+
+
+def tool_message(given: Any) -> Message | None:
+    """The message of a tool that a framework logged as its output; None for any other value."""
+    if not isinstance(given, Mapping):
+        return None
+    fields, role = _fields(given)
+    return _message(fields, role) if role == "tool" and "content" in fields else None
+
+
+def result_text(value: Any) -> str:
+    """Text of a tool's result; a picture or other media by a digest, so that different ones stay different."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, list) and value and all(_is_shown(item) for item in value):
+        return "".join(map(result_text, value))
+    if isinstance(value, Mapping) and _is_shown(value):
+        if str(value.get("type")) in _MEDIA:
+            digest = hashlib.blake2b(msgspec.json.encode(value), digest_size=6).hexdigest()
+            return f"[{value['type']} {digest}]"
+        return result_text(first_of(value, ("text", "value", "json", "content")))
+    return msgspec.json.encode(value).decode()
+
+
+def _is_shown(value: Any) -> bool:
+    """Whether a value is a part that shows something, and no object of a tool's own."""
+    if not isinstance(value, Mapping):
+        return isinstance(value, str)
+    kind = str(value.get("type"))
+    if kind in ("text", "output_text", "input_text"):
+        return True
+    typed = kind in ("json", "error-text", "error-json", "content") and set(value) == {"type", "value"}
+    return kind in _MEDIA or typed or set(value) in ({"text"}, {"json"})
+
+
+def _opened(part: Any) -> tuple[str, Mapping[str, Any]] | None:
+    """What a part holds beside text and media, and the fields that say it."""
+    if not isinstance(part, Mapping):
+        return None
+    kind = part.get("type")
+    if isinstance(kind, str):
+        held = "result" if kind.endswith("_tool_result") else _KINDS.get(kind)
+        return None if held is None else (held, part)
+    name = next((name for name in part if name in _KINDS and isinstance(part[name], Mapping)), None)
+    return None if name is None else (_KINDS[name], part[name])
+
+
+def _without_parts(message: Message, parts: Sequence[Any], *, first: bool) -> list[Message]:
+    """A message of these parts with calls and thoughts beside its text; none where nothing was said."""
+    opened = [_opened(part) for part in parts]
+    calls = [call for call in (message.tool_calls or []) if first]
+    known = {call.id for call in calls if call.id}
+    new = [to_call(one[1]) for one in opened if one is not None and one[0] == "call"]
+    calls += [call for call in new if call.id not in known]
+    thoughts = [_thought(one[1]) for one in opened if one is not None and one[0] == "thought"]
+    content = [_plain(part) for part, one in zip(parts, opened, strict=True) if one is None]
+    thought = (message.reasoning_content or "" if first else "") or "".join(thoughts)
+    if not (content or calls or thought):
+        return []
+    return [
+        msgspec.structs.replace(message, content=content, tool_calls=calls or None, reasoning_content=thought or None)
+    ]
+
+
+def _plain(part: Any) -> Any:
+    """A text part as OpenAI writes it; OpenTelemetry's has its text as `content`."""
+    is_text = isinstance(part, Mapping) and part.get("type") == "text" and "text" not in part
+    return {"type": "text", "text": part.get("content")} if is_text else part
+
+
+def _thought(fields: Mapping[str, Any]) -> str:
+    text = first_of(fields, _THOUGHT)
+    if isinstance(text, list):
+        return "".join(map(_thought, objects(text)))
+    return _thought(text) if isinstance(text, Mapping) else text if isinstance(text, str) else ""
+
+
+def to_call(given: Mapping[str, Any]) -> MessageToolCall:
+    """One call, whatever its protocol; its name and arguments may stand in a `function`."""
+    fields = _inside(given, "tool_call")
+    function = _inside(fields, "function")
+    id, name = first_of(fields, _CALL_ID), first_of(function, _NAME)
+    return MessageToolCall(
+        id=None if id is None else str(id),
+        function=FunctionCall(name=name if isinstance(name, str) else None, arguments=first_of(function, _ARGUMENTS)),
+    )
+
+
+def _result(fields: Mapping[str, Any]) -> Message:
+    """The message of a result part."""
+    value, id = first_of(fields, _RESULT), first_of(fields, _RESULT_ID)
+    inner = value if isinstance(value, Mapping) else {}
+    failed = _has_failed(fields) or _has_failed(inner) or str(inner.get("type")).startswith("error-")
+    if isinstance(inner.get("content"), list) and set(inner) <= {"content", "isError", "_meta", "structuredContent"}:
+        value = inner["content"]  # as an MCP server gives it
+    return Message(
+        role="tool",
+        content=result_text(value),
+        tool_call_id=None if id is None else str(id),
+        name=first_of(fields, _NAME),
+        is_error=failed or None,
+    )
+
+
+def _has_failed(fields: Mapping[str, Any]) -> bool:
+    return fields.get("is_error") is True or fields.get("isError") is True or fields.get("status") == "error"
+
+
+def _raw_messages(given: Any, role: str) -> list[Message]:
+    if given is None or given == "":
+        return []
+    if isinstance(given, list) and not are_parts(given):
+        said = [message for item in given for message in _raw_messages(item, role)]
+        return _by_turn(said) if any(map(_opened, given)) else said
+    kind, _ = _opened(given) or ("", {})
+    if kind:  # an item of OpenAI's Responses
+        return [Message(role="tool" if kind == "result" else "assistant", content=[given])]
+    if not isinstance(given, Mapping):
+        return [Message(role=role, content=given)]
+    fields, said_role = _fields(given)
+    if said_role is None and isinstance(fields.get("content"), Mapping):
+        return _raw_messages(fields["content"], role)
+    if said_role is None:
+        for name in ("messages", "message", "input", "output", "candidates", "contents", "prompts", "prompt"):
+            if isinstance(fields.get(name), list | dict | str):
+                return _raw_messages(fields[name], role)
+    return [_message(fields, said_role or role)]
+
+
+def are_parts(given: list[Any]) -> bool:
+    """Whether a list is the content of one message."""
+    return any(_opened(item) or _is_shown(item) for item in given) and not any(map(is_message, given))
+
+
+def _by_turn(said: Sequence[Message]) -> list[Message]:
+    """Messages of which those of one turn, which Responses keep as separate items, are one."""
+    turns = list[Message]()
+    for message in said:
+        if turns and message.role == turns[-1].role == "assistant":
+            as_parts = [c if isinstance(c, list) else [{"text": c}] for c in (turns[-1].content, message.content) if c]
+            turns[-1] = msgspec.structs.replace(turns[-1], content=[part for parts in as_parts for part in parts])
+        else:
+            turns.append(message)
+    return turns
+
+
+def _fields(given: Mapping[str, Any]) -> tuple[Mapping[str, Any], str | None]:
+    """Fields of a message and its role; LangChain's and OpenInference's stand one level deeper."""
+    kind = given.get("type")
+    if given.get("lc") == 1 and isinstance(given.get("kwargs"), Mapping):
+        path = given.get("id")
+        return given["kwargs"], _speaker(path[-1] if isinstance(path, list) and path else None)
+    if isinstance(given.get("data"), Mapping) and _speaker(kind) is not None:
+        return given["data"], _speaker(kind)
+    if isinstance(given.get("message"), Mapping) and "role" in given["message"]:
+        return _fields(given["message"])
+    return given, _speaker(given.get("role")) or _speaker(kind)
+
+
+def _speaker(name: Any) -> str | None:
+    """Role of a name, which may be that of LangChain's class: "AIMessageChunk"."""
+    short = str(name).removesuffix("Chunk").removesuffix("Message").lower()
+    role = _ROLES.get(short, short)
+    return role if role in _SPEAKERS else None
+
+
+def _message(fields: Mapping[str, Any], role: str) -> Message:
+    content = next((fields[name] for name in ("content", "parts", "contents", "text") if fields.get(name)), None)
+    written = json_value(content) if isinstance(content, str) else None
+    if isinstance(written, list) and written and all(_opened(part) or _is_shown(part) for part in written):
+        content = written  # parts as text
+    if isinstance(content, list):
+        content = [_plain(p.get("message_content", p)) if isinstance(p, Mapping) else p for p in content]
+    beside = fields.get("additional_kwargs")
+    beside = beside if isinstance(beside, Mapping) else {}
+    listed = next((fs[n] for fs in (fields, beside) for n in ("tool_calls", "toolCalls") if fs.get(n)), None)
+    calls = [to_call(call) for call in objects(listed)]
+    thought = next((fs[n] for fs in (fields, beside) for n in ("reasoning_content", "reasoning") if fs.get(n)), None)
+    if content is None and not (calls or thought or "content" in fields or "role" in fields):
+        content = msgspec.json.encode(fields).decode()
+    if role == "tool" and not (isinstance(content, list) and any(map(_opened, content))):
+        return _result({**fields, "content": content})
+    return Message(
+        role=role,
+        content=content,
+        reasoning_content=thought if isinstance(thought, str) else None,
+        tool_calls=calls or None,
+    )
+
+
+def _logprobs(facts: Mapping[str, Any], said: Any) -> LogprobsBlock | None:
+    """The block that LangChain keeps beside a generation, or in its message's `response_metadata`."""
+    message = _fields(said)[0] if isinstance(said, Mapping) else {}
+    for place in (facts, facts.get("generation_info"), message.get("response_metadata")):
+        if isinstance(place, Mapping) and isinstance(place.get("logprobs"), Mapping):
+            return msgspec.convert(place["logprobs"], LogprobsBlock, strict=False)
+    return None
+
+
+def json_value(value: Any) -> Any:
+    """The object or list that a text holds as JSON; any other value as it is."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("{", "["):
+        return value
+    try:
+        found = msgspec.json.decode(value)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        return value
+    return found
+
+
+def objects(given: Any) -> list[Mapping[str, Any]]:
+    """The objects of a list; none of anything else."""
+    return [item for item in given if isinstance(item, Mapping)] if isinstance(given, list) else []
+
+
+def _inside(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The object of that name, where there is one."""
+    inner = fields.get(name)
+    return inner if isinstance(inner, Mapping) else fields
+
+
+def first_of(fields: Mapping[str, Any], names: Sequence[str]) -> Any:
+    """Value of the first of these names that has one; None where none has."""
+    return next((fields[name] for name in names if fields.get(name) is not None), None)

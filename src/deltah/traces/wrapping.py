@@ -1,0 +1,176 @@
+"""What stands around a record: JSON kept as text, lists of records, inputs beside outputs, envelopes of log services.
+
+`unwrapped` is asked where no importer can read a record as it stands. It decides by what it finds inside, not by the
+name of a service: what it takes out must be a record of a known format. Importers see plain records only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from deltah.errors import DataError
+from deltah.traces.files import Line, base_name
+from deltah.traces.importing import finite, recognise
+from deltah.traces.parts import are_parts, first_of, is_message, json_value, to_messages, to_response
+
+_ANY: Final = msgspec.json.Decoder(Any)
+_BODY: Final = "s?(?:_?(?:body|payload|json|data|messages?))*"
+_REQUEST: Final = re.compile(f"(?:llm_?)?(?:request|req|input|prompt){_BODY}", re.IGNORECASE)
+_RESPONSE: Final = re.compile(f"(?:llm_?)?(?:response|res|output|completion|reply){_BODY}", re.IGNORECASE)
+_OTHERS: Final = re.compile("body|messages?|data|choices|log|payload|event|record|text_?payload", re.IGNORECASE)
+"""Further fields whose text may be the JSON of a record."""
+_BESIDE: Final = frozenset((
+    "id", "session_id", "conversation_id", "thread_id", "started_at", "duration_s", "model", "vocab_size", "metadata",
+    "score", "outcome", "answer", "golden_answers", "logprobs_mode",
+))  # fmt: skip
+"""Fields of an envelope that a record inside it keeps, unless it has its own."""
+_OWN_SHAPES: Final = frozenset(("choices", "object", "type", "error"))
+"""Names in responses that importers read themselves."""
+_ANSWERS: Final = frozenset(("role", "message", "output", "candidates", "generations", "content", "text"))
+"""Names of what holds the answer in other responses."""
+MAX_DEPTH: Final = 5
+"""Of envelopes inside one another."""
+
+
+def unwrapped(data: bytes) -> list[bytes]:
+    """Records of known formats inside one that is not; empty if there are none."""
+    try:
+        value: object = _ANY.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return []
+    return [msgspec.json.encode(record) for record in _inside(value, MAX_DEPTH) if record != value]
+
+
+def is_foreign(line: Line, path: str) -> bool:
+    """Whether a file's first record is sound but of no known format: tasks, a corpus or plain text."""
+    data = line.data.removeprefix(b"data:")
+    try:
+        return line.damage is None and recognise(data) is None and not unwrapped(data)
+    except DataError:  # a damaged record, behind which others may stand, unless the file need not hold JSON
+        return not unwrapped(data) and base_name(path).lower().endswith((".log", ".txt"))
+
+
+def _inside(value: Any, depth: int) -> Iterator[dict[str, Any]]:
+    """Records in a value, from the plainest reading to the deepest."""
+    if isinstance(value, str):
+        value = json_value(value)
+    if isinstance(value, list):
+        if _are_messages(value):
+            yield {"messages": _plain(value)}
+        else:
+            yield from (record for item in value if depth for record in _inside(item, depth - 1))
+        return
+    if not isinstance(value, dict):
+        return
+    record = _opened(value)
+    readings = [one for one in (record, _paired(record)) if one is not None and _is_known(one)]
+    if readings:  # as it stands, a record was tried already
+        yield from [one for one in readings if one != value or depth < MAX_DEPTH][:1]
+        return
+    beside = {name: value for name, value in record.items() if name in _BESIDE}
+    answered = any(map(_RESPONSE.fullmatch, record))  # then a request alone is no conversation
+    for inner in (v for key, v in record.items() if depth and not (answered and _REQUEST.fullmatch(key))):
+        found = list(_inside(inner, depth - 1)) if isinstance(inner, dict | list) else []
+        if found:
+            yield from (beside | one for one in found)
+            return
+
+
+def _opened(record: dict[str, Any]) -> dict[str, Any]:
+    """A record with the JSON that its fields, and those of its request and response, hold as text."""
+    opened = _with_values(record)
+    for name, value in opened.items():
+        if isinstance(value, dict) and (_REQUEST.fullmatch(name) or _RESPONSE.fullmatch(name)):
+            inner = _with_values(value)
+            bodies = [v for key, v in inner.items() if key in ("inputBodyJson", "outputBodyJson")]
+            opened[name] = bodies[0] if bodies else inner  # Bedrock's log of invocations
+    return opened
+
+
+def _with_values(fields: dict[str, Any]) -> dict[str, Any]:
+    patterns = (_REQUEST, _RESPONSE, _OTHERS)
+    return {key: json_value(v) if any(p.fullmatch(key) for p in patterns) else v for key, v in fields.items()}
+
+
+def _paired(record: dict[str, Any]) -> dict[str, Any] | None:
+    """A record as request and response, where it names or spells them otherwise; None where it has none of the two."""
+    asked = next((key for key, v in record.items() if _REQUEST.fullmatch(key) and isinstance(v, dict | list)), None)
+    answers = (key for key, v in record.items() if _RESPONSE.fullmatch(key) and v and isinstance(v, dict | list | str))
+    answered = next(answers, None)
+    if asked is None or answered is None:
+        return None
+    given, reply = record[asked], record[answered]
+    messages = first_of(given, ("messages", "input", "contents", "prompt")) if isinstance(given, dict) else given
+    if not _are_messages(messages):
+        return None
+    request = (given if isinstance(given, dict) else {}) | {"messages": _plain(messages)}
+    beside = {name: value for name, value in record.items() if name not in (asked, answered)}
+    if _are_messages(reply):
+        return beside | {"messages": [*request["messages"], *_plain(reply)]}
+    return beside | {"request": request, "response": _reply(reply)}
+
+
+def _reply(given: Any) -> Any:
+    """A response; one that no importer knows in OpenAI's shape."""
+    if isinstance(given, dict):
+        known = bool(_OWN_SHAPES & given.keys()) or not _ANSWERS & given.keys()
+    else:
+        known = given.startswith(("data:", "event:")) if isinstance(given, str) else not are_parts(given)
+    return given if known else msgspec.to_builtins(to_response(given))
+
+
+def _are_messages(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(is_message, value))
+
+
+def _plain(messages: list[Any]) -> list[Any]:
+    """Messages as OpenAI writes them; those that it could have written stay as they are."""
+    own = all("role" in m and m["role"] != "model" and ("content" in m or "tool_calls" in m) for m in messages)
+    return messages if own else [msgspec.to_builtins(message) for message in to_messages(messages)]
+
+
+def _is_known(record: dict[str, Any]) -> bool:
+    """Whether an importer may read a record."""
+    return recognise(msgspec.json.encode(record)) is not None
+
+
+def number(value: Any) -> float | None:
+    """A finite number, also as a text, as databases export it; None for anything else."""
+    try:
+        return finite(float(value)) if isinstance(value, str) else finite(value)
+    except ValueError:
+        return None
+
+
+def unflattened(fields: Mapping[str, Any], prefix: str) -> Any:
+    """Value of `prefix` where its parts are fields of their own, as in `prefix.0.role`; None where there are none."""
+    if prefix in fields:
+        return json_value(fields[prefix])
+    start = f"{prefix}."
+    inside = {name.removeprefix(start): value for name, value in fields.items() if name.startswith(start)}
+    return tree_of(inside) if inside else None
+
+
+def tree_of(fields: Mapping[str, Any]) -> Any:
+    """Nested objects for dotted names; where all names of one are numbers, a list."""
+    tree: dict[str, Any] = {}
+    for name, value in fields.items():
+        *path, last = name.split(".")
+        place = tree
+        for step in path:
+            inner = place.setdefault(step, {})
+            place = inner if isinstance(inner, dict) else {}  # a name that is also a value: the value stays
+        place[last] = value
+    return _listed(tree)
+
+
+def _listed(tree: Any) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    if tree and all(key.isdecimal() for key in tree):
+        return [_listed(tree[key]) for key in sorted(tree, key=int)]
+    return {key: _listed(value) for key, value in tree.items()}
