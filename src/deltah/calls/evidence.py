@@ -7,6 +7,7 @@ tokens are free, and case, quotes and types are not. No name of a tool or argume
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -62,11 +63,11 @@ class CallText:
         if self.answer is None or self.transient:
             return same, None, None
         news = sorted(set(split_words(self.flat)).difference(split_words(self.arguments)))
-        return same, _hash(self.answer), _hash(" ".join(news))
+        return same, _hash(f"{self.failed}\0{self.answer}"), _hash(" ".join(news))
 
 
-def read_call(call: ToolCall) -> CallText:
-    """Read one call."""
+def read_call(call: ToolCall, limit_s: float = math.inf) -> CallText:
+    """Read one call; a failure after its time limit may pass."""
     failed, text = call.status is CallStatus.ERROR, call.result
     flat = "" if text is None else flatten(text)
     answer = None if text is None or _MEDIUM.search(text) else flat
@@ -76,7 +77,7 @@ def read_call(call: ToolCall) -> CallText:
         arguments=canonical(call.arguments),
         answer=_VARYING.sub("#", answer.casefold()) if failed and answer is not None else answer,
         failed=failed,
-        transient=failed and is_transient(text or ""),
+        transient=failed and (is_transient(text or "") or (call.duration_s or 0.0) >= limit_s),
         flat=flat,
     )
 

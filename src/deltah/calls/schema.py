@@ -113,6 +113,17 @@ _SHARED: Final = (
 )
 TABLES: Final = {"calls": (*_IDS, *_CALLS, *_SHARED), "trajectories": (*_IDS, *_TRAJECTORIES, *_SHARED)}
 """Columns by table, in order."""
+TOOLS: Final = (
+    Column("tool", "VARCHAR", "Name of the tool"),
+    Column("calls", "BIGINT", "Its calls", "calls"),
+    Column("trajectories", "BIGINT", "Trajectories that call it", "trajectories"),
+    Column("repeats", "BIGINT", "Calls with a result that equal an earlier one, in any trajectory", "calls"),
+    Column("repeated", "BIGINT", "Different calls that were made more than once", "calls"),
+    Column("changed", "BIGINT", "Those of them that gave different results", "calls"),
+    Column("kind", "VARCHAR", "read, poll, write or unknown"),
+    Column("kind_from", "VARCHAR", "declared, annotated, own or measured; null: unknown"),
+)
+"""Columns of the table of tools, which `deltah.calls.tool_kinds` fills."""
 Row: TypeAlias = dict[str, Any]
 """By column; what is absent is null."""
 _SAME_NAMES: Final = ("question", "outcome", "estimator", "temperature", "spans", "model", "group_id")

@@ -126,7 +126,7 @@ class CallTable:
 
         `facts` is (C,) as of `facts_of_calls` (default: found here), `matched` whether a file of answers has it.
         """
-        found = facts_of_calls(trajectory) if facts is None and self.has_waste else facts
+        found = facts_of_calls(trajectory, self.tools.limits_s) if facts is None and self.has_waste else facts
         self._writer.add(trajectory, signal, found, matched=matched, cluster=self._cluster)
         self._flush(beyond=_BATCH_BYTES)
 
@@ -383,7 +383,7 @@ def _score_file(
     config, answers, tools = known
     writer = RowWriter(folder, read.number * _FILE_KEYS)
     for trajectory, matched in map(answers.apply, map(tools.timed, found)):
-        facts = facts_of_calls(trajectory) if waste else None
+        facts = facts_of_calls(trajectory, tools.limits_s) if waste else None
         writer.add(trajectory, score_measured(trajectory, config), facts, matched=matched, file=read.file)
     return writer.take()
 

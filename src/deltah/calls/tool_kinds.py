@@ -111,9 +111,14 @@ class ToolKinds:
         """Fee of one call, by tool."""
         return {name: tool.cost for name, tool in self.declared.items() if tool.cost is not None}
 
+    @property
+    def limits_s(self) -> dict[str, float]:
+        """Time limit of one call, by tool, in seconds."""
+        return {name: tool.timeout for name, tool in self.declared.items() if tool.timeout is not None}
+
     def timed(self, trajectory: Trajectory) -> Trajectory:
         """The trajectory with its calls that ran into a declared timeout as errors; gaps between API calls are none."""
-        limits = {name: tool.timeout for name, tool in self.declared.items() if tool.timeout is not None}
+        limits = self.limits_s
         if not limits or DURATION_FROM in trajectory.metadata:
             return trajectory
         calls = tuple(

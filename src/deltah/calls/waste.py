@@ -15,6 +15,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise, product, repeat
+from math import inf
 from operator import itemgetter
 from string import ascii_lowercase
 from typing import Final
@@ -80,15 +81,16 @@ class CallFacts:
     """Of the call, its result, and the words of the result that the call lacks; None: not to be compared."""
 
 
-def facts_of_calls(trajectory: Trajectory) -> tuple[CallFacts, ...]:
-    """(C,) facts about each call, in the order of `Trajectory.calls`.
+def facts_of_calls(trajectory: Trajectory, limits_s: Mapping[str, float] | None = None) -> tuple[CallFacts, ...]:
+    """(C,) facts about each call, in the order of `Trajectory.calls`; `limits_s` are time limits by tool.
 
     Of two equal calls the later one repeats the earlier; so does the second of two equal calls of one turn.
     """
     calls = trajectory.calls
     if not calls or trajectory.metadata.get("has_text") is False:  # an export of numbers: there is nothing to compare
         return (CallFacts(),) * len(calls)
-    texts, heard = [read_call(call) for call in calls], _user_text(trajectory)
+    limits = limits_s or {}
+    texts, heard = [read_call(call, limits.get(call.name, inf)) for call in calls], _user_text(trajectory)
     hints = _Hints(texts, trajectory, heard)
     found, latest, successes = list[CallFacts](), dict[tuple[str, str], int](), _last_successes(texts)
     places, messages = _places(texts), sorted(turn for turn in heard if turn > 0)

@@ -67,13 +67,23 @@ class Evaluation:
         return self.table.n_trajectories
 
     @classmethod
-    def of(cls, scored: Iterable[Scored] | ScoredLog, *, seed: int = 0, costs: Costs | None = None) -> Evaluation:
-        """Read trajectories with their signals once, holding one at a time; `seed` draws those to view."""
-        tools = scored.tools if isinstance(scored, ScoredLog) else ToolKinds()
+    def of(
+        cls,
+        scored: Iterable[Scored] | ScoredLog,
+        *,
+        seed: int = 0,
+        costs: Costs | None = None,
+        tools: ToolKinds | None = None,
+    ) -> Evaluation:
+        """Read trajectories with their signals once, holding one at a time; `seed` draws those to view.
+
+        What is known of `tools` is that of a `ScoredLog`, where it is one.
+        """
+        tools = scored.tools if isinstance(scored, ScoredLog) else tools or ToolKinds()
         table, collector = CallTable(tools=tools), Collector(seed)
         read = scored if isinstance(scored, ScoredLog) else ((*pair, False) for pair in scored)
         for trajectory, signal, matched in read:
-            facts = facts_of_calls(trajectory)
+            facts = facts_of_calls(trajectory, tools.limits_s)
             table.add(trajectory, signal, facts, matched=matched)
             collector.offer(trajectory, signal, facts)
         costs = (costs or Costs()).with_fees(tools.fees)

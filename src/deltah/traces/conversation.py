@@ -273,7 +273,7 @@ class SegmentBuilder:
         at, turn = self._answered_by(message.tool_call_id), max(self.n_turns - 1, 0)
         if at is not None:
             del self._open_by_id[self._open.pop(at)][at]
-            status = CallStatus.ERROR if message.is_error is True else CallStatus.of(text)
+            status = CallStatus.of(text, _stated_failure(message))
             answered = replace(self.calls[at], result=text, status=status, duration_s=message.duration_s)
             self.calls[at], turn = answered, answered.turn
         self._add_text(SegmentKind.RESULT, turn, text)
@@ -306,6 +306,13 @@ def _calls(message: Message, sampled: str) -> list[FunctionCall]:
     if message.function_call is not None:
         return [message.function_call]
     return written_calls(sampled or message_text(message.content))
+
+
+def _stated_failure(message: Message) -> bool | None:
+    """Whether a tool failed, as the message with its result states it; None where it does not."""
+    if isinstance(message.is_error, bool):
+        return message.is_error
+    return {"error": True, "success": False}.get(message.status) if isinstance(message.status, str) else None
 
 
 def _argument_text(arguments: Any) -> str:

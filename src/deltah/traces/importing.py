@@ -199,7 +199,7 @@ def tool_kinds(definitions: Any) -> dict[str, Scalar]:
     itself), any other with a hint a "write". Empty without annotations.
     """
     found: dict[str, str] = {}
-    for definition in definitions if isinstance(definitions, list) else ():
+    for definition in msgspec.to_builtins(definitions) if isinstance(definitions, list) else ():
         inner = definition.get("function") if isinstance(definition, Mapping) else None
         levels = [level for level in (definition, inner) if isinstance(level, Mapping)]
         name = next((level["name"] for level in levels if isinstance(level.get("name"), str)), None)

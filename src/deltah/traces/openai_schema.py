@@ -7,7 +7,7 @@ different ones. Token entries do not take part in garbage collection: a line hol
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -70,6 +70,8 @@ class Message(msgspec.Struct):
     """Seconds that the tool took, on a message that holds its result; not of the protocol."""
     is_error: Any = None
     """Whether the tool failed, as Anthropic's results say it; None where only the text can."""
+    status: Any = None
+    """The same as LangChain says it: "error" or "success"."""
 
 
 class DeltaToolCall(msgspec.Struct):
@@ -102,6 +104,22 @@ class Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
+class ToolFunction(msgspec.Struct):
+    """Name and annotations of a tool; its schema is not read."""
+
+    name: Any = None
+    annotations: Any = None
+
+
+class ToolDefinition(ToolFunction):
+    """One of a request's tools, as OpenAI nests it or as MCP lists it."""
+
+    function: ToolFunction | list[Any] | str | int | float | bool | None = None
+
+
+ToolList: TypeAlias = list[ToolDefinition | list[Any] | str | int | float | bool | None] | dict[str, Any] | str | None
+
+
 class Request(msgspec.Struct):
     """Body of the request; the batch API wraps it in `body`."""
 
@@ -110,6 +128,7 @@ class Request(msgspec.Struct):
     temperature: float | None = None
     top_logprobs: int | None = None
     metadata: Any = None
+    tools: ToolList = None
     body: Request | None = None
 
 
@@ -161,6 +180,7 @@ class ChatLine(msgspec.Struct):
     score: float | bool | None = None
     outcome: float | bool | None = None
     metadata: dict[str, Any] | None = None
+    tools: ToolList = None
 
 
 def assemble(chunks: Sequence[Response]) -> Response:
