@@ -84,7 +84,7 @@ def log(tmp_path: Path) -> Path:
 
 
 def run(*arguments: object) -> str:
-    result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"}, catch_exceptions=False)
+    result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "400"}, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output
 

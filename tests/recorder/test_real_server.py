@@ -168,7 +168,7 @@ def test_two_at_once_text_errors_and_cancel(server: str, tmp_path: Path) -> None
     assert code == 0
     assert "1 answered with an error, 1 broken off" in text
     found = lines(out)
-    assert [line["status"] for line in found] == [200, 200, 200, 400, 200, 200]
+    assert [line["http_status"] for line in found] == [200, 200, 200, 400, 200, 200]
     assert found[2]["response"]["choices"][0]["logprobs"]["top_logprobs"]
     assert [line.get("ended") for line in found].count("the client closed the connection") == 1
     assert "sk-nobody-at-all" not in out.read_text()

@@ -83,7 +83,7 @@ def test_a_signal_lets_streams_end(tmp_path: Path, number: signal.Signals) -> No
     assert "1 answer is still under way" in said
     assert "1 exchange written" in said
     assert "1 with log-probabilities, 0 answered with an error, 0 broken off; 0 lost" in said
-    assert lines(tmp_path / "log.jsonl")[0]["status"] == 200
+    assert lines(tmp_path / "log.jsonl")[0]["http_status"] == 200
 
 
 def test_a_second_signal_cuts_them_off(tmp_path: Path) -> None:
@@ -102,6 +102,17 @@ def test_a_second_signal_cuts_them_off(tmp_path: Path) -> None:
         code, said = ended(process)
     assert (code, "1 broken off" in said) == (0, True)
     assert lines(tmp_path / "log.jsonl")[0]["ended"] == "the recorder was ended"
+
+
+def test_a_signal_that_is_ignored_ends_nothing(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does, for the processes that it starts
+    try:
+        with serving(StandIn()) as upstream, recording(upstream, tmp_path / "log.jsonl") as (process, url):
+            process.send_signal(signal.SIGHUP)
+            time.sleep(0.5)
+            assert ask(url).status_code == 200
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def broken_off(url: str) -> None:

@@ -119,7 +119,7 @@ def test_a_conversation_reads_back_with_its_entropies(setup: Setup, stream: bool
     assert talk(setup.client(), stream=stream) == "".join(ANSWER)
     lines = setup.lines()
     assert len({line["session_id"] for line in lines}) == 1
-    assert [line["status"] for line in lines] == [200, 200]
+    assert [line["http_status"] for line in lines] == [200, 200]
     assert all(line["duration_s"] > 0 and line["started_at"] > 1.7e9 for line in lines)
     assert [line["request"]["top_logprobs"] for line in lines] == [20, 20]
     check_measured(setup.path, 1)
@@ -183,6 +183,8 @@ def test_responses_are_logged_whole_and_joined_by_their_ids(setup: Setup) -> Non
     assert [[entry["token"] for entry in block] for block in listed] == [list(ANSWER)] * 3
     sessions = [line["session_id"] for line in lines]
     assert sessions[0] == sessions[1] != sessions[2]
+    entropies = [list(t.entropy) for t in deltah.read_traces(setup.path, vocab_size=1000)]
+    assert entropies == [pytest.approx([0.16770] * 3, abs=1e-4)] * 3
 
 
 @pytest.mark.parametrize(
@@ -223,7 +225,7 @@ def test_errors_pass_and_are_logged(setup: Setup) -> None:
         client.chat.completions.create(model="html", messages=[ASKED])
     client.chat.completions.create(model="plain", messages=[ASKED])  # their own mistakes say nothing of it
     lines = setup.lines()
-    assert [line["status"] for line in lines] == [429, 400, 503, 200]
+    assert [line["http_status"] for line in lines] == [429, 400, 503, 200]
     assert [line["response"]["error"]["message"] for line in lines[:3]] == [
         "too many requests", "max_tokens must be positive", "<html>no</html>"
     ]  # fmt: skip
@@ -267,7 +269,7 @@ def test_a_server_that_is_down_is_a_502(tmp_path: Path) -> None:
     log.close()
     assert len(said) == 1
     line = json.loads(log.path.read_text().splitlines()[0])
-    assert (line["status"], line["response"]["error"]["type"]) == (502, "recorder")
+    assert (line["http_status"], line["response"]["error"]["type"]) == (502, "recorder")
 
 
 def test_other_paths_pass_as_they_are(setup: Setup) -> None:

@@ -265,3 +265,22 @@ def test_a_session_of_claude_code_is_one_conversation(tmp_path: Path) -> None:
     assert calls(found) == [("toolu_9", "tide_table", "06:14"), ("toolu_10", "moon", "denied")]
     assert [(call.turn, call.status) for call in found.calls] == [(0, CallStatus.OK), (0, CallStatus.ERROR)]
     assert reasoning(found) == ["I look.", "At 06:14."]
+
+
+def test_results_that_nothing_claims_are_counted(tmp_path: Path) -> None:
+    lost = {
+        "messages": [
+            said("user", "Tide?"),
+            said("assistant", "Hm"),
+            said("user", result("06:14")),
+            said("assistant", "At six."),
+        ]
+    }
+    (found,) = read(tmp_path, lost)
+    assert (len(found.calls), found.metadata["results_without_call"]) == (0, 1)
+    from typer.testing import CliRunner
+
+    from deltah.cli.app import app
+
+    done = CliRunner().invoke(app, ["score", str(tmp_path / "log.jsonl")])
+    assert "No tool call was found, but 1 result of a tool" in done.output.replace("\n", " ")

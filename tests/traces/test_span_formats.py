@@ -13,7 +13,8 @@ import pytest
 
 import deltah
 from deltah.core.types import CallStatus, SegmentKind, StopReason, Trajectory
-from deltah.traces.spans import SPAN_OF, UNCLAIMED
+from deltah.traces.conversation import UNCLAIMED
+from deltah.traces.spans import SPAN_OF
 
 Records = list[dict[str, Any]]
 START = 1_760_000_000

@@ -10,7 +10,7 @@ from deltah.calls.table import CallTable, ScoredLog
 from deltah.core.entropy import DEFAULT_VOCAB_SIZE
 from deltah.core.types import Estimator
 from deltah.text_format import count, share
-from deltah.traces.conversation import TOKENS_WITHOUT_LOGPROBS
+from deltah.traces.conversation import TOKENS_WITHOUT_LOGPROBS, UNCLAIMED
 from deltah.traces.importing import UNFIT_OUTCOME
 from deltah.traces.vocabularies import FROM_DEFAULT, FROM_MODEL_NAME
 
@@ -30,6 +30,7 @@ _FACTS: Final = f"""
         count(*) FILTER (spans = 'approximate') AS approximate,
         count({_UNFIT}) AS unfit_outcomes,
         arg_min({_UNFIT}, key) FILTER ({_UNFIT} IS NOT NULL) AS unfit_outcome,
+        coalesce(sum(try_cast(metadata->>'{UNCLAIMED}' AS BIGINT)), 0)::BIGINT AS unclaimed,
         count(*) FILTER (matched) AS matched,
         count(*) FILTER (metadata->>'vocab_size_from' = '{FROM_DEFAULT}') AS without_vocabulary
     FROM trajectories
@@ -47,12 +48,20 @@ def notes_on(table: CallTable, log: ScoredLog) -> list[str]:
     found = table.sql(_FACTS)
     facts = SimpleNamespace(**dict(zip(found.columns, found.fetchall()[0], strict=True)))
     facts.assumed = table.sql(_ASSUMED_SIZES).fetchall()
-    return [*_measurement(log, facts), *_reading(log, facts)]
+    return [*_found(facts), *_measurement(log, facts), *_reading(log, facts)]
+
+
+def _found(facts: SimpleNamespace) -> Iterator[str]:
+    results = count(facts.unclaimed, "result of a tool", "results of tools")
+    if not facts.calls and not facts.unclaimed:
+        yield "No trajectory made a tool call: there is nothing to score."
+    elif not facts.calls:
+        yield f"No tool call was found, but {results}: the log leaves the calls out, or spells them in an unknown way."
+    elif facts.unclaimed:
+        yield f"No call was found for {results}: they are in no number."
 
 
 def _measurement(log: ScoredLog, facts: SimpleNamespace) -> Iterator[str]:
-    if not facts.calls:
-        yield "No trajectory made a tool call: there is nothing to score."
     if facts.unmeasured:
         yield f"No entropies (no logprobs) for {share(facts.unmeasured, facts.calls, 'call')}: judged by text alone."
     if facts.unbounded:

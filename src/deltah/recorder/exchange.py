@@ -139,7 +139,7 @@ class Exchange:
             "started_at": round(self.started_at, 6),
             "duration_s": round(self.duration_s or 0.0, 6),
             "endpoint": self.path,
-            "status": self.status,
+            "http_status": self.status,
             **({"ended": self.ended} if self.ended else {}),
             **self.facts,
         }

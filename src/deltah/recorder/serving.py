@@ -29,8 +29,9 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Take the signals that end a process."""
-        before = {number: signal.signal(number, self.handle_exit) for number in _SIGNALS}
+        """Take the signals that end a process, but for those that are ignored, as by nohup."""
+        taken = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self.handle_exit) for number in taken}
         try:
             yield
         finally:

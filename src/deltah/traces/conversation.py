@@ -38,6 +38,8 @@ from deltah.traces.vocabularies import vocab_size_of
 _RESULT_ROLES = ("tool", "function", "ipython")
 TOKENS_WITHOUT_LOGPROBS: Final = "tokens_without_logprobs"
 """Metadata key: drawn tokens of a trajectory that its logprobs do not list."""
+UNCLAIMED: Final = "results_without_call"
+"""Metadata key: results, or runs of tools, that no call of a trajectory accounts for."""
 COST: Final = "cost"
 """Metadata key: what the requests of a trajectory cost, in the currency of the log."""
 
@@ -134,6 +136,8 @@ def to_trajectory(conversation: Conversation, vocab_size: int | None = None) -> 
         metadata |= {"vocab_size": size, "vocab_size_from": origin}
     if facts.n_without_logprobs:
         metadata[TOKENS_WITHOUT_LOGPROBS] = facts.n_without_logprobs
+    if built.n_unclaimed:
+        metadata[UNCLAIMED] = built.n_unclaimed
     last = conversation.messages[-1].message
     stop_reason = _stop_reason(built, last, facts.finish_reason)
     asked = (message_text(one.message.content) for one in conversation.messages if one.message.role == "user")
@@ -197,6 +201,8 @@ class SegmentBuilder:
         self.n_turns = 0
         self.exact = True
         """False once a border between segments could not be kept."""
+        self.n_unclaimed = 0
+        """Results that no call waits for."""
         self._taken: set[str] = set()
         self._repeats: dict[str, int] = {}
         """How often an id was wanted again."""
@@ -276,6 +282,7 @@ class SegmentBuilder:
             status = CallStatus.of(text, _stated_failure(message))
             answered = replace(self.calls[at], result=text, status=status, duration_s=message.duration_s)
             self.calls[at], turn = answered, answered.turn
+        self.n_unclaimed += at is None
         self._add_text(SegmentKind.RESULT, turn, text)
 
     def _answered_by(self, server_id: str | None) -> int | None:

@@ -3,9 +3,10 @@
 `fields` are top-level names that all stand in a record of the format (of a tuple, one), and `sign` is a function of its
 bytes, for formats that share their names with others; of several formats that fit, the one with the most counts, and
 one without fields is never detected. `schema` is the type that msgspec decodes a record into, by default
-`dict[str, Any]`; `bytes` leaves it undecoded. An importer may also return an API call, a chunk of a streamed response
-or spans, which the reader joins. It raises `DataError` for a record that does not fit; facts that only describe a
-trajectory are read by the functions below, which give None, or nothing, for a value that does not fit.
+`dict[str, Any]`; `bytes` leaves it undecoded. An importer may also return any number of trajectories, or what the
+reader joins: an API call, a chunk of a streamed response, or spans. It raises `DataError` for a record that does not
+fit; facts that only describe a trajectory are read by the functions below, which give None, or nothing, for a value
+that does not fit.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -50,7 +51,7 @@ class RecordContext:
         return self.where.default_id
 
 
-Imported: TypeAlias = "Trajectory | ApiCall | LoggedChunk | list[Span]"
+Imported: TypeAlias = "Trajectory | tuple[Trajectory, ...] | ApiCall | LoggedChunk | list[Span]"
 Importer: TypeAlias = Callable[[Any, RecordContext], Imported]
 
 IMPORTERS: Final[Registry[Importer]] = Registry("trace format")
@@ -66,6 +67,7 @@ _EPOCH_UNITS: Final = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
 """Least magnitude of a time in nano-, micro- and milliseconds, and how many of these a second has."""
 _TOO_DEEP: Final = "the JSON is nested too deeply to be a trace"
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_EVENT: Final = re.compile(r"(?:\A|\n)data: *(\{.*)")
 
 
 def recognise(data: bytes) -> Entry[Importer] | None:
@@ -87,6 +89,42 @@ def _n_marks(fitting: tuple[Entry[Importer], list[tuple[str, ...]]]) -> int:
     """How much of a format a record shows: its own top-level names, and its sign."""
     entry, fields = fitting
     return sum(len(field) == 1 for field in fields) + ("sign" in entry.options)
+
+
+def holds(*paths: str) -> Callable[[bytes], bool]:
+    """Sign of a format: whether one of these paths of names, such as `response.output`, leads to a value.
+
+    A list, or the text of an event stream, is passed through its first element.
+    """
+
+    def sign(data: bytes) -> bool:
+        return any(_leads(path.split("."), data) for path in paths)
+
+    return sign
+
+
+def _leads(names: Sequence[str], value: object) -> bool:
+    if isinstance(value, bytes | msgspec.Raw):
+        value = _opened(value)
+    if isinstance(value, list):
+        return bool(value) and _leads(names, value[0])
+    inside = isinstance(value, Mapping) and names[0] in value
+    return inside and (len(names) == 1 or _leads(names[1:], value[names[0]]))  # type: ignore[index]
+
+
+def _opened(data: bytes | msgspec.Raw) -> object:
+    """The parts of a JSON value; None for one without parts."""
+    try:
+        try:
+            value: object = _decoder(dict[str, msgspec.Raw] | list[msgspec.Raw] | str).decode(data)
+        except msgspec.ValidationError:
+            return None
+        except (msgspec.DecodeError, UnicodeDecodeError):  # as in `decode_line`
+            value = json.loads(bytes(data).decode("utf-8", errors="replace"))
+        event = _EVENT.search(value) if isinstance(value, str) else None
+        return value if event is None else _opened(event[1].encode())
+    except (ValueError, RecursionError):
+        return None
 
 
 def detect(data: bytes) -> Entry[Importer]:
@@ -115,7 +153,8 @@ def import_record(entry: Entry[Importer], data: bytes, context: RecordContext) -
         raise DataError(_TOO_DEEP) from error
     except InvalidValueError as error:  # the parts of its trajectory contradict each other
         raise error if isinstance(error, DataError) else DataError(str(error)) from error
-    if not isinstance(found, Trajectory | ApiCall | LoggedChunk | list):
+    several = found if isinstance(found, tuple) else (found,)
+    if not all(isinstance(one, Trajectory | ApiCall | LoggedChunk | list) for one in several):
         raise DataError(f"the importer {entry.name!r} returned a {type(found).__name__}; expected a Trajectory")
     return found
 

@@ -1,13 +1,14 @@
 """Messages of other protocols in the shape of OpenAI's: calls, results and thoughts that are parts of a content.
 
 Anthropic, Bedrock, Gemini, the Vercel AI SDK, LangChain and the conventions of OpenTelemetry and OpenInference write a
-call as a part of the assistant's message and a result as a part of the user's. One table names these parts; what they
-hold is read from the first of several field names. Nothing here depends on a format of logs.
+call as a part of the assistant's message and a result as a part of the user's. One table tells these parts by their
+types; what they hold is read from the first of several field names. Nothing here depends on a format of logs.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -16,14 +17,14 @@ import msgspec
 from deltah.traces.openai_schema import Choice, FunctionCall, LogprobsBlock, Message, MessageToolCall, Response
 
 _KINDS: Final = (
-    dict.fromkeys(("thinking", "redacted_thinking", "reasoning", "reasoningContent"), "thought")
-    | dict.fromkeys(("tool_use", "server_tool_use", "mcp_tool_use", "toolUse", "tool_call", "tool-call"), "call")
-    | dict.fromkeys(("server_tool_call", "functionCall", "function_call"), "call")
-    | dict.fromkeys(("tool_result", "tool-result", "toolResult", "tool_call_response", "tool_response"), "result")
-    | dict.fromkeys(("server_tool_call_response", "functionResponse", "function_response"), "result")
-    | {"function_call_output": "result"}
+    (
+        "result",
+        re.compile(r".*tool.?result|.*(?:tool|function|_call).*(?:response|output)|.*_call_output", re.IGNORECASE),
+    ),
+    ("call", re.compile(r".*tool.?use|.*(?:tool|function).?call|.*_call", re.IGNORECASE)),
+    ("thought", re.compile(r"(?:redacted_)?thinking|reasoning(?:Content)?")),
 )
-"""What a part of each type holds. Bedrock's and Gemini's parts have no type: their one key is the name, over fields."""
+"""What a part holds, by its type. Bedrock's and Gemini's parts have no type: their one key is the name, over fields."""
 _CALL_ID: Final = ("id", "call_id", "tool_call_id", "toolCallId", "toolUseId")
 _NAME: Final = ("name", "tool_name", "toolName")
 _ARGUMENTS: Final = ("arguments", "input", "args", "server_tool_call")
@@ -131,11 +132,9 @@ def _opened(part: Any) -> tuple[str, Mapping[str, Any]] | None:
     if not isinstance(part, Mapping):
         return None
     kind = part.get("type")
-    if isinstance(kind, str):
-        held = "result" if kind.endswith("_tool_result") else _KINDS.get(kind)
-        return None if held is None else (held, part)
-    name = next((name for name in part if name in _KINDS and isinstance(part[name], Mapping)), None)
-    return None if name is None else (_KINDS[name], part[name])
+    named = [(kind, part)] if isinstance(kind, str) else [(k, v) for k, v in part.items() if isinstance(v, Mapping)]
+    found = ((held, fields) for name, fields in named for held, sign in _KINDS if sign.fullmatch(name))
+    return next(found, None)
 
 
 def _without_parts(message: Message, parts: Sequence[Any], *, first: bool) -> list[Message]:

@@ -356,10 +356,11 @@ class Reading:
         return import_record(self._format, data, context)
 
     def _imported(self, record: Imported, where: Position) -> Iterator[Trajectory]:
-        if isinstance(record, Trajectory):
-            self.counts.n_read += 1
-            self.counts.file = where.file
-            yield record
+        if isinstance(record, Trajectory | tuple):
+            for trajectory in record if isinstance(record, tuple) else (record,):
+                self.counts.n_read += 1
+                self.counts.file = where.file
+                yield trajectory
         elif self._alone and (not isinstance(record, ApiCall) or self._joiner is not None):
             self.needs_others = True
         elif isinstance(record, list):

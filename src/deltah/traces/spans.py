@@ -23,14 +23,12 @@ import msgspec
 
 from deltah.core.types import Scalar
 from deltah.errors import DataError
-from deltah.traces.conversation import COST, ApiCall, Conversation, Facts, LoggedMessage
+from deltah.traces.conversation import COST, UNCLAIMED, ApiCall, Conversation, Facts, LoggedMessage
 from deltah.traces.files import Position
 from deltah.traces.importers.openai_chat import read_call
 from deltah.traces.openai_schema import ChatLine, FunctionCall, Message, MessageToolCall, Request, Response
 from deltah.traces.parts import expand, json_value, result_text, to_messages, to_response, tool_message
 
-UNCLAIMED: Final = "tool_spans_without_call"
-"""Metadata key: runs of tools in a trace that no call of its models accounts for."""
 SPAN_OF: Final = "span/"
 """Metadata key of a call, before its id: `<trace>/<span>` of its run, or else of the answer that issued it."""
 MAX_OPEN_BYTES: Final = 256 * 2**20

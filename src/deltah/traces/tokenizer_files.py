@@ -1,0 +1,111 @@
+"""Texts of token ids: from the `tokenizer.json` of the model, where the machine has it.
+
+Training logs keep ids, and only the tokenizer knows their texts. The file is looked for beside the log, in the run that
+it belongs to, in the model's own folder and in the Hugging Face cache; nothing is downloaded. Without it only the
+special tokens of known families have a text, which is enough to see where a call begins.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from deltah.errors import DataError
+from deltah.traces.openai_schema import TokenLogprob
+
+FILE_NAME: Final = "tokenizer.json"
+HIDDEN, UNREADABLE = "\ufffd", "token_id:{}"
+"""How a token reads whose text is not known: where the borders of its message are, and where they are not."""
+_CACHE: Final = Path("~/.cache/huggingface/hub").expanduser()
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+_QWEN: Final = re.compile(r"qwen-?(?:2(?:\.5)?|3)(?![.\d])")
+_QWEN_TOKENS: Final = {
+    151643: "<|endoftext|>", 151645: "<|im_end|>", 151657: "<tool_call>", 151658: "</tool_call>",
+    151667: "<think>", 151668: "</think>",
+}  # fmt: skip
+"""Delimiters of Qwen2, 2.5 and 3, from their published `tokenizer_config.json`."""
+
+_CALL: Final = b"<tool_call>"
+
+
+def token_bytes(log: str, model: str | None) -> Mapping[int, bytes]:
+    """Bytes of each token of a model that are known; `log` is the file that holds its ids.
+
+    Raises:
+        DataError: if a tokenizer file is found and cannot be read.
+    """
+    found = next((path for path in _candidates(log, model) if path.is_file()), None)
+    if found is not None:
+        return _read(found, found.stat().st_mtime)
+    name = (model or "").lower().replace("_", "-")
+    return {i: text.encode() for i, text in _QWEN_TOKENS.items()} if _QWEN.search(name) else {}
+
+
+def drawn_tokens(
+    ids: Sequence[int], logprobs: Sequence[float | None], known: Mapping[int, bytes], n_calls: int
+) -> list[TokenLogprob]:
+    """Sampled tokens of one message as a server's block of log-probabilities lists them, without alternatives.
+
+    Where some have no text, the known ones have to show every call of the message, or all count as unknown.
+    """
+    shown = sum(known.get(id) == _CALL for id in ids) == n_calls
+    unknown = HIDDEN if known and shown else UNREADABLE
+    return [_token(id, known.get(id), logprob, unknown) for id, logprob in zip(ids, logprobs, strict=True)]
+
+
+def _token(id: int, spelled: bytes | None, logprob: float | None, unknown: str) -> TokenLogprob:
+    if spelled is None:
+        return TokenLogprob(token=unknown.format(id), id=id, logprob=logprob)
+    return TokenLogprob(spelled.decode(errors="replace"), id, logprob, list(spelled))
+
+
+def _candidates(log: str, model: str | None) -> Iterator[Path]:
+    """Where the tokenizer of a run may lie, the nearest first."""
+    folder = Path(log).resolve().parent
+    run = next((above.parent for above in folder.parents if above.name == "monitors"), folder)
+    yield from (folder / FILE_NAME, folder.parent / FILE_NAME, run / FILE_NAME)
+    yield from sorted(run.glob(f"weights/*/{FILE_NAME}"))
+    if not model:
+        return
+    yield Path(model).expanduser() / FILE_NAME
+    named = f"models--{model.replace('/', '--')}"
+    yield from sorted((_CACHE / named).glob(f"snapshots/*/{FILE_NAME}"))
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, changed: float) -> dict[int, bytes]:
+    """Bytes of every token in a tokenizer file, as it was when it was last changed."""
+    try:
+        tokenizer: dict[str, Any] = msgspec.json.decode(path.read_bytes())
+        listed = tokenizer["model"]["vocab"]
+        ids: dict[str, int] = listed if isinstance(listed, dict) else {token: i for i, (token, _) in enumerate(listed)}
+        level = "ByteLevel" in msgspec.json.encode(tokenizer.get("decoder")).decode()
+        spelled = {i: _by_byte(token) if level else _by_word(token) for token, i in ids.items()}
+        return spelled | {added["id"]: added["content"].encode() for added in tokenizer.get("added_tokens") or ()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: cannot read this tokenizer ({error}); remove the file or copy it again") from error
+
+
+def _alphabet() -> dict[str, int]:
+    """Byte of each character in which a byte-level vocabulary spells its tokens: printable bytes are themselves."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
+
+
+_ALPHABET: Final = _alphabet()
+
+
+def _by_byte(token: str) -> bytes:
+    return bytes(_ALPHABET[c] for c in token) if all(c in _ALPHABET for c in token) else token.encode()
+
+
+def _by_word(token: str) -> bytes:
+    """Spelling of SentencePiece: a bar for a space, bytes as `<0x0A>`."""
+    byte = _BYTE.fullmatch(token)
+    return bytes([int(byte[1], 16)]) if byte else token.replace("\u2581", " ").encode()
