@@ -188,9 +188,12 @@ LEVEL: Final = """
 """
 """The waste level of a call, from its facts, what is known of its tool, and its verdict, in SQL."""
 _REPEATS: Final = f"list_has_any(waste, {[name.value for name in REPEATS]})"
+# A call whose answer changes in a trajectory though nothing was changed there asks for something that others change.
 _REDUNDANT: Final = f"""
     UPDATE calls SET redundant = CASE
         WHEN message_between OR result_hash IS NULL OR NOT {_REPEATS} THEN false
+        WHEN (key, call_hash) IN (SELECT (key, call_hash) FROM calls WHERE NOT same_result AND NOT message_between
+            AND list_has_all($harmless::VARCHAR[], "between")) THEN false
         WHEN list_contains($reads::VARCHAR[], tool) AND list_has_all($harmless::VARCHAR[], "between") THEN true
         WHEN list_contains($others::VARCHAR[], tool) OR list_has_any($writes::VARCHAR[], "between") THEN false
         ELSE NULL
