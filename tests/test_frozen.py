@@ -102,9 +102,9 @@ def _plainer(note: str) -> str:
     return note
 
 
-# Waste needs a repeat of a tool that is known to be repeatable (all cases declare `search` and `python`): near duplicates
-# and results in context are hints, calls that could not be parsed equal none, and a result of one or two new words is
-# never called unused. The study's label of redundancy follows, and with it Holm's correction over all labels.
+# Waste needs a repeat of a tool that is known to be repeatable (all cases declare `search` and `python`): near
+# duplicates and results in context are hints, calls that could not be parsed equal none, and a result of one or two new
+# words is never called unused. The study's label of redundancy follows, and with it Holm's correction over all labels.
 _FEWER = ("demo*", "made*", "both")
 _WASTE: Final = (
     *(f"score/{case}.summary.{key}" for case in (*_FEWER, "sglang-cut-off*") for key in ("savings.*", "waste.*")),
