@@ -41,7 +41,7 @@ def test_own_signal() -> None:
     assert "record_low, nats" in run("examples/own_signal.py")
     command = "-m deltah score examples/lab/vllm.jsonl.zst --vocab-size 1394 --signal own_signal:record_low"
     printed = run(*command.split())
-    assert "record low" in printed
+    assert "mean record" in printed
 
 
 def test_own_reward() -> None:

@@ -23,6 +23,10 @@ class DataError(DeltahError, ValueError):
     """A file whose content breaks its format; the message names file, line and field."""
 
 
+class DataWarning(UserWarning):
+    """Records of a file that could not be read, while others could."""
+
+
 class VocabularySizeError(InvalidValueError, DataError):
     """A vocabulary size that is too small for the tokens or probabilities beside it; takes a reason and the size."""
 

@@ -23,6 +23,7 @@ import logging
 import math
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -35,8 +36,8 @@ from typing import IO, Any
 import msgspec
 
 from deltah.core.metrics import FORMER_KEYS
-from deltah.core.signals import SignalConfig
-from deltah.errors import ConfigError, DataError
+from deltah.core.signals import SIGNALS, SignalConfig
+from deltah.errors import ConfigError, DataError, InvalidValueError
 
 try:
     import fcntl
@@ -52,6 +53,8 @@ FOLDERS = ("checkpoints", "traces", "eval", "model")
 PACKAGES = ("deltah", "numpy", "torch", "transformers", "trl", "accelerate", "datasets", "pydantic-monty", "bm25s")
 """Packages whose versions a run records."""
 _KEYS_NAMED = 6
+_RESULT = re.compile(rb'\{\s*"schema_version": ?\d+,\s*"(?:title|level)":')
+"""How the JSON of a report or a study begins, as no record of traces does."""
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -289,6 +292,23 @@ def run_signal(config: Mapping[str, Any]) -> SignalConfig:
         raise DataError(f"the run's signal configuration cannot be read: {error}") from error
 
 
+def log_signals() -> tuple[str, ...]:
+    """Names of the signals that a log can be scored by as it is read: those that need no fit."""
+    return tuple(name for name, entry in SIGNALS.items() if "fit" not in entry.options)
+
+
+def known_signal(name: str) -> str:
+    """The name of a signal that a log can be scored by; an InvalidValueError for any other."""
+    known = name in SIGNALS or ":" in name
+    if known and "fit" not in SIGNALS.resolve(name).options:
+        return name
+    fitted = f"the signal {name!r} needs an expectation fitted on other questions, as `deltah study` computes it; here"
+    raise InvalidValueError(
+        f"{fitted if known else f'unknown signal {name!r};'} choose one of: {', '.join(log_signals())}; or name one of "
+        "your own as package.module:function"
+    )
+
+
 @contextmanager
 def claim(path: Path) -> Iterator[None]:
     """Lock a run directory, created if missing, for this process.
@@ -344,3 +364,12 @@ def _discard(path: Path, before: set[str], made: list[Path]) -> None:
     for folder in made:
         with suppress(OSError):  # someone else put something in it
             folder.rmdir()
+
+
+def is_result(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is the JSON of a report or a study; False for one that cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return _RESULT.match(file.read(64)) is not None
+    except OSError:
+        return False

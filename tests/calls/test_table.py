@@ -8,6 +8,7 @@ import json
 import math
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from deltah import CallTable, Segment, SegmentKind, ToolCall, Trajectory, read_c
 from deltah.calls.savings import Costs, Prices
 from deltah.calls.schema import TABLES, TOOLS, rows_of
 from deltah.calls.waste import facts_of_calls
-from deltah.errors import ConfigError, DataError, InvalidValueError, MissingDependencyError
+from deltah.errors import ConfigError, DataError, DataWarning, InvalidValueError, MissingDependencyError
 
 MEASURED = make_trajectory([[2.0, 1.0], [0.5], [0.75]], id="a", outcome=1.0, question="Where?", metadata={"split": "x"})
 ROOT = Path(__file__).parents[2]
@@ -287,3 +288,36 @@ def test_the_documentation_lists_every_column_and_its_queries_run() -> None:
     (queries,) = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
     for query in queries.split("\n\n"):
         table.sql(query).fetchall()
+
+
+def test_records_that_are_lost_are_told_of_once(tmp_path: Path) -> None:
+    """Line 2 is cut off, line 4 no object, and 5 is of no known format: 3 of 5 lines are lost."""
+    spoken = '{"messages": [{"role": "user", "content": "%s"}, {"role": "assistant", "content": "yes"}]}'
+    lines = [spoken % "one?", spoken[:40], spoken % "two?", "[7]", '{"colour": "red"}']
+    (tmp_path / "log.jsonl").write_text("\n".join(lines) + "\n")
+    with pytest.warns(DataWarning) as warned:
+        table = read_calls(tmp_path / "log.jsonl")
+    [said] = [str(warning.message) for warning in warned]
+    assert said.startswith("3 records could not be read; 2 trajectories could. First: ")
+    assert f"First: {tmp_path}/log.jsonl, line 2: not valid JSON" in said
+    assert said.endswith("all are in .problems")
+    assert warned[0].filename == __file__
+    assert [problem.line for problem in table.problems] == [2, 4, 5]
+    assert repr(table) == "<CallTable: 0 calls of 2 trajectories; .df() .pl() .arrow() .sql()>"
+    assert table.notes == ["No trajectory has a tool call, so there is nothing to score."]
+    assert (CallTable().problems, CallTable().notes) == ([], [])
+
+
+def test_a_log_without_losses_warns_of_nothing(tmp_path: Path) -> None:
+    write_traces(tmp_path / "t.jsonl", [make_trajectory([[1.0], [0.5]])])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_calls(tmp_path / "t.jsonl").problems == []
+
+
+@pytest.mark.parametrize("content", ["", "# deltah\n\nA page of text.\n", "{}\n"])
+def test_what_holds_no_trajectory_is_an_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / "README.md").write_text(content)
+    for paths in (tmp_path / "README.md", iter([str(tmp_path / "README.md")])):
+        with pytest.raises(DataError, match=r"no trajectory could be read from \S+README\.md; "):
+            read_calls(paths)

@@ -65,9 +65,8 @@ def test_score_writes_over_no_log(tmp_path: Path, traces: Path, named: str) -> N
     assert log.read_bytes() == before
     calls = log.with_name("calls.jsonl")
     assert CliRunner().invoke(app, ["score", str(log.parent), "--out", str(calls)]).exit_code == 0
-    again = CliRunner().invoke(app, ["score", str(log.parent), "--out", str(calls)])  # it lies among the logs now
-    assert "choose another name, or --force" in str(again.exception)
-    assert CliRunner().invoke(app, ["score", str(log.parent), "--out", str(calls), "--force"]).exit_code == 0
+    # The second time it lies among the logs, and is no log.
+    assert CliRunner().invoke(app, ["score", str(log.parent), "--out", str(calls)]).exit_code == 0
     assert len(calls.read_bytes().splitlines()) == 3
     assert sorted(os.listdir(log.parent)) == ["calls.jsonl", "link.jsonl", "log.jsonl"]
 
@@ -100,7 +99,7 @@ def test_a_report_in_the_folder_of_its_logs(tmp_path: Path, traces: Path) -> Non
     before = log.read_bytes()
     refused = CliRunner().invoke(app, ["report", str(log.parent), "--out", str(page)])
     assert isinstance(refused.exception, ConfigError)
-    assert "x.json would be overwritten and is no earlier result" in str(refused.exception)
+    assert "x.json, which this command did not write; choose another name, or --force" in str(refused.exception)
     assert log.read_bytes() == before
     log = log.rename(log.with_suffix(".jsonl"))
     pages = []
@@ -133,11 +132,12 @@ def test_a_study_in_the_folder_of_its_logs(tmp_path: Path, traces: Path) -> None
 
 def test_rows_of_an_earlier_run_survive_a_log_without_trajectories(tmp_path: Path) -> None:
     out, empty = tmp_path / "calls.jsonl", tmp_path / "empty.jsonl"
-    out.write_text("earlier\n")
+    earlier = '{"trajectory":"a","call":"b","tool":"c"}\n'
+    out.write_text(earlier)
     empty.touch()
     result = CliRunner().invoke(app, ["score", str(empty), "--out", str(out)])
     assert "no trajectory could be read" in str(result.exception)
-    assert out.read_text() == "earlier\n"
+    assert out.read_text() == earlier
 
 
 def test_score_as_json_equals_the_library(traces: Path) -> None:
@@ -265,7 +265,7 @@ def test_of_many_unreadable_records_the_first_are_listed_and_the_rest_counted(tr
 
 def test_tokens_that_the_log_does_not_list_are_noted(tmp_path: Path) -> None:
     [log] = (Path(__file__).parents[1] / "traces" / "data").glob("llama-server-emoji.jsonl*")
-    said = "No logprobs for 27 sampled tokens of 1 trajectory, by the server's own count"
+    said = "The server sampled 27 tokens of 1 trajectory without listing log-probabilities"
     result = CliRunner().invoke(app, ["score", str(log), "--vocab-size", "1394"])
     assert result.exit_code == 0, result.output
     assert said in " ".join(result.output.split())
@@ -298,7 +298,7 @@ def test_a_log_without_calls_is_said_to_be_one(tmp_path: Path) -> None:
     log, page = tmp_path / "log.jsonl", tmp_path / "page.html"
     log.write_text('{"messages": [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "done"}]}\n')
     scored = CliRunner().invoke(app, ["score", str(log)])
-    assert "No trajectory made a tool call: there is nothing to score." in scored.output
+    assert "No trajectory has a tool call, so there is nothing to score." in scored.output
     reported = CliRunner().invoke(app, ["report", str(log), "--out", str(page)])
     assert (scored.exit_code, reported.exit_code) == (0, 0)
     assert "Position matters" not in page.read_text()
@@ -319,8 +319,11 @@ def test_report_is_written_beside_the_traces(traces: Path) -> None:
             ["train", "--tasks", "t.jsonl", "--reward", "sparce"],
             "reward: unknown reward 'sparce'; choose one of: outcome, sparse",
         ),
-        (["train"], "tasks is missing; give it as an option"),
-        (["eval"], "eval.tasks is missing"),
+        (["train"], "tasks is missing; give it with --tasks, or in the configuration file (--config)"),
+        (["eval"], "eval.tasks is missing; give it with --tasks,"),
+        (["train", "--tasks", "t.jsonl", "--set", "eval.limit=4"], "eval.tasks is missing; give it with --eval-tasks,"),
+        (["score", "x", "--margin", "wide"], "'wide' is not a valid number"),
+        (["score", "x", "--workers", "two"], "'two' is not a valid whole"),
         (["train", "--tasks", "t.jsonl", "--set", "reward.alpha"], "expected key=value"),
         (["train", "--tasks", "t.jsonl", "--set", "rewad.alpha=1"], "unknown configuration key 'rewad'"),
         (["train", "--tasks", "t.jsonl", "--set", "reward.alpha=high"], "reward: alpha is 'high'; expected a number"),
@@ -370,7 +373,9 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
 def test_score_answers_a_query(traces: Path) -> None:
     query = "SELECT tool, count(*) AS n, round(avg(value), 3) AS mean FROM calls GROUP BY tool"
     shown = CliRunner().invoke(app, ["score", str(traces), "--sql", query])
-    assert [line.split() for line in shown.output.splitlines() if "search" in line] == [["search", "3", "-0.333"]]
+    assert [line.split() for line in shown.output.splitlines() if "search" in line] == [
+        ["│", "search", "│", "3", "│", "-0.333", "│"]
+    ]
     told = CliRunner().invoke(app, ["score", str(traces), "--json", "--sql", "SELECT key, outcome FROM trajectories"])
     assert json.loads(told.stdout) == [{"key": i, "outcome": 1.0} for i in range(3)]
     wrong = CliRunner().invoke(app, ["score", str(traces), "--sql", "SELECT nothing FROM calls"])

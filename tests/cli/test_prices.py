@@ -97,7 +97,7 @@ def test_tools_are_drafted_corrected_and_read(tmp_path: Path) -> None:
         return done
 
     drafted = run("score", log, "--write-tools", tools)
-    assert "1 tool in" in drafted.stderr
+    assert "tools drafted in" in drafted.stderr
     assert "1 call with the result of an earlier equal one (of search) may be waste" in drafted.stdout
     numbers = "2 calls in 1 trajectory, 1 repeat of 1 call, 0 of them with another result"
     assert f'"search" = "unknown"  # {numbers}' in tools.read_text()
@@ -105,7 +105,9 @@ def test_tools_are_drafted_corrected_and_read(tmp_path: Path) -> None:
     tools.write_text(tools.read_text().replace('= "unknown"', '= "read"') + 'lookup = {kind = "read", cost = 0.5}\n')
     summary = json.loads(run("score", log, "--tools", tools, "--json").stdout)
     assert summary["waste"]["likely"] == 1
-    assert "--tools names 1 tool that the log never calls: lookup." in summary["notes"]
+    assert "--price or --tools names 1 tool that the log never calls: lookup." in summary["notes"]
+    refused = CliRunner().invoke(app, ["score", str(log), "--write-tools", str(tools)])
+    assert "would overwrite" in str(refused.exception), "what was corrected stays"
     run("score", log, "--tools", tools, "--write-tools", tmp_path / "again.toml")
     assert f'"search" = "read"  # declared: {numbers}' in (tmp_path / "again.toml").read_text()
     assert "lookup" in run("report", log, "--tools", tools, "--out", page).stderr

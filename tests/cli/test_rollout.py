@@ -141,9 +141,9 @@ def test_a_finished_file_is_replaced_when_the_new_one_is_whole(agent: Agent, tas
 @pytest.mark.parametrize(
     ("out", "message"),
     [
-        ("tasks.jsonl/a.jsonl", "cannot write the run directory"),
-        ("tasks.jsonl/deeper/a.jsonl", "Not a directory; choose another --out"),
-        ("folder.jsonl", "folder.jsonl: it is a directory; choose another name"),
+        ("tasks.jsonl/a.jsonl", "a.jsonl: Not a directory; choose another place"),
+        ("tasks.jsonl/deeper/a.jsonl", "Not a directory; choose another place"),
+        ("folder.jsonl", "folder.jsonl is a folder; expected the name of a file"),
         ("full", "full exists and is not a run of deltah"),
         ("taken.jsonl", "taken.jsonl.partial: File exists; choose another --out"),
     ],
@@ -158,7 +158,7 @@ def test_a_wrong_target_is_refused_before_any_work(
     tasks.write_text("")  # even the task file is not read yet
     result = run(tasks, tmp_path / out)
     assert message in str(result.exception)
-    assert type(result.exception).__name__ == "ConfigError"
+    assert type(result.exception).__name__ in ("ConfigError", "DataError")
     assert agent.seeds == []
 
 
@@ -207,3 +207,18 @@ def test_a_killed_rollout_of_the_lab_goes_on(tmp_path: Path) -> None:
     whole = list(read_traces(out))
     assert [t.id.rpartition("-")[2] for t in whole] == [f"{i:05d}/0" for i in range(70)]
     assert [t.entropy.tobytes() for t in whole[: len(kept)]] == [t.entropy.tobytes() for t in kept]
+
+
+def test_a_second_rollout_replaces_its_traces_and_no_other_file(agent: Agent, tasks: Path, tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl.zst", "c.parquet"):
+        for _ in range(2):
+            assert run(tasks, tmp_path / name).exit_code == 0
+        assert len(list(read_traces(tmp_path / name))) == agent.made // 2
+        agent.made = 0
+    before, foreign = tasks.read_bytes(), tmp_path / "grades.jsonl"
+    foreign.write_text('{"id": "q1", "score": 1}\n')
+    for out, why in ((tasks, "which is read"), (foreign, "which this command did not write")):
+        assert why in str(run(tasks, out).exception)
+    assert (agent.made, tasks.read_bytes()) == (0, before)
+    assert run(tasks, foreign, "--force").exit_code == 0
+    assert len(list(read_traces(foreign))) == agent.made

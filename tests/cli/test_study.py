@@ -132,5 +132,5 @@ def test_what_a_reader_must_know_of_the_log_is_said(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [str(path), "--resamples", "100"])
     assert result.exit_code == 0, result.output
     n = sum(t.n_calls for t in blind)
-    assert f"note  No entropies (no logprobs) for {n} of {n} calls: judged by text alone." in result.stderr
-    assert "note  The score of 2 trajectories is outside [0, 1] (such as 85)" in result.stderr
+    assert f"Note: No log-probabilities for {n} of {n} calls, so only the text is judged there." in result.stderr
+    assert "Note: The score of 2 trajectories is outside [0, 1] (such as 85), so it is not used." in result.stderr

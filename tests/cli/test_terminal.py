@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,3 +97,82 @@ def test_study_breaks_no_name_of_a_signal(tmp_path: Path) -> None:
     rows = [line.split()[0] for line in lines if re.search(r" \d\.\d\d ", line) and line.startswith(" ")]
     assert {"position_corrected", "entropy_before", "call_index"} <= set(rows)
     assert any(line.startswith(" call_index (baseline) ") for line in lines)
+
+
+def on_a_terminal(*arguments: object) -> str:
+    """What a terminal of 80 columns shows."""
+    program = (
+        "import os, pty, sys\n"
+        "def read(fd):\n"
+        "    return os.read(fd, 65536)\n"
+        "sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:], read)))\n"
+    )
+    source = str(Path(__file__).parents[2] / "src")
+    environment = {**os.environ, "PYTHONPATH": source, "TERM": "xterm", "COLUMNS": "80", "NO_COLOR": "1"}
+    command = [sys.executable, "-m", "deltah", *map(str, arguments)]
+    wrapped = [sys.executable, "-c", program, *command]
+    done = subprocess.run(wrapped, capture_output=True, check=True, env=environment, stdin=subprocess.DEVNULL)
+    return re.sub(r"\x1b\[[?\d;]*[A-Za-z]|\r", "", done.stdout.decode())
+
+
+def test_an_answer_fits_the_terminal_and_a_pipe_gets_all_of_it(tmp_path: Path) -> None:
+    t = make_trajectory([[2.0], [2 / 3], [1.0]], id="\x1b[31mred", prediction="\u202e")
+    write_traces(tmp_path / "t.jsonl", [t])
+    everything = ("score", tmp_path / "t.jsonl", "--sql", "SELECT * FROM calls LIMIT 2")
+    shown = on_a_terminal(*everything)
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "43 columns" in " ".join(shown.split())
+    assert "trajectory" in shown
+    piped = CliRunner().invoke(app, [str(a) for a in everything]).output
+    assert all(f" {name} " in piped for name in ("trajectory", "tool", "value", "waste_level", "key"))
+    assert "\x1b" not in shown + piped
+    query = "SELECT prediction FROM trajectories"
+    assert "⟨U+202E⟩" in CliRunner().invoke(app, [*map(str, everything[:3]), query]).output
+    # ΔH is 2/3 - 2 = -1.3333 and 1 - 2/3 = 0.3333; a count has no digits to lose.
+    query = "SELECT value, 123456.78::DOUBLE AS tokens, 0::DOUBLE AS none, 2.5e-7 AS fee, index FROM calls"
+    numbers = [line.split("│")[1:-1] for line in on_a_terminal(*everything[:3], query).splitlines() if "│" in line]
+    assert [[cell.strip() for cell in row] for row in numbers[2:]] == [
+        ["-1.333", "123457.0", "0.0", "2.5e-07", "1"],
+        ["0.3333", "123457.0", "0.0", "2.5e-07", "2"],
+    ]
+    assert "-1.3333333333333335" in CliRunner().invoke(app, [*map(str, everything[:3]), query]).output
+
+
+def test_all_calls_have_a_row_with_the_numbers_of_the_report(tmp_path: Path) -> None:
+    """Ten questions of two calls, ΔH -1 and +0.5: half reduced, mean -0.25; an eleventh question without a call."""
+    trajectories = [make_trajectory([[2.0], [1.0], [1.5]], id=f"t{i}", question=f"Q{i}") for i in range(10)]
+    write_traces(tmp_path / "t.jsonl", [*trajectories, make_trajectory([[1.0]], id="t10", question="Q10")])
+    lines = at_80_columns("score", tmp_path / "t.jsonl")
+    [row] = [line.split() for line in lines if line.strip().startswith("all calls")]
+    assert row[:5] == ["all", "calls", "20", "0.50", "−0.250"]
+    below = lines[[line.split()[:2] for line in lines].index(["all", "calls"]) + 1]
+    done = CliRunner().invoke(app, ["report", str(tmp_path / "t.jsonl"), "--out", str(tmp_path / "p.html")])
+    assert done.exit_code == 0, done.output
+    [overview] = json.loads((tmp_path / "p.json").read_text())["overview"]
+    cells = dict(zip((c["key"] for c in overview["columns"]), overview["rows"][0]["cells"], strict=True))
+    assert below.split() == " ".join(cells[key]["interval"] for key in ("reduction_rate", "mean_value")).split()
+    assert "Shares and means stand above their 95 % interval; other columns count calls." in lines
+
+
+def test_notes_come_last_and_begin_with_a_capital(tmp_path: Path) -> None:
+    t = make_trajectory([[1.0], [0.5]], question="Q", model="m", metadata=ASSUMED)
+    write_traces(tmp_path / "t.jsonl", [t])
+    for command, out in (("score", "r.csv"), ("report", "p.html"), ("study", "s.json")):
+        lines = at_80_columns(command, tmp_path / "t.jsonl", "--out", tmp_path / out)
+        notes = [line for line in lines if line.startswith("Note: ")]
+        assert notes
+        assert lines[-len(notes) :] == notes
+        assert all(note[6].isupper() for note in notes)
+
+
+def test_money_is_shown_where_a_price_is_known(tmp_path: Path) -> None:
+    """The second call repeats the first with the same result, and entropy rises: certified waste."""
+    t = make_trajectory([[1.0], [0.5], [2.0]])
+    write_traces(tmp_path / "t.jsonl", [t])
+    bare, priced = (
+        "\n".join(at_80_columns("score", tmp_path / "t.jsonl", *options)) for options in ((), ("--price", "input=1"))
+    )
+    assert "if these wasteful calls were dropped" in bare
+    assert "USD" not in bare
+    assert "price" not in bare
+    assert "USD" in priced

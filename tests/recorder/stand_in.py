@@ -7,7 +7,7 @@
 | refuses, forbids, crashes | refuses any, with status 400, 403 or 500 |
 | silent | takes the wish and gives none |
 | busy, html | answers 429 in JSON, 503 in HTML |
-| slow | a token every 50 ms, without end |
+| slow | a token every 50 ms, without end; a whole answer never |
 | breaks | closes the connection inside the stream |
 | packed | compresses its answer unasked |
 """
@@ -94,6 +94,7 @@ class StandIn:
         elif asked.get("stream"):
             await self.stream(asked, send, chunks(path, asked))
         else:
+            await asyncio.sleep(60 if model == "slow" else 0)
             await whole(send, 200, response(path, asked))
 
     async def stream(self, asked: dict[str, Any], send: Any, events: list[dict[str, Any]]) -> None:

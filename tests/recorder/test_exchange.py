@@ -90,6 +90,7 @@ def test_a_stream_may_be_cut_anywhere(tokens: list[str], cuts: list[int], end: s
         ("Invalid value for 'top_logprobs': must be less than or equal to 5.", 20, 5),
         ("Requested sample logprobs of 20, which is greater than max allowed: 10", 20, 10),
         ("top_logprobs: Input should be less than or equal to 20 [type=less_than_equal, input_value=50]", 50, 20),
+        ("Input validation error: `top_n_tokens` must be >= 0 and <= 5. Given: 20", 20, 5),
         ("logprobs is not supported by gpt-4-1-mini in api v1", 20, 0),
         ("max_tokens must be at most 8", 20, 0),
         ("top_logprobs must be between 0 and 20", 20, 0),

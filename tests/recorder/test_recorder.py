@@ -248,6 +248,15 @@ def test_a_client_that_leaves_ends_the_request_to_the_server(setup: Setup) -> No
     assert len(next(iter(deltah.read_traces(setup.path))).entropy) >= 3
 
 
+def test_a_client_that_does_not_wait_ends_the_request_too(setup: Setup) -> None:
+    with pytest.raises(openai.APITimeoutError):
+        setup.client(timeout=0.3).chat.completions.create(model="slow", messages=[ASKED])
+    assert setup.server.left.wait(5)
+    (line,) = setup.lines()
+    assert (line["http_status"], line["ended"]) == (None, "the client closed the connection")
+    assert line["response"]["error"]["type"] == "recorder"
+
+
 def test_a_stream_that_the_server_breaks_off_is_broken_off(setup: Setup) -> None:
     for url in (setup.direct, setup.url):
         with pytest.raises(httpx.RemoteProtocolError):

@@ -146,7 +146,7 @@ def test_few_or_uneven_questions_are_named() -> None:
         return run_study(table, resamples=100, permutations=100).notes
 
     assert notes(np.arange(60)) == ()
-    assert "the 12 questions, with their unequal numbers of calls, weigh as much as 12 equal" in notes(np.arange(12))[0]
+    assert "The 12 questions, with their unequal numbers of calls, weigh as much as 12 equal" in notes(np.arange(12))[0]
     assert notes(np.arange(4)) == ()  # too few for any number
     one_large = np.concatenate([np.arange(40), np.zeros(39, dtype=np.int64)])
-    assert "the 40 questions, with their unequal numbers of calls, weigh as much as 4 equal" in notes(one_large)[0]
+    assert "The 40 questions, with their unequal numbers of calls, weigh as much as 4 equal" in notes(one_large)[0]

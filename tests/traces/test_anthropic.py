@@ -260,7 +260,8 @@ def test_a_session_of_claude_code_is_one_conversation(tmp_path: Path) -> None:
         ("assistant", [text("At 06:14.")], "msg_2"),
     )
     aside = [line | {"isSidechain": True, "agentId": "a1", "uuid": f"side-{line['uuid']}"} for line in lines[:2]]
-    found, side = read(tmp_path, {"type": "summary", "leafUuid": "u6"}, *lines, *aside)
+    others = [{"type": "queue-operation", "sessionId": "s-1"}, {"type": "summary", "leafUuid": "u6"}]
+    found, side = read(tmp_path, *others, *lines, *aside)
     assert (found.id, found.prediction, side.id, len(side.calls)) == ("s-1", "At 06:14.", "s-1/a1", 0)
     assert calls(found) == [("toolu_9", "tide_table", "06:14"), ("toolu_10", "moon", "denied")]
     assert [(call.turn, call.status) for call in found.calls] == [(0, CallStatus.OK), (0, CallStatus.ERROR)]
@@ -284,3 +285,39 @@ def test_results_that_nothing_claims_are_counted(tmp_path: Path) -> None:
 
     done = CliRunner().invoke(app, ["score", str(tmp_path / "log.jsonl")])
     assert "No tool call was found, but 1 result of a tool" in done.output.replace("\n", " ")
+
+
+def codex() -> list[dict[str, Any]]:
+    """Lines of a session of Codex: items of OpenAI's Responses, and what stands around them."""
+
+    def call(id: str, **fields: Any) -> dict[str, Any]:
+        return {"type": "function_call", "call_id": id, "name": "shell", "arguments": '{"command": "ls"}'} | fields
+
+    def output(id: str, text: Any) -> dict[str, Any]:
+        return {"type": "function_call_output", "call_id": id, "output": text}
+
+    say = {"type": "message", "role": "assistant"}
+    items = [
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Files?"}]},
+        {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Look."}], "encrypted_content": "x"},
+        call("a"),
+        call("b", arguments='{"command": "pwd"}'),
+        output("a", "a.py"),
+        output("b", "/home"),
+        {"type": "web_search_call", "id": "w", "action": {"query": "tides"}},
+        say | {"content": [{"type": "output_text", "text": "One file."}]},
+    ]
+    around = [("session_meta", {"id": "s-9"}), ("turn_context", {"model": "m-2"}), ("event_msg", {"type": "x"})]
+    lines = [*around, *(("response_item", item) for item in items)]
+    return [{"timestamp": f"2026-11-01T10:00:{i:02}Z", "type": t, "payload": p} for i, (t, p) in enumerate(lines)]
+
+
+def test_a_session_of_codex_is_one_conversation(tmp_path: Path) -> None:
+    (found,) = read(tmp_path, *codex())
+    assert (found.id, found.model, found.question, found.prediction) == ("s-9", "m-2", "Files?", None)
+    assert [(c.name, c.arguments, c.result, c.turn) for c in found.calls] == [
+        ("shell", '{"command": "ls"}', "a.py", 0),
+        ("shell", '{"command": "pwd"}', "/home", 0),
+        ("web_search", '{"query":"tides"}', None, 1),
+    ]
+    assert reasoning(found) == ["Look.", "One file."]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import deltah
+from deltah.core.types import SegmentKind
 
 
 def step(source: str, message: Any, calls: list[tuple[str, str]] | None = None, **fields: Any) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def test_steps_become_turns_with_calls_and_results(tmp_path: Path, style: dict[s
         ("a", "bash", '{"command":"cat a"}', "no such file", 0),
     ]
     assert (found.id, found.model, found.question, found.prediction) == ("s7", "glm-4.6", "What is the port?", "80")
-    assert found.metadata["cost_usd"] == 0.75
+    assert found.metadata["cost"] == 0.75
     assert found.entropy is None
 
 
@@ -60,6 +61,13 @@ def test_results_belong_to_their_call_whatever_their_order(tmp_path: Path) -> No
     mixed["observation"]["results"].reverse()
     (found,) = read(tmp_path, trajectory(STEPS[1], mixed))
     assert [(c.id, c.result) for c in found.calls] == [("x", "1"), ("y", "2")]
+
+
+def test_what_the_environment_says_without_a_call_is_no_result(tmp_path: Path) -> None:
+    acted = step("agent", "```bash\nls\n```", observation={"results": [{"content": "a.txt"}]})
+    (found,) = read(tmp_path, trajectory(STEPS[1], acted, STEPS[3]))
+    assert found.calls == ()
+    assert [s.text for s in found.segments if s.kind is SegmentKind.PROMPT] == ["What is the port?", "a.txt"]
 
 
 def test_reasoning_and_a_reward_are_kept(tmp_path: Path) -> None:

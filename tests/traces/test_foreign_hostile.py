@@ -15,7 +15,8 @@ import deltah
 from deltah.traces.parts import json_value
 from deltah.traces.record import encode
 
-from .test_anthropic import TIDE, answer, as_text, events, result, said, session, text
+from . import test_atif, test_ollama, test_responses, test_verifiers_results, test_verifiers_trace
+from .test_anthropic import TIDE, answer, as_text, codex, events, result, said, session, text
 from .test_importers_hostile import VALUES
 from .test_span_formats import FORMS
 from .test_wrapping import BEDROCK, CALLS, GEMINI, WHOLE, exchanges
@@ -30,8 +31,17 @@ SOUND: dict[str, Callable[[], Records]] = dict(FORMS) | {
     "anthropic events": lambda: [{"request": ASKED, "response": events()}],
     "anthropic stream": lambda: [{"request": ASKED, "response": as_text(events())}],
     "claude code": lambda: session(("user", "Tide?", ""), ("assistant", [TIDE], "m"), ("assistant", [text("a")], "m")),
+    "codex": codex,
     "gemini": lambda: [dict(zip(("request", "response"), GEMINI, strict=True))],
     "bedrock": lambda: [dict(zip(("input", "output"), BEDROCK, strict=True))],
+}
+SOUND |= {
+    "verifiers": lambda: [test_verifiers_trace.episode(test_verifiers_trace.trace())],
+    "verifiers results": lambda: [test_verifiers_results.row(1.0)],
+    "responses": lambda: [test_responses.exchange([test_responses.ASKED], test_responses.FIRST)],
+    "nemo gym": lambda: [test_responses.rollout(1.0, *test_responses.FIRST, test_responses.output("rain"))],
+    "ollama": lambda: [test_ollama.exchange([test_ollama.ASKED], test_ollama.chunks())],
+    "atif": lambda: [test_atif.trajectory(*test_atif.STEPS)],
 }
 SOUND |= {f"around: {name}": lambda form=form: [form()] for name, form in WHOLE.items()}
 SOUND |= {f"calls: {name}": lambda form=form: [form(a, b) for a, b in exchanges()] for name, form in CALLS.items()}

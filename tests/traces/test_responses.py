@@ -101,9 +101,18 @@ def test_calls_that_the_server_answers_are_calls_with_results(tmp_path: Path) ->
     found = only(tmp_path, exchange([ASKED], [FIRST[0], served, failed, *LAST]))
     assert [(c.name, c.result, c.status, c.turn) for c in found.calls] == [
         ("radar", "rain", CallStatus.OK, 0),
-        ("radar", "error: timeout", CallStatus.ERROR, 0),
+        ("radar", "timeout", CallStatus.ERROR, 0),
     ]
     assert deltah.score(found).value == pytest.approx([CHANGE])
+
+
+def test_a_response_may_end_with_the_result_of_the_servers_tool(tmp_path: Path) -> None:
+    served = {"type": "code_interpreter_call", "id": "i", "code": "1 + 1", "outputs": [{"type": "logs", "logs": "2"}]}
+    found = only(tmp_path, exchange([ASKED], [FIRST[0], served]))
+    (ran,) = found.calls
+    assert (ran.name, ran.arguments, ran.status) == ("code_interpreter", "1 + 1", CallStatus.OK)
+    assert ran.result is not None
+    assert "2" in ran.result
 
 
 def test_built_in_and_custom_tools_are_named(tmp_path: Path) -> None:

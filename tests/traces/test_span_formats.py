@@ -147,6 +147,31 @@ def strands() -> Records:
     ]
 
 
+def sdk_of_langfuse() -> Records:
+    """Spans of Langfuse's client, whose attributes are its own."""
+    rows = []
+    for number, one in enumerate(observations(), start=2):
+        kind = {"GENERATION": "generation", "TOOL": "tool", "SPAN": "tool"}[one["type"]]
+        given = {"type": kind, "input": json.dumps(one["input"]), "model.name": one.get("model")}
+        given["output"] = one["output"] if isinstance(one["output"], str) else json.dumps(one["output"])
+        attributes = {f"langfuse.observation.{key}": value for key, value in given.items() if value is not None}
+        rows.append(otel_span(number, one["name"], attributes, **failed(number - 3)))
+    outer = {"langfuse.observation.type": "span", "langfuse.observation.output": "not an answer"}
+    return [*rows, otel_span(1, "agent", outer)]
+
+
+def mlflow() -> Records:
+    """A trace as MLflow exports it: attributes are JSON."""
+    spans = []
+    for number, one in enumerate(observations(), start=2):
+        kind = "CHAT_MODEL" if one["type"] == "GENERATION" else "TOOL"
+        given = {"spanType": kind, "spanInputs": one["input"], "spanOutputs": one["output"]}
+        attributes = {f"mlflow.{key}": json.dumps(value) for key, value in given.items()}
+        span = otel_span(number, one["name"], attributes | {"gen_ai.request.model": "m-1"}, **failed(number - 3))
+        spans.append(span | span.pop("context"))
+    return [{"info": {"trace_id": "tr-1", "state": "OK"}, "data": {"spans": spans}}]
+
+
 def flattened(prefix: str, tree: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(tree, dict | list):
         for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
@@ -385,6 +410,8 @@ FORMS: dict[str, Callable[[], Records]] = {
     "otel events": older_events,
     "openllmetry": openllmetry,
     "strands": strands,
+    "langfuse sdk": sdk_of_langfuse,
+    "mlflow": mlflow,
     "openinference": lambda: openinference(lambda name, messages: dict(flattened(name, messages))),
     "openinference otlp": lambda: otlp(openinference(lambda name, messages: dict(flattened(name, messages)))),
     "phoenix rows": phoenix_rows,
@@ -442,6 +469,23 @@ def test_the_last_results_come_from_the_runs_of_the_tools(tmp_path: Path, form: 
     (found,) = read(tmp_path / "log.jsonl", cut_off(FORMS[form]()))
     assert [call.result for call in found.calls] == list(RESULTS)
     assert [call.status for call in found.calls] == [CallStatus.OK, CallStatus.ERROR]
+
+
+@pytest.mark.parametrize("form", ["langsmith", "langfuse rows", "phoenix rows"])
+def test_tables_hold_the_same_records(tmp_path: Path, form: str) -> None:
+    """Exports to storage are Parquet, with objects as text and times as times."""
+    import duckdb
+
+    given = FORMS[form]()
+    for record in given:
+        objects = {key: json.dumps(value) for key, value in record.items() if isinstance(value, dict)}
+        record |= objects if form == "langsmith" else {}
+    source, table = records(tmp_path / "log.jsonl", given), tmp_path / "log.parquet"
+    duckdb.execute(f"COPY (SELECT * FROM read_json('{source}')) TO '{table}' (FORMAT parquet)")
+    (found,) = deltah.read_traces(table)
+    assert [(call.id, call.result, call.duration_s) for call in found.calls] == [
+        (id, text, pytest.approx(0.5, abs=1e-3)) for (id, _, _), text in zip(CALLS, RESULTS, strict=True)
+    ]
 
 
 def test_costs_of_requests_are_added(tmp_path: Path) -> None:

@@ -88,7 +88,8 @@ def test_the_assumption_is_no_wider_than_it_must_be_on_a_real_log() -> None:
     assert sum(tool["undecided"] for tool in stated["by_tool"].values()) == 7
     [note] = [note for note in bare["notes"] if "vocabulary" in note]
     assert note.startswith(
-        "The vocabulary size is not stated: 524,288 tokens assumed; --vocab-size tightens the bounds"
+        "The model's vocabulary size is not known, so 524,288 tokens are assumed, more than any published model has. "
+        "Give the true size with --vocab-size (vocab_size in the model's config.json)"
     )
     assert not any("vocabulary" in note for note in stated["notes"])
     for wide, narrow in zip(read_traces(VLLM), read_traces(VLLM, vocab_size=1394), strict=True):
@@ -109,15 +110,16 @@ def test_traces_keep_an_assumed_size_and_the_notes_say_what_to_do(tmp_path: Path
 
     log, traces = write(tmp_path / "log.jsonl", talk(model="smollm2"), talk()), tmp_path / f"t{ending}"
     write_traces(traces, read_traces(log))
-    later = "--vocab-size, given where these traces' log is read,"
+    later = "--vocab-size where the log of these traces is read"
     for path, options, how in (
         (log, [], "--vocab-size"),
         (traces, [], "--vocab-size"),
         (traces, ["--vocab-size", "100"], later),
     ):
         notes = scored(path, *options)["notes"]
-        assert f"The vocabulary size was taken from the model's name (smollm2: 49,152); {how} states it." in notes
-        assert any(f"524,288 tokens assumed; {how} tightens the bounds" in note for note in notes)
+        named = "The vocabulary size was taken from the model's name (smollm2: 49,152). If it is another, give"
+        assert f"{named} {how}." in notes
+        assert any("524,288 tokens are assumed" in n and f"the true size with {how} (" in n for n in notes)
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
@@ -126,7 +128,7 @@ def test_traces_of_an_earlier_release_have_no_upper_bound_and_the_note_says_so(t
     write_traces(traces, (_unbounded(t) for t in read_traces(VLLM)))
     found = scored(traces)
     assert sum(tool["undecided"] for tool in found["by_tool"].values()) == 88
-    assert any("written by an earlier release, without a vocabulary size; read their log" in n for n in found["notes"])
+    assert any("written by an earlier release, without a vocabulary size. Read their" in n for n in found["notes"])
 
 
 def _unbounded(t: Trajectory) -> Trajectory:

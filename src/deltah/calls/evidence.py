@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final
@@ -88,32 +87,6 @@ def canonical(arguments: str) -> str:
         return _JSON.encode(json.loads(arguments)) if arguments.strip() else "{}"
     except (ValueError, RecursionError):
         return arguments.strip()
-
-
-def texts_of(arguments: str) -> tuple[str, str]:
-    """The texts of a call's arguments joined, nested ones included, and all the rest of them."""
-    try:
-        value = json.loads(arguments)
-    except (ValueError, RecursionError):
-        return arguments, ""
-    found, rest = list[str](), list[str]()
-    for key, leaf in _leaves(value, ""):
-        rest.append(key if isinstance(leaf, str) else f"{key}={leaf!r}")
-        if isinstance(leaf, str):
-            found.append(leaf)
-    return " ".join(found), "\n".join(rest)
-
-
-def _leaves(value: object, key: str) -> Iterator[tuple[str, object]]:
-    stack = [(key, value)]
-    while stack:
-        key, item = stack.pop()
-        if isinstance(item, Mapping):
-            stack += [(f"{key}/{name}", inner) for name, inner in item.items()]
-        elif isinstance(item, list):
-            stack += [(f"{key}/", inner) for inner in item]
-        else:
-            yield key, item
 
 
 def split_words(text: str) -> list[str]:

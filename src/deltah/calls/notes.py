@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Final
 
 from deltah.calls.table import CallTable, ScoredLog
 from deltah.core.entropy import DEFAULT_VOCAB_SIZE
 from deltah.core.types import Estimator
-from deltah.text_format import count, share
+from deltah.errors import DataError
+from deltah.text_format import agreeing, count, share
 from deltah.traces.conversation import TOKENS_WITHOUT_LOGPROBS, UNCLAIMED
 from deltah.traces.importing import UNFIT_OUTCOME
 from deltah.traces.vocabularies import FROM_DEFAULT, FROM_MODEL_NAME
@@ -63,50 +65,72 @@ def notes_on(table: CallTable, log: ScoredLog) -> list[str]:
 def _found(facts: SimpleNamespace) -> Iterator[str]:
     results = count(facts.unclaimed, "result of a tool", "results of tools")
     if not facts.calls and not facts.unclaimed:
-        yield "No trajectory made a tool call: there is nothing to score."
+        yield "No trajectory has a tool call, so there is nothing to score."
     elif not facts.calls:
         yield f"No tool call was found, but {results}: the log leaves the calls out, or spells them in an unknown way."
     elif facts.unclaimed:
         yield f"No call was found for {results}: they are in no number."
 
 
+def nothing_read(log: ScoredLog, paths: Sequence[str | os.PathLike[str]]) -> DataError:
+    """The error for logs without a single trajectory."""
+    reason = f"{agreeing(len(paths), 'it holds', 'they hold')} nothing to read"
+    if log.reader.problems:
+        reason = f"the first problem: {log.reader.problems[0]}"
+    elif log.reader.skipped:
+        reason = f"passed over {log.reader.skipped[0]} (no known trace format)"
+    return DataError(f"no trajectory could be read from {', '.join(map(str, paths))}; {reason}")
+
+
+def losses(log: ScoredLog) -> str:
+    """How many records of a log could not be read, the first of them, and where the others are."""
+    n, kept = log.reader.n_problems, log.reader.problems
+    others = "" if n == 1 else f"; {'all' if n == len(kept) else f'the first {len(kept):,}'} are in .problems"
+    read = count(log.reader.n_read, "trajectory")
+    return f"{count(n, 'record')} could not be read; {read} could. First: {kept[0]}{others}"
+
+
 def _measurement(log: ScoredLog, facts: SimpleNamespace) -> Iterator[str]:
     if facts.unmeasured:
-        yield f"No entropies (no logprobs) for {share(facts.unmeasured, facts.calls, 'call')}: judged by text alone."
+        yield (
+            f"No log-probabilities for {share(facts.unmeasured, facts.calls, 'call')}, so only the text is judged "
+            "there. To measure entropy, log with logprobs=true and top_logprobs=20."
+        )
     if facts.unbounded:
         yield (
-            f"No upper bound for {share(facts.unbounded, facts.calls, 'call')}, so that none can be certified there: "
-            "the traces were written by an earlier release, without a vocabulary size; read their log again."
+            f"No reduction can be certified for {share(facts.unbounded, facts.calls, 'call')}: the traces were written "
+            "by an earlier release, without a vocabulary size. Read their log again."
         )
     if facts.top_k and facts.unmeasured < facts.calls:
-        title = log.signal.entry.title
         yield (
-            f"Verdicts (reduced, not reduced, undecided) are certified. A mean {title} averages point estimates, which "
-            "extrapolate beyond the listed logprobs; its interval covers the sampling of questions only."
+            "The log lists only the most likely tokens, so entropies are estimates with certified bounds. Verdicts "
+            f"(reduced, not reduced, undecided) rest on the bounds. A mean {log.signal.entry.title} rests on the "
+            "estimates; its interval shows how much questions differ, not how far the estimates may be off."
         )
     given = log.reader.options.vocab_size is not None
-    how = "--vocab-size, given where these traces' log is read," if given else "--vocab-size"
+    how = "--vocab-size where the log of these traces is read" if given else "--vocab-size"
     if facts.without_vocabulary:
         yield (
-            f"The vocabulary size is not stated: {DEFAULT_VOCAB_SIZE:,} tokens assumed; {how} tightens the bounds "
-            "(vocab_size in the model's config.json)."
+            f"The model's vocabulary size is not known, so {DEFAULT_VOCAB_SIZE:,} tokens are assumed, more than any "
+            f"published model has. Give the true size with {how} (vocab_size in the model's config.json), and "
+            "fewer calls stay undecided."
         )
     if facts.assumed:
         sizes = ", ".join(f"{model}: {size:,}" for model, size in facts.assumed)
-        yield f"The vocabulary size was taken from the model's name ({sizes}); {how} states it."
+        yield f"The vocabulary size was taken from the model's name ({sizes}). If it is another, give {how}."
     if facts.mixed:
         yield (
-            f"Mixed sampling temperatures or logprob modes in {count(facts.mixed, 'trajectory')}: the entropies there "
-            "are not those of one distribution."
+            f"{count(facts.mixed, 'trajectory')} mixed sampling temperatures or logprob modes: the entropies before "
+            "and after a call cannot be compared there. Keep both settings fixed within a conversation."
         )
     if len(facts.temperatures) > 1:
         found = ", ".join(f"{value:g}" for value in facts.temperatures)
-        yield f"The trajectories were measured at different temperatures ({found}); compare them with care."
+        yield f"Temperatures differ between trajectories ({found}), and entropies with them: score each one apart."
     if facts.unlisted_tokens:
-        tokens, trajectories = count(facts.unlisted_tokens, "sampled token"), count(facts.with_unlisted, "trajectory")
+        tokens, trajectories = count(facts.unlisted_tokens, "token"), count(facts.with_unlisted, "trajectory")
         yield (
-            f"No logprobs for {tokens} of {trajectories}, by the server's own count (tokens of calls, hidden "
-            "reasoning, or of one character that was listed once): they are in no entropy."
+            f"The server sampled {tokens} of {trajectories} without listing log-probabilities (tokens of calls, hidden "
+            "reasoning, or of one character that was listed once). No entropy includes them."
         )
 
 
@@ -122,25 +146,26 @@ def _reading(log: ScoredLog, facts: SimpleNamespace) -> Iterator[str]:
         )
     if facts.approximate:
         yield (
-            f"Approximate spans in {share(facts.approximate, facts.trajectories, 'trajectory')}: the borders of "
-            "reasoning, calls and results are estimated."
+            f"Token positions are approximate in {share(facts.approximate, facts.trajectories, 'trajectory')}: the log "
+            "does not mark where reasoning, calls and results begin, so these borders are estimated."
         )
     if reader.n_unjoined:
         yield (
-            f"{count(reader.n_unjoined, 'API call')} without the beginning of the conversation in the log, each a "
-            "trajectory of its own."
+            f"{count(reader.n_unjoined, 'API call')} without the beginning of the conversation, each counted as a "
+            "trajectory of its own. Read all files of the log together."
         )
     if reader.n_branches:
         branches = count(reader.n_branches, "retry or fork", "retries or forks")
-        yield f"{branches} without a continuation, each a trajectory of its own."
+        yield f"{branches} without a continuation, each counted as a trajectory of its own."
     if facts.unfit_outcomes:
         yield (
             f"The score of {count(facts.unfit_outcomes, 'trajectory')} is outside [0, 1] (such as "
-            f"{facts.unfit_outcome:g}) and not taken as an outcome: give grades in [0, 1] with --answers."
+            f"{facts.unfit_outcome:g}), so it is not used. Give grades between 0 and 1 with --answers."
         )
     if log.answers.n_rows:
         found, rows = share(facts.matched, facts.trajectories, "trajectory"), count(log.answers.n_rows, "row")
-        yield f"Grades matched {found} (the file of answers has {rows})."
+        hint = "" if facts.matched else " Its ids or questions must be those of the log."
+        yield f"Grades matched {found} (the file of answers has {rows}).{hint}"
     if skipped := reader.skipped:
         named = ", ".join(skipped[:MAX_FILES_NAMED]) + (", …" if len(skipped) > MAX_FILES_NAMED else "")
         yield f"Passed over {count(len(skipped), 'file')} without traces: {named}."

@@ -12,10 +12,10 @@ temporary files. A `ScoredLog` reads, grades and scores trajectories one by one,
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import tempfile
 import uuid
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -30,13 +30,14 @@ from deltah.calls.savings import Costs, fill_costs
 from deltah.calls.schema import TABLES, Facts, RowFiles, RowWriter
 from deltah.calls.tool_kinds import LEVEL, Declared, ToolKinds, judge
 from deltah.calls.waste import facts_of_calls
-from deltah.core.signals import SIGNALS, Signal, SignalConfig, score
+from deltah.core.signals import Signal, SignalConfig, score
 from deltah.core.types import Trajectory
-from deltah.errors import ConfigError, DataError, InvalidValueError, MissingDependencyError
-from deltah.runs import signal_of, tools_of
+from deltah.errors import ConfigError, DataError, DataWarning, InvalidValueError, MissingDependencyError
+from deltah.runs import is_result, known_signal, signal_of, tools_of
+from deltah.text_format import count
 from deltah.traces.files import STDIN
 from deltah.traces.parquet import OPTIONAL
-from deltah.traces.reader import Paths, ReadCounts, ReadOptions, TraceReader
+from deltah.traces.reader import Paths, ReadCounts, ReadOptions, ReadProblem, TraceReader
 
 if TYPE_CHECKING:
     import duckdb
@@ -53,8 +54,6 @@ _FORMATS: Final = {
     ".csv": "FORMAT csv, HEADER true",
 }
 _NO_COSTS: Final = Costs()
-_RESULT: Final = re.compile(rb'\{\s*"schema_version": ?\d+,\s*"(?:title|level)":')
-"""How the JSON of a report or a study begins, as no record of traces does."""
 
 
 def score_measured(trajectory: Trajectory, config: SignalConfig | None = None) -> Signal | None:
@@ -207,6 +206,23 @@ class CallTable:
         """Number of calls."""
         return len(self.calls)
 
+    def __repr__(self) -> str:
+        """What it holds, and how to take it out."""
+        calls, trajectories = count(len(self), "call"), count(self.n_trajectories, "trajectory")
+        return f"<{type(self).__name__}: {calls} of {trajectories}; .df() .pl() .arrow() .sql()>"
+
+    @property
+    def problems(self) -> list[ReadProblem]:
+        """Records that could not be read; of very many the first ones (`log.reader.n_problems` counts all)."""
+        return [] if self.log is None else self.log.reader.problems
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the numbers must know, such as an assumed vocabulary size; as `deltah score` prints it."""
+        from deltah.calls.notes import notes_on
+
+        return [] if self.log is None else notes_on(self, self.log)
+
     @property
     def n_trajectories(self) -> int:
         """Number of trajectories."""
@@ -261,7 +277,7 @@ class LogOptions(ReadOptions):
 
     def signal_config(self, base: SignalConfig) -> SignalConfig:
         """A run's configuration with what is stated here in its place."""
-        name = base.name if self.signal in (None, base.name) else _signal_name(str(self.signal))
+        name = base.name if self.signal in (None, base.name) else known_signal(str(self.signal))
         kept = base.margin if name == base.name else None  # another signal has a margin of its own
         return replace(base, name=name, margin=kept if self.margin is None else self.margin)
 
@@ -300,22 +316,6 @@ class ScoredLog(Iterable[tuple[Trajectory, Signal | None, bool]]):
             yield trajectory, score_measured(trajectory, self.signal), matched
 
 
-def log_signals() -> tuple[str, ...]:
-    """Names of the signals that a log can be scored by as it is read: those that need no fit."""
-    return tuple(name for name, entry in SIGNALS.items() if "fit" not in entry.options)
-
-
-def _signal_name(name: str) -> str:
-    known = name in SIGNALS or ":" in name
-    if known and "fit" not in SIGNALS.resolve(name).options:
-        return name
-    fitted = f"the signal {name!r} needs an expectation fitted on other questions, as `deltah study` computes it; here"
-    raise InvalidValueError(
-        f"{fitted if known else f'unknown signal {name!r};'} choose one of: {', '.join(log_signals())}; or name one of "
-        "your own as package.module:function"
-    )
-
-
 def read_calls(  # noqa: PLR0913 - the options of `deltah score`
     paths: Paths,
     *,
@@ -344,7 +344,7 @@ def read_calls(  # noqa: PLR0913 - the options of `deltah score`
         format: Name of a trace format; None: detected from the content.
         vocab_size: Vocabulary size of logs that do not state it.
         join: Whether API calls of one conversation become one trajectory.
-        strict: Stop at the first record that cannot be read, instead of counting it in `log.reader.problems`.
+        strict: Stop at the first record that cannot be read, instead of adding it to `CallTable.problems`.
         waste: Whether to look for waste in the text; without, scoring is faster.
         costs: Prices, for the column `cost`.
         workers: Processes; None: one per core, at most 8. Several need a guarded main (`multiprocessing`, "spawn").
@@ -353,20 +353,30 @@ def read_calls(  # noqa: PLR0913 - the options of `deltah score`
     Returns:
         A `CallTable`: `.df()`, `.pl()`, `.arrow()`, `.sql("SELECT ... FROM calls")`.
 
+    Warns:
+        DataWarning: if some records could not be read: how many, and the first of them.
+
     Raises:
-        DataError: if a file cannot be read.
+        DataError: if a file, or every record, cannot be read.
         ConfigError: if no signal is stated and the traces lie in runs that scored their calls differently.
         InvalidValueError: if an option is wrong.
     """
+    from deltah.calls.notes import losses, nothing_read  # notes are on tables
+
     options = LogOptions(
         format=format, vocab_size=vocab_size, join=join, strict=strict, answers=answers, signal=signal, margin=margin
     )
-    log = ScoredLog(paths, replace(options, tools=tools), waste=waste)
+    named = [paths] if isinstance(paths, str | os.PathLike) else [*paths]
+    log = ScoredLog(named, replace(options, tools=tools), waste=waste)
     table = CallTable(tools=log.tools)
     table.log, table.has_waste = log, waste
     score_file = partial(_score_file, (log.signal, log.answers, log.tools), waste, table.folder)
     for files in log.reader.map(score_file, workers=workers, watch=watch):
         table.load(files)
+    if not table.n_trajectories:
+        raise nothing_read(log, named)
+    if log.reader.n_problems:
+        warnings.warn(losses(log), DataWarning, stacklevel=2)
     if costs is not None or log.tools.fees:
         table.price((costs or Costs()).with_fees(log.tools.fees))
     return table
@@ -386,12 +396,3 @@ def _score_file(
         facts = facts_of_calls(trajectory, tools.limits_s) if waste else None
         writer.add(trajectory, score_measured(trajectory, config), facts, matched=matched, file=read.file)
     return writer.take()
-
-
-def is_result(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is the JSON of a report or a study; False for one that cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return _RESULT.match(file.read(64)) is not None
-    except OSError:
-        return False

@@ -20,7 +20,7 @@ from operator import itemgetter
 from string import ascii_lowercase
 from typing import Final
 
-from deltah.calls.evidence import CallText, context_form, parts_of, read_call, split_words, texts_of
+from deltah.calls.evidence import CallText, context_form, parts_of, read_call, split_words
 from deltah.core.types import SegmentKind, ToolCall, Trajectory
 from deltah.tools.search import STOP_WORDS
 
@@ -154,7 +154,7 @@ class _Hints:
         self._waiting: list[tuple[str, list[str]]] = []
         """Forms of the results of this turn, which its calls do not know."""
         self._turn = -1
-        self._words: dict[tuple[str, str], list[frozenset[str]]] = defaultdict(list)
+        self._words: dict[tuple[str, frozenset[str]], list[frozenset[str]]] = defaultdict(list)
         unused = _unused_results(trajectory, heard)
         self._unused = [silent and not text.failed for silent, text in zip(unused, texts, strict=True)]
 
@@ -168,10 +168,8 @@ class _Hints:
         self._waiting.append((context_form(call.result or ""), parts))
         if known:
             found.add(Waste.RESULT_IN_CONTEXT)
-        said, rest = texts_of(call.arguments)
-        words = frozenset(split_words(said))
-        digits = "".join(sorted(word for word in words if not word.isalpha()))
-        earlier = self._words[call.name, f"{rest}\0{digits}"]
+        words = frozenset(split_words(text.arguments))
+        earlier = self._words[call.name, frozenset(word for word in words if not word.isalpha())]
         if known and any(_similar(words, other) for other in earlier[-NEAR_WINDOW:]):
             found.add(Waste.NEAR_DUPLICATE)
         earlier.append(words)

@@ -21,6 +21,7 @@ from deltah.cli import (
     cmd_train,
 )
 from deltah.cli.arguments import OpenCommand
+from deltah.errors import DataWarning
 
 app = typer.Typer(
     name="deltah",
@@ -59,6 +60,7 @@ def _main(
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
         warnings.simplefilter("ignore")
+    warnings.simplefilter("ignore", DataWarning)  # commands list each record that was lost
     # The level stands on the handler: some libraries set their own loggers to DEBUG.
     handler = logging.StreamHandler()
     handler.setLevel(logging.INFO if verbose else logging.WARNING)

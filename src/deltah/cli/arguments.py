@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import math
 import os
+import re
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,12 +16,14 @@ import typer
 from typer.core import TyperCommand
 
 from deltah.calls.savings import TOKEN_PRICES, Costs, Prices
-from deltah.calls.table import is_result, log_signals
 from deltah.core.rewards import REWARDS
 from deltah.core.signals import SIGNALS
 from deltah.errors import ConfigError, DataError
+from deltah.runs import log_signals
 from deltah.tools.toolbox import TOOLS
+from deltah.traces.files import Source, opened, records
 from deltah.traces.importing import IMPORTERS
+from deltah.traces.parquet import columns
 
 _CHOICES: Mapping[str, Callable[[], Iterable[str]]] = {
     "{signals}": log_signals,
@@ -29,6 +34,9 @@ _CHOICES: Mapping[str, Callable[[], Iterable[str]]] = {
 }
 """Placeholders in help texts, and the registered names that replace them."""
 
+_RANGES = {"float range": "number", "int range": "whole number"}
+"""Types of options, and what messages call them."""
+
 
 class OpenCommand(TyperCommand):
     """A command whose help lists what is registered at that time."""
@@ -37,8 +45,9 @@ class OpenCommand(TyperCommand):
         """Parameters, their help with the names filled in."""
         params: list[Any] = super().get_params(ctx)
         for param in params:
-            if param.type.name.endswith(" range"):
+            if param.type.name in _RANGES:
                 param.metavar = param.metavar or f"<{param.type.name.removesuffix(' range')}>"
+                param.type.name = _RANGES[param.type.name]
             for word, names in _CHOICES.items():
                 if word in (getattr(param, "help", None) or ""):
                     param.help = param.help.replace(word, ", ".join(names()))
@@ -74,7 +83,13 @@ ToolFile = Annotated[
     Path | None,
     typer.Option("--tools", help="What each tool does (read, poll or write), as --write-tools drafts it: TOML."),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite inputs, and files that deltah did not write.")]
+WriteTools = Annotated[
+    Path | None, typer.Option(help="Draft a file for --tools from the log: what was measured, to be corrected.")
+]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Replace what --out names even if it is an input or was not written by this command."),
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first unreadable record.", rich_help_panel=READING)]
 Workers = Annotated[
     int | None,
@@ -88,7 +103,7 @@ Margin = Annotated[
     float | None, typer.Option(help="Dead band: smaller changes do not count. In the signal's unit.", min=0.0)
 ]
 
-Tasks = Annotated[str | None, typer.Option(help="Task file: JSONL or Parquet.")]
+Tasks = Annotated[str | None, typer.Option(help="Task file: JSONL or Parquet. Required, here or in --config.")]
 Model = Annotated[str | None, typer.Option(help="A directory, a hub id or 'lab' (the embedded agent).")]
 Tools = Annotated[str | None, typer.Option("--tools", help="Comma-separated: {tools} or package.module:function.")]
 Corpus = Annotated[str | None, typer.Option(help="Documents of the search tool, JSONL.")]
@@ -153,29 +168,72 @@ def _amounts(option: str, given: Iterable[str] | None) -> dict[str, float]:
 
 
 def check_outputs(
-    outputs: Iterable[Path | None],
-    inputs: Iterable[str | Path | None],
+    outputs: Mapping[Path, Callable[[Path], bool]],
+    inputs: Iterable[str | Path | Source | None],
     *,
-    beside: Sequence[Path] = (),
     force: bool = False,
 ) -> None:
-    """Refuse outputs that are folders and, unless forced, those that would destroy an input.
+    """Refuse outputs that cannot be written and, unless forced, those that would replace another file than their own.
 
-    Files `beside` the outputs are written without having been named: they replace results of deltah only.
+    Args:
+        outputs: Files to write; each with the function that says whether a file is an earlier one of its kind.
+        inputs: What is read. An input is not replaced; an earlier output in a folder of logs is.
+        force: Replace whatever is there.
     """
-    read = {os.path.realpath(path): path for path in inputs if path is not None}
-    for out in filter(None, (*outputs, *beside)):
+    sources = (item if isinstance(item, Source) else Source(str(item), named=True) for item in inputs if item)
+    read = {os.path.realpath(source.path): source for source in sources}
+    for out, is_own in outputs.items():
         if not out.name or out.is_dir():
             raise ConfigError(f"--out {out} is a folder; expected the name of a file to write")
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=out.parent):
+        try:  # folders are made with the file, once there is something to write
+            with tempfile.TemporaryFile(dir=next(folder for folder in out.absolute().parents if folder.exists())):
                 pass
         except OSError as error:
             raise DataError(f"cannot write {out}: {error.strerror or error}; choose another place") from error
-        if force or not out.exists():
+        if force or not out.is_file() or not out.stat().st_size:
             continue
-        if (path := read.get(os.path.realpath(out))) is not None:
-            raise ConfigError(f"--out {out} would overwrite {path}, which is read; choose another name, or --force")
-        if out in beside and not is_result(out):
-            raise ConfigError(f"{out} would be overwritten and is no earlier result; choose another --out, or --force")
+        earlier, source = is_own(out), read.get(os.path.realpath(out))
+        path, why = out, None if earlier else "which this command did not write"
+        if source is not None and (source.named or not earlier):
+            path, why = Path(source.path), "which is read"
+        if why is not None:
+            raise ConfigError(f"--out {out} would overwrite {path}, {why}; choose another name, or --force")
+
+
+def like(pattern: bytes) -> Callable[[Path], bool]:
+    """The function that says whether the content of a file has a pattern."""
+
+    def matches(path: Path) -> bool:
+        try:
+            return re.search(pattern, path.read_bytes()) is not None
+        except OSError:
+            return False
+
+    return matches
+
+
+def first_record(path: Path) -> bytes:
+    """The first record of a log; empty where none can be read."""
+    try:
+        with opened(str(path)) as raw:
+            return next(iter(records(str(path), raw))).data
+    except (OSError, DataError, StopIteration):
+        return b""
+
+
+def with_columns(required: Iterable[str], known: Iterable[str] | None = None) -> Callable[[Path], bool]:
+    """The function that says whether the rows of a file have some columns, and none but those that are known."""
+
+    def matches(path: Path) -> bool:
+        try:
+            if path.suffix == ".parquet":
+                return fits(columns(path))
+            with path.open(encoding="utf-8", newline="") as file:
+                return fits(set(next(csv.reader(file)) if path.suffix == ".csv" else json.loads(file.readline())))
+        except (OSError, ValueError, TypeError, csv.Error):
+            return False
+
+    def fits(names: set[str]) -> bool:
+        return names.issuperset(required) and (known is None or names.issubset(known))
+
+    return matches

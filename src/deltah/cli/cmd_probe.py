@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
+from deltah.calls.notes import nothing_read
 from deltah.calls.table import LogOptions, ScoredLog
 from deltah.cli import arguments
-from deltah.cli.terminal import nothing_read, reading, report_losses, reporting
+from deltah.cli.terminal import reading, report_losses, reporting
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError, InvalidValueError
 from deltah.runs import nan_to_none, write_atomic
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from deltah.probe.plan import Plan
     from deltah.probe.queries import Backend
     from deltah.probe.run import Cost
+
+_IS_PROBE = arguments.with_columns(("trajectory", "call", "question", "backend", "model"))
 
 
 def command(  # noqa: PLR0913 - the options of a command line
@@ -95,7 +98,7 @@ def _read(
     """Logs and their trajectories, read once the output is known not to replace one of them."""
     with reading() as watch:
         log = ScoredLog(paths, replace(options, watch=watch))
-        arguments.check_outputs([out], [*inputs, *(source.path for source in log.reader.sources)], force=force)
+        arguments.check_outputs({out: _IS_PROBE}, [*inputs, *log.reader.sources], force=force)
         trajectories = [trajectory for trajectory, *_ in log]
     if not trajectories:
         raise nothing_read(log, paths)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -12,9 +11,11 @@ import typer
 from deltah.calls.savings import unknown_tools
 from deltah.calls.table import LogOptions
 from deltah.cli import arguments
-from deltah.cli.terminal import reading
-from deltah.text_format import count, inert
-from deltah.traces.files import STDIN
+from deltah.cli.terminal import print_notes, reading
+from deltah.text_format import count
+
+_IS_PAGE = arguments.like(rb'<script type="application/json" id="deltah-data">')
+_IS_TWIN = arguments.like(rb'\A\{"schema_version": ?\d+, ?"title":')
 
 
 def command(  # noqa: PLR0913 - the options of a command line
@@ -47,9 +48,8 @@ def command(  # noqa: PLR0913 - the options of a command line
     stated = arguments.costs(price, currency, latency)
     first = Path(paths[0])
     page = out or (first / "report.html" if first.is_dir() else first.with_name("report.html"))
-    read = [name for path in paths if path != STDIN for name in glob.glob(path, recursive=True) or [path]]
-    twin = [page.with_suffix(".json")] if page.name else []
-    arguments.check_outputs([page], [answers, tools, *read], beside=twin, force=force)
+    twin = {page.with_suffix(".json"): _IS_TWIN} if page.name else {}
+    arguments.check_outputs({page: _IS_PAGE, **twin}, [answers, tools, *paths], force=force)
     with reading() as watch:
         data = load_report(paths, options=replace(options, watch=watch), title=title, costs=stated)
     called = {tool for e in data.every_evaluation for (tool,) in e.rows("SELECT DISTINCT tool FROM calls")}
@@ -58,8 +58,7 @@ def command(  # noqa: PLR0913 - the options of a command line
         data = replace(data, notes=(unpriced,))
     write_report(data, page)
     typer.echo(f"page  {page.resolve().as_uri()}\njson  {page.with_suffix('.json')}")
-    for note in dict.fromkeys((*data.notes, *(note for arm in data.arms for note in arm.notes))):
-        typer.echo(f"note  {inert(note)}", err=True)
+    print_notes(dict.fromkeys((*data.notes, *(note for arm in data.arms for note in arm.notes))))
     if lost := sum(arm.n_problems for arm in data.arms):
         typer.echo(f"{count(lost, 'record')} could not be read; the page lists them", err=True)
         raise typer.Exit(1)

@@ -11,11 +11,21 @@ import typer
 from deltah.cli import arguments
 from deltah.cli.settings import resolve
 from deltah.cli.terminal import reporting
-from deltah.errors import ConfigError
+from deltah.errors import DataError
 from deltah.text_format import count, share
+from deltah.traces.importing import IMPORTERS, recognise
+from deltah.traces.parquet import holds_traces
 
 TRACE_SUFFIXES = (".jsonl", ".ndjson", ".json", ".gz", ".zst", ".parquet")
 """Suffixes of a trace file; any other target is a run directory."""
+
+
+def _is_traces(path: Path) -> bool:
+    """Whether a file holds traces that deltah wrote."""
+    try:
+        return holds_traces(path) or recognise(arguments.first_record(path)) is IMPORTERS["deltah"]
+    except DataError:
+        return False
 
 
 def command(  # noqa: PLR0913 - the options of a command line
@@ -28,6 +38,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     greedy: Annotated[bool, typer.Option("--greedy", help="Always take the most likely token.")] = False,
     limit: arguments.Limit = None,
     seed: arguments.Seed = None,
+    force: arguments.Force = False,
     config: arguments.ConfigFile = None,
     settings: arguments.Settings = None,
 ) -> None:
@@ -39,8 +50,8 @@ def command(  # noqa: PLR0913 - the options of a command line
     resolved = resolve(RolloutRunConfig, config, options=options, settings=settings or ()).rollout
     asked = {"rollout": asdict(resolved), "tasks": tasks, "limit": limit, "samples": samples, "greedy": greedy}
     is_file = out.suffix in TRACE_SUFFIXES
-    if is_file and out.is_dir():
-        raise ConfigError(f"cannot write the file {out}: it is a directory; choose another name")
+    if is_file:
+        arguments.check_outputs({out: _is_traces}, [tasks, corpus, config], force=force)
     run = RunDirectory(out.with_name(f"{out.name}.partial") if is_file else out)
     traces = out if is_file else run.evaluation("greedy" if greedy else "sampled")
     with claim(run.path):

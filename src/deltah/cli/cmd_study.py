@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -13,10 +13,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from deltah.calls.notes import notes_on
+from deltah.calls.notes import notes_on, nothing_read
 from deltah.calls.table import CallTable, LogOptions, ScoredLog
 from deltah.cli import arguments
-from deltah.cli.terminal import escaped, nothing_read, reading, report_losses, reporting, two_lines
+from deltah.cli.terminal import escaped, print_notes, reading, report_losses, reporting, two_lines
 from deltah.core.signals import SignalConfig
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError
@@ -26,7 +26,6 @@ from deltah.stats.labels import Evidence, read_call_values
 from deltah.stats.study import StudyResult, run_study
 from deltah.stats.study_text import LabelTable, label_tables, method_notes, result_size, study_markdown
 from deltah.tasks import read_tasks
-from deltah.text_format import inert
 from deltah.tools import read_corpus
 
 
@@ -62,9 +61,7 @@ def command(  # noqa: PLR0913 - the options of a command line
         log = ScoredLog(paths, replace(options, watch=watch))
         calls = CallTable(tools=log.tools)
         log.signal = SignalConfig()  # whatever a run was scored by
-        arguments.check_outputs(
-            targets, [tasks, tools, corpus, labels, probe, *(source.path for source in log.reader.sources)], force=force
-        )
+        arguments.check_outputs(targets, [tasks, tools, corpus, labels, probe, *log.reader.sources], force=force)
         table = build_table(
             _trajectories(log, paths, calls),
             signals=signal or (),
@@ -77,13 +74,12 @@ def command(  # noqa: PLR0913 - the options of a command line
     with reporting("resampling") as (report,):
         result = run_study(table, resamples=resamples, seed=seed, on_progress=report)
     _print(result)
-    for note in notes_on(calls, log):
-        typer.echo(f"note  {inert(note)}", err=True)
     if targets:
         data, page = targets
         write_atomic(data, json.dumps(result.as_dict(), ensure_ascii=False, allow_nan=False, indent=1) + "\n")
         write_atomic(page, study_markdown(result))
         typer.echo(f"{data}\n{page}")
+    print_notes(notes_on(calls, log))
     report_losses(log)
 
 
@@ -131,11 +127,15 @@ def _table(content: LabelTable) -> Table:
     return table
 
 
-def _targets(out: Path | None) -> tuple[()] | tuple[Path, Path]:
+_IS_STUDY = arguments.like(rb'\A\{\s*"schema_version": ?\d+,\s*"level":')
+_IS_STUDY_PAGE = arguments.like(rb"\A# Pilot study\n\n[\d,]+ calls? of [\d,]+ trajector")
+
+
+def _targets(out: Path | None) -> dict[Path, Callable[[Path], bool]]:
     """The JSON and the Markdown file; a name that says neither a directory nor a JSON file is refused."""
     if out is None:
-        return ()
+        return {}
     if out.suffix and out.suffix.lower() != ".json" and not out.is_dir():
         raise ConfigError(f"--out {out}: expected a directory, or a name that ends in .json")
     data = out if out.suffix.lower() == ".json" else out / "study.json"
-    return data, data.with_suffix(".md")
+    return {data: _IS_STUDY, data.with_suffix(".md"): _IS_STUDY_PAGE}

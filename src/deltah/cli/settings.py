@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -43,7 +43,7 @@ def resolve(
     try:
         return msgspec.convert(_checked(kind, content), kind, strict=True)
     except msgspec.ValidationError as error:
-        raise ConfigError(_readable(str(error))) from error
+        raise ConfigError(_readable(str(error), options or {})) from error
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -117,11 +117,13 @@ def _table_of(hint: Any) -> Any:
     return next((t for t in (hint, *get_args(hint)) if is_dataclass(t)), None)
 
 
-def _readable(message: str) -> str:
-    """Turn msgspec's message into one that names the key first."""
+def _readable(message: str, options: Iterable[str]) -> str:
+    """Turn msgspec's message into one that names the key first, and the option of a key that is missing."""
     missing = re.match(r"Object missing required field `(\w+)`(?: - at `\$\.?(.*)`)?", message)
     if missing:
         key = ".".join(part for part in (missing[2], missing[1]) if part)
-        return f"{key} is missing; give it as an option or in the configuration file"
+        last = [option.rpartition(".")[2] for option in options]
+        option = missing[1] if last.count(missing[1]) == 1 else key.replace(".", "-")
+        return f"{key} is missing; give it with --{option}, or in the configuration file (--config)"
     text, _, where = message.partition(" - at `$.")
     return f"{where.rstrip('`')}: {text[0].lower()}{text[1:]}" if where else text

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -33,10 +33,9 @@ from rich.table import Table
 from deltah.calls.grading import OUTCOME
 from deltah.calls.table import ScoredLog
 from deltah.core import metrics
-from deltah.errors import DataError
 from deltah.stats.bootstrap import Cell
 from deltah.stats.summary import DEMO_COLUMNS, Statistics, table
-from deltah.text_format import agreeing, count, inert
+from deltah.text_format import count, inert
 
 LINE_EVERY_S: Final = 10.0
 READ_AFTER_S: Final = 1.0
@@ -207,6 +206,13 @@ def escaped(text: str) -> str:
     return escape(inert(text))
 
 
+def print_notes(notes: Iterable[str]) -> None:
+    """Print notes on standard error: wrapped on a terminal; in a file each stays one line."""
+    console = Console(stderr=True)
+    for note in notes:
+        console.print(f"Note: {inert(note)}", highlight=False, soft_wrap=not console.is_terminal, markup=False)
+
+
 def report_losses(log: ScoredLog) -> None:
     """List what was lost on standard error, and leave with code 1 if a record could not be read."""
     for path in log.reader.skipped:
@@ -218,13 +224,3 @@ def report_losses(log: ScoredLog) -> None:
     if log.reader.n_problems:
         typer.echo(f"{count(log.reader.n_problems, 'record')} could not be read", err=True)
         raise typer.Exit(1)
-
-
-def nothing_read(log: ScoredLog, paths: Sequence[str]) -> DataError:
-    """The error for logs without a single trajectory."""
-    reason = f"{agreeing(len(paths), 'it holds', 'they hold')} nothing to read"
-    if log.reader.problems:
-        reason = f"the first problem: {log.reader.problems[0]}"
-    elif log.reader.skipped:
-        reason = f"passed over {log.reader.skipped[0]} (no known trace format)"
-    return DataError(f"no trajectory could be read from {', '.join(paths)}; {reason}")

@@ -218,6 +218,7 @@ class ProbeCache:
 @contextmanager
 def open_cache(path: Path, identity: Mapping[str, Scalar]) -> Iterator[ProbeCache]:
     """Open the answers of a model; a file of another model, or one that is no such cache, is a `ConfigError`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     old = identity_on_disk(path)
     changed = [key for key in sorted(old.keys() | identity.keys()) if old.get(key) != identity.get(key)]
     if old and changed:

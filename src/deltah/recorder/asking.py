@@ -147,8 +147,13 @@ def without(data: bytes, cut: list[bytes], looked: bytes) -> bytes:
     return b"".join([*kept, data[done:]])
 
 
+def names_logprobs(refusal: str) -> bool:
+    """Whether a refusal speaks of log-probabilities; TGI's calls them top tokens."""
+    return re.search("logprob|top_n_tokens", refusal, re.IGNORECASE) is not None
+
+
 def smaller(refusal: str, k: int) -> int:
     """How many log-probabilities a server that refused `k` says it gives; 0 where it does not say."""
-    if "logprob" not in refusal.lower():
+    if not names_logprobs(refusal):
         return 0
     return max((n for n in map(int, _NUMBER.findall(refusal)) if n < k), default=0)

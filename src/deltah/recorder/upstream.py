@@ -15,7 +15,7 @@ from typing import Final
 import httpx
 
 from deltah.errors import ConfigError
-from deltah.recorder.asking import Fields, asks_itself, json_object, smaller, with_logprobs
+from deltah.recorder.asking import Fields, asks_itself, json_object, names_logprobs, smaller, with_logprobs
 from deltah.recorder.exchange import Exchange, Headers
 
 LOCAL: Final = ("localhost", "127.0.0.1", "::1")
@@ -116,7 +116,7 @@ class Upstream:
             if not k or response.status_code < 400:
                 break
             refusal = (await response.aread()).decode("utf-8", "replace")
-            if response.status_code not in _UNFIT and "logprob" not in refusal.lower():
+            if response.status_code not in _UNFIT and not names_logprobs(refusal):
                 break
             k = smaller(refusal, k) if k == asked else 0
         if k < asked and response.is_success:

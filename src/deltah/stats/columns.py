@@ -153,7 +153,7 @@ def build_table(
         rows |= evidence_labels(rows["tool"], np.concatenate([held for *_, held in parts]))
         notes += evidence.notes(rows["gold_evidence"])
     if len(set(keys)) < len(keys):
-        notes.append("some trajectories share an id: a value from a file counts for each of them")
+        notes.append("Some trajectories share an id: a value from a file counts for each of them.")
     if probe is not None:
         given, _ = given_values(keys, probe, PROBE_COLUMNS, "the probe")
         found |= {name: sign * given[column] for name, (column, sign) in PROBE_SIGNALS.items() if column in given}

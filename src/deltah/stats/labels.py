@@ -116,9 +116,9 @@ class Evidence:
         """Notes on (N,) labels made of these documents."""
         if self.missing:
             are = agreeing(self.missing, "is", "are")
-            yield f"{count(self.missing, 'supporting document')} of the tasks {are} not in the corpus"
+            yield f"{count(self.missing, 'supporting document')} of the tasks {are} not in the corpus."
         if np.isnan(label).all():
-            yield "no call could be matched with a supporting document: the traces may belong to other tasks"
+            yield "No call could be matched with a supporting document: the traces may belong to other tasks."
 
 
 def words(text: str) -> str:

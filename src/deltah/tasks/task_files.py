@@ -236,5 +236,5 @@ def _text(value: Any, name: str, where: str) -> str:
 
 
 def _got(value: Any) -> str:
-    """A value for a message: its type, and its beginning."""
-    return "null" if value is None else f"the {type(value).__name__} {value!r:.60}"
+    """The beginning of a value, for a message."""
+    return "null" if value is None else f"{value!r:.60}"

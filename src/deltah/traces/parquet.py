@@ -71,14 +71,19 @@ LAYOUT: Final[Mapping[str, str]] = _HEAD | {
 
 def holds_traces(path: str | os.PathLike[str]) -> bool:
     """Whether a Parquet file has the columns of our traces."""
+    return columns(path).issuperset(REQUIRED)
+
+
+def columns(path: str | os.PathLike[str]) -> set[str]:
+    """Names of the columns of a Parquet file; none of a file that is not one."""
     import duckdb
 
     try:
         with _database() as db:
             found = db.execute("DESCRIBE FROM read_parquet($file)", {"file": _pattern(os.fspath(path))}).fetchall()
     except duckdb.Error:
-        return False
-    return {str(row[0]) for row in found}.issuperset(REQUIRED)
+        return set()
+    return {str(row[0]) for row in found}
 
 
 def write_parquet(path: str | os.PathLike[str], trajectories: Iterable[Trajectory]) -> int:

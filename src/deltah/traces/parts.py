@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -25,9 +26,9 @@ _KINDS: Final = (
     ("thought", re.compile(r"(?:redacted_)?thinking|reasoning(?:Content)?")),
 )
 """What a part holds, by its type. Bedrock's and Gemini's parts have no type: their one key is the name, over fields."""
-_CALL_ID: Final = ("id", "call_id", "tool_call_id", "toolCallId", "toolUseId")
+_CALL_ID: Final = ("call_id", "tool_call_id", "toolCallId", "toolUseId", "id")
 _NAME: Final = ("name", "tool_name", "toolName")
-_ARGUMENTS: Final = ("arguments", "input", "args", "server_tool_call")
+_ARGUMENTS: Final = ("arguments", "input", "args", "action", "server_tool_call")
 _RESULT_ID: Final = ("tool_use_id", "tool_call_id", "call_id", "toolCallId", "toolUseId", "id")
 _RESULT: Final = ("content", "output", "response", "result", "server_tool_call_response")
 _THOUGHT: Final = ("thinking", "reasoning", "reasoningText", "text", "content", "summary")
@@ -133,8 +134,12 @@ def _opened(part: Any) -> tuple[str, Mapping[str, Any]] | None:
         return None
     kind = part.get("type")
     named = [(kind, part)] if isinstance(kind, str) else [(k, v) for k, v in part.items() if isinstance(v, Mapping)]
-    found = ((held, fields) for name, fields in named for held, sign in _KINDS if sign.fullmatch(name))
-    return next(found, None)
+    return next(((held, fields) for name, fields in named if (held := _held(name)) is not None), None)
+
+
+@lru_cache(maxsize=1024)
+def _held(name: str) -> str | None:
+    return next((held for held, sign in _KINDS if sign.fullmatch(name)), None)
 
 
 def _without_parts(message: Message, parts: Sequence[Any], *, first: bool) -> list[Message]:
@@ -172,6 +177,8 @@ def to_call(given: Mapping[str, Any]) -> MessageToolCall:
     fields = _inside(given, "tool_call")
     function = _inside(fields, "function")
     id, name = first_of(fields, _CALL_ID), first_of(function, _NAME)
+    if name is None and str(fields.get("type")).endswith("_call"):  # a tool of the server's own: web_search_call
+        name = fields["type"].removesuffix("_call")
     return MessageToolCall(
         id=None if id is None else str(id),
         function=FunctionCall(name=name if isinstance(name, str) else None, arguments=first_of(function, _ARGUMENTS)),

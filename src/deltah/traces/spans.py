@@ -14,7 +14,7 @@ to spans; the spans of a trace may be spread over records, so they are gathered 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -134,14 +134,14 @@ def _conversations(trace: Trace) -> list[ApiCall] | list[Conversation]:
             "requests to a model without messages; let the instrumentation capture contents "
             "(OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=true), or export inputs and outputs"
         )
-    open_runs, runs, found = list(tools), dict[str, Span](), list[ApiCall]()
+    waiting, runs, found = _Runs(tools), dict[str, Span](), list[ApiCall]()
     for span in models:
         if not _said(replies[span.id]):
             continue
         metadata = dict(whole.metadata) | ({} if span.cost is None else {COST: span.cost})
         after = list[Message]()
         for call in issued[span.id]:
-            run = _claim(open_runs, call, span)
+            run = waiting.claim(call, span)
             metadata[f"{SPAN_OF}{call.id}"] = f"{span.trace}/{span.id if run is None else run.id}"
             if run is not None and call.id is not None:
                 runs[call.id] = run
@@ -158,9 +158,9 @@ def _conversations(trace: Trace) -> list[ApiCall] | list[Conversation]:
         )
         one = read_call(line, trace.where)
         found.append(replace(one, after=(*one.after, *map(LoggedMessage, after))))
-    if open_runs and found:
+    if waiting.n_open and found:
         facts = found[-1].facts
-        found[-1] = replace(found[-1], facts=replace(facts, metadata=facts.metadata | {UNCLAIMED: len(open_runs)}))
+        found[-1] = replace(found[-1], facts=replace(facts, metadata=facts.metadata | {UNCLAIMED: waiting.n_open}))
     return found
 
 
@@ -187,6 +187,7 @@ def _of_trace(spans: Sequence[Span]) -> Span:
         trace=spans[0].trace,
         id="",
         session=next((span.session for span in spans if span.session is not None), None),
+        model=next((span.model for span in spans if span.model), None),
         outcome=next((span.outcome for span in spans if span.outcome is not None), None),
         metadata=metadata,
     )
@@ -212,15 +213,26 @@ def _ancestors(span: Span, by_id: Mapping[str, Span]) -> Iterator[Span]:
         yield span
 
 
-def _claim(open_runs: list[Span], call: MessageToolCall, issuer: Span) -> Span | None:
-    """Take the run of a call: the one with its id, else the first of its name that has none and came later."""
-    name = call.function.name if call.function is not None else None
-    same = (run for run in open_runs if call.id is not None and run.call_id == call.id)
-    named = (r for r in open_runs if r.call_id is None and r.name == name and not r.started_at < issuer.started_at)
-    run = next(same, None) or next(named, None)
-    if run is not None:
-        open_runs.remove(run)
-    return run
+class _Runs:
+    """Runs of tools that no call has claimed yet."""
+
+    def __init__(self, tools: Sequence[Span]) -> None:
+        self.n_open = len(tools)
+        self._by_id: dict[str | None, Span] = {run.call_id: run for run in tools if run.call_id is not None}
+        self._by_name = defaultdict[str, deque[Span]](deque)
+        for run in tools:
+            if run.call_id is None:
+                self._by_name[run.name].append(run)
+
+    def claim(self, call: MessageToolCall, issuer: Span) -> Span | None:
+        """The run of a call: the one with its id, else the first of its name that has none and began later."""
+        run = self._by_id.pop(call.id, None)
+        named = self._by_name[(call.function and call.function.name) or ""]
+        while run is None and named:
+            first = named.popleft()
+            run = None if first.started_at < issuer.started_at else first
+        self.n_open -= run is not None
+        return run
 
 
 def _result(run: Span, call_id: str) -> Message:
@@ -249,8 +261,7 @@ def _session(spans: Sequence[Span], whole: Span, where: Position) -> Conversatio
             said.append(message)
         else:
             earlier["content"] = [*pieces[0], *pieces[1]]
-    model = next((span.model for span in spans if span.model), None)
-    facts = Facts(id=whole.trace, model=model, metadata=whole.metadata)
+    facts = Facts(id=whole.session or whole.trace, model=whole.model, metadata=whole.metadata)
     return Conversation(list(map(LoggedMessage, to_messages(said))), facts, where)
 
 
@@ -279,7 +290,7 @@ def _timeline(models: Sequence[Span], tools: Sequence[Span], trace: Span, where:
     costs = [span.cost for span in models if span.cost is not None]
     facts = Facts(
         id=trace.session or trace.trace,
-        model=next((span.model for span in models if span.model), None),
+        model=trace.model,
         outcome=trace.outcome,
         metadata=metadata | ({COST: math.fsum(costs)} if costs else {}),
     )

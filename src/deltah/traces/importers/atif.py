@@ -13,7 +13,7 @@ import msgspec
 
 from deltah.core.types import Scalar, Trajectory
 from deltah.errors import DataError
-from deltah.traces.conversation import Conversation, Facts, LoggedMessage, to_trajectory
+from deltah.traces.conversation import COST, Conversation, Facts, LoggedMessage, to_trajectory
 from deltah.traces.importing import IMPORTERS, RecordContext, finite, outcome_of, scalars, unfit_outcome
 from deltah.traces.openai_schema import FunctionCall, Message, MessageToolCall
 
@@ -104,7 +104,8 @@ def _messages(step: Step) -> Iterator[LoggedMessage]:
     for result in step.observation.results if step.observation is not None else ():
         delegated = msgspec.json.encode(result.subagent_trajectory_ref or "").decode()
         content = delegated if result.content is None else result.content
-        yield LoggedMessage(Message(role="tool", tool_call_id=result.source_call_id, content=content), context=copied)
+        role = "tool" if calls else "user"  # of a step without calls it is what the environment says
+        yield LoggedMessage(Message(role=role, tool_call_id=result.source_call_id, content=content), context=copied)
 
 
 def _facts(record: Atif, name: str) -> Facts:
@@ -113,7 +114,7 @@ def _facts(record: Atif, name: str) -> Facts:
     extra = record.extra if isinstance(record.extra, dict) else {}
     reward = finite(extra.get("reward"))
     totals = record.final_metrics if isinstance(record.final_metrics, dict) else {}
-    known = {"schema_version": record.schema_version, "agent": agent.get("name"), "cost_usd": _cost(record.steps)}
+    known = {"schema_version": record.schema_version, "agent": agent.get("name"), COST: _cost(record.steps)}
     metadata: dict[str, Scalar] = {k: v for k, v in scalars(known | totals).items() if v is not None}
     return Facts(
         id=name,

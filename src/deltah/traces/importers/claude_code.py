@@ -1,4 +1,4 @@
-"""Importer for session logs of Claude Code; the mapping is in docs/formats/anthropic.md.
+"""Importer for session logs of Claude Code; the mapping is in docs/formats/sessions.md.
 
 Lost: what a compaction removed, branches that a user left (they stand in the order of the log), times of tools.
 """
@@ -12,19 +12,21 @@ from typing import Any, Final
 from deltah.traces.importing import IMPORTERS, RecordContext, epoch_seconds, scalars
 from deltah.traces.spans import Span
 
-_SIGN: Final = re.compile(rb'"(?:parentUuid|leafUuid|isSnapshotUpdate)"\s*:')
+_SIGN: Final = re.compile(
+    rb'"(?:parentUuid|leafUuid|isSnapshotUpdate)"\s*:|"type"\s*:\s*"(?:queue-operation|progress)"'
+)
 
 
 @IMPORTERS.register(
     "claude-code",
     title="Claude Code",
     meaning="Session log of Claude Code",
-    fields=(("uuid", "leafUuid", "snapshot"),),
+    fields=("type", ("uuid", "leafUuid", "snapshot", "sessionId")),
     sign=_SIGN.search,
 )
 def read(record: dict[str, Any], context: RecordContext) -> list[Span]:
     """Read one line: a message of a session, or nothing."""
-    message = record.get("message")
+    message, _ = record.get("message"), record["type"]
     if not isinstance(message, Mapping) or record.get("isMeta") is True:
         return []
     session, agent = str(record.get("sessionId") or context.where.file), record.get("agentId")

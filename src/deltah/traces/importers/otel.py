@@ -12,11 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from deltah.errors import DataError
-from deltah.traces.importers import openinference
+from deltah.traces.importers import genai, openinference
 from deltah.traces.importing import IMPORTERS, RecordContext, epoch_seconds, finite, seconds
 from deltah.traces.parts import first_of, json_value, objects
 from deltah.traces.spans import Span
-from deltah.traces.wrapping import unflattened
 
 _TRACE: Final = ("traceId", "trace_id", "traceID", "context.trace_id")
 _SPAN: Final = ("spanId", "span_id", "spanID", "context.span_id", "id")
@@ -29,21 +28,6 @@ _SIGN: Final = re.compile(
     re.DOTALL,
 )
 _BASE64: Final = re.compile("[A-Za-z0-9+/]{11}=|[A-Za-z0-9+/]{22}==")
-_MODEL_RUNS: Final = ("chat", "text_completion", "generate_content", "completion", "invoke_agent")
-_TOOL_NAME: Final = ("gen_ai.tool.name", "ai.toolCall.name")
-_CALL_ID: Final = ("gen_ai.tool.call.id", "ai.toolCall.id")
-_ARGUMENTS: Final = (
-    *("gen_ai.tool.call.arguments", "tool_arguments", "ai.toolCall.args", "traceloop.entity.input"),
-    "gcp.vertex.agent.tool_call_args",
-)
-_RESULT: Final = (
-    *("gen_ai.tool.call.result", "tool_response", "ai.toolCall.result", "traceloop.entity.output"),
-    "gcp.vertex.agent.tool_response",
-)
-_INPUT: Final = ("gen_ai.input.messages", "gen_ai.prompt", "ai.prompt.messages", "gcp.vertex.agent.llm_request")
-_OUTPUT: Final = ("gen_ai.output.messages", "gen_ai.completion", "gcp.vertex.agent.llm_response")
-_MODEL: Final = ("gen_ai.response.model", "gen_ai.request.model", "ai.model.id")
-_SESSION: Final = ("gen_ai.conversation.id", "session.id", "langfuse.session.id")
 
 
 @IMPORTERS.register(
@@ -83,7 +67,7 @@ def _span(raw: Mapping[str, Any]) -> Span:
     took = finite(raw.get("duration"))
     if math.isnan(end) and took is not None:
         end = start + took / 1e6
-    described = openinference.described(attributes) or _generative(attributes, events)
+    described = openinference.described(attributes) or genai.described(attributes, events)
     return Span(
         trace=trace,
         id=id,
@@ -147,53 +131,3 @@ def _error(raw: Mapping[str, Any], attributes: Mapping[str, Any], events: Sequen
     thrown = next((said.get("exception.message") for name, said in events if name == "exception"), None)
     failed = code == 2 or str(code).upper().endswith("ERROR") or attributes.get("error") is True
     return str(message or thrown or attributes.get("error.type") or "error") if failed else None
-
-
-def _generative(attributes: dict[str, Any], events: Sequence[tuple[Any, dict[str, Any]]]) -> dict[str, Any]:
-    """What the conventions for generative AI say of a span, as fields of `Span`."""
-    logged = json_value(attributes.get("events"))  # Logfire's
-    listed = [(e.get("event.name"), e) for e in logged if isinstance(e, dict)] if isinstance(logged, list) else []
-    said, given, answer = [], dict[str, Any](), None
-    for name, fields in (*events, *listed):
-        body = json_value(fields.get("gen_ai.event.content"))
-        body = body if isinstance(body, dict) else fields
-        body = {key: json_value(value) if key in ("message", "tool_calls") else value for key, value in body.items()}
-        match = re.fullmatch(r"gen_ai\.(system|user|assistant|tool)\.message", str(name))
-        if match is not None:
-            said.append({"role": match[1], **body})
-        elif name == "gen_ai.choice":
-            answer = body["message"] | {"role": "assistant"} if isinstance(body.get("message"), dict) else body
-        elif str(name).startswith("gen_ai."):
-            given |= fields
-    attributes = {**given, **attributes}
-    kind = attributes.get("gen_ai.operation.name")
-    common = {"session": first_of(attributes, _SESSION)}
-    if (name := first_of(attributes, _TOOL_NAME)) is not None or kind == "execute_tool":
-        values = {"input": first_of(attributes, _ARGUMENTS), "output": first_of(attributes, _RESULT)}
-        named = {} if name is None else {"name": str(name)}
-        return common | named | values | {"kind": "tool", "call_id": first_of(attributes, _CALL_ID)}
-    if attributes.get("traceloop.span.kind") == "tool":
-        found = {"input": first_of(attributes, _ARGUMENTS), "output": first_of(attributes, _RESULT)}
-        return common | found | {"kind": "tool", "name": str(attributes.get("traceloop.entity.name") or "")}
-    output = answer or _output(attributes)
-    asked = next((found for name in _INPUT if (found := unflattened(attributes, name)) is not None), said)
-    # The Vercel AI SDK repeats each request in the span around it, which `ai.operationId` tells.
-    if kind not in _MODEL_RUNS and output is None and "llm.request.type" not in attributes:
-        return common
-    system = json_value(attributes.get("gen_ai.system_instructions"))
-    first = [] if not system else [{"role": "system", "content": system}]
-    return common | {
-        "kind": "llm",
-        "input": [*first, asked],
-        "output": output,
-        "model": first_of(attributes, _MODEL),
-        "temperature": finite(attributes.get("gen_ai.request.temperature")),
-    }
-
-
-def _output(attributes: Mapping[str, Any]) -> Any:
-    for name in _OUTPUT:
-        if (found := unflattened(attributes, name)) is not None:
-            return found[:1] if isinstance(found, list) else found
-    text, calls = attributes.get("ai.response.text"), json_value(attributes.get("ai.response.toolCalls"))
-    return {"role": "assistant", "content": text, "tool_calls": calls} if text or calls else None

@@ -6,70 +6,29 @@ compactions). Mapping: docs/formats/responses.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
 
 from deltah.errors import DataError
-from deltah.traces.conversation import ApiCall, message_text
+from deltah.traces.conversation import ApiCall, LoggedMessage
 from deltah.traces.importers.openai_chat import read_call
 from deltah.traces.importing import IMPORTERS, RecordContext, decode_line, holds
-from deltah.traces.openai_schema import (
-    ChatLine,
-    Choice,
-    FunctionCall,
-    LogprobsBlock,
-    Message,
-    MessageToolCall,
-    Request,
-    Response,
-    TokenLogprob,
-)
+from deltah.traces.openai_schema import ChatLine, Choice, LogprobsBlock, Message, Request, Response, TokenLogprob
+from deltah.traces.parts import first_of, objects, to_messages
 
 _ARGUMENTS: Final = ("arguments", "input", "action", "code", "queries", "operation", "prompt")
 _RESULTS: Final = ("output", "outputs", "results", "result", "error")
 _ENDS: Final = ("response.completed", "response.incomplete", "response.failed")
 
 
-class Part(msgspec.Struct):
-    """A piece of a message or of reasoning."""
-
-    type: str = ""
-    text: str | None = None
-    refusal: str | None = None
-    logprobs: list[TokenLogprob] | None = None
-
-
-class Item(msgspec.Struct):
-    """One item of an input or an output; calls of the server's own tools carry their results."""
-
-    type: str = "message"
-    id: str | None = None
-    role: str | None = None
-    content: str | list[Part] | None = None
-    summary: list[Part] | None = None
-    call_id: str | None = None
-    name: str | None = None
-    arguments: Any = None
-    input: Any = None
-    action: Any = None
-    code: Any = None
-    queries: Any = None
-    operation: Any = None
-    prompt: Any = None
-    output: Any = None
-    outputs: Any = None
-    results: Any = None
-    result: Any = None
-    error: Any = None
-
-
 class Params(Request):
     """Body of the request."""
 
-    input: str | list[Item] | None = None
-    instructions: str | list[Item] | None = None
+    input: Any = None
+    instructions: Any = None
     previous_response_id: str | None = None
     conversation: Any = None
     body: Params | None = None
@@ -78,7 +37,7 @@ class Params(Request):
 class Body(Response):
     """Body of the response."""
 
-    output: list[Item] | None = None
+    output: list[dict[str, Any]] | None = None
     status: str | None = None
     incomplete_details: Any = None
     temperature: float | None = None
@@ -91,8 +50,7 @@ class Event(msgspec.Struct):
 
     type: str = ""
     response: Body | None = None
-    item: Item | None = None
-    message: Any = None
+    item: dict[str, Any] | None = None
 
 
 class Line(ChatLine):
@@ -100,8 +58,8 @@ class Line(ChatLine):
 
     request: Params | None = None
     response: Body | list[Event] | str | None = None  # type: ignore[assignment]
-    input: str | list[Item] | None = None
-    output: list[Item] | None = None
+    input: Any = None
+    output: list[dict[str, Any]] | None = None
     status: str | None = None
     incomplete_details: Any = None
     conversation: Any = None
@@ -121,18 +79,16 @@ def read(line: Line, context: RecordContext) -> ApiCall:
     """Read one exchange."""
     asked = (line.request and (line.request.body or line.request)) or Params(input=line.input)
     answered = _whole(line)
-    failed = answered.error is not None or answered.status == "failed"
-    if answered.output is None and not failed:
-        raise DataError("field response.output: missing; expected the items of a Responses API's response")
-    said = [*messages_of(answered.output)]
-    if failed:
+    if answered.error is not None or answered.status == "failed":
         raise DataError("field response: it holds an error; there is no message of the model to measure")
-    if not said or said[-1].role != "assistant":
+    said = messages_of(answered.output)
+    last = max((i for i, message in enumerate(said) if message.role == "assistant"), default=None)
+    if last is None:
         raise DataError(
             "field response.output: no message, reasoning or call of the model; there is nothing to measure"
         )
     request = Request(
-        messages=[*history_of(asked), *said[:-1]],
+        messages=[*history_of(asked), *said[:last]],
         model=asked.model,
         temperature=answered.temperature if asked.temperature is None else asked.temperature,
         top_logprobs=asked.top_logprobs,
@@ -140,94 +96,54 @@ def read(line: Line, context: RecordContext) -> ApiCall:
     )
     response = Response(
         id=answered.id,
-        choices=[Choice(message=said[-1], finish_reason=_finish_reason(answered))],
+        choices=[Choice(message=said[last], finish_reason=_finish_reason(answered))],
         model=answered.model,
         error=answered.error,
         usage=_usage(answered.usage),
     )
     session = line.conversation_id or _id(answered.conversation) or _id(asked.conversation)
     chat = msgspec.structs.replace(line, request=request, response=response, conversation_id=session)
-    return read_call(chat, context.where)
+    return replace(read_call(chat, context.where), after=tuple(map(LoggedMessage, said[last + 1 :])))
 
 
-def messages_of(items: str | Iterable[Item] | None) -> Iterator[Message]:
-    """Messages that items of the Responses API stand for; items of one turn of the model become one message."""
-    if items is None or isinstance(items, str):
-        yield from [Message(role="user", content=items)] if items else []
-        return
-    turn, served = list[Item](), list[Message]()
-    for item in items:
-        written = item.type == "reasoning" or item.role == "assistant" or item.type.endswith("_call")
-        if turn and (not written or (served and not item.type.endswith("_call"))):
-            yield _turn(turn)
+def messages_of(items: Any) -> list[Message]:
+    """Messages that the items of an input or an output stand for; a turn of the model is one message."""
+    if isinstance(items, str):
+        return to_messages(items)
+    return [_with_tokens(message) for message in to_messages([*_plain(items)], "assistant")]
+
+
+def _plain(items: Any) -> Iterator[Mapping[str, Any]]:
+    """Items with every call and every result as those of a function; a call that the server answered has both."""
+    served = list[Mapping[str, Any]]()
+    for item in objects(items):
+        kind = str(item.get("type") or "message")
+        id = item.get("call_id") or item.get("id")
+        if served and not kind.endswith("_call"):
             yield from served
-            turn, served = [], []
-        if written:
-            turn.append(item)
-            served += _served(item)
-        elif item.type.endswith("_output"):
-            yield Message(role="tool", tool_call_id=item.call_id, content=_plain(item.output))
-        elif item.type == "message":
-            yield Message(role=item.role or "user", content=_text(item.content))
-    if turn:
-        yield _turn(turn)
-        yield from served
+            served = []
+        if kind.endswith("_call"):
+            name, arguments = item.get("name") or kind.removesuffix("_call"), first_of(item, _ARGUMENTS)
+            yield {"type": "function_call", "id": id, "name": name, "arguments": arguments}
+            if (found := first_of(item, _RESULTS)) is not None:
+                failed = item.get("error") is not None
+                served.append({"type": "function_call_output", "call_id": id, "output": found, "is_error": failed})
+        elif kind.endswith("_output"):
+            yield {"type": "function_call_output", "call_id": id, "output": item.get("output")}
+        elif kind in ("message", "reasoning"):
+            yield item
+    yield from served
 
 
-def _turn(items: Sequence[Item]) -> Message:
-    """One message of the model."""
-    said = [item.content for item in items if item.type == "message"]
-    parts = [part for content in said if isinstance(content, list) for part in content]
-    tokens = [token for part in parts for token in part.logprobs or ()]
-    thoughts = [_text(item.content) or _text(item.summary) for item in items if item.type == "reasoning"]
-    calls = [item for item in items if item.type.endswith("_call")]
-    return Message(
-        role="assistant",
-        content="".join(map(_text, said)),
-        reasoning_content="\n".join(filter(None, thoughts)) or None,
-        tool_calls=[MessageToolCall(_call_id(c), FunctionCall(_name(c), _plain(_first(c, _ARGUMENTS)))) for c in calls]
-        or None,
-        logprobs=LogprobsBlock(content=tokens) if tokens else None,
-    )
-
-
-def _served(item: Item) -> Iterator[Message]:
-    """The result of a call that the server answered itself."""
-    found = _first(item, _RESULTS) if item.type.endswith("_call") else None
-    if found is not None:
-        text = _plain(found)
-        failed = found is item.error and isinstance(text, str)
-        yield Message(role="tool", tool_call_id=_call_id(item), content=f"error: {text}" if failed else text)
-
-
-def _first(item: Item, names: Sequence[str]) -> Any:
-    return next((value for name in names if (value := getattr(item, name)) is not None), None)
-
-
-def _name(item: Item) -> str:
-    """A function's own name; of a built-in tool its type."""
-    return item.name or item.type.removesuffix("_call")
-
-
-def _call_id(item: Item) -> str | None:
-    return item.call_id or item.id
-
-
-def _text(content: str | Sequence[Part] | None) -> str:
-    if content is None or isinstance(content, str):
-        return content or ""
-    return "".join(_part_text(part) for part in content)
-
-
-def _part_text(part: Part) -> str:
-    text = part.refusal if part.text is None else part.text
-    return f"[{part.type}]" if text is None else text
-
-
-def _plain(value: Any) -> Any:
-    """Text of a result in parts; anything else as it is."""
-    typed = isinstance(value, list) and value and all(isinstance(v, dict) and "type" in v for v in value)
-    return message_text(value) if typed else value
+def _with_tokens(message: Message) -> Message:
+    """A message of the model with the log-probabilities that stand in the parts of its text."""
+    parts = objects(message.content)
+    if message.role != "assistant" or not parts:
+        return message
+    blocks = msgspec.convert([part.get("logprobs") or () for part in parts], list[list[TokenLogprob]])
+    tokens = [token for block in blocks for token in block]
+    text = "".join(str(part.get("text") or part.get("refusal") or "") for part in parts)
+    return msgspec.structs.replace(message, content=text, logprobs=LogprobsBlock(content=tokens) if tokens else None)
 
 
 def history_of(asked: Params) -> Iterator[Message]:

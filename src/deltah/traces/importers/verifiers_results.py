@@ -15,30 +15,23 @@ from deltah.traces.conversation import Facts
 from deltah.traces.importing import (
     IMPORTERS,
     RecordContext,
-    decode_line,
     finite,
     golden_answers,
     outcome_of,
     scalars,
     unfit_outcome,
 )
-from deltah.traces.openai_schema import Message, MessageToolCall
+from deltah.traces.openai_schema import Message
+from deltah.traces.parts import json_value, to_messages
 
 _NOT_METADATA: Final = frozenset({"prompt", "completion", "answer", "reward"})
-_ANY: Final = msgspec.json.Decoder(Any)
-
-
-class RowMessage(Message):
-    """A message whose calls may be JSON kept as text."""
-
-    tool_calls: list[Any] | None = None
 
 
 class ResultRow(msgspec.Struct):
     """What every version writes; metrics and columns of the environment stand beside it."""
 
-    prompt: str | list[RowMessage] | None
-    completion: str | list[RowMessage] | None
+    prompt: str | list[dict[str, Any]] | None
+    completion: str | list[dict[str, Any]] | None
     example_id: Any = None
     answer: Any = None
     is_truncated: Any = None
@@ -66,27 +59,21 @@ def read(record: dict[str, Any], context: RecordContext) -> Trajectory:
     return text_trajectory(prompt.messages, _completion(row.completion, prompt.opening), facts)
 
 
-def _prompt(prompt: str | list[RowMessage] | None) -> Prompt:
+def _prompt(prompt: str | list[dict[str, Any]] | None) -> Prompt:
     return Prompt(_typed(prompt), "") if isinstance(prompt, list) else prompt_messages(prompt or "")
 
 
-def _completion(completion: str | list[RowMessage] | None, opening: str) -> list[Message]:
+def _completion(completion: str | list[dict[str, Any]] | None, opening: str) -> list[Message]:
     if isinstance(completion, list):
         return link_results(_typed(completion))
     return completion_messages(opening + (completion or ""))
 
 
-def _typed(messages: list[RowMessage]) -> list[Message]:
-    for message in messages:
-        calls = [_opened(call) for call in message.tool_calls or ()]
-        message.tool_calls = msgspec.convert(calls, list[MessageToolCall]) or None
-    return [*messages]
-
-
-def _opened(call: Any) -> Any:
-    call = decode_line(call.encode(), _ANY) if isinstance(call, str) else call
-    flat = isinstance(call, dict) and "function" not in call and "name" in call
-    return {"id": call.get("id"), "function": call} if flat else call
+def _typed(messages: list[dict[str, Any]]) -> list[Message]:
+    """Messages whose calls may be JSON kept as text."""
+    listed: list[Any] = [message.get("tool_calls") for message in messages]
+    opened = [[*map(json_value, calls)] if isinstance(calls, list) else [] for calls in listed]
+    return to_messages([m | {"tool_calls": calls} for m, calls in zip(messages, opened, strict=True)])
 
 
 def _metadata(record: dict[str, Any]) -> dict[str, Scalar]:

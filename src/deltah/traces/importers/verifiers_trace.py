@@ -6,6 +6,7 @@ judges and other calls outside the agents' own messages. Mapping: docs/formats/p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -16,7 +17,7 @@ import numpy as np
 from deltah.core.types import Estimator, FloatArray, Scalar, Trajectory
 from deltah.errors import DataError
 from deltah.traces.annotations import annotations_of
-from deltah.traces.conversation import Conversation, Facts, LoggedMessage, message_text, to_trajectory
+from deltah.traces.conversation import COST, Conversation, Facts, LoggedMessage, message_text, to_trajectory
 from deltah.traces.importing import (
     IMPORTERS,
     RecordContext,
@@ -28,7 +29,7 @@ from deltah.traces.importing import (
 )
 from deltah.traces.joining import DURATION_FROM, GAP
 from deltah.traces.logprobs import NO_TOKENS, PackedTokens, pack
-from deltah.traces.openai_schema import FunctionCall, Message, MessageToolCall
+from deltah.traces.parts import to_messages
 from deltah.traces.tokenizer_files import HIDDEN, drawn_tokens, token_bytes
 
 TRACE_VERSION: Final = 1
@@ -40,30 +41,10 @@ _MANY_VALUES: Final = 30
 _NEGATIVE_TOLERANCE_NATS: Final = 1e-2
 
 
-class FlatCall(msgspec.Struct):
-    """A tool call of an assistant's message."""
-
-    id: str | None = None
-    name: str | None = None
-    arguments: Any = ""
-    function: FunctionCall | None = None
-
-
-class NodeMessage(msgspec.Struct):
-    """The message of one node."""
-
-    role: str
-    content: Any = None
-    reasoning_content: str | None = None
-    tool_calls: list[FlatCall] | None = None
-    tool_call_id: str | None = None
-    name: Any = None
-
-
 class Node(msgspec.Struct):
     """One message and the tokens that it adds to the sequence."""
 
-    message: NodeMessage
+    message: dict[str, Any]
     parent: int | None = None
     sampled: bool = False
     token_ids: list[int] = []
@@ -72,6 +53,11 @@ class Node(msgspec.Struct):
     logprobs: list[float | None] = []
     entropies: list[float | None] | None = None
     advantages: list[float | None] | None = None
+
+    @property
+    def role(self) -> Any:
+        """Who speaks."""
+        return self.message.get("role")
 
 
 class Span(msgspec.Struct):
@@ -88,6 +74,7 @@ class ModelCall(msgspec.Struct):
     model: str | None = None
     sampling: Any = None
     finish_reason: str | None = None
+    usage: Any = None
     time: Span | None = None
 
 
@@ -123,7 +110,7 @@ class Record(Trace):
 def read(record: Record, context: RecordContext) -> tuple[Trajectory, ...]:
     """Read one episode: each agent's trace, each path of its messages."""
     traces = [record] if record.traces is None else record.traces
-    spoken = [trace for trace in traces if any(node.message.role == "assistant" for node in trace.nodes)]
+    spoken = [trace for trace in traces if any(node.role == "assistant" for node in trace.nodes)]
     if not spoken:
         raise DataError("field traces: no message of role 'assistant' in the episode; there is nothing to measure")
     return tuple(t for i, trace in enumerate(spoken) for t in _trajectories(trace, record, context, i))
@@ -154,7 +141,7 @@ def _trajectories(trace: Trace, episode: Record, context: RecordContext, number:
     told = set[int]()
     for i, path in enumerate(sorted(paths, key=lambda path: (-sum(trace.nodes[n].sampled for n in path), -path[-1]))):
         own, waited = _own(trace.nodes, path, told), _waiting_times(trace, path)
-        turns = [n for n in path if n in own and trace.nodes[n].message.role == "assistant"]
+        turns = [n for n in path if n in own and trace.nodes[n].role == "assistant"]
         if not turns:
             continue
         known: dict[str, Scalar] = {"annotation_lines_unread": unread} if unread else {}
@@ -188,35 +175,25 @@ def _path(nodes: Sequence[Node], leaf: int) -> list[int]:
 def _own(nodes: Sequence[Node], path: Sequence[int], told: set[int]) -> set[int]:
     """Nodes that count here: not told before, no result of a call that was, no assistant's message that is a prompt."""
     new = [n for n in path if n not in told]
-    first = next((i for i, n in enumerate(new) if nodes[n].message.role == "assistant"), 0) if told else 0
+    first = next((i for i, n in enumerate(new) if nodes[n].role == "assistant"), 0) if told else 0
     has_sampled = any(node.sampled for node in nodes)
-    return {n for n in new[first:] if nodes[n].sampled or nodes[n].message.role != "assistant" or not has_sampled}
+    return {n for n in new[first:] if nodes[n].sampled or nodes[n].role != "assistant" or not has_sampled}
 
 
 def _logged(node: Node, waited: float | None, texts: Mapping[int, bytes], *, context: bool) -> LoggedMessage:
-    said = node.message
-    calls = [
-        MessageToolCall(id=call.id, function=call.function or FunctionCall(call.name, call.arguments))
-        for call in said.tool_calls or ()
-    ]
-    tokens = _tokens(node, texts, len(calls))
-    unseen = message_text(said.content) if HIDDEN in tokens.texts else ""
-    message = Message(
-        role=said.role,
-        content=said.content,
-        reasoning_content="\n".join(filter(None, (said.reasoning_content, unseen))) or None,
-        tool_calls=calls or None,
-        tool_call_id=said.tool_call_id,
-        name=said.name,
-        duration_s=waited,
+    (message, *_) = to_messages(node.message)
+    tokens = _tokens(node, texts, len(message.tool_calls or ()))
+    unseen = message_text(message.content) if HIDDEN in tokens.texts else ""
+    thought = "\n".join(filter(None, (message.reasoning_content, unseen))) or None
+    return LoggedMessage(
+        msgspec.structs.replace(message, reasoning_content=thought, duration_s=waited), tokens, context=context
     )
-    return LoggedMessage(message, tokens, context=context)
 
 
 def _tokens(node: Node, texts: Mapping[int, bytes], n_calls: int) -> PackedTokens:
     """Tokens that the model drew."""
     ids = [id for id, drawn in zip(node.token_ids, node.mask, strict=True) if drawn]
-    if not ids or node.message.role != "assistant":
+    if not ids or node.role != "assistant":
         return NO_TOKENS
     logprobs = node.logprobs if len(node.logprobs) == len(ids) else [None] * len(ids)
     return pack(drawn_tokens(ids, logprobs, texts, n_calls))
@@ -227,7 +204,7 @@ def _waiting_times(trace: Trace, path: Sequence[int]) -> dict[int, float]:
     times = {call.node: call.time for call in trace.calls if call.time is not None and call.time.end}
     waited, results, before = dict[int, float](), list[int](), None
     for n in path:
-        if trace.nodes[n].message.role == "tool":
+        if trace.nodes[n].role == "tool":
             results.append(n)
         elif trace.nodes[n].sampled:
             after = times.get(n)
@@ -243,6 +220,7 @@ def _facts(trace: Trace, episode: Record, path: Sequence[int]) -> Facts:
     data = _get(trace.task if trace.task is not None else episode.task, "data")
     reward = _reward(trace.rewards)
     last = calls[-1] if calls else ModelCall()
+    costs = [cost for call in calls if (cost := finite(_get(call.usage, "cost"))) is not None]
     return Facts(
         group_id=_text(_get(episode.group, "id")) or _text(_get(episode.task, "hash")),
         model=_model(trace),
@@ -250,7 +228,10 @@ def _facts(trace: Trace, episode: Record, path: Sequence[int]) -> Facts:
         golden_answers=golden_answers(_get(data, "golden_answers") or _get(data, "answer")),
         outcome=outcome_of(reward),
         finish_reason=last.finish_reason,
-        metadata=_metadata(trace, episode) | unfit_outcome(reward) | _advantage(trace.nodes, path),
+        metadata=_metadata(trace, episode)
+        | unfit_outcome(reward)
+        | _advantage(trace.nodes, path)
+        | ({COST: math.fsum(costs)} if costs else {}),
     )
 
 
