@@ -46,7 +46,8 @@ def test_small_sums_are_shown_as_on_the_page(tmp_path: Path) -> None:
     """The second of two equal calls with equal answers is waste; its fee is a fifth of a cent."""
     path = tmp_path / "t.jsonl"
     write_traces(path, [make_trajectory([[1.0], [1.0], [1.5]])])
-    prices = ["--price", "input=0", "--price", "output=0", "--price", "search=0.002"]
+    (tmp_path / "tools.toml").write_text('search = {kind = "read", cost = 0.002}\n')
+    prices = ["--price", "input=0", "--price", "output=0", "--tools", str(tmp_path / "tools.toml")]
     result = CliRunner().invoke(app, ["score", str(path), *prices])
     assert result.exit_code == 0, result.output
     (row,) = (line for line in result.output.splitlines() if line.strip().startswith("certified "))
@@ -98,7 +99,7 @@ def test_tools_are_drafted_corrected_and_read(tmp_path: Path) -> None:
 
     drafted = run("score", log, "--write-tools", tools)
     assert "tools drafted in" in drafted.stderr
-    assert "1 call with the result of an earlier equal one (of search) may be waste" in drafted.stdout
+    assert "1 call with the result of an earlier equal one (of search) may be waste" in drafted.stderr
     numbers = "2 calls in 1 trajectory, 1 repeat of 1 call, 0 of them with another result"
     assert f'"search" = "unknown"  # {numbers}' in tools.read_text()
     assert json.loads(run("score", log, "--tools", tools, "--json").stdout)["waste"]["likely"] == 0

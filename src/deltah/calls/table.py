@@ -339,8 +339,7 @@ def read_calls(  # noqa: PLR0913 - the options of `deltah score`
         signal: A name, or `package.module:function`; None: that of the run that the traces lie in, else ΔH.
         margin: Dead band in the signal's unit; None: likewise.
         answers: Second file with grades or gold answers.
-        tools: What calling each tool does: a TOML file, or a mapping such as `{"search": "read", "status": "poll"}`.
-            A value may be a table with `kind`, `cost` (the fee of a call) and `timeout` (in seconds).
+        tools: What calling each tool does, a TOML file or a mapping: `{"search": "read"}`, see `tool_kinds.Tool`.
         format: Name of a trace format; None: detected from the content.
         vocab_size: Vocabulary size of logs that do not state it.
         join: Whether API calls of one conversation become one trajectory.
@@ -349,9 +348,6 @@ def read_calls(  # noqa: PLR0913 - the options of `deltah score`
         costs: Prices, for the column `cost`.
         workers: Processes; None: one per core, at most 8. Several need a guarded main (`multiprocessing`, "spawn").
         watch: Called with the number of trajectories read so far.
-
-    Returns:
-        A `CallTable`: `.df()`, `.pl()`, `.arrow()`, `.sql("SELECT ... FROM calls")`.
 
     Warns:
         DataWarning: if some records could not be read: how many, and the first of them.
