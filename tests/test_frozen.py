@@ -160,6 +160,11 @@ CHANGED: Mapping[str, Any] = {
     **{f"study/vllm-bare.study.{key}.*": ANY for key in ("associations", "histograms", "positions", "rocs")},
     **{f"traces/{case}.sums.entropy*": ANY for case in _ASSUMED[1:]},
     "score/llama-cpp-python-function-calling*.summary.notes": ANY,  # no size is taken from the name, see above
+    # Log-probabilities without alternatives are no longer called no log-probabilities.
+    "score/sglang-top-0*.summary.notes.0": lambda old: (
+        "Log-probabilities without alternatives for 1 of 1 call, so only the text is judged there. To measure entropy, "
+        "ask the server for top_logprobs=20."
+    ),
     "report/*.page.schema_version": {1: 2},  # for the keys renamed above
     "report/*.page.*.columns.*.key": {"delta_h": "mean_value"},
     # Plainer sentences; one word, reduced, for one thing.

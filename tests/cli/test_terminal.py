@@ -121,7 +121,7 @@ def test_an_answer_fits_the_terminal_and_a_pipe_gets_all_of_it(tmp_path: Path) -
     everything = ("score", tmp_path / "t.jsonl", "--sql", "SELECT * FROM calls LIMIT 2")
     shown = on_a_terminal(*everything)
     assert max(map(len, shown.splitlines())) <= 80
-    assert "43 columns" in " ".join(shown.split())
+    assert "44 columns" in " ".join(shown.split())
     assert "trajectory" in shown
     piped = CliRunner().invoke(app, [str(a) for a in everything]).output
     assert all(f" {name} " in piped for name in ("trajectory", "tool", "value", "waste_level", "key"))

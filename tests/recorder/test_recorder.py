@@ -187,6 +187,16 @@ def test_responses_are_logged_whole_and_joined_by_their_ids(setup: Setup) -> Non
     assert entropies == [pytest.approx([0.16770] * 3, abs=1e-4)] * 3
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_text_completions_read_back(setup: Setup, stream: bool) -> None:
+    made = setup.client().completions.create(model="plain", prompt="Where is Tarn?", stream=stream)
+    said = [part.choices[0].text for part in made] if stream else [made.choices[0].text]
+    assert "".join(said) == "".join(ANSWER)
+    setup.lines()
+    (trajectory,) = deltah.read_traces(setup.path, vocab_size=1000)
+    assert list(trajectory.entropy) == pytest.approx([0.16770] * 3, abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("model", "given", "said"),
     [

@@ -29,14 +29,14 @@ def test_results_and_ids_follow_the_stated_rules(steps: list[list[str | None] | 
     conversation, ids, expected = SegmentBuilder(), [], []
     for number, step in enumerate(steps):
         if isinstance(step, list):
-            conversation.add(calling(*step), ())
+            conversation.add(calling(*step))
             for server_id in step:
                 wanted = server_id or f"call-{len(ids)}"
                 free = (name for n in range(1, 99) if (name := wanted if n == 1 else f"{wanted}#{n}") not in ids)
                 ids.append(next(free))
                 expected.append([server_id, None])
             continue
-        conversation.add(answering(step[0], str(number)), ())
+        conversation.add(answering(step[0], str(number)))
         waiting = [call for call in expected if call[1] is None]
         same = [call for call in reversed(waiting) if call[0] == step[0]]
         nameless = [call for call in waiting if call[0] is None]
@@ -55,12 +55,12 @@ def test_thousands_of_calls_cost_linear_time(server_id: str | None, answer_at_on
     def work(n_calls: int) -> None:
         conversation = SegmentBuilder()
         for _ in range(n_calls):
-            conversation.add(calling(server_id), ())
+            conversation.add(calling(server_id))
             if answer_at_once:
-                conversation.add(answering(server_id, "found"), ())
+                conversation.add(answering(server_id, "found"))
         for _ in range(0 if answer_at_once else n_calls):
             assert conversation.has_open_calls
-            conversation.add(answering(server_id, "found"), ())
+            conversation.add(answering(server_id, "found"))
         assert not conversation.has_open_calls
         assert len({call.id for call in conversation.calls}) == n_calls
 

@@ -29,8 +29,26 @@ SPELLED = {
         "<|tool_call_end|><|tool_call_begin|>b:1<|tool_call_argument_begin|>{}<|tool_call_end|>"
         "<|tool_calls_section_end|>"
     ),
+    "functions": '<function=a>{"x": 1}</function><function=b>{}</function>',
+    "minimax": (
+        '<minimax:tool_call>\n<invoke name="a">\n<parameter name="x">1</parameter>\n</invoke>\n</minimax:tool_call>'
+    ),
+    "deepseek-v3.2": (
+        '<｜DSML｜function_calls>\n<｜DSML｜invoke name="a">\n<｜DSML｜parameter name="x" string="false">1'
+        "</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜function_calls>"
+    ),
+    "invoke": '<function_calls><invoke name="a"><parameter name="x">1</parameter></invoke></function_calls>',
+    "seed": "<seed:tool_call><function=a><parameter=x>1</parameter></function></seed:tool_call>",
+    "phi": '<|tool_call|>[{"name": "a", "arguments": {"x": 1}}, {"name": "b"}]<|/tool_call|>',
+    "nemotron": '<TOOLCALL>[{"name": "a", "arguments": {"x": 1}}, {"name": "b", "arguments": {}}]</TOOLCALL>',
+    "cohere": (
+        '<|START_ACTION|>[{"tool_call_id": "0", "tool_name": "a", "parameters": {"x": 1}}, '
+        '{"tool_call_id": "1", "tool_name": "b", "parameters": {}}]<|END_ACTION|>'
+    ),
+    "lfm2": "<|tool_call_start|>[a(x=1), b()]<|tool_call_end|>",
+    "llama4": "<|python_start|>[a(x=1), b()]<|python_end|>",
 }
-TEXT_ARGUMENTS = ("qwen3-coder", "glm")
+TEXT_ARGUMENTS = ("qwen3-coder", "glm", "minimax", "deepseek-v3.2", "invoke", "seed")
 """Whose values are texts."""
 
 

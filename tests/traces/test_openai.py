@@ -147,9 +147,10 @@ def test_logprobs_of_the_content_only() -> None:
     assert score(trajectory).verdicts == (Verdict.UNDEFINED,)
 
 
-def test_unknown_call_dialect_is_approximate() -> None:
+def test_a_call_in_an_unknown_dialect_begins_where_the_visible_text_ends() -> None:
     trajectory = read([user(), assistant([token("see"), token(" @@search x@@")], content="see", tool_calls=[call()])])
-    assert trajectory.spans is SpanQuality.APPROXIMATE
+    assert trajectory.spans is SpanQuality.EXACT
+    assert [s.kind.value for s in trajectory.segments if s.n_tokens] == ["reasoning", "call"]
     assert trajectory.stop_reason is StopReason.UNANSWERED_CALL
 
 

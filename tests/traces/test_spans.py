@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deltah.core.types import SegmentKind
-from deltah.traces.dialects import split_message
+from deltah.traces.borders import split_message
 
 R, C, X = SegmentKind.REASONING, SegmentKind.CALL, SegmentKind.CONTROL
 

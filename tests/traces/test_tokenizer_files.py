@@ -42,7 +42,7 @@ def test_the_texts_of_ids_are_what_the_library_decodes(tmp_path: Path, kind: str
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     ids = tokenizer.encode(text).ids
     known = token_bytes(str(tmp_path / "log.jsonl"), None)
-    assert "".join(pack(drawn_tokens(ids, [-0.5] * len(ids), known, 0)).texts) == text
+    assert "".join(pack(drawn_tokens(ids, known, 0)).texts) == text
 
 
 def test_a_model_in_a_folder_brings_its_tokenizer(tmp_path: Path) -> None:
@@ -66,9 +66,10 @@ def test_without_a_file_the_delimiters_of_a_family_are_known(tmp_path: Path, mod
     found = token_bytes(str(tmp_path / "log.jsonl"), model)
     assert (found.get(151657) == b"<tool_call>") is known
     # Of two calls only one begins where it can be seen, so no border of the message is known.
-    assert pack(drawn_tokens([7, 151657, 7], [-0.5] * 3, found, 2)).texts[0] == "token_id:7"
-    hidden = pack(drawn_tokens([7, 151657, 7], [-0.5] * 3, found, 1)).texts
-    assert hidden == (["\ufffd", "<tool_call>", "\ufffd"] if known else ["token_id:7", "token_id:151657", "token_id:7"])
+    assert not pack(drawn_tokens([7, 151657, 7], found, 2)).has_texts
+    hidden = pack(drawn_tokens([7, 151657, 7], found, 1))
+    assert hidden.has_texts is known
+    assert hidden.texts == (["\ufffd", "<tool_call>", "\ufffd"] if known else ["", "", ""])
 
 
 def test_a_file_that_is_no_tokenizer_is_named(tmp_path: Path) -> None:

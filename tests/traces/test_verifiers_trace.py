@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import deltah
-from deltah.core.types import Estimator, SegmentKind, StopReason
+from deltah.core.types import Estimator, SegmentKind, SpanQuality, StopReason
 
 OPEN, CLOSE, END = 151657, 151658, 151645
 """Ids of `<tool_call>`, `</tool_call>` and `<|im_end|>` in Qwen3's vocabulary."""
@@ -93,12 +93,23 @@ def test_the_trainers_entropies_join_the_episode_with_their_rounding(tmp_path: P
     assert signal.value == pytest.approx([-0.5])
     assert signal.lower == pytest.approx([-0.5 - 2 * HALF])
     assert signal.upper == pytest.approx([-0.5 + 2 * HALF])
-    assert found.estimator is Estimator.TOP_K
-    assert found.temperature == 0.7
+    assert (found.estimator, found.spans, found.temperature) == (Estimator.TOP_K, SpanQuality.EXACT, 0.7)
+    assert found.logprobs == pytest.approx([-0.25] * 11)
     (call,) = found.calls
     assert (call.name, call.arguments, call.result, call.duration_s) == (
         "almanac", '{"peak": "Tarn"}', "Tarn: 812 m", 2.5,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("drawn", [[OPEN, 12, OPEN, 13, CLOSE, 14, END], [10, 11, 15, 12, 13, 16, END]])
+def test_where_ids_do_not_show_the_calls_the_change_is_undefined(tmp_path: Path, drawn: list[int]) -> None:
+    known = nodes()
+    known[1]["token_ids"][1:] = drawn
+    found = only(stream(tmp_path, [episode(trace(nodes=known))], [update(ENTROPIES)]))
+    signal = deltah.score(found)
+    assert math.isnan(signal.value[0])
+    assert "ids of tokens instead of texts" in str(signal.reasons[0])
+    assert found.prediction == "812 m"
 
 
 def test_bounds_of_a_rounded_zero_stay_at_or_above_0(tmp_path: Path) -> None:

@@ -190,6 +190,50 @@ def test_responses_of_other_services_are_read(tmp_path: Path, pair: Any, names: 
     assert [segment.text for segment in found.segments][1] == "Hm"
 
 
+def spelled(name: str) -> list[dict[str, Any]]:
+    """One conversation in the messages of a framework."""
+    words = [
+        ("user", "human", "Tide?"),
+        ("assistant", "ai", "Hm"),
+        ("tool", "tool", "10:00"),
+        ("assistant", "ai", "Ten"),
+    ]
+    if name == "langchain":
+        messages: list[dict[str, Any]] = [{"type": kind, "content": said} for _, kind, said in words]
+        messages[1]["tool_calls"] = [{"name": "tide", "args": {"day": 3}, "id": "c", "type": "tool_call"}]
+        messages[2]["tool_call_id"] = "c"
+        return messages
+    if name == "vercel's interface":
+        tool = {
+            "type": "tool-tide",
+            "toolCallId": "c",
+            "state": "output-available",
+            "input": {"day": 3},
+            "output": "10:00",
+        }
+        parts = [{"type": "text", "text": "Hm"}, tool, {"type": "text", "text": "Ten"}]
+        return [{"role": "user", "parts": [{"type": "text", "text": "Tide?"}]}, {"role": "assistant", "parts": parts}]
+    call, told = {"functionCall": TIDE}, {"functionResponse": {"name": "tide", "response": "10:00"}}
+    return [
+        {"role": "user", "parts": [{"text": "Tide?"}]},
+        {"role": "model", "parts": [{"text": "Hm"}, call]},
+        {"role": "user", "parts": [told]},
+        {"role": "model", "parts": [{"text": "Ten"}]},
+    ]
+
+
+@pytest.mark.parametrize("name", ["langchain", "vercel's interface", "gemini"])
+@pytest.mark.parametrize("place", ["messages", "values", "bare"])
+def test_messages_of_frameworks_are_read_where_they_stand(tmp_path: Path, name: str, place: str) -> None:
+    said = spelled(name)
+    record: Any = {"messages": {"messages": said}, "values": {"values": {"messages": said}}, "bare": said}[place]
+    path = tmp_path / "a.jsonl"
+    path.write_text(text(record), encoding="utf-8")
+    (found,) = deltah.read_traces(path)
+    assert (found.question, found.prediction) == ("Tide?", "Ten")
+    assert [(one.name, json.loads(one.arguments), one.result) for one in found.calls] == [("tide", {"day": 3}, "10:00")]
+
+
 @pytest.mark.parametrize(
     ("record", "named"),
     [

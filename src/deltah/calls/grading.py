@@ -14,7 +14,7 @@ from hashlib import blake2b
 from typing import Any, Final, TypeAlias
 
 from deltah.core.types import Trajectory
-from deltah.errors import DataError
+from deltah.errors import DataError, DeltahError
 from deltah.tasks import GRADERS, OUTCOME_GRADER, Task, grade, task_from_row, task_rows
 
 _ID_FIELDS = ("id", "trajectory", "custom_id", "task_id", "session_id")
@@ -26,6 +26,9 @@ _SAMPLE_NUMBER = re.compile(r"[/#][^/#]*\Z")
 
 OUTCOME: Final = "outcome"
 """Title of a mean outcome of several graders, or of none of ours."""
+OWN_OUTCOME: Final = "own_outcome"
+OWN_GRADER: Final = "own_grader"
+"""Metadata keys: the grade that deltah gives by the gold answers where the log states another, and its grader."""
 STATED: Final = "stated"
 """Instead of a grader: the log or the answers' file states the outcome."""
 MAX_KEY_CHARS: Final = 200
@@ -83,8 +86,8 @@ class Answers:
 
 
 def graded(trajectory: Trajectory) -> Trajectory:
-    """Grade a trajectory by its own gold answers; one with an outcome, or without answers, stays as it is."""
-    if trajectory.outcome is not None or not trajectory.golden_answers:
+    """Grade a trajectory by its own gold answers, where it has some; an outcome that the log states stands."""
+    if not trajectory.golden_answers or OUTCOME_GRADER in trajectory.metadata or OWN_OUTCOME in trajectory.metadata:
         return trajectory
     kind = str(trajectory.metadata.get("kind"))
     task = Task(
@@ -93,7 +96,13 @@ def graded(trajectory: Trajectory) -> Trajectory:
         golden_answers=trajectory.golden_answers,
         kind=kind if kind in GRADERS else "qa",
     )
-    return _graded_by(trajectory, task)
+    if trajectory.outcome is None:
+        return _graded_by(trajectory, task)
+    try:
+        own = grade(task, trajectory.prediction or "").score
+    except DeltahError:  # such as a grader whose package is not installed: nobody asked for it
+        return trajectory
+    return replace(trajectory, metadata={**trajectory.metadata, OWN_OUTCOME: own, OWN_GRADER: task.kind})
 
 
 def _graded_by(trajectory: Trajectory, task: Task) -> Trajectory:

@@ -9,10 +9,17 @@ from typing import Final
 
 from deltah.calls.table import CallTable, ScoredLog
 from deltah.core.entropy import DEFAULT_VOCAB_SIZE
+from deltah.core.segments import UNOPENED, UNREADABLE
 from deltah.core.types import Estimator
 from deltah.errors import DataError
 from deltah.text_format import agreeing, count, share
-from deltah.traces.conversation import TOKENS_WITHOUT_LOGPROBS, UNCLAIMED
+from deltah.traces.conversation import (
+    TOKENS_WITHOUT_LOGPROBS,
+    UNCLAIMED,
+    UNREAD_FIELDS,
+    UNREAD_PARTS,
+    WITHOUT_ALTERNATIVES,
+)
 from deltah.traces.importing import UNFIT_OUTCOME
 from deltah.traces.vocabularies import FROM_DEFAULT, FROM_MODEL_NAME
 
@@ -27,6 +34,10 @@ _FACTS: Final = f"""
         count(*) FILTER (estimator = '{Estimator.TOP_K.value}') AS top_k,
         count(*) FILTER (metadata->>'mixed_sampling' = 'true') AS mixed,
         list_sort(list_distinct(list(temperature))) AS temperatures,
+        coalesce(sum(calls) FILTER (metadata->>'{WITHOUT_ALTERNATIVES}' <> ''), 0)::BIGINT AS without_alternatives,
+        list_sort(list_distinct(list(metadata->>'{WITHOUT_ALTERNATIVES}'))) AS options,
+        list_sort(list_distinct(list(metadata->>'{UNREAD_FIELDS}'))) AS unread_fields,
+        list_sort(list_distinct(list(metadata->>'{UNREAD_PARTS}'))) AS unread_parts,
         coalesce(sum({_UNLISTED}), 0)::BIGINT AS unlisted_tokens,
         count(*) FILTER ({_UNLISTED} > 0) AS with_unlisted,
         count(*) FILTER (spans = 'approximate') AS approximate,
@@ -37,6 +48,7 @@ _FACTS: Final = f"""
         count(*) FILTER (metadata->>'vocab_size_from' = '{FROM_DEFAULT}') AS without_vocabulary
     FROM trajectories
 """
+_DOUBTED: Final = "SELECT reason, count(*) FROM calls WHERE list_contains($doubts, reason) GROUP BY reason ORDER BY ALL"
 _ASSUMED_SIZES: Final = f"""
     SELECT model, arg_max(coalesce(try_cast(metadata->>'vocab_size' AS BIGINT), 0), key)
     FROM trajectories WHERE metadata->>'vocab_size_from' = '{FROM_MODEL_NAME}' AND model IS NOT NULL
@@ -58,15 +70,18 @@ def notes_on(table: CallTable, log: ScoredLog) -> list[str]:
     found = table.sql(_FACTS)
     facts = SimpleNamespace(**dict(zip(found.columns, found.fetchall()[0], strict=True)))
     facts.assumed = table.sql(_ASSUMED_SIZES).fetchall()
+    facts.doubted = table.sql(_DOUBTED, doubts=[UNOPENED, UNREADABLE]).fetchall()
     facts.repeats = table.sql(_UNKNOWN_REPEATS).fetchall()
-    return [*_found(facts), *_measurement(log, facts), *_reading(log, facts)]
+    return [*_found(facts), *_unmeasured(log, facts), *_measurement(log, facts), *_reading(log, facts)]
 
 
 def _found(facts: SimpleNamespace) -> Iterator[str]:
     results = count(facts.unclaimed, "result of a tool", "results of tools")
-    if not facts.calls and not facts.unclaimed:
+    if facts.unread_parts:
+        yield f"Parts of messages were not read as calls or results: {', '.join(facts.unread_parts)}."
+    if not facts.calls and not facts.unclaimed and not facts.unread_parts:
         yield "No trajectory has a tool call, so there is nothing to score."
-    elif not facts.calls:
+    elif not facts.calls and facts.unclaimed:
         yield f"No tool call was found, but {results}: the log leaves the calls out, or spells them in an unknown way."
     elif facts.unclaimed:
         yield f"No call was found for {results}: they are in no number."
@@ -90,12 +105,24 @@ def losses(log: ScoredLog) -> str:
     return f"{count(n, 'record')} could not be read; {read} could. First: {kept[0]}{others}"
 
 
-def _measurement(log: ScoredLog, facts: SimpleNamespace) -> Iterator[str]:
-    if facts.unmeasured:
+def _unmeasured(log: ScoredLog, facts: SimpleNamespace) -> Iterator[str]:
+    """Calls without a value, and why."""
+    if facts.unmeasured > facts.without_alternatives:
+        unmeasured = share(facts.unmeasured - facts.without_alternatives, facts.calls, "call")
         yield (
-            f"No log-probabilities for {share(facts.unmeasured, facts.calls, 'call')}, so only the text is judged "
-            "there. To measure entropy, log with logprobs=true and top_logprobs=20."
+            f"No log-probabilities for {unmeasured}, so only the text is judged there. To measure entropy, log with "
+            "logprobs=true and top_logprobs=20."
         )
+    if facts.options:
+        yield (
+            f"Log-probabilities without alternatives for {share(facts.without_alternatives, facts.calls, 'call')}, so "
+            f"only the text is judged there. To measure entropy, ask the server for {' or '.join(facts.options)}."
+        )
+    for reason, n in facts.doubted:
+        yield f"{log.signal.entry.title} is undefined for {share(n, facts.calls, 'call')}: {reason}."
+
+
+def _measurement(log: ScoredLog, facts: SimpleNamespace) -> Iterator[str]:
     if facts.unbounded:
         yield (
             f"No reduction can be certified for {share(facts.unbounded, facts.calls, 'call')}: the traces were written "
@@ -118,6 +145,11 @@ def _measurement(log: ScoredLog, facts: SimpleNamespace) -> Iterator[str]:
     if facts.assumed:
         sizes = ", ".join(f"{model}: {size:,}" for model, size in facts.assumed)
         yield f"The vocabulary size was taken from the model's name ({sizes}). If it is another, give {how}."
+    yield from _sampling(facts)
+
+
+def _sampling(facts: SimpleNamespace) -> Iterator[str]:
+    """Whether the entropies are those of one distribution, and of all tokens."""
     if facts.mixed:
         yield (
             f"{count(facts.mixed, 'trajectory')} mixed sampling temperatures or logprob modes: the entropies before "
@@ -149,6 +181,8 @@ def _reading(log: ScoredLog, facts: SimpleNamespace) -> Iterator[str]:
             f"Token positions are approximate in {share(facts.approximate, facts.trajectories, 'trajectory')}: the log "
             "does not mark where reasoning, calls and results begin, so these borders are estimated."
         )
+    if facts.unread_fields:
+        yield f"Fields of logprobs were not read, as they are not known: {', '.join(facts.unread_fields)}."
     if reader.n_unjoined:
         yield (
             f"{count(reader.n_unjoined, 'API call')} without the beginning of the conversation, each counted as a "

@@ -55,6 +55,7 @@ _CALLS: Final = (
     Column("lower", "DOUBLE", "Certified lower bound of `value`", "see `unit`"),
     Column("upper", "DOUBLE", "Certified upper bound of `value`; null: not known", "see `unit`"),
     Column("verdict", "VARCHAR", "reduced, not_reduced, undecided or undefined"),
+    Column("reason", "VARCHAR", "Why the verdict is undefined; null where it is not"),
     Column("entropy_before", "DOUBLE", "H(r_{k-1}), entropy of the reasoning before the round", "nats"),
     Column("entropy_after", "DOUBLE", "H(r_k), entropy of the reasoning after it", "nats"),
     Column("tokens_before", "BIGINT", "Tokens that `entropy_before` pools", "tokens"),
@@ -188,6 +189,7 @@ def _call_rows(t: Trajectory, signal: Signal | None, facts: Facts | None, shared
         measured = {name: getattr(signal, f"call_{name}").tolist() for name in ("value", "lower", "upper")}
         measured |= {
             "verdict": signal.call_verdicts,
+            "reason": signal.call_reasons,
             "entropy_before": entropy[before].tolist(),
             "entropy_after": entropy[before + 1].tolist(),
             "tokens_before": n_tokens[before].tolist(),

@@ -8,7 +8,7 @@ pooled. $H(r_k) = |r_k|^{-1} \sum_{t \in r_k} H_t$, so the mean of the bounds bo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -28,6 +28,11 @@ from deltah.core.types import (
 )
 from deltah.errors import InvalidValueError
 
+NO_RESULT: Final = "no result"
+"""Reason why a call that was never answered has no signal."""
+UNOPENED: Final = "the log does not show which token begins the call"
+"""Reasons why ΔH is undefined though tokens were measured."""
+UNREADABLE: Final = "the log has ids of tokens instead of texts, so the border of the reasoning is not known"
 PoolRule: TypeAlias = Callable[[Trajectory, int], BoolArray]
 """From a trajectory of T tokens and `tail_tokens` to the (T,) mask of tokens that enter their segment's mean."""
 POOLS: Registry[PoolRule] = Registry("pool")
@@ -70,7 +75,8 @@ def segment_entropies(trajectory: Trajectory, pool: str = "reasoning", *, tail_t
     """Mean entropy of every segment r_0 ... r_R with its certified interval.
 
     Args:
-        trajectory: Carries entropies; unmeasured (NaN) tokens are left out of the mean.
+        trajectory: Carries entropies; unmeasured (NaN) tokens are left out of the mean. A segment r_k that holds
+            unplaced tokens has none.
         pool: Which tokens are pooled: a name in `POOLS`, or `package.module:function`.
         tail_tokens: Tokens kept of each segment by the pool `tail`.
 
@@ -83,7 +89,10 @@ def segment_entropies(trajectory: Trajectory, pool: str = "reasoning", *, tail_t
         raise InvalidValueError(f"trajectory {trajectory.id!r} carries no entropies")
     point, (lower, upper) = trajectory.entropy, trajectory.entropy_bounds
     n_segments = len(trajectory.rounds) + 1
-    used = np.flatnonzero(POOLS.resolve(pool).value(trajectory, tail_tokens) & ~np.isnan(point))
+    pooled = POOLS.resolve(pool).value(trajectory, tail_tokens) & ~np.isnan(point)
+    if unplaced := {k for k, segment in trajectory.numbered_segments() if segment.kind is SegmentKind.UNPLACED}:
+        pooled &= ~np.isin(trajectory.segment_of_token, list(unplaced))
+    used = np.flatnonzero(pooled)
     index = trajectory.segment_of_token[used]
     counts = np.bincount(index, minlength=n_segments)
     divisor = np.where(counts > 0, counts, np.nan)
@@ -94,6 +103,29 @@ def segment_entropies(trajectory: Trajectory, pool: str = "reasoning", *, tail_t
     means = mean(point)
     lows, highs = (means if bound is point else mean(bound) for bound in (lower, upper))
     return SegmentEntropies(means, lows, highs, counts.astype(np.int64, copy=False))
+
+
+def why_undefined(trajectory: Trajectory, h: SegmentEntropies, undefined: BoolArray) -> tuple[str | None, ...]:
+    """(R,) why the signals of rounds are undefined, in words; None for one that is not."""
+    return tuple(_why(trajectory, h, k) if missing else None for k, missing in enumerate(undefined.tolist()))
+
+
+def _why(trajectory: Trajectory, h: SegmentEntropies, k: int) -> str:
+    """Why a signal of the round between r_k and r_(k+1) is undefined."""
+    if all(trajectory.calls[i].result is None for i in trajectory.rounds[k].calls):
+        return NO_RESULT
+    missing = [(at, place) for at, place in ((k, "before"), (k + 1, "after")) if np.isnan(h.point[at])]
+    if not missing:
+        return "the signal has no value"
+    at, place = missing[0]
+    if h.n_tokens[at]:
+        return f"too few tokens of reasoning {place} the call ({h.n_tokens[at]})"
+    own = [segment for index, segment in trajectory.numbered_segments() if index == at]
+    unplaced = next((s for s in own if s.kind is SegmentKind.UNPLACED), None)
+    if unplaced is not None:
+        return UNOPENED if trajectory.segment_text(unplaced) else UNREADABLE
+    reasoned = any(s.kind is SegmentKind.REASONING and (s.n_tokens or s.text) for s in own)
+    return f"no entropies for the reasoning {place} the call" if reasoned else f"no reasoning {place} the call"
 
 
 Span: TypeAlias = tuple[str, int]

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from deltah.core.registry import Entry, Registry, check_number, check_options
-from deltah.core.segments import POOLS, SegmentEntropies, segment_entropies
+from deltah.core.segments import NO_RESULT, POOLS, SegmentEntropies, segment_entropies, why_undefined
 from deltah.core.types import BoolArray, Estimator, FloatArray, IntArray, Trajectory
 from deltah.errors import InvalidValueError
 
@@ -74,6 +74,8 @@ class Signal:
     temperature: float | None
     answered: BoolArray
     """(C,) False for a call without a result: it has no signal of its own, whatever its round's is."""
+    reasons: tuple[str | None, ...] = ()
+    """(R,) why a round is undefined, None where it is not; empty: not known."""
 
     @cached_property
     def reduced(self) -> BoolArray:
@@ -118,8 +120,14 @@ class Signal:
     @cached_property
     def call_verdicts(self) -> tuple[Verdict, ...]:
         """(C,) verdict on each call: that of its round, undefined without an answer."""
-        rounds = zip(self.round_of_call.tolist(), self.answered.tolist(), strict=True)
-        return tuple(self.verdicts[k] if got else Verdict.UNDEFINED for k, got in rounds)
+        of, answered = self.round_of_call.tolist(), self.answered.tolist()
+        return tuple(self.verdicts[k] if answered[i] else Verdict.UNDEFINED for i, k in enumerate(of))
+
+    @property
+    def call_reasons(self) -> tuple[str | None, ...]:
+        """(C,) why the verdict on a call is undefined; None where it is not."""
+        reasons = [self.reasons[k] if self.reasons else None for k in self.round_of_call]
+        return tuple(why if got else NO_RESULT for why, got in zip(reasons, self.answered, strict=True))
 
     def _of_calls(self, per_round: FloatArray) -> FloatArray:
         return np.where(self.answered, per_round[self.round_of_call], np.nan)
@@ -319,17 +327,15 @@ def score(trajectory: Trajectory, config: SignalConfig | str | None = None, **op
     if (short := h.n_tokens < config.min_tokens).any():
         point, lower, upper = (np.where(short, np.nan, values) for values in h[:3])
         h = SegmentEntropies(point, lower, upper, h.n_tokens)
-    fitted = (config.baseline,) if "fit" in entry.options else ()
-    point, lower, upper = evaluate(entry, h, *fitted, **config.options)
+    point, lower, upper = evaluate(entry, h, *[config.baseline] * ("fit" in entry.options), **config.options)
     answered = np.array([call.result is not None for call in trajectory.calls], dtype=np.bool_)
     if not answered.all():
         undefined = np.bincount(trajectory.round_of_call, weights=answered, minlength=len(point)) == 0
         point, lower, upper = (np.where(undefined, np.nan, values) for values in (point, lower, upper))
-    margin = config.resolved_margin
     return Signal(
         name=config.name,
         unit=entry.unit,
-        margin=margin,
+        margin=(margin := config.resolved_margin),
         value=point,
         lower=lower,
         upper=upper,
@@ -342,6 +348,7 @@ def score(trajectory: Trajectory, config: SignalConfig | str | None = None, **op
         estimator=trajectory.estimator,
         temperature=trajectory.temperature,
         answered=answered,
+        reasons=why_undefined(trajectory, h, np.isnan(lower) | np.isnan(upper)),
     )
 
 

@@ -41,13 +41,15 @@ class SegmentKind(StrEnum):
     """Sampled tokens that spell a tool call, delimiters included."""
     CONTROL = "control"
     """Sampled tokens that only delimit (end of turn, think tags): trained on, never pooled."""
+    UNPLACED = "unplaced"
+    """Sampled tokens of which the log does not show whether they are reasoning or spell a call: ΔH is undefined."""
     RESULT = "result"
     """Tool results with the template tokens around them; not sampled."""
 
     @property
     def sampled(self) -> bool:
         """Whether the policy drew these tokens; exactly these belong to the response mask."""
-        return self in (SegmentKind.REASONING, SegmentKind.CALL, SegmentKind.CONTROL)
+        return self not in (SegmentKind.PROMPT, SegmentKind.RESULT)
 
 
 _ROUNDING_NATS = 1e-3  # low-precision arithmetic may put the entropy of a point mass this far below 0
@@ -317,12 +319,15 @@ class Trajectory:
         """(C,) index k - 1 of the round each call belongs to, for indexing (R,) arrays."""
         return np.array([r.k - 1 for r in self.rounds for _ in r.calls], dtype=np.int64)
 
+    def numbered_segments(self) -> list[tuple[int, Segment]]:
+        """Segments with the index k of the method's segment r_k they stand in: the rounds issued in earlier turns."""
+        turns = [r.turn for r in self.rounds]
+        return [(bisect_left(turns, segment.turn), segment) for segment in self.segments]
+
     @cached_property
     def segment_of_token(self) -> IntArray:
         """(T,) index k of the method's segment r_k a token stands in: the rounds issued in earlier turns."""
-        turns = [r.turn for r in self.rounds]
-        earlier = np.array([bisect_left(turns, segment.turn) for segment in self.segments], dtype=np.int64)
-        index = earlier.repeat(self._segment_lengths)
+        index = np.array([k for k, _ in self.numbered_segments()], dtype=np.int64).repeat(self._segment_lengths)
         index.setflags(write=False)
         return index
 

@@ -30,8 +30,8 @@ from deltah.core.types import (
 from deltah.engines.config import RolloutConfig
 from deltah.errors import DataError
 from deltah.tasks import OUTCOME_GRADER, Task, grade
+from deltah.traces.borders import split_message
 from deltah.traces.conversation import message_text
-from deltah.traces.dialects import split_message
 from deltah.traces.messages import Message
 
 

@@ -136,7 +136,7 @@ def _keys(beginning: str, call_ids: Sequence[str], content: Any) -> list[_Key]:
     """What identifies a reply, the surest first; ids alone may recur, a text may be trimmed."""
     said = message_text(content).rpartition("</think>")[2].strip()
     ids = tuple(sorted(set(call_ids)))  # some servers repeat the id in each chunk
-    keys: list[_Key] = [(beginning, "both", ids, said)] if ids and said else []
+    keys: list[_Key] = [(beginning, "both", ids, hash(said))] if ids and said else []
     keys += [(beginning, "ids", ids)] if ids else []
-    keys += [(beginning, "text", said)] if said else []
+    keys += [(beginning, "text", hash(said))] if said else []
     return keys + ([("ids", ids)] if ids and min(map(len, ids)) >= _UNIQUE else [])

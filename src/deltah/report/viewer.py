@@ -261,6 +261,8 @@ def _round_block(signal: Signal | None, round_: Round, cards: Sequence[dict[str,
         at = round_.k - 1
         block |= {"verdict": signal.verdicts[at].value, "value": _nats(signal.value[at])}
         block |= {"low": _nats(signal.lower[at]), "high": _nats(signal.upper[at])}
+        if signal.reasons and (reason := signal.reasons[at]) is not None:
+            block["reason"] = reason
     block["calls"] = [cards[i] for i in round_.calls if i < len(cards)]
     if lost := len(round_.calls) - len(block["calls"]):
         block["cut"] = lost

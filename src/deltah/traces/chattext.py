@@ -15,8 +15,9 @@ import msgspec
 
 from deltah.core.types import SegmentKind, SpanQuality, StopReason, Trajectory
 from deltah.errors import DataError
+from deltah.traces.borders import split_message
 from deltah.traces.conversation import Conversation, Facts, LoggedMessage, message_text, to_trajectory
-from deltah.traces.dialects import json_calls, parse_calls, split_message, without_end_tokens
+from deltah.traces.dialects import RESULT_BLOCK, bare_calls, parse_calls, without_end_tokens
 from deltah.traces.files import Position
 from deltah.traces.openai_schema import FunctionCall, Message, MessageToolCall
 
@@ -27,9 +28,20 @@ _HEADER = re.compile(
     r"|<\|start_header_id\|>(\w+)<\|end_header_id\|>\s{0,2}"
     r"|<start_of_turn>(\w+)\n?"
     r"|<\|(assistant|user|system|observation|tool)\|>\n?"
+    r"|<\|im_\w+\|>([\w.]+)<\|im_middle\|>"
 )
-_TAGGED_RESULT = re.compile(r"<tool_response>\n?(.*?)\n?(?:</tool_response>|\Z)", re.DOTALL)
-_SPACED_RESULT = re.compile(rf"\s*{_TAGGED_RESULT.pattern}", re.DOTALL)
+_MARKS = (
+    dict.fromkeys(("[INST]", "<｜User｜>"), "user")
+    | dict.fromkeys(("[SYSTEM_PROMPT]", "[AVAILABLE_TOOLS]"), "system")
+    | dict.fromkeys(("[TOOL_RESULTS]", "<｜tool▁output▁begin｜>"), "tool")
+    | dict.fromkeys(("[/INST]", "[/SYSTEM_PROMPT]", "[/AVAILABLE_TOOLS]", "[/TOOL_RESULTS]"), "assistant")
+    | dict.fromkeys(("<｜Assistant｜>", "<｜tool▁output▁end｜>"), "assistant")
+    | dict.fromkeys(("<｜tool▁outputs▁begin｜>", "<｜tool▁outputs▁end｜>"), "assistant")
+)
+"""Marks of Mistral and DeepSeek, and whose text follows them, if any."""
+_MARK = re.compile("(" + "|".join(map(re.escape, _MARKS)) + ")")
+_BEGIN = re.compile(r"\A\s*(?:<s>|<｜begin▁of▁sentence｜>)?\s*")
+_SPACED_RESULT = re.compile(rf"\s*{RESULT_BLOCK.pattern}", re.DOTALL)
 _BORDER = re.compile(
     rf"(?<=</tool_call>)\s*(?:user|{_RESULT_NAMES})\n+"
     rf"|\n(?:user|{_RESULT_NAMES})\n(?=<tool_response>)"
@@ -40,7 +52,6 @@ _BORDER = re.compile(
     r"<(?P<answer>information|interpreter)>(?P<found>.*?)(?:</(?P=answer)>|\Z)",
     re.DOTALL,
 )
-_BARE_CALL = re.compile(r'\s*\{.*"(?:arguments|parameters)"', re.DOTALL)  # Llama 3: one JSON object and nothing else
 _NEXT_TURN = re.compile(r"\nassistant\n|(?<!\n)assistant\n\n")
 _TURN_HEADER = re.compile(r"\s*assistant\n+")
 _LINE_HEADER = re.compile(r"(?:\A\s*|(?<=\n))(system|user|assistant|tool)\n")
@@ -72,7 +83,7 @@ def prompt_messages(text: str) -> Prompt:
 def completion_messages(text: str) -> list[Message]:
     """Turns, calls and results of text that continues an assistant's turn."""
     text = text.removeprefix("assistant\n")
-    marked = list(_HEADER.finditer(text))
+    marked = list(_HEADER.finditer(text)) or list(_MARK.finditer(text))
     if not marked:
         return link_results([*_without_headers(text)])
     messages = _of_role("assistant", text[: marked[0].start()])
@@ -84,8 +95,8 @@ def completion_messages(text: str) -> list[Message]:
 def assistant_message(text: str) -> Message:
     """One assistant turn: thinking, visible text and calls taken apart."""
     text = without_end_tokens(text)
-    if _BARE_CALL.match(text) and len(bare := json_calls(text)) == 1:
-        return Message(role="assistant", content="", tool_calls=[MessageToolCall(function=bare[0])])
+    if bare := bare_calls(text):
+        return Message(role="assistant", content="", tool_calls=[MessageToolCall(function=call) for call in bare])
     spans = split_message(list(text)).spans  # a character is a token here
     calls = [call for s in spans if s.kind is SegmentKind.CALL for call in parse_calls(text[s.start : s.stop])]
     said = [(s.start, text[s.start : s.stop]) for s in spans if s.kind is SegmentKind.REASONING]
@@ -179,20 +190,24 @@ def _of_role(role: str, body: str) -> list[Message]:
     body = without_end_tokens(body)
     if not body.strip():  # GLM ends a turn with the header of the next
         return []
-    if blocks := [Message(role="tool", content=match[1]) for match in _TAGGED_RESULT.finditer(body)]:
+    if blocks := [Message(role="tool", content=match[1]) for match in RESULT_BLOCK.finditer(body)]:
         return blocks
     return [Message(role="tool" if role in _RESULT_NAMES.split("|") else role, content=body.strip())]
 
 
 def _split_at_headers(text: str) -> list[tuple[str, str]] | None:
     """(role, text) of each message of a prompt; None if it has no roles."""
-    for pattern in (_HEADER, _LINE_HEADER, _GLUED_HEADER):
+    for pattern in (_HEADER, _MARK, _LINE_HEADER, _GLUED_HEADER):
         found = list(pattern.finditer(text))
         whole = found and not text[: found[0].start()].strip() and _role(found[-1]) in _POLICY_NAMES
-        if whole or (found and pattern is _HEADER):
+        if whole or (found and pattern in (_HEADER, _MARK)):
             *closed, last = _bodies(text, found)
             bodies = [*(without_end_tokens(body).strip() for body in closed), last]
-            return [(_role(match), body) for match, body in zip(found, bodies, strict=True)]
+            parts = [(_role(match), body) for match, body in zip(found, bodies, strict=True)]
+            if pattern is _MARK:
+                parts = [("system", _BEGIN.sub("", text[: found[0].start()]).strip()), *parts]
+                parts = [part for part in parts[:-1] if part[1]] + parts[-1:]
+            return parts
     return None
 
 
@@ -203,4 +218,5 @@ def _bodies(text: str, headers: Sequence[re.Match[str]]) -> list[str]:
 
 
 def _role(header: re.Match[str]) -> str:
-    return next(group for group in header.groups() if group is not None)
+    role = next(group for group in header.groups() if group is not None)
+    return _MARKS.get(role, role)

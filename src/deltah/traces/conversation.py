@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, defaultdict
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 
 from deltah.core.types import (
@@ -28,18 +27,26 @@ from deltah.core.types import (
     Trajectory,
 )
 from deltah.errors import ConfigError, DataError, DeltahError, VocabularySizeError
-from deltah.traces.dialects import split_message, written_calls
+from deltah.traces.borders import Parsed, calls_of, name_in, spans_of, tool_part
+from deltah.traces.dialects import RESULT_BLOCK
 from deltah.traces.files import Position
 from deltah.traces.logprobs import NO_TOKENS, PackedTokens, concatenate, measure
-from deltah.traces.openai_schema import ChatLine, FunctionCall, Message, Response
+from deltah.traces.openai_schema import ChatLine, FunctionCall, Message, Response, as_text
+from deltah.traces.openai_schema import message_text as message_text
 from deltah.traces.parts import result_text
 from deltah.traces.vocabularies import vocab_size_of
 
-_RESULT_ROLES = ("tool", "function", "ipython")
+_RESULT_ROLES = ("tool", "function", "ipython", "observation", "tool_response")
 TOKENS_WITHOUT_LOGPROBS: Final = "tokens_without_logprobs"
 """Metadata key: drawn tokens of a trajectory that its logprobs do not list."""
+WITHOUT_ALTERNATIVES: Final = "logprobs_without_alternatives"
+"""Metadata key: the request option that would add them, where log-probabilities come without."""
+UNREAD_FIELDS: Final = "unread_logprobs_fields"
+"""Metadata key: names of fields of blocks of log-probabilities that are not known."""
 UNCLAIMED: Final = "results_without_call"
 """Metadata key: results, or runs of tools, that no call of a trajectory accounts for."""
+UNREAD_PARTS: Final = "unread_tool_parts"
+"""Metadata key: types of parts of messages that look like calls or results and are not read as such."""
 COST: Final = "cost"
 """Metadata key: what the requests of a trajectory cost, in the currency of the log."""
 
@@ -75,6 +82,8 @@ class Facts:
     started_at: float = math.nan
     """Seconds since 1970; NaN where the log does not say."""
     ended_at: float = math.nan
+    is_completion: bool = False
+    """Whether the log-probabilities are those of text completions, which are asked for otherwise."""
     n_without_logprobs: int = 0
     """Tokens that were drawn, by the server's count, beyond those its logprobs list."""
     metadata: dict[str, Scalar] = field(default_factory=dict)
@@ -118,12 +127,12 @@ class LoggedChunk:
 def to_trajectory(conversation: Conversation, vocab_size: int | None = None) -> Trajectory:
     """Trajectory of one conversation; a `vocab_size` that is too small is a `ConfigError`, wrong for all of the log."""
     facts = conversation.facts
-    built = SegmentBuilder()
+    built = SegmentBuilder({one.message.tool_call_id for one in conversation.messages})
     for one in conversation.messages:
         if one.context:
             built.add_context(one.message)
         else:
-            built.add(one.message, one.tokens.texts)
+            built.add(one.message, one.tokens)
     tokens = concatenate([one.tokens for one in conversation.messages if not one.context])
     stated = facts.vocab_size or vocab_size
     size, origin = vocab_size_of(facts.model) if not stated else (stated, None)
@@ -134,10 +143,7 @@ def to_trajectory(conversation: Conversation, vocab_size: int | None = None) -> 
     metadata = dict(facts.metadata)
     if origin is not None and measured.estimator is Estimator.TOP_K:
         metadata |= {"vocab_size": size, "vocab_size_from": origin}
-    if facts.n_without_logprobs:
-        metadata[TOKENS_WITHOUT_LOGPROBS] = facts.n_without_logprobs
-    if built.n_unclaimed:
-        metadata[UNCLAIMED] = built.n_unclaimed
+    metadata |= _losses(conversation, built, measured=measured.entropy is not None)
     last = conversation.messages[-1].message
     stop_reason = _stop_reason(built, last, facts.finish_reason)
     asked = (message_text(one.message.content) for one in conversation.messages if one.message.role == "user")
@@ -163,6 +169,22 @@ def to_trajectory(conversation: Conversation, vocab_size: int | None = None) -> 
         model=facts.model,
         metadata=metadata,
     )
+
+
+def _losses(conversation: Conversation, built: SegmentBuilder, *, measured: bool) -> dict[str, Scalar]:
+    """What the log has and the trajectory lacks, by metadata key."""
+    own = [one.tokens for one in conversation.messages if not one.context]
+    unread = sorted({name for tokens in own for name in tokens.unread})
+    without = not measured and any(np.isfinite(tokens.logprobs).any() for tokens in own)
+    option = "logprobs=5" if conversation.facts.is_completion else "top_logprobs=20"
+    found: dict[str, Scalar] = {
+        TOKENS_WITHOUT_LOGPROBS: conversation.facts.n_without_logprobs,
+        WITHOUT_ALTERNATIVES: option if without else "",
+        UNREAD_FIELDS: ", ".join(unread),
+        UNCLAIMED: built.n_unclaimed,
+        UNREAD_PARTS: ", ".join(sorted(built.unread_parts)),
+    }
+    return {key: value for key, value in found.items() if value}
 
 
 def _wrong_size(error: VocabularySizeError, facts: Facts, given: int | None) -> DeltahError:
@@ -193,7 +215,9 @@ def _stop_reason(built: SegmentBuilder, last: Message, finish_reason: str | None
 class SegmentBuilder:
     """Segments and calls of one conversation, grown message by message."""
 
-    def __init__(self) -> None:
+    def __init__(self, answered: Set[str | None] = frozenset()) -> None:
+        """`answered` are the ids that results name: a call of another id may be that of a result of another id."""
+        self._answered = answered
         self.segments: list[Segment] = []
         self.calls: list[ToolCall] = []
         """In the order they were issued, with the results that came."""
@@ -203,6 +227,7 @@ class SegmentBuilder:
         """False once a border between segments could not be kept."""
         self.n_unclaimed = 0
         """Results that no call waits for."""
+        self.unread_parts: set[str] = set()
         self._taken: set[str] = set()
         self._repeats: dict[str, int] = {}
         """How often an id was wanted again."""
@@ -215,40 +240,56 @@ class SegmentBuilder:
         """Whether a call has no result yet."""
         return bool(self._open)
 
-    def add(self, message: Message, tokens: Sequence[str]) -> None:
-        """Append a message, of an assistant's with the texts of its sampled tokens where the log has them."""
+    def add(self, message: Message, tokens: PackedTokens = NO_TOKENS) -> None:
+        """Append a message, an assistant's with its sampled tokens where the log has them."""
+        if isinstance(message.content, list):
+            self.unread_parts |= {kind for part in message.content if (kind := tool_part(part)) is not None}
         if message.role == "assistant":
             self._add_turn(message, tokens)
         elif message.role in _RESULT_ROLES:
             self._add_result(message)
         else:
-            self._add_text(SegmentKind.PROMPT, self.n_turns, message_text(message.content))
+            self._add_prompt(message)
+
+    def _add_prompt(self, message: Message) -> None:
+        """Append a message of a user; marked blocks in it are results, where calls wait for some."""
+        text, position = message_text(message.content), 0
+        for block in RESULT_BLOCK.finditer(text) if self._open and message.role == "user" else ():
+            if not self._open:
+                break
+            if before := text[position : block.start()].strip():
+                self._add_text(SegmentKind.PROMPT, self.n_turns, before)
+            self._add_result(Message("tool", content=block[1], name=name_in(block[1])))
+            position = block.end()
+        if not position or text[position:].strip():
+            self._add_text(SegmentKind.PROMPT, self.n_turns, text[position:].strip() if position else text)
 
     def add_context(self, message: Message) -> None:
         """Append a message of another trajectory: text before this one's first turn, no call of its own."""
-        calls = [f"{call.name or ''}({_argument_text(call.arguments)})" for call in _calls(message, "")]
+        calls = [f"{call.name or ''}({_argument_text(call.arguments)})" for call in calls_of(message, "")]
         text = "\n".join(filter(None, (message_text(message.content), *calls)))
         self._add_text(SegmentKind.PROMPT, self.n_turns, text)
 
-    def _add_turn(self, message: Message, tokens: Sequence[str]) -> None:
-        turn, sampled = self.n_turns, "".join(tokens)
-        calls = _calls(message, sampled)
-        content, thought = message_text(message.content), message.reasoning_content or message_text(message.reasoning)
-        only_calls = bool(calls) and not content.strip() and not thought.strip()
-        spans = split_message(tokens, [call.name or "" for call in calls], only_calls=only_calls)
-        if not tokens or (thought and thought.strip() not in sampled):
+    def _add_turn(self, message: Message, tokens: PackedTokens) -> None:
+        turn, sampled = self.n_turns, "".join(tokens.texts)
+        calls = calls_of(message, sampled)
+        content = message_text(message.content) or message.refusal or ""
+        thought = message.reasoning_content or message_text(message.reasoning)
+        parsed = Parsed(calls, thought, content)
+        found = spans_of(message, tokens, parsed)
+        if not sampled or (thought and thought.strip() not in sampled):
             self._add_text(SegmentKind.REASONING, turn, thought)
-            self.exact &= not (tokens and thought)
-        if not tokens:
+            self.exact &= not (sampled and thought)
+        if not sampled:
             self._add_text(SegmentKind.REASONING, turn, content)
         # A server that loses characters shows other tokens than it sampled.
-        self.exact &= spans.exact and (not tokens or content.strip() in sampled)
-        for kind, start, stop in spans.spans:
+        self.exact &= found.exact and (not sampled or content.strip() in sampled)
+        for kind, start, stop in found.spans:
             self.segments.append(Segment(kind=kind, start=self.n_tokens + start, stop=self.n_tokens + stop, turn=turn))
         self.n_tokens += len(tokens)
-        if calls and not any(span.kind is SegmentKind.CALL for span in spans.spans):
+        if calls and not any(span.kind is SegmentKind.CALL for span in found.spans):
             # The logprobs stop at the content, or spell the call in a dialect we do not know.
-            self.exact &= not tokens or sampled.strip() == content.strip()
+            self.exact &= not sampled or parsed.ends(sampled)
             for call in calls:
                 self._add_text(SegmentKind.CALL, turn, f"{call.name or ''}({_argument_text(call.arguments)})")
         self._register(message, calls, turn)
@@ -276,7 +317,7 @@ class SegmentBuilder:
 
     def _add_result(self, message: Message) -> None:
         text = message.content if isinstance(message.content, str) else result_text(message.content)
-        at, turn = self._answered_by(message.tool_call_id), max(self.n_turns - 1, 0)
+        at, turn = self._answered_by(message), max(self.n_turns - 1, 0)
         if at is not None:
             del self._open_by_id[self._open.pop(at)][at]
             status = CallStatus.of(text, _stated_failure(message))
@@ -285,12 +326,22 @@ class SegmentBuilder:
         self.n_unclaimed += at is None
         self._add_text(SegmentKind.RESULT, turn, text)
 
-    def _answered_by(self, server_id: str | None) -> int | None:
-        """Place of the call that a result belongs to: by id the latest, without a known id the oldest open one."""
-        if server_id is None:
-            return next(iter(self._open), None)
-        latest = next(reversed(self._open_by_id[server_id]), None)
-        return next(iter(self._open_by_id[None]), None) if latest is None else latest
+    def _answered_by(self, message: Message) -> int | None:
+        """Place of the call that a result belongs to: by id the latest, then by the tool's name the oldest open one.
+
+        Without a known id and name it is the oldest open call; if the result has an id, the oldest without one, or of
+        the last turn with an id that no result names.
+        """
+        id, name = message.tool_call_id, message.name
+        if id is not None and (latest := next(reversed(self._open_by_id[id]), None)) is not None:
+            return latest
+        found = next((at for at in self._open if name and self.calls[at].name == name), None)
+        if found is not None or id is None:
+            return next(iter(self._open), None) if found is None else found
+        if (found := next(iter(self._open_by_id[None]), None)) is not None or not self._answered:
+            return found
+        foreign = (at for at, given in self._open.items() if given not in self._answered)
+        return next((at for at in foreign if self.calls[at].turn == self.n_turns - 1), None)
 
     def _add_text(self, kind: SegmentKind, turn: int, text: str) -> None:
         if not text and kind in (SegmentKind.REASONING, SegmentKind.CALL):
@@ -298,21 +349,6 @@ class SegmentBuilder:
         # A late result may follow a user message; turns never fall.
         turn = max(turn, self.segments[-1].turn) if self.segments else turn
         self.segments.append(Segment(kind=kind, start=self.n_tokens, stop=self.n_tokens, turn=turn, text=text))
-
-
-def message_text(content: Any) -> str:
-    """Text of a message's content: a string, a list of typed parts (other media as `[type]`), or nothing."""
-    if isinstance(content, list):
-        return "".join(_part_text(part) if isinstance(part, dict) else _as_text(part) for part in content)
-    return "" if content is None else _as_text(content)
-
-
-def _calls(message: Message, sampled: str) -> list[FunctionCall]:
-    if message.tool_calls:
-        return [call.function or FunctionCall() for call in message.tool_calls]
-    if message.function_call is not None:
-        return [message.function_call]
-    return written_calls(sampled or message_text(message.content))
 
 
 def _stated_failure(message: Message) -> bool | None:
@@ -323,13 +359,4 @@ def _stated_failure(message: Message) -> bool | None:
 
 
 def _argument_text(arguments: Any) -> str:
-    return _as_text({} if arguments is None else arguments)
-
-
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
-
-
-def _part_text(part: dict[str, Any]) -> str:
-    text = part.get("text")
-    return text if isinstance(text, str) else f"[{part.get('type', 'part')}]"
+    return as_text({} if arguments is None else arguments)

@@ -1,20 +1,20 @@
-r"""Tool calls in the text of models: one table of dialects, and what of a message is call, delimiter or reasoning.
+r"""Tool calls in the text of models: one table of dialects, and where calls stand in a text.
 
 A dialect has a mark that opens its calls, one that closes them, and a parser of what stands between. Dialects may share
 their marks: the first parser that finds a call counts. What no parser takes is one call without a name whose arguments
-are the text. Not in the table: Python-like calls and the marks of Gemma 4 and LFM2.
+are the text. A text that is nothing but JSON of calls needs no marks. Not in the table: the marks of Gemma 4.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import re
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
-from deltah.core.types import SegmentKind
 from deltah.traces.openai_schema import FunctionCall
 
 END_TOKENS: Final = frozenset({
@@ -23,11 +23,17 @@ END_TOKENS: Final = frozenset({
 })  # fmt: skip
 """Special tokens that end a turn; only a whole token counts, the same text spelled out is prose."""
 THINK_TAG: Final = re.compile(r"</?think>")
-_CHANNEL = re.compile(r"(?:<\|start\|>[^<]*)?<\|channel\|>(?P<header>[^<]*(?:<\|constrain\|>[^<]*)?)<\|message\|>")
+CHANNEL: Final = re.compile(r"(?:<\|start\|>[^<]*)?<\|channel\|>[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>")
+"""Header of a channel of gpt-oss; one with `to=` addresses a tool."""
+_ADDRESSEE = re.compile(r"to=(?:functions\.)?([^\s<]+)")
 _CHANNEL_END = re.compile(r"<\|(?:end|call|return|start|channel)\|>")
 _JSON_START = re.compile(r"\{\s*\"")
 _MAX_JSON_ATTEMPTS = 64  # failed decodes, each of which may cost a pass over the text of a message
 _JSON = json.JSONDecoder()
+_BETWEEN = re.compile(r"[\s;,]*")
+_MAX_LITERAL = 100_000
+_BARE_CALL = re.compile(r'\s*(?:\[\s*)?\{.*"(?:arguments|parameters)"', re.DOTALL)
+_CALL_KEYS = frozenset({"id", "type", "name", "function", "arguments", "parameters"})
 
 
 class Dialect(NamedTuple):
@@ -40,23 +46,48 @@ class Dialect(NamedTuple):
 
 
 def json_calls(body: str) -> list[FunctionCall]:
-    """Calls in a JSON object or a list of objects; none if any of it is not a call."""
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        return []
-    calls = [_json_call(item) for item in (value if isinstance(value, list) else [value])]
+    """Calls in JSON objects or lists of them, one after the other; none if any of it is not a call."""
+    calls = [
+        _json_call(item) for value in _json_values(body) for item in (value if isinstance(value, list) else [value])
+    ]
     return [] if None in calls else [call for call in calls if call is not None]
+
+
+def _json_values(body: str) -> list[Any]:
+    """JSON values, or one Python literal; empty if any of the text is neither."""
+    values, position = list[Any](), 0
+    try:
+        while position < len(body):
+            value, position = _JSON.raw_decode(body, position)
+            values.append(value)
+            position = _BETWEEN.match(body, position).end()  # type: ignore[union-attr]  # it matches nothing, too
+    except (ValueError, RecursionError):
+        values = []
+        if body.startswith(("{'", "[{'")) and len(body) < _MAX_LITERAL:
+            with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+                values = [ast.literal_eval(body)]
+    return values
 
 
 def _json_call(value: Any) -> FunctionCall | None:
     if isinstance(value, dict) and isinstance(value.get("function"), dict):
         value = value["function"]
-    name = value.get("name", value.get("function")) if isinstance(value, dict) else None
-    if not isinstance(name, str):
+    found = (value.get(key) for key in ("name", "function", "tool_name")) if isinstance(value, dict) else ()
+    name = next((name for name in found if isinstance(name, str)), None)
+    if name is None:
         return None
     arguments = value.get("arguments", value.get("parameters", {}))
     return FunctionCall(name=name, arguments=arguments if isinstance(arguments, str) else json.dumps(arguments))
+
+
+def bare_calls(text: str) -> list[FunctionCall]:
+    """Calls of a text that is nothing but JSON objects with a name and arguments, as Llama writes them."""
+    if not _BARE_CALL.match(text) or "</think>" in text:
+        return []
+    values = _json_values(without_end_tokens(text).strip())
+    items = [item for value in values for item in (value if isinstance(value, list) else [value])]
+    plain = all(isinstance(item, dict) and item.keys() <= _CALL_KEYS for item in items)
+    return json_calls(without_end_tokens(text).strip()) if plain else []
 
 
 def _paired(body: str, call: str, argument: str) -> list[FunctionCall]:
@@ -69,8 +100,8 @@ def _paired(body: str, call: str, argument: str) -> list[FunctionCall]:
 
 def _coder_calls(body: str) -> list[FunctionCall]:
     """`<function=name><parameter=key>value</parameter></function>`."""
-    parameter = r"<parameter=([^>\n]+)>\n?(.*?)\n?(?:</parameter>|\Z)"
-    return _paired(body, r"<function=([^>\n]+)>(.*?)(?:</function>|\Z)", parameter)
+    parameter = r"<parameter=([^<>\n]+)>\n?(.*?)\n?(?:</parameter>|\Z)"
+    return _paired(body, r"<function=([^<>\n]+)>(.*?)(?:</function>|\Z)", parameter)
 
 
 def _glm_calls(body: str) -> list[FunctionCall]:
@@ -105,6 +136,46 @@ def _named(pattern: str, body: str) -> list[FunctionCall]:
     return [FunctionCall(name=name, arguments=arguments.strip()) for name, arguments in re.findall(pattern, body, re.S)]
 
 
+def _function_calls(body: str) -> list[FunctionCall]:
+    """What follows `<function=`: `name>`, then an object, or parameters as in Qwen3-Coder."""
+    name, _, arguments = body.partition(">")
+    if arguments.lstrip().startswith("{"):
+        return [FunctionCall(name=name.strip(), arguments=arguments.strip())]
+    return _coder_calls(f"<function={body}")
+
+
+def _invoke_calls(body: str) -> list[FunctionCall]:
+    """`<invoke name="f"><parameter name="key">value</parameter></invoke>`, of MiniMax, DeepSeek 3.2 and others."""
+    parameter = r'<(?:｜DSML｜)?parameter name="([^"]+)"[^>]*>\n?(.*?)\n?(?:</(?:｜DSML｜)?parameter>|\Z)'
+    return _paired(body, r'<(?:｜DSML｜)?invoke name="([^"]+)"[^>]*>(.*?)(?:</(?:｜DSML｜)?invoke>|\Z)', parameter)
+
+
+def _python_calls(body: str) -> list[FunctionCall]:
+    """`[f(key="value"), g()]`."""
+    try:
+        tree = ast.parse(body, mode="eval").body if len(body) < _MAX_LITERAL else None
+        listed = tree.elts if isinstance(tree, ast.List) else [tree]
+        return [
+            FunctionCall(
+                name=ast.unparse(call.func),
+                arguments=json.dumps({word.arg or "": ast.literal_eval(word.value) for word in call.keywords}),
+            )
+            for call in listed
+            if isinstance(call, ast.Call)
+        ]
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        return []
+
+
+def _channel_calls(markup: str) -> list[FunctionCall]:
+    """The call of a channel of gpt-oss: the tool that its header addresses, and the message."""
+    header = CHANNEL.match(markup)
+    name = None if header is None else _ADDRESSEE.search(header[0])
+    if header is None or name is None:
+        return []
+    return [FunctionCall(name=name[1], arguments=markup[header.end() :].removesuffix("<|call|>").strip())]
+
+
 DIALECTS: Final = (
     Dialect("hermes", "<tool_call>", "</tool_call>", json_calls),
     Dialect("qwen3-coder", "<tool_call>", "</tool_call>", _coder_calls),
@@ -114,6 +185,16 @@ DIALECTS: Final = (
     Dialect("mistral-v11", "[TOOL_CALLS]", "", _mistral_calls),
     Dialect("deepseek", "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", _deepseek_calls),
     Dialect("kimi", "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>", _kimi_calls),
+    Dialect("functions", "<function=", "</function>", _function_calls),
+    Dialect("minimax", "<minimax:tool_call>", "</minimax:tool_call>", _invoke_calls),
+    Dialect("deepseek-v3.2", "<｜DSML｜function_calls>", "</｜DSML｜function_calls>", _invoke_calls),
+    Dialect("invoke", "<function_calls>", "</function_calls>", _invoke_calls),
+    Dialect("seed", "<seed:tool_call>", "</seed:tool_call>", _coder_calls),
+    Dialect("phi", "<|tool_call|>", "<|/tool_call|>", json_calls),
+    Dialect("nemotron", "<TOOLCALL>", "</TOOLCALL>", json_calls),
+    Dialect("cohere", "<|START_ACTION|>", "<|END_ACTION|>", json_calls),
+    Dialect("lfm2", "<|tool_call_start|>", "<|tool_call_end|>", _python_calls),
+    Dialect("llama4", "<|python_start|>", "<|python_end|>", _python_calls),
 )
 """Every dialect; of those that share marks the first whose parser finds a call counts."""
 _ANY_CALL = re.compile(
@@ -123,11 +204,24 @@ _ANY_CALL = re.compile(
     ),
     re.DOTALL,
 )
+CLOSING: Final = re.compile(
+    "|".join(
+        re.escape(mark)
+        for mark in (*dict.fromkeys(d.closing for d in DIALECTS if d.closing), "<｜tool▁call▁end｜>", "<|call|>")
+    )
+)
+"""Marks that close calls: never reasoning, even without the one that opens."""
+RESULT_BLOCK: Final = re.compile(r"<tool_response>\n?(.*?)\n?(?:</tool_response>|\Z)", re.DOTALL)
+"""A tool's result inside the text of a user's message."""
 
 
 def call_extents(text: str) -> Iterator[tuple[int, int]]:
     """Half-open runs of characters that spell calls, marks included; a mark mentioned while thinking opens none."""
+    if "<|channel|>" in text:
+        yield from _channel_extents(text)
     if (match := _ANY_CALL.search(text)) is None:
+        if CLOSING.search(text) is not None:
+            yield from _unopened(text)
         return
     tags = list(THINK_TAG.finditer(text))
     tag_starts = [tag.start() for tag in tags]
@@ -139,8 +233,22 @@ def call_extents(text: str) -> Iterator[tuple[int, int]]:
         match = _ANY_CALL.search(text, tags[following].end() if mentioned else match.end())
 
 
-def json_call_extents(text: str, names: frozenset[str]) -> Iterator[tuple[int, int]]:
-    """Runs of characters that are a JSON object whose "name" is one of `names`."""
+def _channel_extents(text: str) -> Iterator[tuple[int, int]]:
+    for match in CHANNEL.finditer(text):
+        if "to=" in match[0]:
+            end = _CHANNEL_END.search(text, match.end())
+            yield match.start(), len(text) if end is None else end.end() if end[0] == "<|call|>" else end.start()
+
+
+def _unopened(text: str) -> Iterator[tuple[int, int]]:
+    """JSON of calls right before a mark that closes them, whose opening one was lost."""
+    for start, stop in json_call_extents(text):
+        if (closing := CLOSING.match(text, _BETWEEN.match(text, stop).end())) is not None:  # type: ignore[union-attr]
+            yield start, closing.end()
+
+
+def json_call_extents(text: str, names: frozenset[str] | None = None) -> Iterator[tuple[int, int]]:
+    """Runs of characters that are a JSON object whose "name" is one of `names`, or any."""
     position, failed = 0, 0
     while failed < _MAX_JSON_ATTEMPTS and (match := _JSON_START.search(text, position)):
         try:
@@ -149,18 +257,22 @@ def json_call_extents(text: str, names: frozenset[str]) -> Iterator[tuple[int, i
             position, failed = match.start() + 1, failed + 1
             continue
         call = _json_call(value)
-        if call is not None and call.name in names:
+        if call is not None and (names is None or call.name in names):
             yield match.start(), position
 
 
 def parse_calls(markup: str) -> list[FunctionCall]:
     """Calls that one run of call text spells, marks included; at least one."""
-    body = markup
+    body = CLOSING.sub("", markup).strip() if markup.startswith("{") else markup
+    if markup.startswith("<|") and (calls := _channel_calls(markup)):
+        return calls
     for dialect in DIALECTS:
         if markup.startswith(dialect.opening):
             body = without_end_tokens(markup.removeprefix(dialect.opening)).removesuffix(dialect.closing).strip()
             if calls := dialect.parse(body):
                 return calls
+    if markup.startswith("{") and (calls := json_calls(body)):
+        return calls
     return [FunctionCall(name=None, arguments=body)]
 
 
@@ -177,105 +289,5 @@ def without_end_tokens(text: str) -> str:
 
 
 def written_calls(text: str) -> list[FunctionCall]:
-    """Calls that a message spells between marks, in order."""
-    return [call for start, stop in call_extents(text) for call in parse_calls(text[start:stop])]
-
-
-class Span(NamedTuple):
-    """Half-open run of tokens of one kind; of characters, while borders are looked for."""
-
-    kind: SegmentKind
-    start: int
-    stop: int
-
-
-class MessageSpans(NamedTuple):
-    """Partition of one message's tokens; `exact` is False where a border lies inside a token."""
-
-    spans: tuple[Span, ...]
-    exact: bool
-
-
-def split_message(tokens: Sequence[str], call_names: Sequence[str] = (), *, only_calls: bool = False) -> MessageSpans:
-    """Partition the tokens of one assistant message, by their texts alone.
-
-    A call is text between the marks of a dialect, a channel of gpt-oss that addresses a tool, or bare JSON that names
-    one of `call_names`; with `only_calls` (a forced tool choice samples the arguments alone) any text. Control are
-    end-of-turn tokens, think tags, channel headers and white space beside them and calls; reasoning is the rest. A
-    token that a border cuts goes to the call or control side.
-    """
-    ends = list(accumulate(map(len, tokens)))
-    text = "".join(tokens)
-    extents = [*_markup(text, call_names)]
-    if only_calls and text.strip() and not any(extent.kind is SegmentKind.CALL for extent in extents):
-        last = next((t for t in range(len(tokens), 0, -1) if tokens[t - 1] not in END_TOKENS), 0)
-        extents = [Span(SegmentKind.CALL, 0, ends[last - 1])] if last else []
-    kinds, exact = [SegmentKind.REASONING] * len(tokens), True
-    for extent in extents:
-        exact &= _paint(kinds, tokens, ends, extent)
-    for t, token in enumerate(tokens):
-        if token in END_TOKENS and kinds[t] is SegmentKind.REASONING:
-            kinds[t] = SegmentKind.CONTROL
-    if tokens and not tokens[-1] and kinds[-1] is SegmentKind.REASONING:
-        kinds[-1] = SegmentKind.CONTROL  # llama.cpp's own server prints the end token as nothing
-    _absorb_white_space(kinds, tokens)
-    # Calls that touch stay two spans.
-    starts = frozenset(bisect_right(ends, extent.start) for extent in extents if extent.kind is SegmentKind.CALL)
-    return MessageSpans(tuple(_runs(kinds, starts)), exact)
-
-
-def _markup(text: str, call_names: Sequence[str]) -> Iterator[Span]:
-    """Calls and delimiters in the text, calls first."""
-    channels = list(_channels(text))
-    calls = [e for e in channels if e.kind is SegmentKind.CALL]
-    calls += [Span(SegmentKind.CALL, *extent) for extent in call_extents(text)]
-    if not calls and call_names:
-        calls = [Span(SegmentKind.CALL, *extent) for extent in json_call_extents(text, frozenset(call_names))]
-    yield from calls
-    delimiters = [e for e in channels if e.kind is SegmentKind.CONTROL]
-    delimiters += [Span(SegmentKind.CONTROL, m.start(), m.end()) for m in THINK_TAG.finditer(text)]
-    for extent in delimiters:
-        # A think tag quoted inside a call's arguments is part of the call.
-        if not any(call.start < extent.stop and extent.start < call.stop for call in calls):
-            yield extent
-
-
-def _channels(text: str) -> Iterator[Span]:
-    """gpt-oss: `<|channel|>analysis<|message|>...<|end|>`; a header with `to=` addresses a tool."""
-    if "<|channel|>" not in text:
-        return
-    for match in _CHANNEL.finditer(text):
-        if "to=" not in match[0]:
-            yield Span(SegmentKind.CONTROL, match.start(), match.end())
-            continue
-        end = _CHANNEL_END.search(text, match.end())
-        stop = len(text) if end is None else (end.end() if end[0] == "<|call|>" else end.start())
-        yield Span(SegmentKind.CALL, match.start(), stop)
-
-
-def _paint(kinds: list[SegmentKind], tokens: Sequence[str], ends: Sequence[int], extent: Span) -> bool:
-    """Give the tokens that an extent touches its kind; False if a border cuts through a token's visible text."""
-    first, last = bisect_right(ends, extent.start), bisect_left(ends, extent.stop)
-    before = tokens[first][: len(tokens[first]) - (ends[first] - extent.start)]
-    after = tokens[last][len(tokens[last]) - (ends[last] - extent.stop) :] if ends[last] > extent.stop else ""
-    kinds[first : last + 1] = [extent.kind] * (last + 1 - first)
-    return not before.strip() and not after.strip()
-
-
-def _absorb_white_space(kinds: list[SegmentKind], tokens: Sequence[str]) -> None:
-    """Turn white space that touches a call or delimiter into control: the template's, not the policy's reasoning."""
-    beside = [t for t, kind in enumerate(kinds) if kind is not SegmentKind.REASONING]
-    for t in beside:
-        for step in (1, -1):
-            at = t + step
-            while 0 <= at < len(kinds) and kinds[at] is SegmentKind.REASONING and not tokens[at].strip():
-                kinds[at] = SegmentKind.CONTROL
-                at += step
-
-
-def _runs(kinds: Sequence[SegmentKind], breaks: frozenset[int]) -> Iterator[Span]:
-    start = 0
-    for t in range(1, len(kinds) + 1):
-        if t == len(kinds) or kinds[t] is not kinds[start] or t in breaks:
-            yield Span(kinds[start], start, t)
-            start = t
+    """Calls that a message spells, in order."""
+    return [call for start, stop in call_extents(text) for call in parse_calls(text[start:stop])] or bare_calls(text)

@@ -243,7 +243,8 @@ def _elements(data: bytes) -> list[bytes] | None:
     """Records of a JSON array; None if it is none, or if it is one record: a list of messages."""
     try:
         elements = [bytes(element).strip() for element in _ELEMENTS.decode(data)]
-        is_message = bool(elements) and elements[0][:1] == b"{" and "role" in _TOP_LEVEL.decode(elements[0])
+        names = _TOP_LEVEL.decode(elements[0]).keys() if elements and elements[0][:1] == b"{" else ()
+        is_message = "role" in names or {"type", "content"} <= set(names)  # LangChain's
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return None if is_message or any(element[:1] != b"{" for element in elements) else elements

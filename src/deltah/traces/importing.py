@@ -28,6 +28,7 @@ from deltah.core.types import Scalar, Trajectory
 from deltah.errors import DataError, InvalidValueError
 from deltah.traces.conversation import ApiCall, LoggedChunk
 from deltah.traces.files import Position
+from deltah.traces.openai_schema import UNKNOWN_FIELD, to_schema
 from deltah.traces.unread import unread_format
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ Importer: TypeAlias = Callable[[Any, RecordContext], Imported]
 IMPORTERS: Final[Registry[Importer]] = Registry("trace format")
 """Formats that can be read; `deltah.traces.importers` fills it."""
 
+GRADES: Final = ("outcome", "score", "reward")
+"""Names under which logs state a grade, the most certain first."""
 TOOL_KINDS: Final = "tool_kinds"
 """Metadata key: what the log's tool definitions say of each tool, as JSON; see `tool_kinds`."""
 UNFIT_OUTCOME: Final = "score_outside_0_1"
@@ -178,12 +181,12 @@ def decode_line(line: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     try:
         try:
             return decoder.decode(line)
-        except msgspec.ValidationError:
-            raise
+        except msgspec.ValidationError as error:
+            if UNKNOWN_FIELD not in str(error):
+                raise
         except (msgspec.DecodeError, UnicodeDecodeError):
-            value = replace_surrogates(json.loads(line.decode("utf-8", errors="replace")))
-            converted: T = msgspec.convert(value, decoder.type)
-            return converted
+            pass
+        return to_schema(replace_surrogates(json.loads(line.decode("utf-8", errors="replace"))), decoder.type)
     except msgspec.ValidationError as error:
         raise DataError(_field_message(error)) from error
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The stage that joins records: chunks of streams into API calls, these into conversations.
+"""The stage that joins API calls into conversations.
 
 A call continues the call whose reply ends its history. Histories are compared by a running hash over what the user and
 the assistant said, and the place of tool results: clients drop thinking, shorten old results and put the time into
@@ -12,22 +12,20 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Final
 
 import msgspec
 
-from deltah.traces.conversation import COST, ApiCall, Conversation, Facts, LoggedChunk, LoggedMessage, message_text
-from deltah.traces.files import Position
-from deltah.traces.importing import epoch_seconds, finite, seconds
-from deltah.traces.openai_schema import ChatLine, Choice, Delta, FunctionCall, Message, Response, assemble, block_tokens
+from deltah.traces.conversation import COST, ApiCall, Conversation, Facts, LoggedMessage, message_text
+from deltah.traces.importing import finite
+from deltah.traces.openai_schema import FunctionCall, Message
 
 DURATION_FROM: Final = "duration_s_from"
 GAP: Final = "gap between API calls"
 """Metadata key and its value where no line states durations: the client's own work, or a pause, is in them."""
 MAX_OPEN_BYTES = 256 * 2**20
-_KEPT_ENDS: Final = 4096
 _LAST_WORD: Final = ("prediction", "golden_answers", "outcome")
 """Facts that later API calls of a conversation correct."""
 _MESSAGE_BYTES = 400  # in memory beside its text, roughly
@@ -278,64 +276,3 @@ def _merged_facts(parts: Sequence[Facts], name: str | None) -> Facts:
             "metadata": metadata,
         }
     )
-
-
-@dataclass(slots=True)
-class Stream:
-    """Chunks of one completion that a log holds one per line; envelope and place are those of the first line."""
-
-    envelope: ChatLine
-    where: Position
-    chunks: list[Response] = field(default_factory=list)
-    duration_s: float = math.nan
-    """From the first line's `started_at` to the latest end that a line states; NaN if none does."""
-
-    def append(self, logged: LoggedChunk) -> None:
-        """Take the next chunk."""
-        self.chunks.append(logged.chunk)
-        later = epoch_seconds(logged.envelope.started_at) - epoch_seconds(self.envelope.started_at)
-        end = seconds(logged.envelope.duration_s) + (0.0 if math.isnan(later) else later)
-        self.duration_s = max((s for s in (self.duration_s, end) if not math.isnan(s)), default=math.nan)
-
-    def line(self) -> ChatLine:
-        """The line that a log of whole responses would hold; errors as in `assemble`."""
-        return msgspec.structs.replace(self.envelope, response=assemble(self.chunks), duration_s=self.duration_s)
-
-
-class ChunkBuffer:
-    """Chunks that a log holds one per line, gathered by their completion's id until its last."""
-
-    def __init__(self) -> None:
-        self._open: dict[str, Stream] = {}
-        self._ended: dict[str, None] = {}  # ids of the streams that ended last
-
-    def add(self, logged: LoggedChunk, where: Position) -> Stream | None:
-        """Take a chunk; return the stream if it was the last. Chunks without an id are their session's.
-
-        What follows the last chunk is dropped: a usage report (OpenRouter's has an empty first choice), or the ends of
-        other choices than the first.
-        """
-        chunk = logged.chunk
-        key = chunk.id or str(logged.envelope.session_id or "")
-        first = [choice for choice in chunk.choices or [] if choice.index == 0]
-        is_late = not any(_has_content(choice) for choice in first) if key in self._ended else not first
-        if is_late and chunk.error is None and key not in self._open:
-            return None
-        self._open.setdefault(key, Stream(logged.envelope, where)).append(logged)
-        if chunk.error is None and not any(choice.finish_reason for choice in first):
-            return None
-        if chunk.id:
-            self._ended[chunk.id] = None
-            if len(self._ended) > _KEPT_ENDS:
-                del self._ended[next(iter(self._ended))]
-        return self._open.pop(key)
-
-    def finish(self) -> Iterable[Stream]:
-        """Streams that never came to their last chunk."""
-        return self._open.values()
-
-
-def _has_content(choice: Choice) -> bool:
-    delta = choice.delta or Delta()
-    written = delta.content or delta.reasoning_content or delta.reasoning or delta.tool_calls
-    return bool(written or block_tokens(choice.logprobs))

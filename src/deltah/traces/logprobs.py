@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from deltah.core.entropy import SERVER_PRECISION_NATS, EntropyBounds, entropy_bounds
 from deltah.core.types import BoolArray, Estimator, FloatArray, IntArray
 from deltah.errors import DataError, InvalidValueError, VocabularySizeError
-from deltah.traces.openai_schema import LogprobsBlock, TokenLogprob, TopLogprob
+from deltah.traces.openai_schema import Block, LogprobsBlock, TokenLogprob, TopLogprob, alternatives, block_tokens
 
 STAND_IN = -9999.0
 """At or below it a log-probability stands for "impossible" or "not among those reported"."""
@@ -50,6 +50,10 @@ class PackedTokens:
     """(T,) whether the server gave the token's bytes; one that does not may key its lists by text."""
     greatest_id: int = -1
     """Greatest id in the vocabulary that the log shows of these tokens; -1 where it shows none."""
+    has_texts: bool = True
+    """False where the server printed ids of tokens and no bytes: then the texts are empty."""
+    unread: tuple[str, ...] = ()
+    """Names of fields beside the tokens that nobody reads."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -64,23 +68,54 @@ NO_TOKENS = PackedTokens([], np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.int6
 """Of a message whose tokens the log does not have."""
 
 
-def pack(block: LogprobsBlock | list[TokenLogprob] | None, token_ids: object = None) -> PackedTokens:
+def pack(block: Block, token_ids: object = None) -> PackedTokens:
     """A choice's logprobs, packed, with the greatest of the token ids that it may list beside them."""
-    tokens = (block.content if isinstance(block, LogprobsBlock) else block) or []
+    tokens = block_tokens(block)
+    unread, ids = (tuple(block.unknown), block.token_ids) if isinstance(block, LogprobsBlock) else ((), None)
     if not tokens:
-        return NO_TOKENS
+        return replace(NO_TOKENS, unread=unread) if unread else NO_TOKENS
     logprobs = np.array([token.logprob for token in tokens], dtype=np.float64)
     if (logprobs > 1e-3).any():
         t = int(np.argmax(logprobs > 1e-3))
         raise DataError(f"token {t} has the logprob {logprobs[t]:.6g}; expected a natural logarithm, at most 0")
-    lists = [token.top_logprobs or () for token in tokens]
+    lists, top = _alternatives(tokens)
+    texts, has_texts = _texts(tokens)
     return PackedTokens(
-        texts=_texts(tokens),
+        texts=texts,
         logprobs=np.where(logprobs > STAND_IN, logprobs, np.nan),
-        top=np.array([alternative.logprob for listed in lists for alternative in listed], dtype=np.float64),
+        top=np.array(top, dtype=np.float64),
         n_top=np.array([len(listed) for listed in lists], dtype=np.int64),
         has_bytes=np.array([token.bytes is not None for token in tokens]),
-        greatest_id=_greatest_id(tokens, token_ids),
+        greatest_id=_greatest_id(tokens, ids if token_ids is None else token_ids),
+        has_texts=has_texts,
+        unread=unread,
+    )
+
+
+def _alternatives(tokens: Sequence[TokenLogprob]) -> tuple[list[Sequence[TopLogprob]], list[float | None]]:
+    """Lists of alternatives, and their log-probabilities list after list."""
+    lists: list[Any] = [token.top_logprobs or () for token in tokens]
+    try:
+        return lists, [alternative.logprob for listed in lists for alternative in listed]
+    except AttributeError:  # objects or pairs instead of entries
+        lists = [alternatives(listed) or () for listed in lists]
+        return lists, [alternative.logprob for listed in lists for alternative in listed]
+
+
+def after_text(tokens: PackedTokens, prompt: str) -> PackedTokens:
+    """Tokens that follow those of a text that a completion begins with; all of them where it does not."""
+    position = n = 0
+    while n < len(tokens) and position < len(prompt) and prompt.startswith(tokens.texts[n], position):
+        position, n = position + len(tokens.texts[n]), n + 1
+    if position < len(prompt):
+        return tokens
+    return replace(
+        tokens,
+        texts=tokens.texts[n:],
+        logprobs=tokens.logprobs[n:],
+        top=tokens.top[int(tokens.n_top[:n].sum()) :],
+        n_top=tokens.n_top[n:],
+        has_bytes=tokens.has_bytes[n:],
     )
 
 
@@ -105,23 +140,32 @@ def concatenate(parts: Sequence[PackedTokens]) -> PackedTokens:
     filled = [part for part in parts if len(part)]
     if len(filled) <= 1:
         return filled[0] if filled else NO_TOKENS
-    return PackedTokens(
+    arrays: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in filled])
+        for name in ("logprobs", "top", "n_top", "has_bytes")
+    }
+    return replace(
+        filled[0],
         texts=[text for part in filled for text in part.texts],
-        **{n: np.concatenate([getattr(part, n) for part in filled]) for n in ("logprobs", "top", "n_top", "has_bytes")},
+        **arrays,
         greatest_id=max(part.greatest_id for part in filled),
+        has_texts=all(part.has_texts for part in filled),
     )
 
 
-def _texts(tokens: Sequence[TokenLogprob]) -> list[str]:
+def _texts(tokens: Sequence[TokenLogprob]) -> tuple[list[str], bool]:
     """(T,) texts, by the bytes where the server gives them and a token's text is broken, or a number instead.
 
     A character whose bytes are spread over several tokens appears at the token that completes it, and as U+FFFD at its
-    last token if it never is complete.
+    last token if it never is complete. False: there are neither texts nor bytes.
     """
     texts = [token.token for token in tokens]
-    stand_in = any("\ufffd" in text or text.startswith(_STAND_IN_TEXTS) for text in texts)
-    if not stand_in or any(token.bytes is None for token in tokens):
-        return texts
+    if not any("\ufffd" in text or text.startswith(_STAND_IN_TEXTS) for text in texts):
+        return texts, True
+    if any(text.startswith(_ID_TEXT) and not token.bytes for text, token in zip(texts, tokens, strict=True)):
+        return [""] * len(texts), False
+    if any(token.bytes is None for token in tokens):
+        return texts, True
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     found = [""]  # before the first token, where nothing can be left open
     try:
@@ -133,7 +177,7 @@ def _texts(tokens: Sequence[TokenLogprob]) -> list[str]:
     except ValueError as error:
         raise DataError("field logprobs.content.bytes: a byte is not in 0..255") from error
     found[-1] += decoder.decode(b"", final=True)
-    return found[1:]
+    return found[1:], True
 
 
 class Measured(NamedTuple):

@@ -1,4 +1,4 @@
-"""Typed shape of an OpenAI-style chat log line, and streamed responses put together.
+"""Typed shape of an OpenAI-style chat log line.
 
 Only what the importer reads is declared, so that decoding skips the rest; every field is optional, as servers leave out
 different ones. Token entries do not take part in garbage collection: a line holds tens of thousands of them.
@@ -6,18 +6,27 @@ different ones. Token entries do not take part in garbage collection: a line hol
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
-from deltah.errors import DataError
+T = TypeVar("T")
+UNKNOWN: Final = "?"
+"""Name under which `to_schema` lists the fields of a block that are not known."""
+UNKNOWN_FIELD: Final = "unknown field"
+"""Part of msgspec's message for a struct that forbids what it does not declare."""
 
 
 class TopLogprob(msgspec.Struct, gc=False):
     """One alternative, whose text is not needed."""
 
     logprob: float | None = None
+
+
+if TYPE_CHECKING:
+    _Alternatives = list[TopLogprob]
+else:  # some servers write pairs, or an object: see `alternatives`
+    _Alternatives = list[TopLogprob | list[Any]] | dict[str, float | TopLogprob | None]
 
 
 class TokenLogprob(msgspec.Struct, gc=False):
@@ -28,13 +37,40 @@ class TokenLogprob(msgspec.Struct, gc=False):
     """llama.cpp's name of its id in the vocabulary."""
     logprob: float | None = None
     bytes: list[int] | None = None
-    top_logprobs: list[TopLogprob] | None = None
+    top_logprobs: _Alternatives | None = None
 
 
-class LogprobsBlock(msgspec.Struct):
-    """A choice's `logprobs`."""
+if TYPE_CHECKING:
+    _Tokens = list[TokenLogprob]
+else:  # some servers write pairs: see `block_tokens`
+    _Tokens = list[TokenLogprob | list[Any]]
 
-    content: list[TokenLogprob] | None = None
+
+class LogprobsBlock(msgspec.Struct, forbid_unknown_fields=True):
+    """A choice's `logprobs`: entries of tokens, or the older form of parallel lists.
+
+    What is not declared is an error that `to_schema` turns into `unknown`.
+    """
+
+    content: _Tokens | None = None
+    reasoning_content: _Tokens | None = None
+    """DeepSeek's, of the thinking that precedes the content."""
+    reasoning: _Tokens | None = None
+    refusal: _Tokens | None = None
+    tokens: list[str] | None = None
+    token_logprobs: list[float | None] | None = None
+    top_logprobs: list[_Alternatives | None] | None = None
+    text_offset: Any = None
+    token_ids: Any = None
+    unknown: list[str] = msgspec.field(default_factory=list, name=UNKNOWN)
+    """Names of further fields, which are not read."""
+
+
+Block: TypeAlias = LogprobsBlock | _Tokens | None
+"""Also a bare list, whose entries may be pairs of token and log-probability."""
+_BLOCK_FIELDS: Final = frozenset(LogprobsBlock.__struct_encode_fields__)
+_PARTS: Final = ("reasoning_content", "reasoning", "content", "refusal")
+"""Lists of a block, in the order in which they are sampled."""
 
 
 class FunctionCall(msgspec.Struct):
@@ -42,13 +78,53 @@ class FunctionCall(msgspec.Struct):
 
     name: str | None = None
     arguments: Any = ""
+    parameters: Any = None
+    """Another name of `arguments`."""
+
+    def __post_init__(self) -> None:
+        if self.parameters is not None:
+            self.arguments, self.parameters = self.arguments or self.parameters, None
 
 
-class MessageToolCall(msgspec.Struct):
-    """One entry of `tool_calls`."""
+if TYPE_CHECKING:
+    _Function = FunctionCall
+else:
+    _Function = FunctionCall | str  # some write the name alone; no call keeps it so
+
+
+class _Call(msgspec.Struct):
+    """A call whose name and arguments stand in `function`, or beside its id under one of several names."""
 
     id: str | None = None
-    function: FunctionCall | None = None
+    function: _Function | None = None
+    name: str | None = None
+    tool_name: str | None = None
+    arguments: Any = None
+    parameters: Any = None
+    args: Any = None
+    input: Any = None
+    tool_input: Any = None
+    custom: Any = None
+    """OpenAI's calls whose arguments are no JSON: name and input."""
+    call_id: str | None = None
+    tool_call_id: str | None = None
+
+    def __post_init__(self) -> None:
+        self.id = self.id or self.call_id or self.tool_call_id
+        if isinstance(self.function, FunctionCall):
+            self.function.name = self.function.name or self.name
+            return
+        beside = self.custom if isinstance(self.custom, dict) else {}
+        name = self.function or self.name or self.tool_name or beside.get("name")
+        stated = (self.arguments, self.parameters, self.args, self.input, self.tool_input, beside.get("input"))
+        arguments = next((value for value in stated if value is not None), None)
+        self.function = None
+        if name is not None or arguments is not None:
+            self.function = FunctionCall(name, "" if arguments is None else arguments)
+
+
+class MessageToolCall(_Call):
+    """One entry of `tool_calls`."""
 
 
 class Message(msgspec.Struct):
@@ -64,22 +140,23 @@ class Message(msgspec.Struct):
     tool_call_id: str | None = None
     name: Any = None
     """Of the tool whose result it is, as some writers give it instead of an id."""
-    logprobs: LogprobsBlock | list[TokenLogprob] | None = None
+    refusal: str | None = None
+    logprobs: Block = None
     finish_reason: str | None = None
     duration_s: float | None = None
     """Seconds that the tool took, on a message that holds its result; not of the protocol."""
+    parts: Any = None
+    """What other protocols call `content`."""
     is_error: Any = None
     """Whether the tool failed, as Anthropic's results say it; None where only the text can."""
     status: Any = None
     """The same as LangChain says it: "error" or "success"."""
 
 
-class DeltaToolCall(msgspec.Struct):
+class DeltaToolCall(_Call):
     """A piece of one tool call: the id and name come once, the arguments in parts."""
 
-    index: int = 0
-    id: str | None = None
-    function: FunctionCall | None = None
+    index: int | None = None
 
 
 class Delta(msgspec.Struct):
@@ -89,7 +166,9 @@ class Delta(msgspec.Struct):
     content: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    refusal: str | None = None
     tool_calls: list[DeltaToolCall] | None = None
+    function_call: FunctionCall | None = None
 
 
 class Choice(msgspec.Struct):
@@ -98,7 +177,12 @@ class Choice(msgspec.Struct):
     index: int = 0
     message: Message | None = None
     delta: Delta | None = None
-    logprobs: LogprobsBlock | list[TokenLogprob] | None = None
+    text: str | None = None
+    """Of a text completion, whole or a piece."""
+    logprobs: Block = None
+    error: Any = None
+    content_filter_results: Any = None
+    content_filter_offsets: Any = None
     token_ids: Any = None
     """vLLM's: ids of the sampled tokens, where they were asked for."""
     finish_reason: str | None = None
@@ -124,6 +208,11 @@ class Request(msgspec.Struct):
     """Body of the request; the batch API wraps it in `body`."""
 
     messages: list[Message] = []
+    prompt: Any = None
+    """Of a text completion."""
+    echo: Any = None
+    """Whether the completion begins with the prompt."""
+    stream: Any = None
     model: str | None = None
     temperature: float | None = None
     top_logprobs: int | None = None
@@ -143,6 +232,7 @@ class Response(msgspec.Struct):
     error: Any = None
     usage: Any = None
     """`completion_tokens`: tokens drawn, over all choices."""
+    prompt_filter_results: Any = None
     body: Response | None = None
 
 
@@ -154,7 +244,9 @@ class ChatLine(msgspec.Struct):
     response: Response | list[Response] | str | None = None
     """Whole; or its streamed chunks, as a list or as the text of the event stream."""
     chunks: list[Response] | None = None
+    prompt: Any = None
     choices: list[Choice] | None = None
+    prompt_filter_results: Any = None
     object: str | None = None
     custom_id: str | None = None
     session_id: str | int | None = None
@@ -177,57 +269,96 @@ class ChatLine(msgspec.Struct):
     answer: Any = None
     golden_answers: list[Any] | None = None
     prediction: str | None = None
-    score: float | bool | None = None
-    outcome: float | bool | None = None
+    score: Any = None
+    outcome: Any = None
+    reward: Any = None
     metadata: dict[str, Any] | None = None
     tools: ToolList = None
 
 
-def assemble(chunks: Sequence[Response]) -> Response:
-    """The response of these chunks, its first choice; `DataError` if one is an error or none has a choice."""
-    if any(chunk.error is not None for chunk in chunks):
-        raise DataError("field response: the stream ends in an error; there is no whole assistant message to measure")
-    choices = [choice for chunk in chunks for choice in chunk.choices or []]
-    pieces = [choice for choice in choices if choice.index == 0]
-    if not pieces:
-        raise DataError("field response: no chunk carries a choice; there is no assistant message to measure")
-    whole = Choice(
-        message=_message([choice.delta for choice in pieces if choice.delta is not None]),
-        logprobs=[token for choice in pieces for token in block_tokens(choice.logprobs)] or None,
-        finish_reason=next((c.finish_reason for c in reversed(pieces) if c.finish_reason), None),
-    )
-    return Response(
-        id=chunks[0].id,
-        choices=[whole, *(Choice(index=i) for i in range(1, 1 + max(choice.index for choice in choices)))],
-        model=next((chunk.model for chunk in chunks if chunk.model), None),
-        # Servers that report usage in every chunk count up.
-        usage=next((chunk.usage for chunk in reversed(chunks) if chunk.usage is not None), None),
-    )
+def block_tokens(block: Block) -> list[TokenLogprob]:
+    """Sampled tokens of a block of log-probabilities, in order, whatever its form."""
+    if isinstance(block, LogprobsBlock):
+        if block.tokens is not None:
+            return _from_lists(block)
+        filled = [part for name in _PARTS if (part := getattr(block, name))]
+        block = filled[0] if len(filled) == 1 else [token for part in filled for token in part]
+    if not block or not any(type(token) is list for token in block):
+        return block or []  # type: ignore[return-value]
+    return [_from_pair(token) if isinstance(token, list) else token for token in block]
 
 
-def block_tokens(block: LogprobsBlock | list[TokenLogprob] | None) -> list[TokenLogprob]:
-    """Sampled tokens of a block of logprobs."""
-    return (block.content if isinstance(block, LogprobsBlock) else block) or []
+def _from_lists(block: LogprobsBlock) -> list[TokenLogprob]:
+    """The older form; a list that ends early says nothing of the other tokens."""
+    texts, drawn, top = block.tokens or [], block.token_logprobs or [], block.top_logprobs or []
+    return [
+        TokenLogprob(
+            token=text,
+            logprob=drawn[t] if t < len(drawn) else None,
+            top_logprobs=alternatives(top[t]) if t < len(top) else None,
+        )
+        for t, text in enumerate(texts)
+    ]
 
 
-def _message(deltas: Sequence[Delta]) -> Message:
-    pieces: dict[int, list[DeltaToolCall]] = {}
-    for piece in (piece for delta in deltas for piece in delta.tool_calls or []):
-        pieces.setdefault(piece.index, []).append(piece)
-    thought = "".join(delta.reasoning_content or delta.reasoning or "" for delta in deltas)
-    return Message(
-        role="assistant",
-        content="".join(delta.content or "" for delta in deltas),
-        reasoning_content=thought or None,
-        tool_calls=[_tool_call(pieces[index]) for index in sorted(pieces)] or None,
-    )
+def _from_pair(pair: list[Any]) -> TokenLogprob:
+    """`[token, logprob]`, in any order, and the alternatives where there are any."""
+    text = next((part for part in pair if isinstance(part, str)), "")
+    numbers = sorted((part for part in pair if isinstance(part, int | float)), key=lambda part: type(part) is int)
+    logprob = float(numbers[0]) if numbers else None  # an integer beside a float is the token's id
+    top = next((part for part in pair if isinstance(part, dict | list)), None)
+    return TokenLogprob(token=text, logprob=logprob, top_logprobs=alternatives(top))
 
 
-def _tool_call(pieces: Sequence[DeltaToolCall]) -> MessageToolCall:
-    functions = [piece.function for piece in pieces if piece.function is not None]
-    name = next((function.name for function in functions if function.name), None)
-    given = [function.arguments for function in functions if function.arguments]
-    # A server that does not stream arguments sends them once, sometimes as an object.
-    arguments: Any = "".join(given) if all(isinstance(a, str) for a in given) else given[-1]
-    id = next((piece.id for piece in pieces if piece.id), None)
-    return MessageToolCall(id=id, function=FunctionCall(name=name, arguments=arguments))
+def alternatives(given: Any) -> list[TopLogprob] | None:
+    """Alternatives by text, as entries, or as pairs."""
+    if isinstance(given, dict):
+        given = list(given.values())
+    if not isinstance(given, list):
+        return None
+    entries = [_from_pair(one).logprob if isinstance(one, list) else one for one in given]
+    return [
+        one if isinstance(one, TopLogprob) else TopLogprob(one if isinstance(one, int | float) else None)
+        for one in entries
+    ]
+
+
+def message_text(content: Any) -> str:
+    """Text of a message's content: a string, a list of typed parts (other media as `[type]`), or nothing."""
+    if isinstance(content, list):
+        return "".join(_part_text(part) if isinstance(part, dict) else as_text(part) for part in content)
+    return "" if content is None else as_text(content)
+
+
+def as_text(value: Any) -> str:
+    """A text as it is, any other value as JSON."""
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def _part_text(part: dict[str, Any]) -> str:
+    text = part.get("text")
+    return text if isinstance(text, str) else f"[{part.get('type', 'part')}]"
+
+
+def to_schema(value: Any, kind: type[T], *, strict: bool = True) -> T:
+    """A value of a type; of fields in blocks of log-probabilities that are not known, the names are kept."""
+    while True:
+        try:
+            return msgspec.convert(value, kind, strict=strict)
+        except msgspec.ValidationError as error:
+            if UNKNOWN_FIELD not in str(error) or not _name_unknown_fields(value):
+                raise
+
+
+def _name_unknown_fields(value: Any) -> bool:
+    """Replace what is not known in the blocks of log-probabilities by its names; False if all is known."""
+    if isinstance(value, list):
+        return any([_name_unknown_fields(item) for item in value])
+    if not isinstance(value, dict):
+        return False
+    found = any([_name_unknown_fields(item) for item in value.values()])
+    block = value.get("logprobs")
+    if isinstance(block, dict) and (unknown := sorted(block.keys() - _BLOCK_FIELDS)):
+        value["logprobs"] = {key: item for key, item in block.items() if key in _BLOCK_FIELDS} | {UNKNOWN: unknown}
+        found = True
+    return found

@@ -15,7 +15,15 @@ from typing import Any, Final
 
 import msgspec
 
-from deltah.traces.openai_schema import Choice, FunctionCall, LogprobsBlock, Message, MessageToolCall, Response
+from deltah.traces.openai_schema import (
+    Choice,
+    FunctionCall,
+    LogprobsBlock,
+    Message,
+    MessageToolCall,
+    Response,
+    to_schema,
+)
 
 _KINDS: Final = (
     (
@@ -44,9 +52,11 @@ def expand(message: Message) -> list[Message]:
 
     What follows a result inside one message (a tool that the server ran) begins a new message of the same role.
     """
-    parts = message.content
-    if not isinstance(parts, list) or not any(map(_opened, parts)):
+    if not isinstance(message.content, list):
         return [message]
+    parts = [half for part in message.content for half in _halves(_plain(part))]
+    if not any(map(_opened, parts)):
+        return [msgspec.structs.replace(message, content=parts)]
     said, waiting = list[Message](), list[Any]()
     for part in parts:
         kind, fields = _opened(part) or ("", {})
@@ -72,7 +82,7 @@ def to_messages(given: Any, role: str = "user") -> list[Message]:
 def to_response(given: Any) -> Response:
     """The response in a logged output: OpenAI's, Anthropic's, LangChain's generations, messages, or a text."""
     if isinstance(given, Mapping) and isinstance(given.get("choices"), list):
-        return msgspec.convert(given, Response, strict=False)
+        return to_schema(given, Response, strict=False)
     facts, said = given if isinstance(given, Mapping) else {}, given
     if (generation := facts.get("generations")) is not None:
         while isinstance(generation, list) and generation:
@@ -150,7 +160,7 @@ def _without_parts(message: Message, parts: Sequence[Any], *, first: bool) -> li
     new = [to_call(one[1]) for one in opened if one is not None and one[0] == "call"]
     calls += [call for call in new if call.id not in known]
     thoughts = [_thought(one[1]) for one in opened if one is not None and one[0] == "thought"]
-    content = [_plain(part) for part, one in zip(parts, opened, strict=True) if one is None]
+    content = [part for part, one in zip(parts, opened, strict=True) if one is None]
     thought = (message.reasoning_content or "" if first else "") or "".join(thoughts)
     if not (content or calls or thought):
         return []
@@ -163,6 +173,20 @@ def _plain(part: Any) -> Any:
     """A text part as OpenAI writes it; OpenTelemetry's has its text as `content`."""
     is_text = isinstance(part, Mapping) and part.get("type") == "text" and "text" not in part
     return {"type": "text", "text": part.get("content")} if is_text else part
+
+
+def _halves(part: Any) -> list[Any]:
+    """A part, or the call and the result that one of the Vercel AI SDK's interface holds ("tool-search")."""
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if not isinstance(kind, str) or "toolCallId" not in part or not ("output" in part or "errorText" in part):
+        return [part]
+    if (opened := _opened(part)) is not None and opened[0] == "result":
+        return [part]
+    name = first_of(part, _NAME) or kind.removeprefix("tool-")
+    failed = part.get("errorText")
+    call = {"type": "tool_call", "id": part["toolCallId"], "name": name, "input": part.get("input")}
+    result = {"output": part.get("output") if failed is None else failed, "is_error": failed is not None}
+    return [call, {"type": "tool_result", "id": part["toolCallId"]} | result]
 
 
 def _thought(fields: Mapping[str, Any]) -> str:
@@ -269,7 +293,7 @@ def _message(fields: Mapping[str, Any], role: str) -> Message:
     if isinstance(written, list) and written and all(_opened(part) or _is_shown(part) for part in written):
         content = written  # parts as text
     if isinstance(content, list):
-        content = [_plain(p.get("message_content", p)) if isinstance(p, Mapping) else p for p in content]
+        content = [p.get("message_content", p) if isinstance(p, Mapping) else p for p in content]
     beside = fields.get("additional_kwargs")
     beside = beside if isinstance(beside, Mapping) else {}
     listed = next((fs[n] for fs in (fields, beside) for n in ("tool_calls", "toolCalls") if fs.get(n)), None)
@@ -292,7 +316,7 @@ def _logprobs(facts: Mapping[str, Any], said: Any) -> LogprobsBlock | None:
     message = _fields(said)[0] if isinstance(said, Mapping) else {}
     for place in (facts, facts.get("generation_info"), message.get("response_metadata")):
         if isinstance(place, Mapping) and isinstance(place.get("logprobs"), Mapping):
-            return msgspec.convert(place["logprobs"], LogprobsBlock, strict=False)
+            return to_schema(place["logprobs"], LogprobsBlock, strict=False)
     return None
 
 

@@ -22,9 +22,10 @@ from deltah.traces.conversation import ApiCall, Conversation, to_trajectory
 from deltah.traces.files import STDIN, Line, Position, Source, expand, is_table, opened, reads_once, records
 from deltah.traces.importers.openai_chat import read_call
 from deltah.traces.importing import IMPORTERS, NOT_JSON, Imported, RecordContext, detect, import_record
-from deltah.traces.joining import ChunkBuffer, Joiner
+from deltah.traces.joining import Joiner
 from deltah.traces.parquet import holds_traces, read_parquet
 from deltah.traces.spans import SpanBuffer
+from deltah.traces.streams import ChunkBuffer
 from deltah.traces.wrapping import is_foreign, unwrapped
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -287,15 +288,14 @@ class Reading:
 
     def finish(self) -> Iterator[Trajectory]:
         """Trajectories that waited for further records."""
-        for stream in self._chunks.finish():
+        for stream in self._chunks.open.values():
             try:
                 call = read_call(stream.line(), stream.where)
             except DataError as error:
                 self._report(self._end, str(error))
             else:
                 yield from self._join(call)
-        for one in () if self._spans is None else self._spans.finish():
-            yield from self._join(one)
+        yield from chain.from_iterable(map(self._join, self._spans.finish() if self._spans else ()))
         if self._joiner is not None:
             yield from self._build(self._joiner.finish())
             self.counts.n_unjoined += self._joiner.n_unjoined

@@ -46,22 +46,20 @@ def token_bytes(log: str, model: str | None) -> Mapping[int, bytes]:
     return {i: text.encode() for i, text in _QWEN_TOKENS.items()} if _QWEN.search(name) else {}
 
 
-def drawn_tokens(
-    ids: Sequence[int], logprobs: Sequence[float | None], known: Mapping[int, bytes], n_calls: int
-) -> list[TokenLogprob]:
-    """Sampled tokens of one message as a server's block of log-probabilities lists them, without alternatives.
+def drawn_tokens(ids: Sequence[int], known: Mapping[int, bytes], n_calls: int) -> list[TokenLogprob]:
+    """Sampled tokens of one message as a server's block of log-probabilities lists them, without numbers.
 
     Where some have no text, the known ones have to show every call of the message, or all count as unknown.
     """
     shown = sum(known.get(id) == _CALL for id in ids) == n_calls
     unknown = HIDDEN if known and shown else UNREADABLE
-    return [_token(id, known.get(id), logprob, unknown) for id, logprob in zip(ids, logprobs, strict=True)]
+    return [_token(id, known.get(id), unknown) for id in ids]
 
 
-def _token(id: int, spelled: bytes | None, logprob: float | None, unknown: str) -> TokenLogprob:
+def _token(id: int, spelled: bytes | None, unknown: str) -> TokenLogprob:
     if spelled is None:
-        return TokenLogprob(token=unknown.format(id), id=id, logprob=logprob)
-    return TokenLogprob(spelled.decode(errors="replace"), id, logprob, list(spelled))
+        return TokenLogprob(token=unknown.format(id), id=id)
+    return TokenLogprob(token=spelled.decode(errors="replace"), id=id, bytes=list(spelled))
 
 
 def _candidates(log: str, model: str | None) -> Iterator[Path]:

@@ -50,6 +50,7 @@ UNREAD: Final = (
         "Braintrust",
         "send the same spans with OpenTelemetry's exporter to a file",
     ),
+    Unread((r'"part_kind"\s*:',), "pydantic-ai's own messages", "export spans with OpenTelemetry, as Logfire does"),
     Unread((r'"resourceLogs"\s*:',), "logs of OpenTelemetry", "export traces: spans hold the messages and the tools"),
     Unread((r'"resourceMetrics"\s*:',), "metrics of OpenTelemetry", "export traces: spans hold the messages"),
     Unread((r'\A\s*"(?:User|Human|Assistant)\s*:',), "a chat as text", "write its messages as JSON lines"),

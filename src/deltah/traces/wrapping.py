@@ -88,6 +88,8 @@ def _opened(record: dict[str, Any]) -> dict[str, Any]:
             inner = _with_values(value)
             bodies = [v for key, v in inner.items() if key in ("inputBodyJson", "outputBodyJson")]
             opened[name] = bodies[0] if bodies else inner  # Bedrock's log of invocations
+    if _are_messages(opened.get("messages")):
+        opened["messages"] = _plain(opened["messages"])
     return opened
 
 

@@ -16,7 +16,7 @@ from deltah.errors import DataError
 from deltah.traces.conversation import ApiCall, LoggedChunk
 from deltah.traces.importers import openai_chat
 from deltah.traces.importing import IMPORTERS, RecordContext, decode_line
-from deltah.traces.openai_schema import ChatLine, Choice, Message, Response
+from deltah.traces.openai_schema import ChatLine, Choice, Message, Response, to_schema
 
 _SIGN: Final = re.compile(
     rb'"type"\s*:\s*"(?:(?:server_|mcp_)?tool_use|(?:\w+_)?tool_result|thinking|redacted_thinking|message_start)"'
@@ -60,7 +60,7 @@ def read(record: dict[str, Any], context: RecordContext) -> Trajectory | ApiCall
     if isinstance(line.get("request"), dict):
         body = line["request"].get("body")
         line["request"] = _with_system(body if isinstance(body, dict) else line["request"])
-    log = msgspec.convert(_with_system(line), ChatLine)
+    log = to_schema(_with_system(line), ChatLine)
     if given is not None:
         log.response = _response(given)
     return openai_chat.read(log, context)

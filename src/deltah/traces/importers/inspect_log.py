@@ -18,7 +18,7 @@ from deltah.traces.conversation import Conversation, Facts, LoggedMessage, messa
 from deltah.traces.files import Position
 from deltah.traces.importing import IMPORTERS, RecordContext, epoch_seconds, finite, golden_answers, outcome_of, scalars
 from deltah.traces.logprobs import NO_TOKENS, pack
-from deltah.traces.openai_schema import FunctionCall, LogprobsBlock, Message, MessageToolCall
+from deltah.traces.openai_schema import FunctionCall, LogprobsBlock, Message, MessageToolCall, to_schema
 from deltah.traces.parts import result_text
 
 _ATTACHMENT = "attachment://"
@@ -163,7 +163,7 @@ def _outputs(sample: EvalSample) -> list[tuple[OutputChoice | None, Event | None
         if event.event != "model" or event.output is None:
             continue
         try:
-            output = msgspec.convert(event.output, Output)
+            output = to_schema(event.output, Output)
         except msgspec.ValidationError as error:
             raise DataError(f"field events[{number}].output: {error}") from error
         if output.choices and output.choices[0].message.id:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from deltah.core.types import Scalar, Trajectory
 from deltah.errors import DataError
+from deltah.traces.chattext import prompt_messages
 from deltah.traces.conversation import ApiCall, Conversation, Facts, LoggedChunk, LoggedMessage, to_trajectory
 from deltah.traces.files import Position
 from deltah.traces.importing import (
+    GRADES,
     IMPORTERS,
     RecordContext,
     decode_line,
@@ -28,12 +30,12 @@ from deltah.traces.importing import (
     tool_kinds,
     unfit_outcome,
 )
-from deltah.traces.logprobs import NO_TOKENS, pack
-from deltah.traces.openai_schema import ChatLine, Choice, Message, Request, Response, assemble
+from deltah.traces.logprobs import NO_TOKENS, after_text, pack
+from deltah.traces.openai_schema import ChatLine, Choice, Message, Request, Response
 from deltah.traces.parts import expand
+from deltah.traces.streams import assemble, error_of, is_streamed
 
 _SESSION_FIELDS: Final = ("session_id", "conversation_id", "thread_id", "trace_id")
-_CHUNK: Final = "chat.completion.chunk"
 _RESPONSE: Final = msgspec.json.Decoder(Response)
 
 
@@ -63,20 +65,43 @@ def read(log: ChatLine, context: RecordContext) -> Trajectory | ApiCall | Logged
 def read_call(log: ChatLine, where: Position) -> ApiCall:
     """The API call of a line that holds a response; `DataError` if that is an error or holds no assistant message."""
     response = whole_response(log)
-    refused = response.error is not None or response.object == "error"
-    if refused or not response.choices:
-        what = "an error" if refused else "no choices"
-        raise DataError(f"field response: it holds {what}; there is no assistant message to measure")
-    choice = response.choices[0]
+    choice = _answer(response)
+    request = _request(log)
     if choice.message is None:
-        raise DataError("field response.choices[0].message: missing; expected a whole response or its chunks")
+        return _completion(log, response, choice, where)
     block = choice.message.logprobs if choice.logprobs is None else choice.logprobs
     first, after = _expanded(choice.message)
     reply = LoggedMessage(first, pack(block, choice.token_ids))
-    request = _request(log)
     history = request.messages if request is not None else log.messages or []
     facts = replace(_facts(log, response, choice), n_without_logprobs=_unlisted(response, choice, len(reply.tokens)))
     return ApiCall(_said(history), reply, facts, where, tuple(map(LoggedMessage, after)))
+
+
+def _answer(response: Response) -> Choice:
+    """The choice whose message is the reply."""
+    error = "an error" if response.error is not None or response.object == "error" else None
+    wrong = error or error_of((response.choices or [])[:1]) or (None if response.choices else "no choices")
+    if wrong is not None or not response.choices:
+        raise DataError(f"field response: it holds {wrong}; there is no assistant message to measure")
+    choice = response.choices[0]
+    if choice.message is None and choice.text is None:
+        raise DataError("field response.choices[0].message: missing; expected a whole response or its chunks")
+    return choice
+
+
+def _completion(log: ChatLine, response: Response, choice: Choice, where: Position) -> ApiCall:
+    """A text completion as an API call: the prompt gives the history where a chat template wrote it."""
+    request, text = _request(log), choice.text or ""
+    given = log.prompt if request is None or request.prompt is None else request.prompt
+    prompt = given[0] if isinstance(given, list) and given and isinstance(given[0], str) else given
+    prompt = prompt if isinstance(prompt, str) else ""
+    tokens = pack(choice.logprobs, choice.token_ids)
+    if prompt and request is not None and request.echo is True and text.startswith(prompt):
+        text, tokens = text.removeprefix(prompt), after_text(tokens, prompt)
+    history = prompt_messages(prompt).messages if prompt else []
+    facts = replace(_facts(log, response, choice), n_without_logprobs=_unlisted(response, choice, len(tokens)))
+    reply = LoggedMessage(Message(role="assistant", content=text), tokens)
+    return ApiCall([LoggedMessage(m) for m in history], reply, replace(facts, is_completion=True), where)
 
 
 def whole_response(log: ChatLine) -> Response:
@@ -90,11 +115,19 @@ def whole_response(log: ChatLine) -> Response:
     if given is None:
         return _bare_response(log)
     body = given.body or given
-    return assemble([body]) if _is_streamed(body.choices) else body
+    return assemble([body]) if is_streamed(body) else body
 
 
 def _bare_response(log: ChatLine) -> Response:
-    return Response(id=_text(log.id), choices=log.choices, model=log.model, error=log.error, usage=log.usage)
+    return Response(
+        id=_text(log.id),
+        choices=log.choices,
+        model=log.model,
+        object=log.object,
+        error=log.error,
+        usage=log.usage,
+        prompt_filter_results=log.prompt_filter_results,
+    )
 
 
 def _unlisted(response: Response, choice: Choice, n_listed: int) -> int:
@@ -123,6 +156,7 @@ def _said(messages: Sequence[Message]) -> list[LoggedMessage]:
 def _expanded(message: Message) -> tuple[Message, Sequence[Message]]:
     """A message without logprobs, and those that its parts make after it; an assistant's comes first."""
     message.logprobs = None
+    message.content, message.parts = message.parts if message.content is None else message.content, None
     if not isinstance(message.content, list):
         return message, ()
     said = expand(message)
@@ -145,7 +179,7 @@ def _facts(log: ChatLine, response: Response | None, last: Choice | Message) -> 
     temperature = log.temperature if log.temperature is not None or request is None else request.temperature
     own_id = log.id if log.id is not None else log.custom_id
     return Facts(
-        id=_text(own_id) or (response.id if response is not None else None),
+        id=_text(own_id) or (response.id if response is not None else None) or None,
         group_id=_text(log.group_id),
         session=_session(log),
         vocab_size=log.vocab_size,
@@ -187,8 +221,10 @@ def _metadata(log: ChatLine, temperature: float | None, response: Response | Non
     return extra | unfit_outcome(_grade(log)) | ({"n_choices": n_choices} if n_choices > 1 else {})
 
 
-def _grade(log: ChatLine) -> float | bool | None:
-    return log.score if log.outcome is None else log.outcome
+def _grade(log: ChatLine) -> Any:
+    """The grade that a line states, beside or inside its metadata."""
+    stated = [log.outcome, log.score, log.reward, *((log.metadata or {}).get(name) for name in GRADES)]
+    return next((value for value in stated if value is not None), None)
 
 
 def _text(value: str | int | None) -> str | None:
@@ -198,17 +234,14 @@ def _text(value: str | int | None) -> str | None:
 def _logged_chunk(log: ChatLine) -> LoggedChunk | None:
     """The chunk of a line, bare or in the envelope of its API call; None if the line holds none, or a whole stream."""
     given = log.response
-    if given is None and log.chunks is None and (log.object == _CHUNK or _is_streamed(log.choices)):
+    if given is None and log.chunks is None and log.choices is not None:
+        bare = _bare_response(log)
         nothing = dict.fromkeys(("id", "object", "choices", "model", "error", "usage"))
-        return LoggedChunk(_bare_response(log), msgspec.structs.replace(log, **nothing))
+        return LoggedChunk(bare, msgspec.structs.replace(log, **nothing)) if is_streamed(bare) else None
     if not isinstance(given, Response) or log.chunks is not None:
         return None
-    body = given.body or given
-    is_whole = any(choice.message is not None for choice in body.choices or [])
-    if _is_streamed(body.choices) or (body.object == _CHUNK and not is_whole):
+    body, request = given.body or given, _request(log)
+    texts = any(choice.text is not None for choice in body.choices or [])
+    if is_streamed(body) or (texts and request is not None and request.stream is True):
         return LoggedChunk(body, msgspec.structs.replace(log, response=None))
     return None
-
-
-def _is_streamed(choices: Sequence[Choice] | None) -> bool:
-    return any(choice.delta is not None for choice in choices or [])

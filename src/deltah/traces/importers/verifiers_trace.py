@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from deltah.core.types import Estimator, FloatArray, Scalar, Trajectory
+from deltah.core.types import Estimator, FloatArray, Scalar, SegmentKind, SpanQuality, Trajectory
 from deltah.errors import DataError
 from deltah.traces.annotations import annotations_of
 from deltah.traces.conversation import COST, Conversation, Facts, LoggedMessage, message_text, to_trajectory
@@ -58,6 +58,12 @@ class Node(msgspec.Struct):
     def role(self) -> Any:
         """Who speaks."""
         return self.message.get("role")
+
+    @property
+    def drawn_logprobs(self) -> FloatArray:
+        """Log-probability of each drawn token in nats, NaN where unknown."""
+        n = sum(self.mask)
+        return np.array(self.logprobs if len(self.logprobs) == n else [None] * n, dtype=np.float64)
 
 
 class Span(msgspec.Struct):
@@ -151,6 +157,12 @@ def _trajectories(trace: Trace, episode: Record, context: RecordContext, number:
         messages = [_logged(trace.nodes[n], waited.get(n), texts, context=n not in own) for n in path]
         told.update(path)
         trajectory = to_trajectory(Conversation(messages, facts, context.where), context.vocab_size)
+        logprobs = np.concatenate([trace.nodes[n].drawn_logprobs for n in turns])
+        trajectory = replace(trajectory, logprobs=logprobs if np.isfinite(logprobs).any() else None)
+        if HIDDEN in (trajectory.token_texts or ()) and all(
+            s.kind is not SegmentKind.UNPLACED for s in trajectory.segments
+        ):
+            trajectory = replace(trajectory, spans=SpanQuality.EXACT)  # by ids, which texts do not confirm
         yield _measured(trajectory, np.concatenate([entropies[n] for n in turns]), facts.sampling_temperature)
 
 
@@ -195,8 +207,7 @@ def _tokens(node: Node, texts: Mapping[int, bytes], n_calls: int) -> PackedToken
     ids = [id for id, drawn in zip(node.token_ids, node.mask, strict=True) if drawn]
     if not ids or node.role != "assistant":
         return NO_TOKENS
-    logprobs = node.logprobs if len(node.logprobs) == len(ids) else [None] * len(ids)
-    return pack(drawn_tokens(ids, logprobs, texts, n_calls))
+    return pack(drawn_tokens(ids, texts, n_calls))
 
 
 def _waiting_times(trace: Trace, path: Sequence[int]) -> dict[int, float]:

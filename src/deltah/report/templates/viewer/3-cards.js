@@ -31,7 +31,7 @@ function segmentHead(t, k) {
 const isExact = (block) => block.low === block.high && block.low !== null;
 
 function valueText(block) {
-  if (block.value === null || block.value === undefined) return `${SIGNAL} not defined`;
+  if (block.value === null || block.value === undefined) return `${SIGNAL} not defined` + (block.reason ? `: ${block.reason}` : "");
   const low = block.low === null ? `(${MINUS}∞` : "[" + signed(block.low, 3);
   const high = block.high === null ? "∞)" : signed(block.high, 3) + "]";
   return inUnit(`${SIGNAL} ${signed(block.value, 3)}`) + (isExact(block) ? "" : ` in ${low}, ${high}`);

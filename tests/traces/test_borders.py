@@ -1,0 +1,104 @@
+"""Where a call begins when its opening token was lost, and what is undefined because nothing shows it.
+
+V is 4 and every list has 4 entries: exact entropies. UNSURE has H = ln 4 = 2 ln 2, SURER 1.75 ln 2 (test_blocks.py).
+Two unsure tokens before the call and one surer after it: dH = -0.25 ln 2. Every token of call or mark is SURE, of
+H = 0.94 (0.7 ln(1/0.7) + 0.3 ln 10), so that one that is taken for reasoning shows.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import deltah
+
+from .chat import call, result, token, user
+
+EXPECTED = -0.25 * math.log(2)
+UNSURE, SURER, SURE = (0.25,) * 4, (0.5, 0.25, 0.125, 0.125), (0.7, 0.1, 0.1, 0.1)
+SAID = [token("Hm", UNSURE), token(" so", UNSURE)]
+ANSWER = {"role": "assistant", "content": "South", "logprobs": {"content": [token("South", SURER)]}}
+QUERY = '{"query": "x"}'
+UNOPENED = "the log does not show which token begins the call"
+
+
+def sure(*texts: str) -> list[dict[str, Any]]:
+    return [token(text, SURE) for text in texts]
+
+
+def measured(
+    path: Path, tokens: list[dict[str, Any]], answer: dict[str, Any] = ANSWER, **message: Any
+) -> tuple[Any, ...]:
+    """ΔH, tokens before and after, reason and spans of the one call of a conversation."""
+    said = {"role": "assistant", "content": "Hm so", "logprobs": {"content": tokens}, "tool_calls": [call()], **message}
+    path.write_text(json.dumps({"messages": [user(), said, result("In the south."), answer]}) + "\n")
+    table = deltah.read_calls(path, vocab_size=4)
+    [row] = table.sql("SELECT value, tokens_before, tokens_after, reason, spans FROM calls").fetchall()
+    return tuple(row)
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        ["\n", '{"name": "search", "arguments": {"query": "x"}}', "\n", "</tool_call>", "<|im_end|>"],
+        ["<function=search>\n", "<parameter=query>\nx\n</parameter>\n", "</function>", "\n</tool_call>"],
+        ["search", QUERY, "</s>"],
+        ["<｜tool▁call▁begin｜>search<｜tool▁sep｜>", QUERY, "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>"],
+        ["search\n", "<arg_key>query</arg_key>\n<arg_value>x</arg_value>\n", "</tool_call>"],
+        ["functions.search:0", "<|tool_call_argument_begin|>", QUERY, "<|tool_call_end|>"],
+        [" @@search ", "x", "@@"],  # no dialect that we know
+        ["</tool_call>", "<|im_end|>"],  # all but the closing mark was lost
+        [],
+    ],
+)
+def test_a_call_whose_opening_token_was_lost_begins_where_the_visible_text_ends(
+    spelled: list[str], tmp_path: Path
+) -> None:
+    found = measured(tmp_path / "log.jsonl", [*SAID, *sure(*spelled)])
+    assert found == (pytest.approx(EXPECTED, abs=1e-12), 2, 1, None, "exact")
+
+
+def test_thinking_that_says_the_same_as_the_text_is_no_call(tmp_path: Path) -> None:
+    tokens = [token("Hm", UNSURE), token(" so", UNSURE), *sure("</think>", "\n\n"), *SAID, *sure("search", QUERY)]
+    found = measured(tmp_path / "log.jsonl", tokens, reasoning_content="Hm so")
+    assert found == (pytest.approx(EXPECTED, abs=1e-12), 4, 1, None, "exact")
+
+
+def test_marks_that_end_a_call_or_a_turn_are_never_reasoning(tmp_path: Path) -> None:
+    for marks in (["</tool_call>", "<|im_end|>"], ["</s>"], ["\n</tool_call>", "<|im_end|>", "<|endoftext|>"]):
+        answer = ANSWER | {"logprobs": {"content": [token("South", SURER), *sure(*marks)]}}
+        found = measured(tmp_path / "log.jsonl", SAID, answer)
+        assert found == (pytest.approx(EXPECTED, abs=1e-12), 2, 1, None, "exact")
+    answer = ANSWER | {"logprobs": {"content": [*sure("</think>", "\n"), token("South", SURER)]}}
+    assert measured(tmp_path / "log.jsonl", SAID, answer)[:3] == (pytest.approx(EXPECTED, abs=1e-12), 2, 1)
+
+
+def test_a_call_that_nothing_locates_is_undefined(tmp_path: Path) -> None:
+    """The visible text is not what was sampled, and the call is spelled in no known dialect."""
+    found = measured(tmp_path / "log.jsonl", [*SAID, *sure("@search ", QUERY)], content="Something else")
+    assert found == (None, 0, 1, UNOPENED, "approximate")
+
+
+def test_text_that_lost_characters_is_measured_where_no_call_is_spelled(tmp_path: Path) -> None:
+    found = measured(tmp_path / "log.jsonl", SAID, content="Hm \ufffd")
+    assert found == (pytest.approx(EXPECTED, abs=1e-12), 2, 1, None, "approximate")
+
+
+def test_a_call_in_plain_text_without_its_opening_mark_is_a_call(tmp_path: Path) -> None:
+    spelled = '{"name": "search", "arguments": {"query": "x"}}\n</tool_call>'
+    tokens = [*SAID, *sure("\n", spelled)]
+    found = measured(tmp_path / "log.jsonl", tokens, content=f"Hm so\n{spelled}", tool_calls=None)
+    assert found == (pytest.approx(EXPECTED, abs=1e-12), 2, 1, None, "exact")
+
+
+def test_the_report_says_why(tmp_path: Path) -> None:
+    from deltah.core.signals import score
+    from deltah.report.viewer import _round_block
+
+    measured(tmp_path / "log.jsonl", [*SAID, *sure("@search ", QUERY)], content="Something else")
+    [t] = deltah.read_traces(tmp_path / "log.jsonl", vocab_size=4)
+    assert _round_block(score(t), t.rounds[0], [])["reason"] == UNOPENED
