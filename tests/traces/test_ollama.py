@@ -56,6 +56,13 @@ def test_exchanges_are_one_conversation_with_its_call(tmp_path: Path) -> None:
     assert (found.model, found.prediction) == ("qwen3:4b", "14")
 
 
+def test_exchanges_under_other_names_keep_their_log_probabilities(tmp_path: Path) -> None:
+    both = exchange([ASKED], FIRST), exchange(HISTORY, LAST)
+    named = [{"input": one["request"], "output": one["response"]} for one in both]
+    (found,) = read(tmp_path, *named)
+    assert deltah.score(found).value == pytest.approx([-LN2])
+
+
 def test_the_temperature_stands_in_the_options(tmp_path: Path) -> None:
     (found,) = read(tmp_path, exchange([ASKED], LAST, options={"temperature": 1.0, "num_ctx": 4096}))
     assert found.temperature == 1.0
@@ -79,10 +86,10 @@ def chunks() -> list[dict[str, Any]]:
     return [*said, head | {"message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "stop"}]
 
 
-@pytest.mark.parametrize("form", ["list", "lines"])
+@pytest.mark.parametrize("form", ["list", "text", "lines"])
 def test_streams_are_put_together(tmp_path: Path, form: str) -> None:
-    records = [exchange([ASKED], chunks())] if form == "list" else chunks()
-    (found,) = read(tmp_path, *records)
+    answered = chunks() if form == "list" else "\n".join(map(json.dumps, chunks()))
+    (found,) = read(tmp_path, *(chunks() if form == "lines" else [exchange([ASKED], answered)]))
     assert found.entropy == pytest.approx([2 * LN2, 2 * LN2])
     assert (found.calls[0].name, found.calls[0].arguments) == ("timetable", '{"to":"Tolm"}')
     assert found.stop_reason is StopReason.UNANSWERED_CALL

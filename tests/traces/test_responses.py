@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import deltah
-from deltah.core.types import CallStatus, SpanQuality, StopReason
+from deltah.core.types import CallStatus, SegmentKind, SpanQuality, StopReason
 from deltah.traces import TraceReader
 
 from .chat import token
@@ -68,6 +68,14 @@ def test_two_exchanges_are_one_conversation_with_a_change_of_entropy(tmp_path: P
     (issued,) = found.calls
     assert (issued.id, issued.name, issued.arguments, issued.result) == ("f1", "weather", '{"town": "Ulmfeld"}', "rain")
     assert (found.question, found.prediction, found.temperature) == (ASKED["content"], "Yes.", 1.0)
+
+
+@pytest.mark.parametrize("names", [("input", "output"), ("llm_request", "llm_response")])
+def test_exchanges_under_other_names_are_joined(tmp_path: Path, names: tuple[str, str]) -> None:
+    logged = exchange([ASKED], FIRST), exchange([ASKED, *FIRST, output("rain")], LAST, "resp_b")
+    asked, answered = names
+    found = only(tmp_path, *({asked: e["request"], answered: e["response"], "vocab_size": 4} for e in logged))
+    assert deltah.score(found).value == pytest.approx([CHANGE])
 
 
 def test_input_may_be_a_text_and_instructions_come_first(tmp_path: Path) -> None:
@@ -144,6 +152,28 @@ def test_every_form_of_a_response_is_read(tmp_path: Path, form: str) -> None:
     assert found.calls[0].name == "weather"
     assert found.entropy == pytest.approx([2 * LN2, 2 * LN2])
     assert found.stop_reason is StopReason.UNANSWERED_CALL
+
+
+def test_a_chain_of_responses_is_one_conversation(tmp_path: Path) -> None:
+    first, other = exchange([ASKED], FIRST), exchange("Elsewhere?", FIRST, "resp_x")
+    second, third = exchange([output("rain")], LAST, "resp_b"), exchange("And tomorrow?", LAST, "resp_c")
+    second["request"]["previous_response_id"] = "resp_a"
+    third["request"]["previous_response_id"] = "resp_b"
+    reader = read(tmp_path, first, other, second, third)
+    chain, alone = reader
+    assert (chain.calls[0].result, alone.calls[0].result) == ("rain", None)
+    assert deltah.score(chain).value == pytest.approx([CHANGE])
+    assert [s.text for s in chain.segments if s.kind is SegmentKind.PROMPT] == [ASKED["content"], "And tomorrow?"]
+    assert reader.n_unjoined == 0
+
+
+def test_a_conversation_that_the_server_keeps_is_one_and_gives_its_id(tmp_path: Path) -> None:
+    first, second = exchange([ASKED], FIRST), exchange([output("rain")], LAST, "resp_b")
+    for record in (first, second):
+        record["request"]["conversation"] = {"id": "conv_9"}
+    found = only(tmp_path, first, second)
+    assert found.id == "conv_9"
+    assert deltah.score(found).value == pytest.approx([CHANGE])
 
 
 def test_a_response_that_was_cut_off_says_so(tmp_path: Path) -> None:

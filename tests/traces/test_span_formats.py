@@ -561,6 +561,14 @@ def test_models_without_messages_are_named(tmp_path: Path) -> None:
     assert "without messages" in reader.problems[0].reason
 
 
+def test_messages_that_were_cut_off_are_named(tmp_path: Path) -> None:
+    spans = generative(json.dumps)
+    spans[1]["attributes"]["gen_ai.output.messages"] = spans[1]["attributes"]["gen_ai.output.messages"][:60]
+    reader = deltah.read_traces(records(tmp_path / "log.jsonl", spans))
+    assert len(list(reader)) == 1
+    assert "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT" in reader.problems[0].reason
+
+
 def test_runs_that_no_call_accounts_for_are_counted(tmp_path: Path) -> None:
     extra = otel_span(6, "execute_tool log", {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "log"})
     (found,) = read(tmp_path / "log.jsonl", [*generative(json.dumps), extra])

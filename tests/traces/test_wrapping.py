@@ -245,6 +245,7 @@ def test_messages_of_frameworks_are_read_where_they_stand(tmp_path: Path, name: 
         ("id,timestamp,name,user_id,input,output", "CSV"),
         ("INFO 11-24 10:00:00 logger.py:39] Received request chatcmpl-1", "the text log of a server"),
         ("2026-11-24 10:00:00 starting", "a text log"),
+        (str({"messages": CONVERSATION}), "a print-out of Python"),
     ],
 )
 def test_a_format_that_is_not_read_is_named(tmp_path: Path, record: Any, named: str) -> None:

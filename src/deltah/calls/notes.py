@@ -21,6 +21,7 @@ from deltah.traces.conversation import (
     WITHOUT_ALTERNATIVES,
 )
 from deltah.traces.importing import UNFIT_OUTCOME
+from deltah.traces.reader import ReadCounts
 from deltah.traces.vocabularies import FROM_DEFAULT, FROM_MODEL_NAME
 
 MAX_FILES_NAMED: Final = 5
@@ -183,14 +184,7 @@ def _reading(log: ScoredLog, facts: SimpleNamespace) -> Iterator[str]:
         )
     if facts.unread_fields:
         yield f"Fields of logprobs were not read, as they are not known: {', '.join(facts.unread_fields)}."
-    if reader.n_unjoined:
-        yield (
-            f"{count(reader.n_unjoined, 'API call')} without the beginning of the conversation, each counted as a "
-            "trajectory of its own. Read all files of the log together."
-        )
-    if reader.n_branches:
-        branches = count(reader.n_branches, "retry or fork", "retries or forks")
-        yield f"{branches} without a continuation, each counted as a trajectory of its own."
+    yield from _joining(reader)
     if facts.unfit_outcomes:
         yield (
             f"The score of {count(facts.unfit_outcomes, 'trajectory')} is outside [0, 1] (such as "
@@ -203,3 +197,17 @@ def _reading(log: ScoredLog, facts: SimpleNamespace) -> Iterator[str]:
     if skipped := reader.skipped:
         named = ", ".join(skipped[:MAX_FILES_NAMED]) + (", …" if len(skipped) > MAX_FILES_NAMED else "")
         yield f"Passed over {count(len(skipped), 'file')} without traces: {named}."
+
+
+def _joining(reader: ReadCounts) -> Iterator[str]:
+    if reader.n_unjoined:
+        yield (
+            f"{count(reader.n_unjoined, 'API call')} without the beginning of the conversation, each counted as a "
+            "trajectory of its own. Read all files of the log together."
+        )
+    if reader.n_weakly_joined:
+        kinds = ", ".join(f"{n:,} by {kind}" for kind, n in reader.weakly_joined.most_common())
+        yield f"{count(reader.n_weakly_joined, 'API call')} joined although the client rewrote the history: {kinds}."
+    if reader.n_branches:
+        branches = count(reader.n_branches, "retry or fork", "retries or forks")
+        yield f"{branches} without a continuation, each counted as a trajectory of its own."

@@ -19,7 +19,7 @@ from deltah.calls.waste import CallFacts
 from deltah.core.signals import Signal
 from deltah.core.types import SegmentKind, Trajectory
 from deltah.errors import InvalidValueError
-from deltah.traces.joining import DURATION_FROM, GAP
+from deltah.traces.trees import DURATION_FROM, GAP
 
 CHARS_PER_TOKEN: Final = 4.0
 """Rule of thumb for English text, where the record has no tokens."""

@@ -25,7 +25,7 @@ from deltah.errors import ConfigError, InvalidValueError
 from deltah.text_format import count
 from deltah.tools.toolbox import TOOLS
 from deltah.traces.importing import TOOL_KINDS
-from deltah.traces.joining import DURATION_FROM
+from deltah.traces.trees import DURATION_FROM
 
 if TYPE_CHECKING:
     from deltah.calls.table import CallTable

@@ -193,6 +193,7 @@ def _summary(
         "calls": saved.calls,
         "unreadable": reader.n_problems,
         "unjoined": reader.n_unjoined,
+        "weakly_joined": dict(reader.weakly_joined),
         "branches": reader.n_branches,
         "signal": log.signal.name,
         "margin": log.signal.resolved_margin,

@@ -68,6 +68,10 @@ class Facts:
     id: str | None = None
     group_id: str | None = None
     session: str | None = None
+    continues: str | None = None
+    """Id of what a request goes on with and does not repeat: a reply, or a conversation that the server keeps."""
+    continued_as: tuple[str, ...] = ()
+    """Ids by which later requests name the reply in this way."""
     vocab_size: int | None = None
     model: str | None = None
     sampling_temperature: float | None = None

@@ -321,11 +321,11 @@ def _logprobs(facts: Mapping[str, Any], said: Any) -> LogprobsBlock | None:
 
 
 def json_value(value: Any) -> Any:
-    """The object or list that a text holds as JSON; any other value as it is."""
+    """The object or list that a text holds as JSON, or the objects of its lines; any other value as it is."""
     if not isinstance(value, str) or value.lstrip()[:1] not in ("{", "["):
         return value
     try:
-        found = msgspec.json.decode(value)
+        found = msgspec.json.Decoder().decode_lines(value) if "}\n{" in value else msgspec.json.decode(value)
     except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
         return value
     return found

@@ -53,6 +53,7 @@ UNREAD: Final = (
     Unread((r'"part_kind"\s*:',), "pydantic-ai's own messages", "export spans with OpenTelemetry, as Logfire does"),
     Unread((r'"resourceLogs"\s*:',), "logs of OpenTelemetry", "export traces: spans hold the messages and the tools"),
     Unread((r'"resourceMetrics"\s*:',), "metrics of OpenTelemetry", "export traces: spans hold the messages"),
+    Unread((r"\A\s*[\[{]+\s*'\w+':",), "a print-out of Python", "write records with json.dumps"),
     Unread((r'\A\s*"(?:User|Human|Assistant)\s*:',), "a chat as text", "write its messages as JSON lines"),
     Unread(
         (r"\A(?:\([^)]*\) )?(?:INFO|DEBUG|WARNING|ERROR)[: ]",),

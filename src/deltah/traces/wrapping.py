@@ -28,7 +28,7 @@ _BESIDE: Final = frozenset((
     "score", "outcome", "answer", "golden_answers", "logprobs_mode",
 ))  # fmt: skip
 """Fields of an envelope that a record inside it keeps, unless it has its own."""
-_OWN_SHAPES: Final = frozenset(("choices", "object", "type", "error"))
+_OWN_SHAPES: Final = frozenset(("choices", "object", "type", "error", "done"))
 """Names in responses that importers read themselves."""
 _ANSWERS: Final = frozenset(("role", "message", "output", "candidates", "generations", "content", "text"))
 """Names of what holds the answer in other responses."""
@@ -106,11 +106,13 @@ def _paired(record: dict[str, Any]) -> dict[str, Any] | None:
     if asked is None or answered is None:
         return None
     given, reply = record[asked], record[answered]
+    beside = {name: value for name, value in record.items() if name not in (asked, answered)}
+    if isinstance(given, dict) and "input" in given and isinstance(reply, dict) and "output" in reply:
+        return beside | {"request": given, "response": reply}  # OpenAI Responses
     messages = first_of(given, ("messages", "input", "contents", "prompt")) if isinstance(given, dict) else given
     if not _are_messages(messages):
         return None
     request = (given if isinstance(given, dict) else {}) | {"messages": _plain(messages)}
-    beside = {name: value for name, value in record.items() if name not in (asked, answered)}
     if _are_messages(reply):
         return beside | {"messages": [*request["messages"], *_plain(reply)]}
     return beside | {"request": request, "response": _reply(reply)}

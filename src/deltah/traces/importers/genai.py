@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from deltah.errors import DataError
 from deltah.traces.importing import finite
 from deltah.traces.parts import first_of, json_value
 from deltah.traces.wrapping import unflattened
@@ -64,6 +65,9 @@ def described(attributes: dict[str, Any], events: Sequence[tuple[Any, dict[str, 
         values = {"input": first_of(attributes, _ARGUMENTS), "output": first_of(attributes, _RESULT)}
         named = {} if name is None else {"name": str(name)}
         return common | named | values | {"kind": "tool", "call_id": first_of(attributes, _CALL_ID)}
+    for key in (*_INPUT[:1], *_OUTPUT[:1]):
+        if isinstance(value := json_value(attributes.get(key)), str) and value.startswith(("[{", "[ {")):
+            raise DataError(f"attribute {key}: cut off in the middle; raise OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT")
     output = answer or _output(attributes)
     asked = next((found for name in _INPUT if (found := unflattened(attributes, name)) is not None), said)
     is_model = kind in _MODEL_KINDS or operation in _MODEL_RUNS or "llm.request.type" in attributes

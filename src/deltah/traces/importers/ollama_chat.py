@@ -79,12 +79,12 @@ class Line(ChatLine):
 )
 def read(line: Line, context: RecordContext) -> ApiCall | LoggedChunk:
     """Read one exchange, or a piece of one."""
-    if line.response is None:
-        nothing = dict.fromkeys(("id", "model", "error"))
-        return LoggedChunk(_response(msgspec.convert(line, Chunk, from_attributes=True)), _envelope(line, nothing))
-    chunks = line.response if isinstance(line.response, list) else [line.response]
+    given = line.response or msgspec.convert(line, Chunk, from_attributes=True)
+    chunks = given if isinstance(given, list) else [given]
     if not any(chunk.message is not None for chunk in chunks):
-        raise DataError("field response.message: missing; expected the response of Ollama's /api/chat")
+        raise DataError("field message: missing; expected a response of Ollama's /api/chat")
+    if line.response is None:
+        return LoggedChunk(_response(chunks[0]), _envelope(line, dict.fromkeys(("id", "model", "error"))))
     last = chunks[-1]
     took = (finite(last.total_duration) or 0.0) / 1e9
     stated = (

@@ -101,9 +101,17 @@ def read(line: Line, context: RecordContext) -> ApiCall:
         error=answered.error,
         usage=_usage(answered.usage),
     )
-    session = line.conversation_id or _id(answered.conversation) or _id(asked.conversation)
-    chat = msgspec.structs.replace(line, request=request, response=response, conversation_id=session)
-    return replace(read_call(chat, context.where), after=tuple(map(LoggedMessage, said[last + 1 :])))
+    kept = _id(answered.conversation) or _id(asked.conversation)
+    session = line.conversation_id or kept
+    call = read_call(
+        msgspec.structs.replace(line, request=request, response=response, conversation_id=session), context.where
+    )
+    facts = replace(
+        call.facts,
+        continues=asked.previous_response_id or kept,
+        continued_as=tuple(filter(None, (answered.id, kept))),
+    )
+    return replace(call, facts=facts, after=tuple(map(LoggedMessage, said[last + 1 :])))
 
 
 def messages_of(items: Any) -> list[Message]:

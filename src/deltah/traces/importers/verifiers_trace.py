@@ -27,10 +27,10 @@ from deltah.traces.importing import (
     scalars,
     unfit_outcome,
 )
-from deltah.traces.joining import DURATION_FROM, GAP
 from deltah.traces.logprobs import NO_TOKENS, PackedTokens, pack
 from deltah.traces.parts import to_messages
 from deltah.traces.tokenizer_files import HIDDEN, drawn_tokens, token_bytes
+from deltah.traces.trees import DURATION_FROM, GAP
 
 TRACE_VERSION: Final = 1
 """Version of the trace that is read."""
