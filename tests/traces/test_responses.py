@@ -154,6 +154,19 @@ def test_every_form_of_a_response_is_read(tmp_path: Path, form: str) -> None:
     assert found.stop_reason is StopReason.UNANSWERED_CALL
 
 
+def test_a_stream_of_which_each_line_is_an_event_is_read_once(tmp_path: Path) -> None:
+    whole = exchange([ASKED], FIRST)["response"]
+    events = [
+        {"type": "response.created", "response": whole | {"output": []}},
+        {"type": "response.output_text.delta", "item_id": "m", "delta": "I "},
+        {"type": "response.output_item.done", "output_index": 0, "item": FIRST[0]},
+        {"type": "response.completed", "response": whole},
+    ]
+    found = only(tmp_path, *(event | {"sequence_number": i} for i, event in enumerate(events)))
+    assert [call.name for call in found.calls] == ["weather"]
+    assert len(found) == 2
+
+
 def test_a_chain_of_responses_is_one_conversation(tmp_path: Path) -> None:
     first, other = exchange([ASKED], FIRST), exchange("Elsewhere?", FIRST, "resp_x")
     second, third = exchange([output("rain")], LAST, "resp_b"), exchange("And tomorrow?", LAST, "resp_c")

@@ -232,8 +232,10 @@ def _facts(trace: Trace, episode: Record, path: Sequence[int]) -> Facts:
     reward = _reward(trace.rewards)
     last = calls[-1] if calls else ModelCall()
     costs = [cost for call in calls if (cost := finite(_get(call.usage, "cost"))) is not None]
+    group = _text(_get(episode.group, "id")) or _text(_get(episode.task, "hash"))
+    agent = _text(_get(trace.agent, "name"))
     return Facts(
-        group_id=_text(_get(episode.group, "id")) or _text(_get(episode.task, "hash")),
+        group_id=f"{group}/{agent}" if group and agent and len(episode.traces or ()) > 1 else group,
         model=_model(trace),
         sampling_temperature=temperatures.pop() if len(temperatures) == 1 else None,
         golden_answers=golden_answers(_get(data, "golden_answers") or _get(data, "answer")),
