@@ -68,6 +68,11 @@ class Span:
     metadata: dict[str, Scalar] = field(default_factory=dict)
     """Of the trace."""
 
+    def __post_init__(self) -> None:
+        for name in ("call_id", "session", "model"):
+            if not isinstance(getattr(self, name), str):
+                setattr(self, name, None)
+
 
 @dataclass(slots=True)
 class Trace:
