@@ -211,6 +211,13 @@ def _field_message(error: msgspec.ValidationError) -> str:
     return f"field {field}: {what}" if field else what
 
 
+def inside(value: Any, *names: str) -> Any:
+    """What stands in a JSON value under these names, each inside the one before; None where there is nothing."""
+    for name in names:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
 def scalars(values: Mapping[str, Any], *, leave_out: frozenset[str] = frozenset()) -> dict[str, Scalar]:
     """Flat values for `Trajectory.metadata`, integers beyond 64 bits as text; the names in `leave_out` are dropped."""
     return {

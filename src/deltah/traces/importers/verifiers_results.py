@@ -5,11 +5,11 @@ Lost: tokens and log-probabilities, and the times of tools. Mapping: docs/format
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
-from deltah.core.types import Scalar, Trajectory
+from deltah.core.types import Trajectory
 from deltah.traces.chattext import Prompt, completion_messages, link_results, prompt_messages, text_trajectory
 from deltah.traces.conversation import Facts
 from deltah.traces.importing import (
@@ -24,17 +24,13 @@ from deltah.traces.importing import (
 from deltah.traces.openai_schema import Message
 from deltah.traces.parts import json_value, to_messages
 
-_NOT_METADATA: Final = frozenset({"prompt", "completion", "answer", "reward"})
-
 
 class ResultRow(msgspec.Struct):
     """What every version writes; metrics and columns of the environment stand beside it."""
 
     prompt: str | list[dict[str, Any]] | None
     completion: str | list[dict[str, Any]] | None
-    example_id: Any = None
-    answer: Any = None
-    is_truncated: Any = None
+    metrics: Any = None
 
 
 @IMPORTERS.register(
@@ -44,38 +40,29 @@ class ResultRow(msgspec.Struct):
 )
 def read(record: dict[str, Any], context: RecordContext) -> Trajectory:
     """Read one row."""
-    row = msgspec.convert(record, ResultRow)
-    prompt = _prompt(row.prompt)
-    reward = finite(record["reward"])
+    row, reward, example = msgspec.convert(record, ResultRow), finite(record["reward"]), record.get("example_id")
+    prompt = Prompt(_typed(row.prompt), "") if isinstance(row.prompt, list) else prompt_messages(row.prompt or "")
+    if isinstance(row.completion, list):
+        said = link_results(_typed(row.completion))
+    else:
+        said = completion_messages(prompt.opening + (row.completion or ""))
     facts = Facts(
         id=context.default_id,
-        group_id=None if row.example_id is None else str(row.example_id),
+        group_id=None if example is None else str(example),
         question=prompt.question,
-        golden_answers=golden_answers(row.answer),
+        golden_answers=golden_answers(record.get("answer")),
         outcome=outcome_of(reward),
-        finish_reason="length" if row.is_truncated is True else None,
-        metadata=_metadata(record) | unfit_outcome(reward),
+        finish_reason="length" if record.get("is_truncated") is True else None,
+        metadata=scalars(record, leave_out=frozenset({"prompt", "completion", "answer", "reward"}))
+        | (scalars(row.metrics) if isinstance(row.metrics, dict) else {})
+        | unfit_outcome(reward),
     )
-    return text_trajectory(prompt.messages, _completion(row.completion, prompt.opening), facts)
-
-
-def _prompt(prompt: str | list[dict[str, Any]] | None) -> Prompt:
-    return Prompt(_typed(prompt), "") if isinstance(prompt, list) else prompt_messages(prompt or "")
-
-
-def _completion(completion: str | list[dict[str, Any]] | None, opening: str) -> list[Message]:
-    if isinstance(completion, list):
-        return link_results(_typed(completion))
-    return completion_messages(opening + (completion or ""))
+    return text_trajectory(prompt.messages, said, facts)
 
 
 def _typed(messages: list[dict[str, Any]]) -> list[Message]:
     """Messages whose calls may be JSON kept as text."""
-    listed: list[Any] = [message.get("tool_calls") for message in messages]
-    opened = [[*map(json_value, calls)] if isinstance(calls, list) else [] for calls in listed]
-    return to_messages([m | {"tool_calls": calls} for m, calls in zip(messages, opened, strict=True)])
-
-
-def _metadata(record: dict[str, Any]) -> dict[str, Scalar]:
-    metrics = record.get("metrics")
-    return scalars(record, leave_out=_NOT_METADATA) | (scalars(metrics) if isinstance(metrics, dict) else {})
+    for message in messages:
+        if isinstance(calls := message.get("tool_calls"), list):
+            message["tool_calls"] = [*map(json_value, calls)]
+    return to_messages(messages)

@@ -7,8 +7,11 @@ judges and other calls outside the agents' own messages. Mapping: docs/formats/p
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -16,25 +19,27 @@ import numpy as np
 
 from deltah.core.types import Estimator, FloatArray, Scalar, SegmentKind, SpanQuality, Trajectory
 from deltah.errors import DataError
-from deltah.traces.annotations import annotations_of
 from deltah.traces.conversation import COST, Conversation, Facts, LoggedMessage, message_text, to_trajectory
+from deltah.traces.files import opened, text_records
 from deltah.traces.importing import (
     IMPORTERS,
     RecordContext,
+    decode_line,
     finite,
     golden_answers,
+    inside,
     outcome_of,
     scalars,
+    seconds,
     tool_kinds,
     unfit_outcome,
 )
-from deltah.traces.logprobs import NO_TOKENS, PackedTokens, pack
+from deltah.traces.logprobs import NO_TOKENS, pack
 from deltah.traces.parts import to_messages
 from deltah.traces.tokenizer_files import HIDDEN, drawn_tokens, token_bytes
 from deltah.traces.trees import DURATION_FROM, GAP
 
 TRACE_VERSION: Final = 1
-"""Version of the trace that is read."""
 _DECIMALS: Final = 4
 """Decimals of prime-rl's per-token streams on disk, unless its `float_decimals` says otherwise."""
 _MANY_VALUES: Final = 30
@@ -60,19 +65,6 @@ class Node(msgspec.Struct):
         """Who speaks."""
         return self.message.get("role")
 
-    @property
-    def drawn_logprobs(self) -> FloatArray:
-        """Log-probability of each drawn token in nats, NaN where unknown."""
-        n = sum(self.mask)
-        return np.array(self.logprobs if len(self.logprobs) == n else [None] * n, dtype=np.float64)
-
-
-class Span(msgspec.Struct):
-    """Wall-clock times, seconds since 1970."""
-
-    start: float = 0.0
-    end: float = 0.0
-
 
 class ModelCall(msgspec.Struct):
     """One request to the model."""
@@ -82,7 +74,8 @@ class ModelCall(msgspec.Struct):
     sampling: Any = None
     finish_reason: str | None = None
     usage: Any = None
-    time: Span | None = None
+    time: Any = None
+    """`start` and `end`, seconds since 1970."""
 
 
 class Trace(msgspec.Struct):
@@ -107,6 +100,23 @@ class Record(Trace):
     env: Any = None
     group: Any = None
     run: Any = None
+
+
+class BranchUpdate(msgspec.Struct):
+    """What the trainer computed on one path of a trace."""
+
+    index: int
+    entropies: list[float | None] | None = None
+
+
+class Update(msgspec.Struct):
+    """A line of the trainer's annotations."""
+
+    trace_id: str
+    branches: list[BranchUpdate] = []
+
+
+_UPDATE: Final = msgspec.json.Decoder(Update)
 
 
 @IMPORTERS.register(
@@ -142,28 +152,29 @@ def _trajectories(trace: Trace, episode: Record, context: RecordContext, number:
             f"field version: the trace is of version {trace.version}, this release of deltah reads version "
             f"{TRACE_VERSION}; upgrade deltah"
         )
-    paths = _paths(trace.nodes)
-    entropies, unread = _entropies(trace, paths, context.where.file)
+    nodes, paths, told = trace.nodes, _paths(trace.nodes), set[int]()
+    entropies, n_unread = _entropies(trace, paths, context.where.file)
+    models = (*(call.model for call in trace.calls), inside(trace.agent, "config", "model"))
+    model = next((model for model in models if model and isinstance(model, str)), None)
+    texts = token_bytes(context.where.file, model)
     name = trace.id or (context.default_id if number == 0 else f"{context.default_id}/{number}")
-    texts = token_bytes(context.where.file, _model(trace))
-    told = set[int]()
-    for i, path in enumerate(sorted(paths, key=lambda path: (-sum(trace.nodes[n].sampled for n in path), -path[-1]))):
-        own, waited = _own(trace.nodes, path, told), _waiting_times(trace, path)
-        turns = [n for n in path if n in own and trace.nodes[n].role == "assistant"]
+    for i, path in enumerate(sorted(paths, key=lambda path: (-sum(nodes[n].sampled for n in path), -path[-1]))):
+        own, waited = _own(nodes, path, told), _waiting_times(trace, path)
+        turns = [n for n in path if n in own and nodes[n].role == "assistant"]
         if not turns:
             continue
-        known: dict[str, Scalar] = {"annotation_lines_unread": unread} if unread else {}
+        known: dict[str, Scalar] = {"annotation_lines_unread": n_unread} if n_unread else {}
         known |= {DURATION_FROM: GAP} if own.intersection(waited) else {}
         facts = _facts(trace, episode, path)
-        facts = replace(facts, id=f"{name}/branch-{i}" if i else name, metadata=facts.metadata | known)
-        messages = [_logged(trace.nodes[n], waited.get(n), texts, context=n not in own) for n in path]
+        facts = replace(facts, id=f"{name}/branch-{i}" if i else name, model=model, metadata=facts.metadata | known)
+        messages = [_logged(nodes[n], waited.get(n), texts, context=n not in own) for n in path]
         told.update(path)
         trajectory = to_trajectory(Conversation(messages, facts, context.where), context.vocab_size)
-        logprobs = np.concatenate([trace.nodes[n].drawn_logprobs for n in turns])
+        drawn = [(nodes[n].logprobs, sum(nodes[n].mask)) for n in turns]
+        logprobs = np.array([v for given, n in drawn for v in (given if len(given) == n else [None] * n)], np.float64)
         trajectory = replace(trajectory, logprobs=logprobs if np.isfinite(logprobs).any() else None)
-        if HIDDEN in (trajectory.token_texts or ()) and all(
-            s.kind is not SegmentKind.UNPLACED for s in trajectory.segments
-        ):
+        placed = all(segment.kind is not SegmentKind.UNPLACED for segment in trajectory.segments)
+        if placed and HIDDEN in (trajectory.token_texts or ()):
             trajectory = replace(trajectory, spans=SpanQuality.EXACT)  # by ids, which texts do not confirm
         yield _measured(trajectory, np.concatenate([entropies[n] for n in turns]), facts.sampling_temperature)
 
@@ -175,15 +186,12 @@ def _paths(nodes: Sequence[Node]) -> list[list[int]]:
             raise DataError(f"field nodes[{i}].parent: {node.parent}; expected the number of an earlier node")
         if len(node.mask) != len(node.token_ids):
             raise DataError(f"field nodes[{i}].mask: {len(node.mask)} values for {len(node.token_ids)} token_ids")
-    parents = {node.parent for node in nodes}
-    return [_path(nodes, leaf) for leaf in range(len(nodes)) if leaf not in parents]
-
-
-def _path(nodes: Sequence[Node], leaf: int) -> list[int]:
-    path = [leaf]
-    while (parent := nodes[path[-1]].parent) is not None:
-        path.append(parent)
-    return path[::-1]
+    paths = [[leaf] for leaf in sorted({*range(len(nodes))} - {node.parent for node in nodes})]
+    for path in paths:
+        while (parent := nodes[path[-1]].parent) is not None:
+            path.append(parent)
+        path.reverse()
+    return paths
 
 
 def _own(nodes: Sequence[Node], path: Sequence[int], told: set[int]) -> set[int]:
@@ -196,103 +204,67 @@ def _own(nodes: Sequence[Node], path: Sequence[int], told: set[int]) -> set[int]
 
 def _logged(node: Node, waited: float | None, texts: Mapping[int, bytes], *, context: bool) -> LoggedMessage:
     (message, *_) = to_messages(node.message)
-    tokens = _tokens(node, texts, len(message.tool_calls or ()))
+    ids = [id for id, drawn in zip(node.token_ids, node.mask, strict=True) if drawn and node.role == "assistant"]
+    tokens = pack(drawn_tokens(ids, texts, len(message.tool_calls or ()))) if ids else NO_TOKENS
     unseen = message_text(message.content) if HIDDEN in tokens.texts else ""
     thought = "\n".join(filter(None, (message.reasoning_content, unseen))) or None
-    return LoggedMessage(
-        msgspec.structs.replace(message, reasoning_content=thought, duration_s=waited), tokens, context=context
-    )
-
-
-def _tokens(node: Node, texts: Mapping[int, bytes], n_calls: int) -> PackedTokens:
-    """Tokens that the model drew."""
-    ids = [id for id, drawn in zip(node.token_ids, node.mask, strict=True) if drawn]
-    if not ids or node.role != "assistant":
-        return NO_TOKENS
-    return pack(drawn_tokens(ids, texts, n_calls))
+    message = msgspec.structs.replace(message, reasoning_content=thought, duration_s=waited)
+    return LoggedMessage(message, tokens, context=context)
 
 
 def _waiting_times(trace: Trace, path: Sequence[int]) -> dict[int, float]:
     """Seconds of each result: those between two requests to the model, shared by the results in between."""
-    times = {call.node: call.time for call in trace.calls if call.time is not None and call.time.end}
-    waited, results, before = dict[int, float](), list[int](), None
+    times = {call.node: call.time for call in trace.calls if inside(call.time, "end")}
+    waited, results, before = dict[int, float](), list[int](), math.nan
     for n in path:
         if trace.nodes[n].role == "tool":
             results.append(n)
         elif trace.nodes[n].sampled:
-            after = times.get(n)
-            if before is not None and after is not None and after.start >= before.end:
-                waited |= dict.fromkeys(results, (after.start - before.end) / max(len(results), 1))
-            results, before = [], after
+            if (gap := seconds(inside(times.get(n), "start")) - before) >= 0:
+                waited |= dict.fromkeys(results, gap / max(len(results), 1))
+            results, before = [], seconds(inside(times.get(n), "end"))
     return waited
 
 
 def _facts(trace: Trace, episode: Record, path: Sequence[int]) -> Facts:
     calls = [call for call in trace.calls if call.node in set(path)]
-    temperatures = {finite(_get(call.sampling, "temperature")) for call in calls}
-    data = _get(trace.task if trace.task is not None else episode.task, "data")
-    reward = _reward(trace.rewards)
-    last = calls[-1] if calls else ModelCall()
-    costs = [cost for call in calls if (cost := finite(_get(call.usage, "cost"))) is not None]
-    group = _text(_get(episode.group, "id")) or _text(_get(episode.task, "hash"))
-    agent = _text(_get(trace.agent, "name"))
+    temperatures = {finite(inside(call.sampling, "temperature")) for call in calls}
+    data = inside(trace.task if trace.task is not None else episode.task, "data")
+    scored = [r if isinstance(r, Mapping) else {"score": r} for r in (trace.rewards or {}).values() if r is not None]
+    parts = [(finite(r.get("score")), finite(r.get("weight", 1.0))) for r in scored]
+    reward = sum(s * w for s, w in parts if s is not None and w is not None) if parts else None
+    costs = [cost for call in calls if (cost := finite(inside(call.usage, "cost"))) is not None]
+    groups = (inside(episode.group, "id"), inside(episode.task, "hash"))
+    group = next((group for group in groups if group and isinstance(group, str)), None)
+    agent = inside(trace.agent, "name") if len(episode.traces or ()) > 1 else None
     return Facts(
-        group_id=f"{group}/{agent}" if group and agent and len(episode.traces or ()) > 1 else group,
-        model=_model(trace),
+        group_id=f"{group}/{agent}" if group and agent else group,
         sampling_temperature=temperatures.pop() if len(temperatures) == 1 else None,
-        golden_answers=golden_answers(_get(data, "golden_answers") or _get(data, "answer")),
+        golden_answers=golden_answers(inside(data, "golden_answers") or inside(data, "answer")),
         outcome=outcome_of(reward),
-        finish_reason=last.finish_reason,
-        metadata=_metadata(trace, episode)
+        finish_reason=calls[-1].finish_reason if calls else None,
+        metadata=_metadata(trace, episode, path)
         | unfit_outcome(reward)
-        | _advantage(trace.nodes, path)
         | tool_kinds(trace.tools)
         | ({COST: math.fsum(costs)} if costs else {}),
     )
 
 
-def _metadata(trace: Trace, episode: Record) -> dict[str, Scalar]:
-    work = _get(episode.run, "work")
-    rewards = {f"reward/{name}": _get(value, "score") for name, value in (trace.rewards or {}).items()}
-    metrics = {f"metric/{name}": value for name, value in (trace.metrics or {}).items()}
+def _metadata(trace: Trace, episode: Record, path: Sequence[int]) -> dict[str, Scalar]:
+    advantages = {value for n in path for value in trace.nodes[n].advantages or ()}
     known = {
         "episode": episode.id if episode.traces is not None else None,
-        "env_name": _get(episode.env, "name") or _get(episode.env, "id") or None,
-        "agent": _get(trace.agent, "name"),
-        "work": _get(work, "type"),
-        "step": _get(work, "step"),
-        "policy_version": _get(_get(work, "policy"), "start"),
+        "env_name": inside(episode.env, "name") or inside(episode.env, "id"),
+        "agent": inside(trace.agent, "name"),
+        "work": inside(episode.run, "work", "type"),
+        "step": inside(episode.run, "work", "step"),
+        "policy_version": inside(episode.run, "work", "policy", "start"),
         "stop_condition": trace.stop_condition,
+        "advantage": finite(advantages.pop()) if len(advantages) == 1 else None,
     }
-    return {key: value for key, value in scalars(known | rewards | metrics).items() if value is not None}
-
-
-def _advantage(nodes: Sequence[Node], path: Sequence[int]) -> dict[str, Scalar]:
-    """The advantage, where all drawn tokens have the same."""
-    values = {value for n in path for value in nodes[n].advantages or ()}
-    only = finite(values.pop()) if len(values) == 1 else None
-    return {} if only is None else {"advantage": only}
-
-
-def _reward(rewards: Mapping[str, Any] | None) -> float | None:
-    """Sum of the scores by their weights; None where nothing was scored."""
-    scored = [(_get(r, "score", r), _get(r, "weight", 1.0)) for r in (rewards or {}).values() if r is not None]
-    parts = [(finite(score), finite(weight)) for score, weight in scored]
-    return sum(s * w for s, w in parts if s is not None and w is not None) if parts else None
-
-
-def _model(trace: Trace) -> str | None:
-    named = (call.model for call in trace.calls)
-    config = _get(trace.agent, "config")
-    return next((model for model in named if model), None) or _text(_get(config, "model"))
-
-
-def _get(value: Any, key: str, default: Any = None) -> Any:
-    return value.get(key) if isinstance(value, Mapping) else default
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
+    known |= {f"reward/{name}": inside(value, "score") for name, value in (trace.rewards or {}).items()}
+    known |= {f"metric/{name}": value for name, value in (trace.metrics or {}).items()}
+    return {key: value for key, value in scalars(known).items() if value is not None}
 
 
 def _measured(trajectory: Trajectory, entropy: FloatArray, temperature: float | None) -> Trajectory:
@@ -301,8 +273,10 @@ def _measured(trajectory: Trajectory, entropy: FloatArray, temperature: float | 
         return trajectory
     if (entropy < -_NEGATIVE_TOLERANCE_NATS).any():
         raise DataError(f"field entropies: {np.nanmin(entropy):.4g} is negative; expected nats")
-    decimals = _decimals(entropy)
-    if decimals is None:
+    printed = entropy[np.isfinite(entropy) & (entropy != 0.0)]
+    scaled = ((d, printed * 10.0**d) for d in range(1 if len(printed) >= _MANY_VALUES else _DECIMALS, _DECIMALS + 1))
+    decimals = next((d for d, v in scaled if np.allclose(v, np.rint(v), rtol=1e-6, atol=1e-6)), None)
+    if decimals is None:  # with all digits
         exact = np.maximum(entropy, 0.0)
         return replace(trajectory, entropy=exact, estimator=Estimator.EXACT, temperature=temperature)
     point, half = np.maximum(np.round(entropy, decimals), 0.0), 0.5 * 10.0**-decimals
@@ -316,36 +290,59 @@ def _measured(trajectory: Trajectory, entropy: FloatArray, temperature: float | 
     )
 
 
-def _decimals(values: FloatArray) -> int | None:
-    """Decimals that values were rounded to; None where they have all digits."""
-    printed = values[np.isfinite(values) & (values != 0.0)]
-    candidates = range(1, _DECIMALS + 1) if len(printed) >= _MANY_VALUES else (_DECIMALS,)
-    scaled = [(d, printed * 10.0**d) for d in candidates]
-    return next((d for d, v in scaled if np.allclose(v, np.rint(v), rtol=1e-6, atol=1e-6)), None)
-
-
 def _entropies(trace: Trace, paths: Sequence[Sequence[int]], log: str) -> tuple[list[FloatArray], int]:
     """Of each node, the entropies of its drawn tokens in nats, NaN where unknown; and annotations that are damaged."""
     masks = [np.array(node.mask, dtype=np.bool_) for node in trace.nodes]
-    found = [np.full(int(mask.sum()), np.nan) for mask in masks]
+    found = [np.full(len(mask), np.nan) for mask in masks]
     for i, node in enumerate(trace.nodes):
-        if node.entropies is not None and len(node.entropies) != len(found[i]):
-            raise DataError(f"field nodes[{i}].entropies: {len(node.entropies)} values for {len(found[i])} tokens")
-        found[i] = found[i] if node.entropies is None else np.array(node.entropies, dtype=np.float64)
-    annotations = annotations_of(log)
-    if annotations is None or trace.id is None:
-        return found, 0
+        if node.entropies is not None and len(node.entropies) != masks[i].sum():
+            raise DataError(f"field nodes[{i}].entropies: {len(node.entropies)} values for {masks[i].sum()} tokens")
+        if node.entropies is not None:
+            found[i][masks[i]] = np.array(node.entropies, dtype=np.float64)
+    folder = Path(log).parent
+    base = (folder.parent if folder.name == "stream" else folder) / "annotations"
+    files = sorted((base / "trainer").glob("*.jsonl*")) or sorted(base.glob("trainer.jsonl*"))
+    annotations = _annotations(tuple((file, file.stat().st_size) for file in files))
     for number, path in enumerate(paths):
-        values, start = annotations.get(trace.id, number), 0
-        if values is None:
-            continue
-        total = sum(len(masks[n]) for n in path)
+        values, total = annotations.get(trace.id, number), sum(len(masks[n]) for n in path)
         if len(values) > total:
             raise DataError(f"trace {trace.id}: {len(values)} entropies of the trainer for {total} tokens")
         for n in path:
-            piece = values[start : start + len(masks[n])]
-            drawn = piece[masks[n][: len(piece)]]
-            known = np.concatenate([drawn, np.full(len(found[n]) - len(drawn), np.nan)])
-            found[n] = np.where(np.isfinite(known), known, found[n])
-            start += len(masks[n])
-    return found, annotations.n_unread
+            known, values = values[: len(masks[n])], values[len(masks[n]) :]
+            found[n][: len(known)] = np.where(np.isfinite(known), known, found[n][: len(known)])
+    return [values[mask] for values, mask in zip(found, masks, strict=True)], annotations.n_unread
+
+
+class Annotations:
+    """The trainer's entropies of one run, kept on disk, because they may be greater than the memory."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        """Read them all; a line that cannot be read is counted, but for a last one that is still being written."""
+        self.n_unread = 0
+        self._spool = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as this is
+        self._places: dict[tuple[str | None, int], tuple[int, int]] = {}
+        for file in files:
+            with opened(str(file)) as raw:
+                for line in text_records(raw):
+                    try:
+                        self._add(decode_line(line.data, _UPDATE))
+                    except DataError:
+                        self.n_unread += line.complete
+
+    def get(self, trace_id: str | None, branch: int) -> FloatArray:
+        """(T,) nats of a path's tokens, NaN where unknown; none where nothing is annotated. The last word counts."""
+        start, size = self._places.get((trace_id, branch), (0, 0))
+        self._spool.seek(start)
+        return np.frombuffer(self._spool.read(size), dtype=np.float64)
+
+    def _add(self, update: Update) -> None:
+        for branch in update.branches:
+            if branch.entropies is not None:
+                data = np.array(branch.entropies, dtype=np.float64).tobytes()
+                self._places[update.trace_id, branch.index] = self._spool.seek(0, 2), len(data)
+                self._spool.write(data)
+
+
+@lru_cache(maxsize=2)
+def _annotations(files: tuple[tuple[Path, int], ...]) -> Annotations:
+    return Annotations([file for file, _ in files])
