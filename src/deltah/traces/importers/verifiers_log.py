@@ -1,7 +1,8 @@
-"""Importer for the traces of verifiers 0.4 and the episode stream of prime-rl, with the entropies of its trainer.
+"""Importers for verifiers: traces of 0.4, those of prime-rl with its trainer's entropies, rows of 0.1 and 0.2.
 
 Lost: the alternatives of each token; the texts of tokens without a tokenizer (`deltah.traces.tokenizer_files`); images;
-judges and other calls outside the agents' own messages. Mapping: docs/formats/prime-rl-traces.md.
+judges and other calls outside the agents' own messages; of result rows tokens, log-probabilities and the times of
+tools. Mapping: docs/formats/prime-rl-traces.md, docs/formats/verifiers-results.md.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import msgspec
 import numpy as np
 
 from deltah.core.types import Estimator, FloatArray, Scalar, SegmentKind, SpanQuality, Trajectory
 from deltah.errors import DataError
+from deltah.traces.chattext import Prompt, completion_messages, link_results, prompt_messages, text_trajectory
 from deltah.traces.conversation import COST, Conversation, Facts, LoggedMessage, message_text, to_trajectory
 from deltah.traces.files import opened, text_records
 from deltah.traces.importing import (
@@ -35,7 +37,8 @@ from deltah.traces.importing import (
     unfit_outcome,
 )
 from deltah.traces.logprobs import NO_TOKENS, pack
-from deltah.traces.parts import to_messages
+from deltah.traces.openai_schema import Message
+from deltah.traces.parts import json_value, to_messages
 from deltah.traces.tokenizer_files import HIDDEN, drawn_tokens, token_bytes
 from deltah.traces.trees import DURATION_FROM, GAP
 
@@ -143,6 +146,49 @@ def read(record: Record, context: RecordContext) -> tuple[Trajectory, ...]:
 def pass_over(_record: bytes, _context: RecordContext) -> tuple[Trajectory, ...]:
     """Nothing of its own."""
     return ()
+
+
+class ResultRow(msgspec.Struct):
+    """What every version writes; metrics and columns of the environment stand beside it."""
+
+    prompt: str | list[dict[str, Any]] | None
+    completion: str | list[dict[str, Any]] | None
+    metrics: Any = None
+
+
+@IMPORTERS.register(
+    "verifiers-results",
+    meaning="Result row of verifiers 0.1 and 0.2",
+    fields=("prompt", "completion", "reward", ("example_id", "task", "num_turns", "timing", "generation_ms", "info")),
+)
+def read_row(record: dict[str, Any], context: RecordContext) -> Trajectory:
+    """Read one result row."""
+    row, reward, example = msgspec.convert(record, ResultRow), finite(record["reward"]), record.get("example_id")
+    prompt = Prompt(_typed(row.prompt), "") if isinstance(row.prompt, list) else prompt_messages(row.prompt or "")
+    if isinstance(row.completion, list):
+        said = link_results(_typed(row.completion))
+    else:
+        said = completion_messages(prompt.opening + (row.completion or ""))
+    facts = Facts(
+        id=context.default_id,
+        group_id=None if example is None else str(example),
+        question=prompt.question,
+        golden_answers=golden_answers(record.get("answer")),
+        outcome=outcome_of(reward),
+        finish_reason="length" if record.get("is_truncated") is True else None,
+        metadata=scalars(record, leave_out=frozenset({"prompt", "completion", "answer", "reward"}))
+        | (scalars(row.metrics) if isinstance(row.metrics, dict) else {})
+        | unfit_outcome(reward),
+    )
+    return text_trajectory(prompt.messages, said, facts)
+
+
+def _typed(messages: list[dict[str, Any]]) -> list[Message]:
+    """Messages whose calls may be JSON kept as text."""
+    for message in messages:
+        if isinstance(calls := message.get("tool_calls"), list):
+            message["tool_calls"] = [*map(json_value, calls)]
+    return to_messages(messages)
 
 
 def _trajectories(trace: Trace, episode: Record, context: RecordContext, number: int) -> Iterator[Trajectory]:
@@ -302,47 +348,34 @@ def _entropies(trace: Trace, paths: Sequence[Sequence[int]], log: str) -> tuple[
     folder = Path(log).parent
     base = (folder.parent if folder.name == "stream" else folder) / "annotations"
     files = sorted((base / "trainer").glob("*.jsonl*")) or sorted(base.glob("trainer.jsonl*"))
-    annotations = _annotations(tuple((file, file.stat().st_size) for file in files))
+    spool, places, n_unread = _annotated(tuple((file, file.stat().st_size) for file in files))
     for number, path in enumerate(paths):
-        values, total = annotations.get(trace.id, number), sum(len(masks[n]) for n in path)
+        place, total = places.get((trace.id, number), range(0)), sum(len(masks[n]) for n in path)
+        spool.seek(place.start)
+        values = np.frombuffer(spool.read(len(place)), dtype=np.float64)
         if len(values) > total:
             raise DataError(f"trace {trace.id}: {len(values)} entropies of the trainer for {total} tokens")
         for n in path:
             known, values = values[: len(masks[n])], values[len(masks[n]) :]
             found[n][: len(known)] = np.where(np.isfinite(known), known, found[n][: len(known)])
-    return [values[mask] for values, mask in zip(found, masks, strict=True)], annotations.n_unread
-
-
-class Annotations:
-    """The trainer's entropies of one run, kept on disk, because they may be greater than the memory."""
-
-    def __init__(self, files: Sequence[Path]) -> None:
-        """Read them all; a line that cannot be read is counted, but for a last one that is still being written."""
-        self.n_unread = 0
-        self._spool = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as this is
-        self._places: dict[tuple[str | None, int], tuple[int, int]] = {}
-        for file in files:
-            with opened(str(file)) as raw:
-                for line in text_records(raw):
-                    try:
-                        self._add(decode_line(line.data, _UPDATE))
-                    except DataError:
-                        self.n_unread += line.complete
-
-    def get(self, trace_id: str | None, branch: int) -> FloatArray:
-        """(T,) nats of a path's tokens, NaN where unknown; none where nothing is annotated. The last word counts."""
-        start, size = self._places.get((trace_id, branch), (0, 0))
-        self._spool.seek(start)
-        return np.frombuffer(self._spool.read(size), dtype=np.float64)
-
-    def _add(self, update: Update) -> None:
-        for branch in update.branches:
-            if branch.entropies is not None:
-                data = np.array(branch.entropies, dtype=np.float64).tobytes()
-                self._places[update.trace_id, branch.index] = self._spool.seek(0, 2), len(data)
-                self._spool.write(data)
+    return [values[mask] for values, mask in zip(found, masks, strict=True)], n_unread
 
 
 @lru_cache(maxsize=2)
-def _annotations(files: tuple[tuple[Path, int], ...]) -> Annotations:
-    return Annotations([file for file, _ in files])
+def _annotated(files: tuple[tuple[Path, int], ...]) -> tuple[IO[bytes], dict[tuple[str | None, int], range], int]:
+    """The trainer's entropies, on disk, as they may exceed the memory; where each path's last lie; damaged lines."""
+    spool, places, n_unread = tempfile.TemporaryFile(), dict[tuple[str | None, int], range](), 0  # noqa: SIM115
+    for file, _ in files:
+        with opened(str(file)) as raw:
+            for line in text_records(raw):
+                try:
+                    update = decode_line(line.data, _UPDATE)
+                except DataError:
+                    n_unread += line.complete  # one without an end is still being written
+                    continue
+                for branch in update.branches:
+                    if branch.entropies is not None:
+                        start = spool.tell()
+                        spool.write(np.array(branch.entropies, dtype=np.float64).tobytes())
+                        places[update.trace_id, branch.index] = range(start, spool.tell())
+    return spool, places, n_unread
