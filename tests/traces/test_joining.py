@@ -290,7 +290,7 @@ def test_memory_of_open_conversations_is_bounded() -> None:
     assert 0 < len(rest) < 400
     assert closed + len(rest) == 400
     assert joiner._n_bytes == 0
-    assert not joiner._ends
+    assert not joiner._index
     assert not joiner._trees
 
 

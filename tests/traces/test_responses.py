@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import deltah
-from deltah.core.types import CallStatus, SpanQuality, StopReason
+from deltah.core.types import CallStatus, SegmentKind, SpanQuality, StopReason
 from deltah.traces import TraceReader
 
 from .chat import token
@@ -114,6 +114,13 @@ def test_calls_that_the_server_answers_are_calls_with_results(tmp_path: Path) ->
     assert deltah.score(found).value == pytest.approx([CHANGE])
 
 
+def test_annotations_of_tools_are_kept(tmp_path: Path) -> None:
+    record = exchange([ASKED], FIRST)
+    hints = {"readOnlyHint": True, "idempotentHint": True}
+    record["request"]["tools"] = [{"type": "function", "name": "weather", "annotations": hints}]
+    assert only(tmp_path, record).metadata["tool_kinds"] == '{"weather": "read"}'
+
+
 def test_a_response_may_end_with_the_result_of_the_servers_tool(tmp_path: Path) -> None:
     served = {"type": "code_interpreter_call", "id": "i", "code": "1 + 1", "outputs": [{"type": "logs", "logs": "2"}]}
     found = only(tmp_path, exchange([ASKED], [FIRST[0], served]))
@@ -152,6 +159,41 @@ def test_every_form_of_a_response_is_read(tmp_path: Path, form: str) -> None:
     assert found.calls[0].name == "weather"
     assert found.entropy == pytest.approx([2 * LN2, 2 * LN2])
     assert found.stop_reason is StopReason.UNANSWERED_CALL
+
+
+def test_a_stream_of_which_each_line_is_an_event_is_read_once(tmp_path: Path) -> None:
+    whole = exchange([ASKED], FIRST)["response"]
+    events = [
+        {"type": "response.created", "response": whole | {"output": []}},
+        {"type": "response.output_text.delta", "item_id": "m", "delta": "I "},
+        {"type": "response.output_item.done", "output_index": 0, "item": FIRST[0]},
+        {"type": "response.completed", "response": whole},
+    ]
+    found = only(tmp_path, *(event | {"sequence_number": i} for i, event in enumerate(events)))
+    assert [call.name for call in found.calls] == ["weather"]
+    assert len(found) == 2
+
+
+def test_a_chain_of_responses_is_one_conversation(tmp_path: Path) -> None:
+    first, other = exchange([ASKED], FIRST), exchange("Elsewhere?", FIRST, "resp_x")
+    second, third = exchange([output("rain")], LAST, "resp_b"), exchange("And tomorrow?", LAST, "resp_c")
+    second["request"]["previous_response_id"] = "resp_a"
+    third["request"]["previous_response_id"] = "resp_b"
+    reader = read(tmp_path, first, other, second, third)
+    chain, alone = reader
+    assert (chain.calls[0].result, alone.calls[0].result) == ("rain", None)
+    assert deltah.score(chain).value == pytest.approx([CHANGE])
+    assert [s.text for s in chain.segments if s.kind is SegmentKind.PROMPT] == [ASKED["content"], "And tomorrow?"]
+    assert reader.n_unjoined == 0
+
+
+def test_a_conversation_that_the_server_keeps_is_one_and_gives_its_id(tmp_path: Path) -> None:
+    first, second = exchange([ASKED], FIRST), exchange([output("rain")], LAST, "resp_b")
+    for record in (first, second):
+        record["request"]["conversation"] = {"id": "conv_9"}
+    found = only(tmp_path, first, second)
+    assert found.id == "conv_9"
+    assert deltah.score(found).value == pytest.approx([CHANGE])
 
 
 def test_a_response_that_was_cut_off_says_so(tmp_path: Path) -> None:

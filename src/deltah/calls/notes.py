@@ -21,6 +21,7 @@ from deltah.traces.conversation import (
     WITHOUT_ALTERNATIVES,
 )
 from deltah.traces.importing import UNFIT_OUTCOME
+from deltah.traces.reader import ReadCounts
 from deltah.traces.vocabularies import FROM_DEFAULT, FROM_MODEL_NAME
 
 MAX_FILES_NAMED: Final = 5
@@ -57,12 +58,21 @@ _ASSUMED_SIZES: Final = f"""
 """Models whose vocabulary size was taken from their name."""
 
 
+_UNKNOWN_REPEATS: Final = """
+    SELECT tool, count(*) FROM calls
+    WHERE repeats IS NOT NULL AND redundant IS NULL AND waste IS NOT NULL AND coalesce(verdict, '') <> 'reduced'
+    GROUP BY tool ORDER BY count(*) DESC, tool
+"""
+"""Tools with repeats that are no waste only because too little is known."""
+
+
 def notes_on(table: CallTable, log: ScoredLog) -> list[str]:
     """Notes on a log that was read to its end into a table, the most consequential first."""
     found = table.sql(_FACTS)
     facts = SimpleNamespace(**dict(zip(found.columns, found.fetchall()[0], strict=True)))
     facts.assumed = table.sql(_ASSUMED_SIZES).fetchall()
     facts.doubted = table.sql(_DOUBTED, doubts=[UNOPENED, UNREADABLE]).fetchall()
+    facts.repeats = table.sql(_UNKNOWN_REPEATS).fetchall()
     return [*_found(facts), *_unmeasured(log, facts), *_measurement(log, facts), *_reading(log, facts)]
 
 
@@ -159,6 +169,14 @@ def _sampling(facts: SimpleNamespace) -> Iterator[str]:
 
 def _reading(log: ScoredLog, facts: SimpleNamespace) -> Iterator[str]:
     reader = log.reader
+    if facts.repeats:
+        repeated = count(sum(n for _, n in facts.repeats), "call")
+        named = ", ".join(tool for tool, _ in facts.repeats[:MAX_FILES_NAMED])
+        named += ", …" if len(facts.repeats) > MAX_FILES_NAMED else ""
+        yield (
+            f"{repeated} with the result of an earlier equal one (of {named}) may be waste: say with --tools which "
+            "tools only read; deltah score --write-tools tools.toml drafts the file."
+        )
     if facts.approximate:
         yield (
             f"Token positions are approximate in {share(facts.approximate, facts.trajectories, 'trajectory')}: the log "
@@ -166,14 +184,7 @@ def _reading(log: ScoredLog, facts: SimpleNamespace) -> Iterator[str]:
         )
     if facts.unread_fields:
         yield f"Fields of logprobs were not read, as they are not known: {', '.join(facts.unread_fields)}."
-    if reader.n_unjoined:
-        yield (
-            f"{count(reader.n_unjoined, 'API call')} without the beginning of the conversation, each counted as a "
-            "trajectory of its own. Read all files of the log together."
-        )
-    if reader.n_branches:
-        branches = count(reader.n_branches, "retry or fork", "retries or forks")
-        yield f"{branches} without a continuation, each counted as a trajectory of its own."
+    yield from _joining(reader)
     if facts.unfit_outcomes:
         yield (
             f"The score of {count(facts.unfit_outcomes, 'trajectory')} is outside [0, 1] (such as "
@@ -186,3 +197,17 @@ def _reading(log: ScoredLog, facts: SimpleNamespace) -> Iterator[str]:
     if skipped := reader.skipped:
         named = ", ".join(skipped[:MAX_FILES_NAMED]) + (", …" if len(skipped) > MAX_FILES_NAMED else "")
         yield f"Passed over {count(len(skipped), 'file')} without traces: {named}."
+
+
+def _joining(reader: ReadCounts) -> Iterator[str]:
+    if reader.n_unjoined:
+        yield (
+            f"{count(reader.n_unjoined, 'API call')} without the beginning of the conversation, each counted as a "
+            "trajectory of its own. Read all files of the log together."
+        )
+    if reader.n_weakly_joined:
+        kinds = ", ".join(f"{n:,} by {kind}" for kind, n in reader.weakly_joined.most_common())
+        yield f"{count(reader.n_weakly_joined, 'API call')} joined although the client rewrote the history: {kinds}."
+    if reader.n_branches:
+        branches = count(reader.n_branches, "retry or fork", "retries or forks")
+        yield f"{branches} without a continuation, each counted as a trajectory of its own."

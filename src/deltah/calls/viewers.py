@@ -66,8 +66,9 @@ def _in_words(row: dict[str, Any]) -> str:
         lower, upper = ("unknown" if row[name] is None else f"{row[name]:+.4f}" for name in ("lower", "upper"))
         verdict = row["verdict"].replace("_", " ")
         parts.append(f"{row['signal']} {row['value']:+.4f} {row['unit']} in [{lower}, {upper}]: {verdict}")
-    if row["waste"]:
-        parts.append(f"{row['waste_level']} waste: {row['waste'].replace('_', ' ')}")
+    if row["waste"] and row["waste_level"] != "none":
+        level = "hint" if row["waste_level"] == "hint" else f"{row['waste_level']} waste"
+        parts.append(f"{level}: {row['waste'].replace('_', ' ')}")
     return "; ".join(parts) or "no entropies, no waste"
 
 

@@ -68,6 +68,10 @@ class Facts:
     id: str | None = None
     group_id: str | None = None
     session: str | None = None
+    continues: str | None = None
+    """Id of what a request goes on with and does not repeat: a reply, or a conversation that the server keeps."""
+    continued_as: tuple[str, ...] = ()
+    """Ids by which later requests name the reply in this way."""
     vocab_size: int | None = None
     model: str | None = None
     sampling_temperature: float | None = None
@@ -320,7 +324,7 @@ class SegmentBuilder:
         at, turn = self._answered_by(message), max(self.n_turns - 1, 0)
         if at is not None:
             del self._open_by_id[self._open.pop(at)][at]
-            status = CallStatus.ERROR if message.is_error is True else CallStatus.of(text)
+            status = CallStatus.of(text, _stated_failure(message))
             answered = replace(self.calls[at], result=text, status=status, duration_s=message.duration_s)
             self.calls[at], turn = answered, answered.turn
         self.n_unclaimed += at is None
@@ -349,6 +353,13 @@ class SegmentBuilder:
         # A late result may follow a user message; turns never fall.
         turn = max(turn, self.segments[-1].turn) if self.segments else turn
         self.segments.append(Segment(kind=kind, start=self.n_tokens, stop=self.n_tokens, turn=turn, text=text))
+
+
+def _stated_failure(message: Message) -> bool | None:
+    """Whether a tool failed, as the message with its result states it; None where it does not."""
+    if isinstance(message.is_error, bool):
+        return message.is_error
+    return {"error": True, "success": False}.get(message.status) if isinstance(message.status, str) else None
 
 
 def _argument_text(arguments: Any) -> str:

@@ -60,6 +60,8 @@ IMPORTERS: Final[Registry[Importer]] = Registry("trace format")
 
 GRADES: Final = ("outcome", "score", "reward")
 """Names under which logs state a grade, the most certain first."""
+TOOL_KINDS: Final = "tool_kinds"
+"""Metadata key: what the log's tool definitions say of each tool, as JSON; see `tool_kinds`."""
 UNFIT_OUTCOME: Final = "score_outside_0_1"
 """Metadata key: a grade outside [0, 1], which is no outcome."""
 NOT_JSON: Final = "not valid JSON"
@@ -208,6 +210,24 @@ def unfit_outcome(value: Any) -> dict[str, Scalar]:
     """Metadata that keeps a grade which is a number, but none in [0, 1]; else nothing."""
     number = finite(value)
     return {UNFIT_OUTCOME: number} if number is not None and outcome_of(number) is None else {}
+
+
+def tool_kinds(definitions: Any) -> dict[str, Scalar]:
+    """Metadata of tool definitions with MCP annotations (`readOnlyHint`, `idempotentHint`), as requests list them.
+
+    A tool that is read-only and idempotent is a "read", one that is only read-only a "poll" (its answer may change by
+    itself), any other with a hint a "write". Empty without annotations.
+    """
+    found: dict[str, str] = {}
+    for definition in msgspec.to_builtins(definitions) if isinstance(definitions, list) else ():
+        inner = definition.get("function") if isinstance(definition, Mapping) else None
+        levels = [level for level in (definition, inner) if isinstance(level, Mapping)]
+        name = next((level["name"] for level in levels if isinstance(level.get("name"), str)), None)
+        hints = next((h for level in levels if isinstance(h := level.get("annotations"), Mapping)), {})
+        if name is not None and isinstance(hints.get("readOnlyHint"), bool):
+            is_read = hints.get("idempotentHint") is True
+            found[name] = ("read" if is_read else "poll") if hints["readOnlyHint"] else "write"
+    return {TOOL_KINDS: json.dumps(found, sort_keys=True)} if found else {}
 
 
 def golden_answers(value: Any) -> tuple[str, ...]:

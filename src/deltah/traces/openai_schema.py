@@ -149,6 +149,8 @@ class Message(msgspec.Struct):
     """What other protocols call `content`."""
     is_error: Any = None
     """Whether the tool failed, as Anthropic's results say it; None where only the text can."""
+    status: Any = None
+    """The same as LangChain says it: "error" or "success"."""
 
 
 class DeltaToolCall(_Call):
@@ -186,6 +188,22 @@ class Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
+class ToolFunction(msgspec.Struct):
+    """Name and annotations of a tool; its schema is not read."""
+
+    name: Any = None
+    annotations: Any = None
+
+
+class ToolDefinition(ToolFunction):
+    """One of a request's tools, as OpenAI nests it or as MCP lists it."""
+
+    function: ToolFunction | list[Any] | str | int | float | bool | None = None
+
+
+ToolList: TypeAlias = list[ToolDefinition | list[Any] | str | int | float | bool | None] | dict[str, Any] | str | None
+
+
 class Request(msgspec.Struct):
     """Body of the request; the batch API wraps it in `body`."""
 
@@ -199,6 +217,7 @@ class Request(msgspec.Struct):
     temperature: float | None = None
     top_logprobs: int | None = None
     metadata: Any = None
+    tools: ToolList = None
     body: Request | None = None
 
 
@@ -254,6 +273,7 @@ class ChatLine(msgspec.Struct):
     outcome: Any = None
     reward: Any = None
     metadata: dict[str, Any] | None = None
+    tools: ToolList = None
 
 
 def block_tokens(block: Block) -> list[TokenLogprob]:

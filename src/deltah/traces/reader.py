@@ -22,7 +22,7 @@ from deltah.traces.conversation import ApiCall, Conversation, to_trajectory
 from deltah.traces.files import STDIN, Line, Position, Source, expand, is_table, opened, reads_once, records
 from deltah.traces.importers.openai_chat import read_call
 from deltah.traces.importing import IMPORTERS, NOT_JSON, Imported, RecordContext, detect, import_record
-from deltah.traces.joining import Joiner
+from deltah.traces.joining import JoinCounts, Joiner
 from deltah.traces.parquet import holds_traces, read_parquet
 from deltah.traces.spans import SpanBuffer
 from deltah.traces.streams import ChunkBuffer
@@ -70,7 +70,7 @@ class ReadOptions:
 
 
 @dataclass(eq=False)
-class ReadCounts:
+class ReadCounts(JoinCounts):
     """What was met beside the trajectories; `MAX_KEPT_PROBLEMS` problems are kept in full, all are counted."""
 
     n_read: int = 0
@@ -79,10 +79,6 @@ class ReadCounts:
     number: int = 0
     """Of the file among those that are read one by one."""
     n_problems: int = 0
-    n_unjoined: int = 0
-    """API calls whose history holds an assistant's turn that the log does not."""
-    n_branches: int = 0
-    """Retries and forks that were not continued, each a trajectory of its own."""
     skipped: list[str] = field(default_factory=list)
     """Files of a folder or pattern that hold no traces."""
     problems: list[ReadProblem] = field(default_factory=list)
@@ -91,8 +87,7 @@ class ReadCounts:
         """Add what was met in another file."""
         self.n_read += other.n_read
         self.n_problems += other.n_problems
-        self.n_unjoined += other.n_unjoined
-        self.n_branches += other.n_branches
+        self.add_joins(other)
         self.skipped += other.skipped
         self.problems += other.problems[: MAX_KEPT_PROBLEMS - len(self.problems)]
 
@@ -240,8 +235,8 @@ def read_traces(
         skip: Fields of `deltah.traces.parquet.OPTIONAL` that the caller does not need: Parquet is then read faster.
 
     Returns:
-        An iterable of `Trajectory` that carries `.problems`, `.n_problems`, `.n_read`, `.n_unjoined`, `.n_branches` and
-        `.skipped`.
+        An iterable of `Trajectory` that carries `.problems`, `.n_problems`, `.n_read`, `.n_unjoined`,
+        `.n_weakly_joined`, `.weakly_joined`, `.n_branches` and `.skipped`.
 
     Raises:
         DataError: if a file does not exist or may not be read, or a folder holds none; later, from the iteration, if
@@ -298,8 +293,7 @@ class Reading:
         yield from chain.from_iterable(map(self._join, self._spans.finish() if self._spans else ()))
         if self._joiner is not None:
             yield from self._build(self._joiner.finish())
-            self.counts.n_unjoined += self._joiner.n_unjoined
-            self.counts.n_branches += self._joiner.n_branches
+            self.counts.add_joins(self._joiner)
 
     def _table(self, source: Source) -> Iterator[Trajectory]:
         def report(row: int, reason: str) -> None:

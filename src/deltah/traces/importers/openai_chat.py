@@ -27,6 +27,7 @@ from deltah.traces.importing import (
     outcome_of,
     scalars,
     seconds,
+    tool_kinds,
     unfit_outcome,
 )
 from deltah.traces.logprobs import NO_TOKENS, after_text, pack
@@ -215,6 +216,8 @@ def _metadata(log: ChatLine, temperature: float | None, response: Response | Non
     if log.logprobs_mode is not None:
         extra["logprobs_mode"] = log.logprobs_mode
     n_choices = len(response.choices or []) if response is not None else 1
+    tools = log.tools if (request := _request(log)) is None or request.tools is None else request.tools
+    extra |= tool_kinds(tools)
     return extra | unfit_outcome(_grade(log)) | ({"n_choices": n_choices} if n_choices > 1 else {})
 
 

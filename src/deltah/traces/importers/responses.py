@@ -6,6 +6,7 @@ compactions). Mapping: docs/formats/responses.md.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -58,6 +59,7 @@ class Line(ChatLine):
 
     request: Params | None = None
     response: Body | list[Event] | str | None = None  # type: ignore[assignment]
+    type: str | None = None
     input: Any = None
     output: list[dict[str, Any]] | None = None
     status: str | None = None
@@ -66,17 +68,23 @@ class Line(ChatLine):
 
 
 _EVENT: Final = msgspec.json.Decoder(Event)
+_EVENT_LINE: Final = re.compile(rb'\s*\{[^{}[\]]*"type"\s*:\s*"response\.')
+_HOLDS: Final = holds(
+    "response.output", "response.body.output", "response.response", "output.type", "incomplete_details"
+)
 
 
 @IMPORTERS.register(
     "responses",
     meaning="OpenAI Responses, with log-probabilities where they were asked for",
-    fields=(("response", "output", "incomplete_details"),),
-    sign=holds("response.output", "response.body.output", "response.response", "output.type", "incomplete_details"),
+    fields=(("response", "output", "incomplete_details", "sequence_number"),),
+    sign=lambda data: _EVENT_LINE.match(data) or _HOLDS(data),
     schema=Line,
 )
-def read(line: Line, context: RecordContext) -> ApiCall:
-    """Read one exchange."""
+def read(line: Line, context: RecordContext) -> ApiCall | tuple[()]:
+    """Read one exchange; of a stream whose events are lines, the last one, which holds all."""
+    if line.type is not None and line.type.startswith("response.") and line.type not in _ENDS:
+        return ()
     asked = (line.request and (line.request.body or line.request)) or Params(input=line.input)
     answered = _whole(line)
     if answered.error is not None or answered.status == "failed":
@@ -87,13 +95,9 @@ def read(line: Line, context: RecordContext) -> ApiCall:
         raise DataError(
             "field response.output: no message, reasoning or call of the model; there is nothing to measure"
         )
-    request = Request(
-        messages=[*history_of(asked), *said[:last]],
-        model=asked.model,
-        temperature=answered.temperature if asked.temperature is None else asked.temperature,
-        top_logprobs=asked.top_logprobs,
-        metadata=asked.metadata,
-    )
+    temperature = answered.temperature if asked.temperature is None else asked.temperature
+    messages = [*history_of(asked), *said[:last]]
+    request = msgspec.structs.replace(asked, messages=messages, temperature=temperature, body=None)
     response = Response(
         id=answered.id,
         choices=[Choice(message=said[last], finish_reason=_finish_reason(answered))],
@@ -101,9 +105,17 @@ def read(line: Line, context: RecordContext) -> ApiCall:
         error=answered.error,
         usage=_usage(answered.usage),
     )
-    session = line.conversation_id or _id(answered.conversation) or _id(asked.conversation)
-    chat = msgspec.structs.replace(line, request=request, response=response, conversation_id=session)
-    return replace(read_call(chat, context.where), after=tuple(map(LoggedMessage, said[last + 1 :])))
+    kept = _id(answered.conversation) or _id(asked.conversation)
+    session = line.conversation_id or kept
+    call = read_call(
+        msgspec.structs.replace(line, request=request, response=response, conversation_id=session), context.where
+    )
+    facts = replace(
+        call.facts,
+        continues=asked.previous_response_id or kept,
+        continued_as=tuple(filter(None, (answered.id, kept))),
+    )
+    return replace(call, facts=facts, after=tuple(map(LoggedMessage, said[last + 1 :])))
 
 
 def messages_of(items: Any) -> list[Message]:
