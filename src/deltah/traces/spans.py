@@ -70,7 +70,7 @@ class Span:
     def __post_init__(self) -> None:
         for name in ("parent", "error", "call_id", "session", "model"):
             value = getattr(self, name)
-            setattr(self, name, None if value in (None, "") else str(value))
+            setattr(self, name, str(value) if isinstance(value, str | int | float) and value != "" else None)
         self.kind, self.name = _KINDS.get(str(self.kind).lower(), self.kind), str(self.name or "")
         self.started_at, self.ended_at = _moment(self.started_at), _moment(self.ended_at)
         self.temperature, self.cost = _number(self.temperature), _number(self.cost)
@@ -290,7 +290,7 @@ def _timeline(models: Sequence[Span], tools: Sequence[Span], whole: Facts, where
     said, metadata = to_messages(models[0].input) if models else [], dict(whole.metadata)
     for message, runs in turns:
         by_id = [(run.call_id or run.id, run) for run in runs]
-        calls = [MessageToolCall(id, FunctionCall(run.name, run.input)) for id, run in by_id]
+        calls = [MessageToolCall(FunctionCall(run.name, run.input), id) for id, run in by_id]
         said.append(msgspec.structs.replace(message, tool_calls=calls or None))
         said += [_result(run, id) for id, run in by_id]
         metadata |= {f"{SPAN_OF}{id}": f"{run.trace}/{run.id}" for id, run in by_id}
