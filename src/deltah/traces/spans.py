@@ -68,9 +68,10 @@ class Span:
     """Of the trace, by name; the only one in [0, 1] is its outcome."""
 
     def __post_init__(self) -> None:
-        for name in ("parent", "error", "call_id", "session", "model"):
+        for name in ("parent", "call_id", "session", "model"):
             value = getattr(self, name)
             setattr(self, name, str(value) if isinstance(value, str | int | float) and value != "" else None)
+        self.error = None if self.error is None else str(self.error)
         self.kind, self.name = _KINDS.get(str(self.kind).lower(), self.kind), str(self.name or "")
         self.started_at, self.ended_at = _moment(self.started_at), _moment(self.ended_at)
         self.temperature, self.cost = _number(self.temperature), _number(self.cost)
