@@ -211,6 +211,8 @@ def test_another_question_contradicts_what_a_turn_says(tmp_path: Path, session: 
     found, reader = read(tmp_path / "log", [one[0], one[1], *more, other[1]])
     assert [t.metadata.get("n_requests", 1) for t in found] == [2, 1, 1]
     assert reader.n_unjoined == 1
+    found, reader = read(tmp_path / "log", [one[0], one[1], other[1]])
+    assert (len(found), reader.n_unjoined, reader.n_branches) == (2, 1, 0)
 
 
 def test_another_text_in_the_same_place_contradicts(tmp_path: Path) -> None:
