@@ -180,12 +180,17 @@ def _runs(kinds: Sequence[SegmentKind], breaks: frozenset[int]) -> Iterator[Span
 
 def calls_of(message: Message, sampled: str) -> list[FunctionCall]:
     """Calls of an assistant's message: those that the server parsed, else those that its text spells."""
-    calls = [call.function or FunctionCall() for call in message.tool_calls or []]
+    calls = [call.function for call in message.tool_calls or []]
     if not calls and message.function_call is not None:
         calls = [message.function_call]
+    if any(call.parameters is not None for call in calls):
+        calls = [FunctionCall(call.name, call.arguments or call.parameters) for call in calls]
     if calls and all(call.name for call in calls):
         return calls
-    written = written_calls(sampled) or written_calls(message_text(message.content))
+    content = message_text(message.content)
+    spelled = written_calls(sampled) or written_calls(content)
+    # Some models call tools while they think, and say nothing.
+    written = spelled or ([] if content.strip() else written_calls(message.reasoning_content or ""))
     return written if not calls or len(written) == len(calls) else calls
 
 

@@ -263,7 +263,7 @@ class SegmentBuilder:
                 break
             if before := text[position : block.start()].strip():
                 self._add_text(SegmentKind.PROMPT, self.n_turns, before)
-            self._add_result(Message("tool", content=block[1], name=name_in(block[1])))
+            self._add_result(Message("tool", content=block["text"], name=name_in(block["text"])))
             position = block.end()
         if not position or text[position:].strip():
             self._add_text(SegmentKind.PROMPT, self.n_turns, text[position:].strip() if position else text)

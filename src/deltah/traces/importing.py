@@ -28,7 +28,7 @@ from deltah.core.types import Scalar, Trajectory
 from deltah.errors import DataError, InvalidValueError
 from deltah.traces.conversation import ApiCall, LoggedChunk
 from deltah.traces.files import Position
-from deltah.traces.openai_schema import UNKNOWN_FIELD, to_schema
+from deltah.traces.openai_schema import to_schema
 from deltah.traces.unread import unread_format
 
 if TYPE_CHECKING:
@@ -181,11 +181,8 @@ def decode_line(line: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     try:
         try:
             return decoder.decode(line)
-        except msgspec.ValidationError as error:
-            if UNKNOWN_FIELD not in str(error):
-                raise
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            pass
+        except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError):
+            pass  # messages are mended, and what is not JSON is read once more
         return to_schema(replace_surrogates(json.loads(line.decode("utf-8", errors="replace"))), decoder.type)
     except msgspec.ValidationError as error:
         raise DataError(_field_message(error)) from error

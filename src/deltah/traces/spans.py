@@ -68,6 +68,11 @@ class Span:
     metadata: dict[str, Scalar] = field(default_factory=dict)
     """Of the trace."""
 
+    def __post_init__(self) -> None:
+        for name in ("call_id", "session", "model"):
+            if not isinstance(getattr(self, name), str):
+                setattr(self, name, None)
+
 
 @dataclass(slots=True)
 class Trace:
@@ -281,7 +286,7 @@ def _timeline(models: Sequence[Span], tools: Sequence[Span], trace: Span, where:
     metadata = dict(trace.metadata)
     for message, runs in turns:
         ids = [run.call_id or run.id for run in runs]
-        calls = [MessageToolCall(i, FunctionCall(r.name, r.input)) for i, r in zip(ids, runs, strict=True)]
+        calls = [MessageToolCall(FunctionCall(r.name, r.input), i) for i, r in zip(ids, runs, strict=True)]
         said.append(msgspec.structs.replace(message, tool_calls=calls or None))
         said += [_result(run, id) for id, run in zip(ids, runs, strict=True)]
         metadata |= {f"{SPAN_OF}{id}": f"{run.trace}/{run.id}" for id, run in zip(ids, runs, strict=True)}

@@ -104,6 +104,11 @@ class History:
         return current if message.role in self._passed_over else hash((current, verbatim(message)))
 
     @cached_property
+    def said_by_turns(self) -> frozenset[int]:
+        """What was said up to each of the assistant's turns."""
+        return frozenset(self.said[i] for i in self.turns)
+
+    @cached_property
     def trails(self) -> list[Trail]:
         """Entry i leads up to message i."""
         return list(accumulate(self.messages, Trail.after, initial=Trail()))

@@ -19,9 +19,12 @@ from deltah.traces.importing import IMPORTERS, RecordContext, decode_line
 from deltah.traces.openai_schema import ChatLine, Choice, Message, Response, to_schema
 
 _SIGN: Final = re.compile(
+    # A response in OpenAI's shape has messages with parts of any kind.
+    rb'(?!.*?"choices"\s*:\s*\[\s*\{\s*"(?:index|delta|message|finish_reason|logprobs)").*?(?:'
     rb'"type"\s*:\s*"(?:(?:server_|mcp_)?tool_use|(?:\w+_)?tool_result|thinking|redacted_thinking|message_start)"'
     rb'|"stop_reason"\s*:\s*"(?:end_turn|tool_use|max_tokens|stop_sequence|pause_turn|refusal)"'
-    rb'|\\"type\\"\s*:\s*\\"message_start\\"'
+    rb'|\\"type\\"\s*:\s*\\"message_start\\")',
+    re.DOTALL,
 )
 _ANY: Final = msgspec.json.Decoder(Any)
 
@@ -49,7 +52,7 @@ class Event(msgspec.Struct):
     "anthropic",
     meaning="Log of Anthropic's Messages API",
     fields=(("messages", "request", "response", "result", "content"),),
-    sign=_SIGN.search,
+    sign=_SIGN.match,
 )
 def read(record: dict[str, Any], context: RecordContext) -> Trajectory | ApiCall | LoggedChunk:
     """Read one line: a conversation, or an API call of one."""

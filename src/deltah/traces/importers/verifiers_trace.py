@@ -25,6 +25,7 @@ from deltah.traces.importing import (
     golden_answers,
     outcome_of,
     scalars,
+    tool_kinds,
     unfit_outcome,
 )
 from deltah.traces.logprobs import NO_TOKENS, PackedTokens, pack
@@ -93,6 +94,7 @@ class Trace(msgspec.Struct):
     id: str | None = None
     task: Any = None
     agent: Any = None
+    tools: Any = None
     rewards: dict[str, Any] | None = None
     metrics: dict[str, Any] | None = None
     stop_condition: Any = None
@@ -244,6 +246,7 @@ def _facts(trace: Trace, episode: Record, path: Sequence[int]) -> Facts:
         metadata=_metadata(trace, episode)
         | unfit_outcome(reward)
         | _advantage(trace.nodes, path)
+        | tool_kinds(trace.tools)
         | ({COST: math.fsum(costs)} if costs else {}),
     )
 
