@@ -272,6 +272,26 @@ def test_each_habit_alone(habit: str) -> None:
         check(seed, habit)
 
 
+def test_lost_lines_never_mix_conversations() -> None:
+    """A quarter of the API calls is not in the log; every other is in one trajectory, with calls of its talk alone."""
+    for seed in range(100):
+        rng = random.Random(seed)
+        maker, session, field = Maker(rng), rng.choice(SESSIONS), rng.choice(FIELDS)
+        kept = []
+        for number in range(4):
+            dialect, habits = rng.choice((None, *DIALECTS)), frozenset(rng.sample(HABITS, rng.choice((0, 1, 3))))
+            talk = maker.talk(number, f"Where is {number}?", habits, "none" if dialect else rng.choice(IDS), dialect)
+            for i, one in enumerate(lines_of(talk, session, field, rng)):
+                one["metadata"] = one.get("metadata", {}) | {f"talk {number}": True}
+                kept += [(i + rng.random(), one)] * (rng.random() < 0.75)
+        joiner = Joiner()
+        for _, one in sorted(kept, key=lambda entry: entry[0]):
+            joiner.add(import_as("openai", json.dumps(one).encode()))
+        facts = [one.facts.metadata for one in joiner.finish()]
+        assert sum(one.get("n_requests", 1) for one in facts) == len(kept)
+        assert all(sum(key.startswith("talk ") for key in one) == 1 for one in facts), (seed, session, facts)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(min_value=1000))
 def test_any_mix_of_habits(seed: int) -> None:

@@ -1,7 +1,7 @@
 """Importer for OpenAI-style chat logs with logprobs, of vLLM, SGLang, llama.cpp and compatible servers.
 
 A line is a conversation (`messages`), an API call (`request` with `response`, or a bare response), or one chunk of a
-streamed response; `deltah.traces.joining` joins the last two. docs/formats.md states the mapping of every field.
+streamed response; `deltah.traces.joining` joins the last two. docs/formats/openai.md states the mapping of every field.
 """
 
 from __future__ import annotations
