@@ -170,6 +170,14 @@ def test_more_spellings_of_calls_in_the_content(content: str, name: str) -> None
     assert (found.name, json.loads(found.arguments)["at"], found.result) == (name, "Velm", "low")
 
 
+def test_json_in_prose_is_a_call_where_a_result_follows() -> None:
+    said = assistant(None, content='Let me see.\n{"name": "tide", "parameters": {"at": "Velm"}}')
+    [found] = read(said, {"role": "ipython", "content": "low"}).calls
+    assert (found.name, found.result) == ("tide", "low")
+    assert not read(said).calls
+    assert not read(assistant(None, content='A {"name": "tide"}'), {"role": "tool", "content": "low"}).calls
+
+
 def test_json_that_is_an_answer_is_no_call() -> None:
     assert not read(assistant(None, content='{"name": "Velm", "height": 3}')).calls
     assert not read(assistant(None, content='{"name": "Velm", "arguments": {}, "height": 3}')).calls
