@@ -57,15 +57,22 @@ _RESULT = re.compile(rb'\{\s*"schema_version": ?\d+,\s*"(?:title|level)":')
 """How the JSON of a report or a study begins, as no record of traces does."""
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file under a temporary name and rename it into place."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name to write a file under, which then takes the place of `path`; folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file under a temporary name and rename it into place."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def nan_to_none(value: Any) -> Any:

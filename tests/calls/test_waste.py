@@ -223,8 +223,8 @@ def test_a_wrong_declaration_is_one_clear_error(text: str | None, said: str, tmp
     assert said in str(caught.value)
 
 
-def logged(n: int, *, changes: bool = False, echo: bool = False) -> list[Trajectory]:
-    """Trajectories of the same 25 questions to one tool; `echo` says no more than the question."""
+def logged(n: int, *, changes: bool = False, echo: bool = False, questions: int = 99) -> list[Trajectory]:
+    """Trajectories with the same 25 calls and a repeat of one; answers that `echo` say no more than the call."""
     rows = []
     for i in range(n):
         calls = []
@@ -234,15 +234,16 @@ def logged(n: int, *, changes: bool = False, echo: bool = False) -> list[Traject
             calls.append(Call("probe_shelf", {"item": f"item{k}"}, answer))
         t = written(*calls, calls[0])
         fields = {name: getattr(t, name) for name in t.__dataclass_fields__}
-        rows.append(Trajectory(**fields | {"id": f"t{i}"}))
+        rows.append(Trajectory(**fields | {"id": f"t{i}", "question": f"What of shelf {i % questions}?"}))
     return rows
 
 
 @pytest.mark.parametrize(
     ("n", "options", "kind", "level"),
     [
-        (10, {}, "read", "likely"),  # 10 x 26 - 25 = 235 repeats of 25 calls in 10 trajectories
-        (9, {}, "unknown", "hint"),  # too few trajectories
+        (10, {}, "read", "likely"),  # 10 x 26 - 25 = 235 repeats of 25 calls for 10 questions
+        (9, {}, "unknown", "hint"),  # too few questions
+        (40, {"questions": 9}, "unknown", "hint"),
         (10, {"changes": True}, "unknown", "hint"),
         (10, {"echo": True}, "unknown", "hint"),  # it may as well store the item again
     ],

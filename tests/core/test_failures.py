@@ -12,6 +12,12 @@ from deltah.core.failures import is_error, is_transient, success_text
 from deltah.core.types import CallStatus
 
 FAILED = [
+    "net::ERR_NAME_NOT_RESOLVED at page",
+    "Tool call error: no route",
+    "I/O error: the disk is full",
+    "Sorry, an error occurred.",
+    "The request was aborted",
+    '{"is_error": 1, "text": "no"}',
     "error: x",
     "Error: 404",
     " ERROR calling search: timeout",

@@ -118,7 +118,12 @@ TOOLS: Final = (
     Column("tool", "VARCHAR", "Name of the tool"),
     Column("calls", "BIGINT", "Its calls", "calls"),
     Column("trajectories", "BIGINT", "Trajectories that call it", "trajectories"),
-    Column("repeats", "BIGINT", "Calls with a result that equal an earlier one, in any trajectory", "calls"),
+    Column(
+        "repeats",
+        "BIGINT",
+        "Calls that equal an earlier one, in any trajectory; copies of a conversation count once",
+        "calls",
+    ),
     Column("repeated", "BIGINT", "Different calls that were made more than once", "calls"),
     Column("changed", "BIGINT", "Those of them that gave different results", "calls"),
     Column("kind", "VARCHAR", "read, poll, write or unknown"),

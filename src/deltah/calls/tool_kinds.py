@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 MIN_REPEATS: Final = 100
 """Repeats without another result from which a tool is measured repeatable: fewer than 3 % then change (95 %)."""
 MIN_REPEATED: Final = 20
-"""Different calls among them, each met in two trajectories or more, and different results."""
-MIN_TRAJECTORIES: Final = 10
-"""Trajectories among them."""
+"""Different calls among them, each met in two questions or more, and different results."""
+MIN_QUESTIONS: Final = 10
+"""Questions of the trajectories that call the tool. A log may hold a conversation twice; that is no repeat."""
 
 
 class ToolKind(StrEnum):
@@ -152,8 +152,8 @@ _TOOLS: Final = f"""
     WITH said AS (SELECT unnest($names::VARCHAR[]) AS tool, unnest($kinds::VARCHAR[]) AS kind,
         unnest($sources::VARCHAR[]) AS kind_from),
     same AS (
-        SELECT tool, call_hash, count(*) AS n, count(DISTINCT key) AS met, count(DISTINCT result_hash) AS results,
-            any_value(news_hash) AS news
+        SELECT tool, call_hash, count(DISTINCT hash(cluster, index)) AS n, count(DISTINCT cluster) AS met,
+            count(DISTINCT result_hash) AS results, any_value(news_hash) AS news
         FROM calls WHERE result_hash IS NOT NULL GROUP BY tool, call_hash
     ),
     measured AS (
@@ -162,12 +162,15 @@ _TOOLS: Final = f"""
             count(DISTINCT news) FILTER (met > 1) AS answers
         FROM same GROUP BY tool
     ),
-    counted AS (SELECT tool, count(*) AS calls, count(DISTINCT key) AS trajectories FROM calls GROUP BY tool),
+    counted AS (
+        SELECT tool, count(*) AS calls, count(DISTINCT key) AS trajectories, count(DISTINCT cluster) AS questions
+        FROM calls GROUP BY tool
+    ),
     joined AS (
         SELECT tool, kind, kind_from, calls, trajectories, coalesce(repeats, 0) AS repeats,
             coalesce(repeated, 0) AS repeated, coalesce(changed, 0) AS changed,
             changed = 0 AND repeats >= {MIN_REPEATS} AND apart >= {MIN_REPEATED} AND answers >= {MIN_REPEATED}
-                AND trajectories >= {MIN_TRAJECTORIES} AS repeatable
+                AND questions >= {MIN_QUESTIONS} AS repeatable
         FROM counted LEFT JOIN measured USING (tool) LEFT JOIN said USING (tool)
     )
     SELECT * EXCLUDE (kind, kind_from, repeatable),

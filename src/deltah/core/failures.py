@@ -73,15 +73,16 @@ def _beginning(*forms: str) -> re.Pattern[str]:
 
 _OPENING: Final = _beginning(
     r"(?:(?:tool|api|server|network|system|runtime|fatal|syntax|validation|execution|http|client|request|database|"
-    r"internal|unexpected|unknown|command|mcp|function|status:) )*error\b"
+    r"internal|unexpected|unknown|command|mcp|function|call|i/o|status:) )*error\b"
     r"(?! (?:handl|correct|track|budget|log|boundar|detect|analy)\w*)"
     r"(?! (?:codes|messages|types|rates?|bars?|terms?|margins?)\b)"
     r"(?:[\])]|\s*\Z|[^\S\n]*\n|\s*[-–—!]|[^\n:]{0,80}:| \(?\d| (?:occurred|while|executing|calling|running)\b)",
-    r"(?:an?|the|some) (?:[a-z]+ ){0,2}(?:error|exception) (?:has )?occurred"
+    r"(?:sorry, )?(?:an?|the|some) (?:[a-z]+ ){0,2}(?:error|exception) (?:has )?occurred"
     r"(?:\s*\Z|\s?[.:!,(]| (?:while|when|during|processing|executing|trying)\b)",
     rf"(?:uncaught |unhandled )?{_EXCEPTION}(?::\s|\s*\Z|[^\S\n]*\n)",
     r"(?:uncaught|unhandled) (?:exception|promise rejection)\b|exception\s*:",
-    r"(?-i:panic: )|thread '[^'\n]*' (?:\(\d+\) )?panicked |fatal: |segmentation fault\b|npm err! |ERR ",
+    r"(?-i:panic: )|thread '[^'\n]*' (?:\(\d+\) )?panicked |fatal: |segmentation fault\b",
+    r"npm err! |ERR |(?:net::)?ERR_[A-Z]",
     r"(?:Errno|WinError) -?\d+\]|(?:\w+\.){1,9}(?:errors|exceptions)\.\w+: |<?(?-i:tool_use_error|error)>",
 )
 """How a failure of any length begins. The words after "error" that are left out name a subject: error handling."""
@@ -96,7 +97,7 @@ _MESSAGE: Final = _beginning(
     r"connection (?:to \S+ )?(?:was )?(?:refused|reset|failed|error|aborted|closed|lost)\b",
     r"(?:could not|couldn't|cannot|can not|can't|unable to) (?:connect|open|read|write|access|resolve|reach|load|parse|"
     r"fetch|execute|process|complete|establish|authenticate|perform|retrieve|call|decode|import|be \w+ed)\b",
-    r"something went wrong\b|(?:the )?operation (?:was )?(?:cancell?ed|aborted)\b",
+    r"something went wrong\b|(?:the )?(?:operation|request) (?:was )?(?:cancell?ed|aborted)\b",
     r"(?:the )?(?:service|server) (?:is )?(?:temporarily |currently )?(?:unavailable|overloaded|down)\b",
     r"(?:invalid|missing|unknown|unsupported|malformed|unrecogni[sz]ed|no such) (?:or \w+ )?(?:required |input )?"
     r"(?:arguments?|parameters?|inputs?|tool|function|method|request|json|api[ -]?key|token|field|command|option|"
@@ -228,8 +229,8 @@ def _stated(fields: dict[str, Any]) -> bool | None:
     """What a truth value or an exit code says."""
     for names, failed in ((_FLAGS, True), (_SUCCESS, False)):
         for value in map(fields.get, names):
-            if isinstance(value, bool) or value in ("true", "false"):
-                return (value in (True, "true")) is failed
+            if isinstance(value, bool) or value in ("true", "false") or (failed and value in (0, 1)):
+                return (value in (1, "true")) is failed
     codes = (value for value in map(fields.get, _EXIT) if isinstance(value, int) and not isinstance(value, bool))
     return next((code != 0 for code in codes), None)
 

@@ -16,7 +16,6 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -80,15 +79,14 @@ def recognise(data: bytes) -> Entry[Importer] | None:
         names = frozenset(_decoder(dict[str, msgspec.Raw]).decode(data))  # values are skipped, not decoded
     except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         names = frozenset(decode_line(data, _decoder(dict[str, object])))  # the lenient decoder cannot fill `Raw`
-    found, most = None, -1
+    best, most = None, -1
     for entry in IMPORTERS.values():
         fields = [(field,) if isinstance(field, str) else field for field in entry.options.get("fields", ())]
         sign = entry.options.get("sign")
-        # A sign is looked for last: it costs a pass over the record.
-        if fields and not any(map(names.isdisjoint, fields)) and (sign is None or sign(data)):
-            n_marks = sum(len(field) == 1 for field in fields) + (sign is not None)
-            found, most = (entry, n_marks) if n_marks > most else (found, most)
-    return found
+        n_marks = sum(len(field) == 1 for field in fields) + (sign is not None)
+        if fields and n_marks > most and not any(map(names.isdisjoint, fields)) and (sign is None or sign(data)):
+            best, most = entry, n_marks
+    return best
 
 
 def holds(*paths: str) -> Callable[[bytes], bool]:
@@ -99,32 +97,32 @@ def holds(*paths: str) -> Callable[[bytes], bool]:
     return lambda data: any(_leads(path.split("."), data) for path in paths)
 
 
-def _leads(names: Sequence[str], value: object) -> bool:
-    with suppress(ValueError, RecursionError):
-        if isinstance(value, bytes | msgspec.Raw):
-            try:
-                value = _decoder(dict[str, msgspec.Raw] | list[msgspec.Raw] | str).decode(value)
-            except (msgspec.DecodeError, UnicodeDecodeError):  # as in `decode_line`
-                value = json.loads(bytes(value).decode("utf-8", errors="replace"))  # type: ignore[call-overload]
-        if isinstance(value, str) and (event := _EVENT.search(value)):
-            return _leads(names, event[1].encode())
-        if isinstance(value, list):
-            return bool(value) and _leads(names, value[0])
-        found = isinstance(value, Mapping) and names[0] in value
-        return found and (len(names) == 1 or _leads(names[1:], value[names[0]]))  # type: ignore[index]
-    return False
+def _leads(names: Sequence[str], data: bytes | msgspec.Raw) -> bool:
+    try:
+        value = _decoder(dict[str, msgspec.Raw] | list[msgspec.Raw] | str).decode(data)
+    except msgspec.ValidationError:  # a number
+        return False
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _leads(names, msgspec.json.encode(decode_line(bytes(data), _decoder(Any))))
+    if isinstance(value, str):
+        event = _EVENT.search(value)
+        return event is not None and _leads(names, event[1].encode())
+    if isinstance(value, list):
+        return bool(value) and _leads(names, value[0])
+    return names[0] in value and (len(names) == 1 or _leads(names[1:], value[names[0]]))
 
 
 def detect(data: bytes) -> Entry[Importer]:
     """Format of one record; `DataError` for no known one, which names a format that is known and not read."""
+    reason = (
+        f"no known trace format; expected one of {', '.join(IMPORTERS)} (docs/formats.md), or a format that you name"
+    )
     try:
-        found = recognise(data)
+        if (found := recognise(data)) is not None:
+            return found
     except DataError as error:
-        raise DataError(unread_format(data) or str(error)) from error
-    if found is None:
-        known = f"expected one of {', '.join(IMPORTERS)} (docs/formats.md), or a format that you name"
-        raise DataError(unread_format(data) or f"no known trace format; {known}")
-    return found
+        reason = str(error)
+    raise DataError(unread_format(data) or reason)
 
 
 def import_record(entry: Entry[Importer], data: bytes, context: RecordContext) -> Imported:
@@ -226,8 +224,7 @@ def tool_kinds(definitions: Any) -> dict[str, Scalar]:
     """
     found: dict[str, str] = {}
     for definition in msgspec.to_builtins(definitions) if isinstance(definitions, list) else ():
-        inner = definition.get("function") if isinstance(definition, Mapping) else None
-        levels = [level for level in (definition, inner) if isinstance(level, Mapping)]
+        levels = [level for level in (definition, inside(definition, "function")) if isinstance(level, Mapping)]
         name = next((level["name"] for level in levels if isinstance(level.get("name"), str)), None)
         hints = next((h for level in levels if isinstance(h := level.get("annotations"), Mapping)), {})
         if name is not None and isinstance(hints.get("readOnlyHint"), bool):

@@ -6,7 +6,7 @@ Lost: entropies of calls, for which Ollama reports no log-probabilities; images.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -15,9 +15,6 @@ from deltah.traces.importers.openai_chat import read as read_chat
 from deltah.traces.importing import IMPORTERS, Imported, RecordContext, epoch_seconds, finite, holds, inside
 from deltah.traces.openai_schema import ChatLine
 from deltah.traces.parts import objects
-
-_RESPONSE: Final = ("message", "model", "created_at", "done", "done_reason", "logprobs", "error", "id")
-"""Fields of a response, which are no fields of the line that it is."""
 
 
 @IMPORTERS.register(
@@ -30,8 +27,7 @@ def read(record: dict[str, Any], context: RecordContext) -> Imported:
     if not any(isinstance(chunk.get("message"), Mapping) for chunk in chunks):
         raise DataError("field message: missing; expected a response of Ollama's /api/chat")
     if "response" not in record:
-        line = {name: value for name, value in record.items() if name not in _RESPONSE} | _chunk(record)
-        return read_chat(msgspec.convert(line, ChatLine), context)
+        return read_chat(msgspec.convert(record | {"response": _chunk(record)}, ChatLine), context)
     line = record | {"response": [*map(_chunk, chunks)]}
     if isinstance(request := record.get("request"), dict):
         messages = [
@@ -48,16 +44,13 @@ def read(record: dict[str, Any], context: RecordContext) -> Imported:
 
 def _chunk(chunk: Mapping[str, Any]) -> dict[str, Any]:
     """One chunk of a stream as an OpenAI-compatible server sends it; a whole response is a stream of one."""
-    functions = [inside(call, "function") for call in objects(inside(chunk, "message", "tool_calls"))]
+    said = chunk["message"] if isinstance(chunk.get("message"), Mapping) else {}
+    functions = [call.get("function") for call in objects(said.get("tool_calls"))]
     calls = [
         {"index": i, "function": {**f, "arguments": msgspec.json.encode(f.get("arguments")).decode()}}
         for i, f in enumerate(objects(functions))
     ]
-    delta = {
-        "content": inside(chunk, "message", "content"),
-        "reasoning_content": inside(chunk, "message", "thinking"),
-        "tool_calls": calls or None,
-    }
+    delta = {"content": said.get("content"), "reasoning_content": said.get("thinking"), "tool_calls": calls or None}
     ends = chunk.get("done", True) is not False
     choice = {
         "delta": delta,

@@ -39,6 +39,8 @@ from deltah.traces.streams import assemble, error_of, is_streamed
 
 T = TypeVar("T")
 _SESSION_FIELDS: Final = ("session_id", "conversation_id", "thread_id", "trace_id")
+_BARE: Final = ("choices", "model", "object", "error", "usage", "prompt_filter_results")
+"""Fields of a response or chunk that is a line of its own, beside its id."""
 _RESPONSE: Final = msgspec.json.Decoder(Response)
 
 
@@ -132,15 +134,7 @@ def events(text: str, decoder: msgspec.json.Decoder[T]) -> list[T]:
 
 
 def _bare_response(log: ChatLine) -> Response:
-    return Response(
-        id=_text(log.id),
-        choices=log.choices,
-        model=log.model,
-        object=log.object,
-        error=log.error,
-        usage=log.usage,
-        prompt_filter_results=log.prompt_filter_results,
-    )
+    return Response(id=_text(log.id), **{name: getattr(log, name) for name in _BARE})
 
 
 def _unlisted(response: Response, choice: Choice, n_listed: int) -> int:
@@ -255,8 +249,8 @@ def _logged_chunk(log: ChatLine) -> LoggedChunk | None:
     given = log.response
     if given is None and log.chunks is None and log.choices is not None:
         bare = _bare_response(log)
-        nothing = dict.fromkeys(("id", "object", "choices", "model", "error", "usage"))
-        return LoggedChunk(bare, msgspec.structs.replace(log, **nothing)) if is_streamed(bare) else None
+        envelope = msgspec.structs.replace(log, id=None, **dict.fromkeys(_BARE))
+        return LoggedChunk(bare, envelope) if is_streamed(bare) else None
     if not isinstance(given, Response) or log.chunks is not None:
         return None
     body, request = given.body or given, _request(log)

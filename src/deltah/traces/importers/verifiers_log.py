@@ -82,7 +82,7 @@ class ModelCall(msgspec.Struct):
 
 
 class Trace(msgspec.Struct):
-    """What one agent did."""
+    """A line: what one agent did, or an episode, which holds the traces of its agents."""
 
     nodes: list[Node] = []
     calls: list[ModelCall] = []
@@ -94,11 +94,6 @@ class Trace(msgspec.Struct):
     rewards: dict[str, Any] | None = None
     metrics: dict[str, Any] | None = None
     stop_condition: Any = None
-
-
-class Record(Trace):
-    """A line: an episode, which holds traces, or one trace."""
-
     traces: list[Trace] | None = None
     env: Any = None
     group: Any = None
@@ -126,9 +121,9 @@ _UPDATE: Final = msgspec.json.Decoder(Update)
     "verifiers",
     meaning="Trace of verifiers, or episode stream of prime-rl",
     fields=(("traces", "nodes"), ("task", "agent", "env", "run", "rewards")),
-    schema=Record,
+    schema=Trace,
 )
-def read(record: Record, context: RecordContext) -> tuple[Trajectory, ...]:
+def read(record: Trace, context: RecordContext) -> tuple[Trajectory, ...]:
     """Read one episode: each agent's trace, each path of its messages."""
     traces = [record] if record.traces is None else record.traces
     spoken = [trace for trace in traces if any(node.role == "assistant" for node in trace.nodes)]
@@ -137,15 +132,12 @@ def read(record: Record, context: RecordContext) -> tuple[Trajectory, ...]:
     return tuple(t for i, trace in enumerate(spoken) for t in _trajectories(trace, record, context, i))
 
 
-@IMPORTERS.register(
+IMPORTERS.register(
     "prime-rl-annotations",
     meaning="Annotation of prime-rl, read with the episode that it belongs to",
     fields=("trace_id", ("branches", "info")),
     schema=bytes,
-)
-def pass_over(_record: bytes, _context: RecordContext) -> tuple[Trajectory, ...]:
-    """Nothing of its own."""
-    return ()
+)(lambda _record, _context: ())
 
 
 class ResultRow(msgspec.Struct):
@@ -191,7 +183,7 @@ def _typed(messages: list[dict[str, Any]]) -> list[Message]:
     return to_messages(messages)
 
 
-def _trajectories(trace: Trace, episode: Record, context: RecordContext, number: int) -> Iterator[Trajectory]:
+def _trajectories(trace: Trace, episode: Trace, context: RecordContext, number: int) -> Iterator[Trajectory]:
     """The path with the most turns, then the others, in which what was told before is context."""
     if trace.version > TRACE_VERSION:
         raise DataError(
@@ -250,8 +242,9 @@ def _own(nodes: Sequence[Node], path: Sequence[int], told: set[int]) -> set[int]
 
 def _logged(node: Node, waited: float | None, texts: Mapping[int, bytes], *, context: bool) -> LoggedMessage:
     (message, *_) = to_messages(node.message)
-    ids = [id for id, drawn in zip(node.token_ids, node.mask, strict=True) if drawn and node.role == "assistant"]
-    tokens = pack(drawn_tokens(ids, texts, len(message.tool_calls or ()))) if ids else NO_TOKENS
+    ids = [id for id, drawn in zip(node.token_ids, node.mask, strict=True) if drawn]
+    is_said = bool(ids) and node.role == "assistant"
+    tokens = pack(drawn_tokens(ids, texts, len(message.tool_calls or ()))) if is_said else NO_TOKENS
     unseen = message_text(message.content) if HIDDEN in tokens.texts else ""
     thought = "\n".join(filter(None, (message.reasoning_content, unseen))) or None
     message = msgspec.structs.replace(message, reasoning_content=thought, duration_s=waited)
@@ -272,8 +265,9 @@ def _waiting_times(trace: Trace, path: Sequence[int]) -> dict[int, float]:
     return waited
 
 
-def _facts(trace: Trace, episode: Record, path: Sequence[int]) -> Facts:
-    calls = [call for call in trace.calls if call.node in set(path)]
+def _facts(trace: Trace, episode: Trace, path: Sequence[int]) -> Facts:
+    on_path = frozenset(path)
+    calls = [call for call in trace.calls if call.node in on_path]
     temperatures = {finite(inside(call.sampling, "temperature")) for call in calls}
     data = inside(trace.task if trace.task is not None else episode.task, "data")
     scored = [r if isinstance(r, Mapping) else {"score": r} for r in (trace.rewards or {}).values() if r is not None]
@@ -296,7 +290,7 @@ def _facts(trace: Trace, episode: Record, path: Sequence[int]) -> Facts:
     )
 
 
-def _metadata(trace: Trace, episode: Record, path: Sequence[int]) -> dict[str, Scalar]:
+def _metadata(trace: Trace, episode: Trace, path: Sequence[int]) -> dict[str, Scalar]:
     advantages = {value for n in path for value in trace.nodes[n].advantages or ()}
     known = {
         "episode": episode.id if episode.traces is not None else None,
@@ -322,18 +316,12 @@ def _measured(trajectory: Trajectory, entropy: FloatArray, temperature: float | 
     printed = entropy[np.isfinite(entropy) & (entropy != 0.0)]
     scaled = ((d, printed * 10.0**d) for d in range(1 if len(printed) >= _MANY_VALUES else _DECIMALS, _DECIMALS + 1))
     decimals = next((d for d, v in scaled if np.allclose(v, np.rint(v), rtol=1e-6, atol=1e-6)), None)
+    point = np.maximum(entropy if decimals is None else np.round(entropy, decimals), 0.0)
+    trajectory = replace(trajectory, entropy=point, estimator=Estimator.EXACT, temperature=temperature)
     if decimals is None:  # with all digits
-        exact = np.maximum(entropy, 0.0)
-        return replace(trajectory, entropy=exact, estimator=Estimator.EXACT, temperature=temperature)
-    point, half = np.maximum(np.round(entropy, decimals), 0.0), 0.5 * 10.0**-decimals
-    return replace(
-        trajectory,
-        entropy=point,
-        entropy_lower=np.maximum(point - half, 0.0),
-        entropy_upper=point + half,
-        estimator=Estimator.TOP_K,
-        temperature=temperature,
-    )
+        return trajectory
+    lower, upper = np.maximum(point - 0.5 * 10.0**-decimals, 0.0), point + 0.5 * 10.0**-decimals
+    return replace(trajectory, entropy_lower=lower, entropy_upper=upper, estimator=Estimator.TOP_K)
 
 
 def _entropies(trace: Trace, paths: Sequence[Sequence[int]], log: str) -> tuple[list[FloatArray], int]:
