@@ -267,7 +267,7 @@ class Reading:
         self._given = None if options.format is None else IMPORTERS.resolve(options.format)
         self._format = self._given  # of the record before
         self._chunks = ChunkBuffer()
-        self._joiner = Joiner() if options.join else None
+        self._joiner: Joiner | None = None
         self._spans: SpanBuffer | None = None
         self._end = Position("", 0)
 
@@ -355,7 +355,7 @@ class Reading:
                 self.counts.n_read += 1
                 self.counts.file = where.file
                 yield trajectory
-        elif self._alone and (not isinstance(record, ApiCall) or self._joiner is not None):
+        elif self._alone and (not isinstance(record, ApiCall) or self._options.join):
             self.needs_others = True
         elif isinstance(record, list):
             self._spans = self._spans or SpanBuffer(self._report)
@@ -367,7 +367,8 @@ class Reading:
             yield from self._join(read_call(stream.line(), stream.where))
 
     def _join(self, one: ApiCall | Conversation) -> Iterator[Trajectory]:
-        if isinstance(one, ApiCall) and self._joiner is not None:
+        if isinstance(one, ApiCall) and self._options.join:
+            self._joiner = self._joiner or Joiner()
             yield from self._build(self._joiner.add(one))
         else:
             yield from self._build([one.alone() if isinstance(one, ApiCall) else one])
