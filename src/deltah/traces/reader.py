@@ -75,7 +75,7 @@ class ReadCounts(JoinCounts):
 
     n_read: int = 0
     file: str = ""
-    """Of the trajectory that was read last; of one whose API calls several files hold, the first."""
+    """Of the trajectory read last, the first file that holds it."""
     number: int = 0
     """Of the file among those that are read one by one."""
     n_problems: int = 0
@@ -90,6 +90,12 @@ class ReadCounts(JoinCounts):
         self.add_joins(other)
         self.skipped += other.skipped
         self.problems += other.problems[: MAX_KEPT_PROBLEMS - len(self.problems)]
+
+    def add_joins(self, other: JoinCounts) -> None:
+        """Add what was met while API calls were joined."""
+        self.n_unjoined += other.n_unjoined
+        self.n_branches += other.n_branches
+        self.weakly_joined += other.weakly_joined
 
 
 class TraceReader(ReadCounts, Iterable[Trajectory]):
@@ -261,8 +267,7 @@ class Reading:
         on_error: Callable[[ReadProblem], None] | None = None,
         alone: bool = False,
     ) -> None:
-        self.counts = ReadCounts() if counts is None else counts
-        self.needs_others = False
+        self.counts, self.needs_others = counts or ReadCounts(), False
         self._options, self._on_error, self._alone = options, on_error, alone
         self._given = None if options.format is None else IMPORTERS.resolve(options.format)
         self._format = self._given  # of the record before
