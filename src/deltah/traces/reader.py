@@ -268,7 +268,7 @@ class Reading:
         self._format = self._given  # of the record before
         self._chunks = ChunkBuffer()
         self._joiner = Joiner() if options.join else None
-        self._spans = SpanBuffer(self._report)
+        self._spans: SpanBuffer | None = None
         self._end = Position("", 0)
 
     def file(self, source: Source) -> Iterator[Trajectory]:
@@ -290,7 +290,7 @@ class Reading:
                 self._report(self._end, str(error))
             else:
                 yield from self._join(call)
-        yield from chain.from_iterable(map(self._join, self._spans.finish()))
+        yield from chain.from_iterable(map(self._join, self._spans.finish() if self._spans else ()))
         if self._joiner is not None:
             yield from self._build(self._joiner.finish())
             self.counts.add_joins(self._joiner)
@@ -358,6 +358,7 @@ class Reading:
         elif self._alone and (not isinstance(record, ApiCall) or self._joiner is not None):
             self.needs_others = True
         elif isinstance(record, list):
+            self._spans = self._spans or SpanBuffer(self._report)
             for one in self._spans.add(record, where):
                 yield from self._join(one)
         elif isinstance(record, ApiCall):
