@@ -42,7 +42,7 @@ HEAVY = {"torch", "transformers", "trl", "accelerate", "datasets", "peft", "vllm
 MAX_FILE, MAX_FUNCTION, MEDIAN_FUNCTION = 400, 60, 8
 MAX_FILES, MAX_LINES = 150, 25_420
 """Of the whole package. Size is a feature: what a change adds, it takes away elsewhere."""
-MAX_PATH = 24
+MAX_PATH = 20
 """Files between a line of a log and its row."""
 
 

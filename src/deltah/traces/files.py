@@ -213,7 +213,8 @@ def _lines(raw: io.BufferedReader) -> Iterator[Line]:
     """Lines of a text, which may be compressed; blank lines are skipped but numbered."""
     number, damage = 0, None
     try:
-        stream = as_utf8(decompressed(raw))
+        # JSON in plain UTF-8, as most logs are, needs no further look.
+        stream = raw if raw.peek(2)[:2] in (b'{"', b"[{") else as_utf8(decompressed(raw))
         while piece := stream.readline(MAX_LINE_BYTES + 1):
             number += 1
             ended = piece.endswith(b"\n")
