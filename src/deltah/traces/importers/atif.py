@@ -7,7 +7,7 @@ docs/formats/atif.md.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any
 
 from deltah.core.types import Trajectory
 from deltah.errors import DataError
@@ -15,8 +15,6 @@ from deltah.traces.conversation import COST, Conversation, Facts, LoggedMessage,
 from deltah.traces.importing import IMPORTERS, RecordContext, finite, inside, outcome_of, scalars, unfit_outcome
 from deltah.traces.openai_schema import Message
 from deltah.traces.parts import first_of, objects, result_text, to_messages
-
-_VERSION: Final = "ATIF-v1."
 
 
 @IMPORTERS.register("atif", meaning="ATIF 1.x, trajectory of Harbor", fields=("schema_version", "steps"))
@@ -27,8 +25,8 @@ def read(record: dict[str, Any], context: RecordContext) -> tuple[Trajectory, ..
 
 def _trajectories(record: Mapping[str, Any], default_id: str, context: RecordContext) -> Iterator[Trajectory]:
     version, steps = record.get("schema_version"), objects(record.get("steps"))
-    if not str(version).startswith(_VERSION):
-        raise DataError(f"field schema_version: {version!r}; this release of deltah reads {_VERSION}x")
+    if not str(version).startswith("ATIF-v1."):
+        raise DataError(f"field schema_version: {version!r}; this release of deltah reads ATIF-v1.x")
     messages = [message for step in steps for message in _messages(step)]
     if not any(one.message.role == "assistant" for one in messages):
         raise DataError("field steps: no step of source 'agent'; there is nothing to measure")

@@ -58,9 +58,7 @@ def read(record: dict[str, Any], context: RecordContext) -> ApiCall | tuple[()]:
     said = _messages(answered.get("output"))
     last = max((i for i, message in enumerate(said) if message.role == "assistant"), default=None)
     if last is None:
-        raise DataError(
-            "field response.output: no message, reasoning or call of the model; there is nothing to measure"
-        )
+        raise DataError("field response.output: no message, thought or call of the model; there is nothing to measure")
     reason = inside(answered, "incomplete_details", "reason") or answered.get("status")
     choice = {"message": said[last], "finish_reason": "length" if reason == "max_output_tokens" else reason}
     usage = {"completion_tokens": inside(answered, "usage", "output_tokens")}
@@ -122,8 +120,9 @@ def _plain(items: Any) -> Iterator[Mapping[str, Any]]:
     """Messages, calls and results among items; a call that the server answered has its result after the turn's."""
     served = list[Mapping[str, Any]]()
     for item in objects(items):
-        kind, id = str(item.get("type") or "message"), item.get("call_id") or item.get("id")
+        kind = str(item.get("type") or "message")
         if kind.endswith("_call"):
+            id = item.get("call_id") or item.get("id")
             name, arguments = item.get("name") or kind.removesuffix("_call"), first_of(item, _ARGUMENTS)
             yield {"type": "function_call", "id": id, "name": name, "arguments": arguments}
             if (found := first_of(item, _RESULTS)) is not None:
@@ -132,9 +131,7 @@ def _plain(items: Any) -> Iterator[Mapping[str, Any]]:
             continue
         yield from served
         served = []
-        if kind.endswith("_output"):
-            yield {"type": "function_call_output", "call_id": id, "output": item.get("output")}
-        elif kind in ("message", "reasoning"):
+        if kind.endswith("_output") or kind in ("message", "reasoning"):
             yield item
     yield from served
 

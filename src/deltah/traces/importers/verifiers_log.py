@@ -331,7 +331,7 @@ def _entropies(trace: Trace, paths: Sequence[Sequence[int]], log: str) -> tuple[
     for i, node in enumerate(trace.nodes):
         if node.entropies is not None and len(node.entropies) != masks[i].sum():
             raise DataError(f"field nodes[{i}].entropies: {len(node.entropies)} values for {masks[i].sum()} tokens")
-        if node.entropies is not None:
+        if node.entropies:
             found[i][masks[i]] = np.array(node.entropies, dtype=np.float64)
     folder = Path(log).parent
     base = (folder.parent if folder.name == "stream" else folder) / "annotations"
