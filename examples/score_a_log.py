@@ -16,7 +16,8 @@ LAB = Path(__file__).parent / "lab"
 
 def main() -> None:
     """Score the recorded log and print what a first look needs."""
-    calls = deltah.read_calls(LAB / "vllm.jsonl.zst", vocab_size=1394, answers=LAB / "tasks.jsonl")
+    log, tasks, tools = LAB / "vllm.jsonl.zst", LAB / "tasks.jsonl", LAB / "tools.toml"
+    calls = deltah.read_calls(log, vocab_size=1394, answers=tasks, tools=tools)
     print(f"{len(calls)} calls")
     print(calls.sql("SELECT verdict, count(*) AS calls FROM calls GROUP BY verdict ORDER BY calls DESC"))
     print(

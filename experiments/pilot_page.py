@@ -18,6 +18,8 @@ POOLED = "pooled"
 OWN_LABELS = {
     "needed": "the call is the first to return a value of the question's plan that the agent has not learned by heart",
     "needed_probed": "the same, of the probed calls alone: here all signals have the same calls",
+    "not_redundant": "no duplicate, no result that stood in the context already, no repeated error, by the rule of "
+    "release 0.2",
 }
 ORDER = (
     *("delta_h", "reduced", "reduced_0.05", "reduced_0.10", "ratio", "tail", "position_corrected", "cumulative"),

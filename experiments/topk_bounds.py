@@ -45,7 +45,7 @@ from deltah.lab.world import Split, World
 from deltah.runs import nan_to_none, package_versions
 from deltah.stats.bootstrap import interval, ratio_replicates
 from deltah.tools import make_python
-from deltah.traces.dialects import split_message
+from deltah.traces.borders import split_message
 from deltah.traces.logprobs import measure, pack_lists
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"

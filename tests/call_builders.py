@@ -6,7 +6,8 @@ import json
 from typing import NamedTuple
 
 from deltah import Segment, SegmentKind, ToolCall, Trajectory
-from deltah.calls.waste import Waste, waste_of_calls
+from deltah.calls.table import CallTable
+from deltah.calls.waste import REPEATS, Waste, facts_of_calls
 from deltah.core.types import CallStatus
 
 QUESTION = "Where does Mira Kovel live?"
@@ -85,12 +86,18 @@ def written(*steps: Step, question: str | None = QUESTION, end: str | None = "Th
     return Trajectory(id="t", segments=tuple(segments), calls=tuple(calls), question=question)
 
 
-def classes(*steps: Step, **options: str | None) -> list[set[str]]:
-    """Classes of every call, the hint left out."""
-    found = waste_of_calls(written(*steps, **options))  # type: ignore[arg-type]
-    return [{w.value for w in waste if w is not Waste.RESULT_UNUSED} for waste in found]
+def repeats(*steps: Step, **options: str | None) -> list[set[str]]:
+    """Classes of every call that say it repeats one."""
+    found = facts_of_calls(written(*steps, **options))  # type: ignore[arg-type]
+    return [{waste.value for waste in facts.waste.intersection(REPEATS)} for facts in found]
 
 
-def hints(*steps: Step, **options: str | None) -> list[bool]:
+def hints(*steps: Step, hint: Waste = Waste.RESULT_UNUSED, **options: str | None) -> list[bool]:
     """Whether each call carries the hint."""
-    return [Waste.RESULT_UNUSED in waste for waste in waste_of_calls(written(*steps, **options))]  # type: ignore[arg-type]
+    return [hint in facts.waste for facts in facts_of_calls(written(*steps, **options))]  # type: ignore[arg-type]
+
+
+def levels(*steps: Step, tools: dict[str, object] | None = None) -> list[str]:
+    """Waste level of every call, without entropies."""
+    table = CallTable.of([written(*steps)], tools=tools)
+    return [level for (level,) in table.sql("SELECT waste_level FROM calls ORDER BY index").fetchall()]

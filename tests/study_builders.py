@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from deltah import Segment, SegmentKind, ToolCall, Trajectory, score
+from deltah.calls.tool_kinds import ToolKinds
 from deltah.core.types import CallStatus, Estimator, StopReason
 from deltah.report.data import ArmData, Evaluation, ReportData
 
@@ -82,7 +83,8 @@ def agent(
 
 
 def evaluated(trajectories: Iterable[Trajectory], seed: int = 0) -> Evaluation:
-    return Evaluation.of(((t, None if t.entropy is None else score(t)) for t in trajectories), seed=seed)
+    scored = ((t, None if t.entropy is None else score(t)) for t in trajectories)
+    return Evaluation.of(scored, seed=seed, tools=ToolKinds.of(dict.fromkeys(("search", "python"), "read")))
 
 
 def rollouts(seed: int, calls: float, skill: float, n: int, **options: Any) -> list[Trajectory]:

@@ -60,11 +60,11 @@ def test_commands_exist(name: str) -> None:
     assert CliRunner().invoke(app, [name, "--help"]).exit_code == 0
 
 
-def test_example_records_of_the_formats_page_are_read(tmp_path: Path) -> None:
+def test_example_records_of_the_pages_on_formats_are_read(tmp_path: Path) -> None:
     from deltah import read_traces
 
-    page = (ROOT / "docs" / "formats.md").read_text("utf-8")
-    records = [block for block in re.findall(r"```json\n(.*?)```", page, re.S)]
+    pages = [ROOT / "docs" / "formats.md", ROOT / "docs" / "formats" / "openai.md"]
+    records = [block for page in pages for block in re.findall(r"```json\n(.*?)```", page.read_text("utf-8"), re.S)]
     assert len(records) >= 2
     for record in records:
         path = tmp_path / "example.json"

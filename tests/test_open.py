@@ -99,7 +99,7 @@ def test_each_takes_less_than_15_lines() -> None:
 @pytest.mark.usefixtures("own")
 def test_help_lists_them() -> None:
     train, score = run("train", "--help"), run("score", "--help")
-    lines = {name: line for name in NAMES for line in (train + score).splitlines() if f"--{name} " in line}
+    lines = {name: line for name in NAMES for line in (score + train).splitlines() if f"--{name} " in line}
     assert all(NAMES[name] in lines[name] for name in NAMES), lines
 
 

@@ -36,8 +36,8 @@ from typing import IO, Any
 import msgspec
 
 from deltah.core.metrics import FORMER_KEYS
-from deltah.core.signals import SignalConfig
-from deltah.errors import ConfigError, DataError
+from deltah.core.signals import SIGNALS, SignalConfig
+from deltah.errors import ConfigError, DataError, InvalidValueError
 
 try:
     import fcntl
@@ -57,15 +57,22 @@ _RESULT = re.compile(rb'\{\s*"schema_version": ?\d+,\s*"(?:title|level)":')
 """How the JSON of a report or a study begins, as no record of traces does."""
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file under a temporary name and rename it into place."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name to write a file under, which then takes the place of `path`; folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file under a temporary name and rename it into place."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def nan_to_none(value: Any) -> Any:
@@ -274,12 +281,39 @@ def signal_of(path: str | os.PathLike[str]) -> SignalConfig:
     return SignalConfig()
 
 
+def tools_of(path: str | os.PathLike[str]) -> frozenset[str]:
+    """Names of the tools of the nearest run directory around a file or folder; none outside one."""
+    for folder in (Path(path), *Path(path).resolve().parents):
+        if (folder / MANIFEST).exists():
+            rollout = RunDirectory(folder).config.get("rollout")
+            named = rollout.get("tools") if isinstance(rollout, Mapping) else None
+            return frozenset(map(str, named)) if isinstance(named, list | tuple) else frozenset()
+    return frozenset()
+
+
 def run_signal(config: Mapping[str, Any]) -> SignalConfig:
     """Signal configuration in a run's configuration, the method's defaults if it has none."""
     try:
         return msgspec.convert(config.get("signal") or {}, SignalConfig)
     except msgspec.ValidationError as error:
         raise DataError(f"the run's signal configuration cannot be read: {error}") from error
+
+
+def log_signals() -> tuple[str, ...]:
+    """Names of the signals that a log can be scored by as it is read: those that need no fit."""
+    return tuple(name for name, entry in SIGNALS.items() if "fit" not in entry.options)
+
+
+def known_signal(name: str) -> str:
+    """The name of a signal that a log can be scored by; an InvalidValueError for any other."""
+    known = name in SIGNALS or ":" in name
+    if known and "fit" not in SIGNALS.resolve(name).options:
+        return name
+    fitted = f"the signal {name!r} needs an expectation fitted on other questions, as `deltah study` computes it; here"
+    raise InvalidValueError(
+        f"{fitted if known else f'unknown signal {name!r};'} choose one of: {', '.join(log_signals())}; or name one of "
+        "your own as package.module:function"
+    )
 
 
 @contextmanager

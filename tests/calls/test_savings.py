@@ -19,19 +19,22 @@ from deltah.core.signals import Verdict
 from deltah.core.types import Estimator
 from deltah.errors import InvalidValueError
 
+READS = {"search": "read", "get": "read"}
 FACT = "Mira Kovel lives in Larkholm and works for Tessen Paper."
 
 
 def estimate(
     *pairs: tuple[Trajectory, Signal | None], prices: Prices | None = None, **options: Mapping[str, float]
 ) -> SavingsReport:
-    table = CallTable.of([t for t, _ in pairs], [s for _, s in pairs])
+    table = CallTable.of([t for t, _ in pairs], [s for _, s in pairs], tools=READS)
     return savings(table, Costs(prices=prices or Prices(), **options))
 
 
-def dropping(t: Trajectory, *waste: set[Waste]) -> SavingsReport:
-    table = CallTable()
-    table.add(t, None, tuple(map(frozenset, waste)))
+def dropping(t: Trajectory, call: str) -> SavingsReport:
+    """Savings if one call were waste."""
+    table = CallTable.of([t])
+    assert len(table) == t.n_calls  # all rows are in
+    table.connection.execute("UPDATE calls SET waste_level = 'likely' WHERE call = $call", {"call": call})
     return savings(table)
 
 
@@ -127,12 +130,12 @@ def test_parallel_calls_share_the_tokens_of_one_segment_by_their_characters() ->
         ToolCall(id="b", name="get", arguments="x" * 3, turn=0, result="r" * 10),
     )
     t = Trajectory(id="t", segments=segments, calls=calls)
-    saved = dropping(t, set(), {Waste.NEAR_DUPLICATE}).certified_and_likely
+    saved = dropping(t, "b").certified_and_likely
     assert (saved.call_tokens, saved.result_tokens) == (2, 2)
     assert (saved.calls, saved.turns) == (1, 0)
     one_each = (*(Segment(kind=SegmentKind.CALL, start=3 * i, stop=3 * i + 3, turn=0) for i in (0, 1)), *segments[1:])
     t = Trajectory(id="t", segments=one_each, calls=calls)
-    assert dropping(t, set(), {Waste.NEAR_DUPLICATE}).certified_and_likely.call_tokens == 3
+    assert dropping(t, "b").certified_and_likely.call_tokens == 3
 
 
 def test_a_dropped_call_of_the_last_message_is_read_by_nobody() -> None:
@@ -143,10 +146,11 @@ def test_a_dropped_call_of_the_last_message_is_read_by_nobody() -> None:
 
 def test_fees_and_seconds_measured_and_given() -> None:
     measured = Call("search", {"query": "a"}, FACT, 0.25)
-    t = written(measured, measured, search("b", FACT), search("b", FACT), Call("get", "1", "x"), Call("get", "1", "x"))
+    get, other = Call("get", "1", "x"), search("b", FACT)
+    t = written(measured, measured, other, other, other, get, get)
     report = estimate((t, None), prices=Prices(per_call={"search": 0.01}), latency_s={"search": 2.0})
     saved = report.certified_and_likely
-    # Dropped: the second `a` (0.25 s measured), both `b` (their result was in context; 2 s given), the second `get`.
+    # Dropped: the second `a` (0.25 s measured), the later two `b` (2 s given), the second `get`.
     assert (saved.calls, saved.seconds, saved.calls_without_seconds) == (4, 4.25, 1)
     assert math.isnan(saved.money)
     free = Prices(per_call={"search": 0.01}, input_per_million=0.0, output_per_million=0.0)

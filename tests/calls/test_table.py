@@ -19,7 +19,8 @@ from builders import make_trajectory
 
 from deltah import CallTable, Segment, SegmentKind, ToolCall, Trajectory, read_calls, score, write_traces
 from deltah.calls.savings import Costs, Prices
-from deltah.calls.schema import TABLES, rows_of
+from deltah.calls.schema import TABLES, TOOLS, rows_of
+from deltah.calls.waste import facts_of_calls
 from deltah.errors import ConfigError, DataError, DataWarning, InvalidValueError, MissingDependencyError
 
 MEASURED = make_trajectory([[2.0, 1.0], [0.5], [0.75]], id="a", outcome=1.0, question="Where?", metadata={"split": "x"})
@@ -46,7 +47,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def test_calls_by_hand() -> None:
-    first, second, third = rows(CallTable.of([MEASURED, unmeasured()]).calls)
+    first, second, third = rows(CallTable.of([MEASURED, unmeasured()], tools={"search": "read"}).calls)
     assert (first["trajectory"], first["verdict"], second["verdict"]) == ("a", "reduced", "not_reduced")
     assert [first[key] for key in ("value", "lower", "upper", "unit")] == [-1.0, -1.0, -1.0, "nats"]
     assert [second[key] for key in ("entropy_before", "entropy_after")] == [0.5, 0.75]
@@ -59,10 +60,11 @@ def test_calls_by_hand() -> None:
 
 
 def test_rows_have_the_declared_columns() -> None:
-    row, calls = rows_of(MEASURED, score(MEASURED), [frozenset()] * 2)
+    row, calls = rows_of(MEASURED, score(MEASURED), facts_of_calls(MEASURED))
     assert set(row) == {column.name for column in TABLES["trajectories"]}
-    computed_later = {"cost", "cost_with_cache"}
-    assert [set(call) | computed_later for call in calls] == [{column.name for column in TABLES["calls"]}] * 2
+    computed_later = {"cost", "cost_with_cache", "waste_level"}
+    assert set(calls[1]) | computed_later == {column.name for column in TABLES["calls"]}  # the first repeats none
+    assert set(calls[1]) - set(calls[0]) == {"repeats", "same_result", "between", "message_between"}
 
 
 def test_what_a_call_costs_by_hand(tmp_path: Path) -> None:
@@ -278,7 +280,8 @@ def test_wrong_targets_are_one_clear_error(tmp_path: Path) -> None:
 
 def test_the_documentation_lists_every_column_and_its_queries_run() -> None:
     text = (ROOT / "docs" / "table.md").read_text(encoding="utf-8")
-    for columns in TABLES.values():
+    assert CallTable.of([MEASURED]).sql("FROM tools").columns == [column.name for column in TOOLS]
+    for columns in (*TABLES.values(), TOOLS):
         rows = [f"| `{c.name}` | {c.type} | {c.unit} | {c.meaning} |" for c in columns]
         assert "\n".join(["| column | type | unit | meaning |", "| --- | --- | --- | --- |", *rows]) in text
     table = CallTable.of([MEASURED, unmeasured()])

@@ -1,33 +1,47 @@
-"""Every class of waste, every exemption, and hostile records."""
+"""Facts of calls, and when a repeat is waste: what is known of the tool decides, no word of its name."""
 
 from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import pytest
-from call_builders import FACT, OTHER, QUESTION, THIRD, Call, Say, User, classes, python, search, written
+from call_builders import FACT, OTHER, THIRD, Call, Say, User, hints, levels, python, repeats, search, written
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import deltah
 from deltah import Trajectory
-from deltah.calls.waste import Waste, WasteLevel, waste_level, waste_of_calls
-from deltah.core.signals import Verdict
+from deltah.calls.waste import CallFacts, Waste, facts_of_calls
+from deltah.errors import ConfigError
 
-PAGE = "\n".join(f"{i}  def step_{i}(state): return advance(state, by={i})" for i in range(12))
-EXACT, NEAR, CONTEXT, ERROR = ({w.value} for w in list(Waste)[:4])
-
-
-# Exact duplicates
+PAGE = "\n".join(f"{i}  def step_{i}(state): return advance(state, by={i})  # of the long run" for i in range(12))
+EXACT, ERROR = {Waste.EXACT_DUPLICATE.value}, {Waste.REPEATED_ERROR.value}
 
 
-def test_a_repeated_call_with_the_same_answer_is_a_duplicate_and_its_result_in_context() -> None:
-    assert classes(search("Mira Kovel", FACT), search("Mira Kovel", FACT)) == [set(), EXACT | CONTEXT]
+def facts(*steps: object) -> tuple[CallFacts, ...]:
+    return facts_of_calls(written(*steps))  # type: ignore[arg-type]
 
 
-def test_a_short_answer_makes_a_duplicate_but_is_never_in_context() -> None:
-    assert classes(python("2 + 3", "5"), python("2 + 3", "5")) == [set(), EXACT]
-    assert classes(python("2 + 3", "5"), python("1 + 4", "5")) == [set(), set()]
+# Facts
+
+
+def test_a_repeat_names_the_latest_equal_call_and_what_stood_between() -> None:
+    look, write = Call("look", {"of": "a"}, "1"), Call("put", {"to": "a"}, "ok")
+    found = facts(look, write, look, Call("look", {"of": "b"}, "1"), User("Again, please."), look)
+    assert [f.repeats for f in found] == [None, None, 0, None, 2]
+    assert [f.same_result for f in found] == [None, None, True, None, True]
+    assert [f.between for f in found] == [(), (), ("put",), (), ("look",)]
+    assert [f.message_between for f in found] == [False, False, False, False, True]
+
+
+def test_calls_of_one_turn_run_in_any_order() -> None:
+    look, write = Call("look", {}, "1"), Call("put", {}, "ok")
+    assert facts([write, look], look)[2].between == ("put",)
+    assert facts(look, [look, write])[1].between == ("put",)
+    assert facts([look, write, look])[2].between == ("put",)
+    assert facts(write, look, look, write)[2].between == ()
 
 
 @pytest.mark.parametrize(
@@ -37,261 +51,305 @@ def test_a_short_answer_makes_a_duplicate_but_is_never_in_context() -> None:
         ('{"query": "caf\\u00e9"}', '{"query": "café"}'),
         ("free text, no JSON", "  free text, no JSON\n"),
         ('{"query": broken', '{"query": broken'),
+        ("", "{}"),
     ],
 )
 def test_key_order_and_white_space_outside_strings_do_not_matter(first: str, second: str) -> None:
-    assert classes(Call("find", first, FACT), Call("find", second, FACT))[1] >= EXACT
-
-
-@pytest.mark.parametrize(("first", "second"), [({"id": 17}, {"id": 18}), ({"all": True}, {"all": 1})])
-def test_other_values_make_another_call(first: object, second: object) -> None:
-    assert classes(Call("get_user", first, "Bob"), Call("get_user", second, "Bob")) == [set(), set()]
-
-
-def test_another_tool_makes_another_call() -> None:
-    assert classes(Call("get_user", {"id": 1}, "Bob"), Call("get_owner", {"id": 1}, "Bob"))[1] == set()
-
-
-def test_equal_calls_of_one_turn_are_duplicates_but_their_result_was_not_in_context() -> None:
-    assert classes([search("Mira", FACT), search("Mira", FACT)]) == [set(), EXACT]
-
-
-def test_a_repeated_search_that_finds_nothing_again_is_a_duplicate() -> None:
-    assert classes(search("x", "No results."), search("x", "No results.")) == [set(), EXACT]
-    assert classes(search("x", "[]"), search("x", "[]")) == [set(), EXACT]
-
-
-# Exemptions from duplicates
-
-
-def test_an_unanswered_call_proves_nothing() -> None:
-    assert classes(search("Mira", None), search("Mira", FACT), search("Mira", None)) == [set()] * 3
-
-
-def test_a_source_that_changes_has_no_duplicates() -> None:
-    assert classes(*(Call("get_price", {"t": "X"}, p) for p in ("10", "10", "11", "11"))) == [set()] * 4
+    assert repeats(Call("find", first, FACT), Call("find", second, FACT))[1] == EXACT
 
 
 @pytest.mark.parametrize(
-    "state",
+    ("first", "second"),
     [
-        "pending",
-        "Job 17 is still running",
-        '{"status": "running", "job": 17}',
-        "40% complete",
-        "Not ready, try again later",
+        ({"pattern": "loadMap"}, {"pattern": "loadmap"}),
+        ({"pattern": "load map"}, {"pattern": '"load map"'}),
+        ({"id": 17}, {"id": "17"}),
+        ({"id": 17}, {"id": 18}),
+        ({"all": True}, {"all": 1}),
+        ({"q": "x", "filter": None}, {"q": "x"}),
+        ({"q": "a  b"}, {"q": "a b"}),
+        ({"q": "Mira's"}, {"q": "Mira’s"}),
+        ({"code": "print(1)"}, {"code": "print( 1 )"}),
+        ({"q": "x", "page": 1}, {"q": "x", "page": 2}),
+        ({"tags": ["a", "b"]}, {"tags": ["b", "a"]}),
     ],
 )
-def test_polling_is_no_duplicate(state: str) -> None:
-    poll = Call("get_job", {"id": 17}, state)
-    assert classes(poll, poll, Call("get_job", {"id": 17}, "finished: 3 files")) == [set()] * 3
-    assert classes(poll, poll, poll) == [set()] * 3
+def test_case_quotes_types_and_values_make_another_call(first: object, second: object) -> None:
+    calls = Call("find", first, "No matches."), Call("find", second, "No matches.")
+    assert repeats(*calls) == [set(), set()]
+    assert levels(*calls, tools={"find": "read"}) == ["none", "none"]
 
 
-def test_a_film_that_is_called_running_is_no_poll() -> None:
-    film = "The Running Man is a film of 1987, directed by Paul Michael Glaser."
-    assert classes(search("running man", film), search("running man", film))[1] == EXACT | CONTEXT
+def test_another_tool_makes_another_call_and_a_call_that_was_not_parsed_equals_none() -> None:
+    assert repeats(Call("get_user", {"id": 1}, "Bob"), Call("get_owner", {"id": 1}, "Bob"))[1] == set()
+    assert repeats(Call("", {}, "No results."), Call("", {}, "No results."))[1] == set()
 
 
-def test_time_that_passes_between_two_looks_makes_the_second_one_new() -> None:
-    look = Call("get_job", {"id": 17}, "state: idle")
-    assert classes(look, Call("wait", {"seconds": 5}, "waited"), look)[2] == set()
-    assert classes(look, Call("bash", {"command": "sleep 5"}, ""), look)[2] == set()
-
-
-def test_an_acknowledgement_proves_nothing_unless_the_tool_only_looks() -> None:
-    assert classes(Call("notify", {"x": 1}, "OK"), Call("notify", {"x": 1}, "OK"))[1] == set()
-    assert classes(python("x = 5", ""), python("x = 5", ""))[1] == set()
-    assert classes(Call("check_door", {}, "ok"), Call("check_door", {}, "ok"))[1] == EXACT
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        Call("press_key", {"key": "Down"}, "moved to the next row"),
-        Call("browser", {"action": "scroll", "by": 300}, "scrolled by 300"),
-        Call("send_email", {"to": "a@b.c"}, "message queued for a@b.c"),
-        Call("next_page", {}, "page shown"),
-        Call("roll_dice", {"sides": 6}, "4"),
-        Call("bash", {"command": "echo x >> log.txt; wc -l log.txt"}, "1 log.txt"),
-        Call("bash", {"command": "submit flag{x}"}, "Wrong flag!"),
-        Call("bash", {"command": "FOO=1 ./deploy | tail -1"}, "deployed to the test server"),
-        Call("execute_sql", {"sql": "UPDATE t SET a = a + 1; SELECT a FROM t"}, "7"),
-        python("import random; print(random.random())", "0.5"),
-        python("open('a', 'w').write('x')", "1"),
-    ],
-)
-def test_calls_that_act_are_no_duplicates(call: Call) -> None:
-    assert classes(call, call) == [set(), set()]
-
-
-def test_a_look_after_a_change_is_new_whatever_it_shows() -> None:
-    read, edit = Call("read_file", {"path": "a.py"}, PAGE), Call("edit_file", {"path": "a.py", "new": "x"}, "Edited.")
-    assert classes(read, edit, read) == [set(), set(), set()]
-    changed = Call("read_file", {"path": "a.py"}, PAGE.replace("step_3", "turn_3"))
-    assert classes(read, edit, changed) == [set(), set(), set()]
-    assert classes(read, edit, changed, changed)[3] == EXACT | CONTEXT
-
-
-def test_a_test_run_after_a_fix_is_new_even_if_it_fails_alike() -> None:
-    run = Call("bash", {"command": "pytest -q"}, "1 failed: test_step_3")
-    fix = Call("bash", {"command": "sed -i s/3/4/ a.py"}, "")
-    assert classes(run, fix, run)[2] == set()
-    assert classes(run, Call("bash", {"command": "ls"}, "a.py"), run)[2] == EXACT
-
-
-def test_a_change_that_was_refused_changes_nothing() -> None:
-    read = Call("read_file", {"path": "a.py"}, PAGE)
-    refused = Call("edit_file", {"path": "a.py", "old": "zzz"}, "Error: text not found")
-    assert classes(read, refused, read)[2] == EXACT | CONTEXT
-
-
-def test_a_look_that_the_user_may_have_asked_for_is_new() -> None:
-    look = Call("get_order", {"id": 7}, "order 7: not paid")
-    assert classes(look, User("I have paid now, please look again."), look)[1] == set()
-
-
-def test_template_tokens_between_turns_are_no_user_message() -> None:
-    look = Call("get_order", {"id": 7}, "order 7: not paid")
-    assert classes(look, User("<|im_end|>\n<|im_start|>assistant\n"), look)[1] == EXACT
-
-
-def test_pictures_cannot_be_compared() -> None:
+def test_results_that_cannot_be_compared_prove_nothing() -> None:
+    assert repeats(search("Mira", None), search("Mira", FACT), search("Mira", None)) == [set()] * 3
     shot = Call("take_screenshot", {}, "[image_url]")
-    assert classes(shot, shot)[1] == set()
+    assert facts(shot, shot)[1].same_result is None
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "ls -la src | grep -v test",
-        "cat a.py 2>/dev/null; sed -n 3,9p a.py",
-        "git log --oneline | head -3",
-        "python reproduce.py",
-        "TZ=UTC pytest -q 2>&1 | tail -3",
-        "SELECT a FROM t WHERE b > 3",
-        "curl -s http://localhost:8000/state",
-    ],
-)
-def test_commands_that_only_look_or_compute_are_duplicates(command: str) -> None:
-    call = Call("bash", {"command": command}, "3 lines of output")
-    assert classes(call, call)[1] == EXACT
+def test_another_result_is_no_duplicate_and_times_taken_make_none() -> None:
+    assert repeats(*(Call("price", {"t": "X"}, p) for p in ("10", "10", "11", "11"))) == [set(), EXACT, set(), EXACT]
+    took = [json.dumps({"hits": ["a"], "took": n}) for n in (13, 7)]
+    assert repeats(*(Call("find", {}, text) for text in took))[1] == EXACT
+    goals = [json.dumps([{"team": "a", "score": n}]) for n in (1, 2)]
+    assert repeats(*(Call("goals", {}, text) for text in goals))[1] == set()
 
 
-# Result in context
-
-
-def test_a_result_that_the_user_gave_already_is_in_context() -> None:
-    prompt = f"{QUESTION}\nNotes:\n{PAGE}\n"
-    assert classes(Call("read_file", {"path": "notes"}, PAGE), question=prompt) == [CONTEXT]
-
-
-def test_documents_in_another_order_from_several_results_are_in_context() -> None:
-    steps = search("a", f"{FACT}\n{OTHER}"), search("b", THIRD), search("c", f"{THIRD}\n{FACT}")
-    assert classes(*steps) == [set(), set(), CONTEXT]
-    listed = search("d", f"[1] {OTHER}\n[2] {FACT}")
-    assert classes(*steps, listed)[3] == CONTEXT
-
-
-def test_json_documents_are_compared_one_by_one_without_their_scores() -> None:
-    def hits(*texts: str) -> str:
-        return json.dumps([{"text": text, "score": 0.1 * len(text)} for text in texts])
-
-    assert classes(search("a", hits(FACT, OTHER)), search("b", hits(OTHER)))[1] == CONTEXT
-    assert classes(search("a", hits(FACT, OTHER)), search("b", hits(THIRD)))[1] == set()
-
-
-def test_one_new_word_is_enough_to_be_new() -> None:
-    assert classes(search("a", FACT), search("b", FACT.replace("Larkholm", "Velmora")))[1] == set()
-    status = Call("get_config", {"of": "b"}, PAGE.replace("by=7", "by=8"))
-    assert classes(Call("get_config", {"of": "a"}, PAGE), status)[1] == set()
-
-
-def test_a_number_that_is_cut_short_is_new() -> None:
-    assert classes(search("a", "The town of Larkholm has a population of 12345"), search("b", "The town of Larkholm has a population of 123"))[1] == set()  # fmt: skip  # noqa: E501
-
-
-def test_facts_stitched_from_several_records_are_new_to_a_keyed_look_up() -> None:
-    def record(plan: str, seats: int) -> str:
-        return f"plan: {plan}\nseats: {seats}\n" + "\n".join(f"feature {i}: enabled for all members" for i in range(6))
-
-    calls = [Call("get_plan", {"user": u}, record(p, n)) for u, p, n in (("a", "pro", 5), ("b", "free", 9), ("c", "pro", 9))]  # fmt: skip  # noqa: E501
-    assert classes(*calls)[2] == set()
-
-
-def test_a_shorter_piece_of_a_file_is_in_context() -> None:
-    part = "\n".join(PAGE.split("\n")[3:9])
-    assert (
-        classes(Call("read_file", {"p": "a"}, PAGE), Call("read_file", {"p": "a", "lines": "3-9"}, part))[1] == CONTEXT
-    )
-
-
-@pytest.mark.parametrize(
-    "result",
-    ["ok", "42", "True", "No results found for your query. Please try again with other words."],
-)
-def test_short_and_empty_answers_are_never_in_context(result: str) -> None:
-    assert classes(search("a", result), search("b", result))[1] == set()
-
-
-def test_the_same_traceback_of_other_code_is_not_in_context() -> None:
-    text = "Traceback (most recent call last):\n" + "\n".join(f"  line {i} of the program" for i in range(12))
-    assert classes(python("import a", text), python("import b", text))[1] == set()
-
-
-def test_what_the_policy_said_itself_is_no_context() -> None:
-    assert classes(Say(FACT), search("Mira", FACT)) == [set()]
-
-
-# Errors
+# Repeated errors
 
 
 def test_the_same_call_that_fails_alike_is_a_repeated_error() -> None:
     call = Call("get_user", {"id": 1}, "error: no user 1 (request 8f3a99c1d2)")
     again = Call("get_user", {"id": 1}, "Error: no user 1 (request 77aa01c1d2)")
-    assert classes(call, again, again) == [set(), ERROR, ERROR]
+    assert repeats(call, again, again) == [set(), ERROR, ERROR]
+    assert repeats(call, Call("get_user", {"id": 1}, "error: not permitted"))[1] == set()
+    assert repeats(call, Call("get_user", {"id": 2}, "error: no user 1"))[1] == set()
 
 
-def test_other_arguments_or_another_error_are_no_repeated_error() -> None:
-    call = Call("get_user", {"id": 1}, "error: no such user")
-    assert classes(call, Call("get_user", {"id": 2}, "error: no such user"))[1] == set()
-    assert classes(call, Call("get_user", {"id": 1}, "error: server is down"))[1] == set()
-
-
-def test_a_retry_that_succeeds_is_no_waste() -> None:
+def test_a_retry_that_succeeds_excuses_the_failures_before_it() -> None:
     slow = Call("get_user", {"id": 1}, "error: timed out after 30 s")
-    assert classes(slow, Call("get_user", {"id": 1}, "Bob")) == [set(), set()]
-    assert classes(slow, slow, Call("get_user", {"id": 1}, "Bob")) == [set()] * 3
-    assert classes(slow, Call("get_user", {"id": 1}, "Bob"), slow)[2] == ERROR
+    assert repeats(slow, slow, Call("get_user", {"id": 1}, "Bob")) == [set()] * 3
+    assert repeats(Call("get_user", {"id": 1}, "Bob"), slow, slow)[2] == ERROR
 
 
-def test_a_refused_change_that_is_tried_again_is_a_repeated_error() -> None:
-    book = Call("book_flight", {"n": 1}, "Error: payment does not add up")
-    assert classes(book, Call("think", {"thought": "hm"}, ""), book)[2] == ERROR
-    assert classes(book, Call("update_card", {"n": 2}, "Card 2 is set."), book)[2] == set()
+def test_a_failure_that_may_pass_is_a_fact_and_no_waste() -> None:
+    busy = Call("get", {"id": 1}, "Request failed with status code 503")
+    gone = Call("get", {"id": 1}, "Request failed with status code 410")
+    assert repeats(busy, busy)[1] == repeats(gone, gone)[1] == ERROR
+    assert levels(busy, busy, tools={"get": "read"})[1] == "hint"
+    assert levels(gone, gone, tools={"get": "read"})[1] == "likely"
 
 
-# Verdicts
+# Levels
 
 
-@pytest.mark.parametrize("label", [*Verdict, None])
-@pytest.mark.parametrize("waste", [set(), {Waste.RESULT_UNUSED}, {Waste.EXACT_DUPLICATE}, set(Waste)])
-def test_verdicts(waste: set[Waste], label: Verdict | None) -> None:
-    if label is Verdict.REDUCED or not waste:
-        expected = WasteLevel.NONE
-    elif waste == {Waste.RESULT_UNUSED}:
-        expected = WasteLevel.HINT
-    else:
-        expected = WasteLevel.CERTIFIED if label is Verdict.NOT_REDUCED else WasteLevel.LIKELY
-    assert waste_level(frozenset(waste), label) is expected
+LOOK, ACT = Call("view_sheet", {"sheet": 3}, PAGE), Call("tidy", {}, "Tidied.")
+
+
+@pytest.mark.parametrize(
+    ("steps", "tools", "level"),
+    [
+        ((LOOK, LOOK), {}, "hint"),
+        ((LOOK, LOOK), {"view_sheet": "read"}, "likely"),
+        ((LOOK, LOOK), {"view_sheet": "poll"}, "hint"),
+        ((LOOK, LOOK), {"view_sheet": "write"}, "hint"),
+        ((LOOK, LOOK), {"view_sheet": "unknown"}, "hint"),
+        ((LOOK, LOOK), {"view_sheet": {"kind": "read", "cost": 0.1}}, "likely"),
+        ((LOOK, LOOK), {"view_sheet": {"cost": 0.1}}, "hint"),
+        ((LOOK, ACT, LOOK), {"view_sheet": "read"}, "hint"),
+        ((LOOK, ACT, LOOK), {"view_sheet": "read", "tidy": "write"}, "hint"),
+        ((LOOK, ACT, LOOK), {"view_sheet": "read", "tidy": "poll"}, "likely"),
+        ((LOOK, ACT, LOOK), {"view_sheet": "read", "tidy": "read"}, "likely"),
+        ((LOOK, ACT, LOOK, LOOK), {"view_sheet": "read"}, "likely"),
+        ((LOOK, Call("", {}, "?"), LOOK), {"view_sheet": "read"}, "hint"),
+        ((LOOK, User("I changed it."), LOOK), {"view_sheet": "read"}, "hint"),
+        ((LOOK, User("<|im_end|>\n<|im_start|>assistant\n"), LOOK), {"view_sheet": "read"}, "likely"),
+        (([LOOK, LOOK],), {"view_sheet": "read"}, "likely"),
+        (([ACT, LOOK], LOOK), {"view_sheet": "read"}, "hint"),
+    ],
+)
+def test_a_repeat_is_waste_of_a_repeatable_tool_with_nothing_but_reads_between(
+    steps: tuple[Call, ...], tools: dict[str, object], level: str
+) -> None:
+    assert levels(*steps, tools=tools)[-1] == level
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"done": false}',
+        '{"phase": "CREATE_IN_PROGRESS"}',
+        "0 of 4 shards are green",
+        "12:41",
+        "[]",
+        "",
+        "7 messages wait",
+        '{"ready": false}',
+    ],
+)
+def test_polls_and_acts_of_any_name_are_never_waste_without_a_declaration(answer: str) -> None:
+    for name in ("search", "read_file", "get", "check", "obtenir_état", "x", "GetLiveContext"):
+        call = Call(name, {"name": "operations/7"}, answer)
+        assert set(levels(call, call, call)) <= {"none", "hint"}
+        assert set(levels(call, Call("NotebookEdit", {}, "Updated."), call)) <= {"none", "hint"}
+
+
+def test_what_a_declaration_knows_reaches_the_table(tmp_path: Path) -> None:
+    log, tools = tmp_path / "log.jsonl", tmp_path / "tools.toml"
+    deltah.write_traces(log, [written(LOOK, Call("slow", {}, "fine", 31.0), LOOK, Call("slow", {}, "fine", 2.0))])
+    tools.write_text('view_sheet = {kind = "read", cost = 0.5}\nslow = {kind = "poll", timeout = 30}\nlost = "read"\n')
+    table = deltah.read_calls(log, tools=tools)
+    rows = table.sql("SELECT tool, status, waste, redundant, waste_level FROM calls").fetchall()
+    # The slow call ran into its limit of 30 s: an error, and so its second call repeats no answer.
+    assert [(r[0], r[1]) for r in rows] == [
+        ("view_sheet", "ok"),
+        ("slow", "error"),
+        ("view_sheet", "ok"),
+        ("slow", "ok"),
+    ]
+    assert rows[2][3:] == (True, "likely")
+    assert "exact_duplicate" not in rows[3][2]
+    assert table.costs.prices.per_call == {"view_sheet": 0.5}
+    known = "SELECT tool, kind, kind_from, calls, repeats, repeated, changed FROM tools ORDER BY tool"
+    assert table.sql(known).fetchall() == [("slow", "poll", "declared", 2, 0, 0, 0), ("view_sheet", "read", "declared", 2, 1, 1, 0)]  # fmt: skip  # noqa: E501
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('find = "reed"', "tool 'find' is of kind 'reed'; expected one of read, poll, write, unknown"),
+        (
+            'find = {kind = "read", price = 1}',
+            "'find' has an unknown key 'price'; the keys are kind, cost, timeout",
+        ),
+        ("find = 3", "tool 'find' is 3; expected one of read, poll, write, unknown, or a table with a kind"),
+        ('find = {kind = "read", cost = -1}', "tool 'find': cost is -1"),
+        ('find = {kind = "read", timeout = "9"}', "tool 'find': timeout is '9'"),
+        ("find: read", "no TOML"),
+        (None, "cannot read it"),
+    ],
+)
+def test_a_wrong_declaration_is_one_clear_error(text: str | None, said: str, tmp_path: Path) -> None:
+    file, log = tmp_path / "tools.toml", tmp_path / "log.jsonl"
+    deltah.write_traces(log, [written(LOOK)])
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ConfigError, match="--tools") as caught:
+        deltah.read_calls(log, tools=file)
+    assert said in str(caught.value)
+
+
+def logged(n: int, *, changes: bool = False, echo: bool = False, questions: int = 99) -> list[Trajectory]:
+    """Trajectories with the same 25 calls and a repeat of one; answers that `echo` say no more than the call."""
+    rows = []
+    for i in range(n):
+        calls = []
+        for k in range(25):
+            answer = f"Stored item{k} well." if echo else f"item{k} lies on shelf {k * k + 7} beside {k}-{k + 1}."
+            answer += " Now." if changes and (i, k) == (n - 1, 3) else ""
+            calls.append(Call("probe_shelf", {"item": f"item{k}"}, answer))
+        t = written(*calls, calls[0])
+        fields = {name: getattr(t, name) for name in t.__dataclass_fields__}
+        rows.append(Trajectory(**fields | {"id": f"t{i}", "question": f"What of shelf {i % questions}?"}))
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("n", "options", "kind", "level"),
+    [
+        (10, {}, "read", "likely"),  # 10 x 26 - 25 = 235 repeats of 25 calls for 10 questions
+        (9, {}, "unknown", "hint"),  # too few questions
+        (40, {"questions": 9}, "unknown", "hint"),
+        (10, {"changes": True}, "unknown", "hint"),
+        (10, {"echo": True}, "unknown", "hint"),  # it may as well store the item again
+    ],
+)
+def test_a_tool_is_measured_repeatable_over_many_trajectories_only(
+    n: int, options: dict[str, bool], kind: str, level: str
+) -> None:
+    table = deltah.CallTable.of(logged(n, **options))
+    assert table.sql("SELECT kind FROM tools").fetchall() == [(kind,)]
+    last = table.sql("SELECT DISTINCT waste_level FROM calls WHERE index = 26").fetchall()
+    assert last == [(level,)]
+
+
+def test_a_measured_change_outweighs_an_annotation_and_not_the_user(tmp_path: Path) -> None:
+    definition = {"name": "probe_shelf", "annotations": {"readOnlyHint": True, "idempotentHint": True}}
+    log = tmp_path / "log.jsonl"
+    rows = []
+    for answers in (("a", "a"), ("b",)):
+        messages: list[dict[str, object]] = [{"role": "user", "content": "?"}]
+        for i, answer in enumerate(answers):
+            call = {"id": f"{i}", "type": "function", "function": {"name": "probe_shelf", "arguments": "{}"}}
+            messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
+            messages.append({"role": "tool", "tool_call_id": f"{i}", "content": answer})
+        rows.append({"messages": [*messages, {"role": "assistant", "content": "End."}], "tools": [definition]})
+    levels_of = "SELECT waste_level FROM calls WHERE repeats IS NOT NULL"
+    log.write_text(json.dumps(rows[0]) + "\n")
+    assert deltah.read_calls(log).sql(levels_of).fetchall() == [("likely",)]
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = deltah.read_calls(log)
+    assert table.sql("SELECT kind, kind_from, changed FROM tools").fetchall() == [("poll", "measured", 1)]
+    assert table.sql(levels_of).fetchall() == [("hint",)]
+    assert deltah.read_calls(log, tools={"probe_shelf": "read"}).sql(levels_of).fetchall() == [("likely",)]
+
+
+@pytest.mark.parametrize(
+    ("annotations", "level"),
+    [
+        ({"readOnlyHint": True, "idempotentHint": True}, "likely"),
+        ({"readOnlyHint": True}, "hint"),  # it changes nothing, and may yet be a clock or a queue
+        ({"readOnlyHint": False, "idempotentHint": True}, "hint"),
+        ({"title": "Look"}, "hint"),
+        ("odd", "hint"),
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_annotations_of_the_logs_tool_definitions_count(
+    annotations: object, level: str, nested: bool, tmp_path: Path
+) -> None:
+    tool: dict[str, object] = {"name": "look", "annotations": annotations}
+    call = {"id": "a", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    turn = [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "a", "content": "4 cups"},
+    ]
+    request = {"messages": [{"role": "user", "content": "?"}, *turn, *turn]}
+    request["tools"] = [{"type": "function", "function": tool} if nested else tool, "odd", {"function": 3}]
+    reply = {"choices": [{"message": {"role": "assistant", "content": "Four."}}]}
+    (tmp_path / "log.jsonl").write_text(json.dumps({"request": request, "response": reply}) + "\n")
+    table = deltah.read_calls(tmp_path / "log.jsonl")
+    assert table.sql("SELECT waste_level FROM calls ORDER BY index").fetchall()[1] == (level,)
+
+
+# Hints
+
+
+def test_a_result_that_the_user_gave_already_is_in_context() -> None:
+    read = Call("read_file", {"path": "notes"}, PAGE)
+    assert hints(read, question=f"Notes:\n{PAGE}\n", hint=Waste.RESULT_IN_CONTEXT) == [True]
+    assert hints(Say(PAGE), read, hint=Waste.RESULT_IN_CONTEXT) == [False]
+
+
+def test_passages_from_several_results_in_another_order_are_in_context() -> None:
+    steps = search("a", f"{FACT}\n{OTHER}"), search("b", f"{THIRD}\n{OTHER}"), search("c", f"{THIRD}\n{FACT}")
+    assert hints(*steps, hint=Waste.RESULT_IN_CONTEXT) == [False, False, True]
+    listed = search("d", f"[1] {OTHER}\n[2] {FACT}")
+    assert hints(*steps, listed, hint=Waste.RESULT_IN_CONTEXT)[3]
+    records = [json.dumps([{"text": text} for text in texts]) for texts in ((FACT, OTHER, THIRD), (OTHER, FACT))]
+    assert hints(search("a", records[0]), search("b", records[1]), hint=Waste.RESULT_IN_CONTEXT)[1]
+
+
+def test_short_answers_and_one_new_word_are_not_in_context() -> None:
+    for first, second in ((FACT, FACT), ("ok", "ok"), (PAGE, PAGE.replace("step_7", "step_x"))):
+        assert not hints(search("a", first), search("b", second), hint=Waste.RESULT_IN_CONTEXT)[1]
+    plan = "plan: free\nseats: 9\n" + "\n".join(f"feature {i}: on" for i in range(20))
+    other = plan.replace("free", "pro").replace("9", "5")
+    calls = [Call("get_plan", {"user": u}, text) for u, text in (("a", plan), ("b", other))]
+    assert not hints(*calls, hint=Waste.RESULT_IN_CONTEXT)[1]
+
+
+def test_a_similar_query_is_a_near_duplicate_if_it_brought_nothing() -> None:
+    both = f"{FACT}\n{OTHER}"
+    first, second = search("Mira Kovel current home town", both), search("current Mira Kovel home town address", both)
+    assert hints(first, second, hint=Waste.NEAR_DUPLICATE) == [False, True]
+    assert levels(first, second, tools={"search": "read"})[1] == "hint"
+    assert not hints(first, search("Tessen Paper staff", both), hint=Waste.NEAR_DUPLICATE)[1]
+    assert not hints(first, search("census of 2020", both), search("census of 2010", both), hint=Waste.NEAR_DUPLICATE)[
+        2
+    ]
 
 
 # Hostile records
 
 
-def test_no_calls_no_waste() -> None:
-    assert waste_of_calls(written()) == ()
-    assert waste_of_calls(Trajectory(id="t", segments=())) == ()
+def test_no_calls_no_facts() -> None:
+    assert facts_of_calls(written()) == ()
+    assert facts_of_calls(Trajectory(id="t", segments=())) == ()
 
 
 @pytest.mark.parametrize(
@@ -310,24 +368,21 @@ def test_no_calls_no_waste() -> None:
     ],
 )
 def test_odd_arguments_are_compared_as_text(arguments: str) -> None:
-    for name in ("search", "python", "", "x"):
-        call = Call(name, arguments, "the same answer")
-        assert classes(call, call)[1] >= EXACT
+    call = Call("x", arguments, "the same answer")
+    assert repeats(call, call)[1] == EXACT
 
 
 @pytest.mark.parametrize("depth", [50, 500, 900, 950, 990])
 def test_deep_arguments_do_not_overflow(depth: int) -> None:
     call = Call("get", '{"a": ' + "[" * depth + "]" * depth + "}", "the same answer")
-    assert classes(call, call)[1] == EXACT
+    assert repeats(call, call)[1] == EXACT
 
 
 TEXT = st.text(max_size=40)
 CALLS = st.lists(
     st.tuples(
-        st.sampled_from(["search", "python", "read_file", "write_file", "bash", "get_x", ""]),
-        st.one_of(
-            TEXT, st.dictionaries(st.sampled_from(["query", "code", "page", "x"]), st.one_of(TEXT, st.integers()))
-        ),
+        st.sampled_from(["search", "python", "read_file", "write_file", ""]),
+        st.one_of(TEXT, st.dictionaries(st.sampled_from(["query", "code", "x"]), st.one_of(TEXT, st.integers()))),
         st.one_of(st.none(), TEXT, st.sampled_from([FACT, OTHER, "error: down", "pending", "ok", PAGE])),
     ),
     max_size=8,
@@ -336,27 +391,16 @@ CALLS = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(CALLS)
-def test_any_record_gives_one_set_a_call_and_the_first_call_repeats_nothing(raw: list[tuple[str, object, str]]) -> None:
-    steps = [Call(*call) for call in raw]
-    found = waste_of_calls(written(*steps))
-    assert len(found) == len(steps)
-    repeats = {Waste.EXACT_DUPLICATE, Waste.NEAR_DUPLICATE, Waste.REPEATED_ERROR}
-    assert not found or not found[0] & repeats
-    for waste, call in zip(found, steps, strict=True):
-        assert call.result is not None or not waste
-        assert not waste & repeats or Waste.REPEATED_ERROR in waste or call.name != "write_file"
-
-
-@settings(max_examples=100, deadline=None)
-@given(CALLS)
-def test_waste_depends_on_the_past_only_but_for_retries_and_changing_sources(
+def test_any_record_gives_facts_of_each_call_that_only_the_past_and_retries_decide(
     raw: list[tuple[str, object, str]],
 ) -> None:
-    """Cutting a trajectory can only add repeats: what came later may have excused them, never accused."""
     steps = [Call(*call) for call in raw]
-    whole, cut = (classes(*part) for part in (steps, steps[:-1]))
+    whole, cut = (repeats(*part) for part in (steps, steps[:-1]))
+    assert len(whole) == len(steps)
+    assert not whole or not whole[0]
     for now, before in zip(whole, cut, strict=False):
         assert now <= before
+    assert set(levels(*steps)) <= {"none", "hint"}
 
 
 def test_large_texts_and_many_calls_take_linear_time() -> None:
@@ -365,11 +409,15 @@ def test_large_texts_and_many_calls_take_linear_time() -> None:
         trajectory, best = written(*steps), float("inf")
         for _ in range(3):
             start = time.process_time()
-            waste_of_calls(trajectory)
+            facts_of_calls(trajectory)
             best = min(best, time.process_time() - start)
         return best
 
     small, large = seconds(125), seconds(1000)
     assert large < 30 * small
     big = "word " * 200_000
-    assert classes(Call("read_file", {"x": big}, big), Call("read_file", {"x": big}, big))[1] == EXACT | CONTEXT
+    assert repeats(Call("read_file", {"x": big}, big), Call("read_file", {"x": big}, big))[1] == EXACT
+
+
+def test_a_python_call_of_the_lab_is_compared_like_any_other() -> None:
+    assert levels(python("2 + 3", "5"), python("2 + 3", "5")) == ["none", "hint"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from deltah import Segment, SegmentKind, ToolCall, Trajectory
 from deltah.calls import waste
 from deltah.calls.evidence import split_words
-from deltah.calls.waste import Waste, waste_of_calls
+from deltah.calls.waste import Waste, facts_of_calls
 
 
 def test_a_result_of_which_nothing_is_said_is_unused() -> None:
@@ -28,7 +28,7 @@ def test_use_in_a_later_call_or_in_the_graded_answer_counts() -> None:
     assert hints(search("Mira", FACT), search("Larkholm", THIRD), end="Done.")[0] is False
     t = written(search("Mira", FACT), end="Done.")
     fields = {name: getattr(t, name) for name in t.__dataclass_fields__}
-    assert waste_of_calls(Trajectory(**fields | {"prediction": "Larkholm"})) == (frozenset(),)
+    assert not facts_of_calls(Trajectory(**fields | {"prediction": "Larkholm"}))[0].waste
 
 
 def test_a_confirmed_guess_is_a_use() -> None:
@@ -42,16 +42,15 @@ def test_words_of_the_question_and_of_the_call_are_no_use() -> None:
 
 
 def test_numbers_and_scripts_without_spaces() -> None:
-    assert hints(python("1", "1234567"), end="It is 1,234,567.") == [False]
-    assert hints(python("1", "0.3333"), end="A third.") == [False]
-    assert hints(python("7 * 8", "56"), end="I do not know.") == [True]
+    assert hints(python("1", "1234567 sheep of Velmora"), end="It is 1,234,567.") == [False]
+    assert hints(python("1", "1234567 sheep of Velmora"), end="I do not know.") == [True]
     assert hints(search("a", "東京は日本の首都です"), end="答えは東京です。") == [False]
 
 
 def test_unused_is_not_claimed_where_it_cannot_be_known() -> None:
     assert hints(search("Mira", FACT), end=None) == [False]
     assert hints(search("Mira", None), search("Mira", "error: down")) == [False, False]
-    assert hints(Call("write_file", {"path": "a"}, "Wrote many bytes somewhere.")) == [False]
+    assert hints(Call("write_file", {"path": "a"}, "Wrote bytes."), python("7 * 8", "56")) == [False, False]
     assert hints(search("a", FACT), search("b", FACT), end="Nothing.") == [True, False]
 
 
@@ -62,10 +61,10 @@ def test_unused_is_not_claimed_where_later_text_is_unknown() -> None:
         Segment(kind=SegmentKind.REASONING, start=9, stop=12, turn=1),
     )
     call = ToolCall(id="a", name="search", arguments="{}", turn=0, result=FACT)
-    assert waste_of_calls(Trajectory(id="t", segments=segments, calls=(call,))) == (frozenset(),)
+    assert not facts_of_calls(Trajectory(id="t", segments=segments, calls=(call,)))[0].waste
     texts = ("well", " let", " me", " see", " now", "<r>", ".", ".", "</r>", "I", " give", " up")
     known = Trajectory(id="t", segments=segments, calls=(call,), token_texts=texts)
-    assert waste_of_calls(known) == (frozenset({Waste.RESULT_UNUSED}),)
+    assert facts_of_calls(known)[0].waste == {Waste.RESULT_UNUSED}
 
 
 @given(st.text(st.characters(max_codepoint=127)))

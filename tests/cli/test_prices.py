@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from builders import make_trajectory
+from call_builders import search, written
+from click.testing import Result
 from typer.testing import CliRunner
 
 from deltah.calls.savings import Prices
@@ -44,7 +46,8 @@ def test_small_sums_are_shown_as_on_the_page(tmp_path: Path) -> None:
     """The second of two equal calls with equal answers is waste; its fee is a fifth of a cent."""
     path = tmp_path / "t.jsonl"
     write_traces(path, [make_trajectory([[1.0], [1.0], [1.5]])])
-    prices = ["--price", "input=0", "--price", "output=0", "--price", "search=0.002"]
+    (tmp_path / "tools.toml").write_text('search = {kind = "read", cost = 0.002}\n')
+    prices = ["--price", "input=0", "--price", "output=0", "--tools", str(tmp_path / "tools.toml")]
     result = CliRunner().invoke(app, ["score", str(path), *prices])
     assert result.exit_code == 0, result.output
     (row,) = (line for line in result.output.splitlines() if line.strip().startswith("certified "))
@@ -82,3 +85,33 @@ def test_a_tool_of_one_side_is_known(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["report", *logs, "--out", str(tmp_path / "p.html"), "--price", "search=0.002"])
     assert done.exit_code == 0, done.output
     assert "never calls" not in done.output
+
+
+def test_tools_are_drafted_corrected_and_read(tmp_path: Path) -> None:
+    log, tools, page = tmp_path / "log.jsonl", tmp_path / "tools.toml", tmp_path / "page.html"
+    fact = "Orin Tade lives in Ostbridge and works for Arden Optics."
+    write_traces(log, [written(search("Orin", fact), search("Orin", fact))])
+
+    def run(*arguments: object) -> Result:
+        done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert done.exit_code == 0, done.output
+        return done
+
+    drafted = run("score", log, "--write-tools", tools)
+    assert "tools drafted in" in drafted.stderr
+    assert "1 call with the result of an earlier equal one (of search) may be waste" in drafted.stderr
+    numbers = "2 calls in 1 trajectory, 1 repeat of 1 call, 0 of them with another result"
+    assert f'"search" = "unknown"  # {numbers}' in tools.read_text()
+    assert json.loads(run("score", log, "--tools", tools, "--json").stdout)["waste"]["likely"] == 0
+    tools.write_text(tools.read_text().replace('= "unknown"', '= "read"') + 'lookup = {kind = "read", cost = 0.5}\n')
+    summary = json.loads(run("score", log, "--tools", tools, "--json").stdout)
+    assert summary["waste"]["likely"] == 1
+    assert "--price or --tools names 1 tool that the log never calls: lookup." in summary["notes"]
+    refused = CliRunner().invoke(app, ["score", str(log), "--write-tools", str(tools)])
+    assert "would overwrite" in str(refused.exception), "what was corrected stays"
+    run("score", log, "--tools", tools, "--write-tools", tmp_path / "again.toml")
+    assert f'"search" = "read"  # declared: {numbers}' in (tmp_path / "again.toml").read_text()
+    assert "lookup" in run("report", log, "--tools", tools, "--out", page).stderr
+    twin = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+    assert twin["waste"]["tables"][0]["arms"][0]["levels"]["likely"] == 1
+    run("study", log, "--tools", tools, "--resamples", 100)

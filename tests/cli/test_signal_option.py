@@ -9,10 +9,11 @@ import pytest
 from builders import make_trajectory
 from typer.testing import CliRunner
 
-from deltah.calls.table import LogOptions, ScoredLog, log_signals
+from deltah.calls.table import LogOptions, ScoredLog
 from deltah.cli.app import app
 from deltah.core.signals import SIGNALS
 from deltah.errors import InvalidValueError
+from deltah.runs import log_signals
 from deltah.traces import write_traces
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from deltah import Segment, SegmentKind, ToolCall, Trajectory, score
 from deltah.calls.savings import Costs, Prices
+from deltah.calls.table import CallTable
+from deltah.calls.tool_kinds import ToolKinds
 from deltah.report.data import ArmData, Evaluation, ReportData
 from deltah.report.page import build, write_report
 from deltah.report.viewer import Reason
@@ -45,7 +47,8 @@ def searcher(entropies: list[float], name: str = "t", outcome: float | None = 1.
 
 def report(*trajectories: Trajectory, costs: Costs | None = None, measured: bool = True) -> ReportData:
     scored = [(t, score(t) if measured else None) for t in trajectories]
-    return ReportData(title="t", arms=(ArmData(name="a", evaluations={"logs": Evaluation.of(scored, costs=costs)}),))
+    logs = Evaluation.of(scored, costs=costs, tools=ToolKinds.of({"search": "read"}))
+    return ReportData(title="t", arms=(ArmData(name="a", evaluations={"logs": logs}),))
 
 
 def test_counts_by_verdict_and_class() -> None:
@@ -67,11 +70,12 @@ def test_counts_by_verdict_and_class() -> None:
 
 def test_without_entropies_waste_is_likely_and_nothing_is_certified() -> None:
     t = searcher([2.0, 1.0, 1.5])
-    s = summarise([t], [None])
+    reads = {"search": "read"}
+    s = summarise(CallTable.of([t], [None], tools=reads))
     assert (s.waste.value, s.waste.n) == (0.5, 2)
     assert np.isnan(s.certified_waste.value)
     assert s.certified_waste.left_out == 2
-    measured = summarise([t])
+    measured = summarise(CallTable.of([t], tools=reads))
     assert (measured.waste.value, measured.certified_waste.value) == (0.5, 0.5)
     payload = build(report(t, measured=False))
     assert payload["waste"]["tables"][0]["arms"][0]["levels"]["likely"] == 1

@@ -11,7 +11,7 @@ from builders import make_trajectory
 from stats.study_tables import make_table
 
 from deltah import Trajectory, score
-from deltah.calls.waste import Waste
+from deltah.calls.table import CallTable
 from deltah.core.segments import SegmentEntropies
 from deltah.core.signals import SIGNALS, PositionBaseline
 from deltah.core.types import FloatArray
@@ -132,14 +132,13 @@ def test_evidence_needs_documents() -> None:
     assert words("...") == ""
 
 
-def test_redundancy_leaves_hints_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redundancy_needs_a_tool_that_is_known() -> None:
     same = with_calls(
         rollout(1, [[1.0]] * 3), *[{"arguments": '{"query": "Mira"}', "result": "Mira lives in Tarsa."}] * 2
     )
-    np.testing.assert_allclose(build_table([same]).labels["not_redundant"], [1, 0])
-    hint = frozenset({Waste.RESULT_UNUSED})
-    monkeypatch.setattr("deltah.calls.table.waste_of_calls", lambda t: [hint] * t.n_calls)
-    np.testing.assert_allclose(build_table([same]).labels["not_redundant"], [1, 1])
+    for kind, second in (("read", 0), ("poll", 1), ("unknown", NAN)):
+        table = build_table([same], calls=CallTable.of([same], tools={"search": kind}))
+        np.testing.assert_allclose(table.labels["not_redundant"], [1, second])
 
 
 def last_entropy(h: SegmentEntropies) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from deltah.core.types import is_error
+from deltah.core.failures import is_error
 from deltah.errors import ConfigError, InvalidValueError, MissingDependencyError
 from deltah.tools import make_python
 from deltah.tools.python import MAX_CODE_CHARS, NO_OUTPUT, clean_code

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deltah.core.types import is_error
+from deltah.core.failures import is_error
 from deltah.errors import DataError, InvalidValueError
 from deltah.jsonlines import zstd
 from deltah.tools import Document, SearchIndex, make_search, read_corpus

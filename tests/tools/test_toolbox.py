@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deltah.core.types import CallStatus, is_error, success_text
+from deltah.core.failures import is_error, success_text
+from deltah.core.types import CallStatus
 from deltah.errors import ConfigError, DataError, InvalidValueError
 from deltah.tools import ToolConfig, build_tools, call_tool
 

@@ -122,6 +122,12 @@ def test_log_probabilities_without_alternatives_are_said_to_be_that(block: Any, 
     assert "No log-probabilities" not in said
 
 
+@pytest.mark.parametrize("block", [True, -0.5, "yes", {}, []])
+def test_what_is_no_block_costs_no_record(block: Any, tmp_path: Path) -> None:
+    table = read(tmp_path / "log.jsonl", conversation(block))
+    assert only(table)[3] == "no entropies for the reasoning before the call"
+
+
 PROMPT = "<|im_start|>user\nWhere is Velm?<|im_end|>\n<|im_start|>assistant\n"
 SPELLED = '<tool_call>\n{"name": "search", "arguments": {"query": "Velm"}}\n</tool_call>'
 ASKED = "Hm so\n" + SPELLED

@@ -62,6 +62,19 @@ def test_a_call_whose_opening_token_was_lost_begins_where_the_visible_text_ends(
     assert found == (pytest.approx(EXPECTED, abs=1e-12), 2, 1, None, "exact")
 
 
+def test_the_first_of_two_calls_may_lack_its_opening_token(tmp_path: Path) -> None:
+    first, second = (f'{{"name": "{name}", "arguments": {QUERY}}}' for name in ("search", "look"))
+    tokens = [*SAID, *sure("\n", first, "\n", "</tool_call>", "\n", "<tool_call>", f"\n{second}\n", "</tool_call>")]
+    message = {"role": "assistant", "content": "Hm so", "logprobs": {"content": tokens}}
+    message["tool_calls"] = [call(), call("look", QUERY, "c2")]
+    lines = [user(), message, result("In the south."), result("There.", "c2"), ANSWER]
+    (tmp_path / "log.jsonl").write_text(json.dumps({"messages": lines}) + "\n")
+    rows = (
+        deltah.read_calls(tmp_path / "log.jsonl", vocab_size=4).sql("SELECT value, tokens_before FROM calls").fetchall()
+    )
+    assert rows == [(pytest.approx(EXPECTED, abs=1e-12), 2)] * 2
+
+
 def test_thinking_that_says_the_same_as_the_text_is_no_call(tmp_path: Path) -> None:
     tokens = [token("Hm", UNSURE), token(" so", UNSURE), *sure("</think>", "\n\n"), *SAID, *sure("search", QUERY)]
     found = measured(tmp_path / "log.jsonl", tokens, reasoning_content="Hm so")

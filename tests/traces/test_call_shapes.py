@@ -66,6 +66,25 @@ def test_different_calls_without_a_function_are_not_equal(tmp_path: Path) -> Non
     assert table.sql("SELECT DISTINCT waste_level FROM calls").fetchall() == [("none",)]
 
 
+@pytest.mark.parametrize("kept", [lambda calls: calls[0], json.dumps, lambda calls: json.dumps(calls[0])])
+def test_one_call_alone_or_as_text_is_a_list_of_it(kept: Any) -> None:
+    message = assistant(None, content="Hm", tool_calls=kept([call("tide", "{}", "a")]))
+    [found] = read(message, result("low", "a")).calls
+    assert (found.id, found.name, found.result) == ("a", "tide", "low")
+
+
+def test_ids_may_be_numbers() -> None:
+    message = calling({"id": 7, "function": {"name": "tide", "arguments": "{}"}})
+    [found] = read(message, {"role": "tool", "tool_call_id": 7, "content": "low"}).calls
+    assert (found.id, found.result) == ("7", "low")
+
+
+def test_a_call_that_is_spelled_in_the_thinking_alone_is_a_call() -> None:
+    thought = 'Look.\n<tool_call>{"name": "tide", "arguments": {}}</tool_call>'
+    [found] = read(assistant(None, content="", reasoning_content=thought), {"role": "tool", "content": "low"}).calls
+    assert (found.name, found.result) == ("tide", "low")
+
+
 @pytest.mark.parametrize("role", ["tool", "function"])
 def test_results_without_ids_go_by_the_name_of_their_tool(role: str) -> None:
     calls = [{"function": {"name": name, "arguments": "{}"}} for name in ("tide", "wind", "tide")]
@@ -107,6 +126,7 @@ SPELLED = '<tool_call>\n{"name": "tide", "arguments": {}}\n</tool_call>\n<tool_c
     [
         ("<tool_response>\nlow\n</tool_response>\n<tool_response>\nstrong\n</tool_response>", ["low", "strong"]),
         ("<tool_response>low</tool_response>", ["low", None]),
+        ("<tool_result>low</tool_result>\n<function_results>strong</function_results>", ["low", "strong"]),
         (
             '<tool_response>{"name": "wind", "content": "strong"}</tool_response><tool_response>'
             '{"name": "tide", "content": "low"}</tool_response>',
@@ -148,6 +168,14 @@ def test_a_block_that_no_call_waits_for_is_text() -> None:
 def test_more_spellings_of_calls_in_the_content(content: str, name: str) -> None:
     [found] = read(assistant(None, content=content), {"role": "ipython", "content": "low"}).calls
     assert (found.name, json.loads(found.arguments)["at"], found.result) == (name, "Velm", "low")
+
+
+def test_json_in_prose_is_a_call_where_a_result_follows() -> None:
+    said = assistant(None, content='Let me see.\n{"name": "tide", "parameters": {"at": "Velm"}}')
+    [found] = read(said, {"role": "ipython", "content": "low"}).calls
+    assert (found.name, found.result) == ("tide", "low")
+    assert not read(said).calls
+    assert not read(assistant(None, content='A {"name": "tide"}'), {"role": "tool", "content": "low"}).calls
 
 
 def test_json_that_is_an_answer_is_no_call() -> None:
@@ -194,7 +222,9 @@ def test_a_conversation_of_results_without_calls_says_so(
     assert not [note for note in notes if "nothing to score" in note]
 
 
-@pytest.mark.parametrize("grade", [{"reward": 0.0}, {"score": 0}, {"outcome": False}, {"metadata": {"reward": 0.0}}])
+@pytest.mark.parametrize(
+    "grade", [{"reward": 0.0}, {"score": 0}, {"outcome": False}, {"reward": "0"}, {"metadata": {"reward": 0.0}}]
+)
 def test_a_grade_that_the_log_states_beats_ours_and_both_are_kept(grade: dict[str, Any], tmp_path: Path) -> None:
     data = line([user(), calling(call()), result("low"), assistant(None, content="low")], answer="low", **grade)
     (tmp_path / "log.jsonl").write_bytes(data)

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deltah.core.failures import is_error
 from deltah.core.signals import Verdict, score
-from deltah.core.types import CallStatus, Estimator, SegmentKind, SpanQuality, StopReason, Trajectory, is_error
+from deltah.core.types import CallStatus, Estimator, SegmentKind, SpanQuality, StopReason, Trajectory
 from deltah.errors import DataError
 from deltah.traces import read_traces, write_traces
 

@@ -188,3 +188,24 @@ def test_nothing_but_an_empty_list_of_choices_is_a_problem() -> None:
                 {"request": REQUEST, "response": {"id": "x", "object": "chat.completion", "choices": []}}
             ).encode()
         )
+
+
+def test_a_list_of_events_as_texts_is_a_stream(tmp_path: Path) -> None:
+    texts = [f"data: {json.dumps(one)}\n\n" for one in (*WORDS, END)]
+    for listed in ([*texts, "data: [DONE]\n\n", None], [json.dumps(one) for one in (*WORDS, END)]):
+        for name in ("response", "chunks"):
+            [t] = [decode(json.dumps({"request": REQUEST, name: listed}).encode())]
+            assert t.token_texts == ("In", " May")
+
+
+def test_an_index_of_null_is_the_first_choice() -> None:
+    nameless = [one | {"choices": [one["choices"][0] | {"index": None}]} for one in (*WORDS, END)]
+    assert decode(json.dumps({"request": REQUEST, "response": nameless}).encode()).token_texts == ("In", " May")
+
+
+def test_thinking_may_be_streamed_as_parts(tmp_path: Path) -> None:
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "In"}]}
+    parts = [chunk({"content": [thought]}, [token("In")]), chunk({"content": " May"}, [token(" May")]), END]
+    (tmp_path / "log.jsonl").write_text(json.dumps({"request": REQUEST, "response": parts}) + "\n")
+    [t] = read_traces(tmp_path / "log.jsonl", strict=True)
+    assert (t.prediction, t.token_texts, t.spans.value) == ("May", ("In", " May"), "exact")

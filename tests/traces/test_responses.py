@@ -114,6 +114,13 @@ def test_calls_that_the_server_answers_are_calls_with_results(tmp_path: Path) ->
     assert deltah.score(found).value == pytest.approx([CHANGE])
 
 
+def test_annotations_of_tools_are_kept(tmp_path: Path) -> None:
+    record = exchange([ASKED], FIRST)
+    hints = {"readOnlyHint": True, "idempotentHint": True}
+    record["request"]["tools"] = [{"type": "function", "name": "weather", "annotations": hints}]
+    assert only(tmp_path, record).metadata["tool_kinds"] == '{"weather": "read"}'
+
+
 def test_a_response_may_end_with_the_result_of_the_servers_tool(tmp_path: Path) -> None:
     served = {"type": "code_interpreter_call", "id": "i", "code": "1 + 1", "outputs": [{"type": "logs", "logs": "2"}]}
     found = only(tmp_path, exchange([ASKED], [FIRST[0], served]))

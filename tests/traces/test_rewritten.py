@@ -28,6 +28,8 @@ HABITS = (
     "drop text", "null text", "strip", "cut", "drop thinking", "reprint arguments", "repair arguments", "add calls",
     "move calls", "remove calls", "drop instructions", "change instructions", "results as user",
 )  # fmt: skip
+FORGETTING = ("cut off", "summarise")
+"""Habits that remove turns; tried alone, as with others too little may be left."""
 SESSIONS = ("none", "conversation", "request", "all")
 FIELDS = ("session_id", "trace_id", "metadata", "user")
 IDS = ("none", "unique", "count in turn", "count in conversation")
@@ -158,7 +160,13 @@ def rewritten(messages: list[Message], habits: frozenset[str], rng: random.Rando
         elif role == "tool" and "results as user" in habits:
             one = user(f"<tool_response>\n{one['content']}\n</tool_response>")
         sent.append(one)
-    return sent
+    turns = [i for i, one in enumerate(sent) if one["role"] == "assistant"]
+    if habits.isdisjoint(FORGETTING) or len(turns) < 2:
+        return sent
+    first = (
+        [user(f"So far: {len(turns)} steps.")] if "summarise" in habits else sent[:1] * (sent[0]["role"] == "system")
+    )
+    return first + sent[turns[-1] if "summarise" in habits else rng.choice(turns[-2:]) :]
 
 
 def rewrite_turn(one: Message, habits: frozenset[str], ids: list[str | None]) -> None:
@@ -223,7 +231,9 @@ def summary(t: Trajectory) -> str:
 
 
 def is_blurred(habits: frozenset[str], ids: str) -> bool:
-    """Whether of some turns nothing is left but their place."""
+    """Whether of some turns nothing is left but their place, or of the history that leads to them."""
+    if not habits.isdisjoint(FORGETTING):
+        return True
     if ids == "unique":
         return {"remove calls", "results as user"} <= habits
     return bool(habits & {"repair arguments", "remove calls"})
@@ -256,10 +266,30 @@ def check(seed: int, *habits_of_all: str) -> None:
     assert found == expected, (seed, session, field, plans, joiner.weakly_joined, joiner.n_unjoined)
 
 
-@pytest.mark.parametrize("habit", HABITS)
+@pytest.mark.parametrize("habit", [*HABITS, *FORGETTING])
 def test_each_habit_alone(habit: str) -> None:
     for seed in range(12):
         check(seed, habit)
+
+
+def test_lost_lines_never_mix_conversations() -> None:
+    """A quarter of the API calls is not in the log; every other is in one trajectory, with calls of its talk alone."""
+    for seed in range(100):
+        rng = random.Random(seed)
+        maker, session, field = Maker(rng), rng.choice(SESSIONS), rng.choice(FIELDS)
+        kept = []
+        for number in range(4):
+            dialect, habits = rng.choice((None, *DIALECTS)), frozenset(rng.sample(HABITS, rng.choice((0, 1, 3))))
+            talk = maker.talk(number, f"Where is {number}?", habits, "none" if dialect else rng.choice(IDS), dialect)
+            for i, one in enumerate(lines_of(talk, session, field, rng)):
+                one["metadata"] = one.get("metadata", {}) | {f"talk {number}": True}
+                kept += [(i + rng.random(), one)] * (rng.random() < 0.75)
+        joiner = Joiner()
+        for _, one in sorted(kept, key=lambda entry: entry[0]):
+            joiner.add(import_as("openai", json.dumps(one).encode()))
+        facts = [one.facts.metadata for one in joiner.finish()]
+        assert sum(one.get("n_requests", 1) for one in facts) == len(kept)
+        assert all(sum(key.startswith("talk ") for key in one) == 1 for one in facts), (seed, session, facts)
 
 
 @settings(max_examples=40, deadline=None)

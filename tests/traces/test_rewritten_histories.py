@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from growth import growth
 from typer.testing import CliRunner
 
 import deltah
 from deltah.cli.app import app
 from deltah.core.types import Trajectory
 from deltah.traces import TraceReader, read_traces
+from deltah.traces.joining import Joiner
 
-from .chat import assistant, call, result, token, user
+from .chat import assistant, call, import_as, result, token, user
 
 Message = dict[str, Any]
 Line = dict[str, Any]
@@ -211,6 +213,8 @@ def test_another_question_contradicts_what_a_turn_says(tmp_path: Path, session: 
     found, reader = read(tmp_path / "log", [one[0], one[1], *more, other[1]])
     assert [t.metadata.get("n_requests", 1) for t in found] == [2, 1, 1]
     assert reader.n_unjoined == 1
+    found, reader = read(tmp_path / "log", [one[0], one[1], other[1]])
+    assert (len(found), reader.n_unjoined, reader.n_branches) == (2, 1, 0)
 
 
 def test_another_text_in_the_same_place_contradicts(tmp_path: Path) -> None:
@@ -319,6 +323,24 @@ def test_old_observations_that_were_cleared_are_no_contradiction(tmp_path: Path)
             message["content"] = "[cleared]"
     [found], reader = read(tmp_path / "log", lines)
     assert (found.metadata["n_requests"], dict(reader.weakly_joined)) == (4, {"text": 2})
+
+
+def test_time_grows_with_the_log_not_with_its_square() -> None:
+    """Rollouts of one prompt, ids that only count, no text left: as many candidates as conversations."""
+
+    def join(n: int) -> None:
+        joiner = Joiner()
+        for line in lines[: 2 * n]:
+            joiner.add(import_as("openai", line))
+        assert joiner.n_unjoined == 0
+
+    lines = []
+    for number in range(400):
+        first = turn(f"Step {number}", call(arguments=json.dumps({"n": number}), id="call_0"))
+        log = log_of([user("Begin!"), first, result("x", "call_0"), turn("Done.")])
+        history(log[1])[1]["content"] = None
+        lines += [json.dumps(line).encode() for line in log]
+    assert growth(join, 100, 400) < 8
 
 
 def test_the_command_says_what_was_joined_by_what(tmp_path: Path) -> None:

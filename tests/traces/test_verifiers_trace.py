@@ -244,9 +244,11 @@ def test_paths_of_one_trace_share_their_history_and_count_it_once(tmp_path: Path
 
 def test_each_agent_of_an_episode_is_a_trajectory_and_one_without_tokens_is_read(tmp_path: Path) -> None:
     bare = [dict(n) | {"token_ids": [], "mask": [], "logprobs": []} for n in nodes()]
-    folder = stream(tmp_path, [episode(trace(), trace(id="t2", nodes=bare))], [])
+    critic = trace(id="t2", nodes=bare, agent={"name": "critic"})
+    folder = stream(tmp_path, [episode(trace(), critic)], [])
     first, second = deltah.read_traces(folder, strict=True)
     assert (first.id, second.id) == ("t1", "t2")
+    assert (first.group_id, second.group_id) == ("g7/solver", "g7/critic")
     assert len(second) == 0
     assert second.calls[0].result == "Tarn: 812 m"
     assert second.prediction == "812 m"

@@ -58,12 +58,21 @@ _ASSUMED_SIZES: Final = f"""
 """Models whose vocabulary size was taken from their name."""
 
 
+_UNKNOWN_REPEATS: Final = """
+    SELECT tool, count(*) FROM calls
+    WHERE repeats IS NOT NULL AND redundant IS NULL AND waste IS NOT NULL AND coalesce(verdict, '') <> 'reduced'
+    GROUP BY tool ORDER BY count(*) DESC, tool
+"""
+"""Tools with repeats that are no waste only because too little is known."""
+
+
 def notes_on(table: CallTable, log: ScoredLog) -> list[str]:
     """Notes on a log that was read to its end into a table, the most consequential first."""
     found = table.sql(_FACTS)
     facts = SimpleNamespace(**dict(zip(found.columns, found.fetchall()[0], strict=True)))
     facts.assumed = table.sql(_ASSUMED_SIZES).fetchall()
     facts.doubted = table.sql(_DOUBTED, doubts=[UNOPENED, UNREADABLE]).fetchall()
+    facts.repeats = table.sql(_UNKNOWN_REPEATS).fetchall()
     return [*_found(facts), *_unmeasured(log, facts), *_measurement(log, facts), *_reading(log, facts)]
 
 
@@ -160,6 +169,14 @@ def _sampling(facts: SimpleNamespace) -> Iterator[str]:
 
 def _reading(log: ScoredLog, facts: SimpleNamespace) -> Iterator[str]:
     reader = log.reader
+    if facts.repeats:
+        repeated = count(sum(n for _, n in facts.repeats), "call")
+        named = ", ".join(tool for tool, _ in facts.repeats[:MAX_FILES_NAMED])
+        named += ", …" if len(facts.repeats) > MAX_FILES_NAMED else ""
+        yield (
+            f"{repeated} with the result of an earlier equal one (of {named}) may be waste: say with --tools which "
+            "tools only read; deltah score --write-tools tools.toml drafts the file."
+        )
     if facts.approximate:
         yield (
             f"Token positions are approximate in {share(facts.approximate, facts.trajectories, 'trajectory')}: the log "

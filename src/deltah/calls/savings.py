@@ -8,7 +8,7 @@ others repeat it, at the input price without a prefix cache. docs/waste.md says 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from math import isfinite, nan
 from typing import TYPE_CHECKING, Any, Final
@@ -60,6 +60,10 @@ class Costs:
     prices: Prices = field(default_factory=Prices)
     latency_s: Mapping[str, float] = field(default_factory=dict)
     """Seconds of one call by tool, for calls whose duration was not measured."""
+
+    def with_fees(self, fees: Mapping[str, float]) -> Costs:
+        """The same with fees of further tools; one that is stated already stays."""
+        return replace(self, prices=replace(self.prices, per_call={**fees, **self.prices.per_call}))
 
     def __post_init__(self) -> None:
         _check_amounts({f"the latency of {tool!r}": seconds for tool, seconds in self.latency_s.items()})
@@ -212,10 +216,14 @@ def _assumptions(costs: Costs, n_estimated: int, n_gaps: int) -> tuple[str, ...]
     return tuple(sentence for sentence, holds in sentences.items() if holds)
 
 
-def unknown_tools(costs: Costs, called: Iterable[str]) -> str | None:
-    """A note on prices and latencies of tools that are never called, with the names that may have been meant."""
+def unknown_tools(costs: Costs, called: Iterable[str], declared: Iterable[str] = ()) -> str | None:
+    """A note on tools that an option names and the log never calls, with the names that may have been meant."""
     tools = set(called)
-    unknown = [name for name in dict.fromkeys((*costs.prices.per_call, *costs.latency_s)) if name not in tools]
+    named_by = {"--price": costs.prices.per_call, "--latency": costs.latency_s, "--tools": tuple(declared)}
+    options = [option for option, names in named_by.items() if not tools.issuperset(names)]
+    unknown = [
+        name for name in dict.fromkeys(name for names in named_by.values() for name in names) if name not in tools
+    ]
     if not unknown:
         return None
     known, named = [*filter(str.strip, sorted(tools)), *TOKEN_PRICES], []
@@ -223,6 +231,5 @@ def unknown_tools(costs: Costs, called: Iterable[str]) -> str | None:
         close = get_close_matches(name, known, n=2)
         named.append(f"{name} (did you mean {' or '.join(close)}?)" if close else name)
     more = f" and {len(unknown) - _MAX_NAMED:,} more" if len(unknown) > _MAX_NAMED else ""
-    return (
-        f"--price or --latency names {count(len(unknown), 'tool')} that the log never calls: {', '.join(named)}{more}."
-    )
+    what = f"{count(len(unknown), 'tool')} that the log never calls"
+    return f"{' or '.join(options)} names {what}: {', '.join(named)}{more}."

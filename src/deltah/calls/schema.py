@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from deltah.calls.grading import cluster_key, grader_of, is_correct
-from deltah.calls.waste import Waste, waste_level
+from deltah.calls.waste import CallFacts
 from deltah.core.signals import Signal
 from deltah.core.types import SegmentKind, Trajectory
 from deltah.errors import InvalidValueError
@@ -60,8 +60,13 @@ _CALLS: Final = (
     Column("entropy_after", "DOUBLE", "H(r_k), entropy of the reasoning after it", "nats"),
     Column("tokens_before", "BIGINT", "Tokens that `entropy_before` pools", "tokens"),
     Column("tokens_after", "BIGINT", "Tokens that `entropy_after` pools", "tokens"),
-    Column("waste", "VARCHAR[]", "Classes of waste that the text shows; null: nobody looked"),
-    Column("waste_level", "VARCHAR", "certified, likely, hint or none: waste and verdict together"),
+    Column("repeats", "BIGINT", "Place (`index`) of the latest earlier equal call of the same tool; null: none"),
+    Column("same_result", "BOOLEAN", "Whether that call gave the same result; null: there is none to compare"),
+    Column("between", "VARCHAR[]", "Tools called between the two, those of their turns included"),
+    Column("message_between", "BOOLEAN", "Whether a user or system message stood between the two"),
+    Column("waste", "VARCHAR[]", "Classes that the text shows, see docs/waste.md; null: nobody looked"),
+    Column("redundant", "BOOLEAN", "Whether the call repeats one, for nothing; null: its tool is not known"),
+    Column("waste_level", "VARCHAR", "certified, likely, hint or none: what is redundant, and the verdict"),
     Column("cost", "DOUBLE", "Fee and tokens at the given prices; null: a price is not known", "see `Prices`"),
     Column("cost_with_cache", "DOUBLE", "The same with a prefix cache that never misses", "see `Prices`"),
     Column("duration_s", "DOUBLE", "Time the tool took", "seconds"),
@@ -74,6 +79,9 @@ _CALLS: Final = (
     Column("prompt_tokens", "DOUBLE", "Tokens of call and result, for every later request that reads them", "tokens"),
     Column("repeated_prompt_tokens", "DOUBLE", "Those of `prompt_tokens` that an earlier request had read", "tokens"),
     Column("tokens_estimated", "BOOLEAN", "Whether a count is estimated at 4 characters per token"),
+    Column("call_hash", "UBIGINT", "Hash of tool and arguments: equal calls have the same"),
+    Column("result_hash", "UBIGINT", "Hash of the result; null: none to compare, or an error that may pass"),
+    Column("news_hash", "UBIGINT", "Hash of the words of the result that the call lacks"),
 )
 _TRAJECTORIES: Final = (
     Column("prediction", "VARCHAR", "Final answer"),
@@ -106,27 +114,43 @@ _SHARED: Final = (
 )
 TABLES: Final = {"calls": (*_IDS, *_CALLS, *_SHARED), "trajectories": (*_IDS, *_TRAJECTORIES, *_SHARED)}
 """Columns by table, in order."""
+TOOLS: Final = (
+    Column("tool", "VARCHAR", "Name of the tool"),
+    Column("calls", "BIGINT", "Its calls", "calls"),
+    Column("trajectories", "BIGINT", "Trajectories that call it", "trajectories"),
+    Column(
+        "repeats",
+        "BIGINT",
+        "Calls that equal an earlier one, in any trajectory; copies of a conversation count once",
+        "calls",
+    ),
+    Column("repeated", "BIGINT", "Different calls that were made more than once", "calls"),
+    Column("changed", "BIGINT", "Those of them that gave different results", "calls"),
+    Column("kind", "VARCHAR", "read, poll, write or unknown"),
+    Column("kind_from", "VARCHAR", "declared, annotated, own or measured; null: unknown"),
+)
+"""Columns of the table of tools, which `deltah.calls.tool_kinds` fills."""
 Row: TypeAlias = dict[str, Any]
 """By column; what is absent is null."""
 _SAME_NAMES: Final = ("question", "outcome", "estimator", "temperature", "spans", "model", "group_id")
 """Columns that are attributes of a trajectory."""
-Classes: TypeAlias = Sequence[frozenset[Waste]]
-"""(C,) what `waste_of_calls` says."""
+Facts: TypeAlias = Sequence[CallFacts]
+"""(C,) what `facts_of_calls` says."""
 
 
 def rows_of(
     trajectory: Trajectory,
     signal: Signal | None,
-    waste: Classes | None,
+    facts: Facts | None,
     *,
     key: int = 0,
     matched: bool = False,
     cluster: str = "task_id",
     file: str | None = None,
 ) -> tuple[Row, list[Row]]:
-    """Row of a trajectory and rows of its calls, as of `CallTable.add`; without `waste` nobody looked for it."""
+    """Row of a trajectory and rows of its calls, as of `CallTable.add`; without `facts` nobody looked for waste."""
     n = trajectory.n_calls
-    given = {"signal": n if signal is None else signal.n_calls, "waste": n if waste is None else len(waste)}
+    given = {"signal": n if signal is None else signal.n_calls, "facts": n if facts is None else len(facts)}
     for what, found in given.items():
         if found != n:
             raise InvalidValueError(
@@ -160,10 +184,10 @@ def rows_of(
         "stop_reason": trajectory.stop_reason,
         "metadata": dict(trajectory.metadata),
     }
-    return row, _call_rows(trajectory, signal, waste, shared)
+    return row, _call_rows(trajectory, signal, facts, shared)
 
 
-def _call_rows(t: Trajectory, signal: Signal | None, waste: Classes | None, shared: Row) -> list[Row]:
+def _call_rows(t: Trajectory, signal: Signal | None, facts: Facts | None, shared: Row) -> list[Row]:
     tokens, measured = _tokens(t), dict[str, Sequence[Any]]()
     if signal is not None:  # an unanswered call has no value, whatever its round has
         before, entropy, n_tokens = signal.round_of_call, signal.segment_entropy, signal.segment_tokens
@@ -180,9 +204,8 @@ def _call_rows(t: Trajectory, signal: Signal | None, waste: Classes | None, shar
     rows = []
     for i, (call, k) in enumerate(zip(t.calls, t.round_of_call.tolist(), strict=True)):
         row = shared | tokens[i] | {name: column[i] for name, column in measured.items()}
-        if waste is not None:
-            row["waste"] = sorted(waste[i])
-            row["waste_level"] = waste_level(waste[i], row.get("verdict")).value
+        if facts is not None:
+            row |= _fact_columns(facts[i])
         row |= {
             "call": call.id,
             "index": i + 1,
@@ -198,6 +221,15 @@ def _call_rows(t: Trajectory, signal: Signal | None, waste: Classes | None, shar
         }
         rows.append(row)
     return rows
+
+
+def _fact_columns(facts: CallFacts) -> Row:
+    row: Row = dict(zip(("call_hash", "result_hash", "news_hash"), facts.hashes, strict=True))
+    row |= {"waste": sorted(facts.waste), "redundant": False}
+    if facts.repeats is not None:
+        row |= {"repeats": facts.repeats + 1, "same_result": facts.same_result, "between": facts.between}
+        row["message_between"] = facts.message_between
+    return row
 
 
 def _tokens(t: Trajectory) -> list[Row]:
@@ -253,9 +285,9 @@ class RowWriter:
         self._files: dict[str, BinaryIO] = {}
         self.n_bytes = self._longest = 0
 
-    def add(self, trajectory: Trajectory, signal: Signal | None, waste: Classes | None, **facts: Any) -> None:
+    def add(self, trajectory: Trajectory, signal: Signal | None, facts: Facts | None, **more: Any) -> None:
         """Write the rows of one trajectory, see `rows_of`."""
-        row, calls = rows_of(trajectory, signal, waste, key=self._key, **facts)
+        row, calls = rows_of(trajectory, signal, facts, key=self._key, **more)
         self._key += 1
         if not self._files:
             self._files = {name: open(f"{self._folder}/{uuid.uuid4().hex}.{name}", "wb") for name in TABLES}  # noqa: SIM115

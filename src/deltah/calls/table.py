@@ -27,12 +27,13 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 from deltah.calls.grading import Answers
 from deltah.calls.savings import Costs, fill_costs
-from deltah.calls.schema import TABLES, Classes, RowFiles, RowWriter
-from deltah.calls.waste import waste_of_calls
-from deltah.core.signals import SIGNALS, Signal, SignalConfig, score
+from deltah.calls.schema import TABLES, Facts, RowFiles, RowWriter
+from deltah.calls.tool_kinds import LEVEL, Declared, ToolKinds, judge
+from deltah.calls.waste import facts_of_calls
+from deltah.core.signals import Signal, SignalConfig, score
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError, DataWarning, InvalidValueError, MissingDependencyError
-from deltah.runs import is_result, signal_of
+from deltah.runs import is_result, known_signal, signal_of, tools_of
 from deltah.text_format import count
 from deltah.traces.files import STDIN
 from deltah.traces.parquet import OPTIONAL
@@ -63,12 +64,14 @@ def score_measured(trajectory: Trajectory, config: SignalConfig | None = None) -
 class CallTable:
     """Calls and trajectories as two relations of one database; ask it with SQL, or take it as a data frame."""
 
-    def __init__(self, *, cluster: str = "task_id") -> None:
-        """Make an empty table; `cluster` is the metadata key that names the question."""
+    def __init__(self, *, cluster: str = "task_id", tools: ToolKinds | None = None) -> None:
+        """Make an empty table; `cluster` is the metadata key that names the question, `tools` what is known of them."""
         self.log: ScoredLog | None = None
         """What the rows were read from; None for trajectories in memory."""
         self.has_waste = True
         """Whether anybody looked for waste."""
+        self.tools = tools or ToolKinds()
+        """What the levels of waste were computed with."""
         self.costs = _NO_COSTS
         """What the costs of calls were computed with, see `price`."""
         import duckdb  # here, because it takes a tenth of a second to load
@@ -83,6 +86,7 @@ class CallTable:
         """Where a `RowWriter` puts rows for this table."""
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self._waiting: list[RowFiles] = []
+        self._judged = False
         self._writer = RowWriter(self.folder)
 
     @classmethod
@@ -93,6 +97,7 @@ class CallTable:
         *,
         config: SignalConfig | None = None,
         cluster: str = "task_id",
+        tools: Declared | None = None,
     ) -> Self:
         """Table of trajectories in memory.
 
@@ -101,25 +106,26 @@ class CallTable:
             signals: One for each, None where it has no entropies; scored here when not given.
             config: How to score.
             cluster: Metadata key that names the question.
+            tools: What calling each tool does, see `read_calls`.
 
         Raises:
             InvalidValueError: if `signals` has another length, or one has another number of calls.
         """
-        table, listed = cls(cluster=cluster), list(trajectories)
+        table, listed = cls(cluster=cluster, tools=ToolKinds.of(tools)), list(trajectories)
         if signals is not None and len(signals) != len(listed):
             raise InvalidValueError(f"got {len(signals)} signals for {len(listed)} trajectories; give one for each")
-        for i, trajectory in enumerate(listed):
+        for i, trajectory in enumerate(map(table.tools.timed, listed)):
             table.add(trajectory, score_measured(trajectory, config) if signals is None else signals[i])
         return table
 
     def add(
-        self, trajectory: Trajectory, signal: Signal | None, waste: Classes | None = None, *, matched: bool = False
+        self, trajectory: Trajectory, signal: Signal | None, facts: Facts | None = None, *, matched: bool = False
     ) -> None:
         """Add one trajectory with its signal, None without entropies.
 
-        `waste` is (C,) as of `waste_of_calls` (default: looked for here), `matched` whether a file of answers has it.
+        `facts` is (C,) as of `facts_of_calls` (default: found here), `matched` whether a file of answers has it.
         """
-        found = waste_of_calls(trajectory) if waste is None and self.has_waste else waste
+        found = facts_of_calls(trajectory, self.tools.limits_s) if facts is None and self.has_waste else facts
         self._writer.add(trajectory, signal, found, matched=matched, cluster=self._cluster)
         self._flush(beyond=_BATCH_BYTES)
 
@@ -138,13 +144,22 @@ class CallTable:
         for name, columns in TABLES.items():
             shape = ", ".join(f"\"{column.name}\": '{column.type}'" for column in columns)
             paths = [files.paths[name] for files in waiting]
+            level = f"SELECT * REPLACE ({LEVEL} AS waste_level) " if name == "calls" else ""
             self.connection.execute(
-                f"INSERT INTO {name} FROM read_json($paths, format = 'newline_delimited', columns = {{{shape}}}, "
-                f"maximum_object_size = {size})",
+                f"INSERT INTO {name} {level}FROM read_json($paths, format = 'newline_delimited', "
+                f"columns = {{{shape}}}, maximum_object_size = {size})",
                 {"paths": paths},
             )
             for path in paths:
                 os.unlink(path)
+        self._judged = False
+
+    def _settle(self) -> None:
+        """Read all rows that wait, and judge the calls by all that is known then."""
+        self._flush()
+        if not self._judged:
+            judge(self)
+            self._judged = True
 
     @property
     def calls(self) -> duckdb.DuckDBPyRelation:
@@ -158,13 +173,13 @@ class CallTable:
 
     def sql(self, query: str, **parameters: object) -> duckdb.DuckDBPyRelation:
         """Answer of a DuckDB query on `calls` and `trajectories`; parameters are values of `$name` in it."""
-        self._flush()
+        self._settle()
         # Each with a cursor of its own: one that was not read to its end does not stand in the way of the next.
         return self.connection.cursor().sql(query, params=parameters or None)
 
     def price(self, costs: Costs) -> None:
         """Fill the columns `cost` and `cost_with_cache` of the calls that the table has now."""
-        self._flush()
+        self._settle()
         self.costs = costs
         fill_costs(self, costs.prices)
 
@@ -227,10 +242,11 @@ class CallTable:
         temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         source = "calls"
         if target.suffix == ".csv":
-            source = "(SELECT * REPLACE (array_to_string(waste, '|') AS waste) FROM calls)"
+            listed = (f"array_to_string({name}, '|') AS {name}" for name in ('"between"', "waste"))
+            source = f"(SELECT * REPLACE ({', '.join(listed)}) FROM calls)"
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            self._flush()
+            self._settle()
             place = str(temporary).replace("'", "''")
             self.connection.execute(f"COPY {source} TO '{place}' ({_FORMATS[target.suffix]})")
             temporary.replace(target)
@@ -254,13 +270,14 @@ class LogOptions(ReadOptions):
     """How logs are read and scored; see `read_calls`."""
 
     answers: str | None = None
+    tools: Declared | None = None
     signal: str | None = None
     margin: float | None = None
     watch: Callable[[int], object] | None = None
 
     def signal_config(self, base: SignalConfig) -> SignalConfig:
         """A run's configuration with what is stated here in its place."""
-        name = base.name if self.signal in (None, base.name) else _signal_name(str(self.signal))
+        name = base.name if self.signal in (None, base.name) else known_signal(str(self.signal))
         kept = base.margin if name == base.name else None  # another signal has a margin of its own
         return replace(base, name=name, margin=kept if self.margin is None else self.margin)
 
@@ -288,30 +305,15 @@ class ScoredLog(Iterable[tuple[Trajectory, Signal | None, bool]]):
                 "these traces come from runs with different signals; say which to use with --signal or --margin"
             )
         self.signal = found.pop() if found else options.signal_config(SignalConfig())
+        self.tools = ToolKinds.of(options.tools, own=set().union(*map(tools_of, folders)))
 
     def __iter__(self) -> Iterator[tuple[Trajectory, Signal | None, bool]]:
         """Grade and score the trajectories that can be read, as they are asked for."""
         for read in self.reader:
-            trajectory, matched = self.answers.apply(read)
+            trajectory, matched = self.answers.apply(self.tools.timed(read))
             if self.watch is not None:
                 self.watch(self.reader.n_read)
             yield trajectory, score_measured(trajectory, self.signal), matched
-
-
-def log_signals() -> tuple[str, ...]:
-    """Names of the signals that a log can be scored by as it is read: those that need no fit."""
-    return tuple(name for name, entry in SIGNALS.items() if "fit" not in entry.options)
-
-
-def _signal_name(name: str) -> str:
-    known = name in SIGNALS or ":" in name
-    if known and "fit" not in SIGNALS.resolve(name).options:
-        return name
-    fitted = f"the signal {name!r} needs an expectation fitted on other questions, as `deltah study` computes it; here"
-    raise InvalidValueError(
-        f"{fitted if known else f'unknown signal {name!r};'} choose one of: {', '.join(log_signals())}; or name one of "
-        "your own as package.module:function"
-    )
 
 
 def read_calls(  # noqa: PLR0913 - the options of `deltah score`
@@ -320,6 +322,7 @@ def read_calls(  # noqa: PLR0913 - the options of `deltah score`
     signal: str | None = None,
     margin: float | None = None,
     answers: str | None = None,
+    tools: Declared | None = None,
     format: str | None = None,
     vocab_size: int | None = None,
     join: bool = True,
@@ -336,6 +339,7 @@ def read_calls(  # noqa: PLR0913 - the options of `deltah score`
         signal: A name, or `package.module:function`; None: that of the run that the traces lie in, else ΔH.
         margin: Dead band in the signal's unit; None: likewise.
         answers: Second file with grades or gold answers.
+        tools: What calling each tool does, a TOML file or a mapping: `{"search": "read"}`, see `tool_kinds.Tool`.
         format: Name of a trace format; None: detected from the content.
         vocab_size: Vocabulary size of logs that do not state it.
         join: Whether API calls of one conversation become one trajectory.
@@ -344,9 +348,6 @@ def read_calls(  # noqa: PLR0913 - the options of `deltah score`
         costs: Prices, for the column `cost`.
         workers: Processes; None: one per core, at most 8. Several need a guarded main (`multiprocessing`, "spawn").
         watch: Called with the number of trajectories read so far.
-
-    Returns:
-        A `CallTable`: `.df()`, `.pl()`, `.arrow()`, `.sql("SELECT ... FROM calls")`.
 
     Warns:
         DataWarning: if some records could not be read: how many, and the first of them.
@@ -362,26 +363,32 @@ def read_calls(  # noqa: PLR0913 - the options of `deltah score`
         format=format, vocab_size=vocab_size, join=join, strict=strict, answers=answers, signal=signal, margin=margin
     )
     named = [paths] if isinstance(paths, str | os.PathLike) else [*paths]
-    log, table = ScoredLog(named, options, waste=waste), CallTable()
+    log = ScoredLog(named, replace(options, tools=tools), waste=waste)
+    table = CallTable(tools=log.tools)
     table.log, table.has_waste = log, waste
-    score_file = partial(_score_file, log.signal, log.answers, waste, table.folder)
+    score_file = partial(_score_file, (log.signal, log.answers, log.tools), waste, table.folder)
     for files in log.reader.map(score_file, workers=workers, watch=watch):
         table.load(files)
     if not table.n_trajectories:
         raise nothing_read(log, named)
     if log.reader.n_problems:
         warnings.warn(losses(log), DataWarning, stacklevel=2)
-    if costs is not None:
-        table.price(costs)
+    if costs is not None or log.tools.fees:
+        table.price((costs or Costs()).with_fees(log.tools.fees))
     return table
 
 
 def _score_file(
-    config: SignalConfig, answers: Answers, waste: bool, folder: str, read: ReadCounts, found: Iterable[Trajectory]
+    known: tuple[SignalConfig, Answers, ToolKinds],
+    waste: bool,
+    folder: str,
+    read: ReadCounts,
+    found: Iterable[Trajectory],
 ) -> RowFiles:
     """Write the rows of one file of a log, in any process."""
+    config, answers, tools = known
     writer = RowWriter(folder, read.number * _FILE_KEYS)
-    for trajectory, matched in map(answers.apply, found):
-        classes = waste_of_calls(trajectory) if waste else None
-        writer.add(trajectory, score_measured(trajectory, config), classes, matched=matched, file=read.file)
+    for trajectory, matched in map(answers.apply, map(tools.timed, found)):
+        facts = facts_of_calls(trajectory, tools.limits_s) if waste else None
+        writer.add(trajectory, score_measured(trajectory, config), facts, matched=matched, file=read.file)
     return writer.take()

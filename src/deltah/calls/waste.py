@@ -1,190 +1,198 @@
-"""Waste that the text of a trajectory shows: calls that repeat a call, an error or what the context already holds.
+"""Facts about each call that its trajectory's text shows, and classes of waste that they may amount to.
 
-No label, model or entropy is used, and what is in doubt is no waste; docs/waste.md states the rules. A call that may
-change the world and a new user message begin a new *epoch*, and only calls of one epoch are evidence about each other.
-Time is linear in the text but for one substring search per call in its epoch's results and `NEAR_WINDOW` comparisons.
+A fact is no accusation: that a call repeats another is a fact, and that it was *waste* needs a tool of which it is
+known that the same call gives the same answer. `deltah.calls.tool_kinds` knows the tools and gives the level. No label,
+model or entropy is used here; docs/waste.md states the rules. Time is linear in the text but for one substring search
+per call in the results before it, and `NEAR_WINDOW` comparisons.
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise, product, repeat
+from math import inf
 from operator import itemgetter
 from string import ascii_lowercase
 from typing import Final
 
-from deltah.calls.evidence import CallText, flatten, read_call, same_code, split_words, tool_of
-from deltah.core.signals import Signal, Verdict
+from deltah.calls.evidence import CallText, context_form, parts_of, read_call, split_words
 from deltah.core.types import SegmentKind, ToolCall, Trajectory
 from deltah.tools.search import STOP_WORDS
 
 NEAR_SIMILARITY: Final = 0.8
-"""Jaccard similarity of query words from which two queries are near duplicates, if the result is in context too."""
+"""Jaccard similarity of the words of two calls from which they are near duplicates, if the result is in context too."""
 NEAR_WINDOW: Final = 32
-"""Queries that differ in nothing but words are compared with so many of their predecessors."""
-MIN_PASSAGE_CHARS: Final = 40
-"""A shorter search result is never said to be in context already."""
-MIN_TEXT_CHARS: Final = 160
-"""The same for other tools."""
+"""Calls that differ in nothing but words are compared with so many of their predecessors."""
+MIN_NEW_WORDS: Final = 3
+"""A result that brings fewer words is never said to be unused: it may only say that all went well."""
 
 
 class Waste(StrEnum):
-    """Why the text says that a call was not needed."""
+    """What the text shows about a call."""
 
     EXACT_DUPLICATE = "exact_duplicate"
-    """The same tool with equal arguments gave the same answer before."""
-    NEAR_DUPLICATE = "near_duplicate"
-    """The same, with arguments that are equal once normalised; or a similar query whose result was in context."""
-    RESULT_IN_CONTEXT = "result_in_context"
-    """The whole result stood word for word in the context before the call was issued."""
+    """The same call gave the same answer before."""
     REPEATED_ERROR = "repeated_error"
     """The same call had failed with the same error before, and does not succeed later."""
+    NEAR_DUPLICATE = "near_duplicate"
+    """A hint: a call in similar words came before, and the result was in context."""
+    RESULT_IN_CONTEXT = "result_in_context"
+    """A hint: the whole result stood word for word in the context before the call was issued."""
     RESULT_UNUSED = "result_unused"
-    """No new word of the result occurs in anything the policy wrote later: a hint, not a verdict."""
+    """A hint: no new word of the result occurs in anything the policy wrote later."""
+
+
+REPEATS: Final = (Waste.EXACT_DUPLICATE, Waste.REPEATED_ERROR)
+"""Classes that are waste where the tool is known to be repeatable; the others are hints."""
 
 
 class WasteLevel(StrEnum):
-    """What text and entropy together say about a call."""
+    """What the text, the knowledge about the tool and entropy together say about a call."""
 
     CERTIFIED = "certified"
-    """A class other than the hint holds, and ΔH is certified not reduced."""
+    """It repeats a call that nothing stands against, of a repeatable tool, and ΔH is certified not reduced."""
     LIKELY = "likely"
-    """A class other than the hint holds; ΔH is undecided, undefined or was not measured."""
+    """The same; ΔH is undecided, undefined or was not measured."""
     HINT = "hint"
-    """Only the hint holds."""
+    """A class holds, and no more is known."""
     NONE = "none"
     """No class holds, or the call reduced entropy."""
 
 
-def waste_level(waste: frozenset[Waste], verdict: Verdict | None) -> WasteLevel:
-    """Combine the classes of a call with its verdict; None: the trajectory carries no entropies."""
-    if not waste or verdict is Verdict.REDUCED:
-        return WasteLevel.NONE
-    if waste == {Waste.RESULT_UNUSED}:
-        return WasteLevel.HINT
-    return WasteLevel.CERTIFIED if verdict is Verdict.NOT_REDUCED else WasteLevel.LIKELY
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallFacts:
+    """Facts about one call."""
+
+    waste: frozenset[Waste] = frozenset()
+    repeats: int | None = None
+    """Place of the latest earlier equal call, from 0; None: none."""
+    same_result: bool | None = None
+    """Whether that call gave the same result; None: no such call, or a result that cannot be compared."""
+    between: tuple[str, ...] = ()
+    """Tools called between the two, those of both turns included, in order of name."""
+    message_between: bool = False
+    """Whether a user or system message stood between the two."""
+    hashes: tuple[int | None, int | None, int | None] = (None, None, None)
+    """Of the call, its result, and the words of the result that the call lacks; None: not to be compared."""
 
 
-def waste_levels(signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> tuple[WasteLevel, ...]:
-    """(C,) what text and entropy say about each call, given its classes; the signal is None without entropies."""
-    verdicts = [None] * len(waste) if signal is None else signal.call_verdicts
-    return tuple(waste_level(classes, verdict) for classes, verdict in zip(waste, verdicts, strict=True))
+def facts_of_calls(trajectory: Trajectory, limits_s: Mapping[str, float] | None = None) -> tuple[CallFacts, ...]:
+    """(C,) facts about each call, in the order of `Trajectory.calls`; `limits_s` are time limits by tool.
 
-
-def waste_of_calls(trajectory: Trajectory) -> tuple[frozenset[Waste], ...]:
-    """Classes of waste that hold for each call, in the order of `Trajectory.calls`; an empty set: none.
-
-    A duplicate is the later one of two calls; so is the second of two equal calls of one turn.
+    Of two equal calls the later one repeats the earlier; so does the second of two equal calls of one turn.
     """
-    if not trajectory.calls:
-        return ()
-    if trajectory.metadata.get("has_text") is False:
-        return (frozenset(),) * trajectory.n_calls  # an export of numbers: there is nothing to compare
-    heard = _user_text(trajectory)
-    evidence = _evidence(trajectory.calls, heard)
-    groups: dict[tuple[int, tuple[str, ...]], list[CallText]] = defaultdict(list)
-    for e in evidence:
-        groups[e.epoch, e.loose].append(e)
-    for group in (group for group in groups.values() if len(group) > 1):
-        answers = {e.flat for e in group if e.kind not in ("failed", "absent")}
-        for e in group:
-            e.changing = len(answers) > 1
-        _mark_duplicates(group)
-        _mark_repeated_errors(group)
-    _mark_contained(evidence, heard)
-    _mark_similar(evidence)
-    for e, unused in zip(evidence, _unused_results(trajectory, heard), strict=True):
-        if unused and e.kind == "content" and e.effect != "changes":
-            e.waste.add(Waste.RESULT_UNUSED)
-    return tuple(frozenset(map(Waste, e.waste)) for e in evidence)
-
-
-def _evidence(calls: Iterable[ToolCall], heard: Iterable[int]) -> list[CallText]:
-    """Read every call once; an epoch begins at a call that changes something and after a user message."""
-    evidence = [read_call(call) for call in calls]
-    messages = [turn for turn in heard if turn > 0][::-1]
-    epoch = 0
-    for call, e in zip(calls, evidence, strict=True):
-        # A tool that refused has changed nothing; code may have run half way.
-        begins = e.effect == "changes" and not (e.kind == "failed" and tool_of(call.name).kind != "code")
-        while messages and messages[-1] <= call.turn:
-            messages.pop()
-            begins = True
-        epoch += begins
-        e.epoch = epoch
-    return evidence
-
-
-def _mark_duplicates(group: Sequence[CallText]) -> None:
-    exact: set[str] = set()
-    earlier: list[CallText] = []
-    for e in group:
-        if not e.answered or e.changing:
+    calls = trajectory.calls
+    if not calls or trajectory.metadata.get("has_text") is False:  # an export of numbers: there is nothing to compare
+        return (CallFacts(),) * len(calls)
+    limits = limits_s or {}
+    texts, heard = [read_call(call, limits.get(call.name, inf)) for call in calls], _user_text(trajectory)
+    hints = _Hints(texts, trajectory, heard)
+    found, latest, successes = list[CallFacts](), dict[tuple[str, str], int](), _last_successes(texts)
+    places, messages = _places(texts), sorted(turn for turn in heard if turn > 0)
+    for i, text in enumerate(texts):
+        key = (text.name, text.arguments)
+        waste, j = hints.of(i), latest.get(key) if text.name.strip() else None  # what was not parsed equals nothing
+        latest[key] = i
+        if j is None:
+            found.append(CallFacts(waste=frozenset(waste), hashes=text.hashes))
             continue
-        if e.exact in exact:
-            e.waste.add(Waste.EXACT_DUPLICATE)
-            continue
-        if any(same_code(e, other) for other in earlier):
-            e.waste.add(Waste.NEAR_DUPLICATE)
-        exact.add(e.exact)
-        earlier = [*earlier[: NEAR_WINDOW - 1], e]
+        earlier = texts[j]
+        known = text.answer is not None and earlier.answer is not None
+        same = (text.failed, text.answer) == (earlier.failed, earlier.answer) if known else None
+        if same and not (text.failed and successes.get(key, -1) > i):
+            waste.add(Waste.REPEATED_ERROR if text.failed else Waste.EXACT_DUPLICATE)
+        found.append(
+            CallFacts(
+                waste=frozenset(waste),
+                repeats=j,
+                same_result=same,
+                between=_between(places, texts, j, i),
+                message_between=bisect_right(messages, earlier.turn) < bisect_right(messages, text.turn),
+                hashes=text.hashes,
+            )
+        )
+    return tuple(found)
 
 
-_VARYING = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+")
+def _last_successes(texts: Iterable[CallText]) -> dict[tuple[str, str], int]:
+    """Place of the last success of each call."""
+    answered = ((i, text) for i, text in enumerate(texts) if text.flat and not text.failed)
+    return {(text.name, text.arguments): i for i, text in answered}
 
 
-def _mark_repeated_errors(group: Sequence[CallText]) -> None:
-    last_success = max((i for i, e in enumerate(group) if e.answered or e.kind == "acknowledgement"), default=-1)
-    seen: list[tuple[str, CallText]] = []
-    for i, e in enumerate(group):
-        if e.kind != "failed":
-            continue
-        error = _VARYING.sub("#", e.flat.casefold())
-        if any(error == text and same_code(e, other) for text, other in seen):
-            if i > last_success:
-                e.waste.add(Waste.REPEATED_ERROR)
-        else:
-            seen = [*seen[: NEAR_WINDOW - 1], (error, e)]
+def _places(texts: Iterable[CallText]) -> dict[str, list[int]]:
+    """Places of the calls of each tool."""
+    places: dict[str, list[int]] = defaultdict(list)
+    for i, text in enumerate(texts):
+        places[text.name].append(i)
+    return places
 
 
-def _mark_contained(evidence: Sequence[CallText], heard: Mapping[int, str]) -> None:
-    """Mark results whose every passage stood in the context of their epoch before their turn."""
-    texts, seen_parts = set[str](), set[str]()
-    epoch, turn = -1, -1
-    waiting: list[CallText] = []
-    for e in evidence:
-        if e.epoch != epoch:
-            texts, seen_parts, waiting = set(), set(), []
-            if e.effect != "changes":
-                texts.update(flatten(text) for t, text in heard.items() if turn < t <= e.turn)
-        elif e.turn != turn:
-            texts.update(earlier.flat for earlier in waiting)
-            seen_parts.update(part for earlier in waiting for part in earlier.parts)
-            waiting = []
-        epoch, turn = e.epoch, e.turn
-        waiting.append(e)
-        enough = len(e.flat) - 2 >= (MIN_PASSAGE_CHARS if e.query else MIN_TEXT_CHARS)
-        if e.kind != "content" or e.effect == "changes" or e.changing or not enough:
-            continue
-        if all(part in seen_parts or part in texts or any(part in text for text in texts) for part in e.parts):
-            e.waste.add(Waste.RESULT_IN_CONTEXT)
+def _between(
+    places: Mapping[str, Sequence[int]], texts: Sequence[CallText], first: int, second: int
+) -> tuple[str, ...]:
+    """Tools called from the turn of one call to that of another, the two left out: calls of a turn run in any order."""
+    start = bisect_left(texts, texts[first].turn, key=lambda text: text.turn)
+    stop = bisect_right(texts, texts[second].turn, key=lambda text: text.turn)
+    counts = {name: bisect_left(at, stop) - bisect_left(at, start) for name, at in places.items()}
+    counts[texts[first].name] -= 2
+    return tuple(sorted(name for name, n in counts.items() if n))
 
 
-def _mark_similar(evidence: Sequence[CallText]) -> None:
-    """Mark calls whose result was in context and whose query resembles an earlier one of the epoch."""
-    buckets: dict[tuple[int, tuple[str, ...]], list[CallText]] = defaultdict(list)
-    for e in evidence:
-        if not e.query:
-            continue
-        earlier = buckets[e.epoch, e.rest]
-        if Waste.RESULT_IN_CONTEXT in e.waste and Waste.EXACT_DUPLICATE not in e.waste:
-            pairs = ((len(e.query & other.query), len(e.query | other.query)) for other in earlier[-NEAR_WINDOW:])
-            if any(both / either >= NEAR_SIMILARITY for both, either in pairs):
-                e.waste.add(Waste.NEAR_DUPLICATE)
-        earlier.append(e)
+class _Hints:
+    """Hints about the calls of a trajectory, asked for in order."""
+
+    def __init__(self, texts: Sequence[CallText], trajectory: Trajectory, heard: Mapping[int, str]) -> None:
+        self._texts, self._calls = texts, trajectory.calls
+        self._heard = sorted(heard.items(), reverse=True)
+        self._contexts, self._parts = list[str](), set[str]()
+        self._waiting: list[tuple[str, list[str]]] = []
+        """Forms of the results of this turn, which its calls do not know."""
+        self._turn = -1
+        self._words: dict[tuple[str, frozenset[str]], list[frozenset[str]]] = defaultdict(list)
+        unused = _unused_results(trajectory, heard)
+        self._unused = [silent and not text.failed for silent, text in zip(unused, texts, strict=True)]
+
+    def of(self, i: int) -> set[Waste]:
+        """Hints about one call, the next."""
+        call, text = self._calls[i], self._texts[i]
+        found = {Waste.RESULT_UNUSED} if self._unused[i] else set[Waste]()
+        self._enter(text.turn)
+        parts = parts_of(call.result or "")
+        known = bool(parts) and not text.failed and all(map(self._is_known, parts))
+        self._waiting.append((context_form(call.result or ""), parts))
+        if known:
+            found.add(Waste.RESULT_IN_CONTEXT)
+        words = frozenset(split_words(text.arguments))
+        earlier = self._words[call.name, frozenset(word for word in words if not word.isalpha())]
+        if known and any(_similar(words, other) for other in earlier[-NEAR_WINDOW:]):
+            found.add(Waste.NEAR_DUPLICATE)
+        earlier.append(words)
+        return found
+
+    def _enter(self, turn: int) -> None:
+        if turn == self._turn:
+            return
+        self._turn = turn
+        while self._heard and self._heard[-1][0] <= turn:
+            self._contexts.append(context_form(self._heard.pop()[1]))
+        for whole, parts in self._waiting:
+            self._contexts.append(whole)
+            self._parts.update(parts)
+        self._waiting = []
+
+    def _is_known(self, part: str) -> bool:
+        return part in self._parts or any(part in context for context in self._contexts if len(part) <= len(context))
+
+
+def _similar(a: frozenset[str], b: frozenset[str]) -> bool:
+    """Whether two sets of words differ, but little."""
+    return a != b and bool(a) and len(a & b) >= NEAR_SIMILARITY * len(a | b)
 
 
 _TEMPLATE = re.compile(r"<[^<>]{0,40}>|\b(?:system|user|assistant|tool)\b|[^\w<]+|[_<]")
@@ -232,10 +240,10 @@ _stem = itemgetter(slice(STEM_LETTERS))
 
 
 def _unused_results(trajectory: Trajectory, user_text: Mapping[int, str]) -> list[bool]:
-    """Whether each call's result brought new words, none of which the policy wrote later.
+    """Whether each call's result brought `MIN_NEW_WORDS` new words or more, none of which the policy wrote later.
 
     Nor may it have written two neighbouring words of the result that user text and the call lack: a fact that the
-    result confirmed. False also where that cannot be said: no new word, nothing written later, or text that is missing.
+    result confirmed. False also where that cannot be said: nothing written later, or text that is missing.
     """
     calls, written = trajectory.calls, _policy_text(trajectory)
     heard = {turn: _words(text) for turn, text in user_text.items()}
@@ -246,7 +254,9 @@ def _unused_results(trajectory: Trajectory, user_text: Mapping[int, str]) -> lis
     unknown = max((turn for turn, text in written.items() if text is None), default=-1)
     last_word = _turns(later.items())
     unused = [
-        bool(new) and unknown <= call.turn < last_turn and not any(last_word.get(word, -1) > call.turn for word in new)
+        len(new) >= MIN_NEW_WORDS
+        and unknown <= call.turn < last_turn
+        and not any(last_word.get(word, -1) > call.turn for word in new)
         for call, new in zip(calls, _new_words(calls, results, heard), strict=True)
     ]
     if any(unused):

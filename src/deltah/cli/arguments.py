@@ -16,10 +16,10 @@ import typer
 from typer.core import TyperCommand
 
 from deltah.calls.savings import TOKEN_PRICES, Costs, Prices
-from deltah.calls.table import log_signals
 from deltah.core.rewards import REWARDS
 from deltah.core.signals import SIGNALS
 from deltah.errors import ConfigError, DataError
+from deltah.runs import log_signals
 from deltah.tools.toolbox import TOOLS
 from deltah.traces.files import Source, opened, records
 from deltah.traces.importing import IMPORTERS
@@ -78,6 +78,13 @@ VocabSize = Annotated[
 ]
 Join = Annotated[
     bool, typer.Option("--join/--no-join", help="Join the API calls of one conversation.", rich_help_panel=READING)
+]
+ToolFile = Annotated[
+    Path | None,
+    typer.Option("--tools", help="What each tool does (read, poll or write), as --write-tools drafts it: TOML."),
+]
+WriteTools = Annotated[
+    Path | None, typer.Option(help="Draft a file for --tools from the log: what was measured, to be corrected.")
 ]
 Force = Annotated[
     bool,

@@ -25,6 +25,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     ] = None,
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
     answers: arguments.Answers = None,
+    tools: arguments.ToolFile = None,
     signal: arguments.Signal = None,
     margin: arguments.Margin = None,
     format: arguments.TraceFormat = None,
@@ -43,15 +44,17 @@ def command(  # noqa: PLR0913 - the options of a command line
     options = LogOptions(
         answers=answers, format=format, vocab_size=vocab_size, join=join, strict=strict, signal=signal, margin=margin
     )
+    options = replace(options, tools=tools)
     stated = arguments.costs(price, currency, latency)
     first = Path(paths[0])
     page = out or (first / "report.html" if first.is_dir() else first.with_name("report.html"))
     twin = {page.with_suffix(".json"): _IS_TWIN} if page.name else {}
-    arguments.check_outputs({page: _IS_PAGE, **twin}, [answers, *paths], force=force)
+    arguments.check_outputs({page: _IS_PAGE, **twin}, [answers, tools, *paths], force=force)
     with reading() as watch:
         data = load_report(paths, options=replace(options, watch=watch), title=title, costs=stated)
-    tools = {tool for e in data.every_evaluation for (tool,) in e.rows("SELECT DISTINCT tool FROM calls")}
-    if (unpriced := unknown_tools(stated, tools)) is not None:
+    called = {tool for e in data.every_evaluation for (tool,) in e.rows("SELECT DISTINCT tool FROM calls")}
+    declared = {name for e in data.every_evaluation for name in e.table.tools.declared}
+    if (unpriced := unknown_tools(stated, called, sorted(declared))) is not None:
         data = replace(data, notes=(unpriced,))
     write_report(data, page)
     typer.echo(f"page  {page.resolve().as_uri()}\njson  {page.with_suffix('.json')}")

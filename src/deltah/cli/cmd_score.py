@@ -22,12 +22,13 @@ from deltah.calls.notes import notes_on
 from deltah.calls.savings import Prices, SavingsReport, savings, unknown_tools
 from deltah.calls.schema import TABLES
 from deltah.calls.table import CallTable, ScoredLog, read_calls
+from deltah.calls.tool_kinds import draft
 from deltah.calls.viewers import check_name, write_scores
 from deltah.cli import arguments
 from deltah.cli.terminal import TITLE_WIDTH, broken, escaped, print_notes, reading, report_losses, two_lines
 from deltah.core.registry import Entry
 from deltah.errors import ConfigError
-from deltah.runs import nan_to_none
+from deltah.runs import nan_to_none, write_atomic
 from deltah.stats.bootstrap import estimate_cell
 from deltah.stats.summary import BY_TOOL, CallSummary, calls_by, log_metrics, rate_cell, summarise
 from deltah.text_format import count, inert, money_text, number, tool_title
@@ -47,9 +48,15 @@ def _is_scores(path: Path) -> bool:
     return (_IS_ANNOTATED if path.suffix == ".json" else _IS_ROWS)(path)
 
 
+def _is_replaceable(_: Path) -> bool:
+    """A draft of tools is there to be corrected: none is replaced."""
+    return False
+
+
 def command(  # noqa: PLR0913 - the options of a command line
     paths: arguments.Logs,
     answers: arguments.Answers = None,
+    tools: arguments.ToolFile = None,
     signal: arguments.Signal = None,
     margin: arguments.Margin = None,
     format: arguments.TraceFormat = None,
@@ -65,6 +72,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     latency: arguments.Latency = None,
     sql: Annotated[str | None, typer.Option(help="Print the answer of a query on tables calls, trajectories.")] = None,
     waste: Annotated[bool, typer.Option("--waste/--no-waste", help="Look for wasted calls; faster without.")] = True,
+    write_tools: arguments.WriteTools = None,
     force: arguments.Force = False,
     strict: arguments.Strict = False,
     workers: arguments.Workers = None,
@@ -73,13 +81,14 @@ def command(  # noqa: PLR0913 - the options of a command line
     if out is not None:
         check_name(out)
     with reading() as watch:
-        targets = {} if out is None else {out: _is_scores}
-        arguments.check_outputs(targets, [answers, *expand(paths)], force=force)
+        targets = {path: own for path, own in ((out, _is_scores), (write_tools, _is_replaceable)) if path}
+        arguments.check_outputs(targets, [answers, tools, *expand(paths)], force=force)
         table = read_calls(
             paths,
             signal=signal,
             margin=margin,
             answers=answers,
+            tools=tools,
             format=format,
             vocab_size=vocab_size,
             join=join,
@@ -92,6 +101,9 @@ def command(  # noqa: PLR0913 - the options of a command line
     log = table.log
     assert log is not None  # it was read from one
     n_rows = None if out is None else write_scores(table, out)
+    if write_tools is not None:
+        write_atomic(write_tools, draft(table))
+        typer.echo(f"tools drafted in {write_tools}; correct them, and give the file to --tools", err=True)
     notes = _print_summary(table, log, as_json=as_json) if sql is None else []
     if sql is not None:
         _print_answer(table, sql, as_json=as_json)
@@ -110,7 +122,7 @@ def _print_summary(table: CallTable, log: ScoredLog, *, as_json: bool) -> list[s
         "outcome": calls_by(table, "if(correct, 'correct', 'not correct')", where="correct IS NOT NULL"),
     }
     called = (tool for (tool,) in table.sql("SELECT DISTINCT tool FROM calls").fetchall())
-    unpriced = unknown_tools(table.costs, called)
+    unpriced = unknown_tools(table.costs, called, table.tools.declared)
     notes = [*notes_on(table, log), *filter(None, [unpriced])]
     if as_json:
         summary = {**_summary(table, log, saved, groups), "notes": notes}

@@ -41,6 +41,7 @@ def command(  # noqa: PLR0913 - the options of a command line
     signal: Annotated[
         list[str] | None, typer.Option(help="Another signal, as package.module:function. Repeatable.")
     ] = None,
+    tools: arguments.ToolFile = None,
     format: arguments.TraceFormat = None,
     vocab_size: arguments.VocabSize = None,
     join: arguments.Join = True,
@@ -55,12 +56,12 @@ def command(  # noqa: PLR0913 - the options of a command line
     if corpus is not None and tasks is None:
         raise ConfigError("--corpus goes with --tasks: the tasks name the documents that the corpus holds")
     answers = None if tasks is None else str(tasks)
-    options = LogOptions(answers=answers, format=format, vocab_size=vocab_size, join=join, strict=strict)
-    calls = CallTable()
+    options = LogOptions(answers=answers, tools=tools, format=format, vocab_size=vocab_size, join=join, strict=strict)
     with reading() as watch:
         log = ScoredLog(paths, replace(options, watch=watch))
+        calls = CallTable(tools=log.tools)
         log.signal = SignalConfig()  # whatever a run was scored by
-        arguments.check_outputs(targets, [tasks, corpus, labels, probe, *log.reader.sources], force=force)
+        arguments.check_outputs(targets, [tasks, tools, corpus, labels, probe, *log.reader.sources], force=force)
         table = build_table(
             _trajectories(log, paths, calls),
             signals=signal or (),

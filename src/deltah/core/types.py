@@ -7,11 +7,8 @@ None, never 0. What can be derived (masks, rounds, counts) is a property, so tha
 
 from __future__ import annotations
 
-import json
-import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property, partial
@@ -23,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deltah.core.align import TokenTexts
+from deltah.core.failures import is_error
 from deltah.core.registry import choice
 from deltah.errors import InvalidValueError
 
@@ -56,33 +54,6 @@ class SegmentKind(StrEnum):
 
 _ROUNDING_NATS = 1e-3  # low-precision arithmetic may put the entropy of a point mass this far below 0
 _MOST_NATS = 1e6  # far above any distribution over tokens; sums of greater squares may overflow
-_ERROR_TEXT = re.compile(r"\s*error(?:\s*\Z|(?:\s[^\n:]{0,80})?:)", re.IGNORECASE)
-_TRACEBACK = re.compile(r"\s*(?:Traceback \(most recent call last\):|[A-Z]\w*(?:Error|Exception): )")
-_PYTHON_ERROR = re.compile(r"\s*\{'error': (?!None|''|False)")  # a Python dict, as TRL writes it
-
-
-def is_error(text: str) -> bool:
-    """Whether a tool's result reports a failure.
-
-    True if it starts with `error:` or `Error calling search: ...` (any case), with a Python traceback or the name of an
-    exception (`ValueError: ...`), or is an object {"error": ...}, as JSON or Python, that is neither empty nor false.
-    """
-    if _ERROR_TEXT.match(text) or _PYTHON_ERROR.match(text) or _TRACEBACK.match(text):
-        return True
-    if text.lstrip().startswith("{") and '"error"' in text:
-        with suppress(ValueError, RecursionError):
-            return bool(json.loads(text).get("error"))
-    return False
-
-
-def error_text(reason: str) -> str:
-    """Result of a failed call of a tool that deltah ships."""
-    return f"error: {reason}"
-
-
-def success_text(text: str) -> str:
-    """Result of a successful call; one that reads like a failure gets the word "output: " before it."""
-    return f"output: {text}" if is_error(text) else text
 
 
 class CallStatus(StrEnum):
@@ -95,9 +66,11 @@ class CallStatus(StrEnum):
     """No result followed: a limit cut the trajectory, or the text did not parse as a call."""
 
     @classmethod
-    def of(cls, result: str | None) -> CallStatus:
-        """Status of a call with this result: one rule for tools, for TRL's loop and for logs."""
-        return cls.UNANSWERED if result is None else cls.ERROR if is_error(result) else cls.OK
+    def of(cls, result: str | None, failed: bool | None = None) -> CallStatus:
+        """Status of a call with this result; whether it `failed` is read from the text unless the log states it."""
+        if result is None:
+            return cls.UNANSWERED
+        return cls.ERROR if (is_error(result) if failed is None else failed) else cls.OK
 
 
 class Estimator(StrEnum):

@@ -62,13 +62,13 @@ class Scale:
 
     def __call__(self, value: float) -> float:
         """Pixel of a value, within the ends."""
-        share = (value - self.low) / (self.high - self.low)
+        share = (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
         return self.start + min(1.0, max(0.0, share)) * (self.stop - self.start)
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """About `count` round numbers from below `low` to above `high`."""
-    if not high > low:
+    if not high - low > 1e-9 * max(abs(low), abs(high)):  # equal but for rounding
         low, high = low - 0.5, high + 0.5
     rough = (high - low) / max(count - 1, 1)
     power = 10.0 ** math.floor(math.log10(rough))

@@ -20,7 +20,8 @@ from typing import Any, Final, TypeAlias
 from deltah.calls.notes import notes_on
 from deltah.calls.savings import Costs
 from deltah.calls.table import CallTable, LogOptions, Scored, ScoredLog
-from deltah.calls.waste import waste_of_calls
+from deltah.calls.tool_kinds import ToolKinds
+from deltah.calls.waste import facts_of_calls
 from deltah.core.metrics import SECONDS
 from deltah.errors import DataError, InvalidValueError
 from deltah.report.viewer import Candidate, Collector, Pick, Reason, unused
@@ -66,15 +67,27 @@ class Evaluation:
         return self.table.n_trajectories
 
     @classmethod
-    def of(cls, scored: Iterable[Scored] | ScoredLog, *, seed: int = 0, costs: Costs | None = None) -> Evaluation:
-        """Read trajectories with their signals once, holding one at a time; `seed` draws those to view."""
-        table, collector = CallTable(), Collector(seed)
+    def of(
+        cls,
+        scored: Iterable[Scored] | ScoredLog,
+        *,
+        seed: int = 0,
+        costs: Costs | None = None,
+        tools: ToolKinds | None = None,
+    ) -> Evaluation:
+        """Read trajectories with their signals once, holding one at a time; `seed` draws those to view.
+
+        What is known of `tools` is that of a `ScoredLog`, where it is one.
+        """
+        tools = scored.tools if isinstance(scored, ScoredLog) else tools or ToolKinds()
+        table, collector = CallTable(tools=tools), Collector(seed)
         read = scored if isinstance(scored, ScoredLog) else ((*pair, False) for pair in scored)
         for trajectory, signal, matched in read:
-            waste = waste_of_calls(trajectory)
-            table.add(trajectory, signal, waste, matched=matched)
-            collector.offer(trajectory, signal, waste)
-        return cls(table=table, candidates=collector.candidates(), costs=costs or Costs())
+            facts = facts_of_calls(trajectory, tools.limits_s)
+            table.add(trajectory, signal, facts, matched=matched)
+            collector.offer(trajectory, signal, facts)
+        costs = (costs or Costs()).with_fees(tools.fees)
+        return cls(table=table, candidates=collector.candidates(table), costs=costs)
 
     def rows(self, query: str) -> list[Any]:
         """Rows of an SQL query on `calls` and `trajectories`."""

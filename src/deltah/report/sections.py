@@ -36,6 +36,8 @@ MAX_ARMS: Final = 4
 MAX_TOOLS: Final = 20
 HISTOGRAM_BINS: Final = 24
 """Of the histogram of the signal; even, so that one edge is 0."""
+_NO_CHANGE: Final = 1e-5
+"""Signals all below this are equal but for rounding, and no scale for a histogram."""
 MAX_LABELS_DRAWN: Final = 6
 """Labels of a study with a figure of their own."""
 STUDY_DIGITS: Final = 2
@@ -47,19 +49,19 @@ MAX_ROUNDS: Final = 8
 _SHARES: Final = (
     ("reduction_rate", "Reduction rate", "share of calls {signal.reduced}"),
     ("correct_per_call", "Correct answers per call", "productivity of the tools"),
-    ("waste", "Waste", "share of calls whose text shows waste and {signal.unreduced}"),
+    ("waste", "Waste", "share of calls that repeat one for nothing and {signal.unreduced}"),
 )
 CLASSES: Final = {
-    Waste.EXACT_DUPLICATE: "The same tool with the same arguments had given the same answer before.",
-    Waste.NEAR_DUPLICATE: "An earlier call asked the same in another form, and its answer already said this.",
-    Waste.RESULT_IN_CONTEXT: "Every passage of the result stood word for word in what the model had already read.",
+    Waste.EXACT_DUPLICATE: "The same call gave the same answer before.",
     Waste.REPEATED_ERROR: "The same call had failed with the same error before, and does not succeed later.",
-    Waste.RESULT_UNUSED: "Nothing that the model wrote later uses a new word of the result. A hint, not proof.",
+    Waste.NEAR_DUPLICATE: "A hint: an earlier call was worded alike, and its answer already said this.",
+    Waste.RESULT_IN_CONTEXT: "A hint: the whole result stood word for word in what the model had already read.",
+    Waste.RESULT_UNUSED: "A hint: nothing that the model wrote later uses a new word of the result.",
 }
 LEVELS: Final = {
-    WasteLevel.CERTIFIED: "The text shows waste, and the whole interval of {signal} says: not reduced.",
-    WasteLevel.LIKELY: "The text shows waste; {signal} is undecided, undefined or was not measured.",
-    WasteLevel.HINT: "The text gives a hint only: nothing written later uses the result.",
+    WasteLevel.CERTIFIED: "It repeats a call of a repeatable tool; the whole interval of {signal} says: not reduced.",
+    WasteLevel.LIKELY: "It repeats a call of a repeatable tool; {signal} is undecided, undefined or was not measured.",
+    WasteLevel.HINT: "A class holds, but it is not known that the tool is repeatable, or something stood between.",
     WasteLevel.NONE: "Nothing in the text speaks against the call, or it counts as reduced.",
 }
 _Found: TypeAlias = Mapping[int, Evaluation]
@@ -242,7 +244,7 @@ def call_tables(data: ReportData, evaluation: str) -> dict[str, Any]:
     # Edges hold 99 % of the values, and one of them is 0; the outer bins also count what lies beyond.
     sizes = np.abs(np.concatenate([*values.values(), []]))
     limit = float(np.quantile(sizes, 0.99)) if len(sizes) else 0.0
-    edges = np.linspace(-1.0, 1.0, HISTOGRAM_BINS + 1) * (limit or 1.0)
+    edges = np.linspace(-1.0, 1.0, HISTOGRAM_BINS + 1) * (limit if limit > _NO_CHANGE else 1.0)
     bins = {i: np.histogram(np.clip(v, edges[0], edges[-1]), edges)[0].tolist() for i, v in values.items()}
     return {
         "evaluation": evaluation,

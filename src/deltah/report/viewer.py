@@ -22,7 +22,8 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 
 from deltah.calls.grading import ClusterKey, cluster_key, is_correct
-from deltah.calls.waste import Waste, WasteLevel, waste_levels
+from deltah.calls.table import CallTable
+from deltah.calls.waste import REPEATS, CallFacts, Waste, WasteLevel
 from deltah.core.signals import Signal, Verdict
 from deltah.core.types import Round, Segment, SegmentKind, ToolCall, Trajectory
 from deltah.runs import nan_to_none
@@ -92,7 +93,7 @@ class Collector:
     _seen: Counter[ClusterKey] = field(default_factory=Counter)
     _count: int = 0
 
-    def offer(self, trajectory: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> None:
+    def offer(self, trajectory: Trajectory, signal: Signal | None, facts: Sequence[CallFacts]) -> None:
         """Keep a trajectory where it is among the best; its record is made only then."""
         cluster = cluster_key(trajectory)
         order, repeat = self._count, self._seen[cluster]
@@ -100,27 +101,41 @@ class Collector:
         self._seen[cluster] += 1
         name = "\0".join((str(self.seed), *cluster)).encode("utf-8", "surrogatepass")
         drawn = int.from_bytes(blake2b(name, digest_size=8).digest())  # the same for a seed and a question everywhere
-        ranks = {**_notable(trajectory, signal, waste), Reason.DRAWN: (-repeat, -drawn)}
+        ranks = {**_notable(trajectory, signal, facts), Reason.DRAWN: (-repeat, -drawn)}
         candidate = None
         for reason, rank in ranks.items():
             heap = self._heaps[reason]
             if len(heap) == KEPT[reason] and (rank, -order) < heap[0][:2]:
                 continue
-            candidate = candidate or Candidate(order, cluster, repeat, record(trajectory, signal, waste))
+            candidate = candidate or Candidate(order, cluster, repeat, record(trajectory, signal, facts))
             heapq.heappush(heap, (rank, -order, candidate))
             if len(heap) > KEPT[reason]:
                 heapq.heappop(heap)
 
-    def candidates(self) -> dict[Reason, tuple[Candidate, ...]]:
-        """What was kept, best first."""
-        return {reason: tuple(entry[2] for entry in sorted(heap, reverse=True)) for reason, heap in self._heaps.items()}
+    def candidates(self, table: CallTable) -> dict[Reason, tuple[Candidate, ...]]:
+        """What was kept, best first, with the levels of waste that the table of the same trajectories has."""
+        kept = {reason: [entry[2] for entry in sorted(heap, reverse=True)] for reason, heap in self._heaps.items()}
+        keys = [candidate.order for candidates in kept.values() for candidate in candidates]
+        query = "SELECT key, list(waste_level ORDER BY index) FROM calls WHERE list_contains($keys, key) GROUP BY key"
+        levels = dict(table.sql(query, keys=keys).fetchall()) if keys else {}
+        for candidate in (candidate for candidates in kept.values() for candidate in candidates):
+            set_levels(candidate.record, levels.get(candidate.order, ()))
+        kept[Reason.WASTEFUL] = sorted(filter(_wasted, kept[Reason.WASTEFUL]), key=_wasted, reverse=True)
+        return {reason: tuple(candidates) for reason, candidates in kept.items()}
 
 
-def _notable(t: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> dict[Reason, _Rank]:
+def _wasted(candidate: Candidate) -> tuple[int, ...]:
+    """Calls of certified and of likely waste; empty without any."""
+    counts: Mapping[str, int] = candidate.record["waste"]
+    found = (counts[WasteLevel.CERTIFIED], counts[WasteLevel.LIKELY])
+    return found if any(found) else ()
+
+
+def _notable(t: Trajectory, signal: Signal | None, facts: Sequence[CallFacts]) -> dict[Reason, _Rank]:
     """Rank of a trajectory in each list it may enter; more is better."""
-    levels = waste_levels(signal, waste)
-    not_reduced = 0 if signal is None else signal.call_verdicts.count(Verdict.NOT_REDUCED)
-    wasted = (levels.count(WasteLevel.CERTIFIED), levels.count(WasteLevel.LIKELY), not_reduced)
+    verdicts = [None] * t.n_calls if signal is None else signal.call_verdicts
+    repeated = [v for v, fact in zip(verdicts, facts, strict=True) if not fact.waste.isdisjoint(REPEATS)]
+    wasted = (len(repeated) - repeated.count(Verdict.REDUCED), repeated.count(Verdict.NOT_REDUCED))
     ranks: dict[Reason, _Rank] = {Reason.WASTEFUL: wasted} if any(wasted) else {}
     rise, correct = change(signal), is_correct(t)
     if rise < 0 and correct is not None and not correct:
@@ -130,10 +145,9 @@ def _notable(t: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Was
     return ranks
 
 
-def record(t: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste]]) -> dict[str, Any]:
-    """Strict-JSON values of one trajectory; `signal` is None where nothing was measured."""
-    levels = waste_levels(signal, waste)
-    shown = zip(t.calls[:MAX_CALLS], waste[:MAX_CALLS], levels[:MAX_CALLS], strict=True)
+def record(t: Trajectory, signal: Signal | None, facts: Sequence[CallFacts]) -> dict[str, Any]:
+    """Strict-JSON values of one trajectory; `signal` is None where nothing was measured. `set_levels` completes it."""
+    shown = zip(t.calls[:MAX_CALLS], facts[:MAX_CALLS], strict=True)
     found = {
         "id": t.id[:MAX_TEXT_CHARS],
         "text": _text(t.question),
@@ -148,13 +162,22 @@ def record(t: Trajectory, signal: Signal | None, waste: Sequence[frozenset[Waste
         "calls": t.n_calls,
         "reduced": None if signal is None else signal.n_reduced,
         "not_reduced": None if signal is None else signal.call_verdicts.count(Verdict.NOT_REDUCED),
-        "waste": {v.value: levels.count(v) for v in WasteLevel if v is not WasteLevel.NONE},
+        "waste": {level.value: 0 for level in WasteLevel if level is not WasteLevel.NONE},
         "change": _nats(change(signal)),
         "tokens": int(t.response_mask.sum()),
         "segments": [] if signal is None else _segments(signal),
         "blocks": _blocks(t, signal, [_card(*call) for call in shown]),
     }
     return dict(inert_tree(nan_to_none(found)))
+
+
+def set_levels(record: Mapping[str, Any], levels: Sequence[str]) -> None:
+    """Put the waste level of every call into a record, and how many have each."""
+    record["waste"].update({level: levels.count(level) for level in record["waste"]})
+    cards = (card for block in record["blocks"] for card in block.get("calls", ()))
+    for card, level in zip(cards, levels, strict=False):
+        if "waste" in card:
+            card["waste_level"] = level
 
 
 def change(signal: Signal | None) -> float:
@@ -246,7 +269,7 @@ def _round_block(signal: Signal | None, round_: Round, cards: Sequence[dict[str,
     return block
 
 
-def _card(call: ToolCall, waste: frozenset[Waste], level: WasteLevel) -> dict[str, Any]:
+def _card(call: ToolCall, facts: CallFacts) -> dict[str, Any]:
     card: dict[str, Any] = {"name": tool_title(call.name[:200]), "status": call.status.value}
     for key, text, limit in (
         ("arguments", call.arguments, MAX_ARGUMENT_CHARS),
@@ -257,8 +280,8 @@ def _card(call: ToolCall, waste: frozenset[Waste], level: WasteLevel) -> dict[st
             card[f"{key}_cut"] = len(text) - limit
     if call.result is None:
         card["result"] = None
-    if waste:
-        card |= {"waste": [w.value for w in Waste if w in waste], "waste_level": level.value}
+    if facts.waste:
+        card["waste"] = [waste.value for waste in Waste if waste in facts.waste]
     if call.duration_s is not None:
         card["seconds"] = round(call.duration_s, 4)
     return card

@@ -58,8 +58,8 @@ LABELS: Final = {
         "the result holds a supporting document that no earlier call of the trajectory returned", missing=_NO_EVIDENCE
     ),
     "not_redundant": Label(
-        "no duplicate, no result that stood in the context already, no repeated error",
-        sql="len(list_filter(waste, lambda found: found <> 'result_unused')) = 0",  # which is a hint
+        "no repeat of an earlier call of a repeatable tool, with the same result and nothing but reads between",
+        sql="NOT redundant",
     ),
     "useful": Label(
         "counterfactual, probed calls only: the real result made the gold answer more than twice as likely (gain "

@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from deltah.core.types import error_text, success_text
+from deltah.core.failures import error_text, success_text
 from deltah.errors import ConfigError, InvalidValueError, missing_dependency
 
 NO_OUTPUT = "(no output)"

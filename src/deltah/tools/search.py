@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deltah.core.types import error_text, success_text
+from deltah.core.failures import error_text, success_text
 from deltah.errors import DataError, InvalidValueError, missing_dependency
 from deltah.jsonlines import read_json_objects
 

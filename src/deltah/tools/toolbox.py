@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
+from deltah.core.failures import error_text
 from deltah.core.registry import Registry
-from deltah.core.types import CallStatus, error_text
+from deltah.core.types import CallStatus
 from deltah.errors import ConfigError, DeltahError
 from deltah.tools.python import make_python
 from deltah.tools.search import SearchIndex, make_search, read_corpus
@@ -54,10 +55,12 @@ class ToolResult(NamedTuple):
 
 
 TOOLS: Registry[Callable[..., Any]] = Registry("tool")
-"""Tools by name: typed functions from text to text, or, with `made=True`, functions from a `ToolConfig` to one."""
+"""Tools by name: typed functions from text to text, or, with `made=True`, functions from a `ToolConfig` to one.
+
+`kind="read"` says that a tool changes nothing and answers the same call alike (`deltah.calls.tool_kinds`)."""
 
 
-@TOOLS.register("python", meaning="Python code in a sandbox without files and network", made=True)
+@TOOLS.register("python", meaning="Python code in a sandbox without files and network", made=True, kind="read")
 def _python(config: ToolConfig) -> Tool:
     return make_python(
         timeout_s=config.python_timeout_s,
@@ -67,7 +70,7 @@ def _python(config: ToolConfig) -> Tool:
     )
 
 
-@TOOLS.register("search", meaning="BM25 over a corpus of documents", made=True)
+@TOOLS.register("search", meaning="BM25 over a corpus of documents", made=True, kind="read")
 def _search(config: ToolConfig) -> Tool:
     if config.corpus is None:
         raise ConfigError(

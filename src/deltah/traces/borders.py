@@ -19,6 +19,7 @@ from deltah.traces.dialects import (
     THINK_TAG,
     call_extents,
     json_call_extents,
+    json_calls,
     parse_calls,
     without_end_tokens,
     written_calls,
@@ -28,6 +29,7 @@ from deltah.traces.openai_schema import FunctionCall, Message, message_text
 
 Extent: TypeAlias = tuple[int, int]
 """Half-open run of characters."""
+_HAS_ARGUMENTS = re.compile('"(?:arguments|parameters)"')
 _CLOSED = re.compile(rf"(?:\s|{CLOSING.pattern})*")
 
 
@@ -178,14 +180,26 @@ def _runs(kinds: Sequence[SegmentKind], breaks: frozenset[int]) -> Iterator[Span
             start = t
 
 
-def calls_of(message: Message, sampled: str) -> list[FunctionCall]:
-    """Calls of an assistant's message: those that the server parsed, else those that its text spells."""
-    calls = [call.function or FunctionCall() for call in message.tool_calls or []]
+def calls_of(message: Message, sampled: str, *, answered: bool = False) -> list[FunctionCall]:
+    """Calls of an assistant's message: those that the server parsed, else those that its text spells.
+
+    Where a tool's result follows (`answered`), JSON of a call inside prose is one, too.
+    """
+    calls = [call.function for call in message.tool_calls or []]
     if not calls and message.function_call is not None:
         calls = [message.function_call]
+    if any(call.parameters is not None for call in calls):
+        calls = [FunctionCall(call.name, call.arguments or call.parameters) for call in calls]
     if calls and all(call.name for call in calls):
         return calls
-    written = written_calls(sampled) or written_calls(message_text(message.content))
+    content = message_text(message.content)
+    spelled = written_calls(sampled) or written_calls(content)
+    # Some models call tools while they think, and say nothing.
+    written = spelled or ([] if content.strip() else written_calls(message.reasoning_content or ""))
+    if not (written or calls) and answered:
+        text = sampled or content
+        bare = (text[start:stop] for start, stop in json_call_extents(text))
+        written = [call for one in bare if _HAS_ARGUMENTS.search(one) for call in json_calls(one)]
     return written if not calls or len(written) == len(calls) else calls
 
 

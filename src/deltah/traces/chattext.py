@@ -174,7 +174,7 @@ def _results(text: str, position: int, *, is_user: bool) -> tuple[list[Message],
     """Messages between two assistant turns, and where they end."""
     results = list[Message]()
     while block := _SPACED_RESULT.match(text, position):
-        results.append(Message(role="tool", content=block[1]))
+        results.append(Message(role="tool", content=block["text"]))
         position = block.end()
     if results:
         return results, position
@@ -190,7 +190,7 @@ def _of_role(role: str, body: str) -> list[Message]:
     body = without_end_tokens(body)
     if not body.strip():  # GLM ends a turn with the header of the next
         return []
-    if blocks := [Message(role="tool", content=match[1]) for match in RESULT_BLOCK.finditer(body)]:
+    if blocks := [Message(role="tool", content=match["text"]) for match in RESULT_BLOCK.finditer(body)]:
         return blocks
     return [Message(role="tool" if role in _RESULT_NAMES.split("|") else role, content=body.strip())]
 

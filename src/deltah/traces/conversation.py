@@ -132,11 +132,12 @@ def to_trajectory(conversation: Conversation, vocab_size: int | None = None) -> 
     """Trajectory of one conversation; a `vocab_size` that is too small is a `ConfigError`, wrong for all of the log."""
     facts = conversation.facts
     built = SegmentBuilder({one.message.tool_call_id for one in conversation.messages})
-    for one in conversation.messages:
+    for i, one in enumerate(conversation.messages, start=1):
         if one.context:
             built.add_context(one.message)
         else:
-            built.add(one.message, one.tokens)
+            following = conversation.messages[i : i + 1]
+            built.add(one.message, one.tokens, answered=any(n.message.role in _RESULT_ROLES for n in following))
     tokens = concatenate([one.tokens for one in conversation.messages if not one.context])
     stated = facts.vocab_size or vocab_size
     size, origin = vocab_size_of(facts.model) if not stated else (stated, None)
@@ -244,12 +245,12 @@ class SegmentBuilder:
         """Whether a call has no result yet."""
         return bool(self._open)
 
-    def add(self, message: Message, tokens: PackedTokens = NO_TOKENS) -> None:
-        """Append a message, an assistant's with its sampled tokens where the log has them."""
+    def add(self, message: Message, tokens: PackedTokens = NO_TOKENS, *, answered: bool = False) -> None:
+        """Append a message, an assistant's with the tokens that the log has, and whether a result follows."""
         if isinstance(message.content, list):
             self.unread_parts |= {kind for part in message.content if (kind := tool_part(part)) is not None}
         if message.role == "assistant":
-            self._add_turn(message, tokens)
+            self._add_turn(message, tokens, answered=answered)
         elif message.role in _RESULT_ROLES:
             self._add_result(message)
         else:
@@ -263,7 +264,7 @@ class SegmentBuilder:
                 break
             if before := text[position : block.start()].strip():
                 self._add_text(SegmentKind.PROMPT, self.n_turns, before)
-            self._add_result(Message("tool", content=block[1], name=name_in(block[1])))
+            self._add_result(Message("tool", content=block["text"], name=name_in(block["text"])))
             position = block.end()
         if not position or text[position:].strip():
             self._add_text(SegmentKind.PROMPT, self.n_turns, text[position:].strip() if position else text)
@@ -274,9 +275,9 @@ class SegmentBuilder:
         text = "\n".join(filter(None, (message_text(message.content), *calls)))
         self._add_text(SegmentKind.PROMPT, self.n_turns, text)
 
-    def _add_turn(self, message: Message, tokens: PackedTokens) -> None:
+    def _add_turn(self, message: Message, tokens: PackedTokens, *, answered: bool) -> None:
         turn, sampled = self.n_turns, "".join(tokens.texts)
-        calls = calls_of(message, sampled)
+        calls = calls_of(message, sampled, answered=answered)
         content = message_text(message.content) or message.refusal or ""
         thought = message.reasoning_content or message_text(message.reasoning)
         parsed = Parsed(calls, thought, content)
@@ -324,7 +325,7 @@ class SegmentBuilder:
         at, turn = self._answered_by(message), max(self.n_turns - 1, 0)
         if at is not None:
             del self._open_by_id[self._open.pop(at)][at]
-            status = CallStatus.ERROR if message.is_error is True else CallStatus.of(text)
+            status = CallStatus.of(text, _stated_failure(message))
             answered = replace(self.calls[at], result=text, status=status, duration_s=message.duration_s)
             self.calls[at], turn = answered, answered.turn
         self.n_unclaimed += at is None
@@ -353,6 +354,13 @@ class SegmentBuilder:
         # A late result may follow a user message; turns never fall.
         turn = max(turn, self.segments[-1].turn) if self.segments else turn
         self.segments.append(Segment(kind=kind, start=self.n_tokens, stop=self.n_tokens, turn=turn, text=text))
+
+
+def _stated_failure(message: Message) -> bool | None:
+    """Whether a tool failed, as the message with its result states it; None where it does not."""
+    if isinstance(message.is_error, bool):
+        return message.is_error
+    return {"error": True, "success": False}.get(message.status) if isinstance(message.status, str) else None
 
 
 def _argument_text(arguments: Any) -> str:

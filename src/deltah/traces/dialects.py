@@ -211,7 +211,9 @@ CLOSING: Final = re.compile(
     )
 )
 """Marks that close calls: never reasoning, even without the one that opens."""
-RESULT_BLOCK: Final = re.compile(r"<tool_response>\n?(.*?)\n?(?:</tool_response>|\Z)", re.DOTALL)
+RESULT_BLOCK: Final = re.compile(
+    r"<(tool_(?:response|result|output)|function_(?:results?|response))>\n?(?P<text>.*?)\n?(?:</\1>|\Z)", re.DOTALL
+)
 """A tool's result inside the text of a user's message."""
 
 

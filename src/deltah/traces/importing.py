@@ -28,7 +28,7 @@ from deltah.core.types import Scalar, Trajectory
 from deltah.errors import DataError, InvalidValueError
 from deltah.traces.conversation import ApiCall, LoggedChunk
 from deltah.traces.files import Position
-from deltah.traces.openai_schema import UNKNOWN_FIELD, to_schema
+from deltah.traces.openai_schema import to_schema
 from deltah.traces.unread import unread_format
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ IMPORTERS: Final[Registry[Importer]] = Registry("trace format")
 
 GRADES: Final = ("outcome", "score", "reward")
 """Names under which logs state a grade, the most certain first."""
+TOOL_KINDS: Final = "tool_kinds"
+"""Metadata key: what the log's tool definitions say of each tool, as JSON; see `tool_kinds`."""
 UNFIT_OUTCOME: Final = "score_outside_0_1"
 """Metadata key: a grade outside [0, 1], which is no outcome."""
 NOT_JSON: Final = "not valid JSON"
@@ -77,19 +79,14 @@ def recognise(data: bytes) -> Entry[Importer] | None:
         names = frozenset(_decoder(dict[str, msgspec.Raw]).decode(data))  # values are skipped, not decoded
     except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         names = frozenset(decode_line(data, _decoder(dict[str, object])))  # the lenient decoder cannot fill `Raw`
-    known = [(entry, _fields(entry)) for entry in IMPORTERS.values()]
-    fitting = [(entry, fields) for entry, fields in known if fields and not any(map(names.isdisjoint, fields))]
-    # Signs are looked for last: they cost a pass over the record.
-    signed = [
-        (entry, fields) for entry, fields in fitting if "sign" not in entry.options or entry.options["sign"](data)
-    ]
-    return max(signed, key=_n_marks, default=(None, ()))[0]
-
-
-def _n_marks(fitting: tuple[Entry[Importer], list[tuple[str, ...]]]) -> int:
-    """How much of a format a record shows: its own top-level names, and its sign."""
-    entry, fields = fitting
-    return sum(len(field) == 1 for field in fields) + ("sign" in entry.options)
+    best, most = None, -1
+    for entry in IMPORTERS.values():
+        fields = [(field,) if isinstance(field, str) else field for field in entry.options.get("fields", ())]
+        sign = entry.options.get("sign")
+        n_marks = sum(len(field) == 1 for field in fields) + (sign is not None)
+        if fields and n_marks > most and not any(map(names.isdisjoint, fields)) and (sign is None or sign(data)):
+            best, most = entry, n_marks
+    return best
 
 
 def holds(*paths: str) -> Callable[[bytes], bool]:
@@ -97,47 +94,35 @@ def holds(*paths: str) -> Callable[[bytes], bool]:
 
     A list, or the text of an event stream, is passed through its first element.
     """
-
-    def sign(data: bytes) -> bool:
-        return any(_leads(path.split("."), data) for path in paths)
-
-    return sign
+    return lambda data: any(_leads(path.split("."), data) for path in paths)
 
 
-def _leads(names: Sequence[str], value: object) -> bool:
-    if isinstance(value, bytes | msgspec.Raw):
-        value = _opened(value)
+def _leads(names: Sequence[str], data: bytes | msgspec.Raw) -> bool:
+    try:
+        value = _decoder(dict[str, msgspec.Raw] | list[msgspec.Raw] | str).decode(data)
+    except msgspec.ValidationError:  # a number
+        return False
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _leads(names, msgspec.json.encode(decode_line(bytes(data), _decoder(Any))))
+    if isinstance(value, str):
+        event = _EVENT.search(value)
+        return event is not None and _leads(names, event[1].encode())
     if isinstance(value, list):
         return bool(value) and _leads(names, value[0])
-    inside = isinstance(value, Mapping) and names[0] in value
-    return inside and (len(names) == 1 or _leads(names[1:], value[names[0]]))  # type: ignore[index]
-
-
-def _opened(data: bytes | msgspec.Raw) -> object:
-    """The parts of a JSON value; None for one without parts."""
-    try:
-        try:
-            value: object = _decoder(dict[str, msgspec.Raw] | list[msgspec.Raw] | str).decode(data)
-        except msgspec.ValidationError:
-            return None
-        except (msgspec.DecodeError, UnicodeDecodeError):  # as in `decode_line`
-            value = json.loads(bytes(data).decode("utf-8", errors="replace"))
-        event = _EVENT.search(value) if isinstance(value, str) else None
-        return value if event is None else _opened(event[1].encode())
-    except (ValueError, RecursionError):
-        return None
+    return names[0] in value and (len(names) == 1 or _leads(names[1:], value[names[0]]))
 
 
 def detect(data: bytes) -> Entry[Importer]:
     """Format of one record; `DataError` for no known one, which names a format that is known and not read."""
+    reason = (
+        f"no known trace format; expected one of {', '.join(IMPORTERS)} (docs/formats.md), or a format that you name"
+    )
     try:
-        found = recognise(data)
+        if (found := recognise(data)) is not None:
+            return found
     except DataError as error:
-        raise DataError(unread_format(data) or str(error)) from error
-    if found is None:
-        known = f"expected one of {', '.join(IMPORTERS)} (docs/formats.md), or a format that you name"
-        raise DataError(unread_format(data) or f"no known trace format; {known}")
-    return found
+        reason = str(error)
+    raise DataError(unread_format(data) or reason)
 
 
 def import_record(entry: Entry[Importer], data: bytes, context: RecordContext) -> Imported:
@@ -160,11 +145,6 @@ def import_record(entry: Entry[Importer], data: bytes, context: RecordContext) -
     return found
 
 
-def _fields(entry: Entry[Importer]) -> list[tuple[str, ...]]:
-    """Names that have to stand in a record, of each tuple one."""
-    return [(field,) if isinstance(field, str) else field for field in entry.options.get("fields", ())]
-
-
 @lru_cache
 def _decoder(schema: Any) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(schema)
@@ -179,11 +159,8 @@ def decode_line(line: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     try:
         try:
             return decoder.decode(line)
-        except msgspec.ValidationError as error:
-            if UNKNOWN_FIELD not in str(error):
-                raise
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            pass
+        except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError):
+            pass  # messages are mended, and what is not JSON is read once more
         return to_schema(replace_surrogates(json.loads(line.decode("utf-8", errors="replace"))), decoder.type)
     except msgspec.ValidationError as error:
         raise DataError(_field_message(error)) from error
@@ -230,6 +207,24 @@ def unfit_outcome(value: Any) -> dict[str, Scalar]:
     """Metadata that keeps a grade which is a number, but none in [0, 1]; else nothing."""
     number = finite(value)
     return {UNFIT_OUTCOME: number} if number is not None and outcome_of(number) is None else {}
+
+
+def tool_kinds(definitions: Any) -> dict[str, Scalar]:
+    """Metadata of tool definitions with MCP annotations (`readOnlyHint`, `idempotentHint`), as requests list them.
+
+    A tool that is read-only and idempotent is a "read", one that is only read-only a "poll" (its answer may change by
+    itself), any other with a hint a "write". Empty without annotations.
+    """
+    found: dict[str, str] = {}
+    for definition in msgspec.to_builtins(definitions) if isinstance(definitions, list) else ():
+        inner = definition.get("function") if isinstance(definition, Mapping) else None
+        levels = [level for level in (definition, inner) if isinstance(level, Mapping)]
+        name = next((level["name"] for level in levels if isinstance(level.get("name"), str)), None)
+        hints = next((h for level in levels if isinstance(h := level.get("annotations"), Mapping)), {})
+        if name is not None and isinstance(hints.get("readOnlyHint"), bool):
+            is_read = hints.get("idempotentHint") is True
+            found[name] = ("read" if is_read else "poll") if hints["readOnlyHint"] else "write"
+    return {TOOL_KINDS: json.dumps(found, sort_keys=True)} if found else {}
 
 
 def golden_answers(value: Any) -> tuple[str, ...]:

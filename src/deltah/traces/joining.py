@@ -23,8 +23,8 @@ from deltah.traces.turns import COUNTED, Claim, Evidence, History, Joined, Trail
 MAX_OPEN_BYTES = 256 * 2**20
 _MESSAGE_BYTES = 400  # in memory beside its text, roughly
 _NODE_BYTES = 2000
-_MAX_TRIED: Final = 64
-"""Replies with one mark that are compared with a turn, the latest: thousands may say the same."""
+_MAX_TRIED: Final = 32
+"""Replies with one mark that are compared with a turn, and turns of a history, the latest: there may be thousands."""
 _SAID, _WORDS, _GIVEN, _ID, _TEXT, _CALLS, _PLACE, _SESSION, _NAMED = range(9)
 """Kinds of marks."""
 
@@ -109,7 +109,7 @@ class Joiner(JoinCounts):
 
     def _find(self, history: History) -> _Found:
         """The API call whose reply a turn of the history repeats, the latest turn first."""
-        for i in reversed(history.turns):
+        for n_passed, i in enumerate(reversed(history.turns)):
             if nodes := self._under(_SAID, history.said[i]):
                 parent = _best(nodes, history.session)
                 return _Found(parent, i + 1, parent.trail)
@@ -117,7 +117,7 @@ class Joiner(JoinCounts):
             if nodes := self._under(_WORDS, trail.words):
                 return _Found(_best(nodes, history.session, turn.ids), i + 1, trail)
             # What an earlier request held from the start is no reply: examples, a greeting, turns that were not logged.
-            if not self._under(_GIVEN, history.said[i]):
+            if n_passed < _MAX_TRIED and not self._under(_GIVEN, history.said[i]):
                 best, by = self._weigh(history, i, turn)
                 if best is not None:
                     return _Found(best, i + 1, trail, by)
@@ -142,8 +142,8 @@ class Joiner(JoinCounts):
         if not groups:
             groups = [*holders.values(), *(self._under(*mark) for mark in _marks(turn, before, session))]
         # What the history repeats word for word in another place is not repeated here.
-        others = {history.said[i] for i in history.turns if i != at}
-        candidates = dict.fromkeys(n for nodes in groups for n in nodes[: -_MAX_TRIED - 1 : -1] if n.said not in others)
+        found = (n for nodes in groups for n in nodes[: -_MAX_TRIED - 1 : -1] if n.said not in history.said_by_turns)
+        candidates = dict.fromkeys(found)
         weighed = [(weight, node) for node in candidates if (weight := Evidence(claim, node)).kind is not None]
         if not weighed:
             return None, None

@@ -1,7 +1,7 @@
 """Log-probabilities of sampled tokens: from a server's block to packed arrays, and from those to entropies with bounds.
 
 Bounds hold for lists of *the k best* (`deltah.core.entropy.entropy_bounds`). Servers break that promise in known ways,
-which docs/formats.md lists; each is undone here, always on the side of the wider interval. A list as long as the
+which docs/formats/openai.md lists; each is undone here, always on the side of the wider interval. A list as long as the
 vocabulary gives the exact entropy, unless it was printed with few digits; a token without a list is not measured (NaN).
 """
 

@@ -13,8 +13,6 @@ import msgspec
 T = TypeVar("T")
 UNKNOWN: Final = "?"
 """Name under which `to_schema` lists the fields of a block that are not known."""
-UNKNOWN_FIELD: Final = "unknown field"
-"""Part of msgspec's message for a struct that forbids what it does not declare."""
 
 
 class TopLogprob(msgspec.Struct, gc=False):
@@ -66,11 +64,14 @@ class LogprobsBlock(msgspec.Struct, forbid_unknown_fields=True):
     """Names of further fields, which are not read."""
 
 
-Block: TypeAlias = LogprobsBlock | _Tokens | None
-"""Also a bare list, whose entries may be pairs of token and log-probability."""
+if TYPE_CHECKING:
+    Block: TypeAlias = LogprobsBlock | _Tokens | None
+else:  # some servers write whether there is one
+    Block = LogprobsBlock | _Tokens | bool | float | str | None
 _BLOCK_FIELDS: Final = frozenset(LogprobsBlock.__struct_encode_fields__)
-_PARTS: Final = ("reasoning_content", "reasoning", "content", "refusal")
-"""Lists of a block, in the order in which they are sampled."""
+_CALL_ID: Final = ("id", "call_id", "tool_call_id")
+_CALL_NAME: Final = ("name", "tool_name")
+_ARGUMENTS: Final = ("arguments", "parameters", "args", "input", "tool_input")
 
 
 class FunctionCall(msgspec.Struct):
@@ -81,50 +82,16 @@ class FunctionCall(msgspec.Struct):
     parameters: Any = None
     """Another name of `arguments`."""
 
-    def __post_init__(self) -> None:
-        if self.parameters is not None:
-            self.arguments, self.parameters = self.arguments or self.parameters, None
 
+class MessageToolCall(msgspec.Struct):
+    """One entry of `tool_calls`; one without a `function` is an error that `to_schema` mends."""
 
-if TYPE_CHECKING:
-    _Function = FunctionCall
-else:
-    _Function = FunctionCall | str  # some write the name alone; no call keeps it so
-
-
-class _Call(msgspec.Struct):
-    """A call whose name and arguments stand in `function`, or beside its id under one of several names."""
-
+    function: FunctionCall
     id: str | None = None
-    function: _Function | None = None
-    name: str | None = None
-    tool_name: str | None = None
-    arguments: Any = None
-    parameters: Any = None
-    args: Any = None
-    input: Any = None
-    tool_input: Any = None
-    custom: Any = None
-    """OpenAI's calls whose arguments are no JSON: name and input."""
     call_id: str | None = None
     tool_call_id: str | None = None
-
-    def __post_init__(self) -> None:
-        self.id = self.id or self.call_id or self.tool_call_id
-        if isinstance(self.function, FunctionCall):
-            self.function.name = self.function.name or self.name
-            return
-        beside = self.custom if isinstance(self.custom, dict) else {}
-        name = self.function or self.name or self.tool_name or beside.get("name")
-        stated = (self.arguments, self.parameters, self.args, self.input, self.tool_input, beside.get("input"))
-        arguments = next((value for value in stated if value is not None), None)
-        self.function = None
-        if name is not None or arguments is not None:
-            self.function = FunctionCall(name, "" if arguments is None else arguments)
-
-
-class MessageToolCall(_Call):
-    """One entry of `tool_calls`."""
+    name: str | None = None
+    """Beside the function, where some writers have it."""
 
 
 class Message(msgspec.Struct):
@@ -149,21 +116,29 @@ class Message(msgspec.Struct):
     """What other protocols call `content`."""
     is_error: Any = None
     """Whether the tool failed, as Anthropic's results say it; None where only the text can."""
+    status: Any = None
+    """The same as LangChain says it: "error" or "success"."""
 
 
-class DeltaToolCall(_Call):
+class DeltaToolCall(msgspec.Struct):
     """A piece of one tool call: the id and name come once, the arguments in parts."""
 
     index: int | None = None
+    id: str | None = None
+    function: FunctionCall | None = None
+    name: str | None = None
+    arguments: Any = None
+    """Beside the id, where some servers write them."""
 
 
 class Delta(msgspec.Struct):
     """What one chunk adds to the message."""
 
     role: str | None = None
-    content: str | None = None
+    content: Any = None
+    """Text; Mistral's thinking models send parts."""
     reasoning_content: str | None = None
-    reasoning: str | None = None
+    reasoning: Any = None
     refusal: str | None = None
     tool_calls: list[DeltaToolCall] | None = None
     function_call: FunctionCall | None = None
@@ -172,7 +147,7 @@ class Delta(msgspec.Struct):
 class Choice(msgspec.Struct):
     """One of a response's choices; a streamed one carries `delta`, a whole one `message`."""
 
-    index: int = 0
+    index: int | None = 0
     message: Message | None = None
     delta: Delta | None = None
     text: str | None = None
@@ -184,6 +159,22 @@ class Choice(msgspec.Struct):
     token_ids: Any = None
     """vLLM's: ids of the sampled tokens, where they were asked for."""
     finish_reason: str | None = None
+
+
+class ToolFunction(msgspec.Struct):
+    """Name and annotations of a tool; its schema is not read."""
+
+    name: Any = None
+    annotations: Any = None
+
+
+class ToolDefinition(ToolFunction):
+    """One of a request's tools, as OpenAI nests it or as MCP lists it."""
+
+    function: ToolFunction | list[Any] | str | int | float | bool | None = None
+
+
+ToolList: TypeAlias = list[ToolDefinition | list[Any] | str | int | float | bool | None] | dict[str, Any] | str | None
 
 
 class Request(msgspec.Struct):
@@ -199,6 +190,7 @@ class Request(msgspec.Struct):
     temperature: float | None = None
     top_logprobs: int | None = None
     metadata: Any = None
+    tools: ToolList = None
     body: Request | None = None
 
 
@@ -222,9 +214,9 @@ class ChatLine(msgspec.Struct):
 
     messages: list[Message] | None = None
     request: Request | None = None
-    response: Response | list[Response] | str | None = None
-    """Whole; or its streamed chunks, as a list or as the text of the event stream."""
-    chunks: list[Response] | None = None
+    response: Response | list[Response | str | None] | str | None = None
+    """Whole; or its streamed chunks, as a list, also of texts, or as the text of the event stream."""
+    chunks: list[Response | str | None] | None = None
     prompt: Any = None
     choices: list[Choice] | None = None
     prompt_filter_results: Any = None
@@ -254,18 +246,24 @@ class ChatLine(msgspec.Struct):
     outcome: Any = None
     reward: Any = None
     metadata: dict[str, Any] | None = None
+    tools: ToolList = None
 
 
 def block_tokens(block: Block) -> list[TokenLogprob]:
     """Sampled tokens of a block of log-probabilities, in order, whatever its form."""
+    entries: Any = block
     if isinstance(block, LogprobsBlock):
+        entries = block.content
         if block.tokens is not None:
             return _from_lists(block)
-        filled = [part for name in _PARTS if (part := getattr(block, name))]
-        block = filled[0] if len(filled) == 1 else [token for part in filled for token in part]
-    if not block or not any(type(token) is list for token in block):
-        return block or []  # type: ignore[return-value]
-    return [_from_pair(token) if isinstance(token, list) else token for token in block]
+        if block.reasoning_content or block.reasoning or block.refusal:
+            parts = (block.reasoning_content, block.reasoning, entries, block.refusal)
+            entries = [token for part in parts for token in part or ()]
+    if not isinstance(entries, list):
+        return []
+    if list not in map(type, entries):
+        return entries
+    return [_from_pair(token) if isinstance(token, list) else token for token in entries]
 
 
 def _from_lists(block: LogprobsBlock) -> list[TokenLogprob]:
@@ -321,24 +319,50 @@ def _part_text(part: dict[str, Any]) -> str:
 
 
 def to_schema(value: Any, kind: type[T], *, strict: bool = True) -> T:
-    """A value of a type; of fields in blocks of log-probabilities that are not known, the names are kept."""
-    while True:
-        try:
-            return msgspec.convert(value, kind, strict=strict)
-        except msgspec.ValidationError as error:
-            if UNKNOWN_FIELD not in str(error) or not _name_unknown_fields(value):
-                raise
+    """A JSON value as a type, after its messages were mended where they are not of the protocol."""
+    try:
+        return msgspec.convert(value, kind, strict=strict)
+    except msgspec.ValidationError:
+        _mend(value)
+        return msgspec.convert(value, kind, strict=strict)
 
 
-def _name_unknown_fields(value: Any) -> bool:
-    """Replace what is not known in the blocks of log-probabilities by its names; False if all is known."""
+def _mend(value: Any) -> None:
+    """Give messages, calls and blocks of log-probabilities the protocol's shape, in place."""
     if isinstance(value, list):
-        return any([_name_unknown_fields(item) for item in value])
+        for item in value:
+            _mend(item)
     if not isinstance(value, dict):
-        return False
-    found = any([_name_unknown_fields(item) for item in value.values()])
+        return
+    if value.get("tool_calls"):
+        value["tool_calls"] = _listed_calls(value["tool_calls"], whole="role" in value)
+    if isinstance(value.get("tool_call_id"), int):
+        value["tool_call_id"] = str(value["tool_call_id"])
     block = value.get("logprobs")
     if isinstance(block, dict) and (unknown := sorted(block.keys() - _BLOCK_FIELDS)):
         value["logprobs"] = {key: item for key, item in block.items() if key in _BLOCK_FIELDS} | {UNKNOWN: unknown}
-        found = True
-    return found
+    for name, item in value.items():
+        if name not in ("logprobs", "tool_calls"):
+            _mend(item)
+
+
+def _listed_calls(given: Any, *, whole: bool) -> list[Any]:
+    """Calls as a list of objects with a function; those of a stream's pieces may lack it."""
+    if isinstance(given, str):
+        try:
+            given = msgspec.json.decode(given)
+        except msgspec.DecodeError:
+            return []
+    listed = given if isinstance(given, list) else [given]
+    return [_with_function(call) if whole else call for call in listed if isinstance(call, dict)]
+
+
+def _with_function(call: dict[str, Any]) -> dict[str, Any]:
+    """A call whose name and arguments stand in `function`, of one that has them beside its id, or elsewhere."""
+    id = next((call[name] for name in _CALL_ID if call.get(name) is not None), None)
+    function, beside = call.get("function"), call.get("custom")
+    fields = [one for one in (function, call, beside) if isinstance(one, dict)]
+    name = next((one[key] for one in fields for key in _CALL_NAME if isinstance(one.get(key), str)), None)
+    name = function if isinstance(function, str) else name
+    arguments = next((one[key] for one in fields for key in _ARGUMENTS if one.get(key) is not None), "")
+    return {"id": None if id is None else str(id), "function": {"name": name, "arguments": arguments}}

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from deltah.traces.openai_schema import (
     Choice,
@@ -40,11 +42,17 @@ _ARGUMENTS: Final = ("arguments", "input", "args", "action", "server_tool_call")
 _RESULT_ID: Final = ("tool_use_id", "tool_call_id", "call_id", "toolCallId", "toolUseId", "id")
 _RESULT: Final = ("content", "output", "response", "result", "server_tool_call_response")
 _THOUGHT: Final = ("thinking", "reasoning", "reasoningText", "text", "content", "summary")
-_MEDIA: Final = frozenset(("image", "image_url", "input_image", "image-data", "audio", "input_audio", "video")) | {
-    "media", "document", "file", "file-data", "blob", "uri", "resource", "resource_link",
+_TEXTS: Final = frozenset(("text", "output_text", "input_text"))
+_MEDIA: Final = frozenset((
+    "image", "image_url", "input_image", "image-data", "audio", "input_audio", "video", "media", "document", "file",
+    "file-data", "blob", "uri", "resource", "resource_link",
+))  # fmt: skip
+_CUT: Final = ("max_tokens", "model_context_window_exceeded")
+_HOLDERS: Final = ("messages", "message", "input", "output", "candidates", "contents", "prompts", "prompt")
+"""Names under which an object holds messages."""
+_ROLES: Final = {role: role for role in ("user", "assistant", "system", "tool")} | {
+    "human": "user", "ai": "assistant", "model": "assistant", "function": "tool", "developer": "system",
 }  # fmt: skip
-_ROLES: Final = {"human": "user", "ai": "assistant", "model": "assistant", "function": "tool", "developer": "system"}
-_SPEAKERS: Final = frozenset({"user", "assistant", "system", "tool"})
 
 
 def expand(message: Message) -> list[Message]:
@@ -54,17 +62,15 @@ def expand(message: Message) -> list[Message]:
     """
     if not isinstance(message.content, list):
         return [message]
-    parts = [half for part in message.content for half in _halves(_plain(part))]
-    if not any(map(_opened, parts)):
-        return [msgspec.structs.replace(message, content=parts)]
+    parts = [half for part in message.content for half in _halves(part)]
+    if not any(map(_kind, parts)):
+        return [replace(message, content=parts)]
     said, waiting = list[Message](), list[Any]()
     for part in parts:
-        kind, fields = _opened(part) or ("", {})
-        if kind != "result":
+        if _kind(part) != "result":
             waiting.append(part)
             continue
-        said += _without_parts(message, waiting, first=not said)
-        said.append(_result(fields))
+        said += [*_without_parts(message, waiting, first=not said), _result(_opened(part)[1])]
         waiting = []
     return said + _without_parts(message, waiting, first=not said)
 
@@ -72,9 +78,7 @@ def expand(message: Message) -> list[Message]:
 def to_messages(given: Any, role: str = "user") -> list[Message]:
     """Messages in any shape that clients log: a list, also nested, one message, an object that holds some, or a text.
 
-    Args:
-        given: A JSON value.
-        role: Of what names no role itself.
+    `role` is that of what names none itself.
     """
     return [message for raw in _raw_messages(given, role) for message in expand(raw)]
 
@@ -90,14 +94,12 @@ def to_response(given: Any) -> Response:
         facts = generation if isinstance(generation, Mapping) else {}
         said = facts.get("message") or facts.get("text")
     answers = [message for message in _raw_messages(said, "assistant") if message.role == "assistant"]
+    id, model = (value if isinstance(value, str) else None for value in (facts.get("id"), facts.get("model")))
     finish = first_of(facts, ("finish_reason", "stop_reason", "finishReason"))
-    choice = Choice(
-        message=answers[-1] if answers else None,
-        logprobs=_logprobs(facts, said),
-        finish_reason="length" if finish in ("length", "max_tokens") else finish if isinstance(finish, str) else None,
-    )
-    model = facts.get("model")
-    return Response(choices=[choice], model=model if isinstance(model, str) else None)
+    finish = "length" if finish in _CUT else finish if isinstance(finish, str) else None
+    message = answers[-1] if answers else None
+    choice = Choice(message=message, logprobs=_logprobs(facts, said), finish_reason=finish)
+    return Response(id=id, choices=[choice], model=model)
 
 
 def is_message(given: Any) -> bool:
@@ -107,9 +109,7 @@ def is_message(given: Any) -> bool:
 
 def tool_message(given: Any) -> Message | None:
     """The message of a tool that a framework logged as its output; None for any other value."""
-    if not isinstance(given, Mapping):
-        return None
-    fields, role = _fields(given)
+    fields, role = _fields(mapping(given))
     return _message(fields, role) if role == "tool" and "content" in fields else None
 
 
@@ -132,61 +132,55 @@ def _is_shown(value: Any) -> bool:
     if not isinstance(value, Mapping):
         return isinstance(value, str)
     kind = str(value.get("type"))
-    if kind in ("text", "output_text", "input_text"):
-        return True
     typed = kind in ("json", "error-text", "error-json", "content") and set(value) == {"type", "value"}
-    return kind in _MEDIA or typed or set(value) in ({"text"}, {"json"})
+    return kind in _TEXTS | _MEDIA or typed or set(value) in ({"text"}, {"json"})
 
 
-def _opened(part: Any) -> tuple[str, Mapping[str, Any]] | None:
-    """What a part holds beside text and media, and the fields that say it."""
+def _opened(part: Any) -> tuple[str, Mapping[str, Any]]:
+    """What a part holds beside text and media ("" for nothing), and the fields that say it."""
     if not isinstance(part, Mapping):
-        return None
+        return "", {}
     kind = part.get("type")
     named = [(kind, part)] if isinstance(kind, str) else [(k, v) for k, v in part.items() if isinstance(v, Mapping)]
-    return next(((held, fields) for name, fields in named if (held := _held(name)) is not None), None)
+    return next(((held, fields) for name, fields in named if (held := _held(name))), ("", {}))
+
+
+def _kind(part: Any) -> str:
+    return _opened(part)[0]
 
 
 @lru_cache(maxsize=1024)
-def _held(name: str) -> str | None:
-    return next((held for held, sign in _KINDS if sign.fullmatch(name)), None)
+def _held(name: str) -> str:
+    return next((held for held, sign in _KINDS if sign.fullmatch(name)), "")
 
 
 def _without_parts(message: Message, parts: Sequence[Any], *, first: bool) -> list[Message]:
     """A message of these parts with calls and thoughts beside its text; none where nothing was said."""
-    opened = [_opened(part) for part in parts]
-    calls = [call for call in (message.tool_calls or []) if first]
+    held = defaultdict[str, list[Any]](list)
+    for part in parts:
+        kind, fields = _opened(part)
+        held[kind].append(fields if kind else part)
+    calls = list(message.tool_calls or ()) if first else []
     known = {call.id for call in calls if call.id}
-    new = [to_call(one[1]) for one in opened if one is not None and one[0] == "call"]
-    calls += [call for call in new if call.id not in known]
-    thoughts = [_thought(one[1]) for one in opened if one is not None and one[0] == "thought"]
-    content = [part for part, one in zip(parts, opened, strict=True) if one is None]
-    thought = (message.reasoning_content or "" if first else "") or "".join(thoughts)
-    if not (content or calls or thought):
+    calls += [call for call in map(to_call, held["call"]) if call.id not in known]
+    thought = "".join([(first and message.reasoning_content) or "", *map(_thought, held["thought"])])
+    if not (held[""] or calls or thought):
         return []
-    return [
-        msgspec.structs.replace(message, content=content, tool_calls=calls or None, reasoning_content=thought or None)
-    ]
-
-
-def _plain(part: Any) -> Any:
-    """A text part as OpenAI writes it; OpenTelemetry's has its text as `content`."""
-    is_text = isinstance(part, Mapping) and part.get("type") == "text" and "text" not in part
-    return {"type": "text", "text": part.get("content")} if is_text else part
+    return [replace(message, content=held[""], tool_calls=calls or None, reasoning_content=thought or None)]
 
 
 def _halves(part: Any) -> list[Any]:
-    """A part, or the call and the result that one of the Vercel AI SDK's interface holds ("tool-search")."""
+    """A part as other protocols have it: text as `text`; of a call with its result, as the Vercel AI SDK's, both."""
     kind = part.get("type") if isinstance(part, Mapping) else None
-    if not isinstance(kind, str) or "toolCallId" not in part or not ("output" in part or "errorText" in part):
+    if kind == "text" and "text" not in part:  # OpenTelemetry's
+        return [{"type": "text", "text": part.get("content")}]
+    whole = isinstance(kind, str) and "toolCallId" in part and ("output" in part or "errorText" in part)
+    if not whole or _kind(part) == "result":
         return [part]
-    if (opened := _opened(part)) is not None and opened[0] == "result":
-        return [part]
-    name = first_of(part, _NAME) or kind.removeprefix("tool-")
-    failed = part.get("errorText")
+    name = first_of(part, _NAME) or str(kind).removeprefix("tool-")
     call = {"type": "tool_call", "id": part["toolCallId"], "name": name, "input": part.get("input")}
-    result = {"output": part.get("output") if failed is None else failed, "is_error": failed is not None}
-    return [call, {"type": "tool_result", "id": part["toolCallId"]} | result]
+    output, failed = first_of(part, ("errorText", "output")), part.get("errorText") is not None
+    return [call, {"type": "tool_result", "id": call["id"], "output": output, "is_error": failed}]
 
 
 def _thought(fields: Mapping[str, Any]) -> str:
@@ -198,35 +192,26 @@ def _thought(fields: Mapping[str, Any]) -> str:
 
 def to_call(given: Mapping[str, Any]) -> MessageToolCall:
     """One call, whatever its protocol; its name and arguments may stand in a `function`."""
-    fields = _inside(given, "tool_call")
-    function = _inside(fields, "function")
-    id, name = first_of(fields, _CALL_ID), first_of(function, _NAME)
+    fields = mapping(given.get("tool_call")) or given
+    function = mapping(fields.get("function")) or fields
+    name = first_of(function, _NAME)
     if name is None and str(fields.get("type")).endswith("_call"):  # a tool of the server's own: web_search_call
         name = fields["type"].removesuffix("_call")
-    return MessageToolCall(
-        id=None if id is None else str(id),
-        function=FunctionCall(name=name if isinstance(name, str) else None, arguments=first_of(function, _ARGUMENTS)),
-    )
+    named = FunctionCall(name=name if isinstance(name, str) else None, arguments=first_of(function, _ARGUMENTS))
+    return MessageToolCall(id=text_of(fields, _CALL_ID), function=named)
 
 
 def _result(fields: Mapping[str, Any]) -> Message:
     """The message of a result part."""
-    value, id = first_of(fields, _RESULT), first_of(fields, _RESULT_ID)
+    value, id = first_of(fields, _RESULT), text_of(fields, _RESULT_ID)
     inner = value if isinstance(value, Mapping) else {}
-    failed = _has_failed(fields) or _has_failed(inner) or str(inner.get("type")).startswith("error-")
+    failed = str(inner.get("type")).startswith("error-")
+    for place in (fields, inner):
+        failed |= place.get("is_error") is True or place.get("isError") is True or place.get("status") == "error"
     if isinstance(inner.get("content"), list) and set(inner) <= {"content", "isError", "_meta", "structuredContent"}:
         value = inner["content"]  # as an MCP server gives it
-    return Message(
-        role="tool",
-        content=result_text(value),
-        tool_call_id=None if id is None else str(id),
-        name=first_of(fields, _NAME),
-        is_error=failed or None,
-    )
-
-
-def _has_failed(fields: Mapping[str, Any]) -> bool:
-    return fields.get("is_error") is True or fields.get("isError") is True or fields.get("status") == "error"
+    text, name = result_text(value), first_of(fields, _NAME)
+    return Message("tool", text, tool_call_id=id, name=name, is_error=failed or None)
 
 
 def _raw_messages(given: Any, role: str) -> list[Message]:
@@ -234,25 +219,21 @@ def _raw_messages(given: Any, role: str) -> list[Message]:
         return []
     if isinstance(given, list) and not are_parts(given):
         said = [message for item in given for message in _raw_messages(item, role)]
-        return _by_turn(said) if any(map(_opened, given)) else said
-    kind, _ = _opened(given) or ("", {})
-    if kind:  # an item of OpenAI's Responses
+        return _by_turn(said) if any(map(_kind, given)) else said
+    if kind := _kind(given):  # an item of OpenAI's Responses
         return [Message(role="tool" if kind == "result" else "assistant", content=[given])]
     if not isinstance(given, Mapping):
         return [Message(role=role, content=given)]
     fields, said_role = _fields(given)
     if said_role is None and isinstance(fields.get("content"), Mapping):
         return _raw_messages(fields["content"], role)
-    if said_role is None:
-        for name in ("messages", "message", "input", "output", "candidates", "contents", "prompts", "prompt"):
-            if isinstance(fields.get(name), list | dict | str):
-                return _raw_messages(fields[name], role)
-    return [_message(fields, said_role or role)]
+    inner = [fields[name] for name in _HOLDERS if isinstance(fields.get(name), list | dict | str)]
+    return _raw_messages(inner[0], role) if said_role is None and inner else [_message(fields, said_role or role)]
 
 
 def are_parts(given: list[Any]) -> bool:
     """Whether a list is the content of one message."""
-    return any(_opened(item) or _is_shown(item) for item in given) and not any(map(is_message, given))
+    return any(_kind(item) or _is_shown(item) for item in given) and not any(map(is_message, given))
 
 
 def _by_turn(said: Sequence[Message]) -> list[Message]:
@@ -261,7 +242,7 @@ def _by_turn(said: Sequence[Message]) -> list[Message]:
     for message in said:
         if turns and message.role == turns[-1].role == "assistant":
             as_parts = [c if isinstance(c, list) else [{"text": c}] for c in (turns[-1].content, message.content) if c]
-            turns[-1] = msgspec.structs.replace(turns[-1], content=[part for parts in as_parts for part in parts])
+            turns[-1] = replace(turns[-1], content=[part for parts in as_parts for part in parts])
         else:
             turns.append(message)
     return turns
@@ -282,42 +263,34 @@ def _fields(given: Mapping[str, Any]) -> tuple[Mapping[str, Any], str | None]:
 
 def _speaker(name: Any) -> str | None:
     """Role of a name, which may be that of LangChain's class: "AIMessageChunk"."""
-    short = str(name).removesuffix("Chunk").removesuffix("Message").lower()
-    role = _ROLES.get(short, short)
-    return role if role in _SPEAKERS else None
+    return _ROLES.get(str(name).removesuffix("Chunk").removesuffix("Message").lower())
 
 
 def _message(fields: Mapping[str, Any], role: str) -> Message:
     content = next((fields[name] for name in ("content", "parts", "contents", "text") if fields.get(name)), None)
-    written = json_value(content) if isinstance(content, str) else None
-    if isinstance(written, list) and written and all(_opened(part) or _is_shown(part) for part in written):
+    written = json_value(content)
+    if isinstance(written, list) and written and all(_kind(part) or _is_shown(part) for part in written):
         content = written  # parts as text
     if isinstance(content, list):
-        content = [p.get("message_content", p) if isinstance(p, Mapping) else p for p in content]
-    beside = fields.get("additional_kwargs")
-    beside = beside if isinstance(beside, Mapping) else {}
-    listed = next((fs[n] for fs in (fields, beside) for n in ("tool_calls", "toolCalls") if fs.get(n)), None)
+        content = [part.get("message_content", part) if isinstance(part, Mapping) else part for part in content]
+    both = (fields, mapping(fields.get("additional_kwargs")))
+    listed = next((place[n] for place in both for n in ("tool_calls", "toolCalls") if place.get(n)), None)
+    thought = next((place[n] for place in both for n in ("reasoning_content", "reasoning") if place.get(n)), None)
     calls = [to_call(call) for call in objects(listed)]
-    thought = next((fs[n] for fs in (fields, beside) for n in ("reasoning_content", "reasoning") if fs.get(n)), None)
     if content is None and not (calls or thought or "content" in fields or "role" in fields):
         content = msgspec.json.encode(fields).decode()
-    if role == "tool" and not (isinstance(content, list) and any(map(_opened, content))):
+    if role == "tool" and not (isinstance(content, list) and any(map(_kind, content))):
         return _result({**fields, "content": content})
-    return Message(
-        role=role,
-        content=content,
-        reasoning_content=thought if isinstance(thought, str) else None,
-        tool_calls=calls or None,
-    )
+    thought = thought if isinstance(thought, str) else None
+    return Message(role=role, content=content, reasoning_content=thought, tool_calls=calls or None)
 
 
 def _logprobs(facts: Mapping[str, Any], said: Any) -> LogprobsBlock | None:
     """The block that LangChain keeps beside a generation, or in its message's `response_metadata`."""
     message = _fields(said)[0] if isinstance(said, Mapping) else {}
-    for place in (facts, facts.get("generation_info"), message.get("response_metadata")):
-        if isinstance(place, Mapping) and isinstance(place.get("logprobs"), Mapping):
-            return to_schema(place["logprobs"], LogprobsBlock, strict=False)
-    return None
+    places = (facts, mapping(facts.get("generation_info")), mapping(message.get("response_metadata")))
+    found = next((place["logprobs"] for place in places if isinstance(place.get("logprobs"), Mapping)), None)
+    return None if found is None else to_schema(found, LogprobsBlock, strict=False)
 
 
 def json_value(value: Any) -> Any:
@@ -325,10 +298,9 @@ def json_value(value: Any) -> Any:
     if not isinstance(value, str) or value.lstrip()[:1] not in ("{", "["):
         return value
     try:
-        found = msgspec.json.Decoder().decode_lines(value) if "}\n{" in value else msgspec.json.decode(value)
+        return msgspec.json.Decoder().decode_lines(value) if "}\n{" in value else msgspec.json.decode(value)
     except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
         return value
-    return found
 
 
 def objects(given: Any) -> list[Mapping[str, Any]]:
@@ -336,12 +308,18 @@ def objects(given: Any) -> list[Mapping[str, Any]]:
     return [item for item in given if isinstance(item, Mapping)] if isinstance(given, list) else []
 
 
-def _inside(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """The object of that name, where there is one."""
-    inner = fields.get(name)
-    return inner if isinstance(inner, Mapping) else fields
+def mapping(given: Any) -> Mapping[str, Any]:
+    """The object that a value is, or holds as JSON; an empty one for anything else."""
+    found = json_value(given)
+    return found if isinstance(found, Mapping) else {}
 
 
 def first_of(fields: Mapping[str, Any], names: Sequence[str]) -> Any:
     """Value of the first of these names that has one; None where none has."""
     return next((fields[name] for name in names if fields.get(name) is not None), None)
+
+
+def text_of(fields: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """The same as a text; None also for an empty one."""
+    value = first_of(fields, names)
+    return None if value in (None, "") else str(value)

@@ -21,11 +21,11 @@ from typing import Any, Final
 
 import msgspec
 
-from deltah.core.types import Scalar
 from deltah.errors import DataError
 from deltah.traces.conversation import COST, UNCLAIMED, ApiCall, Conversation, Facts, LoggedMessage
 from deltah.traces.files import Position
 from deltah.traces.importers.openai_chat import read_call
+from deltah.traces.importing import epoch_seconds, finite, outcome_of, scalars, seconds
 from deltah.traces.openai_schema import ChatLine, FunctionCall, Message, MessageToolCall, Request, Response
 from deltah.traces.parts import expand, json_value, result_text, to_messages, to_response, tool_message
 
@@ -34,11 +34,12 @@ SPAN_OF: Final = "span/"
 MAX_OPEN_BYTES: Final = 256 * 2**20
 _SPAN_BYTES: Final = 500
 """Memory of a span beside its input and output, roughly."""
+_KINDS: Final = {"llm": "llm", "generation": "llm", "chat_model": "llm", "tool": "tool"}
 
 
 @dataclass(slots=True, kw_only=True)
 class Span:
-    """One step of a trace."""
+    """One step of a trace, made of values as a log has them: texts and numbers of each other, times in any unit."""
 
     trace: str
     id: str
@@ -47,9 +48,9 @@ class Span:
     """"llm", "tool", "said" for a message of a session, or anything else for what only stands around them."""
     name: str = ""
     """Of the tool, where one ran."""
-    started_at: float = math.nan
+    started_at: Any = math.nan
     """Seconds since the epoch."""
-    ended_at: float = math.nan
+    ended_at: Any = math.nan
     input: Any = None
     """Messages in any shape that `deltah.traces.parts` reads; arguments of a tool."""
     output: Any = None
@@ -63,41 +64,52 @@ class Span:
     temperature: float | None = None
     cost: float | None = None
     """In the currency of the log."""
-    outcome: float | None = None
-    """Grade of the trace."""
-    metadata: dict[str, Scalar] = field(default_factory=dict)
-    """Of the trace."""
+    scores: dict[str, Any] = field(default_factory=dict)
+    """Of the trace, by name; the only one in [0, 1] is its outcome."""
+
+    def __post_init__(self) -> None:
+        for name in ("parent", "call_id", "session", "model"):
+            value = getattr(self, name)
+            setattr(self, name, str(value) if isinstance(value, str | int | float) and value != "" else None)
+        self.error = None if self.error is None else str(self.error)
+        self.kind, self.name = _KINDS.get(str(self.kind).lower(), self.kind), str(self.name or "")
+        self.started_at, self.ended_at = _moment(self.started_at), _moment(self.ended_at)
+        self.temperature, self.cost = _number(self.temperature), _number(self.cost)
+        if self.kind == "llm":
+            self.input, self.output = json_value(self.input), json_value(self.output)
 
 
-@dataclass(slots=True)
-class Trace:
-    """Spans of one trace, in the order of the log."""
+def _moment(value: Any) -> float:
+    """A time in seconds; OTLP writes nanoseconds as text, JavaScript seconds and nanoseconds as a pair."""
+    if isinstance(value, list) and len(value) == 2:
+        return seconds(value[0]) + seconds(value[1]) / 1e9
+    return epoch_seconds(int(value) if isinstance(value, str) and value.isdecimal() else value)
 
-    where: Position
-    """Of the first."""
-    spans: list[Span] = field(default_factory=list)
-    n_bytes: int = 0
+
+def _number(value: Any) -> float | None:
+    """A finite number, also as a text, as databases export it; None for anything else."""
+    try:
+        return finite(float(value) if isinstance(value, str) else value)
+    except ValueError:
+        return None
 
 
 class SpanBuffer:
     """Gathers spans by their trace; gives what traces hold when the log ends, or when they outgrow `max_bytes`.
 
-    A trace that cannot be read is reported with its place and the reason.
+    A trace that cannot be read is reported with the place of its first record and the reason.
     """
 
     def __init__(self, report: Callable[[Position, str], object], max_bytes: int = MAX_OPEN_BYTES) -> None:
         self._report, self._max_bytes = report, max_bytes
-        self._open: OrderedDict[str, Trace] = OrderedDict()
+        self._open: OrderedDict[str, tuple[Position, list[Span]]] = OrderedDict()
         self._n_bytes = 0
 
     def add(self, spans: Sequence[Span], where: Position) -> Iterator[ApiCall | Conversation]:
         """Take the spans of a record; yield what the traces hold that waited longest, while memory runs short."""
         for span in spans:
-            trace = self._open.setdefault(span.trace, Trace(where))
-            trace.spans.append(span)
-            size = _SPAN_BYTES + len(str(span.input)) + len(str(span.output))
-            trace.n_bytes += size
-            self._n_bytes += size
+            self._open.setdefault(span.trace, (where, []))[1].append(span)
+        self._n_bytes += sum(map(_size, spans))
         while self._n_bytes > self._max_bytes and len(self._open) > 1:
             yield from self._close()
 
@@ -107,66 +119,95 @@ class SpanBuffer:
             yield from self._close()
 
     def _close(self) -> Iterator[ApiCall | Conversation]:
-        name, trace = self._open.popitem(last=False)
-        self._n_bytes -= trace.n_bytes
+        name, (where, spans) = self._open.popitem(last=False)
+        self._n_bytes -= sum(map(_size, spans))
         try:
-            yield from _conversations(trace)
+            yield from _conversations(spans, where)
         except (DataError, msgspec.ValidationError) as error:
-            self._report(trace.where, f"trace {name}: {error}")
+            self._report(where, f"trace {name}: {error}")
 
 
-def _conversations(trace: Trace) -> list[ApiCall] | list[Conversation]:
+def _size(span: Span) -> int:
+    return _SPAN_BYTES + len(str(span.input)) + len(str(span.output))
+
+
+def _conversations(spans: Sequence[Span], where: Position) -> Sequence[ApiCall | Conversation]:
     """API calls of a trace, in order; or its one conversation, where no answer of a model holds a call."""
-    by_id = {span.id: _settled(span) for span in trace.spans}
-    ordered = sorted(by_id.values(), key=lambda span: (math.isnan(span.started_at), span.started_at))
-    models = _innermost([span for span in ordered if span.kind == "llm"], by_id)
-    replies = {span.id: to_response(span.output) for span in models}
-    issued = {span.id: [call for m in _said(replies[span.id]) for call in m.tool_calls or []] for span in models}
-    called = {call.function.name for calls in issued.values() for call in calls if call.function is not None}
-    tools = _outermost([s for s in ordered if s.kind == "tool" or (s.name in called and s.kind != "llm")], by_id)
-    whole = _of_trace(ordered)
+    by_id = {span.id: _settled(span) for span in spans}
+    ordered = sorted(by_id.values(), key=_began)
+    whole = _facts(ordered)
     if said := [span for span in ordered if span.kind == "said" and isinstance(span.input, Mapping)]:
-        return [_session(said, whole, trace.where)]
+        return [_session(said, whole, where)]
+    models = [span for span in ordered if span.kind == "llm"]
+    around = {outer.id for span in models for outer in _ancestors(span, by_id)}
+    models = [span for span in models if span.id not in around]
+    replies = {span.id: to_response(span.output) for span in models}
+    answered = [span for span in models if _said(replies[span.id])]
+    called = {call.function and call.function.name for span in answered for call in _calls(replies[span.id])}
+    tools = {s.id: s for s in ordered if s.kind == "tool" or (s.name in called and s.kind != "llm")}
+    # A client's call of a tool holds the server's part of it.
+    outer = [s for s in tools.values() if not any(o.id in tools and o.name == s.name for o in _ancestors(s, by_id))]
     if tools and not called:
-        return [_timeline(models, tools, whole, trace.where)]
-    if models and not any(map(_said, replies.values())) and not any(span.error for span in models):
+        return [_timeline(models, outer, whole, where)]
+    if models and not answered and not any(span.error for span in models):
         raise DataError(
             "requests to a model without messages; let the instrumentation capture contents "
             "(OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=true), or export inputs and outputs"
         )
-    waiting, runs, found = _Runs(tools), dict[str, Span](), list[ApiCall]()
+    return [*_api_calls(answered, replies, outer, whole, where)]
+
+
+def _ancestors(span: Span, by_id: Mapping[str, Span]) -> Iterator[Span]:
+    seen = {span.id}
+    while span.parent is not None and span.parent in by_id and span.parent not in seen:
+        seen.add(span.parent)
+        span = by_id[span.parent]
+        yield span
+
+
+def _api_calls(
+    models: Sequence[Span], replies: Mapping[str, Response], tools: Sequence[Span], whole: Facts, where: Position
+) -> Iterator[ApiCall]:
+    """Each answer of a model as an API call, with the results that the runs of its tools gave."""
+    waiting, runs, n_open = defaultdict[tuple[str | None, str], deque[Span]](deque), dict[str, Span](), len(tools)
+    for run in tools:
+        waiting[run.call_id, "" if run.call_id else run.name].append(run)
     for span in models:
-        if not _said(replies[span.id]):
-            continue
-        metadata = dict(whole.metadata) | ({} if span.cost is None else {COST: span.cost})
-        after = list[Message]()
-        for call in issued[span.id]:
-            run = waiting.claim(call, span)
-            metadata[f"{SPAN_OF}{call.id}"] = f"{span.trace}/{span.id if run is None else run.id}"
-            if run is not None and call.id is not None:
-                runs[call.id] = run
-                after += [_result(run, call.id)] if run.output is not None or run.error is not None else []
+        metadata, after = dict(whole.metadata), list[LoggedMessage]()
+        if span.cost is not None:
+            metadata[COST] = span.cost
+        for call in _calls(replies[span.id]):
+            claimed = _claimed(call, span, waiting)
+            n_open -= claimed is not None
+            metadata[f"{SPAN_OF}{call.id}"] = f"{span.trace}/{(claimed or span).id}"
+            if claimed is not None and call.id is not None:
+                runs[call.id] = claimed
+                if claimed.output is not None or claimed.error is not None:
+                    after.append(LoggedMessage(_result(claimed, call.id)))
+        if n_open and span is models[-1]:
+            metadata[UNCLAIMED] = n_open
         line = ChatLine(
             request=Request(messages=[_timed(m, runs) for m in to_messages(span.input)], temperature=span.temperature),
             response=replies[span.id],
-            session_id=whole.session or whole.trace,
+            session_id=whole.id,
             model=span.model,
             started_at=span.started_at,
             duration_s=span.ended_at - span.started_at,
             outcome=whole.outcome,
             metadata=metadata,
         )
-        one = read_call(line, trace.where)
-        found.append(replace(one, after=(*one.after, *map(LoggedMessage, after))))
-    if waiting.n_open and found:
-        facts = found[-1].facts
-        found[-1] = replace(found[-1], facts=replace(facts, metadata=facts.metadata | {UNCLAIMED: waiting.n_open}))
-    return found
+        one = read_call(line, where)
+        yield replace(one, after=(*one.after, *after))
+
+
+def _began(span: Span) -> tuple[bool, float]:
+    """Key of a span in order of time."""
+    return math.isnan(span.started_at), span.started_at
 
 
 def _settled(span: Span) -> Span:
     """A run of a tool with what its output, where that is a framework's message, says of the call."""
-    message = tool_message(json_value(span.output)) if span.kind != "llm" else None
+    message = tool_message(span.output) if span.kind != "llm" else None
     if message is None:
         return span
     error = "error" if span.error is None and message.is_error else span.error
@@ -180,59 +221,30 @@ def _said(response: Response) -> list[Message]:
     return [] if message is None else expand(message)
 
 
-def _of_trace(spans: Sequence[Span]) -> Span:
+def _calls(response: Response) -> list[MessageToolCall]:
+    return [call for message in _said(response) for call in message.tool_calls or []]
+
+
+def _facts(spans: Sequence[Span]) -> Facts:
     """What the spans of a trace say of it as a whole."""
-    metadata = {key: value for span in reversed(spans) for key, value in span.metadata.items()}
-    return Span(
-        trace=spans[0].trace,
-        id="",
-        session=next((span.session for span in spans if span.session is not None), None),
+    fitting = [[x for value in span.scores.values() if (x := outcome_of(value)) is not None] for span in spans]
+    scores = {f"score/{name}": value for span in reversed(spans) for name, value in span.scores.items()}
+    return Facts(
+        id=next((span.session for span in spans if span.session), spans[0].trace),
         model=next((span.model for span in spans if span.model), None),
-        outcome=next((span.outcome for span in spans if span.outcome is not None), None),
-        metadata=metadata,
+        outcome=next((grades[0] for grades in fitting if len(grades) == 1), None),
+        metadata=scalars(scores),
     )
 
 
-def _innermost(spans: Sequence[Span], by_id: Mapping[str, Span]) -> list[Span]:
-    """Spans without a span of their kind inside."""
-    around = {outer.id for span in spans for outer in _ancestors(span, by_id)}
-    return [span for span in spans if span.id not in around]
-
-
-def _outermost(spans: Sequence[Span], by_id: Mapping[str, Span]) -> list[Span]:
-    """Spans inside no other of their name: a client's call of a tool, without the server's part of it."""
-    kept = {span.id for span in spans}
-    return [s for s in spans if not any(o.id in kept and o.name == s.name for o in _ancestors(s, by_id))]
-
-
-def _ancestors(span: Span, by_id: Mapping[str, Span]) -> Iterator[Span]:
-    seen = {span.id}
-    while span.parent is not None and span.parent in by_id and span.parent not in seen:
-        seen.add(span.parent)
-        span = by_id[span.parent]
-        yield span
-
-
-class _Runs:
-    """Runs of tools that no call has claimed yet."""
-
-    def __init__(self, tools: Sequence[Span]) -> None:
-        self.n_open = len(tools)
-        self._by_id: dict[str | None, Span] = {run.call_id: run for run in tools if run.call_id is not None}
-        self._by_name = defaultdict[str, deque[Span]](deque)
-        for run in tools:
-            if run.call_id is None:
-                self._by_name[run.name].append(run)
-
-    def claim(self, call: MessageToolCall, issuer: Span) -> Span | None:
-        """The run of a call: the one with its id, else the first of its name that has none and began later."""
-        run = self._by_id.pop(call.id, None)
-        named = self._by_name[(call.function and call.function.name) or ""]
-        while run is None and named:
-            first = named.popleft()
-            run = None if first.started_at < issuer.started_at else first
-        self.n_open -= run is not None
-        return run
+def _claimed(call: MessageToolCall, issuer: Span, waiting: Mapping[tuple[str | None, str], deque[Span]]) -> Span | None:
+    """The run of a call: the one with its id, else the first of its name that has none and began later."""
+    if call.id is not None and waiting[call.id, ""]:
+        return waiting[call.id, ""].pop()
+    named = waiting[None, (call.function and call.function.name) or ""]
+    while named and named[0].started_at < issuer.started_at:
+        named.popleft()
+    return named.popleft() if named else None
 
 
 def _result(run: Span, call_id: str) -> Message:
@@ -250,7 +262,7 @@ def _timed(message: Message, runs: Mapping[str, Span]) -> Message:
     return msgspec.structs.replace(message, duration_s=took if took >= 0 else None, is_error=failed)
 
 
-def _session(spans: Sequence[Span], whole: Span, where: Position) -> Conversation:
+def _session(spans: Sequence[Span], whole: Facts, where: Position) -> Conversation:
     """The conversation of messages; the pieces of one answer, which have its id, are one message."""
     said, answers = list[dict[str, Any]](), dict[str, dict[str, Any]]()
     for span in spans:
@@ -261,15 +273,14 @@ def _session(spans: Sequence[Span], whole: Span, where: Position) -> Conversatio
             said.append(message)
         else:
             earlier["content"] = [*pieces[0], *pieces[1]]
-    facts = Facts(id=whole.session or whole.trace, model=whole.model, metadata=whole.metadata)
-    return Conversation(list(map(LoggedMessage, to_messages(said))), facts, where)
+    return Conversation(list(map(LoggedMessage, to_messages(said))), whole, where)
 
 
-def _timeline(models: Sequence[Span], tools: Sequence[Span], trace: Span, where: Position) -> Conversation:
+def _timeline(models: Sequence[Span], tools: Sequence[Span], whole: Facts, where: Position) -> Conversation:
     """The conversation of spans in order of time."""
     turns = list[tuple[Message, list[Span]]]()
     end = math.nan
-    for span in sorted([*models, *tools], key=lambda span: (math.isnan(span.started_at), span.started_at)):
+    for span in sorted([*models, *tools], key=_began):
         if span.kind == "llm":
             turns.append((next(iter(_said(to_response(span.output))), Message("assistant")), []))
             continue
@@ -277,21 +288,15 @@ def _timeline(models: Sequence[Span], tools: Sequence[Span], trace: Span, where:
             turns.append((Message("assistant"), []))
         turns[-1][1].append(span)
         end = span.ended_at
-    said = to_messages(models[0].input) if models else []
-    metadata = dict(trace.metadata)
+    said, metadata = to_messages(models[0].input) if models else [], dict(whole.metadata)
     for message, runs in turns:
-        ids = [run.call_id or run.id for run in runs]
-        calls = [MessageToolCall(i, FunctionCall(r.name, r.input)) for i, r in zip(ids, runs, strict=True)]
+        by_id = [(run.call_id or run.id, run) for run in runs]
+        calls = [MessageToolCall(FunctionCall(run.name, run.input), id) for id, run in by_id]
         said.append(msgspec.structs.replace(message, tool_calls=calls or None))
-        said += [_result(run, id) for id, run in zip(ids, runs, strict=True)]
-        metadata |= {f"{SPAN_OF}{id}": f"{run.trace}/{run.id}" for id, run in zip(ids, runs, strict=True)}
+        said += [_result(run, id) for id, run in by_id]
+        metadata |= {f"{SPAN_OF}{id}": f"{run.trace}/{run.id}" for id, run in by_id}
     if any(run.input is None and run.output is None and run.error is None for run in tools):
         metadata["has_text"] = False  # calls that nobody can read repeat nothing
-    costs = [span.cost for span in models if span.cost is not None]
-    facts = Facts(
-        id=trace.session or trace.trace,
-        model=trace.model,
-        outcome=trace.outcome,
-        metadata=metadata | ({COST: math.fsum(costs)} if costs else {}),
-    )
-    return Conversation(list(map(LoggedMessage, said)), facts, where)
+    if costs := [span.cost for span in models if span.cost is not None]:
+        metadata[COST] = math.fsum(costs)
+    return Conversation(list(map(LoggedMessage, said)), replace(whole, metadata=metadata), where)

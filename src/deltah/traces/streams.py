@@ -24,6 +24,7 @@ from deltah.traces.openai_schema import (
     MessageToolCall,
     Response,
     block_tokens,
+    message_text,
 )
 
 _KEPT_ENDS: Final = 4096
@@ -55,8 +56,8 @@ def error_of(choices: Sequence[Choice]) -> str | None:
 def assemble(chunks: Sequence[Response]) -> Response:
     """The response of these chunks, its first choice; `DataError` if one is an error or none has a choice."""
     choices = [choice for chunk in chunks for choice in chunk.choices or []]
-    pieces = [choice for choice in choices if choice.index == 0]
-    if any(chunk.error is not None or chunk.object == "error" for chunk in chunks) or error_of(pieces):
+    pieces = [choice for choice in choices if not choice.index]
+    if any(chunk.error or chunk.object == "error" for chunk in chunks) or error_of(pieces):
         raise DataError("field response: the stream ends in an error; there is no whole assistant message to measure")
     if not pieces:
         raise DataError("field response: no chunk carries a choice; there is no assistant message to measure")
@@ -70,7 +71,7 @@ def assemble(chunks: Sequence[Response]) -> Response:
     )
     return Response(
         id=next((chunk.id for chunk in chunks if chunk.id), None),
-        choices=[whole, *(Choice(index=i) for i in range(1, 1 + max(choice.index for choice in choices)))],
+        choices=[whole, *(Choice(index=i) for i in range(1, 1 + max(choice.index or 0 for choice in choices)))],
         model=next((chunk.model for chunk in chunks if chunk.model), None),
         # Servers that report usage in every chunk count up.
         usage=next((chunk.usage for chunk in reversed(chunks) if chunk.usage is not None), None),
@@ -78,13 +79,19 @@ def assemble(chunks: Sequence[Response]) -> Response:
 
 
 def _message(deltas: Sequence[Delta]) -> Message:
-    thought = "".join(delta.reasoning_content or delta.reasoning or "" for delta in deltas)
+    thoughts = [thought for delta in deltas if (thought := delta.reasoning_content or delta.reasoning)]
+    parts: list[Any] = [delta.content for delta in deltas if delta.content]
+    if {str}.issuperset(map(type, parts)):
+        content: Any = "".join(parts)
+    else:  # parts, whose thinking is taken out later
+        typed = (part if isinstance(part, list) else [{"type": "text", "text": part}] for part in parts)
+        content = [one for listed in typed for one in listed]
     pieces = [piece for delta in deltas for piece in delta.tool_calls or []]
     older = [DeltaToolCall(index=0, function=delta.function_call) for delta in deltas if delta.function_call]
     return Message(
         role="assistant",
-        content="".join(delta.content or "" for delta in deltas),
-        reasoning_content=thought or None,
+        content=content,
+        reasoning_content="".join(map(message_text, thoughts)) or None,
         refusal="".join(delta.refusal or "" for delta in deltas) or None,
         tool_calls=_tool_calls(pieces or older) or None,
     )
@@ -100,7 +107,7 @@ class _Growing:
     arguments: list[Any] = field(default_factory=list)
 
     def add(self, piece: DeltaToolCall) -> None:
-        given = piece.function or FunctionCall()
+        given = _given(piece)
         self.id, self.name = self.id or piece.id, self.name or given.name
         if not given.arguments or (self.is_complete() and given.arguments == self.text()):  # sent once more
             return
@@ -126,7 +133,7 @@ class _Growing:
 
     def is_over(self, piece: DeltaToolCall) -> bool:
         """Whether a piece of the same index begins another call: a new name or id, or arguments after the whole."""
-        given = piece.function or FunctionCall()
+        given = _given(piece)
         if given.name and self.name and given.name != self.name:
             return True
         has_ids = bool(piece.id and self.id)
@@ -140,6 +147,12 @@ class _Growing:
         if is_new or named:
             return bool(given.name or given.arguments) and (is_new or given.arguments != self.text())
         return self.text() not in ("{}", given.arguments)
+
+
+def _given(piece: DeltaToolCall) -> FunctionCall:
+    """Name and arguments of a piece, wherever they stand."""
+    found = piece.function or FunctionCall(arguments=piece.arguments)
+    return found if found.name or not piece.name else FunctionCall(piece.name, found.arguments)
 
 
 def _tool_calls(pieces: Sequence[DeltaToolCall]) -> list[MessageToolCall]:
@@ -197,9 +210,9 @@ class ChunkBuffer:
         """
         chunk = logged.chunk
         key = chunk.id or str(logged.envelope.session_id or "")
-        first = [choice for choice in chunk.choices or [] if choice.index == 0 and _says_something(choice)]
+        first = [choice for choice in chunk.choices or [] if not choice.index and _says_something(choice)]
         is_late = not any(map(_has_content, first)) if key in self._ended else not first
-        failed = chunk.error is not None or error_of(first) is not None
+        failed = bool(chunk.error) or error_of(first) is not None
         if is_late and not failed and key not in self.open:
             return None
         self.open.setdefault(key, Stream(logged.envelope, where)).append(logged)

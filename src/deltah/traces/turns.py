@@ -104,6 +104,11 @@ class History:
         return current if message.role in self._passed_over else hash((current, verbatim(message)))
 
     @cached_property
+    def said_by_turns(self) -> frozenset[int]:
+        """What was said up to each of the assistant's turns."""
+        return frozenset(self.said[i] for i in self.turns)
+
+    @cached_property
     def trails(self) -> list[Trail]:
         """Entry i leads up to message i."""
         return list(accumulate(self.messages, Trail.after, initial=Trail()))
@@ -188,9 +193,9 @@ class Evidence:
     @property
     def rank(self) -> tuple[int, ...]:
         """The strongest facts first; the greatest counts."""
-        said = self.text + self.calls
-        facts = (self.is_proof, self.users, said, self.text, self.in_place, self.n_ids, self.same_session, self.is_open)
-        return tuple(map(int, facts))
+        likeness = (self.users, self.text + self.calls, self.text, self.in_place, self.n_ids)
+        shows_itself = self.kind not in (Joined.ORDER, Joined.SESSION)
+        return (self.is_proof, shows_itself, *likeness, self.same_session, self.is_open)
 
     def _kind(self) -> Joined | None:
         if self.is_proof:
@@ -221,9 +226,9 @@ class Evidence:
     def _is_contradiction(self) -> bool:
         is_known = self.has_own_id or self.is_quote
         if self.users is Agreement.DIFFERENT:
-            # A summary, a question in other words, cleared observations: the turn has to agree, and one sign more.
+            # A summary, a question in other words, cleared observations: the turn has to agree, and be awaited.
             is_told = self.is_own_session or (self.is_shorter and is_known) or (self.same_question and self.is_quote)
-            if not is_told or Agreement.SAME not in (self.text, self.calls):
+            if not (is_told and self.is_open) or Agreement.SAME not in (self.text, self.calls):
                 return True
         if self.is_longer and not is_known:
             return True
@@ -276,7 +281,7 @@ def _is_one_message(one: str, other: str) -> bool:
 
 def _without_calls(text: str) -> str:
     kept, end = [], 0
-    for start, stop in call_extents(text):
+    for start, stop in call_extents(text) if "<" in text or "[" in text else ():
         kept.append(text[end:start])
         end = stop
     return " ".join((*kept, text[end:]))

@@ -7,14 +7,14 @@ name of a service: what it takes out must be a record of a known format. Importe
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
 
 from deltah.errors import DataError
 from deltah.traces.files import Line, base_name
-from deltah.traces.importing import finite, recognise
+from deltah.traces.importing import recognise
 from deltah.traces.parts import are_parts, first_of, is_message, json_value, to_messages, to_response
 
 _ANY: Final = msgspec.json.Decoder(Any)
@@ -140,41 +140,3 @@ def _plain(messages: list[Any]) -> list[Any]:
 def _is_known(record: dict[str, Any]) -> bool:
     """Whether an importer may read a record."""
     return recognise(msgspec.json.encode(record)) is not None
-
-
-def number(value: Any) -> float | None:
-    """A finite number, also as a text, as databases export it; None for anything else."""
-    try:
-        return finite(float(value)) if isinstance(value, str) else finite(value)
-    except ValueError:
-        return None
-
-
-def unflattened(fields: Mapping[str, Any], prefix: str) -> Any:
-    """Value of `prefix` where its parts are fields of their own, as in `prefix.0.role`; None where there are none."""
-    if prefix in fields:
-        return json_value(fields[prefix])
-    start = f"{prefix}."
-    inside = {name.removeprefix(start): value for name, value in fields.items() if name.startswith(start)}
-    return tree_of(inside) if inside else None
-
-
-def tree_of(fields: Mapping[str, Any]) -> Any:
-    """Nested objects for dotted names; where all names of one are numbers, a list."""
-    tree: dict[str, Any] = {}
-    for name, value in fields.items():
-        *path, last = name.split(".")
-        place = tree
-        for step in path:
-            inner = place.setdefault(step, {})
-            place = inner if isinstance(inner, dict) else {}  # a name that is also a value: the value stays
-        place[last] = value
-    return _listed(tree)
-
-
-def _listed(tree: Any) -> Any:
-    if not isinstance(tree, dict):
-        return tree
-    if tree and all(key.isdecimal() for key in tree):
-        return [_listed(tree[key]) for key in sorted(tree, key=int)]
-    return {key: _listed(value) for key, value in tree.items()}

@@ -6,7 +6,8 @@ Lost: token counts, signatures, redacted thoughts, citations; of a picture in a 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -15,58 +16,42 @@ from deltah.core.types import Trajectory
 from deltah.errors import DataError
 from deltah.traces.conversation import ApiCall, LoggedChunk
 from deltah.traces.importers import openai_chat
-from deltah.traces.importing import IMPORTERS, RecordContext, decode_line
-from deltah.traces.openai_schema import ChatLine, Choice, Message, Response, to_schema
+from deltah.traces.importing import IMPORTERS, RecordContext, decode_line, finite
+from deltah.traces.openai_schema import ChatLine, Response, to_schema
+from deltah.traces.parts import first_of, mapping, to_response
 
 _SIGN: Final = re.compile(
+    # A response in OpenAI's shape has messages with parts of any kind.
+    rb'(?!.*?"choices"\s*:\s*\[\s*\{\s*"(?:index|delta|message|finish_reason|logprobs)").*?(?:'
     rb'"type"\s*:\s*"(?:(?:server_|mcp_)?tool_use|(?:\w+_)?tool_result|thinking|redacted_thinking|message_start)"'
     rb'|"stop_reason"\s*:\s*"(?:end_turn|tool_use|max_tokens|stop_sequence|pause_turn|refusal)"'
-    rb'|\\"type\\"\s*:\s*\\"message_start\\"'
+    rb'|\\"type\\"\s*:\s*\\"message_start\\")',
+    re.DOTALL,
 )
 _ANY: Final = msgspec.json.Decoder(Any)
-
-
-class Delta(msgspec.Struct, frozen=True):
-    """What an event adds to a block, or to the message."""
-
-    text: str = ""
-    thinking: str = ""
-    partial_json: str = ""
-    stop_reason: str | None = None
-
-
-class Event(msgspec.Struct):
-    """One event of a stream."""
-
-    type: str
-    index: int = 0
-    message: dict[str, Any] = {}
-    content_block: dict[str, Any] = {}
-    delta: Delta = Delta()
 
 
 @IMPORTERS.register(
     "anthropic",
     meaning="Log of Anthropic's Messages API",
     fields=(("messages", "request", "response", "result", "content"),),
-    sign=_SIGN.search,
+    sign=_SIGN.match,
 )
 def read(record: dict[str, Any], context: RecordContext) -> Trajectory | ApiCall | LoggedChunk:
     """Read one line: a conversation, or an API call of one."""
-    given = next((record[name] for name in ("response", "result") if record.get(name) is not None), None)
+    given = first_of(record, ("response", "result"))
     if given is None and record.get("type") == "message":
         given, record = record, {}
-    line: dict[str, Any] = {name: value for name, value in record.items() if name not in ("response", "result")}
+    line = {name: value for name, value in record.items() if name not in ("response", "result")}
     if isinstance(line.get("request"), dict):
-        body = line["request"].get("body")
-        line["request"] = _with_system(body if isinstance(body, dict) else line["request"])
+        line["request"] = _with_system(mapping(line["request"].get("body")) or line["request"])
     log = to_schema(_with_system(line), ChatLine)
     if given is not None:
         log.response = _response(given)
     return openai_chat.read(log, context)
 
 
-def _with_system(body: dict[str, Any]) -> dict[str, Any]:
+def _with_system(body: Mapping[str, Any]) -> Mapping[str, Any]:
     """A request whose system prompt is its first message."""
     if not body.get("system") or not isinstance(body.get("messages"), list):
         return body
@@ -77,33 +62,30 @@ def _response(given: Any) -> Response:
     """A response in OpenAI's shape."""
     if isinstance(given, str):
         given = [decode_line(line[5:].encode(), _ANY) for line in given.splitlines() if line.startswith("data:")]
-    whole = _assembled(msgspec.convert(given, list[Event])) if isinstance(given, list) else given
+    whole = _assembled(given) if isinstance(given, list) else mapping(given)
     for name in ("body", "message"):
-        whole = whole[name] if isinstance(whole, dict) and isinstance(whole.get(name), dict) else whole
-    kind = whole.get("type") if isinstance(whole, dict) else None
-    if kind in ("error", "errored", "canceled", "expired"):
+        whole = mapping(whole.get(name)) or whole
+    if whole.get("type") in ("error", "errored", "canceled", "expired"):
         raise DataError("field response: it holds an error; there is no assistant message to measure")
-    if kind != "message" or not isinstance(whole.get("content"), list | str):
+    if whole.get("type") != "message" or not isinstance(whole.get("content"), list | str):
         raise DataError("field response: expected a message of Anthropic's, with 'type' and 'content', or its events")
-    cut = str(whole.get("stop_reason")) in ("max_tokens", "model_context_window_exceeded")
-    choice = Choice(message=Message("assistant", content=whole["content"]), finish_reason="length" if cut else None)
-    return msgspec.convert({"id": whole.get("id"), "model": whole.get("model"), "choices": [choice]}, Response)
+    return to_response({**whole, "role": "assistant"})
 
 
-def _assembled(events: Sequence[Event]) -> dict[str, Any]:
+def _assembled(events: list[Any]) -> Mapping[str, Any]:
     """The message that streamed events tell."""
-    message, blocks, pieces = dict[str, Any](), dict[int, dict[str, Any]](), dict[int, str]()
+    kinds = [mapping(event).get("type") for event in events]
+    if "error" in kinds or not all(isinstance(kind, str) for kind in kinds):
+        fault = "ends in an error" if "error" in kinds else "holds something that is no event"
+        raise DataError(f"field response: the stream {fault}; there is no whole assistant message")
+    message, blocks = dict[str, Any](), defaultdict[float, dict[str, Any]](dict)
     for event in events:
-        if event.type == "error":
-            raise DataError("field response: the stream ends in an error; there is no whole assistant message")
-        message |= event.message
-        delta, block = event.delta, blocks.setdefault(event.index, {})
-        block |= event.content_block
-        if delta.stop_reason is not None:
-            message["stop_reason"] = delta.stop_reason
-        for name, piece in (("text", delta.text), ("thinking", delta.thinking)):
-            if piece:
-                block["type"], block[name] = name, f"{block.get(name) or ''}{piece}"
-        pieces[event.index] = pieces.get(event.index, "") + delta.partial_json
-    parts = [blocks[index] | ({"input": pieces[index]} if pieces[index] else {}) for index in sorted(blocks)]
-    return message | {"content": [part for part in parts if part]}
+        message |= mapping(event.get("message"))
+        block, delta = blocks[finite(event.get("index")) or 0], mapping(event.get("delta"))
+        block |= mapping(event.get("content_block"))
+        message |= {"stop_reason": delta["stop_reason"]} if delta.get("stop_reason") else {}
+        for name, kind in (("text", "text"), ("thinking", "thinking"), ("partial_json", "tool_use")):
+            if delta.get(name) is not None:
+                block |= {"type": block.get("type", kind), name: f"{block.get(name) or ''}{delta[name]}"}
+    parts = [blocks[index] for index in sorted(blocks) if blocks[index]]
+    return message | {"content": [p | {"input": p["partial_json"]} if p.get("partial_json") else p for p in parts]}

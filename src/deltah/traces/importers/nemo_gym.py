@@ -38,6 +38,7 @@ def read(record: dict[str, Any], context: RecordContext) -> Imported:
         temperature=answered.temperature if asked.temperature is None else asked.temperature,
         golden_answers=[*golden_answers(next((record[name] for name in _ANSWERS if name in record), None))] or None,
         score=finite(record.get("reward")),
+        tools=asked.tools,
         metadata=scalars(record, leave_out=_NOT_METADATA),
     )
     return read_chat(chat, context)

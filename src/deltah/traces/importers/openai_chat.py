@@ -1,16 +1,18 @@
 """Importer for OpenAI-style chat logs with logprobs, of vLLM, SGLang, llama.cpp and compatible servers.
 
 A line is a conversation (`messages`), an API call (`request` with `response`, or a bare response), or one chunk of a
-streamed response; `deltah.traces.joining` joins the last two. docs/formats.md states the mapping of every field.
+streamed response; `deltah.traces.joining` joins the last two. docs/formats/openai.md states the mapping of every field.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 
 from deltah.core.types import Scalar, Trajectory
 from deltah.errors import DataError
@@ -27,6 +29,7 @@ from deltah.traces.importing import (
     outcome_of,
     scalars,
     seconds,
+    tool_kinds,
     unfit_outcome,
 )
 from deltah.traces.logprobs import NO_TOKENS, after_text, pack
@@ -78,7 +81,7 @@ def read_call(log: ChatLine, where: Position) -> ApiCall:
 
 def _answer(response: Response) -> Choice:
     """The choice whose message is the reply."""
-    error = "an error" if response.error is not None or response.object == "error" else None
+    error = "an error" if response.error or response.object == "error" else None
     wrong = error or error_of((response.choices or [])[:1]) or (None if response.choices else "no choices")
     if wrong is not None or not response.choices:
         raise DataError(f"field response: it holds {wrong}; there is no assistant message to measure")
@@ -95,7 +98,8 @@ def _completion(log: ChatLine, response: Response, choice: Choice, where: Positi
     prompt = given[0] if isinstance(given, list) and given and isinstance(given[0], str) else given
     prompt = prompt if isinstance(prompt, str) else ""
     tokens = pack(choice.logprobs, choice.token_ids)
-    if prompt and request is not None and request.echo is True and text.startswith(prompt):
+    echoed = request is not None and request.echo is True
+    if prompt and text.startswith(prompt) and (echoed or np.isnan(tokens.logprobs[:1]).any()):
         text, tokens = text.removeprefix(prompt), after_text(tokens, prompt)
     history = prompt_messages(prompt).messages if prompt else []
     facts = replace(_facts(log, response, choice), n_without_logprobs=_unlisted(response, choice, len(tokens)))
@@ -107,14 +111,23 @@ def whole_response(log: ChatLine) -> Response:
     """The response of a line, its chunks assembled."""
     given = log.response
     if isinstance(given, str):
-        events = (line.removeprefix("data:").strip() for line in given.splitlines() if line.startswith("data:"))
-        given = [decode_line(event.encode(), _RESPONSE) for event in events if event not in ("", "[DONE]")]
+        return assemble(_events(given.splitlines()))
     if isinstance(given, list) or log.chunks is not None:
-        return assemble(given if isinstance(given, list) else log.chunks or [])
+        chunks: list[Any] = (given if isinstance(given, list) else log.chunks) or []
+        if not {Response}.issuperset(map(type, chunks)):
+            texts = [one if one.startswith("data:") else f"data:{one}" for one in chunks if isinstance(one, str)]
+            chunks = [one for one in chunks if isinstance(one, Response)] or _events("\n".join(texts).splitlines())
+        return assemble(chunks)
     if given is None:
         return _bare_response(log)
     body = given.body or given
     return assemble([body]) if is_streamed(body) else body
+
+
+def _events(lines: Sequence[str]) -> list[Response]:
+    """Chunks in the lines of an event stream."""
+    events = (line.removeprefix("data:").strip() for line in lines if line.startswith("data:"))
+    return [decode_line(event.encode(), _RESPONSE) for event in events if event not in ("", "[DONE]")]
 
 
 def _bare_response(log: ChatLine) -> Response:
@@ -155,6 +168,9 @@ def _said(messages: Sequence[Message]) -> list[LoggedMessage]:
 def _expanded(message: Message) -> tuple[Message, Sequence[Message]]:
     """A message without logprobs, and those that its parts make after it; an assistant's comes first."""
     message.logprobs = None
+    for call in message.tool_calls or ():
+        if not call.id or not call.function.name:
+            call.id, call.function.name = call.id or call.call_id or call.tool_call_id, call.function.name or call.name
     message.content, message.parts = message.parts if message.content is None else message.content, None
     if not isinstance(message.content, list):
         return message, ()
@@ -215,13 +231,18 @@ def _metadata(log: ChatLine, temperature: float | None, response: Response | Non
     if log.logprobs_mode is not None:
         extra["logprobs_mode"] = log.logprobs_mode
     n_choices = len(response.choices or []) if response is not None else 1
+    tools = log.tools if (request := _request(log)) is None or request.tools is None else request.tools
+    extra |= tool_kinds(tools)
     return extra | unfit_outcome(_grade(log)) | ({"n_choices": n_choices} if n_choices > 1 else {})
 
 
 def _grade(log: ChatLine) -> Any:
     """The grade that a line states, beside or inside its metadata."""
     stated = [log.outcome, log.score, log.reward, *((log.metadata or {}).get(name) for name in GRADES)]
-    return next((value for value in stated if value is not None), None)
+    given = next((value for value in stated if value is not None), None)
+    with suppress(ValueError):
+        return float(given) if isinstance(given, str) else given
+    return None
 
 
 def _text(value: str | int | None) -> str | None:

@@ -95,13 +95,9 @@ def read(line: Line, context: RecordContext) -> ApiCall | tuple[()]:
         raise DataError(
             "field response.output: no message, reasoning or call of the model; there is nothing to measure"
         )
-    request = Request(
-        messages=[*history_of(asked), *said[:last]],
-        model=asked.model,
-        temperature=answered.temperature if asked.temperature is None else asked.temperature,
-        top_logprobs=asked.top_logprobs,
-        metadata=asked.metadata,
-    )
+    temperature = answered.temperature if asked.temperature is None else asked.temperature
+    messages = [*history_of(asked), *said[:last]]
+    request = msgspec.structs.replace(asked, messages=messages, temperature=temperature, body=None)
     response = Response(
         id=answered.id,
         choices=[Choice(message=said[last], finish_reason=_finish_reason(answered))],

@@ -25,6 +25,7 @@ from deltah.traces.importing import (
     golden_answers,
     outcome_of,
     scalars,
+    tool_kinds,
     unfit_outcome,
 )
 from deltah.traces.logprobs import NO_TOKENS, PackedTokens, pack
@@ -93,6 +94,7 @@ class Trace(msgspec.Struct):
     id: str | None = None
     task: Any = None
     agent: Any = None
+    tools: Any = None
     rewards: dict[str, Any] | None = None
     metrics: dict[str, Any] | None = None
     stop_condition: Any = None
@@ -232,8 +234,10 @@ def _facts(trace: Trace, episode: Record, path: Sequence[int]) -> Facts:
     reward = _reward(trace.rewards)
     last = calls[-1] if calls else ModelCall()
     costs = [cost for call in calls if (cost := finite(_get(call.usage, "cost"))) is not None]
+    group = _text(_get(episode.group, "id")) or _text(_get(episode.task, "hash"))
+    agent = _text(_get(trace.agent, "name"))
     return Facts(
-        group_id=_text(_get(episode.group, "id")) or _text(_get(episode.task, "hash")),
+        group_id=f"{group}/{agent}" if group and agent and len(episode.traces or ()) > 1 else group,
         model=_model(trace),
         sampling_temperature=temperatures.pop() if len(temperatures) == 1 else None,
         golden_answers=golden_answers(_get(data, "golden_answers") or _get(data, "answer")),
@@ -242,6 +246,7 @@ def _facts(trace: Trace, episode: Record, path: Sequence[int]) -> Facts:
         metadata=_metadata(trace, episode)
         | unfit_outcome(reward)
         | _advantage(trace.nodes, path)
+        | tool_kinds(trace.tools)
         | ({COST: math.fsum(costs)} if costs else {}),
     )
 
