@@ -6,8 +6,9 @@ import json
 from typing import NamedTuple
 
 from deltah import Segment, SegmentKind, ToolCall, Trajectory
+from deltah.calls.evidence import REPEATS, Waste
 from deltah.calls.table import CallTable
-from deltah.calls.waste import REPEATS, Waste, facts_of_calls
+from deltah.calls.waste import facts_of_calls
 from deltah.core.types import CallStatus
 
 QUESTION = "Where does Mira Kovel live?"

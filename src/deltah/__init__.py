@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from deltah.calls.grading import signal_of
     from deltah.calls.savings import Costs, Prices
     from deltah.calls.table import CallTable, read_calls
     from deltah.core.advantages import (
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from deltah.core.signals import SIGNALS, Interval, PositionBaseline, Signal, SignalConfig, Verdict, delta_h, score
     from deltah.core.types import CallStatus, Estimator, Segment, SegmentKind, ToolCall, Trajectory
     from deltah.errors import DeltahError
-    from deltah.runs import signal_of
     from deltah.tasks.graders import GRADERS
     from deltah.tools.toolbox import TOOLS
     from deltah.traces import read_traces, write_traces
@@ -59,6 +59,7 @@ __all__ += ["BatchCredit", "batch_credit", "batch_metrics", "credit_rollouts", "
 __all__ += ["CallTable", "Costs", "Prices", "read_calls", "read_traces", "write_traces"]
 
 _HOMES = {
+    "calls.grading": "signal_of",
     "calls.savings": "Costs Prices",
     "calls.table": "CallTable read_calls",
     "core.advantages": "BatchCredit Reward batch_credit credit_rollouts group_rewards token_advantages",
@@ -71,7 +72,6 @@ _HOMES = {
     "core.signals": "SIGNALS Interval PositionBaseline Signal SignalConfig Verdict delta_h score",
     "core.types": "CallStatus Estimator Segment SegmentKind ToolCall Trajectory",
     "errors": "DeltahError",
-    "runs": "signal_of",
     "tasks.graders": "GRADERS",
     "tools.toolbox": "TOOLS",
     "traces": "read_traces write_traces",

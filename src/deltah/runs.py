@@ -267,30 +267,6 @@ def _unwritable_named(path: Path) -> Iterator[None]:
         ) from error
 
 
-def signal_of(path: str | os.PathLike[str]) -> SignalConfig:
-    """Signal configuration of the nearest run directory around a file or folder; the method's defaults outside one.
-
-    `deltah.score(trajectory, deltah.signal_of(path))` gives what the run logged.
-
-    Raises:
-        DataError: if that run's configuration cannot be read.
-    """
-    for folder in (Path(path), *Path(path).resolve().parents):
-        if (folder / MANIFEST).exists():
-            return run_signal(RunDirectory(folder).config)
-    return SignalConfig()
-
-
-def tools_of(path: str | os.PathLike[str]) -> frozenset[str]:
-    """Names of the tools of the nearest run directory around a file or folder; none outside one."""
-    for folder in (Path(path), *Path(path).resolve().parents):
-        if (folder / MANIFEST).exists():
-            rollout = RunDirectory(folder).config.get("rollout")
-            named = rollout.get("tools") if isinstance(rollout, Mapping) else None
-            return frozenset(map(str, named)) if isinstance(named, list | tuple) else frozenset()
-    return frozenset()
-
-
 def run_signal(config: Mapping[str, Any]) -> SignalConfig:
     """Signal configuration in a run's configuration, the method's defaults if it has none."""
     try:

@@ -12,9 +12,9 @@ from builders import make_trajectory
 from call_builders import Call, search, written
 
 from deltah import Segment, SegmentKind, Signal, ToolCall, Trajectory, score
+from deltah.calls.evidence import Waste, WasteLevel
 from deltah.calls.savings import Costs, Prices, SavingsReport, savings
 from deltah.calls.table import CallTable
-from deltah.calls.waste import Waste, WasteLevel
 from deltah.core.signals import Verdict
 from deltah.core.types import Estimator
 from deltah.errors import InvalidValueError

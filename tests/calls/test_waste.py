@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 import deltah
 from deltah import Trajectory
-from deltah.calls.waste import CallFacts, Waste, facts_of_calls
+from deltah.calls.evidence import CallFacts, Waste
+from deltah.calls.waste import facts_of_calls
 from deltah.errors import ConfigError
 
 PAGE = "\n".join(f"{i}  def step_{i}(state): return advance(state, by={i})  # of the long run" for i in range(12))

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from deltah import Segment, SegmentKind, ToolCall, Trajectory
 from deltah.calls import waste
-from deltah.calls.evidence import split_words
-from deltah.calls.waste import Waste, facts_of_calls
+from deltah.calls.evidence import Waste
+from deltah.calls.waste import facts_of_calls, split_words
 
 
 def test_a_result_of_which_nothing_is_said_is_unused() -> None:

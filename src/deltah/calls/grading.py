@@ -1,4 +1,4 @@
-"""Outcomes of trajectories, who gave them, and the question that a trajectory answers.
+"""What is known beside a log: outcomes and who gave them, questions, and the run directory that it lies in.
 
 An outcome is a number in [0, 1]: that of the log, of a second file, or a grade by the trajectory's own gold answers. A
 row of the file names a trajectory by id or question and has a grade or gold answers, as a task file has.
@@ -11,10 +11,13 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+from deltah.core.signals import SignalConfig
 from deltah.core.types import Trajectory
 from deltah.errors import DataError, DeltahError
+from deltah.runs import MANIFEST, RunDirectory, run_signal
 from deltah.tasks import GRADERS, OUTCOME_GRADER, Task, grade, task_from_row, task_rows
 
 _ID_FIELDS = ("id", "trajectory", "custom_id", "task_id", "session_id")
@@ -167,3 +170,28 @@ def outcome_meaning(graders: Iterable[str]) -> str:
     meanings = [*known, *own, *(stated if STATED in met else ())]
     title = outcome_title(met)
     return f"{'The outcome' if title == OUTCOME else title} is {', of other trajectories '.join(meanings)}."
+
+
+def signal_of(path: str | os.PathLike[str]) -> SignalConfig:
+    """Signal configuration of the nearest run directory around a file or folder; the method's defaults outside one.
+
+    `deltah.score(trajectory, deltah.signal_of(path))` gives what the run logged.
+
+    Raises:
+        DataError: if that run's configuration cannot be read.
+    """
+    run = _run_around(path)
+    return SignalConfig() if run is None else run_signal(run.config)
+
+
+def tools_of(path: str | os.PathLike[str]) -> frozenset[str]:
+    """Names of the tools of the nearest run directory around a file or folder; none outside one."""
+    run = _run_around(path)
+    rollout = None if run is None else run.config.get("rollout")
+    named = rollout.get("tools") if isinstance(rollout, Mapping) else None
+    return frozenset(map(str, named)) if isinstance(named, list | tuple) else frozenset()
+
+
+def _run_around(path: str | os.PathLike[str]) -> RunDirectory | None:
+    around = (Path(path), *Path(path).resolve().parents)
+    return next((RunDirectory(folder) for folder in around if (folder / MANIFEST).exists()), None)

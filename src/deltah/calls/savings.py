@@ -13,8 +13,8 @@ from difflib import get_close_matches
 from math import isfinite, nan
 from typing import TYPE_CHECKING, Any, Final
 
+from deltah.calls.evidence import Waste, WasteLevel
 from deltah.calls.schema import CHARS_PER_TOKEN
-from deltah.calls.waste import Waste, WasteLevel
 from deltah.errors import InvalidValueError
 from deltah.text_format import count
 

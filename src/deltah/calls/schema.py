@@ -14,8 +14,8 @@ from typing import Any, BinaryIO, Final, NamedTuple, TypeAlias
 import msgspec
 import numpy as np
 
+from deltah.calls.evidence import CallFacts
 from deltah.calls.grading import cluster_key, grader_of, is_correct
-from deltah.calls.waste import CallFacts
 from deltah.core.signals import Signal
 from deltah.core.types import SegmentKind, Trajectory
 from deltah.errors import InvalidValueError

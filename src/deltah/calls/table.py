@@ -25,7 +25,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
-from deltah.calls.grading import Answers
+from deltah.calls.grading import Answers, signal_of, tools_of
 from deltah.calls.savings import Costs, fill_costs
 from deltah.calls.schema import TABLES, Facts, RowFiles, RowWriter
 from deltah.calls.tool_kinds import LEVEL, Declared, ToolKinds, judge
@@ -33,7 +33,7 @@ from deltah.calls.waste import facts_of_calls
 from deltah.core.signals import Signal, SignalConfig, score
 from deltah.core.types import Trajectory
 from deltah.errors import ConfigError, DataError, DataWarning, InvalidValueError, MissingDependencyError
-from deltah.runs import is_result, known_signal, signal_of, tools_of
+from deltah.runs import is_result, known_signal
 from deltah.text_format import count
 from deltah.traces.files import STDIN
 from deltah.traces.parquet import OPTIONAL

@@ -18,7 +18,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from deltah.calls.waste import REPEATS
+from deltah.calls.evidence import REPEATS
 from deltah.core.registry import check_number
 from deltah.core.types import CallStatus, Trajectory
 from deltah.errors import ConfigError, InvalidValueError

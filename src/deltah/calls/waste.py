@@ -1,27 +1,28 @@
-"""Facts about each call that its trajectory's text shows, and classes of waste that they may amount to.
+"""Facts about each call, found in the text of its trajectory; docs/waste.md states the rules.
 
-A fact is no accusation: that a call repeats another is a fact, and that it was *waste* needs a tool of which it is
-known that the same call gives the same answer. `deltah.calls.tool_kinds` knows the tools and gives the level. No label,
-model or entropy is used here; docs/waste.md states the rules. Time is linear in the text but for one substring search
-per call in the results before it, and `NEAR_WINDOW` comparisons.
+Two calls are equal if they name the same tool with arguments that are equal as JSON: key order and white space between
+tokens are free, and case, quotes and types are not. No name of a tool or argument has a meaning here, and no label,
+model or entropy is used. Time is linear in the text but for one substring search per call in the results before it, and
+`NEAR_WINDOW` comparisons.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from hashlib import blake2b
 from itertools import pairwise, product, repeat
 from math import inf
 from operator import itemgetter
 from string import ascii_lowercase
 from typing import Final
 
-from deltah.calls.evidence import CallText, context_form, parts_of, read_call, split_words
-from deltah.core.types import SegmentKind, ToolCall, Trajectory
+from deltah.calls.evidence import CallFacts, CallText, Waste
+from deltah.core.failures import is_transient
+from deltah.core.types import CallStatus, SegmentKind, ToolCall, Trajectory
 from deltah.tools.search import STOP_WORDS
 
 NEAR_SIMILARITY: Final = 0.8
@@ -30,55 +31,26 @@ NEAR_WINDOW: Final = 32
 """Calls that differ in nothing but words are compared with so many of their predecessors."""
 MIN_NEW_WORDS: Final = 3
 """A result that brings fewer words is never said to be unused: it may only say that all went well."""
-
-
-class Waste(StrEnum):
-    """What the text shows about a call."""
-
-    EXACT_DUPLICATE = "exact_duplicate"
-    """The same call gave the same answer before."""
-    REPEATED_ERROR = "repeated_error"
-    """The same call had failed with the same error before, and does not succeed later."""
-    NEAR_DUPLICATE = "near_duplicate"
-    """A hint: a call in similar words came before, and the result was in context."""
-    RESULT_IN_CONTEXT = "result_in_context"
-    """A hint: the whole result stood word for word in the context before the call was issued."""
-    RESULT_UNUSED = "result_unused"
-    """A hint: no new word of the result occurs in anything the policy wrote later."""
-
-
-REPEATS: Final = (Waste.EXACT_DUPLICATE, Waste.REPEATED_ERROR)
-"""Classes that are waste where the tool is known to be repeatable; the others are hints."""
-
-
-class WasteLevel(StrEnum):
-    """What the text, the knowledge about the tool and entropy together say about a call."""
-
-    CERTIFIED = "certified"
-    """It repeats a call that nothing stands against, of a repeatable tool, and ΔH is certified not reduced."""
-    LIKELY = "likely"
-    """The same; ΔH is undecided, undefined or was not measured."""
-    HINT = "hint"
-    """A class holds, and no more is known."""
-    NONE = "none"
-    """No class holds, or the call reduced entropy."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallFacts:
-    """Facts about one call."""
-
-    waste: frozenset[Waste] = frozenset()
-    repeats: int | None = None
-    """Place of the latest earlier equal call, from 0; None: none."""
-    same_result: bool | None = None
-    """Whether that call gave the same result; None: no such call, or a result that cannot be compared."""
-    between: tuple[str, ...] = ()
-    """Tools called between the two, those of both turns included, in order of name."""
-    message_between: bool = False
-    """Whether a user or system message stood between the two."""
-    hashes: tuple[int | None, int | None, int | None] = (None, None, None)
-    """Of the call, its result, and the words of the result that the call lacks; None: not to be compared."""
+MIN_PASSAGE_CHARS: Final = 40
+"""A shorter passage of a result is not looked for on its own."""
+MIN_TEXT_CHARS: Final = 160
+"""A result without passages is not looked for in the context if it is shorter."""
+_JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+_MEDIUM = re.compile(r"\[(?:image|image_url|input_image|audio|input_audio|file|video|document|resource)\]")
+_VOLATILE_FIELD = re.compile(
+    r'"(?:took|took_ms|request_?id|(?:search|query|response|elapsed)_?(?:time|ms)\w*)"\s*:\s*(?:"[^"]*"|[-+\d.eE]+)\s*,?'
+)
+"""Fields of an answer that say how it was made; they differ from run to run."""
+_VARYING = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+")
+_JSON_START = re.compile(r"\s*[\[{]\s*[\[{\"\]}]")
+_RECORD_BORDER = re.compile(r"\}\s*,\s*\{")
+_BLANK_LINE = re.compile(r"\n\s*\n")
+_ORDINAL = re.compile(
+    r"\A(?:(?:doc(?:ument)?|result|source|passage)\s*[\[(#]?\d{1,3}|[\[(#]?\d{1,3}[\]).:]|[-*•])[\]).:]*\s*",
+    re.IGNORECASE,
+)
+_WORD = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_]+")
+_LOWER_OR_SPACE: Final = bytes(ord(chr(code).lower()) if chr(code).isalnum() else 32 for code in range(128)).ljust(256)
 
 
 def facts_of_calls(trajectory: Trajectory, limits_s: Mapping[str, float] | None = None) -> tuple[CallFacts, ...]:
@@ -90,7 +62,7 @@ def facts_of_calls(trajectory: Trajectory, limits_s: Mapping[str, float] | None 
     if not calls or trajectory.metadata.get("has_text") is False:  # an export of numbers: there is nothing to compare
         return (CallFacts(),) * len(calls)
     limits = limits_s or {}
-    texts, heard = [read_call(call, limits.get(call.name, inf)) for call in calls], _user_text(trajectory)
+    texts, heard = [_read_call(call, limits.get(call.name, inf)) for call in calls], _user_text(trajectory)
     hints = _Hints(texts, trajectory, heard)
     found, latest, successes = list[CallFacts](), dict[tuple[str, str], int](), _last_successes(texts)
     places, messages = _places(texts), sorted(turn for turn in heard if turn > 0)
@@ -99,7 +71,7 @@ def facts_of_calls(trajectory: Trajectory, limits_s: Mapping[str, float] | None 
         waste, j = hints.of(i), latest.get(key) if text.name.strip() else None  # what was not parsed equals nothing
         latest[key] = i
         if j is None:
-            found.append(CallFacts(waste=frozenset(waste), hashes=text.hashes))
+            found.append(CallFacts(waste=frozenset(waste), hashes=_hashes(text)))
             continue
         earlier = texts[j]
         known = text.answer is not None and earlier.answer is not None
@@ -113,7 +85,7 @@ def facts_of_calls(trajectory: Trajectory, limits_s: Mapping[str, float] | None 
                 same_result=same,
                 between=_between(places, texts, j, i),
                 message_between=bisect_right(messages, earlier.turn) < bisect_right(messages, text.turn),
-                hashes=text.hashes,
+                hashes=_hashes(text),
             )
         )
     return tuple(found)
@@ -163,9 +135,9 @@ class _Hints:
         call, text = self._calls[i], self._texts[i]
         found = {Waste.RESULT_UNUSED} if self._unused[i] else set[Waste]()
         self._enter(text.turn)
-        parts = parts_of(call.result or "")
+        parts = _parts_of(call.result or "")
         known = bool(parts) and not text.failed and all(map(self._is_known, parts))
-        self._waiting.append((context_form(call.result or ""), parts))
+        self._waiting.append((_context_form(call.result or ""), parts))
         if known:
             found.add(Waste.RESULT_IN_CONTEXT)
         words = frozenset(split_words(text.arguments))
@@ -180,7 +152,7 @@ class _Hints:
             return
         self._turn = turn
         while self._heard and self._heard[-1][0] <= turn:
-            self._contexts.append(context_form(self._heard.pop()[1]))
+            self._contexts.append(_context_form(self._heard.pop()[1]))
         for whole, parts in self._waiting:
             self._contexts.append(whole)
             self._parts.update(parts)
@@ -313,3 +285,86 @@ def _words(text: str) -> list[str]:
     if "," in plain:
         plain = _THOUSANDS.sub("", plain)
     return list(map(_stem, split_words(plain)))
+
+
+def _hashes(text: CallText) -> tuple[int, int | None, int | None]:
+    """64-bit hashes of a call, its result, and the words of the result that the call lacks."""
+    same = _hash(f"{text.name}\0{text.arguments}")
+    if text.answer is None or text.transient:
+        return same, None, None
+    news = sorted(set(split_words(text.flat)).difference(split_words(text.arguments)))
+    return same, _hash(f"{text.failed}\0{text.answer}"), _hash(" ".join(news))
+
+
+def _read_call(call: ToolCall, limit_s: float = inf) -> CallText:
+    """Read one call; a failure after its time limit may pass."""
+    failed, text = call.status is CallStatus.ERROR, call.result
+    flat = "" if text is None else flatten(text)
+    answer = None if text is None or _MEDIUM.search(text) else flat
+    return CallText(
+        name=call.name,
+        turn=call.turn,
+        arguments=_canonical(call.arguments),
+        answer=_VARYING.sub("#", answer.casefold()) if failed and answer is not None else answer,
+        failed=failed,
+        transient=failed and (is_transient(text or "") or (call.duration_s or 0.0) >= limit_s),
+        flat=flat,
+    )
+
+
+def _canonical(arguments: str) -> str:
+    """Arguments as JSON in one spelling; text that is none without outer white space."""
+    try:
+        return _JSON.encode(json.loads(arguments)) if arguments.strip() else "{}"
+    except (ValueError, RecursionError):
+        return arguments.strip()
+
+
+def split_words(text: str) -> list[str]:
+    """Runs of letters and digits in order and lower case; single characters of languages without spaces."""
+    if not text.isascii():
+        return _WORD.findall(text.casefold())
+    return text.encode("ascii").translate(_LOWER_OR_SPACE).decode("ascii").split()  # several times faster
+
+
+def flatten(text: str) -> str:
+    """Comparable form of a text: white space is single spaces, fields that vary by run are left out."""
+    return _flat(_without_volatile_fields(text))
+
+
+def _parts_of(text: str) -> list[str]:
+    """Passages of a result, flattened; the whole where they are short, and nothing where that is."""
+    stripped = _without_volatile_fields(text).strip()
+    if _JSON_START.match(stripped):
+        parts = _RECORD_BORDER.split(stripped.strip("[] \n"))
+    else:
+        blocks = _BLANK_LINE.split(stripped)
+        parts = [_ORDINAL.sub("", part.lstrip(), count=1) for part in (blocks if blocks[1:] else stripped.split("\n"))]
+    flat = [part for part in map(_without_brackets, parts) if part.strip()]
+    if len(flat) > 1 and all(len(part) >= MIN_PASSAGE_CHARS for part in flat):
+        return flat
+    whole = _without_brackets(stripped)
+    return [whole] if len(whole) >= MIN_TEXT_CHARS else []
+
+
+def _context_form(text: str) -> str:
+    """Form of a text in which `_parts_of` are found."""
+    return _without_brackets(_without_volatile_fields(text))
+
+
+def _without_volatile_fields(text: str) -> str:
+    return _VOLATILE_FIELD.sub("", text) if '"' in text and _JSON_START.match(text) else text
+
+
+def _without_brackets(text: str) -> str:
+    for bracket in "[]{}":
+        text = text.replace(bracket, " ")
+    return _flat(text)
+
+
+def _flat(text: str) -> str:
+    return f" {' '.join(text.split())} "
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")

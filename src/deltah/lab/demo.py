@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from deltah.calls.grading import signal_of
 from deltah.core.metrics import batch_metrics
 from deltah.core.rewards import RewardConfig
 from deltah.core.signals import SignalConfig, score
@@ -30,7 +31,7 @@ from deltah.lab.world import Split
 from deltah.parallel import start, stop, stop_on_termination
 from deltah.report.data import ReportData, load_arm
 from deltah.report.page import write_report
-from deltah.runs import DONE, RunDirectory, open_run, package_versions, signal_of, write_atomic
+from deltah.runs import DONE, RunDirectory, open_run, package_versions, write_atomic
 from deltah.tasks import read_tasks
 from deltah.tools import ToolConfig, read_corpus
 from deltah.traces import read_traces

@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 import numpy as np
 
+from deltah.calls.evidence import Waste, WasteLevel
 from deltah.calls.savings import Savings, SavingsReport, savings
-from deltah.calls.waste import Waste, WasteLevel
 from deltah.core.registry import Entry
 from deltah.core.signals import SIGNALS, Verdict
 from deltah.report.data import Evaluation, ReportData

@@ -21,9 +21,9 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
+from deltah.calls.evidence import REPEATS, CallFacts, Waste, WasteLevel
 from deltah.calls.grading import ClusterKey, cluster_key, is_correct
 from deltah.calls.table import CallTable
-from deltah.calls.waste import REPEATS, CallFacts, Waste, WasteLevel
 from deltah.core.signals import Signal, Verdict
 from deltah.core.types import Round, Segment, SegmentKind, ToolCall, Trajectory
 from deltah.runs import nan_to_none

@@ -213,7 +213,8 @@ def _lines(raw: io.BufferedReader) -> Iterator[Line]:
     """Lines of a text, which may be compressed; blank lines are skipped but numbered."""
     number, damage = 0, None
     try:
-        stream = as_utf8(decompressed(raw))
+        # JSON in plain UTF-8, as most logs are, needs no further look.
+        stream = raw if raw.peek(2)[:2] in (b'{"', b"[{") else as_utf8(decompressed(raw))
         while piece := stream.readline(MAX_LINE_BYTES + 1):
             number += 1
             ended = piece.endswith(b"\n")
@@ -260,19 +261,17 @@ def _document(lines: Iterator[Line]) -> Iterator[Line]:
             yield Line(1, b"", damage=line.damage or limit)
             return
     data = bytes(document)
-    elements = _elements(data) or list(_values(data))
-    if data[:1] == b"[" and not _is_json(data):
+    is_whole = _is_json(data)
+    if data[:1] == b"[" and not is_whole:
         reason = "the file opens a JSON array but is not one; expected an array of objects, or JSON lines"
         yield Line(1, b"", damage=reason)
         return
+    elements = (_elements(data) or [data]) if is_whole else _values(data)
     yield from (Line(number, element) for number, element in enumerate(elements, start=1))
 
 
 def _values(data: bytes) -> Iterator[bytes]:
     """JSON values that stand one after another; what is none comes last, as it is."""
-    if _is_json(data):
-        yield data
-        return
     text, at, decode = data.decode("utf-8", errors="replace").strip(), 0, json.JSONDecoder().raw_decode
     while at < len(text):
         try:

@@ -62,17 +62,17 @@ def expand(message: Message) -> list[Message]:
     """
     if not isinstance(message.content, list):
         return [message]
-    parts = [half for part in message.content for half in _halves(part)]
-    if not any(map(_kind, parts)):
-        return [replace(message, content=parts)]
-    said, waiting = list[Message](), list[Any]()
-    for part in parts:
-        if _kind(part) != "result":
-            waiting.append(part)
+    parts = [(*_opened(half), half) for part in message.content for half in _halves(part)]
+    if not any(kind for kind, _, _ in parts):
+        return [replace(message, content=[part for _, _, part in parts])]
+    said, held = list[Message](), defaultdict[str, list[Any]](list)
+    for kind, fields, part in parts:
+        if kind != "result":
+            held[kind].append(fields if kind else part)
             continue
-        said += [*_without_parts(message, waiting, first=not said), _result(_opened(part)[1])]
-        waiting = []
-    return said + _without_parts(message, waiting, first=not said)
+        said += [*_without_parts(message, held, first=not said), _result(fields)]
+        held.clear()
+    return said + _without_parts(message, held, first=not said)
 
 
 def to_messages(given: Any, role: str = "user") -> list[Message]:
@@ -154,12 +154,8 @@ def _held(name: str) -> str:
     return next((held for held, sign in _KINDS if sign.fullmatch(name)), "")
 
 
-def _without_parts(message: Message, parts: Sequence[Any], *, first: bool) -> list[Message]:
-    """A message of these parts with calls and thoughts beside its text; none where nothing was said."""
-    held = defaultdict[str, list[Any]](list)
-    for part in parts:
-        kind, fields = _opened(part)
-        held[kind].append(fields if kind else part)
+def _without_parts(message: Message, held: defaultdict[str, list[Any]], *, first: bool) -> list[Message]:
+    """A message with the calls and thoughts of its parts beside its text; none where nothing was said."""
     calls = list(message.tool_calls or ()) if first else []
     known = {call.id for call in calls if call.id}
     calls += [call for call in map(to_call, held["call"]) if call.id not in known]

@@ -75,7 +75,7 @@ class ReadCounts(JoinCounts):
 
     n_read: int = 0
     file: str = ""
-    """Of the trajectory that was read last; of one whose API calls several files hold, the first."""
+    """Of the trajectory read last, the first file that holds it."""
     number: int = 0
     """Of the file among those that are read one by one."""
     n_problems: int = 0
@@ -90,6 +90,12 @@ class ReadCounts(JoinCounts):
         self.add_joins(other)
         self.skipped += other.skipped
         self.problems += other.problems[: MAX_KEPT_PROBLEMS - len(self.problems)]
+
+    def add_joins(self, other: JoinCounts) -> None:
+        """Add what was met while API calls were joined."""
+        self.n_unjoined += other.n_unjoined
+        self.n_branches += other.n_branches
+        self.weakly_joined += other.weakly_joined
 
 
 class TraceReader(ReadCounts, Iterable[Trajectory]):
@@ -261,13 +267,12 @@ class Reading:
         on_error: Callable[[ReadProblem], None] | None = None,
         alone: bool = False,
     ) -> None:
-        self.counts = ReadCounts() if counts is None else counts
-        self.needs_others = False
+        self.counts, self.needs_others = counts or ReadCounts(), False
         self._options, self._on_error, self._alone = options, on_error, alone
         self._given = None if options.format is None else IMPORTERS.resolve(options.format)
         self._format = self._given  # of the record before
         self._chunks = ChunkBuffer()
-        self._joiner = Joiner() if options.join else None
+        self._joiner: Joiner | None = None
         self._spans: SpanBuffer | None = None
         self._end = Position("", 0)
 
@@ -355,7 +360,7 @@ class Reading:
                 self.counts.n_read += 1
                 self.counts.file = where.file
                 yield trajectory
-        elif self._alone and (not isinstance(record, ApiCall) or self._joiner is not None):
+        elif self._alone and (not isinstance(record, ApiCall) or self._options.join):
             self.needs_others = True
         elif isinstance(record, list):
             self._spans = self._spans or SpanBuffer(self._report)
@@ -367,7 +372,8 @@ class Reading:
             yield from self._join(read_call(stream.line(), stream.where))
 
     def _join(self, one: ApiCall | Conversation) -> Iterator[Trajectory]:
-        if isinstance(one, ApiCall) and self._joiner is not None:
+        if isinstance(one, ApiCall) and self._options.join:
+            self._joiner = self._joiner or Joiner()
             yield from self._build(self._joiner.add(one))
         else:
             yield from self._build([one.alone() if isinstance(one, ApiCall) else one])

@@ -17,7 +17,7 @@ import math
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -68,15 +68,22 @@ class Span:
     """Of the trace, by name; the only one in [0, 1] is its outcome."""
 
     def __post_init__(self) -> None:
-        for name in ("parent", "call_id", "session", "model"):
-            value = getattr(self, name)
-            setattr(self, name, str(value) if isinstance(value, str | int | float) and value != "" else None)
+        self.parent, self.call_id = _text(self.parent), _text(self.call_id)
+        self.session, self.model = _text(self.session), _text(self.model)
         self.error = None if self.error is None else str(self.error)
         self.kind, self.name = _KINDS.get(str(self.kind).lower(), self.kind), str(self.name or "")
         self.started_at, self.ended_at = _moment(self.started_at), _moment(self.ended_at)
         self.temperature, self.cost = _number(self.temperature), _number(self.cost)
         if self.kind == "llm":
             self.input, self.output = json_value(self.input), json_value(self.output)
+
+
+def _text(value: Any) -> str | None:
+    return str(value) if isinstance(value, str | int | float) and value != "" else None
+
+
+_Answer: TypeAlias = tuple[Span, Response, list[MessageToolCall]]
+"""A model's span, its response, and the calls in it."""
 
 
 def _moment(value: Any) -> float:
@@ -111,6 +118,8 @@ class SpanBuffer:
             self._open.setdefault(span.trace, (where, []))[1].append(span)
         self._n_bytes += sum(map(_size, spans))
         while self._n_bytes > self._max_bytes and len(self._open) > 1:
+            _, oldest = next(iter(self._open.values()))
+            self._n_bytes -= sum(map(_size, oldest))
             yield from self._close()
 
     def finish(self) -> Iterator[ApiCall | Conversation]:
@@ -120,7 +129,6 @@ class SpanBuffer:
 
     def _close(self) -> Iterator[ApiCall | Conversation]:
         name, (where, spans) = self._open.popitem(last=False)
-        self._n_bytes -= sum(map(_size, spans))
         try:
             yield from _conversations(spans, where)
         except (DataError, msgspec.ValidationError) as error:
@@ -141,20 +149,23 @@ def _conversations(spans: Sequence[Span], where: Position) -> Sequence[ApiCall |
     models = [span for span in ordered if span.kind == "llm"]
     around = {outer.id for span in models for outer in _ancestors(span, by_id)}
     models = [span for span in models if span.id not in around]
-    replies = {span.id: to_response(span.output) for span in models}
-    answered = [span for span in models if _said(replies[span.id])]
-    called = {call.function and call.function.name for span in answered for call in _calls(replies[span.id])}
+    answers = list[_Answer]()
+    for span in models:
+        reply = to_response(span.output)
+        if turns := _said(reply):
+            answers.append((span, reply, [call for turn in turns for call in turn.tool_calls or ()]))
+    called = {call.function.name for _, _, calls in answers for call in calls if call.function}
     tools = {s.id: s for s in ordered if s.kind == "tool" or (s.name in called and s.kind != "llm")}
     # A client's call of a tool holds the server's part of it.
     outer = [s for s in tools.values() if not any(o.id in tools and o.name == s.name for o in _ancestors(s, by_id))]
     if tools and not called:
         return [_timeline(models, outer, whole, where)]
-    if models and not answered and not any(span.error for span in models):
+    if models and not answers and not any(span.error for span in models):
         raise DataError(
             "requests to a model without messages; let the instrumentation capture contents "
             "(OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=true), or export inputs and outputs"
         )
-    return [*_api_calls(answered, replies, outer, whole, where)]
+    return [*_api_calls(answers, outer, whole, where)]
 
 
 def _ancestors(span: Span, by_id: Mapping[str, Span]) -> Iterator[Span]:
@@ -165,18 +176,16 @@ def _ancestors(span: Span, by_id: Mapping[str, Span]) -> Iterator[Span]:
         yield span
 
 
-def _api_calls(
-    models: Sequence[Span], replies: Mapping[str, Response], tools: Sequence[Span], whole: Facts, where: Position
-) -> Iterator[ApiCall]:
+def _api_calls(answers: Sequence[_Answer], tools: Sequence[Span], whole: Facts, where: Position) -> Iterator[ApiCall]:
     """Each answer of a model as an API call, with the results that the runs of its tools gave."""
     waiting, runs, n_open = defaultdict[tuple[str | None, str], deque[Span]](deque), dict[str, Span](), len(tools)
     for run in tools:
         waiting[run.call_id, "" if run.call_id else run.name].append(run)
-    for span in models:
+    for n, (span, response, calls) in enumerate(answers, start=1):
         metadata, after = dict(whole.metadata), list[LoggedMessage]()
         if span.cost is not None:
             metadata[COST] = span.cost
-        for call in _calls(replies[span.id]):
+        for call in calls:
             claimed = _claimed(call, span, waiting)
             n_open -= claimed is not None
             metadata[f"{SPAN_OF}{call.id}"] = f"{span.trace}/{(claimed or span).id}"
@@ -184,11 +193,12 @@ def _api_calls(
                 runs[call.id] = claimed
                 if claimed.output is not None or claimed.error is not None:
                     after.append(LoggedMessage(_result(claimed, call.id)))
-        if n_open and span is models[-1]:
+        if n_open and n == len(answers):
             metadata[UNCLAIMED] = n_open
+        asked = [_timed(message, runs) for message in to_messages(span.input)]
         line = ChatLine(
-            request=Request(messages=[_timed(m, runs) for m in to_messages(span.input)], temperature=span.temperature),
-            response=replies[span.id],
+            request=Request(messages=asked, temperature=span.temperature),
+            response=response,
             session_id=whole.id,
             model=span.model,
             started_at=span.started_at,
@@ -217,12 +227,7 @@ def _settled(span: Span) -> Span:
 
 
 def _said(response: Response) -> list[Message]:
-    message = response.choices[0].message if response.choices else None
-    return [] if message is None else expand(message)
-
-
-def _calls(response: Response) -> list[MessageToolCall]:
-    return [call for message in _said(response) for call in message.tool_calls or []]
+    return [m for choice in (response.choices or ())[:1] if choice.message for m in expand(choice.message)]
 
 
 def _facts(spans: Sequence[Span]) -> Facts:

@@ -21,8 +21,11 @@ _ANY: Final = msgspec.json.Decoder(Any)
 _BODY: Final = "s?(?:_?(?:body|payload|json|data|messages?))*"
 _REQUEST: Final = re.compile(f"(?:llm_?)?(?:request|req|input|prompt){_BODY}", re.IGNORECASE)
 _RESPONSE: Final = re.compile(f"(?:llm_?)?(?:response|res|output|completion|reply){_BODY}", re.IGNORECASE)
-_OTHERS: Final = re.compile("body|messages?|data|choices|log|payload|event|record|text_?payload", re.IGNORECASE)
-"""Further fields whose text may be the JSON of a record."""
+_SIDE: Final = re.compile(f"{_REQUEST.pattern}|{_RESPONSE.pattern}", re.IGNORECASE)
+_JSON: Final = re.compile(
+    f"{_SIDE.pattern}|body|messages?|data|choices|log|payload|event|record|text_?payload", re.IGNORECASE
+)
+"""Fields whose text may be the JSON of a record."""
 _BESIDE: Final = frozenset((
     "id", "session_id", "conversation_id", "thread_id", "started_at", "duration_s", "model", "vocab_size", "metadata",
     "score", "outcome", "answer", "golden_answers", "logprobs_mode",
@@ -67,7 +70,7 @@ def _inside(value: Any, depth: int) -> Iterator[dict[str, Any]]:
     if not isinstance(value, dict):
         return
     record = _opened(value)
-    readings = [one for one in (record, _paired(record)) if one is not None and _is_known(one)]
+    readings = [one for one in (record, _paired(record)) if one and recognise(msgspec.json.encode(one)) is not None]
     if readings:  # as it stands, a record was tried already
         yield from [one for one in readings if one != value or depth < MAX_DEPTH][:1]
         return
@@ -84,29 +87,26 @@ def _opened(record: dict[str, Any]) -> dict[str, Any]:
     """A record with the JSON that its fields, and those of its request and response, hold as text."""
     opened = _with_values(record)
     for name, value in opened.items():
-        if isinstance(value, dict) and (_REQUEST.fullmatch(name) or _RESPONSE.fullmatch(name)):
+        if isinstance(value, dict) and _SIDE.fullmatch(name):
             inner = _with_values(value)
-            bodies = [v for key, v in inner.items() if key in ("inputBodyJson", "outputBodyJson")]
-            opened[name] = bodies[0] if bodies else inner  # Bedrock's log of invocations
+            opened[name] = first_of(inner, ("inputBodyJson", "outputBodyJson")) or inner  # Bedrock's log of invocations
     if _are_messages(opened.get("messages")):
         opened["messages"] = _plain(opened["messages"])
     return opened
 
 
 def _with_values(fields: dict[str, Any]) -> dict[str, Any]:
-    patterns = (_REQUEST, _RESPONSE, _OTHERS)
-    return {key: json_value(v) if any(p.fullmatch(key) for p in patterns) else v for key, v in fields.items()}
+    return {key: json_value(value) if _JSON.fullmatch(key) else value for key, value in fields.items()}
 
 
 def _paired(record: dict[str, Any]) -> dict[str, Any] | None:
     """A record as request and response, where it names or spells them otherwise; None where it has none of the two."""
-    asked = next((key for key, v in record.items() if _REQUEST.fullmatch(key) and isinstance(v, dict | list)), None)
-    answers = (key for key, v in record.items() if _RESPONSE.fullmatch(key) and v and isinstance(v, dict | list | str))
-    answered = next(answers, None)
-    if asked is None or answered is None:
+    asked = [key for key, v in record.items() if _REQUEST.fullmatch(key) and isinstance(v, dict | list)]
+    answered = [key for key, v in record.items() if _RESPONSE.fullmatch(key) and v and isinstance(v, dict | list | str)]
+    if not (asked and answered):
         return None
-    given, reply = record[asked], record[answered]
-    beside = {name: value for name, value in record.items() if name not in (asked, answered)}
+    given, reply = record[asked[0]], record[answered[0]]
+    beside = {name: value for name, value in record.items() if name not in (asked[0], answered[0])}
     if isinstance(given, dict) and "input" in given and isinstance(reply, dict) and "output" in reply:
         return beside | {"request": given, "response": reply}  # OpenAI Responses
     messages = first_of(given, ("messages", "input", "contents", "prompt")) if isinstance(given, dict) else given
@@ -135,8 +135,3 @@ def _plain(messages: list[Any]) -> list[Any]:
     """Messages as OpenAI writes them; those that it could have written stay as they are."""
     own = all("role" in m and m["role"] != "model" and ("content" in m or "tool_calls" in m) for m in messages)
     return messages if own else [msgspec.to_builtins(message) for message in to_messages(messages)]
-
-
-def _is_known(record: dict[str, Any]) -> bool:
-    """Whether an importer may read a record."""
-    return recognise(msgspec.json.encode(record)) is not None

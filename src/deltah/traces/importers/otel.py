@@ -222,7 +222,7 @@ def _first_unflattened(fields: Mapping[str, Any], names: Sequence[str]) -> Any:
     """First value of these names, each whole or with its parts as fields of their own: `NAME.0.role`."""
     for name in names:
         start = f"{name}."
-        inside = {key.removeprefix(start): value for key, value in fields.items() if key.startswith(start)}
+        inside = {key.removeprefix(start): fields[key] for key in fields if key.startswith(start)}
         value = json_value(fields[name]) if name in fields else _tree(inside) if inside else None
         if value is not None:
             return _undotted(value) if name.startswith("llm.") else value
