@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deltah.recorder.asking import Endpoint, Fields, fields_of, smaller
-from deltah.recorder.exchange import Exchange
-from deltah.recorder.sessions import Conversation, Sessions
+pytest.importorskip("uvicorn")
+from deltah.recorder.exchange import Exchange, Fields, Sessions, fields_of
+from deltah.recorder.passthrough import smaller
 
 HALVES = ("\ud83d", "\ude00")
 TEXTS = st.one_of(
@@ -39,7 +39,7 @@ def response(tokens: list[str], text: str, logprobs: object) -> dict[str, Any]:
 def exchange(**options: Any) -> Exchange:
     sent = fields_of(b'{\n"model": "m",\r\n "messages": []}')
     assert sent is not None
-    return Exchange(Endpoint.CHAT, "/v1/chat/completions", Conversation("s"), sent, **options)
+    return Exchange("/v1/chat/completions", "s", sent, **options)
 
 
 def encoded(value: object, form: dict[str, Any]) -> bytes:

@@ -20,8 +20,7 @@ from recorder.stand_in import AFTER, ANSWER, BEFORE, CALLS, QUESTION, THOUGHT, S
 
 import deltah  # noqa: E402
 from deltah.recorder.logfile import LogFile  # noqa: E402
-from deltah.recorder.passthrough import Recorder  # noqa: E402
-from deltah.recorder.upstream import Upstream  # noqa: E402
+from deltah.recorder.passthrough import Recorder, Upstream  # noqa: E402
 
 KEY = "sk-a-key-of-nobody"
 TOOLS = [{"type": "function", "function": {"name": name, "parameters": {}}} for _, name, _ in CALLS]
@@ -240,7 +239,7 @@ def test_errors_pass_and_are_logged(setup: Setup) -> None:
         "too many requests", "max_tokens must be positive", "<html>no</html>"
     ]  # fmt: skip
     assert lines[3]["request"]["top_logprobs"] == 20
-    assert setup.recorder.counts.failed == 3
+    assert setup.recorder.counts["failed"] == 3
     assert deltah.read_traces(setup.path).n_problems == 0
     reader = deltah.read_traces(setup.path)
     assert (len(list(reader)), reader.n_problems) == (1, 3)
@@ -254,7 +253,7 @@ def test_a_client_that_leaves_ends_the_request_to_the_server(setup: Setup) -> No
     assert setup.server.left.wait(5)
     lines = setup.lines()
     assert lines[0]["ended"] == "the client closed the connection"
-    assert setup.recorder.counts.cut == 1
+    assert setup.recorder.counts["cut"] == 1
     assert len(next(iter(deltah.read_traces(setup.path))).entropy) >= 3
 
 

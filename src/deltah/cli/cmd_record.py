@@ -29,37 +29,33 @@ def command(
 ) -> None:
     """Pass requests on to a server, and log its answers with log-probabilities."""
     try:
-        from deltah.recorder.serving import listen, serve
+        from deltah.recorder.passthrough import LOCAL, Recorder, Upstream, listen, serve
     except ImportError as error:
         raise missing_dependency("uvicorn", extra="record", purpose="deltah record") from error
     from deltah.recorder.logfile import LogFile
-    from deltah.recorder.passthrough import Recorder
-    from deltah.recorder.upstream import LOCAL, Upstream
 
     server = Upstream(upstream, top_logprobs, _say)
     with listen(host, port) as listening:
         port = listening.getsockname()[1]
         if server.url.host in LOCAL and server.url.port == port:
             raise ConfigError(f"--upstream {server} is the address of the recorder itself; choose another --port")
-        log = LogFile(out, _say)
-        facts = {"logprobs_mode": logprobs_mode} if logprobs_mode else {}
-        recorder = Recorder(server, log, session_header=session_header, facts=facts)
-        shown = f"[{host}]" if ":" in host else host
-        _say(f"recording {server} to {out}; point clients at http://{shown}:{port}{server.path} (Ctrl-C ends)")
+        log, facts = LogFile(out, _say), {"logprobs_mode": logprobs_mode} if logprobs_mode else {}
+        recorder = Recorder(server, log, session_header, **facts)
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}{server.url.path.rstrip('/') or '/v1'}"
+        _say(f"recording {server} to {out}; point clients at {address} (Ctrl-C ends)")
         if host not in LOCAL:
             _say(f"{host} is open to other machines: whoever reaches it can use {server}")
-        if problem := server.problem():
-            _say(f"{server} does not answer yet ({problem}); clients get 502 until it does")
+        server.check()
         serve(recorder, listening, _say)
     log.close()
     counts = recorder.counts
     _say(
-        f"{count(log.n_written, 'exchange')} written to {out}: {counts.measured:,} with log-probabilities, "
-        f"{counts.failed:,} answered with an error, {counts.cut:,} broken off; {log.n_lost:,} lost"
+        f"{count(log.n_written, 'exchange')} written to {out}: {counts['measured']:,} with log-probabilities, "
+        f"{counts['failed']:,} answered with an error, {counts['cut']:,} broken off; {log.n_lost:,} lost"
     )
-    if counts.passed:
-        _say(f"{count(counts.passed, 'request')} of other kinds passed unrecorded")
-    if counts.measured:
+    if counts["passed"]:
+        _say(f"{count(counts['passed'], 'request')} of other kinds passed unrecorded")
+    if counts["measured"]:
         _say(f"next: deltah score {out}")
     if log.n_lost:
         raise typer.Exit(1)
