@@ -59,7 +59,7 @@ def _messages(step: Mapping[str, Any]) -> Iterator[LoggedMessage]:
 def _facts(record: Mapping[str, Any], name: str) -> Facts:
     steps, agent = objects(record.get("steps")), _of(record, "agent")
     models = (one.get("model_name") for one in (agent, *steps))
-    reward = finite(_of(record, "extra").get("reward"))
+    reward = _of(record, "extra").get("reward")
     costs = [cost for step in steps if (cost := finite(_of(step, "metrics").get("cost_usd"))) is not None]
     cost = sum(costs) if costs else None
     known = {"schema_version": record["schema_version"], "agent": agent.get("name"), COST: cost}

@@ -15,7 +15,6 @@ from deltah.traces.conversation import Facts
 from deltah.traces.importing import (
     IMPORTERS,
     RecordContext,
-    finite,
     golden_answers,
     outcome_of,
     scalars,
@@ -46,7 +45,7 @@ def read(record: dict[str, Any], context: RecordContext) -> Trajectory:
     """Read one row."""
     row = msgspec.convert(record, ResultRow)
     prompt = _prompt(row.prompt)
-    reward = finite(record["reward"])
+    reward = record["reward"]
     facts = Facts(
         id=context.default_id,
         group_id=None if row.example_id is None else str(row.example_id),
