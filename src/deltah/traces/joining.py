@@ -77,7 +77,9 @@ class Joiner(JoinCounts):
     def add(self, api_call: ApiCall) -> list[Conversation]:
         """Take one API call; return the conversations that had to be closed for lack of room."""
         history = History(api_call.history, api_call.facts.session)
-        found = self._named(api_call.facts.continues) or self._find(history)
+        # A request may name what it goes on with instead of repeating it: of a kept conversation the last reply.
+        named = [] if api_call.facts.continues is None else self._under(_NAMED, api_call.facts.continues)
+        found = _Found(named[-1], 0, named[-1].trail) if named else self._find(history)
         if found.by is not None:
             self.weakly_joined[found.by.value] += 1
         if found.parent is None and history.turns:
@@ -95,11 +97,6 @@ class Joiner(JoinCounts):
         """Yield every conversation that is still open, in the order they began."""
         for number in sorted(self._trees):
             yield from self._close(number)
-
-    def _named(self, name: str | None) -> _Found | None:
-        """The reply that a request names instead of repeating it, of a conversation that the server keeps the last."""
-        nodes = [] if name is None else self._under(_NAMED, name)
-        return _Found(nodes[-1], 0, nodes[-1].trail) if nodes else None
 
     def _find(self, history: History) -> _Found:
         """The API call whose reply a turn of the history repeats, the latest turn first."""
@@ -187,7 +184,9 @@ class Joiner(JoinCounts):
 
     def _tree(self, api_call: ApiCall) -> Tree:
         """The conversation that an API call without a parent begins, or tries to begin once more."""
-        request = _request(api_call)
+        request, session = None, api_call.facts.session
+        if session is not None and api_call.history:  # what was asked under it, word for word, instructions included
+            request = hash((session, *(verbatim(said.message) for said in api_call.history)))
         tree = None if request is None else self._begun.get(request)
         # One request sent without end must not hold the memory of all others.
         if tree is None or tree.n_bytes > self.max_bytes // 2:
@@ -251,13 +250,6 @@ def _say_the_same(nodes: Sequence[Node]) -> bool:
 def _of_one(nodes: Sequence[Node]) -> bool:
     """Whether replies are of one conversation; another attempt at it counts as another."""
     return bool(nodes) and all(node.root is nodes[0].root for node in nodes[-_MAX_TRIED:])
-
-
-def _request(api_call: ApiCall) -> int | None:
-    """Identifies what was asked under a session, word for word, instructions included; None without a session."""
-    if api_call.facts.session is None or not api_call.history:
-        return None
-    return hash((api_call.facts.session, *(verbatim(said.message) for said in api_call.history)))
 
 
 def _size(said: LoggedMessage) -> int:
