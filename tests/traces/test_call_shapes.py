@@ -158,7 +158,7 @@ def test_what_a_proxy_sends_is_no_answer(answer: Any, tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text(json.dumps({"request": {"messages": [user()]}, "response": answer}), encoding="utf-8")
     with pytest.raises(DataError, match="field response"):
-        list(deltah.read_traces(path))
+        deltah.read_calls(path)
     path.write_text(json.dumps({"request": {"messages": [user()]}, "response": "Upstream, by ship."}), encoding="utf-8")
     assert [one.prediction for one in deltah.read_traces(path)] == ["Upstream, by ship."]
 
