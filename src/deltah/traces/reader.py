@@ -95,6 +95,7 @@ class ReadCounts(JoinCounts):
         """Add what was met while API calls were joined."""
         self.n_unjoined += other.n_unjoined
         self.n_branches += other.n_branches
+        self.n_repeated += other.n_repeated
         self.weakly_joined += other.weakly_joined
 
 
