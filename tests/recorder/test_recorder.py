@@ -169,6 +169,17 @@ def test_the_client_gets_the_bytes_of_the_server(setup: Setup, path: str, stream
     assert json.dumps(AFTER[0])[:2] not in response or '"logprob": -' in response or "token_logprobs" in response
 
 
+@pytest.mark.parametrize("wrong", [3, True, {"a": 1}])
+def test_a_wrong_include_is_the_servers_to_refuse(setup: Setup, wrong: object) -> None:
+    body = {"model": "plain", "input": "Tarn", "include": wrong}
+    answers = []
+    for url in (setup.direct, setup.url):
+        setup.server.seen.clear()
+        answers.append(httpx.post(f"{url}/v1/responses", json=body))
+    assert [a.status_code for a in answers] == [answers[0].status_code] * 2
+    assert answers[0].content == answers[1].content
+
+
 def test_responses_are_logged_whole_and_joined_by_their_ids(setup: Setup) -> None:
     client = setup.client()
     first = client.responses.create(model="plain", input=QUESTION)

@@ -96,7 +96,10 @@ def with_logprobs(path: str, fields: Fields, k: int) -> Fields:
     """The fields of the same request for the `k` best log-probabilities of each token."""
     number = str(k).encode()
     if path.endswith("/responses"):
-        included = [*(json.loads(fields.get("include", b"null")) or []), "message.output_text.logprobs"]
+        given = json.loads(fields.get("include", b"null")) or []
+        if not isinstance(given, list):  # the server says what is wrong with it
+            return fields
+        included = [*given, "message.output_text.logprobs"]
         return fields | {"top_logprobs": number, "include": json.dumps(included).encode()}
     is_chat = path.endswith("/chat/completions")
     return fields | ({"logprobs": b"true", "top_logprobs": number} if is_chat else {"logprobs": number})
@@ -114,6 +117,7 @@ class Exchange:
     kind: str = ""  # what requests that a server treats alike have in common
     hides: bool = False  # whether the client does not see log-probabilities
     started_at: float = field(default_factory=time.time)
+    _began: float = field(default_factory=time.monotonic)
     duration_s: float | None = None
     status: int | None = None
     ended: str | None = None  # why the answer is not whole
@@ -182,7 +186,7 @@ class Exchange:
     def finish(self, ended: str | None = None) -> None:
         """State that nothing more comes, unless it was stated; `ended` says why, where the answer is not whole."""
         if self.duration_s is None:
-            self.duration_s, self.ended = time.time() - self.started_at, ended
+            self.duration_s, self.ended = time.monotonic() - self._began, ended
 
     def line(self) -> bytes:
         """The line of the log."""

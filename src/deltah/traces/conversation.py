@@ -212,7 +212,7 @@ def _temperature(facts: Facts) -> float | None:
 def _stop_reason(built: SegmentBuilder, last: Message, finish_reason: str | None) -> StopReason:
     if last.role == "assistant" and finish_reason == "length":
         return StopReason.LENGTH
-    if built.has_open_calls:
+    if built.open_calls:
         return StopReason.UNANSWERED_CALL
     return StopReason.ANSWERED if last.role == "assistant" else StopReason.UNKNOWN
 
@@ -236,14 +236,9 @@ class SegmentBuilder:
         self._taken: set[str] = set()
         self._repeats: dict[str, int] = {}
         """How often an id was wanted again."""
-        self._open: OrderedDict[int, str | None] = OrderedDict()
+        self.open_calls: OrderedDict[int, str | None] = OrderedDict()
         """Places of calls without a result, with the id that the server gave."""
         self._open_by_id: defaultdict[str | None, OrderedDict[int, None]] = defaultdict(OrderedDict)
-
-    @property
-    def has_open_calls(self) -> bool:
-        """Whether a call has no result yet."""
-        return bool(self._open)
 
     def add(self, message: Message, tokens: PackedTokens = NO_TOKENS, *, answered: bool = False) -> None:
         """Append a message, an assistant's with the tokens that the log has, and whether a result follows."""
@@ -259,8 +254,8 @@ class SegmentBuilder:
     def _add_prompt(self, message: Message) -> None:
         """Append a message of a user; marked blocks in it are results, where calls wait for some."""
         text, position = message_text(message.content), 0
-        for block in RESULT_BLOCK.finditer(text) if self._open and message.role == "user" else ():
-            if not self._open:
+        for block in RESULT_BLOCK.finditer(text) if self.open_calls and message.role == "user" else ():
+            if not self.open_calls:
                 break
             if before := text[position : block.start()].strip():
                 self._add_text(SegmentKind.PROMPT, self.n_turns, before)
@@ -304,7 +299,7 @@ class SegmentBuilder:
         for i, call in enumerate(calls):
             server_id = message.tool_calls[i].id if message.tool_calls else None
             identifier = self._unique(server_id or f"call-{len(self.calls)}")
-            self._open[len(self.calls)] = server_id
+            self.open_calls[len(self.calls)] = server_id
             self._open_by_id[server_id][len(self.calls)] = None
             name, arguments = call.name or "", _argument_text(call.arguments)
             self.calls.append(
@@ -324,8 +319,11 @@ class SegmentBuilder:
         text = message.content if isinstance(message.content, str) else result_text(message.content)
         at, turn = self._answered_by(message), max(self.n_turns - 1, 0)
         if at is not None:
-            del self._open_by_id[self._open.pop(at)][at]
-            status = CallStatus.of(text, _stated_failure(message))
+            del self._open_by_id[self.open_calls.pop(at)][at]
+            failed = message.is_error  # as the message states it
+            if not isinstance(failed, bool):
+                failed = {"error": True, "success": False}.get(str(message.status))
+            status = CallStatus.of(text, failed)
             answered = replace(self.calls[at], result=text, status=status, duration_s=message.duration_s)
             self.calls[at], turn = answered, answered.turn
         self.n_unclaimed += at is None
@@ -340,12 +338,12 @@ class SegmentBuilder:
         id, name = message.tool_call_id, message.name
         if id is not None and (latest := next(reversed(self._open_by_id[id]), None)) is not None:
             return latest
-        found = next((at for at in self._open if name and self.calls[at].name == name), None)
+        found = next((at for at in self.open_calls if name and self.calls[at].name == name), None)
         if found is not None or id is None:
-            return next(iter(self._open), None) if found is None else found
+            return next(iter(self.open_calls), None) if found is None else found
         if (found := next(iter(self._open_by_id[None]), None)) is not None or not self._answered:
             return found
-        foreign = (at for at, given in self._open.items() if given not in self._answered)
+        foreign = (at for at, given in self.open_calls.items() if given not in self._answered)
         return next((at for at in foreign if self.calls[at].turn == self.n_turns - 1), None)
 
     def _add_text(self, kind: SegmentKind, turn: int, text: str) -> None:
@@ -354,13 +352,6 @@ class SegmentBuilder:
         # A late result may follow a user message; turns never fall.
         turn = max(turn, self.segments[-1].turn) if self.segments else turn
         self.segments.append(Segment(kind=kind, start=self.n_tokens, stop=self.n_tokens, turn=turn, text=text))
-
-
-def _stated_failure(message: Message) -> bool | None:
-    """Whether a tool failed, as the message with its result states it; None where it does not."""
-    if isinstance(message.is_error, bool):
-        return message.is_error
-    return {"error": True, "success": False}.get(message.status) if isinstance(message.status, str) else None
 
 
 def _argument_text(arguments: Any) -> str:

@@ -189,6 +189,13 @@ def _field_message(error: msgspec.ValidationError) -> str:
     return f"field {field}: {what}" if field else what
 
 
+def inside(value: Any, *names: str) -> Any:
+    """What stands in a JSON value under these names, each inside the one before; None where there is nothing."""
+    for name in names:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
 def scalars(values: Mapping[str, Any], *, leave_out: frozenset[str] = frozenset()) -> dict[str, Scalar]:
     """Flat values for `Trajectory.metadata`, integers beyond 64 bits as text; the names in `leave_out` are dropped."""
     return {
@@ -217,8 +224,7 @@ def tool_kinds(definitions: Any) -> dict[str, Scalar]:
     """
     found: dict[str, str] = {}
     for definition in msgspec.to_builtins(definitions) if isinstance(definitions, list) else ():
-        inner = definition.get("function") if isinstance(definition, Mapping) else None
-        levels = [level for level in (definition, inner) if isinstance(level, Mapping)]
+        levels = [level for level in (definition, inside(definition, "function")) if isinstance(level, Mapping)]
         name = next((level["name"] for level in levels if isinstance(level.get("name"), str)), None)
         hints = next((h for level in levels if isinstance(h := level.get("annotations"), Mapping)), {})
         if name is not None and isinstance(hints.get("readOnlyHint"), bool):

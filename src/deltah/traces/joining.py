@@ -59,6 +59,13 @@ class JoinCounts:
         """API calls that were joined although their history does not repeat what was logged."""
         return self.weakly_joined.total()
 
+    def add_joins(self, other: JoinCounts) -> None:
+        """Add what was met while API calls were joined."""
+        self.n_unjoined += other.n_unjoined
+        self.n_branches += other.n_branches
+        self.n_repeated += other.n_repeated
+        self.weakly_joined += other.weakly_joined
+
 
 class Joiner(JoinCounts):
     """Takes API calls in the order of the log, gives conversations when they are over, or outgrow `max_bytes`."""
@@ -88,7 +95,9 @@ class Joiner(JoinCounts):
             api_call = replace(api_call, history=self._as_logged(sent := api_call.history))
             if is_regrouped := len(api_call.history) != len(sent):
                 history = History(api_call.history, api_call.facts.session)
-        found = self._named(api_call.facts.continues) or self._find(history)
+        # A request may name what it goes on with instead of repeating it: of a kept conversation the last reply.
+        named = [] if api_call.facts.continues is None else self._under(_NAMED, api_call.facts.continues)
+        found = _Found(named[-1], 0, named[-1].trail) if named else self._find(history)
         if is_regrouped and found.parent is not None and found.by is None:
             found = found._replace(by=Joined.CALLS)
         if found.by is not None:
@@ -108,11 +117,6 @@ class Joiner(JoinCounts):
         """Yield every conversation that is still open, in the order they began."""
         for number in sorted(self._trees):
             yield from self._close(number)
-
-    def _named(self, name: str | None) -> _Found | None:
-        """The reply that a request names instead of repeating it, of a conversation that the server keeps the last."""
-        nodes = [] if name is None else self._under(_NAMED, name)
-        return _Found(nodes[-1], 0, nodes[-1].trail) if nodes else None
 
     def _is_repeated(self, api_call: ApiCall, history: History) -> bool:
         """Whether another record of the session holds the request and its response, of the same id, too."""
@@ -153,7 +157,7 @@ class Joiner(JoinCounts):
                     parts.append(turn_of(sent[stop].message))
                 stop += 1
             if len(parts) + len(path) > 2 and self._repeat(parts, path, trail):
-                known = [said for one in path for said in ((*one.new, one.api_call.reply))][len(path[0].new) :]
+                known = [said for one in path for said in (*one.new, one.api_call.reply)][len(path[0].new) :]
                 results = [one for one in sent[at:stop] if one.message.role == "tool"]
                 return [*known, *results[len(known) - len(path) :]], stop
         return None
@@ -162,14 +166,13 @@ class Joiner(JoinCounts):
         """Whether turns repeat replies that follow each other, by ids that say it or by calls, texts and place."""
         if any(said.message.role != "tool" for node in path[1:] for said in node.new):
             return False
-        ids, logged_ids = (
-            frozenset[str]().union(*(one.ids for one in some)) for some in (parts, [n.turn for n in path])
-        )
+        logged = [node.turn for node in path]
+        ids, logged_ids = (frozenset[str]().union(*(one.ids for one in some)) for some in (parts, logged))
         if ids == logged_ids and ids and not any(map(COUNTED.fullmatch, ids)):
             return True
-        texts, logged_texts = ([one.text for one in some if one.text] for some in (parts, [n.turn for n in path]))
+        texts, logged_texts = ([one.text for one in some if one.text] for some in (parts, logged))
         is_text = " ".join(texts) in " ".join(logged_texts) or set(texts) == set(logged_texts)
-        calls, logged_calls = ([*chain(*(one.calls for one in some))] for some in (parts, [n.turn for n in path]))
+        calls, logged_calls = ([*chain(*(one.calls for one in some))] for some in (parts, logged))
         in_place = path[0].trail.users == before.users and path[0].trail.n_turns - 1 == before.n_turns
         is_logged = any(node not in path for part in parts for node in self._under(_CALLS, part.calls) if part.calls)
         return calls == logged_calls and in_place and not is_logged and is_text
@@ -260,7 +263,9 @@ class Joiner(JoinCounts):
 
     def _tree(self, api_call: ApiCall) -> Tree:
         """The conversation that an API call without a parent begins, or tries to begin once more."""
-        request = _request(api_call)
+        request, session = None, api_call.facts.session
+        if session is not None and api_call.history:  # what was asked under it, word for word, instructions included
+            request = hash((session, *(verbatim(said.message) for said in api_call.history)))
         tree = None if request is None else self._begun.get(request)
         # One request sent without end must not hold the memory of all others.
         if tree is None or tree.n_bytes > self.max_bytes // 2:
@@ -325,13 +330,6 @@ def _say_the_same(nodes: Sequence[Node]) -> bool:
 def _of_one(nodes: Sequence[Node]) -> bool:
     """Whether replies are of one conversation; another attempt at it counts as another."""
     return bool(nodes) and all(node.root is nodes[0].root for node in nodes[-_MAX_TRIED:])
-
-
-def _request(api_call: ApiCall) -> int | None:
-    """Identifies what was asked under a session, word for word, instructions included; None without a session."""
-    if api_call.facts.session is None or not api_call.history:
-        return None
-    return hash((api_call.facts.session, *(verbatim(said.message) for said in api_call.history)))
 
 
 def _size(said: LoggedMessage) -> int:

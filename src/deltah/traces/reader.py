@@ -91,13 +91,6 @@ class ReadCounts(JoinCounts):
         self.skipped += other.skipped
         self.problems += other.problems[: MAX_KEPT_PROBLEMS - len(self.problems)]
 
-    def add_joins(self, other: JoinCounts) -> None:
-        """Add what was met while API calls were joined."""
-        self.n_unjoined += other.n_unjoined
-        self.n_branches += other.n_branches
-        self.n_repeated += other.n_repeated
-        self.weakly_joined += other.weakly_joined
-
 
 class TraceReader(ReadCounts, Iterable[Trajectory]):
     """Trajectories of files, in order, read as they are asked for, and what was met so far.
@@ -243,7 +236,7 @@ def read_traces(
 
     Returns:
         An iterable of `Trajectory` that carries `.problems`, `.n_problems`, `.n_read`, `.n_unjoined`,
-        `.n_weakly_joined`, `.weakly_joined`, `.n_branches` and `.skipped`.
+        `.n_weakly_joined`, `.weakly_joined`, `.n_branches`, `.n_repeated` and `.skipped`.
 
     Raises:
         DataError: if a file does not exist or may not be read, or a folder holds none; later, from the iteration, if

@@ -23,14 +23,17 @@ HIDDEN, UNREADABLE = "\ufffd", "token_id:{}"
 """How a token reads whose text is not known: where the borders of its message are, and where they are not."""
 _CACHE: Final = Path("~/.cache/huggingface/hub").expanduser()
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
-_QWEN: Final = re.compile(r"qwen-?(?:2(?:\.5)?|3)(?![.\d])")
+_PRINTABLE: Final = (*range(33, 127), *range(161, 173), *range(174, 256))
+_ALPHABET: Final = dict(zip(map(chr, _PRINTABLE), _PRINTABLE, strict=True)) | {
+    chr(256 + n): byte for n, byte in enumerate(byte for byte in range(256) if byte not in _PRINTABLE)
+}
+"""Byte of each character in which a byte-level vocabulary spells its tokens: printable bytes are themselves."""
+_QWEN: Final = re.compile(r"qwen[-_]?(?:2(?:\.5)?|3)(?![.\d])", re.IGNORECASE)
 _QWEN_TOKENS: Final = {
-    151643: "<|endoftext|>", 151645: "<|im_end|>", 151657: "<tool_call>", 151658: "</tool_call>",
-    151667: "<think>", 151668: "</think>",
+    151643: b"<|endoftext|>", 151645: b"<|im_end|>", 151657: b"<tool_call>", 151658: b"</tool_call>",
+    151667: b"<think>", 151668: b"</think>",
 }  # fmt: skip
 """Delimiters of Qwen2, 2.5 and 3, from their published `tokenizer_config.json`."""
-
-_CALL: Final = b"<tool_call>"
 
 
 def token_bytes(log: str, model: str | None) -> Mapping[int, bytes]:
@@ -42,8 +45,7 @@ def token_bytes(log: str, model: str | None) -> Mapping[int, bytes]:
     found = next((path for path in _candidates(log, model) if path.is_file()), None)
     if found is not None:
         return _read(found, found.stat().st_mtime)
-    name = (model or "").lower().replace("_", "-")
-    return {i: text.encode() for i, text in _QWEN_TOKENS.items()} if _QWEN.search(name) else {}
+    return _QWEN_TOKENS if _QWEN.search(model or "") else {}
 
 
 def drawn_tokens(ids: Sequence[int], known: Mapping[int, bytes], n_calls: int) -> list[TokenLogprob]:
@@ -51,15 +53,14 @@ def drawn_tokens(ids: Sequence[int], known: Mapping[int, bytes], n_calls: int) -
 
     Where some have no text, the known ones have to show every call of the message, or all count as unknown.
     """
-    shown = sum(known.get(id) == _CALL for id in ids) == n_calls
-    unknown = HIDDEN if known and shown else UNREADABLE
-    return [_token(id, known.get(id), unknown) for id in ids]
-
-
-def _token(id: int, spelled: bytes | None, unknown: str) -> TokenLogprob:
-    if spelled is None:
-        return TokenLogprob(token=unknown.format(id), id=id)
-    return TokenLogprob(token=spelled.decode(errors="replace"), id=id, bytes=list(spelled))
+    spelled = [known.get(id) for id in ids]
+    unknown = HIDDEN if known and spelled.count(b"<tool_call>") == n_calls else UNREADABLE
+    return [
+        TokenLogprob(token=unknown.format(id), id=id)
+        if text is None
+        else TokenLogprob(token=text.decode(errors="replace"), id=id, bytes=list(text))
+        for id, text in zip(ids, spelled, strict=True)
+    ]
 
 
 def _candidates(log: str, model: str | None) -> Iterator[Path]:
@@ -68,11 +69,9 @@ def _candidates(log: str, model: str | None) -> Iterator[Path]:
     run = next((above.parent for above in folder.parents if above.name == "monitors"), folder)
     yield from (folder / FILE_NAME, folder.parent / FILE_NAME, run / FILE_NAME)
     yield from sorted(run.glob(f"weights/*/{FILE_NAME}"))
-    if not model:
-        return
-    yield Path(model).expanduser() / FILE_NAME
-    named = f"models--{model.replace('/', '--')}"
-    yield from sorted((_CACHE / named).glob(f"snapshots/*/{FILE_NAME}"))
+    if model:
+        yield Path(model).expanduser() / FILE_NAME
+        yield from sorted(_CACHE.glob(f"models--{model.replace('/', '--')}/snapshots/*/{FILE_NAME}"))
 
 
 @lru_cache(maxsize=4)
@@ -82,28 +81,16 @@ def _read(path: Path, changed: float) -> dict[int, bytes]:
         tokenizer: dict[str, Any] = msgspec.json.decode(path.read_bytes())
         listed = tokenizer["model"]["vocab"]
         ids: dict[str, int] = listed if isinstance(listed, dict) else {token: i for i, (token, _) in enumerate(listed)}
-        level = "ByteLevel" in msgspec.json.encode(tokenizer.get("decoder")).decode()
-        spelled = {i: _by_byte(token) if level else _by_word(token) for token, i in ids.items()}
+        by_bytes = "ByteLevel" in msgspec.json.encode(tokenizer.get("decoder")).decode()
+        spelled = {i: _spelled(token, by_bytes=by_bytes) for token, i in ids.items()}
         return spelled | {added["id"]: added["content"].encode() for added in tokenizer.get("added_tokens") or ()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: cannot read this tokenizer ({error}); remove the file or copy it again") from error
 
 
-def _alphabet() -> dict[str, int]:
-    """Byte of each character in which a byte-level vocabulary spells its tokens: printable bytes are themselves."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [b for b in range(256) if b not in printable]
-    return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
-
-
-_ALPHABET: Final = _alphabet()
-
-
-def _by_byte(token: str) -> bytes:
-    return bytes(_ALPHABET[c] for c in token) if all(c in _ALPHABET for c in token) else token.encode()
-
-
-def _by_word(token: str) -> bytes:
-    """Spelling of SentencePiece: a bar for a space, bytes as `<0x0A>`."""
+def _spelled(token: str, *, by_bytes: bool) -> bytes:
+    """Bytes of a byte-level token, or of one of SentencePiece's: a bar for a space, bytes as `<0x0A>`."""
+    if by_bytes:
+        return bytes(map(_ALPHABET.__getitem__, token)) if _ALPHABET.keys() >= {*token} else token.encode()
     byte = _BYTE.fullmatch(token)
     return bytes([int(byte[1], 16)]) if byte else token.replace("\u2581", " ").encode()

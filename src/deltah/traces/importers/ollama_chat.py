@@ -6,18 +6,15 @@ Lost: entropies of calls, for which Ollama reports no log-probabilities; images.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from deltah.errors import DataError
 from deltah.traces.importers.openai_chat import read as read_chat
-from deltah.traces.importing import IMPORTERS, Imported, RecordContext, epoch_seconds, finite, holds
+from deltah.traces.importing import IMPORTERS, Imported, RecordContext, epoch_seconds, finite, holds, inside
 from deltah.traces.openai_schema import ChatLine
 from deltah.traces.parts import objects
-
-_RESPONSE: Final = frozenset(("message", "model", "created_at", "done", "done_reason", "logprobs", "error", "id"))
-"""Fields of a response, which are no fields of the line that it is."""
 
 
 @IMPORTERS.register(
@@ -30,43 +27,35 @@ def read(record: dict[str, Any], context: RecordContext) -> Imported:
     if not any(isinstance(chunk.get("message"), Mapping) for chunk in chunks):
         raise DataError("field message: missing; expected a response of Ollama's /api/chat")
     if "response" not in record:
-        beside = {name: value for name, value in record.items() if name not in _RESPONSE}
-        return read_chat(msgspec.convert(beside | _chunk(record), ChatLine), context)
-    line = record | {"request": _request(record.get("request")), "response": [_chunk(chunk) for chunk in chunks]}
+        return read_chat(msgspec.convert(record | {"response": _chunk(record)}, ChatLine), context)
+    line = record | {"response": [*map(_chunk, chunks)]}
+    if isinstance(request := record.get("request"), dict):
+        messages = [
+            {**message, "name": message.get("tool_name"), "reasoning_content": message.get("thinking")}
+            for message in objects(request.get("messages"))
+        ]
+        temperature = finite(inside(request, "options", "temperature"))
+        line["request"] = {"temperature": temperature} | request | {"messages": messages}
     if record.get("started_at") is None:
         took = (finite(chunks[-1].get("total_duration")) or 0.0) / 1e9
         line |= {"started_at": epoch_seconds(chunks[-1].get("created_at")) - took, "duration_s": took}
     return read_chat(msgspec.convert(line, ChatLine), context)
 
 
-def _request(request: Any) -> Any:
-    if not isinstance(request, Mapping):
-        return request
-    options = request.get("options")
-    temperature = finite(options.get("temperature")) if isinstance(options, Mapping) else None
-    messages = [
-        {**message, "name": message.get("tool_name"), "reasoning_content": message.get("thinking")}
-        for message in objects(request.get("messages"))
-    ]
-    return {"temperature": temperature, **request, "messages": messages}
-
-
 def _chunk(chunk: Mapping[str, Any]) -> dict[str, Any]:
     """One chunk of a stream as an OpenAI-compatible server sends it; a whole response is a stream of one."""
-    message = chunk.get("message")
-    said = message if isinstance(message, Mapping) else {}
-    functions = [call.get("function") or {} for call in objects(said.get("tool_calls"))]
+    said = chunk["message"] if isinstance(chunk.get("message"), Mapping) else {}
+    functions = [call.get("function") for call in objects(said.get("tool_calls"))]
     calls = [
         {"index": i, "function": {**f, "arguments": msgspec.json.encode(f.get("arguments")).decode()}}
         for i, f in enumerate(objects(functions))
     ]
     delta = {"content": said.get("content"), "reasoning_content": said.get("thinking"), "tool_calls": calls or None}
-    is_last = chunk.get("done", True) is not False
+    ends = chunk.get("done", True) is not False
     choice = {
-        "index": 0,
         "delta": delta,
         "logprobs": {"content": chunk.get("logprobs")},
-        "finish_reason": (chunk.get("done_reason") or "stop") if is_last else None,
+        "finish_reason": (chunk.get("done_reason") or "stop") if ends else None,
     }
-    usage = {"completion_tokens": chunk.get("eval_count")} if is_last else None
+    usage = {"completion_tokens": chunk.get("eval_count")} if ends else None
     return {"choices": [choice], "model": chunk.get("model"), "error": chunk.get("error"), "usage": usage}

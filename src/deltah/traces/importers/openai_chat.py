@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 import numpy as np
@@ -37,7 +37,10 @@ from deltah.traces.openai_schema import ChatLine, Choice, Message, Request, Resp
 from deltah.traces.parts import expand
 from deltah.traces.streams import assemble, error_of, is_streamed
 
+T = TypeVar("T")
 _SESSION_FIELDS: Final = ("session_id", "conversation_id", "thread_id", "trace_id")
+_BARE: Final = ("choices", "model", "object", "error", "usage", "prompt_filter_results")
+"""Fields of a response or chunk that is a line of its own, beside its id."""
 _RESPONSE: Final = msgspec.json.Decoder(Response)
 
 
@@ -111,12 +114,12 @@ def whole_response(log: ChatLine) -> Response:
     """The response of a line, its chunks assembled."""
     given = log.response
     if isinstance(given, str):
-        return assemble(_events(given.splitlines()))
+        return assemble(events(given, _RESPONSE))
     if isinstance(given, list) or log.chunks is not None:
         chunks: list[Any] = (given if isinstance(given, list) else log.chunks) or []
         if not {Response}.issuperset(map(type, chunks)):
             texts = [one if one.startswith("data:") else f"data:{one}" for one in chunks if isinstance(one, str)]
-            chunks = [one for one in chunks if isinstance(one, Response)] or _events("\n".join(texts).splitlines())
+            chunks = [one for one in chunks if isinstance(one, Response)] or events("\n".join(texts), _RESPONSE)
         return assemble(chunks)
     if given is None:
         return _bare_response(log)
@@ -124,22 +127,14 @@ def whole_response(log: ChatLine) -> Response:
     return assemble([body]) if is_streamed(body) else body
 
 
-def _events(lines: Sequence[str]) -> list[Response]:
-    """Chunks in the lines of an event stream."""
-    events = (line.removeprefix("data:").strip() for line in lines if line.startswith("data:"))
-    return [decode_line(event.encode(), _RESPONSE) for event in events if event not in ("", "[DONE]")]
+def events(text: str, decoder: msgspec.json.Decoder[T]) -> list[T]:
+    """What the lines of an event stream hold."""
+    data = (line.removeprefix("data:").strip() for line in text.splitlines() if line.startswith("data:"))
+    return [decode_line(event.encode(), decoder) for event in data if event not in ("", "[DONE]")]
 
 
 def _bare_response(log: ChatLine) -> Response:
-    return Response(
-        id=_text(log.id),
-        choices=log.choices,
-        model=log.model,
-        object=log.object,
-        error=log.error,
-        usage=log.usage,
-        prompt_filter_results=log.prompt_filter_results,
-    )
+    return Response(id=_text(log.id), **{name: getattr(log, name) for name in _BARE})
 
 
 def _unlisted(response: Response, choice: Choice, n_listed: int) -> int:
@@ -254,8 +249,8 @@ def _logged_chunk(log: ChatLine) -> LoggedChunk | None:
     given = log.response
     if given is None and log.chunks is None and log.choices is not None:
         bare = _bare_response(log)
-        nothing = dict.fromkeys(("id", "object", "choices", "model", "error", "usage"))
-        return LoggedChunk(bare, msgspec.structs.replace(log, **nothing)) if is_streamed(bare) else None
+        envelope = msgspec.structs.replace(log, id=None, **dict.fromkeys(_BARE))
+        return LoggedChunk(bare, envelope) if is_streamed(bare) else None
     if not isinstance(given, Response) or log.chunks is not None:
         return None
     body, request = given.body or given, _request(log)
