@@ -59,13 +59,6 @@ class JoinCounts:
         """API calls that were joined although their history does not repeat what was logged."""
         return self.weakly_joined.total()
 
-    def add_joins(self, other: JoinCounts) -> None:
-        """Add what was met while API calls were joined."""
-        self.n_unjoined += other.n_unjoined
-        self.n_branches += other.n_branches
-        self.n_repeated += other.n_repeated
-        self.weakly_joined += other.weakly_joined
-
 
 class Joiner(JoinCounts):
     """Takes API calls in the order of the log, gives conversations when they are over, or outgrow `max_bytes`."""

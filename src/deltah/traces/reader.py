@@ -91,6 +91,12 @@ class ReadCounts(JoinCounts):
         self.skipped += other.skipped
         self.problems += other.problems[: MAX_KEPT_PROBLEMS - len(self.problems)]
 
+    def add_joins(self, other: JoinCounts) -> None:
+        """Add what was met while API calls were joined."""
+        for name in ("n_unjoined", "n_branches", "n_repeated"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.weakly_joined += other.weakly_joined
+
 
 class TraceReader(ReadCounts, Iterable[Trajectory]):
     """Trajectories of files, in order, read as they are asked for, and what was met so far.
