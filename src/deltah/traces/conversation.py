@@ -47,6 +47,7 @@ UNCLAIMED: Final = "results_without_call"
 """Metadata key: results, or runs of tools, that no call of a trajectory accounts for."""
 UNREAD_PARTS: Final = "unread_tool_parts"
 """Metadata key: types of parts of messages that look like calls or results and are not read as such."""
+# Of a tool's name, also its counter: `functions.search:0`, `mcp__web__search`.
 _NAME_SPACE: Final = re.compile(r".*(?:[./]|__)|:\d+\Z")
 COST: Final = "cost"
 """Metadata key: what the requests of a trajectory cost, in the currency of the log."""
@@ -349,9 +350,10 @@ class SegmentBuilder:
 
     def _of_tool(self, name: Any) -> int | None:
         """Place of the oldest open call of a tool, by its whole name or else by that without name spaces."""
-        named = {at: (self.calls[at].name, _bare(self.calls[at].name)) for at in self.open_calls} if name else {}
-        found = [at for at, (whole, _) in named.items() if whole == name]
-        return next((at for at in found or named if at in found or named[at][1] == _bare(name)), None)
+        named = {at: self.calls[at].name for at in self.open_calls} if name else {}
+        found = [at for at, called in named.items() if called == name]
+        bare = _NAME_SPACE.sub("", str(name))
+        return next(iter(found or (at for at in named if _NAME_SPACE.sub("", named[at]) == bare)), None)
 
     def _add_text(self, kind: SegmentKind, turn: int, text: str) -> None:
         if not text and kind in (SegmentKind.REASONING, SegmentKind.CALL):
@@ -359,11 +361,6 @@ class SegmentBuilder:
         # A late result may follow a user message; turns never fall.
         turn = max(turn, self.segments[-1].turn) if self.segments else turn
         self.segments.append(Segment(kind=kind, start=self.n_tokens, stop=self.n_tokens, turn=turn, text=text))
-
-
-def _bare(name: Any) -> str:
-    """A tool's name without name spaces and a counter: `functions.search:0`, `mcp__web__search`."""
-    return _NAME_SPACE.sub("", str(name))
 
 
 def _argument_text(arguments: Any) -> str:

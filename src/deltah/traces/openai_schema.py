@@ -72,7 +72,6 @@ else:  # some servers write whether there is one
     Block = LogprobsBlock | _Tokens | bool | float | str | None
 _BLOCK_FIELDS: Final = frozenset(LogprobsBlock.__struct_encode_fields__)
 IDS: Final = ("tool_call_id", "call_id", "tool_use_id", "toolCallId", "toolUseId", "id")
-"""Names of the id of a call, on its result or on a call that is a part."""
 NAMES: Final = ("name", "tool_name", "toolName", "function_name", "tool")
 ARGUMENTS: Final = ("arguments", "input", "args", "parameters", "params", "tool_input", "toolInput", "kwargs")
 RESULT_ROLES: Final = frozenset(("tool", "function", "ipython", "observation", "tool_response"))
