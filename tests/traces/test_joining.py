@@ -131,7 +131,10 @@ def test_interleaved_conversations_come_apart(tmp_path: Path) -> None:
 def test_samples_of_one_prompt_stay_apart(tmp_path: Path) -> None:
     """Two rollouts of a question that open with the same words are two trajectories."""
     lines = exchanges(conversation(n_rounds=1))
-    found, reader = read(tmp_path / "log", [lines[0], lines[0], lines[1], lines[1]])
+    others = copy.deepcopy(lines)
+    for other in others:
+        other["response"]["id"] += "-other"
+    found, reader = read(tmp_path / "log", [lines[0], others[0], lines[1], others[1]])
     assert [t.n_calls for t in found] == [1, 1]
     assert [len(t) for t in found] == [5, 5]
     assert reader.n_branches == 0
@@ -296,9 +299,10 @@ def test_memory_of_open_conversations_is_bounded() -> None:
 
 def test_memory_of_one_request_sent_without_end_is_bounded() -> None:
     joiner, found = Joiner(max_bytes=200_000), []
-    ping = json.dumps(exchanges(conversation(), session_id="s")[0]).encode()
+    ping = exchanges(conversation(), session_id="s")[0]
     for i in range(600):
-        found += joiner.add(import_as("openai", ping, number=i))
+        ping["response"]["id"] = f"ping-{i}"
+        found += joiner.add(import_as("openai", json.dumps(ping).encode(), number=i))
         assert joiner._n_bytes <= 210_000
     assert found, "more than fits into the memory"
     found += joiner.finish()

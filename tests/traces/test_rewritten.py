@@ -27,6 +27,7 @@ Message = dict[str, Any]
 HABITS = (
     "drop text", "null text", "strip", "cut", "drop thinking", "reprint arguments", "repair arguments", "add calls",
     "move calls", "remove calls", "drop instructions", "change instructions", "results as user",
+    "split turns", "merge turns",
 )  # fmt: skip
 FORGETTING = ("cut off", "summarise")
 """Habits that remove turns; tried alone, as with others too little may be left."""
@@ -160,6 +161,7 @@ def rewritten(messages: list[Message], habits: frozenset[str], rng: random.Rando
         elif role == "tool" and "results as user" in habits:
             one = user(f"<tool_response>\n{one['content']}\n</tool_response>")
         sent.append(one)
+    sent = regrouped(sent, habits)
     turns = [i for i, one in enumerate(sent) if one["role"] == "assistant"]
     if habits.isdisjoint(FORGETTING) or len(turns) < 2:
         return sent
@@ -167,6 +169,26 @@ def rewritten(messages: list[Message], habits: frozenset[str], rng: random.Rando
         [user(f"So far: {len(turns)} steps.")] if "summarise" in habits else sent[:1] * (sent[0]["role"] == "system")
     )
     return first + sent[turns[-1] if "summarise" in habits else rng.choice(turns[-2:]) :]
+
+
+def regrouped(messages: list[Message], habits: frozenset[str]) -> list[Message]:
+    """A history with a turn for each call, or with one turn for all that follow without a word of the user."""
+    sent: list[Message] = []
+    for i, one in enumerate(messages):
+        calls = one.get("tool_calls") or []
+        results = [m for m in messages[i + 1 : i + 1 + len(calls)] if m["role"] == "tool"]
+        if "split turns" in habits and len(calls) > 1 and len(results) == len(calls):
+            parts = zip(calls, results, strict=True)
+            sent += [m for part, found in parts for m in (one | {"content": None, "tool_calls": [part]}, found)]
+            sent[-2 * len(calls)]["content"] = one["content"]
+            del messages[i + 1 : i + 1 + len(calls)]
+        elif "merge turns" in habits and calls and sent and sent[-1]["role"] == "tool":
+            at = max(k for k, m in enumerate(sent) if m["role"] == "assistant")
+            text = " ".join(m["content"].strip() for m in (sent[at], one) if (m["content"] or "").strip())
+            sent[at] = sent[at] | {"content": text, "tool_calls": sent[at].get("tool_calls", []) + calls}
+        else:
+            sent.append(one)
+    return sent
 
 
 def rewrite_turn(one: Message, habits: frozenset[str], ids: list[str | None]) -> None:
@@ -247,7 +269,12 @@ def check(seed: int, *habits_of_all: str) -> None:
     for _ in range(rng.randint(1, 5)):
         habits = frozenset(habits_of_all or rng.sample(HABITS, rng.choice((0, 1, 1, 2, 4))))
         dialect = rng.choice((None, None, *DIALECTS))
-        plans.append((habits, "none" if dialect else rng.choice(IDS), dialect))
+        ids = "none" if dialect else rng.choice(IDS)
+        if "split turns" in habits:
+            habits -= {"merge turns"}
+        if "repair arguments" in habits and ids != "unique":
+            habits -= {"split turns", "merge turns"}  # nothing is left by which the calls are known
+        plans.append((habits, ids, dialect))
     # Where nothing but the place of a turn is left, questions tell conversations apart.
     is_blurred_somewhere = any(is_blurred(habits, ids) for habits, ids, _ in plans)
     talks: list[Talk] = []

@@ -208,6 +208,8 @@ def _joining(reader: ReadCounts) -> Iterator[str]:
     if reader.n_weakly_joined:
         kinds = ", ".join(f"{n:,} by {kind}" for kind, n in reader.weakly_joined.most_common())
         yield f"{count(reader.n_weakly_joined, 'API call')} joined although the client rewrote the history: {kinds}."
+    if reader.n_repeated:
+        yield f"{count(reader.n_repeated, 'API call')} logged once more with the response's id, counted once."
     if reader.n_branches:
         branches = count(reader.n_branches, "retry or fork", "retries or forks")
         yield f"{branches} without a continuation, each counted as a trajectory of its own."

@@ -14,6 +14,7 @@ from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import reduce
+from itertools import chain
 from typing import Final, NamedTuple
 
 from deltah.traces.conversation import ApiCall, Conversation, Facts, LoggedMessage, message_text
@@ -25,7 +26,7 @@ _MESSAGE_BYTES = 400  # in memory beside its text, roughly
 _NODE_BYTES = 2000
 _MAX_TRIED: Final = 32
 """Replies with one mark that are compared with a turn, and turns of a history, the latest: there may be thousands."""
-_SAID, _WORDS, _GIVEN, _ID, _TEXT, _CALLS, _PLACE, _SESSION, _NAMED = range(9)
+_SAID, _WORDS, _GIVEN, _ID, _TEXT, _CALLS, _FIRST, _PLACE, _SESSION, _NAMED = range(10)
 """Kinds of marks."""
 
 
@@ -46,6 +47,8 @@ class JoinCounts:
 
     n_unjoined: int = 0
     """API calls whose history holds an assistant's turn that the log does not."""
+    n_repeated: int = 0
+    """API calls that the log holds once more, with the response's id: left out."""
     n_branches: int = 0
     """Retries and forks that were not continued, each a trajectory of its own."""
     weakly_joined: Counter[str] = field(default_factory=Counter)
@@ -77,9 +80,19 @@ class Joiner(JoinCounts):
     def add(self, api_call: ApiCall) -> list[Conversation]:
         """Take one API call; return the conversations that had to be closed for lack of room."""
         history = History(api_call.history, api_call.facts.session)
+        if self._is_repeated(api_call, history):
+            self.n_repeated += 1
+            return []
+        is_regrouped = False
+        if history.turns and not self._under(_SAID, history.said[history.turns[-1]]):
+            api_call = replace(api_call, history=self._as_logged(sent := api_call.history))
+            if is_regrouped := len(api_call.history) != len(sent):
+                history = History(api_call.history, api_call.facts.session)
         # A request may name what it goes on with instead of repeating it: of a kept conversation the last reply.
         named = [] if api_call.facts.continues is None else self._under(_NAMED, api_call.facts.continues)
         found = _Found(named[-1], 0, named[-1].trail) if named else self._find(history)
+        if is_regrouped and found.parent is not None and found.by is None:
+            found = found._replace(by=Joined.CALLS)
         if found.by is not None:
             self.weakly_joined[found.by.value] += 1
         if found.parent is None and history.turns:
@@ -97,6 +110,65 @@ class Joiner(JoinCounts):
         """Yield every conversation that is still open, in the order they began."""
         for number in sorted(self._trees):
             yield from self._close(number)
+
+    def _is_repeated(self, api_call: ApiCall, history: History) -> bool:
+        """Whether another record of the session holds the request and its response, of the same id, too."""
+        (id, where), session = (api_call.facts.id, api_call.where[:2]), history.session
+        nodes = [] if id is None else self._under(_SAID, history.said_with(api_call.reply.message))
+        same = (n.api_call for n in nodes[-_MAX_TRIED:] if (n.api_call.facts.id, n.session) == (id, session))
+        return any(other.where[:2] != where for other in same)
+
+    def _as_logged(self, sent: Sequence[LoggedMessage]) -> list[LoggedMessage]:
+        """A history in which replies that a client split into several turns, or merged into one, are whole again."""
+        said, trail, at = list[LoggedMessage](), Trail(), 0
+        while at < len(sent):
+            known, at = self._regrouped(sent, at, trail) or (sent[at : at + 1], at + 1)
+            trail = reduce(Trail.after, (one.message for one in known), trail)
+            said += known
+        return said
+
+    def _regrouped(
+        self, sent: Sequence[LoggedMessage], at: int, trail: Trail
+    ) -> tuple[list[LoggedMessage], int] | None:
+        """Replies as they were logged, with the results, and where what repeats them ends; None if nothing does."""
+        if sent[at].message.role != "assistant":
+            return None
+        turns = (turn_of(one.message) for one in sent[at : at + 2] if one.message.role == "assistant")
+        if (first := next((turn for turn in turns if turn.calls), None)) is None:
+            return None
+        marks: list[tuple[int, object]] = [(_ID, id) for id in first.ids if not COUNTED.fullmatch(id)]
+        marks += [(_FIRST, first.calls[0]), *((_CALLS, first.calls[k:]) for k in range(1, len(first.calls)))]
+        for node in dict.fromkeys(node for mark in marks for node in self._under(*mark)[: -_MAX_TRIED - 1 : -1]):
+            path = [node]
+            while sum(len(one.turn.calls) for one in path) < len(first.calls) and path[0].parent is not None:
+                path.insert(0, path[0].parent)
+            n_calls, parts, stop = sum(len(one.turn.calls) for one in path), list[Turn](), at
+            while stop < len(sent) and (role := sent[stop].message.role) in ("assistant", "tool"):
+                if role == "assistant":
+                    if sum(len(part.calls) for part in parts) >= n_calls:
+                        break
+                    parts.append(turn_of(sent[stop].message))
+                stop += 1
+            if len(parts) + len(path) > 2 and self._repeat(parts, path, trail):
+                known = [said for one in path for said in (*one.new, one.api_call.reply)][len(path[0].new) :]
+                results = [one for one in sent[at:stop] if one.message.role == "tool"]
+                return [*known, *results[len(known) - len(path) :]], stop
+        return None
+
+    def _repeat(self, parts: Sequence[Turn], path: Sequence[Node], before: Trail) -> bool:
+        """Whether turns repeat replies that follow each other, by ids that say it or by calls, texts and place."""
+        if any(said.message.role != "tool" for node in path[1:] for said in node.new):
+            return False
+        logged = [node.turn for node in path]
+        ids, logged_ids = (frozenset[str]().union(*(one.ids for one in some)) for some in (parts, logged))
+        if ids == logged_ids and ids and not any(map(COUNTED.fullmatch, ids)):
+            return True
+        texts, logged_texts = ([one.text for one in some if one.text] for some in (parts, logged))
+        is_text = " ".join(texts) in " ".join(logged_texts) or set(texts) == set(logged_texts)
+        calls, logged_calls = ([*chain(*(one.calls for one in some))] for some in (parts, logged))
+        in_place = path[0].trail.users == before.users and path[0].trail.n_turns - 1 == before.n_turns
+        is_logged = any(node not in path for part in parts for node in self._under(_CALLS, part.calls) if part.calls)
+        return calls == logged_calls and in_place and not is_logged and is_text
 
     def _find(self, history: History) -> _Found:
         """The API call whose reply a turn of the history repeats, the latest turn first."""
@@ -230,6 +302,7 @@ def _marks(turn: Turn, before: Trail, session: str | None) -> Iterator[tuple[int
         yield _TEXT, turn.text
     if turn.calls:
         yield _CALLS, turn.calls
+        yield _FIRST, turn.calls[0]
     if before.users:
         yield _PLACE, (before.users, before.n_turns)
     if session is not None:

@@ -93,8 +93,8 @@ class ReadCounts(JoinCounts):
 
     def add_joins(self, other: JoinCounts) -> None:
         """Add what was met while API calls were joined."""
-        self.n_unjoined += other.n_unjoined
-        self.n_branches += other.n_branches
+        for name in ("n_unjoined", "n_branches", "n_repeated"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
         self.weakly_joined += other.weakly_joined
 
 
@@ -242,7 +242,7 @@ def read_traces(
 
     Returns:
         An iterable of `Trajectory` that carries `.problems`, `.n_problems`, `.n_read`, `.n_unjoined`,
-        `.n_weakly_joined`, `.weakly_joined`, `.n_branches` and `.skipped`.
+        `.n_weakly_joined`, `.weakly_joined`, `.n_branches`, `.n_repeated` and `.skipped`.
 
     Raises:
         DataError: if a file does not exist or may not be read, or a folder holds none; later, from the iteration, if
