@@ -95,20 +95,18 @@ def split_message(
     rest, or unplaced where a call is spelled and its beginning cannot be told. A token that a border cuts goes to
     the call or control side.
     """
-    tokens = _with_white_space(tokens)
+    if not any(" " in token for token in tokens):  # byte-level BPE has marks for white space
+        tokens = [token.replace("Ġ", " ").replace("Ċ", "\n") for token in tokens]
     ends = list(accumulate(map(len, tokens)))
     text = "".join(tokens)
     extents, unplaced = _calls_in(text, call_names, parsed)
     kinds, exact = [SegmentKind.REASONING] * len(tokens), True
-    for start, stop in extents:
-        exact &= _paint(kinds, tokens, ends, Span(SegmentKind.CALL, start, stop))
-    for start, stop in _delimiters(text, extents):
-        exact &= _paint(kinds, tokens, ends, Span(SegmentKind.CONTROL, start, stop))
+    for kind, run in ((SegmentKind.CALL, extents), (SegmentKind.CONTROL, _delimiters(text, extents))):
+        exact &= all([_paint(kinds, tokens, ends, Span(kind, start, stop)) for start, stop in run])
     for t, token in enumerate(tokens):
-        if token in END_TOKENS and kinds[t] is SegmentKind.REASONING:
+        ends_turn = token in END_TOKENS or (not token and t == len(tokens) - 1)  # llama.cpp's server prints nothing
+        if ends_turn and kinds[t] is SegmentKind.REASONING:
             kinds[t] = SegmentKind.CONTROL
-    if tokens and not tokens[-1] and kinds[-1] is SegmentKind.REASONING:
-        kinds[-1] = SegmentKind.CONTROL  # llama.cpp's own server prints the end token as nothing
     _absorb_white_space(kinds, tokens)
     # Calls that touch stay two spans.
     starts = frozenset(bisect_right(ends, start) for start, _ in extents)
@@ -121,7 +119,8 @@ def _calls_in(text: str, call_names: Sequence[str], parsed: Parsed | None) -> tu
     """Runs of characters that spell calls, and whether more is a call, one knows not which."""
     extents = sorted(call_extents(text))
     names = frozenset(filter(None, call_names))
-    missing = parsed is not None and len(extents) < len(call_names) and _n_spelled(text, extents) < len(call_names)
+    missing = parsed is not None and len(extents) < len(call_names)
+    missing = missing and sum(len(parse_calls(text[start:stop])) for start, stop in extents) < len(call_names)
     if names and (not extents or missing):
         extents = sorted([*extents, *(e for e in json_call_extents(text, names) if not _touches(extents, e))])
     closed = [(start, _CLOSED.match(text, stop).end()) for start, stop in extents]  # type: ignore[union-attr]
@@ -132,8 +131,8 @@ def _calls_in(text: str, call_names: Sequence[str], parsed: Parsed | None) -> tu
     begin = None if parsed is None else parsed.begin(text)
     if parsed is not None and begin is not None:
         if parsed.is_spelled(text[begin:]) and begin < (end := len(without_end_tokens(text))):
-            return [*(e for e in extents if e[1] <= begin), (begin, end)], False
-        return extents, False  # the logprobs stop at the visible text, but for a mark
+            extents = [*(e for e in extents if e[1] <= begin), (begin, end)]
+        return extents, False  # as they are where the logprobs stop at the visible text, but for a mark
     spelled = "{" in text if parsed is None else parsed.is_spelled(text)
     return extents, spelled and (unopened or parsed is not None)
 
@@ -153,16 +152,6 @@ def _with_marks(text: str, extents: Sequence[Extent], parsed: Parsed | None) -> 
         before = stop + len(_CLOSES.match(text, stop, max(stop, following))[0].rstrip())  # type: ignore[index]
         wide.append((start - len(text[opens:start].lstrip()), before))
     return wide
-
-
-def _with_white_space(tokens: Sequence[str]) -> Sequence[str]:
-    """White space in place of the marks that some servers print for it, those of byte-level BPE."""
-    shown = any(" " in token for token in tokens)
-    return tokens if shown else [token.replace("Ġ", " ").replace("Ċ", "\n") for token in tokens]
-
-
-def _n_spelled(text: str, extents: Sequence[Extent]) -> int:
-    return sum(len(parse_calls(text[start:stop])) for start, stop in extents)
 
 
 def _touches(extents: Sequence[Extent], one: Extent) -> bool:
@@ -192,8 +181,7 @@ def _paint(kinds: list[SegmentKind], tokens: Sequence[str], ends: Sequence[int],
 
 def _absorb_white_space(kinds: list[SegmentKind], tokens: Sequence[str]) -> None:
     """Turn white space that touches a call or delimiter into control: the template's, not the policy's reasoning."""
-    beside = [t for t, kind in enumerate(kinds) if kind is not SegmentKind.REASONING]
-    for t in beside:
+    for t in [t for t, kind in enumerate(kinds) if kind is not SegmentKind.REASONING]:
         for step in (1, -1):
             at = t + step
             while 0 <= at < len(kinds) and kinds[at] is SegmentKind.REASONING and not tokens[at].strip():
@@ -246,8 +234,7 @@ def name_in(block: str) -> str | None:
     """Tool that a result names itself, as the Hermes template has it."""
     with suppress(ValueError, RecursionError):
         value = msgspec.json.decode(block)
-        if isinstance(value, dict) and isinstance(value.get("name"), str):
-            return str(value["name"])
+        return value["name"] if isinstance(value, dict) and isinstance(value.get("name"), str) else None
     return None
 
 
