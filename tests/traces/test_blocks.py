@@ -98,6 +98,15 @@ def test_the_thinking_of_a_block_of_its_own_comes_first(tmp_path: Path) -> None:
     assert t.token_texts[:3] == ("First", "Hm", " so")
 
 
+def test_the_form_that_has_alternatives_wins(tmp_path: Path) -> None:
+    """ln 4 before and (1/2 + 2/4 + 6/8) ln 2 = 1.75 ln 2 after: ΔH = -0.25 ln 2, with alternatives in one form only."""
+    older = {name: lists(BEFORE)[name] for name in ("tokens", "token_logprobs")}
+    bare = [{"token": text, "logprob": math.log(ps[0])} for text, ps in BEFORE]
+    for i, block in enumerate((older | {"content": entries(BEFORE)}, lists(BEFORE) | {"content": bare})):
+        value = only(read(tmp_path / f"{i}.jsonl", conversation(block)), "value")[0]
+        assert value == pytest.approx(-0.25 * math.log(2), abs=1e-6)
+
+
 def test_an_unknown_field_of_a_block_is_named_once(tmp_path: Path) -> None:
     odd = conversation({"content": entries(BEFORE), "draft": entries(BEFORE), "rank": [1, 2]})
     table = read(tmp_path / "log.jsonl", odd, odd | {"id": "again"})

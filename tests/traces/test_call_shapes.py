@@ -11,6 +11,7 @@ import pytest
 import deltah
 from deltah.calls.notes import notes_on
 from deltah.core.types import StopReason, Trajectory
+from deltah.errors import DataError
 
 from .chat import assistant, call, decode, line, result, user
 
@@ -44,6 +45,12 @@ def answering(text: str, **fields: Any) -> dict[str, Any]:
         {"id": "7", "type": "custom", "custom": {"name": "find", "input": json.dumps(FIND)}},
         {"call_id": "7", "name": "find", "arguments": FIND},
         {"tool_call_id": "7", "function": {"name": "find", "arguments": FIND}},
+        {"toolCallId": "7", "toolName": "find", "args": FIND},
+        {"id": "7", "tool": "find", "params": FIND},
+        {"id": "7", "tool": "find", "toolInput": FIND},
+        {"id": "7", "function_name": "find", "kwargs": FIND},
+        {"id": "7", "function": {"name": "find", "kwargs": FIND}},
+        {"id": "7", "function": {"name": "find"}, "params": FIND},
     ],
 )
 def test_name_and_arguments_come_out_wherever_they_stand(shape: dict[str, Any]) -> None:
@@ -91,6 +98,69 @@ def test_results_without_ids_go_by_the_name_of_their_tool(role: str) -> None:
     given = [("wind", "strong"), ("tide", "low"), ("tide", "high")]
     results = [{"role": role, "name": name, "content": text} for name, text in given]
     assert [c.result for c in read(calling(*calls), *results).calls] == ["low", "strong", "high"]
+
+
+@pytest.mark.parametrize("field", ["id", "call_id", "tool_use_id", "toolCallId", "toolUseId", "tool_name", "toolName"])
+def test_results_in_another_order_go_by_the_field_that_names_their_call(field: str) -> None:
+    named = "name" in field.lower()
+    keys = ("tide", "wind") if named else ("k1", "k2")
+    calls = [call(name, "{}", None if named else key) for name, key in zip(("tide", "wind"), keys, strict=True)]
+    found = read(calling(*calls), answering("gale", **{field: keys[1]}), answering("low", **{field: keys[0]})).calls
+    assert [one.result for one in found] == ["low", "gale"]
+
+
+@pytest.mark.parametrize(
+    ("called", "answered"),
+    [
+        (("tools.tide", "tools.wind"), ({"name": "tide"}, {"name": "wind"})),
+        (("tide", "wind"), ({"name": "mcp__sea__tide"}, {"name": "mcp__sea__wind"})),
+        (("tide", "wind"), ({"tool_call_id": "tide"}, {"tool_call_id": "wind"})),
+        (("tide", "wind"), ({"tool_call_id": "tools.tide:0"}, {"tool_call_id": "tools.wind:1"})),
+    ],
+)
+def test_results_go_by_a_name_with_or_without_its_name_space(called: Any, answered: Any) -> None:
+    calls = [call(name, "{}", None) for name in called]
+    found = read(calling(*calls), answering("gale", **answered[1]), answering("low", **answered[0])).calls
+    assert [one.result for one in found] == ["low", "gale"]
+
+
+@pytest.mark.parametrize("failed", [True, False])
+def test_a_result_says_whether_the_tool_failed(failed: bool) -> None:
+    [found] = read(calling(call("tide", "{}", "k")), answering("splash", tool_call_id="k", isError=failed)).calls
+    assert found.status == ("error" if failed else "ok")
+
+
+@pytest.mark.parametrize(("fields", "level"), [({"payload": {"day": 1}}, "none"), ({"args": {"day": 1}}, "likely")])
+def test_a_call_whose_arguments_are_not_known_equals_no_other(
+    fields: dict[str, Any], level: str, tmp_path: Path
+) -> None:
+    messages = [
+        message
+        for id in ("k1", "k2")
+        for message in (calling({"id": id, "name": "tide"} | fields), answering("low", tool_call_id=id))
+    ]
+    (tmp_path / "log.jsonl").write_bytes(line([user(), *messages]))
+    table = deltah.read_calls(tmp_path / "log.jsonl", tools={"tide": "read"})
+    assert table.sql("SELECT waste_level FROM calls ORDER BY index").fetchall() == [("none",), (level,)]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "<html><body>504 Gateway Time-out</body></html>",
+        "\n<!DOCTYPE html><title>Blocked</title>",
+        "no healthy upstream",
+        "503 Service Unavailable",
+        {"message": "Too many tokens", "code": 429},
+    ],
+)
+def test_what_a_proxy_sends_is_no_answer(answer: Any, tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text(json.dumps({"request": {"messages": [user()]}, "response": answer}), encoding="utf-8")
+    with pytest.raises(DataError, match="field response"):
+        deltah.read_calls(path)
+    path.write_text(json.dumps({"request": {"messages": [user()]}, "response": "Upstream, by ship."}), encoding="utf-8")
+    assert [one.prediction for one in deltah.read_traces(path)] == ["Upstream, by ship."]
 
 
 def test_an_older_function_call_is_answered_by_its_role() -> None:
@@ -223,7 +293,15 @@ def test_a_conversation_of_results_without_calls_says_so(
 
 
 @pytest.mark.parametrize(
-    "grade", [{"reward": 0.0}, {"score": 0}, {"outcome": False}, {"reward": "0"}, {"metadata": {"reward": 0.0}}]
+    "grade",
+    [
+        {"reward": 0.0},
+        {"score": 0},
+        {"is_correct": False},
+        {"correct": 0},
+        {"reward": "0"},
+        {"metadata": {"reward": 0.0}},
+    ],
 )
 def test_a_grade_that_the_log_states_beats_ours_and_both_are_kept(grade: dict[str, Any], tmp_path: Path) -> None:
     data = line([user(), calling(call()), result("low"), assistant(None, content="low")], answer="low", **grade)

@@ -41,6 +41,12 @@ def test_a_grade_on_another_scale_is_kept_but_no_outcome(grade: float) -> None:
     assert unfit_outcome(grade) == {UNFIT_OUTCOME: grade}
 
 
-@pytest.mark.parametrize("grade", [0, 0.5, True, None, "85", math.nan, math.inf, [1]])
+@pytest.mark.parametrize(("grade", "outcome"), [("0", 0.0), (" 0.25 ", 0.25), ("True", 1.0), ("nan", None)])
+def test_a_grade_may_be_a_text(grade: str, outcome: float | None) -> None:
+    assert outcome_of(grade) == outcome
+    assert unfit_outcome("85") == {UNFIT_OUTCOME: 85.0}
+
+
+@pytest.mark.parametrize("grade", [0, 0.5, True, None, "good", math.nan, math.inf, [1]])
 def test_what_is_an_outcome_or_no_number_is_not_kept(grade: Any) -> None:
     assert unfit_outcome(grade) == {}

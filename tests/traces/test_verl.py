@@ -85,7 +85,8 @@ def test_a_dump_of_the_writer(tmp_path: Path) -> None:
         ({"score": math.nan}, None),
         ({"score": math.inf}, None),
         ({"score": 0.2, "acc": 1.0}, 1.0),
-        ({"score": 0.2, "acc": "True"}, 0.2),
+        ({"score": 0.2, "acc": "True"}, 1.0),
+        ({"score": 0.2, "acc": "often"}, 0.2),
     ],
 )
 def test_outcome(fields: dict[str, Any], outcome: float | None) -> None:

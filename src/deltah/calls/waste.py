@@ -22,7 +22,7 @@ from typing import Final
 
 from deltah.calls.evidence import CallFacts, CallText, Waste
 from deltah.core.failures import is_transient
-from deltah.core.types import CallStatus, SegmentKind, ToolCall, Trajectory
+from deltah.core.types import UNKNOWN_ARGUMENTS, CallStatus, SegmentKind, ToolCall, Trajectory
 from deltah.tools.search import STOP_WORDS
 
 NEAR_SIMILARITY: Final = 0.8
@@ -68,7 +68,8 @@ def facts_of_calls(trajectory: Trajectory, limits_s: Mapping[str, float] | None 
     places, messages = _places(texts), sorted(turn for turn in heard if turn > 0)
     for i, text in enumerate(texts):
         key = (text.name, text.arguments)
-        waste, j = hints.of(i), latest.get(key) if text.name.strip() else None  # what was not parsed equals nothing
+        parsed = text.name.strip() and text.arguments != UNKNOWN_ARGUMENTS  # what was not parsed equals nothing
+        waste, j = hints.of(i), latest.get(key) if parsed else None
         latest[key] = i
         if j is None:
             found.append(CallFacts(waste=frozenset(waste), hashes=_hashes(text)))

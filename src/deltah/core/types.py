@@ -52,6 +52,8 @@ class SegmentKind(StrEnum):
         return self not in (SegmentKind.PROMPT, SegmentKind.RESULT)
 
 
+UNKNOWN_ARGUMENTS = "?"
+"""Instead of a call's arguments: the log has none, or under names that are not known; such calls equal no other."""
 _ROUNDING_NATS = 1e-3  # low-precision arithmetic may put the entropy of a point mass this far below 0
 _MOST_NATS = 1e6  # far above any distribution over tokens; sums of greater squares may overflow
 

@@ -8,6 +8,7 @@ that carries its text.
 from __future__ import annotations
 
 import math
+import re
 from collections import OrderedDict, defaultdict
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
@@ -31,12 +32,11 @@ from deltah.traces.borders import Parsed, calls_of, name_in, spans_of, tool_part
 from deltah.traces.dialects import RESULT_BLOCK
 from deltah.traces.files import Position
 from deltah.traces.logprobs import NO_TOKENS, PackedTokens, concatenate, measure
-from deltah.traces.openai_schema import ChatLine, FunctionCall, Message, Response, as_text
+from deltah.traces.openai_schema import RESULT_ROLES, ChatLine, FunctionCall, Message, Response, as_text
 from deltah.traces.openai_schema import message_text as message_text
 from deltah.traces.parts import result_text
 from deltah.traces.vocabularies import vocab_size_of
 
-_RESULT_ROLES = ("tool", "function", "ipython", "observation", "tool_response")
 TOKENS_WITHOUT_LOGPROBS: Final = "tokens_without_logprobs"
 """Metadata key: drawn tokens of a trajectory that its logprobs do not list."""
 WITHOUT_ALTERNATIVES: Final = "logprobs_without_alternatives"
@@ -47,6 +47,8 @@ UNCLAIMED: Final = "results_without_call"
 """Metadata key: results, or runs of tools, that no call of a trajectory accounts for."""
 UNREAD_PARTS: Final = "unread_tool_parts"
 """Metadata key: types of parts of messages that look like calls or results and are not read as such."""
+# Of a tool's name, also its counter: `functions.search:0`, `mcp__web__search`.
+_NAME_SPACE: Final = re.compile(r".*(?:[./]|__)|:\d+\Z")
 COST: Final = "cost"
 """Metadata key: what the requests of a trajectory cost, in the currency of the log."""
 
@@ -137,7 +139,7 @@ def to_trajectory(conversation: Conversation, vocab_size: int | None = None) -> 
             built.add_context(one.message)
         else:
             following = conversation.messages[i : i + 1]
-            built.add(one.message, one.tokens, answered=any(n.message.role in _RESULT_ROLES for n in following))
+            built.add(one.message, one.tokens, answered=any(n.message.role in RESULT_ROLES for n in following))
     tokens = concatenate([one.tokens for one in conversation.messages if not one.context])
     stated = facts.vocab_size or vocab_size
     size, origin = vocab_size_of(facts.model) if not stated else (stated, None)
@@ -246,7 +248,7 @@ class SegmentBuilder:
             self.unread_parts |= {kind for part in message.content if (kind := tool_part(part)) is not None}
         if message.role == "assistant":
             self._add_turn(message, tokens, answered=answered)
-        elif message.role in _RESULT_ROLES:
+        elif message.role in RESULT_ROLES:
             self._add_result(message)
         else:
             self._add_prompt(message)
@@ -335,16 +337,23 @@ class SegmentBuilder:
         Without a known id and name it is the oldest open call; if the result has an id, the oldest without one, or of
         the last turn with an id that no result names.
         """
-        id, name = message.tool_call_id, message.name
+        id = message.tool_call_id
         if id is not None and (latest := next(reversed(self._open_by_id[id]), None)) is not None:
             return latest
-        found = next((at for at in self.open_calls if name and self.calls[at].name == name), None)
+        found = next((at for name in (message.name, id) if (at := self._of_tool(name)) is not None), None)
         if found is not None or id is None:
             return next(iter(self.open_calls), None) if found is None else found
         if (found := next(iter(self._open_by_id[None]), None)) is not None or not self._answered:
             return found
         foreign = (at for at, given in self.open_calls.items() if given not in self._answered)
         return next((at for at in foreign if self.calls[at].turn == self.n_turns - 1), None)
+
+    def _of_tool(self, name: Any) -> int | None:
+        """Place of the oldest open call of a tool, by its whole name or else by that without name spaces."""
+        named = {at: self.calls[at].name for at in self.open_calls} if name else {}
+        found = [at for at, called in named.items() if called == name]
+        bare = _NAME_SPACE.sub("", str(name))
+        return next(iter(found or (at for at in named if _NAME_SPACE.sub("", named[at]) == bare)), None)
 
     def _add_text(self, kind: SegmentKind, turn: int, text: str) -> None:
         if not text and kind in (SegmentKind.REASONING, SegmentKind.CALL):

@@ -16,6 +16,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -58,7 +59,7 @@ Importer: TypeAlias = Callable[[Any, RecordContext], Imported]
 IMPORTERS: Final[Registry[Importer]] = Registry("trace format")
 """Formats that can be read; `deltah.traces.importers` fills it."""
 
-GRADES: Final = ("outcome", "score", "reward")
+GRADES: Final = ("outcome", "correct", "is_correct", "score", "reward")
 """Names under which logs state a grade, the most certain first."""
 TOOL_KINDS: Final = "tool_kinds"
 """Metadata key: what the log's tool definitions say of each tool, as JSON; see `tool_kinds`."""
@@ -206,13 +207,21 @@ def scalars(values: Mapping[str, Any], *, leave_out: frozenset[str] = frozenset(
 
 
 def outcome_of(value: Any) -> float | None:
-    """A truth value or a number in [0, 1] as an outcome; None for anything else, NaN included."""
+    """A truth value or a number in [0, 1], also as text, as an outcome; None for anything else, NaN included."""
+    value = _graded(value)
     return float(value) if isinstance(value, int | float) and 0 <= value <= 1 else None
+
+
+def _graded(value: Any) -> Any:
+    """A grade that is a text as its number or truth value; None for another text."""
+    with suppress(ValueError):
+        return float({"true": "1", "false": "0"}.get(value.lower(), value)) if isinstance(value, str) else value
+    return None
 
 
 def unfit_outcome(value: Any) -> dict[str, Scalar]:
     """Metadata that keeps a grade which is a number, but none in [0, 1]; else nothing."""
-    number = finite(value)
+    number = finite(_graded(value))
     return {UNFIT_OUTCOME: number} if number is not None and outcome_of(number) is None else {}
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
+from deltah.core.types import UNKNOWN_ARGUMENTS
+
 T = TypeVar("T")
 UNKNOWN: Final = "?"
 """Name under which `to_schema` lists the fields of a block that are not known."""
@@ -69,9 +71,11 @@ if TYPE_CHECKING:
 else:  # some servers write whether there is one
     Block = LogprobsBlock | _Tokens | bool | float | str | None
 _BLOCK_FIELDS: Final = frozenset(LogprobsBlock.__struct_encode_fields__)
-_CALL_ID: Final = ("id", "call_id", "tool_call_id")
-_CALL_NAME: Final = ("name", "tool_name")
-_ARGUMENTS: Final = ("arguments", "parameters", "args", "input", "tool_input")
+IDS: Final = ("tool_call_id", "call_id", "tool_use_id", "toolCallId", "toolUseId", "id")
+NAMES: Final = ("name", "tool_name", "toolName", "function_name", "tool")
+ARGUMENTS: Final = ("arguments", "input", "args", "parameters", "params", "tool_input", "toolInput", "kwargs")
+RESULT_ROLES: Final = frozenset(("tool", "function", "ipython", "observation", "tool_response"))
+_CALL_FIELDS: Final = frozenset((*IDS, *NAMES, *ARGUMENTS, "type", "index", "function", "custom"))
 
 
 class FunctionCall(msgspec.Struct):
@@ -83,10 +87,16 @@ class FunctionCall(msgspec.Struct):
     """Another name of `arguments`."""
 
 
+if TYPE_CHECKING:
+    _WholeCall = FunctionCall
+else:  # one without arguments is mended
+    _WholeCall = msgspec.defstruct("_WholeCall", [("arguments", Any)], bases=(FunctionCall,), kw_only=True)
+
+
 class MessageToolCall(msgspec.Struct):
     """One entry of `tool_calls`; one without a `function` is an error that `to_schema` mends."""
 
-    function: FunctionCall
+    function: _WholeCall
     id: str | None = None
     call_id: str | None = None
     tool_call_id: str | None = None
@@ -111,13 +121,30 @@ class Message(msgspec.Struct):
     logprobs: Block = None
     finish_reason: str | None = None
     duration_s: float | None = None
-    """Seconds that the tool took, on a message that holds its result; not of the protocol."""
+    """Seconds that the tool took, on its result; not of the protocol."""
     parts: Any = None
     """What other protocols call `content`."""
     is_error: Any = None
-    """Whether the tool failed, as Anthropic's results say it; None where only the text can."""
+    """Whether the tool failed; None where only the text can say it."""
     status: Any = None
-    """The same as LangChain says it: "error" or "success"."""
+    """The same as LangChain says it: "error" or "success"; what follows are other names on results."""
+    isError: Any = None
+    id: Any = None
+    call_id: Any = None
+    tool_use_id: Any = None
+    toolCallId: Any = None
+    toolUseId: Any = None
+    tool_name: Any = None
+    toolName: Any = None
+
+    def __post_init__(self) -> None:
+        """Give a result's id, name and failure the protocol's names."""
+        if self.role in RESULT_ROLES:
+            if not self.tool_call_id:
+                given = (id for name in IDS if (id := getattr(self, name)) not in (None, ""))
+                self.tool_call_id = next(map(str, given), self.tool_call_id)
+            self.name = self.name or self.tool_name or self.toolName
+            self.is_error = self.isError if self.is_error is None else self.is_error
 
 
 class DeltaToolCall(msgspec.Struct):
@@ -244,6 +271,8 @@ class ChatLine(msgspec.Struct):
     prediction: str | None = None
     score: Any = None
     outcome: Any = None
+    correct: Any = None
+    is_correct: Any = None
     reward: Any = None
     metadata: dict[str, Any] | None = None
     tools: ToolList = None
@@ -254,7 +283,7 @@ def block_tokens(block: Block) -> list[TokenLogprob]:
     entries: Any = block
     if isinstance(block, LogprobsBlock):
         entries = block.content
-        if block.tokens is not None:
+        if block.tokens is not None and (any(block.top_logprobs or ()) or not entries):
             return _from_lists(block)
         if block.reasoning_content or block.reasoning or block.refusal:
             parts = (block.reasoning_content, block.reasoning, entries, block.refusal)
@@ -359,10 +388,11 @@ def _listed_calls(given: Any, *, whole: bool) -> list[Any]:
 
 def _with_function(call: dict[str, Any]) -> dict[str, Any]:
     """A call whose name and arguments stand in `function`, of one that has them beside its id, or elsewhere."""
-    id = next((call[name] for name in _CALL_ID if call.get(name) is not None), None)
+    id = next((call[name] for name in ("id", *IDS) if call.get(name) is not None), None)
     function, beside = call.get("function"), call.get("custom")
     fields = [one for one in (function, call, beside) if isinstance(one, dict)]
-    name = next((one[key] for one in fields for key in _CALL_NAME if isinstance(one.get(key), str)), None)
-    name = function if isinstance(function, str) else name
-    arguments = next((one[key] for one in fields for key in _ARGUMENTS if one.get(key) is not None), "")
+    found = (one[key] for one in fields for key in NAMES if isinstance(one.get(key), str))
+    name = function if isinstance(function, str) else next(found, None)
+    unknown = UNKNOWN_ARGUMENTS if any(one.keys() - _CALL_FIELDS for one in fields) else ""
+    arguments = next((one[key] for one in fields for key in ARGUMENTS if one.get(key) is not None), unknown)
     return {"id": None if id is None else str(id), "function": {"name": name, "arguments": arguments}}

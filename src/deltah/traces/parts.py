@@ -18,6 +18,9 @@ import msgspec
 from msgspec.structs import replace
 
 from deltah.traces.openai_schema import (
+    ARGUMENTS,
+    IDS,
+    NAMES,
     Choice,
     FunctionCall,
     LogprobsBlock,
@@ -36,10 +39,7 @@ _KINDS: Final = (
     ("thought", re.compile(r"(?:redacted_)?thinking|reasoning(?:Content)?")),
 )
 """What a part holds, by its type. Bedrock's and Gemini's parts have no type: their one key is the name, over fields."""
-_CALL_ID: Final = ("call_id", "tool_call_id", "toolCallId", "toolUseId", "id")
-_NAME: Final = ("name", "tool_name", "toolName")
-_ARGUMENTS: Final = ("arguments", "input", "args", "action", "server_tool_call")
-_RESULT_ID: Final = ("tool_use_id", "tool_call_id", "call_id", "toolCallId", "toolUseId", "id")
+_ARGUMENTS: Final = (*ARGUMENTS, "action", "server_tool_call")
 _RESULT: Final = ("content", "output", "response", "result", "server_tool_call_response")
 _THOUGHT: Final = ("thinking", "reasoning", "reasoningText", "text", "content", "summary")
 _TEXTS: Final = frozenset(("text", "output_text", "input_text"))
@@ -173,7 +173,7 @@ def _halves(part: Any) -> list[Any]:
     whole = isinstance(kind, str) and "toolCallId" in part and ("output" in part or "errorText" in part)
     if not whole or _kind(part) == "result":
         return [part]
-    name = first_of(part, _NAME) or str(kind).removeprefix("tool-")
+    name = first_of(part, NAMES) or str(kind).removeprefix("tool-")
     call = {"type": "tool_call", "id": part["toolCallId"], "name": name, "input": part.get("input")}
     output, failed = first_of(part, ("errorText", "output")), part.get("errorText") is not None
     return [call, {"type": "tool_result", "id": call["id"], "output": output, "is_error": failed}]
@@ -190,23 +190,23 @@ def to_call(given: Mapping[str, Any]) -> MessageToolCall:
     """One call, whatever its protocol; its name and arguments may stand in a `function`."""
     fields = mapping(given.get("tool_call")) or given
     function = mapping(fields.get("function")) or fields
-    name = first_of(function, _NAME)
+    name = first_of(function, NAMES)
     if name is None and str(fields.get("type")).endswith("_call"):  # a tool of the server's own: web_search_call
         name = fields["type"].removesuffix("_call")
     named = FunctionCall(name=name if isinstance(name, str) else None, arguments=first_of(function, _ARGUMENTS))
-    return MessageToolCall(id=text_of(fields, _CALL_ID), function=named)
+    return MessageToolCall(id=text_of(fields, IDS), function=named)
 
 
 def _result(fields: Mapping[str, Any]) -> Message:
     """The message of a result part."""
-    value, id = first_of(fields, _RESULT), text_of(fields, _RESULT_ID)
+    value, id = first_of(fields, _RESULT), text_of(fields, IDS)
     inner = value if isinstance(value, Mapping) else {}
     failed = str(inner.get("type")).startswith("error-")
     for place in (fields, inner):
         failed |= place.get("is_error") is True or place.get("isError") is True or place.get("status") == "error"
     if isinstance(inner.get("content"), list) and set(inner) <= {"content", "isError", "_meta", "structuredContent"}:
         value = inner["content"]  # as an MCP server gives it
-    text, name = result_text(value), first_of(fields, _NAME)
+    text, name = result_text(value), first_of(fields, NAMES)
     return Message("tool", text, tool_call_id=id, name=name, is_error=failed or None)
 
 

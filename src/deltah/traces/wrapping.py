@@ -35,6 +35,13 @@ _OWN_SHAPES: Final = frozenset(("choices", "object", "type", "error", "done"))
 """Names in responses that importers read themselves."""
 _ANSWERS: Final = frozenset(("role", "message", "output", "candidates", "generations", "content", "text"))
 """Names of what holds the answer in other responses."""
+_NO_ANSWER: Final = re.compile(
+    r"data:|event:|\s*<(?:!doctype|html|\?xml)\b|\s*(?:error:? *)?(?:[45]\d\d:? *)?(?:bad gateway|gateway time-?out|"
+    r"service (?:temporarily )?unavailable|internal server error|too many requests|unauthorized|forbidden|"
+    r"upstream (?:connect|request)|no healthy upstream|rate limit exceeded|error code: \d+)",
+    re.IGNORECASE,
+)
+"""Beginning of the text of a stream, or of what a proxy sends instead of an answer."""
 MAX_DEPTH: Final = 5
 """Of envelopes inside one another."""
 
@@ -121,9 +128,10 @@ def _paired(record: dict[str, Any]) -> dict[str, Any] | None:
 def _reply(given: Any) -> Any:
     """A response; one that no importer knows in OpenAI's shape."""
     if isinstance(given, dict):
-        known = bool(_OWN_SHAPES & given.keys()) or not _ANSWERS & given.keys()
+        refused = _ANSWERS & given.keys() == {"message"} and isinstance(given["message"], str)
+        known = refused or bool(_OWN_SHAPES & given.keys()) or not _ANSWERS & given.keys()
     else:
-        known = given.startswith(("data:", "event:")) if isinstance(given, str) else not are_parts(given)
+        known = bool(_NO_ANSWER.match(given)) if isinstance(given, str) else not are_parts(given)
     return given if known else msgspec.to_builtins(to_response(given))
 
 

@@ -31,7 +31,7 @@ def _trajectories(record: Mapping[str, Any], default_id: str, context: RecordCon
     if not any(one.message.role == "assistant" for one in messages):
         raise DataError("field steps: no step of source 'agent'; there is nothing to measure")
     name = str(record.get("trajectory_id") or record.get("session_id") or default_id)
-    reward = finite(inside(record, "extra", "reward"))
+    reward = inside(record, "extra", "reward")
     costs = [cost for step in steps if (cost := finite(inside(step, "metrics", "cost_usd"))) is not None]
     models = (inside(record, "agent", "model_name"), *(step.get("model_name") for step in steps))
     known = {"schema_version": version, "agent": inside(record, "agent", "name"), COST: sum(costs) if costs else None}

@@ -229,14 +229,8 @@ def _question(sample: EvalSample) -> str | None:
 
 def _grade(value: Any) -> float | None:
     """Score as a number in [0, 1]; None where it is none."""
-    if not isinstance(value, str):
-        return outcome_of(value)
-    if (word := _GRADES.get(value, _GRADES.get(value.lower()))) is not None:
-        return word
-    try:
-        return outcome_of(float(value))
-    except ValueError:
-        return None
+    word = _GRADES.get(value, _GRADES.get(value.lower())) if isinstance(value, str) else None
+    return outcome_of(value) if word is None else word
 
 
 def _metadata(sample: EvalSample) -> dict[str, Scalar]:

@@ -7,7 +7,6 @@ streamed response; `deltah.traces.joining` joins the last two. docs/formats/open
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
@@ -233,11 +232,8 @@ def _metadata(log: ChatLine, temperature: float | None, response: Response | Non
 
 def _grade(log: ChatLine) -> Any:
     """The grade that a line states, beside or inside its metadata."""
-    stated = [log.outcome, log.score, log.reward, *((log.metadata or {}).get(name) for name in GRADES)]
-    given = next((value for value in stated if value is not None), None)
-    with suppress(ValueError):
-        return float(given) if isinstance(given, str) else given
-    return None
+    stated = [*(getattr(log, name) for name in GRADES), *((log.metadata or {}).get(name) for name in GRADES)]
+    return next((value for value in stated if value is not None), None)
 
 
 def _text(value: str | int | None) -> str | None:

@@ -155,7 +155,7 @@ class ResultRow(msgspec.Struct):
 )
 def read_row(record: dict[str, Any], context: RecordContext) -> Trajectory:
     """Read one result row."""
-    row, reward, example = msgspec.convert(record, ResultRow), finite(record["reward"]), record.get("example_id")
+    row, reward, example = msgspec.convert(record, ResultRow), record["reward"], record.get("example_id")
     prompt = Prompt(_typed(row.prompt), "") if isinstance(row.prompt, list) else prompt_messages(row.prompt or "")
     if isinstance(row.completion, list):
         said = link_results(_typed(row.completion))
