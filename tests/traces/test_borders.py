@@ -108,6 +108,94 @@ def test_a_call_in_plain_text_without_its_opening_mark_is_a_call(tmp_path: Path)
     assert found == (pytest.approx(EXPECTED, abs=1e-12), 2, 1, None, "exact")
 
 
+FIRST, SECOND = (f'{{"name": "{name}", "arguments": {QUERY}}}' for name in ("search", "look"))
+WRAPPED = [
+    ["", "[", FIRST, "]"],  # a server that prints its special token as nothing
+    ["", "[", FIRST, "]", ""],
+    ["<tool_calls>", "[", FIRST, "]", "</tool_calls>", "<|im_end|>"],
+    ["\n", "<fn", "_call>[", f"{FIRST}]<", "/fn", "_call>"],
+    ["\n", "```", "json", "\n", "[\n", FIRST, "\n]", "\n", "```"],
+    ["<|start_act|>", "<|plug|>", "\n", FIRST, "<|end_act|>", "</s>"],
+    [" functools", "[", FIRST, "]"],
+    ["<calls>\n", "<tool_call>", f"search\n```json\n{QUERY}\n```\n", "</tool_call>", "\n</calls>"],
+    ["<|channel|>commentary to=functions.search<|message|>", "<tool_call>", QUERY, "</tool_call>", "<|call|>"],
+]
+
+
+@pytest.mark.parametrize("spelled", WRAPPED)
+def test_what_stands_around_a_call_is_never_reasoning(spelled: list[str], tmp_path: Path) -> None:
+    expected = (pytest.approx(EXPECTED, abs=1e-12), 2, 1, None, "exact")
+    assert measured(tmp_path / "log.jsonl", [*SAID, *sure(*spelled)]) == expected
+    thought = [*sure("<think>", "\n"), *SAID, *sure("\n", "</think>", "\n\n", *spelled)]
+    assert measured(tmp_path / "thought.jsonl", thought, content=None, reasoning_content="Hm so") == expected
+    silent = measured(tmp_path / "silent.jsonl", sure(*spelled), content=None)
+    assert silent[:3] == (None, 0, 1)
+
+
+def test_brackets_and_fences_around_a_call_in_prose_are_no_reasoning(tmp_path: Path) -> None:
+    for spelled in (["\n", "[", FIRST, "]"], ["\n```json\n", FIRST, "\n```"], ["<calls>", FIRST, "</calls>"]):
+        tokens, content = [*SAID, *sure(*spelled)], "Hm so" + "".join(spelled)
+        found = measured(tmp_path / "log.jsonl", tokens, content=content, tool_calls=None)
+        assert found == (pytest.approx(EXPECTED, abs=1e-12), 2, 1, None, "exact")
+
+
+def test_words_and_tags_of_prose_that_touch_no_call_stay_reasoning(tmp_path: Path) -> None:
+    """Three unsure tokens before the call, two surer ones after it: the means are those of one token each."""
+    tokens = [token("<b>Hm", UNSURE), token(" so</b>", UNSURE), token(" [1]", UNSURE), *sure("\n", "[", FIRST, "]")]
+    answer = ANSWER | {"content": "[2] <i>", "logprobs": {"content": [token("[2]", SURER), token(" <i>", SURER)]}}
+    found = measured(tmp_path / "log.jsonl", tokens, answer, content="<b>Hm so</b> [1]")
+    assert found == (pytest.approx(EXPECTED, abs=1e-12), 3, 2, None, "exact")
+
+
+@pytest.mark.parametrize(
+    ("opens", "closes", "called"),
+    [
+        (["\n", "<think>"], ["</think>"], ["<tool_call>", FIRST, "</tool_call>"]),
+        (
+            ["<|end|>", "<|start|>assistant<|channel|>analysis<|message|>"],
+            ["<|end|>"],
+            ["<|start|>assistant<|channel|>commentary to=functions.search<|message|>", QUERY, "<|call|>"],
+        ),
+    ],
+)
+def test_thinking_between_the_visible_text_and_the_call_stays_reasoning(
+    opens: list[str], closes: list[str], called: list[str], tmp_path: Path
+) -> None:
+    """One unsure token of text and one of thinking: the mean of two."""
+    tokens = [token("Hm", UNSURE), *sure(*opens), token("why", UNSURE), *sure(*closes, *called)]
+    found = measured(tmp_path / "log.jsonl", tokens, content="Hm", reasoning_content="why")
+    assert found == (pytest.approx(EXPECTED, abs=1e-12), 2, 1, None, "exact")
+
+
+@pytest.mark.parametrize("between", [[", "], [";\n"], ["]", "\n", "["], ["</call>", "\n", "<call>"], [" and "]])
+def test_what_stands_between_two_calls_is_never_reasoning(between: list[str], tmp_path: Path) -> None:
+    tokens = [*SAID, *sure("\n", "<call>", "[", FIRST, *between, SECOND, "]", "</call>")]
+    message = {"role": "assistant", "content": "Hm so", "logprobs": {"content": tokens}}
+    message["tool_calls"] = [call(), call("look", QUERY, "c2")]
+    lines = [user(), message, result("In the south."), result("There.", "c2"), ANSWER]
+    (tmp_path / "log.jsonl").write_text(json.dumps({"messages": lines}) + "\n")
+    table = deltah.read_calls(tmp_path / "log.jsonl", vocab_size=4)
+    rows = table.sql("SELECT value, tokens_before, tokens_after, spans FROM calls").fetchall()
+    assert rows == [(pytest.approx(EXPECTED, abs=1e-12), 2, 1, "exact")] * 2
+
+
+@pytest.mark.parametrize("texts", [["17", "4", "260"], ["\ufffd", "\ufffd\ufffd", "\ufffd"]])
+def test_tokens_that_spell_nothing_are_unplaced(texts: list[str], tmp_path: Path) -> None:
+    found = measured(tmp_path / "log.jsonl", [token(text, UNSURE) for text in texts])
+    assert found == (None, 0, 1, UNOPENED, "approximate")
+
+
+def test_an_answer_in_digits_is_reasoning(tmp_path: Path) -> None:
+    found = measured(tmp_path / "log.jsonl", [token("4", UNSURE), token("2", UNSURE)], content="42")
+    assert found == (pytest.approx(EXPECTED, abs=1e-12), 2, 1, None, "exact")
+
+
+def test_white_space_that_a_server_prints_as_marks_of_its_tokenizer_is_white_space(tmp_path: Path) -> None:
+    tokens = [token("Hm", UNSURE), token("Ġso", UNSURE), *sure("ĊĊ", "<tool_call>", "ĊsearchĠx", "</tool_call>", "Ċ")]
+    found = measured(tmp_path / "log.jsonl", tokens)
+    assert found[:4] == (pytest.approx(EXPECTED, abs=1e-12), 2, 1, None)
+
+
 def test_the_report_says_why(tmp_path: Path) -> None:
     from deltah.core.signals import score
     from deltah.report.viewer import _round_block

@@ -31,6 +31,11 @@ Extent: TypeAlias = tuple[int, int]
 """Half-open run of characters."""
 _HAS_ARGUMENTS = re.compile('"(?:arguments|parameters)"')
 _CLOSED = re.compile(rf"(?:\s|{CLOSING.pattern})*")
+_OTHER = rf"(?!{'|'.join(map(re.escape, sorted(END_TOKENS)))}|</?think>|<\|(?:start|channel|constrain|message)\|>)"
+_OPENS = re.compile(rf"(?:\s|\[|```\w*|functools|{_OTHER}<[^<>\s/][^<>\s]*>)*\Z")
+_CLOSES = re.compile(rf"(?:\s|\]|```|{_OTHER}<(?:/[^<>\s]+|\|[^<>\s]+\||[^<>\s]+\|)>)*")
+_LONGEST_OPENING = 200  # characters of marks before a call
+_UNREADABLE = re.compile(r"[\s\d\ufffd]+")  # ids, or characters that were lost
 
 
 class Span(NamedTuple):
@@ -90,6 +95,7 @@ def split_message(
     rest, or unplaced where a call is spelled and its beginning cannot be told. A token that a border cuts goes to
     the call or control side.
     """
+    tokens = _with_white_space(tokens)
     ends = list(accumulate(map(len, tokens)))
     text = "".join(tokens)
     extents, unplaced = _calls_in(text, call_names, parsed)
@@ -121,8 +127,8 @@ def _calls_in(text: str, call_names: Sequence[str], parsed: Parsed | None) -> tu
     closed = [(start, _CLOSED.match(text, stop).end()) for start, stop in extents]  # type: ignore[union-attr]
     last_thought = text.rfind("</think>")
     unopened = any(m.start() > last_thought and not _touches(closed, m.span()) for m in CLOSING.finditer(text))
-    if (extents and not unopened) or not text:
-        return extents, False
+    if not text or (extents and not unopened):
+        return _with_marks(text, extents, parsed) if extents else [], False
     begin = None if parsed is None else parsed.begin(text)
     if parsed is not None and begin is not None:
         if parsed.is_spelled(text[begin:]) and begin < (end := len(without_end_tokens(text))):
@@ -130,6 +136,29 @@ def _calls_in(text: str, call_names: Sequence[str], parsed: Parsed | None) -> tu
         return extents, False  # the logprobs stop at the visible text, but for a mark
     spelled = "{" in text if parsed is None else parsed.is_spelled(text)
     return extents, spelled and (unopened or parsed is not None)
+
+
+def _with_marks(text: str, extents: Sequence[Extent], parsed: Parsed | None) -> list[Extent]:
+    """Calls with the brackets, tags and fences around them, and all from the visible text on; no white space beside."""
+    wide, content = list[Extent](), parsed.content.strip() if parsed is not None else ""
+    first = extents[0][0]
+    shown = text.rfind(content, max(text.rfind("</think>", 0, first), 0), first) if content else -1
+    before = shown + len(content) if shown >= 0 else 0
+    for (start, stop), (following, _) in zip(extents, [*extents[1:], (len(text), 0)], strict=True):
+        before = min(before, start)  # extents may overlap
+        opens = _OPENS.search(text, max(before, start - _LONGEST_OPENING), start).start()  # type: ignore[union-attr]
+        gap = text[before:opens]
+        if (wide and not gap.strip(" \n,;")) or (shown >= 0 and "<think>" not in gap and "<|channel|>" not in gap):
+            opens = before
+        before = stop + len(_CLOSES.match(text, stop, max(stop, following))[0].rstrip())  # type: ignore[index]
+        wide.append((start - len(text[opens:start].lstrip()), before))
+    return wide
+
+
+def _with_white_space(tokens: Sequence[str]) -> Sequence[str]:
+    """White space in place of the marks that some servers print for it, those of byte-level BPE."""
+    shown = any(" " in token for token in tokens)
+    return tokens if shown else [token.replace("Ġ", " ").replace("Ċ", "\n") for token in tokens]
 
 
 def _n_spelled(text: str, extents: Sequence[Extent]) -> int:
@@ -204,8 +233,9 @@ def calls_of(message: Message, sampled: str, *, answered: bool = False) -> list[
 
 
 def spans_of(message: Message, tokens: PackedTokens, parsed: Parsed) -> MessageSpans:
-    """Partition of a message's tokens; without their texts they are one run, of which nothing is known."""
-    if not tokens.has_texts:
+    """Partition of a message's tokens; without texts that can be read they are one run, of which nothing is known."""
+    sampled = "".join(tokens.texts).strip() if tokens.has_texts and parsed.calls else ""
+    if not tokens.has_texts or (_UNREADABLE.fullmatch(sampled) and not parsed.begin(sampled)):
         return MessageSpans((Span(SegmentKind.UNPLACED, 0, len(tokens)),), exact=False)
     names = [call.name or "" for call in parsed.calls]
     is_parsed = bool(parsed.calls) and (bool(message.tool_calls or message.function_call) or not parsed.content.strip())

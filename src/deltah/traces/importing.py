@@ -162,7 +162,9 @@ def decode_line(line: bytes, decoder: msgspec.json.Decoder[T]) -> T:
             return decoder.decode(line)
         except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError):
             pass  # messages are mended, and what is not JSON is read once more
-        return to_schema(replace_surrogates(json.loads(line.decode("utf-8", errors="replace"))), decoder.type)
+        kind: Any = decoder.type  # releases of msgspec declare it in different ways
+        mended: T = to_schema(replace_surrogates(json.loads(line.decode("utf-8", errors="replace"))), kind)
+        return mended
     except msgspec.ValidationError as error:
         raise DataError(_field_message(error)) from error
     except ValueError as error:
