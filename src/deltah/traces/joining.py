@@ -120,15 +120,14 @@ class Joiner(JoinCounts):
 
     def _as_logged(self, sent: Sequence[LoggedMessage]) -> list[LoggedMessage]:
         """A history in which replies that a client split into several turns, or merged into one, are whole again."""
-        said, trail, at = list[LoggedMessage](), Trail(), 0
+        said, at = list[LoggedMessage](), 0
         while at < len(sent):
-            known, at = self._regrouped(sent, at, trail) or (sent[at : at + 1], at + 1)
-            trail = reduce(Trail.after, (one.message for one in known), trail)
+            known, at = self._regrouped(sent, at, said) or (sent[at : at + 1], at + 1)
             said += known
         return said
 
     def _regrouped(
-        self, sent: Sequence[LoggedMessage], at: int, trail: Trail
+        self, sent: Sequence[LoggedMessage], at: int, before: Sequence[LoggedMessage]
     ) -> tuple[list[LoggedMessage], int] | None:
         """Replies as they were logged, with the results, and where what repeats them ends; None if nothing does."""
         if sent[at].message.role != "assistant":
@@ -138,7 +137,10 @@ class Joiner(JoinCounts):
             return None
         marks: list[tuple[int, object]] = [(_ID, id) for id in first.ids if not COUNTED.fullmatch(id)]
         marks += [(_FIRST, first.calls[0]), *((_CALLS, first.calls[k:]) for k in range(1, len(first.calls)))]
+        is_told = sent[at + 1 : at + 2] and sent[at + 1].message.role != "assistant"
         for node in dict.fromkeys(node for mark in marks for node in self._under(*mark)[: -_MAX_TRIED - 1 : -1]):
+            if is_told and node.turn.calls == first.calls:
+                return None  # whole as it is
             path = [node]
             while sum(len(one.turn.calls) for one in path) < len(first.calls) and path[0].parent is not None:
                 path.insert(0, path[0].parent)
@@ -149,13 +151,13 @@ class Joiner(JoinCounts):
                         break
                     parts.append(turn_of(sent[stop].message))
                 stop += 1
-            if len(parts) + len(path) > 2 and self._repeat(parts, path, trail):
+            if len(parts) + len(path) > 2 and self._repeat(parts, path, before):
                 known = [said for one in path for said in (*one.new, one.api_call.reply)][len(path[0].new) :]
                 results = [one for one in sent[at:stop] if one.message.role == "tool"]
                 return [*known, *results[len(known) - len(path) :]], stop
         return None
 
-    def _repeat(self, parts: Sequence[Turn], path: Sequence[Node], before: Trail) -> bool:
+    def _repeat(self, parts: Sequence[Turn], path: Sequence[Node], before: Sequence[LoggedMessage]) -> bool:
         """Whether turns repeat replies that follow each other, by ids that say it or by calls, texts and place."""
         if any(said.message.role != "tool" for node in path[1:] for said in node.new):
             return False
@@ -166,9 +168,12 @@ class Joiner(JoinCounts):
         texts, logged_texts = ([one.text for one in some if one.text] for some in (parts, logged))
         is_text = " ".join(texts) in " ".join(logged_texts) or set(texts) == set(logged_texts)
         calls, logged_calls = ([*chain(*(one.calls for one in some))] for some in (parts, logged))
-        in_place = path[0].trail.users == before.users and path[0].trail.n_turns - 1 == before.n_turns
+        if calls != logged_calls or not is_text:
+            return False
+        trail = reduce(Trail.after, (one.message for one in before), Trail())
+        in_place = path[0].trail.users == trail.users and path[0].trail.n_turns - 1 == trail.n_turns
         is_logged = any(node not in path for part in parts for node in self._under(_CALLS, part.calls) if part.calls)
-        return calls == logged_calls and in_place and not is_logged and is_text
+        return in_place and not is_logged
 
     def _find(self, history: History) -> _Found:
         """The API call whose reply a turn of the history repeats, the latest turn first."""
