@@ -119,7 +119,8 @@ def test_a_piped_command_gives_results_alone(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert "━" not in done.stdout + done.stderr
     assert "resampling" not in done.stdout
-    [line] = done.stderr.splitlines()
+    line, *notes = done.stderr.splitlines()
+    assert all(note.startswith("Note: ") for note in notes)
     assert line.startswith("resampling ")
     done_part, total = line.split(",")[0].removeprefix("resampling ").split("/")
     assert done_part == total
