@@ -1,6 +1,6 @@
 """How often a call that deltah calls waste is waste: a labelled set of calls, with and without a declaration of tools.
 
-    python experiments/waste_labels.py --seed 0            # prints, and writes docs/results/waste_labels.txt
+    python experiments/waste_labels.py            # prints, and writes docs/results/waste_labels.txt
 
 Each scenario below has the shape of a complaint about loop detectors (polls, retries, looks after a change, pages,
 clocks) or about wasteful agents (the same search twice). It states for every call whether a careful reader would call
@@ -333,20 +333,20 @@ def trajectory(name: str, steps: Steps, rng: random.Random, *, measured: bool) -
     return made, labels
 
 
-def labelled_set(seed: int, rounds: int) -> tuple[list[Trajectory], list[bool]]:
-    """Every scenario once a round, a file that others write in every ninth; and the labels of all calls."""
+def labelled_set(seed: int, rounds: int, others_every: int = 9) -> tuple[list[Trajectory], list[bool]]:
+    """Every scenario once a round, a file that others write in every `others_every`-th; and the labels of all calls."""
     world, rows, labels = World(seed), list[Trajectory](), list[bool]()
     for n in range(rounds):
-        for scenario in SCENARIOS if n % 9 else (*SCENARIOS, file_written_by_another_program):
+        for scenario in SCENARIOS if n % others_every else (*SCENARIOS, file_written_by_another_program):
             made, found = trajectory(f"{scenario.__name__}/{n}", scenario(world), world.rng, measured=n % 2 == 0)
             rows.append(made)
             labels += found
     return rows, labels
 
 
-def measure(seed: int, rounds: int) -> Iterator[str]:
+def measure(seed: int, rounds: int, others_every: int) -> Iterator[str]:
     """Lines of the table: precision and recall with 95 % intervals (Clopper-Pearson)."""
-    rows, labels = labelled_set(seed, rounds)
+    rows, labels = labelled_set(seed, rounds, others_every)
     kinds = len({call.name for row in rows for call in row.calls})
     size = f"{len(labels):,} calls of {kinds} tools in {len(rows):,} trajectories of {len(SCENARIOS) + 1} scenarios"
     yield f"{size}; {sum(labels):,} are waste."
@@ -382,13 +382,22 @@ def rate(hits: int, n: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rounds", type=int, default=63, help="how often each scenario is drawn")
+    parser.add_argument(
+        "--others-every", type=int, nargs="+", default=[9, 4, 1], help="rounds in which others write a file"
+    )
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args()
-    how = f"python experiments/waste_labels.py --seed {given.seed} --rounds {given.rounds}"
-    made = f"{how}; {date.today()}, {platform.machine()}"
-    text = "\n".join([made, "", *measure(given.seed, given.rounds)]) + "\n"
+    lines = [f"python experiments/waste_labels.py --rounds {given.rounds}; {date.today()}, {platform.machine()}"]
+    for every in given.others_every:
+        for seed in given.seeds:
+            lines += [
+                "",
+                f"== seed {seed}, others write a file in every {every}. round",
+                *measure(seed, given.rounds, every),
+            ]
+    text = "\n".join(lines) + "\n"
     given.out.write_text(text, encoding="utf-8")
     print(text)
 

@@ -42,9 +42,15 @@ def command(  # noqa: PLR0913 - the options of a command line
     from deltah.report.page import write_report
 
     options = LogOptions(
-        answers=answers, format=format, vocab_size=vocab_size, join=join, strict=strict, signal=signal, margin=margin
+        answers=answers,
+        tools=tools,
+        format=format,
+        vocab_size=vocab_size,
+        join=join,
+        strict=strict,
+        signal=signal,
+        margin=margin,
     )
-    options = replace(options, tools=tools)
     stated = arguments.costs(price, currency, latency)
     first = Path(paths[0])
     page = out or (first / "report.html" if first.is_dir() else first.with_name("report.html"))
