@@ -97,6 +97,12 @@ def test_a_bad_file_is_one_clear_error(tmp_path: Path, rows: list[dict[str, Any]
         answers(tmp_path, *rows)
 
 
+@pytest.mark.parametrize("field", ["outcome", "score", "correct", "is_correct", "reward"])
+def test_a_grade_has_the_names_that_it_has_in_logs(tmp_path: Path, field: str) -> None:
+    graded_one, matched = answers(tmp_path, {"id": "a", field: 0}).apply(made("a", golden_answers=("x",)))
+    assert (graded_one.outcome, matched) == (0.0, True)
+
+
 def test_a_grade_of_a_conversation_is_not_one_of_its_abandoned_branches(tmp_path: Path) -> None:
     table = answers(
         tmp_path, {"id": "c1", "score": 1}, {"id": "c2/branch-1", "score": 0.5}, {"id": "q7", "answer": "x"}

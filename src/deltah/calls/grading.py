@@ -19,9 +19,9 @@ from deltah.core.types import Trajectory
 from deltah.errors import DataError, DeltahError
 from deltah.runs import MANIFEST, RunDirectory, run_signal
 from deltah.tasks import GRADERS, OUTCOME_GRADER, Task, grade, task_from_row, task_rows
+from deltah.traces.importing import GRADES
 
 _ID_FIELDS = ("id", "trajectory", "custom_id", "task_id", "session_id")
-_GRADE_FIELDS = ("outcome", "score", "correct")
 _ANSWER_FIELDS = ("golden_answers", "answer", "reward_model")
 _BRANCH = re.compile(r"/branch-\d+\Z")
 """A path of a conversation that was not continued, as `deltah.traces.joining` names it."""
@@ -116,7 +116,7 @@ def _graded_by(trajectory: Trajectory, task: Task) -> Trajectory:
 
 
 def _value(row: Mapping[str, Any], where: str, name: str) -> float | Task:
-    for field in _GRADE_FIELDS:
+    for field in GRADES:
         given = row.get(field)
         if given is None:
             continue
@@ -125,7 +125,7 @@ def _value(row: Mapping[str, Any], where: str, name: str) -> float | Task:
         return float(given)
     if not any(row.get(field) is not None for field in _ANSWER_FIELDS):
         raise DataError(
-            f"{where}: neither a grade ({', '.join(_GRADE_FIELDS)}) nor answers ({', '.join(_ANSWER_FIELDS)}); "
+            f"{where}: neither a grade ({', '.join(GRADES)}) nor answers ({', '.join(_ANSWER_FIELDS)}); "
             f"got the fields {sorted(row)}"
         )
     asked = row.get("question") or row.get("problem") or row.get("prompt") or name
